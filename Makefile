@@ -1,0 +1,42 @@
+# `make demo`, `make test`, `make test-full`; PYTHON=... chooses the interpreter, VENV=... the environment.
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo install lint types test test-full test-fast clean
+
+demo: $(VENV)/.installed
+	@$(BIN)/cssl-jax demo
+
+install: $(VENV)/.installed
+
+# An interpreter counts only if it runs and is new enough: a shim that prints an error does not.
+$(VENV)/.installed: setup.cfg requirements.txt
+	@python=$$(sh launch/find_python.sh "$(PYTHON)") || exit 1; \
+	echo "environment: $(VENV), made by $$python"; \
+	test -x $(BIN)/python || "$$python" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,dev]"
+	@touch $@
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-full: test
+	$(BIN)/python -m pytest -m slow
+
+# What a second Python version is tried with.
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow" tests/data tests/losses tests/train tests/test_config.py
+
+clean:
+	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Recipes: one file each, with ``get_config() -> Config``; its header says what to expect of it."""

@@ -1,0 +1,24 @@
+"""A few steps of a tiny encoder on the embedded digits: seconds; for trying commands out.
+
+Source: none; no accuracy is expected.
+Command: cssl-jax pretrain debug --workdir RUN
+"""
+
+import dataclasses
+
+from cssl_jax.config import Config
+from cssl_jax.configs import digits
+
+
+def get_config() -> Config:
+    """The recipe."""
+    config = digits.get_config()
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, size=8),
+        model=dataclasses.replace(config.model, width=0.125, projector_dim=16),
+        optimizer=dataclasses.replace(config.optimizer, warmup_epochs=0.0),
+        train=dataclasses.replace(
+            config.train, batch_size=64, epochs=1, evaluate_every=1, checkpoint_every=1
+        ),
+    )

@@ -1,0 +1,50 @@
+"""SimCLR on the embedded digits (1,797 real 8x8 scans): the demo, minutes on a laptop.
+
+Source: the settings are this project's own; the method is SimCLR (arXiv 2002.05709). Views are
+small affine maps of the digit at 16x16, since flips turn digits into other signs.
+Command: cssl-jax demo  (or: cssl-jax pretrain digits --workdir RUN)
+"""
+
+from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.config import (
+    Config,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> Config:
+    """The recipe."""
+    return Config(
+        data=DataConfig(source="digits", size=16),
+        augment=ImagePolicy(
+            crop=(0.0,),
+            interpolation="bilinear",
+            horizontal_flip=(0.0,),
+            affine=(1.0,),
+            rotation=15.0,
+            translation=0.15,
+            scaling=(0.8, 1.2),
+            shear=15.0,
+            jitter=(0.8,),
+            brightness=0.4,
+            contrast=0.4,
+            saturation=0.0,
+            hue=0.0,
+            grayscale=(0.0,),
+            blur=(0.0,),
+        ),
+        model=ModelConfig(encoder="resnet10", width=0.5, stem="cifar", projector_dim=64),
+        method=MethodConfig(temperature=0.2),
+        optimizer=OptimizerConfig(
+            name="adamw",
+            learning_rate=2e-3,
+            scaling="none",
+            warmup_epochs=2,
+            weight_decay=1e-4,
+        ),
+        train=TrainConfig(batch_size=256, epochs=25, log_every=5, evaluate_every=5),
+    )

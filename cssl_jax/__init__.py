@@ -1,0 +1,47 @@
+"""Contrastive self-supervised learning in JAX: unlabelled pictures in, a measured encoder out.
+
+Names are imported when they are first used: importing the package touches no device.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cssl_jax.version import __version__
+
+if TYPE_CHECKING:
+    from cssl_jax.augment.policy import ImagePolicy
+    from cssl_jax.config import Config
+    from cssl_jax.errors import RunError, UserError
+    from cssl_jax.evaluate.encoder import evaluate_run, load_encoder
+    from cssl_jax.recipes import load as load_recipe
+    from cssl_jax.train.loop import pretrain
+
+__all__ = [
+    "Config",
+    "ImagePolicy",
+    "RunError",
+    "UserError",
+    "__version__",
+    "evaluate_run",
+    "load_encoder",
+    "load_recipe",
+    "pretrain",
+]
+
+_HOMES = {
+    "Config": ("cssl_jax.config", "Config"),
+    "ImagePolicy": ("cssl_jax.augment.policy", "ImagePolicy"),
+    "RunError": ("cssl_jax.errors", "RunError"),
+    "UserError": ("cssl_jax.errors", "UserError"),
+    "evaluate_run": ("cssl_jax.evaluate.encoder", "evaluate_run"),
+    "load_encoder": ("cssl_jax.evaluate.encoder", "load_encoder"),
+    "load_recipe": ("cssl_jax.recipes", "load"),
+    "pretrain": ("cssl_jax.train.loop", "pretrain"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cssl_jax' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,1 @@
+"""Augmentation policies: ``sample(key, policy) -> parameters`` and ``apply(x, parameters)``."""

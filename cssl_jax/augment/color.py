@@ -1,0 +1,63 @@
+"""Colour jitter and grey values, batched: every image with its own order and factors."""
+
+import jax
+import jax.numpy as jnp
+
+from cssl_jax.augment.policy import Parameters
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's convert("L")
+
+
+def luma(x: jax.Array) -> jax.Array:
+    """Grey value of RGB: [..., 3] -> [..., 1]."""
+    return sum(weight * x[..., i : i + 1] for i, weight in enumerate(LUMA))  # type: ignore[return-value]
+
+
+def color_jitter(x: jax.Array, parameters: Parameters) -> jax.Array:
+    """Brightness, contrast, saturation and hue in each image's own order, clipped after each.
+
+    x [n, H, W, C] in [0, 1]. Images without 3 channels undergo brightness and contrast only.
+    """
+    color = x.shape[-1] == 3
+
+    def column(value: jax.Array) -> jax.Array:
+        return value[:, None, None, None]
+
+    def grey(y: jax.Array) -> jax.Array:
+        return luma(y) if color else y
+
+    for turn in range(4):
+        operation = parameters["order"][:, turn]
+        mean = jnp.mean(grey(x), axis=(1, 2, 3), keepdims=True)
+        # Three of the four are blends f * x + (1 - f) * base; they share one pass.
+        is_contrast, is_saturation = column(operation == 1), column(operation == 2)
+        factor = jnp.select(
+            [column(operation == 0), is_contrast, is_saturation & color],
+            [column(parameters[name]) for name in ("brightness", "contrast", "saturation")],
+            1.0,
+        )
+        shift = jnp.where(column(operation == 0), column(parameters["brightness_shift"]), 0.0)
+        base = jnp.where(is_contrast, mean, jnp.where(is_saturation, grey(x), 0.0))
+        blended = jnp.clip(factor * x + (1.0 - factor) * base + shift, 0.0, 1.0)
+        if color:
+            x = jnp.where(column(operation == 3), shift_hue(x, column(parameters["hue"])), blended)
+        else:
+            x = blended
+    return x
+
+
+def shift_hue(x: jax.Array, turn: jax.Array) -> jax.Array:
+    """Turns the hue of RGB x [..., 3] by a share of the circle; HSV value and saturation stay."""
+    red, green, blue = x[..., 0:1], x[..., 1:2], x[..., 2:3]
+    value = jnp.max(x, axis=-1, keepdims=True)
+    chroma = value - jnp.min(x, axis=-1, keepdims=True)
+    safe = jnp.where(chroma > 0, chroma, 1.0)
+    sector = jnp.where(
+        value == red,
+        (green - blue) / safe,
+        jnp.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
+    )
+    sector = sector + 6.0 * turn
+    offsets = jnp.asarray([5.0, 3.0, 1.0], x.dtype)  # red, green, blue
+    k = jnp.mod(offsets + sector, 6.0)
+    return value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)

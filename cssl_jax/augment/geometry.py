@@ -1,0 +1,149 @@
+"""Crop, resize and affine maps, batched: every image with its own box and matrix."""
+
+import jax
+import jax.numpy as jnp
+
+from cssl_jax.augment.policy import ImagePolicy, Parameters
+
+
+def crop_box(
+    parameters: Parameters, height: int, width: int, *, policy: ImagePolicy
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Turns size-free crop parameters into whole pixels of an image, as torchvision does.
+
+    The first of the candidates that fits the image counts. Where none fits, the largest centred box
+    with the nearest allowed aspect ratio is taken.
+
+    Args:
+        parameters: Leaves [..., 10] and [...].
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        policy: For the allowed aspect ratios.
+
+    Returns:
+        (top, left, height, width), int32 [...] each.
+    """
+    area = parameters["crop_area"] * (height * width)
+    ratio = jnp.exp(parameters["crop_log_ratio"])
+    widths = jnp.round(jnp.sqrt(area * ratio))
+    heights = jnp.round(jnp.sqrt(area / ratio))
+    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
+    first = jnp.argmax(fits, axis=-1)[..., None]
+    found = jnp.any(fits, axis=-1)
+    nearest = min(max(width / height, policy.crop_ratio[0]), policy.crop_ratio[1])
+    whole = ~parameters["crop"]
+    fallback_width = jnp.where(whole, width, max(1, round(min(width, height * nearest))))
+    fallback_height = jnp.where(whole, height, max(1, round(min(height, width / nearest))))
+    use = found & parameters["crop"]
+    w = jnp.where(use, jnp.take_along_axis(widths, first, -1)[..., 0], fallback_width)
+    h = jnp.where(use, jnp.take_along_axis(heights, first, -1)[..., 0], fallback_height)
+    top = jnp.where(use, jnp.floor(parameters["crop_y"] * (height - h + 1)), (height - h) // 2)
+    left = jnp.where(use, jnp.floor(parameters["crop_x"] * (width - w + 1)), (width - w) // 2)
+    # u * (height - h + 1) can round up to the excluded end in float32.
+    top, left = jnp.minimum(top, height - h), jnp.minimum(left, width - w)
+    return tuple(v.astype(jnp.int32) for v in (top, left, h, w))  # type: ignore[return-value]
+
+
+def crop_and_resize(
+    x: jax.Array, box: tuple[jax.Array, ...], size: int, interpolation: str
+) -> jax.Array:
+    """Cuts each image's box and resizes it to a square by two small matrix products.
+
+    Equal to cropping first and resizing the crop with an antialiased separable kernel (Pillow's
+    ``resize``, ``tf.image.resize(antialias=True)``): nothing outside the box is read.
+
+    Args:
+        x: float [n, H, W, C].
+        box: (top, left, height, width), int [n] each.
+        size: Side of the output.
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        float [n, size, size, C], clipped to [0, 1] (bicubic overshoots).
+    """
+    top, left, height, width = box
+    rows = jax.vmap(lambda s, n: resize_matrix(s, n, x.shape[1], size, interpolation))
+    columns = jax.vmap(lambda s, n: resize_matrix(s, n, x.shape[2], size, interpolation))
+    highest = jax.lax.Precision.HIGHEST
+    y = jnp.einsum("nsh,nhwc->nswc", rows(top, height).astype(x.dtype), x, precision=highest)
+    y = jnp.einsum("ntw,nswc->nstc", columns(left, width).astype(x.dtype), y, precision=highest)
+    return jnp.clip(y, 0.0, 1.0)
+
+
+def resize_matrix(
+    start: jax.Array, length: jax.Array, in_size: int, out_size: int, interpolation: str
+) -> jax.Array:
+    """Weights [out_size, in_size] that resample pixels start .. start + length to out_size ones.
+
+    Half-pixel centres; the kernel widens with the reduction (antialias) and is cut at the box and
+    renormalised there, which for enlargement is clamping to the border.
+    """
+    scale = length / out_size
+    reach = jnp.maximum(scale, 1.0)
+    pixels = jnp.arange(in_size)
+    centres = start + (jnp.arange(out_size) + 0.5) * scale - 0.5
+    weights = _KERNELS[interpolation](jnp.abs((pixels[None, :] - centres[:, None]) / reach))
+    weights = jnp.where((pixels >= start) & (pixels < start + length), weights, 0.0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _triangle(t: jax.Array) -> jax.Array:
+    return jnp.maximum(0.0, 1.0 - t)
+
+
+def _keys_cubic(t: jax.Array) -> jax.Array:
+    # Keys (1981) with a = -0.5, the value of Pillow and of TensorFlow.
+    near = (1.5 * t - 2.5) * t * t + 1.0
+    far = ((-0.5 * t + 2.5) * t - 4.0) * t + 2.0
+    return jnp.where(t < 1.0, near, jnp.where(t < 2.0, far, 0.0))
+
+
+_KERNELS = {"bilinear": _triangle, "bicubic": _keys_cubic}
+
+
+def affine_matrix(parameters: Parameters, size: int) -> jax.Array:
+    """Output pixel to input pixel, about the centre: [..., 2, 3] acting on (x, y, 1).
+
+    The inverse of: shear along x, zoom, rotate counter-clockwise as seen, then shift.
+    """
+    c, s = jnp.cos(parameters["rotation"]), jnp.sin(parameters["rotation"])
+    k = jnp.tan(parameters["shear"])
+    z = parameters["scaling"]
+    # Forward (x right, y down): [[c, s], [-s, c]] @ [[1, k], [0, 1]] * z; below is its inverse.
+    a, b = (c - k * s) / z, (-s - k * c) / z
+    d, e = s / z, c / z
+    centre = (size - 1) / 2
+    shift = parameters["translation"] * size
+    px, py = centre + shift[..., 1], centre + shift[..., 0]
+    row_x = jnp.stack([a, b, centre - a * px - b * py], -1)
+    row_y = jnp.stack([d, e, centre - d * px - e * py], -1)
+    return jnp.stack([row_x, row_y], -2)
+
+
+def transform(x: jax.Array, matrix: jax.Array, fill: float) -> jax.Array:
+    """Bilinear resampling of x [n, S, S, C] at matrix [n, 2, 3]; outside the image lies ``fill``.
+
+    A sample within one pixel of the border blends with the fill, as
+    ``scipy.ndimage.affine_transform(order=1, mode="grid-constant")`` does.
+    """
+    n, height, width, channels = x.shape
+    grid_y, grid_x = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
+    grid = jnp.stack([grid_x.ravel(), grid_y.ravel(), jnp.ones(height * width, int)])
+    highest = jax.lax.Precision.HIGHEST
+    points = jnp.einsum("nij,jp->nip", matrix, grid.astype(matrix.dtype), precision=highest)
+    base = jnp.floor(points)
+    fraction = points - base
+    flat = (x - fill).reshape(n, height * width, channels)
+    total = jnp.zeros_like(flat)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            column = base[:, 0].astype(jnp.int32) + dx
+            row = base[:, 1].astype(jnp.int32) + dy
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            index = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
+            weight = (fraction[:, 0] if dx else 1 - fraction[:, 0]) * (
+                fraction[:, 1] if dy else 1 - fraction[:, 1]
+            )
+            values = jnp.take_along_axis(flat, index[..., None], axis=1)
+            total += jnp.where(inside, weight, 0.0)[..., None] * values
+    return total.reshape(x.shape) + fill

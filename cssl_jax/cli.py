@@ -1,0 +1,221 @@
+"""The commands. The only module that sees argv; everything it does can be called from Python."""
+
+import dataclasses
+import difflib
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, TypeVar
+
+import tyro
+
+from cssl_jax.config import Config
+from cssl_jax.errors import RunError, UserError
+from cssl_jax.version import __version__
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """Train an encoder on unlabelled pictures; on a folder with a run in it, go on with that run.
+
+    Attributes:
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
+        workdir: Run folder.
+        config: Every field of the config; defaults are the recipe's.
+    """
+
+    recipe: tyro.conf.Positional[str]
+    workdir: pathlib.Path
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measure a run's encoder beside the untrained one and raw pixels.
+
+    Attributes:
+        run: Run folder.
+        protocol: One protocol instead of both.
+    """
+
+    run: tyro.conf.Positional[pathlib.Path]
+    protocol: Literal["knn", "linear"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedData:
+    """What to embed.
+
+    Attributes:
+        source: "digits", or the path of an .npz file with "images".
+    """
+
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed:
+    """Write the features of a set of pictures to an .npz file.
+
+    Attributes:
+        run: Run folder of the encoder.
+        data: What to embed.
+        output: File to write: features float32 [N, D] and, where there are labels, labels.
+    """
+
+    run: tyro.conf.Positional[pathlib.Path]
+    data: EmbedData
+    output: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Show devices, versions and memory, what is wrong, and how to mend it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipes:
+    """List the recipes that come with the package."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Train on the embedded digits and show what was learnt: a few minutes on a laptop.
+
+    Attributes:
+        workdir: Run folder; a run that is there already is gone on with.
+        recipe: Recipe to run.
+    """
+
+    workdir: pathlib.Path = pathlib.Path("runs/demo")
+    recipe: str = "digits"
+
+
+def pretrain(argv: Sequence[str]) -> int:
+    """`cssl-jax pretrain RECIPE --workdir RUN [--section.field VALUE ...]`."""
+    from cssl_jax import recipes
+
+    # The recipe's values are the defaults of every other option, so it is read first.
+    named = [word for word in argv[:1] if not word.startswith("-")]
+    config = recipes.load(named[0]) if named else Config()
+    default = Pretrain(tyro.MISSING, tyro.MISSING, config)
+    return _run(_parse(Pretrain, "pretrain", argv, default))
+
+
+def _run(options: Pretrain) -> int:
+    from cssl_jax.evaluate.protocols import table
+    from cssl_jax.train.loop import pretrain
+
+    results = pretrain(options.config, options.workdir)
+    print(f"\n{table(results)}\n\nresults: {options.workdir / 'results.json'}")
+    return 0
+
+
+def demo(argv: Sequence[str]) -> int:
+    """`cssl-jax demo [--workdir DIR]`."""
+    from cssl_jax import recipes
+
+    options = _parse(Demo, "demo", argv)
+    return _run(Pretrain(options.recipe, options.workdir, recipes.load(options.recipe)))
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """`cssl-jax evaluate RUN [--protocol knn|linear]`."""
+    from cssl_jax.evaluate.encoder import evaluate_run
+    from cssl_jax.evaluate.protocols import table
+
+    options = _parse(Evaluate, "evaluate", argv)
+    results = evaluate_run(options.run, options.protocol)
+    print(f"step {results['step']} of {options.run}\n\n{table(results)}")
+    return 0
+
+
+def embed(argv: Sequence[str]) -> int:
+    """`cssl-jax embed RUN --data.source SOURCE --output features.npz`."""
+    import numpy as np
+
+    from cssl_jax.data.sources import load_source
+    from cssl_jax.evaluate.encoder import load_encoder
+
+    options = _parse(Embed, "embed", argv)
+    if options.output.suffix != ".npz":
+        raise UserError(f"--output {options.output} must end in .npz")
+    source = load_source(options.data.source)
+    arrays = {"features": load_encoder(options.run)(source.images)}
+    if source.labels is not None:
+        arrays["labels"] = source.labels
+    try:
+        np.savez(options.output, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        raise UserError(f"cannot write {options.output}: {error.strerror}") from error
+    shape = arrays["features"].shape
+    print(f"{options.output}: features float32 [{shape[0]}, {shape[1]}]")
+    return 0
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """`cssl-jax doctor`."""
+    from cssl_jax.doctor import examine
+
+    _parse(Doctor, "doctor", argv)
+    report, healthy = examine()
+    print(report)
+    return 0 if healthy else 1
+
+
+def list_recipes(argv: Sequence[str]) -> int:
+    """`cssl-jax recipes`."""
+    from cssl_jax import recipes
+
+    _parse(Recipes, "recipes", argv)
+    for name in recipes.recipe_names():
+        print(f"{name:<20} {recipes.recipe_summary(name)}")
+    return 0
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
+    "pretrain": (pretrain, Pretrain),
+    "evaluate": (evaluate, Evaluate),
+    "embed": (embed, Embed),
+    "recipes": (list_recipes, Recipes),
+    "doctor": (doctor, Doctor),
+    "demo": (demo, Demo),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0 done, 1 a run failed, 2 wrong use."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"cssl-jax {__version__}")
+        return 0
+    name = argv[0]
+    try:
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UserError(f"no command {name!r}; {hint}there are {', '.join(COMMANDS)}")
+        return COMMANDS[name][0](argv[1:])
+    except UserError as error:
+        print(f"cssl-jax {name}: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"cssl-jax {name}: {error}", file=sys.stderr)
+        return 1
+
+
+def _overview() -> str:
+    lines = ["usage: cssl-jax COMMAND [options]", ""]
+    for name, (_, options) in COMMANDS.items():
+        lines.append(f"  {name:<10} {(options.__doc__ or '').splitlines()[0]}")
+    return "\n".join([*lines, "", "cssl-jax COMMAND --help tells the options of a command."])
+
+
+def _parse(cls: type[T], name: str, argv: Sequence[str], default: T | None = None) -> T:
+    options = {} if default is None else {"default": default}
+    return tyro.cli(cls, prog=f"cssl-jax {name}", args=list(argv), **options)  # type: ignore[call-overload]

@@ -1,0 +1,244 @@
+"""The typed truth about a run: frozen dataclasses and what makes their values valid."""
+
+import dataclasses
+from typing import Literal
+
+from cssl_jax.augment.policy import PROBABILITIES, ImagePolicy
+from cssl_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where examples come from.
+
+    Attributes:
+        source: "digits" (embedded), or the path of an .npz file with "images" (uint8 [N, H, W, C])
+            and, optional, "labels" (int [N]).
+        validation_source: A source of its own to validate on; "" holds out a part of the source.
+        validation_fraction: Share of the source that is held out, without validation_source.
+        split_seed: Of the split; None follows train.seed.
+        size: Side of a view in pixels; 0 is the height of the source's images.
+        normalize: "dataset" computes mean and standard deviation a channel on the training part;
+            "unit" leaves values in [0, 1], as the SimCLR code does.
+        mean: Mean a channel on the scale [0, 1]; given, it replaces the computed one.
+        std: Standard deviation a channel; given with mean.
+        augment_on: "device" (JAX, in the compiled step), "host" (tf.data), or "auto" (device).
+        resident: Keep the images on the device; None decides by size.
+    """
+
+    source: str = "digits"
+    validation_source: str = ""
+    validation_fraction: float = 0.2
+    split_seed: int | None = None
+    size: int = 0
+    normalize: Literal["dataset", "unit"] = "dataset"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    augment_on: Literal["auto", "device", "host"] = "auto"
+    resident: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Encoder and projection head.
+
+    Attributes:
+        encoder: Name of the encoder: resnet10, 18, 34, 50, 101, 152 or 200.
+        width: Multiplier of every channel count.
+        stem: "imagenet" (7x7 stride 2 and max-pool) or "cifar" (3x3 stride 1).
+        norm_group: Images that share BatchNorm statistics; 0 is the global batch.
+        remat: Recompute activations in the backward pass: less memory, a second forward.
+        dtype: Compute precision; parameters, statistics and losses stay float32.
+        projector_layers: 1 to 3 (the paper 2, SimCLRv2 3).
+        projector_hidden: Width of the hidden layers; 0 is the feature width.
+        projector_dim: Width of the projections.
+        projector_norm: BatchNorm in the projection head, as in the paper's code.
+    """
+
+    encoder: str = "resnet50"
+    width: float = 1.0
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    norm_group: int = 0
+    remat: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    projector_layers: int = 2
+    projector_hidden: int = 0
+    projector_dim: int = 128
+    projector_norm: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """The objective.
+
+    Attributes:
+        name: "simclr".
+        temperature: tau of NT-Xent.
+    """
+
+    name: Literal["simclr"] = "simclr"
+    temperature: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The update.
+
+    Attributes:
+        name: "lars", "sgd", "adam" (coupled decay) or "adamw" (decoupled).
+        learning_rate: Before scaling by the batch size.
+        scaling: "linear" (x N / 256), "sqrt" (x sqrt N) or "none".
+        schedule: "cosine" to zero or "constant", after the warm-up.
+        warmup_epochs: Of linear warm-up; fractions allowed.
+        weight_decay: Its factor.
+        exclude_norm_and_bias: Leave BatchNorm and biases out of decay and of LARS adaptation.
+        momentum: Of LARS and SGD.
+        nesterov: Of LARS and SGD.
+        b1: Of Adam.
+        b2: Of Adam.
+        trust_coefficient: eta of LARS.
+        clip_norm: Largest global norm of the gradient; None does not clip.
+    """
+
+    name: Literal["lars", "sgd", "adam", "adamw"] = "lars"
+    learning_rate: float = 0.3
+    scaling: Literal["linear", "sqrt", "none"] = "linear"
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: float = 10.0
+    weight_decay: float = 1e-6
+    exclude_norm_and_bias: bool = True
+    momentum: float = 0.9
+    nesterov: bool = False
+    b1: float = 0.9
+    b2: float = 0.999
+    trust_coefficient: float = 0.001
+    clip_norm: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how large, from where.
+
+    Attributes:
+        batch_size: Global batch N, in examples, over all devices.
+        epochs: Passes over the training part.
+        seed: Of initialisation, order, augmentation and, without data.split_seed, the split.
+        init: Folder of an earlier run whose weights to start from; "" starts at random.
+        log_every: Steps between two lines of metrics.jsonl.
+        evaluate_every: Epochs between two online evaluations; 0 evaluates at the end only.
+        checkpoint_every: Epochs between two checkpoints; 0 saves at the end only.
+        keep: Newest checkpoints that are kept, beside the best.
+        tensorboard: Write TensorBoard events too.
+    """
+
+    batch_size: int = 256
+    epochs: int = 100
+    seed: int = 0
+    init: str = ""
+    log_every: int = 10
+    evaluate_every: int = 10
+    checkpoint_every: int = 10
+    keep: int = 2
+    tensorboard: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How features are judged.
+
+    Attributes:
+        knn_k: Neighbours that vote.
+        knn_temperature: Of the vote.
+        batch_size: Images embedded at once.
+        train_limit: Training images that probes see at most, the first of the split; 0 is all.
+    """
+
+    knn_k: int = 200
+    knn_temperature: float = 0.1
+    batch_size: int = 256
+    train_limit: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """Where it runs; changes nothing that is computed, so it is no part of the config's hash.
+
+    Attributes:
+        backend: How the step is spread over devices: "shard_map" or "pmap" (one process only).
+        devices: How many of this process's devices to use; 0 is all. With several processes, all.
+        compile_cache: Folder of compiled programs; "" is ~/.cache/cssl_jax/compile, "off" is none.
+    """
+
+    backend: Literal["shard_map", "pmap"] = "shard_map"
+    devices: int = 0
+    compile_cache: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run. Defaults are the SimCLR paper's for ImageNet, at batch 256."""
+
+    data: DataConfig = DataConfig()
+    augment: ImagePolicy = dataclasses.field(default_factory=ImagePolicy)
+    model: ModelConfig = ModelConfig()
+    method: MethodConfig = MethodConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+def validate(config: Config) -> Config:
+    """Returns the config, or raises UserError at the first value that cannot work."""
+    positive = {
+        "train.batch_size": config.train.batch_size,
+        "train.epochs": config.train.epochs,
+        "train.log_every": config.train.log_every,
+        "train.keep": config.train.keep,
+        "model.width": config.model.width,
+        "model.projector_dim": config.model.projector_dim,
+        "method.temperature": config.method.temperature,
+        "evaluate.knn_k": config.evaluate.knn_k,
+        "evaluate.knn_temperature": config.evaluate.knn_temperature,
+        "evaluate.batch_size": config.evaluate.batch_size,
+    }
+    not_negative = {
+        "data.size": config.data.size,
+        "model.norm_group": config.model.norm_group,
+        "model.projector_hidden": config.model.projector_hidden,
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "optimizer.warmup_epochs": config.optimizer.warmup_epochs,
+        "optimizer.weight_decay": config.optimizer.weight_decay,
+        "train.evaluate_every": config.train.evaluate_every,
+        "train.checkpoint_every": config.train.checkpoint_every,
+        "train.seed": config.train.seed,
+        "evaluate.train_limit": config.evaluate.train_limit,
+        "runtime.devices": config.runtime.devices,
+    }
+    for name, value in positive.items():
+        if not value > 0:
+            raise UserError(f"{name} is {value}; give a positive number")
+    for name, value in not_negative.items():
+        if not value >= 0:
+            raise UserError(f"{name} is {value}; give zero or a positive number")
+    if config.train.batch_size < 2:
+        raise UserError("train.batch_size is 1; a contrastive loss needs other examples, give 2+")
+    if config.optimizer.warmup_epochs > config.train.epochs:
+        raise UserError(
+            f"optimizer.warmup_epochs {config.optimizer.warmup_epochs} exceeds train.epochs "
+            f"{config.train.epochs}; shorten the warm-up, e.g. --optimizer.warmup-epochs "
+            f"{config.train.epochs / 10:g}"
+        )
+    if config.model.projector_layers not in (1, 2, 3):
+        raise UserError(
+            f"model.projector_layers is {config.model.projector_layers}; give 1, 2 or 3"
+        )
+    if bool(config.data.mean) != bool(config.data.std) or any(s <= 0 for s in config.data.std):
+        raise UserError("give data.mean and data.std together, every standard deviation positive")
+    for name in PROBABILITIES:
+        if len(getattr(config.augment, name)) not in (1, 2):
+            raise UserError(
+                f"augment.{name} is {getattr(config.augment, name)}; SimCLR has two views, give "
+                "one probability for both or one for each"
+            )
+    return config

@@ -1,0 +1,141 @@
+"""A trained encoder, opened from a run folder, and its evaluation after the run."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from cssl_jax import parallel, recipes, runtime
+from cssl_jax.config import Config
+from cssl_jax.errors import UserError
+from cssl_jax.evaluate import protocols
+from cssl_jax.evaluate.evaluator import Evaluator, Model
+from cssl_jax.evaluate.features import make_embed
+from cssl_jax.train import setup
+from cssl_jax.train.checkpoints import Checkpoints
+from cssl_jax.train.metrics import write_json
+
+
+class Encoder:
+    """Images to features, with the weights of a run's newest checkpoint.
+
+    Attributes:
+        config: Of the run.
+        spec: What the encoder takes.
+        step: Of the checkpoint.
+        model: {"params", "model_state"}, each with "encoder" and "projector".
+    """
+
+    def __init__(self, run: str | pathlib.Path, *, batch_size: int = 0) -> None:
+        """Opens a run.
+
+        Args:
+            run: Its folder.
+            batch_size: Images embedded at once; 0 is the config's.
+        """
+        self.run = pathlib.Path(run).expanduser().absolute()
+        if not (self.run / "config.json").is_file():
+            raise UserError(
+                f"{run} is no run folder: it has no config.json; pretrain into it first"
+            )
+        self.mesh = parallel.make_mesh(jax.local_devices())
+        with Checkpoints(self.run, read_only=True) as checkpoints:
+            meta = checkpoints.meta()
+            self.config: Config = recipes.from_dict(meta["config"])
+            self.spec = setup.InputSpec.from_dict(meta["input"])
+            # BatchNorm groups matter to training only; one device divides every batch.
+            self.method = setup.make_method(self.config, parallel.make_mesh(jax.devices()[:1]))
+            self.step = checkpoints.latest
+            self.model: Model = checkpoints.restore_model(self._shapes(), self.mesh)
+        self._embed = make_embed(
+            self.method.encoder,
+            self.mesh,
+            size=self.spec.size,
+            mean=self.spec.mean,
+            std=self.spec.std,
+            batch_size=batch_size or self.config.evaluate.batch_size,
+        )
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 images [N, H, W, C], any height and width, to features float32 [N, D]."""
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise UserError(
+                f"images are {images.dtype} {images.shape}; give uint8 [N, H, W, C] in [0, 255]"
+            )
+        if images.shape[-1] != self.spec.channels:
+            raise UserError(
+                f"images have {images.shape[-1]} channels; this encoder takes {self.spec.channels}"
+            )
+        variables = {
+            "params": self.model["params"]["encoder"],
+            "batch_stats": self.model["model_state"]["encoder"],
+        }
+        return self._embed(variables, images)
+
+    def untrained(self) -> Model:
+        """The model as it was before the first step."""
+        optimizer = setup.optimizers.make_optimizer("sgd", lambda step: 0.0)
+        state = setup.init_state(self.method, optimizer, self.spec, self.config.train.seed)
+        model = {"params": state.params, "model_state": state.model_state}
+        return parallel.replicate(model, self.mesh)
+
+    def _shapes(self) -> Model:
+        optimizer = setup.optimizers.make_optimizer("sgd", lambda step: 0.0)
+        state = jax.eval_shape(
+            lambda: setup.init_state(self.method, optimizer, self.spec, self.config.train.seed)
+        )
+        return {"params": state.params, "model_state": state.model_state}
+
+
+def load_encoder(run: str | pathlib.Path, *, batch_size: int = 0) -> Encoder:
+    """Opens a run's encoder: a callable from uint8 images to float32 features.
+
+    Args:
+        run: Folder of the run; it may still be training.
+        batch_size: Images embedded at once; 0 is the config's.
+
+    Raises:
+        UserError: The folder holds no run, or no checkpoint yet.
+    """
+    return Encoder(run, batch_size=batch_size)
+
+
+def evaluate_run(run: str | pathlib.Path, protocol: str | None = None) -> dict[str, Any]:
+    """Evaluates a run's newest checkpoint on the run's own data, and adds it to results.json.
+
+    Args:
+        run: Folder of the run.
+        protocol: "knn" or "linear"; None is both.
+
+    Returns:
+        The figures of the protocols, with "random_init", "pixels" and "step".
+    """
+    names = protocols.PROTOCOLS if protocol is None else (protocol,)
+    unknown = set(names) - set(protocols.PROTOCOLS)
+    if unknown:
+        raise UserError(f"protocol {protocol!r} is unknown; use {' or '.join(protocols.PROTOCOLS)}")
+    encoder = load_encoder(run)
+    runtime.set_compile_cache(encoder.config.runtime.compile_cache)
+    train, validation = setup.load_data(encoder.config)
+    evaluator = Evaluator(
+        encoder.config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh
+    )
+    if protocol is not None and not evaluator.labelled:
+        raise UserError(
+            f"protocol {protocol!r} needs labels, and {encoder.config.data.source} has none"
+        )
+    figures = {
+        "step": encoder.step,
+        **evaluator.final(encoder.model, encoder.untrained(), names),
+    }
+    path = encoder.run / "results.json"
+    if path.is_file():
+        known = json.loads(path.read_text())
+        for name in ("random_init", "pixels"):
+            figures[name] = {**known.get(name, {}), **figures[name]}
+        if known.get("step") == encoder.step:
+            write_json(path, {**known, **figures})
+    return figures

@@ -1,0 +1,99 @@
+"""Judges an encoder during a run and after it, by labels where there are some."""
+
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+from jax.sharding import Mesh
+
+from cssl_jax.config import Config
+from cssl_jax.data.sources import ArraySource
+from cssl_jax.evaluate import protocols
+from cssl_jax.evaluate.features import make_embed, pixels
+from cssl_jax.train.setup import InputSpec
+
+Model = dict[str, Any]  # {"params": {"encoder": ...}, "model_state": {"encoder": ...}}
+
+
+class Evaluator:
+    """The evaluation that a config asks for, on its data; compiled once."""
+
+    def __init__(
+        self,
+        config: Config,
+        encoder: nn.Module,
+        spec: InputSpec,
+        train: ArraySource,
+        validation: ArraySource,
+        mesh: Mesh,
+    ) -> None:
+        self._config = config
+        self._spec = spec
+        limit = config.evaluate.train_limit
+        self._train = train.take(np.arange(limit)) if 0 < limit < len(train) else train
+        self._validation = validation
+        self._embed = make_embed(
+            encoder,
+            mesh,
+            size=spec.size,
+            mean=spec.mean,
+            std=spec.std,
+            batch_size=config.evaluate.batch_size,
+        )
+
+    @property
+    def labelled(self) -> bool:
+        """Whether both parts have labels."""
+        return self._train.labels is not None and self._validation.labels is not None
+
+    def judge(
+        self, features: protocols.Features, names: tuple[str, ...] = protocols.PROTOCOLS
+    ) -> dict[str, Any]:
+        """Figures of one way to make features."""
+        if not self.labelled:
+            return dict(
+                protocols.unlabelled(
+                    features,
+                    self._validation.images,
+                    self._config.augment,
+                    size=self._spec.size,
+                    seed=self._config.train.seed,
+                )
+            )
+        return protocols.labelled(
+            features,
+            self._train,
+            self._validation,
+            protocols=names,
+            knn_k=self._config.evaluate.knn_k,
+            knn_temperature=self._config.evaluate.knn_temperature,
+            seed=self._config.train.seed,
+        )
+
+    def online(self, model: Model) -> dict[str, float]:
+        """Figures of the encoder as it stands, flat: {"knn.top1": ..., ...}."""
+        figures = self.judge(self.features(model))
+        flat: dict[str, float] = {}
+        for name, value in figures.items():
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            flat |= {f"{name}.{key}".rstrip("."): float(figure) for key, figure in parts}
+        return flat
+
+    def final(
+        self, model: Model, untrained: Model, names: tuple[str, ...] = protocols.PROTOCOLS
+    ) -> dict[str, Any]:
+        """Figures of the encoder, and the same of the untrained one and of raw pixels."""
+        return {
+            "num_classes": self._train.num_classes if self.labelled else 0,
+            **self.judge(self.features(model), names),
+            "random_init": self.judge(self.features(untrained), names),
+            "pixels": self.judge(pixels, names),
+        }
+
+    def features(self, model: Model) -> protocols.Features:
+        """The encoder of a model as a function from uint8 images to features."""
+        variables = {
+            "params": model["params"]["encoder"],
+            "batch_stats": model["model_state"]["encoder"],
+        }
+        return lambda images: self._embed(variables, images)

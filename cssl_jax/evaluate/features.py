@@ -1,0 +1,96 @@
+"""From images to features: the encoder under jit, and raw pixels as the floor to beat."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from cssl_jax import parallel
+from cssl_jax.augment import geometry, image
+
+PyTree = Any
+PIXEL_SIDE = 32
+
+
+def preprocess(
+    images: jax.Array, *, size: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> jax.Array:
+    """Test-time input: the centre square resized to ``size``, normalised.
+
+    Args:
+        images: uint8 [n, H, W, C].
+        size: Side in pixels.
+        mean: A channel, on the scale [0, 1].
+        std: A channel.
+
+    Returns:
+        float [n, size, size, C].
+    """
+    x = image.to_float(images)
+    height, width = x.shape[1:3]
+    if (height, width) != (size, size):
+        side = min(height, width)
+        box = ((height - side) // 2, (width - side) // 2, side, side)
+        boxes = tuple(jnp.full(len(x), value) for value in box)
+        x = geometry.crop_and_resize(x, boxes, size, "bilinear")
+    return image.normalize(x, mean, std)
+
+
+def make_embed(
+    encoder: nn.Module,
+    mesh: Mesh,
+    *,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    batch_size: int,
+) -> Callable[[dict[str, PyTree], np.ndarray], np.ndarray]:
+    """Compiles ``(variables, images uint8 [N, H, W, C]) -> features float32 [N, D]``.
+
+    Images are embedded in batches over the mesh; the last one is padded and cut, never dropped.
+    """
+
+    @jax.jit
+    def embed_batch(variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
+        x = preprocess(images, size=size, mean=mean, std=std)
+        encoded: Any = encoder.apply(variables, x, train=False)
+        return encoded["features"]
+
+    rows = -(-batch_size // mesh.size) * mesh.size
+
+    def embed(variables: dict[str, PyTree], images: np.ndarray) -> np.ndarray:
+        parts = []
+        for start in range(0, len(images), rows):
+            part = images[start : start + rows]
+            padding = [(0, rows - len(part))] + [(0, 0)] * 3
+            batch = parallel.put_batch(np.pad(part, padding), mesh)
+            parts.append(np.asarray(embed_batch(variables, batch), np.float32)[: len(part)])
+        return np.concatenate(parts)
+
+    return embed
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """Raw input as features: uint8 [N, H, W, C], area-resized to at most 32 px, float32 [N, D]."""
+    _, height, width, _ = images.shape
+    rows = area_matrix(height, min(height, PIXEL_SIDE))
+    columns = area_matrix(width, min(width, PIXEL_SIDE))
+    parts = [
+        np.einsum("sh,nhwc,tw->nstc", rows, images[i : i + 1024] / np.float32(255), columns,
+                  optimize=True)
+        for i in range(0, len(images), 1024)
+    ]  # fmt: skip
+    return np.concatenate(parts).reshape(len(images), -1)
+
+
+def area_matrix(in_size: int, out_size: int) -> np.ndarray:
+    """Weights float32 [out, in]: each output pixel is the mean of the input it covers."""
+    edges = np.arange(out_size + 1) * in_size / out_size
+    pixel = np.arange(in_size)
+    covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    covered = np.maximum(covered, 0.0)
+    return (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)

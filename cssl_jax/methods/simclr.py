@@ -1,0 +1,84 @@
+"""SimCLR (arXiv 2002.05709): two views, one encoder, a projection head, NT-Xent."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cssl_jax.losses import ntxent
+from cssl_jax.methods.base import Batch, Context, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class SimCLR:
+    """Attributes name the modules and the one knob of the objective.
+
+    Attributes:
+        encoder: Images to features; its output is a dict with "features" [n, D].
+        projector: Features to projections [n, d].
+        temperature: tau of NT-Xent; 0.1 on ImageNet, 0.5 on CIFAR-10 over long runs (App. B.9).
+    """
+
+    encoder: nn.Module
+    projector: nn.Module
+    temperature: float = 0.1
+
+    @property
+    def views(self) -> dict[str, int]:
+        """One group of two."""
+        return {"main": 2}
+
+    def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
+        """Initialises both modules; needs no mapped axis."""
+        encoder_key, projector_key = jax.random.split(key)
+        images = _flatten(batch["views"]["main"])
+        encoder = self.encoder.init(encoder_key, images)
+        features = jax.eval_shape(self.encoder.apply, encoder, images)["features"]
+        projector = self.projector.init(projector_key, jnp.zeros(features.shape, features.dtype))
+        modules = {"encoder": encoder, "projector": projector}
+        params = {name: variables["params"] for name, variables in modules.items()}
+        state = {name: variables.get("batch_stats", {}) for name, variables in modules.items()}
+        return params, state, {}
+
+    def loss(
+        self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """NT-Xent of this device's examples against the global batch."""
+        images = batch["views"]["main"]
+        encoded, encoder_state = self._run("encoder", params, model_state, _flatten(images), ctx)
+        projections, projector_state = self._run(
+            "projector", params, model_state, encoded["features"], ctx
+        )
+        pairs = projections.reshape(*images.shape[:2], -1)
+        seen = ntxent.contrast(
+            pairs[:, 0], pairs[:, 1], temperature=self.temperature, axis_name=ctx.axis_name
+        )
+        loss = ntxent.loss_from(seen)
+        metrics = {"loss": loss, "contrastive_accuracy": ntxent.accuracy_from(seen)}
+        state = {"encoder": encoder_state, "projector": projector_state}
+        return loss, {"metrics": metrics, "model_state": state}
+
+    def after_update(
+        self, params: PyTree, method_state: PyTree, aux: dict[str, Any], ctx: Context
+    ) -> PyTree:
+        """Nothing is carried from step to step."""
+        return method_state
+
+    def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool:
+        """Everything is."""
+        return True
+
+    def _run(
+        self, name: str, params: PyTree, model_state: PyTree, x: jax.Array, ctx: Context
+    ) -> tuple[Any, PyTree]:
+        variables = {"params": params[name], "batch_stats": model_state[name]}
+        module: nn.Module = getattr(self, name)
+        output, updated = module.apply(variables, x, train=ctx.train, mutable=["batch_stats"])
+        return output, updated.get("batch_stats", {})
+
+
+def _flatten(views: jax.Array) -> jax.Array:
+    """[n, k, ...] -> [n k, ...], an example's views together, as BatchNorm groups need them."""
+    return views.reshape(-1, *views.shape[2:])

@@ -1,0 +1,1 @@
+"""Encoders and heads, as Linen modules over plain dict parameters."""

@@ -1,0 +1,129 @@
+"""ResNet v1.5 (arXiv 1512.03385, stride on the 3x3), weight-compatible with torchvision's."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cssl_jax.models.normalization import BatchNorm
+
+ModuleBuilder = Callable[..., Any]
+
+# Flax's "SAME" pads strided convolutions on the bottom and right only; torchvision and the SimCLR
+# code pad symmetrically, so every padding here is explicit.
+# The initialisation is the SimCLR code's VarianceScaling(1, fan_in, truncated normal).
+Conv = functools.partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.lecun_normal())
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (ResNet-18 and -34)."""
+
+    channels: int
+    stride: int
+    conv: ModuleBuilder
+    norm: ModuleBuilder
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """X [n, H, W, C] -> [n, H / stride, W / stride, channels]."""
+        pad, stride = ((1, 1), (1, 1)), (self.stride, self.stride)
+        y = self.conv(self.channels, (3, 3), strides=stride, padding=pad, name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y, train=train))
+        y = self.conv(self.channels, (3, 3), padding=pad, name="conv2")(y)
+        y = self.norm(name="bn2", scale_init=nn.initializers.zeros_init())(y, train=train)
+        return nn.relu(y + _shortcut(self, x, self.channels, train))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions with fourfold output (ResNet-50 and deeper)."""
+
+    channels: int
+    stride: int
+    conv: ModuleBuilder
+    norm: ModuleBuilder
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """X [n, H, W, C] -> [n, H / stride, W / stride, 4 channels]."""
+        out = self.channels * self.expansion
+        y = self.conv(self.channels, (1, 1), name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y, train=train))
+        stride = (self.stride, self.stride)
+        y = self.conv(
+            self.channels, (3, 3), strides=stride, padding=((1, 1), (1, 1)), name="conv2"
+        )(y)
+        y = nn.relu(self.norm(name="bn2")(y, train=train))
+        y = self.conv(out, (1, 1), name="conv3")(y)
+        y = self.norm(name="bn3", scale_init=nn.initializers.zeros_init())(y, train=train)
+        return nn.relu(y + _shortcut(self, x, out, train))
+
+
+def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, out: int, train: bool) -> jax.Array:
+    if block.stride == 1 and x.shape[-1] == out:
+        return x
+    stride = (block.stride, block.stride)
+    y = block.conv(out, (1, 1), strides=stride, padding="VALID", name="downsample_conv")(x)
+    return block.norm(name="downsample_bn")(y, train=train)
+
+
+class ResNet(nn.Module):
+    """Encoder; parameters are named as torchvision's, with "." as "_" inside a block.
+
+    Attributes:
+        stage_sizes: Blocks a stage.
+        block: ``BasicBlock`` or ``Bottleneck``.
+        width: Multiplies every channel count (SimCLR's 2x and 4x widen all of them).
+        stem: "imagenet" (7x7 stride 2, 3x3 max-pool) or "cifar" (3x3 stride 1, no pool; App. B.9).
+        axis_name: Mapped axis of cross-replica BatchNorm, or None.
+        norm_groups: Groups of the global batch with BatchNorm statistics of their own.
+        remat: Recompute a block's activations in the backward pass instead of keeping them.
+        dtype: Compute dtype; None follows the input and the parameters.
+    """
+
+    stage_sizes: Sequence[int]
+    block: type[BasicBlock] | type[Bottleneck]
+    width: float = 1.0
+    stem: str = "imagenet"
+    axis_name: str | None = None
+    norm_groups: int = 1
+    remat: bool = False
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> dict[str, Any]:
+        """Encodes normalised images.
+
+        Args:
+            x: float [n, H, W, C].
+            train: Use and update batch statistics.
+
+        Returns:
+            features [n, D], at least float32, and stages: the map after each stage.
+        """
+        conv = functools.partial(Conv, dtype=self.dtype)
+        norm = functools.partial(
+            BatchNorm, axis_name=self.axis_name, groups=self.norm_groups, dtype=self.dtype
+        )
+        block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
+        base = round(64 * self.width)
+        if self.stem == "imagenet":
+            x = conv(base, (7, 7), strides=(2, 2), padding=((3, 3), (3, 3)), name="conv1")(x)
+        else:
+            x = conv(base, (3, 3), padding=((1, 1), (1, 1)), name="conv1")(x)
+        x = nn.relu(norm(name="bn1")(x, train=train))
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        stages = []
+        for i, size in enumerate(self.stage_sizes):
+            for j in range(size):
+                stride = 2 if i > 0 and j == 0 else 1
+                name = f"layer{i + 1}_{j}"
+                x = block(base * 2**i, stride, conv, norm, name=name)(x, train)
+            stages.append(x)
+        promoted = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return {"features": promoted.mean(axis=(1, 2)), "stages": stages}

@@ -1,0 +1,165 @@
+"""Recipes by name or file, and configs to and from JSON."""
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import json
+import pathlib
+import pkgutil
+import types
+import typing
+from typing import Any, Literal
+
+from cssl_jax.config import Config, validate
+from cssl_jax.errors import UserError
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dict, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(content: dict[str, Any]) -> Config:
+    """The reverse of ``to_dict``; absent fields take their defaults.
+
+    Raises:
+        UserError: An unknown field, with the nearest right name, or a value of the wrong type.
+    """
+    return validate(_build(Config, content, ""))
+
+
+def _build(cls: type, content: Any, prefix: str) -> Any:
+    if not isinstance(content, dict):
+        raise UserError(f"config field {prefix[:-1] or 'top level'} must hold named fields")
+    hints = typing.get_type_hints(cls)
+    for name in content:
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1)
+            hint = (
+                f"; did you mean {prefix}{near[0]}?" if near else f"; there are {', '.join(hints)}"
+            )
+            raise UserError(f"no config field is called {prefix}{name}{hint}")
+    values = {name: _convert(hints[name], content[name], prefix + name) for name in content}
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, name + ".")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise UserError(f"{name} is {value!r}; give one of {', '.join(map(repr, arguments))}")
+    if origin is types.UnionType:
+        if value is None:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, name)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{name} is {value!r}; give a list")
+        if Ellipsis not in arguments and len(value) != len(arguments):
+            raise UserError(f"{name} has {len(value)} values; give {len(arguments)}")
+        return tuple(_convert(arguments[0], item, name) for item in value)
+    right = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not right:
+        raise UserError(f"{name} is {value!r}; give a value of type {hint.__name__}")
+    return value
+
+
+def to_json(config: Config) -> str:
+    """Readable JSON, the form in every run folder."""
+    return json.dumps(to_dict(config), indent=2) + "\n"
+
+
+def config_hash(config: Config) -> str:
+    """12 hexadecimal digits of all that determines the result; ``runtime`` does not."""
+    content = to_dict(config)
+    del content["runtime"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Lines "field: old -> new" for every field that determines the result and differs."""
+
+    def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        leaves: dict[str, Any] = {}
+        for name, value in tree.items():
+            nested = isinstance(value, dict)
+            leaves |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+        return leaves
+
+    before, after = flat(to_dict(old)), flat(to_dict(new))
+    return [
+        f"{name}: {before[name]!r} -> {after[name]!r}"
+        for name in before
+        if before[name] != after[name] and not name.startswith("runtime.")
+    ]
+
+
+def recipe_names() -> list[str]:
+    """Names that ``load`` resolves."""
+    package = _recipes()
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_")
+
+
+def recipe_summary(name: str) -> str:
+    """First line of a recipe's header."""
+    module = importlib.import_module(f"cssl_jax.configs.{name}")
+    return (module.__doc__ or "").strip().splitlines()[0]
+
+
+def load(recipe: str) -> Config:
+    """Opens a recipe by name, a Python file with ``get_config()``, or a JSON file.
+
+    Raises:
+        UserError: There is none, or it holds no valid config.
+    """
+    path = pathlib.Path(recipe).expanduser()
+    if path.suffix == ".json":
+        return read_json(path)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise UserError(f"recipe file {recipe} does not exist")
+        spec = importlib.util.spec_from_file_location("cssl_jax_recipe", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        names = recipe_names()
+        if recipe not in names:
+            near = difflib.get_close_matches(recipe, names, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UserError(
+                f"no recipe is called {recipe!r}; {hint}there are {', '.join(names)}, or give the "
+                "path of a .py or .json file"
+            )
+        module = importlib.import_module(f"{_recipes().__name__}.{recipe}")
+    if not callable(getattr(module, "get_config", None)):
+        raise UserError(f"recipe {recipe} has no function get_config() that returns a Config")
+    config = module.get_config()
+    if not isinstance(config, Config):
+        raise UserError(f"get_config() of {recipe} returned {type(config).__name__}, not a Config")
+    return validate(config)
+
+
+def read_json(path: pathlib.Path) -> Config:
+    """Reads a config as ``to_json`` writes it.
+
+    Raises:
+        UserError: No such file, no JSON, or no valid config.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"config {path} cannot be read: {error}") from error
+    return from_dict(content)
+
+
+def _recipes() -> types.ModuleType:
+    return importlib.import_module("cssl_jax.configs")

@@ -1,0 +1,100 @@
+"""The process: platform, devices, compile cache, signals."""
+
+import contextlib
+import importlib.metadata
+import pathlib
+import signal
+import types
+from collections.abc import Iterator
+
+import jax
+from jax.sharding import Mesh
+
+from cssl_jax import parallel
+from cssl_jax.errors import UserError
+from cssl_jax.version import __version__
+
+DEFAULT_CACHE = "~/.cache/cssl_jax/compile"
+_CACHE = "jax_compilation_cache_dir"
+
+
+def set_compile_cache(folder: str) -> str | None:
+    """Keeps compiled programs from one process to the next; a cache set from outside stays.
+
+    Args:
+        folder: Where; "" is ``DEFAULT_CACHE``, "off" is nowhere.
+
+    Returns:
+        The folder in use, or None.
+    """
+    if folder == "off":
+        return None
+    if folder or not jax.config.values[_CACHE]:
+        path = pathlib.Path(folder or DEFAULT_CACHE).expanduser()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return None  # a cache is a convenience; a read-only home is no reason to stop
+        jax.config.update(_CACHE, str(path))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return jax.config.values[_CACHE]
+
+
+def make_mesh(devices: int) -> Mesh:
+    """A mesh over the first ``devices`` devices; 0 is all.
+
+    Raises:
+        UserError: There are fewer, or a part was asked for with several processes.
+    """
+    available = jax.devices()
+    if devices and jax.process_count() > 1 and devices != len(available):
+        raise UserError(f"runtime.devices {devices} on several processes; leave it 0, which is all")
+    if devices > len(available):
+        raise UserError(
+            f"runtime.devices is {devices}, but there are {len(available)} "
+            f"({available[0].platform}); use at most {len(available)}, or simulate more CPUs: "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={devices}"
+        )
+    return parallel.make_mesh(available[: devices or None])
+
+
+def device_memory(device: jax.Device) -> int | None:
+    """Bytes a device may use, or None where it does not tell (CPU)."""
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of what computes for it."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"cssl_jax": __version__, **found}
+
+
+class Interruption:
+    """Remembers a signal, so that the loop can save before it stops."""
+
+    signal_number: int | None = None
+
+    def __call__(self, number: int, frame: types.FrameType | None) -> None:
+        """The handler; a second signal of the same kind is not held back."""
+        self.signal_number = number
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else _interrupt)
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[Interruption]:
+    """Within it SIGTERM and SIGINT are noted; outside the main thread it does nothing."""
+    interruption = Interruption()
+    previous = {}
+    with contextlib.suppress(ValueError):  # not the main thread, as in some notebooks
+        for number in (signal.SIGTERM, signal.SIGINT):
+            previous[number] = signal.signal(number, interruption)
+    try:
+        yield interruption
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

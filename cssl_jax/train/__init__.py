@@ -1,0 +1,1 @@
+"""Training: optimizers, state, step, loop, checkpoints and metrics."""

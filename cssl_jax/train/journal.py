@@ -1,0 +1,92 @@
+"""What a run writes down while it steps."""
+
+import math
+import pathlib
+
+import jax
+
+from cssl_jax.config import Config
+from cssl_jax.data.sampler import Sampler
+from cssl_jax.errors import RunError
+from cssl_jax.losses.ntxent import chance_level
+from cssl_jax.train.metrics import JsonLines, Meter, Progress, TensorBoard
+
+
+class Journal:
+    """Everything a run writes down while it steps; figures are fetched one interval late."""
+
+    def __init__(
+        self, run: pathlib.Path, config: Config, sampler: Sampler, start: int, total_steps: int
+    ) -> None:
+        self._every = config.train.log_every
+        self._batch_size = config.train.batch_size
+        self._steps_per_epoch = sampler.steps_per_epoch
+        self._chance = chance_level(config.train.batch_size)
+        self._start = start
+        self._pending: tuple[int, dict[str, jax.Array], dict[str, float]] | None = None
+        self._in_flight: list[jax.Array] = []
+        self._meter = Meter()
+        self._progress = Progress(total_steps, start, config.train.batch_size)
+        self._metrics = JsonLines(run / "metrics.jsonl", keep_until=start)
+        self._timings = JsonLines(run / "timings.jsonl", keep_until=start)
+        self._board = (
+            TensorBoard(run / "tensorboard", start_step=start) if config.train.tensorboard else None
+        )
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            self.flush()
+        self._progress.close()
+        for writer in (self._metrics, self._timings, self._board):
+            if writer is not None:
+                writer.close()
+
+    def add(self, step: int, metrics: dict[str, jax.Array], wait: float) -> None:
+        """Notes one step that was sent off; does not wait for it."""
+        self._meter.add(self._batch_size, wait)
+        self._progress.advance()
+        # Two steps stay in flight: the device is never idle, and inputs do not pile up on it.
+        self._in_flight.append(metrics["loss"])
+        if len(self._in_flight) > 2:
+            jax.block_until_ready(self._in_flight.pop(0))
+        if step % self._every == 0 or step == self._start + 1:
+            self.flush()
+            self._pending = (step, metrics, self._meter.read())
+
+    def flush(self) -> None:
+        """Fetches and writes what is pending.
+
+        Raises:
+            RunError: The loss or the gradient is not finite.
+        """
+        if self._pending is None:
+            return
+        step, metrics, timing = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(values[name]):
+                raise RunError(
+                    f"{name} is {values[name]} at step {step}; checkpoints saved before stand. "
+                    "Lower optimizer.learning_rate, lengthen optimizer.warmup_epochs, set "
+                    "optimizer.clip_norm, or raise method.temperature"
+                )
+        values["chance_level"] = self._chance
+        self._progress.show(values, timing)
+        epoch = step / self._steps_per_epoch
+        self._metrics.write(step, {"epoch": epoch, **values})
+        self._timings.write(step, timing)
+        if self._board is not None:
+            self._board.write(step, {**values, **timing})
+
+    def scores(self, step: int, scores: dict[str, float]) -> None:
+        """Writes the figures of an online evaluation, whose time counts for no interval."""
+        self._metrics.write(step, {"epoch": step / self._steps_per_epoch, **scores})
+        if self._board is not None:
+            self._board.write(step, scores)
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        self._progress.say(f"step {step}: {shown}")
+        self._meter.read()

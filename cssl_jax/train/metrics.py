@@ -1,0 +1,158 @@
+"""Where a run's figures go: JSON lines, TensorBoard events, the progress bar."""
+
+import json
+import pathlib
+import socket
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+
+class JsonLines:
+    """Appends one JSON object a line; ``metrics.jsonl`` holds deterministic figures only."""
+
+    def __init__(self, path: pathlib.Path, *, keep_until: int) -> None:
+        """Opens ``path``; lines beyond step ``keep_until`` (a resumed run rewrites them) go."""
+        kept = []
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step(line) <= keep_until]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.replace(path)
+        self._file = path.open("a")
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Appends one line."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line cut short by a kill is dropped
+
+
+class TensorBoard:
+    """Writes scalar events without TensorFlow."""
+
+    def __init__(self, folder: pathlib.Path, *, start_step: int) -> None:
+        # tensorboard's own EventFileWriter would load TensorFlow where it is installed.
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        self._file = (folder / name).open("wb")
+        self._records = RecordWriter(self._file)
+        self._put(self._event(wall_time=time.time(), file_version="brain.Event:2"))
+        # Tells TensorBoard to forget what an interrupted run wrote beyond this step.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._put(self._event(wall_time=time.time(), step=start_step + 1, session_log=start))
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Writes every number of ``values`` as a scalar."""
+        scalars = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in values.items()
+            if isinstance(value, int | float)
+        ]
+        summary = self._summary(value=scalars)
+        self._put(self._event(wall_time=time.time(), step=step, summary=summary))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _put(self, event: Any) -> None:
+        self._records.write(event.SerializeToString())
+
+
+class Progress:
+    """A bar with loss, chance level, images/s, waiting for input, and time left."""
+
+    def __init__(self, total: int, done: int, batch_size: int) -> None:
+        terminal = sys.stderr.isatty()
+        self._batch_size = batch_size
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit="step",
+            dynamic_ncols=terminal,
+            ncols=None if terminal else 110,
+            mininterval=0.2 if terminal else 15.0,  # a log file wants few lines
+            smoothing=0.05,
+            bar_format="{desc}{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} "
+            "[{elapsed}<{remaining}{postfix}]",
+        )
+
+    def advance(self) -> None:
+        """One more step was sent off."""
+        self._bar.update()
+
+    def show(self, values: dict[str, float], timing: dict[str, float]) -> None:
+        """Shows the newest figures that have come back."""
+        self._bar.set_description_str(
+            f"loss {values['loss']:.3f} (chance {values['chance_level']:.3f}) ", refresh=False
+        )
+        self._bar.set_postfix_str(
+            f"{timing['images_per_second']:.0f} images/s, "
+            f"{100 * timing['input_wait']:.0f}% waiting for input",
+            refresh=False,
+        )
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
+
+
+class Meter:
+    """Throughput and the share of time spent waiting for input, an interval at a time."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._wait = 0.0
+        self._images = 0
+
+    def add(self, images: int, wait: float) -> None:
+        """Counts one step of ``images`` examples that waited ``wait`` seconds for its input."""
+        self._images += images
+        self._wait += wait
+
+    def read(self) -> dict[str, float]:
+        """Figures since the last reading: images_per_second, input_wait (share), seconds."""
+        seconds = time.perf_counter() - self._start
+        figures = {
+            "images_per_second": self._images / seconds,
+            "input_wait": self._wait / seconds,
+            "seconds": seconds,
+        }
+        self._start, self._wait, self._images = time.perf_counter(), 0.0, 0
+        return figures
+
+
+def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file in one piece: never half of it."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2, default=_plain) + "\n")
+    temporary.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no place in a JSON file")

@@ -1,0 +1,151 @@
+"""From a config to the parts of a run: data, modules, optimizer, first state."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from cssl_jax import parallel
+from cssl_jax.config import Config
+from cssl_jax.data import sources
+from cssl_jax.data.sampler import Sampler
+from cssl_jax.data.sources import ArraySource
+from cssl_jax.errors import UserError
+from cssl_jax.methods.base import Method
+from cssl_jax.methods.simclr import SimCLR
+from cssl_jax.models.encoder import build_encoder
+from cssl_jax.models.heads import ProjectionHead
+from cssl_jax.train import optimizers
+from cssl_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """What an encoder takes; saved with every checkpoint, so that it loads without its data.
+
+    Attributes:
+        size: Side of the encoder's input in pixels.
+        channels: Of the images.
+        mean: A channel, on the scale [0, 1].
+        std: A channel.
+    """
+
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "InputSpec":
+        """From JSON."""
+        lists = {"mean": tuple(content["mean"]), "std": tuple(content["std"])}
+        return cls(size=content["size"], channels=content["channels"], **lists)
+
+
+def load_data(config: Config) -> tuple[ArraySource, ArraySource]:
+    """(training part, validation part), by a source of its own or a keyed split."""
+    source = sources.load_source(config.data.source)
+    if config.data.validation_source:
+        validation = sources.load_source(config.data.validation_source)
+        if validation.image_shape != source.image_shape:
+            raise UserError(
+                f"data.validation_source has images of {validation.image_shape} and data.source of "
+                f"{source.image_shape}; give both the same height, width and channels"
+            )
+        return source, validation
+    seed = config.train.seed if config.data.split_seed is None else config.data.split_seed
+    train, held_out = sources.split(len(source), config.data.validation_fraction, seed)
+    return source.take(train), source.take(held_out)
+
+
+def input_spec(config: Config, train: ArraySource) -> InputSpec:
+    """Size and normalisation, from the config or computed on the training part."""
+    height, _, channels = train.image_shape
+    size = config.data.size or height
+    if config.data.mean:
+        mean, std = config.data.mean, config.data.std
+        if not len(mean) == len(std) == channels:
+            raise UserError(
+                f"data.mean and data.std have {len(mean)} and {len(std)} values, the images "
+                f"{channels} channels; give one value a channel"
+            )
+    elif config.data.normalize == "dataset":
+        mean, std = sources.channel_statistics(train.images)
+    else:
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    return InputSpec(size=size, channels=channels, mean=mean, std=std)
+
+
+def make_method(config: Config, mesh: Mesh) -> SimCLR:
+    """The method with its modules; ``mesh`` decides nothing but where BatchNorm groups lie."""
+    dtype = jnp.bfloat16 if config.model.dtype == "bfloat16" else None
+    shared: dict[str, Any] = {
+        "axis_name": parallel.AXIS,
+        "norm_groups": parallel.norm_groups(config.train.batch_size, config.model.norm_group, mesh),
+        "dtype": dtype,
+    }
+    encoder = build_encoder(
+        config.model.encoder,
+        width=config.model.width,
+        stem=config.model.stem,
+        remat=config.model.remat,
+        **shared,
+    )
+    projector = ProjectionHead(
+        layers=config.model.projector_layers,
+        hidden=config.model.projector_hidden,
+        out=config.model.projector_dim,
+        norm=config.model.projector_norm,
+        **shared,
+    )
+    return SimCLR(encoder, projector, config.method.temperature)
+
+
+def make_optimizer(
+    config: Config, sampler: Sampler
+) -> tuple[optax.GradientTransformation, optax.Schedule, int]:
+    """(optimizer, schedule, total steps)."""
+    options = config.optimizer
+    total_steps = config.train.epochs * sampler.steps_per_epoch
+    schedule = optimizers.make_schedule(
+        options.schedule,
+        optimizers.scaled_learning_rate(
+            options.learning_rate, config.train.batch_size, options.scaling
+        ),
+        round(options.warmup_epochs * sampler.steps_per_epoch),
+        total_steps,
+    )
+    optimizer = optimizers.make_optimizer(
+        options.name,
+        schedule,
+        weight_decay=options.weight_decay,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        b1=options.b1,
+        b2=options.b2,
+        trust_coefficient=options.trust_coefficient,
+        clip_norm=options.clip_norm,
+        exclude_norm_and_bias=options.exclude_norm_and_bias,
+    )
+    return optimizer, schedule, total_steps
+
+
+def init_state(
+    method: Method, optimizer: optax.GradientTransformation, spec: InputSpec, seed: int
+) -> TrainState:
+    """The state before the first step; a function of the seed alone."""
+    ((group, count),) = method.views.items()
+    views = np.zeros((2, count, spec.size, spec.size, spec.channels), np.float32)
+
+    def init(key: jax.Array) -> TrainState:
+        params, model_state, method_state = method.init(key, {"views": {group: views}})
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(step, params, model_state, method_state, optimizer.init(params))
+
+    # Random draws compile slowly on CPU (a minute for ResNet-50 under jax 0.12) and run once.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(init, compiler_options=quick)(jax.random.key(seed))

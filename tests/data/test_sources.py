@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from cssl_jax.data.sources import channel_statistics, load_source, split
+from cssl_jax.errors import UserError
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def test_the_embedded_digits_are_scikit_learns():
+    ours, theirs = load_source("digits"), load_digits()
+    np.testing.assert_array_equal(ours.labels, theirs.target)
+    assert ours.images.shape == (1797, 8, 8, 1)
+    assert ours.images.dtype == np.uint8
+    # 17 levels on 256 grey values, to the nearest.
+    np.testing.assert_array_equal(ours.images[..., 0], np.floor(theirs.images * 255 / 16 + 0.5))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 12])
+def test_arrays_of_any_channel_count(tmp_path, channels):
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 7, channels)).astype(np.uint8)
+    source = load_source(save(tmp_path / "a.npz", images=images, labels=np.arange(5)))
+    np.testing.assert_array_equal(source.images, images)
+    assert source.image_shape == (6, 7, channels)
+    assert source.num_classes == 5
+    assert len(source) == 5
+
+
+def test_grey_images_without_a_channel_axis_and_without_labels(tmp_path):
+    source = load_source(save(tmp_path / "a.npz", images=np.zeros((3, 4, 4), np.uint8)))
+    assert source.image_shape == (4, 4, 1)
+    assert source.labels is None
+    assert source.num_classes == 0
+
+
+BAD = {
+    "no array called images": ({"pictures": np.zeros((2, 4, 4, 1), np.uint8)}, "named 'images'"),
+    "floats": ({"images": np.zeros((2, 4, 4, 1))}, "save them as uint8"),
+    "too few axes": ({"images": np.zeros((2, 4), np.uint8)}, r"shape \(2, 4\)"),
+    "empty": ({"images": np.zeros((0, 4, 4, 1), np.uint8)}, "shape"),
+    "label count": (
+        {"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.zeros(3, int)},
+        "one integer an image",
+    ),
+    "label type": (
+        {"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.zeros(2)},
+        "one integer an image",
+    ),
+    "negative label": (
+        {"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.array([0, -1])},
+        "label -1 is negative",
+    ),
+    "objects": ({"images": np.array([{}, {}], dtype=object)}, r"no readable \.npz"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_refused_with_the_way_out(tmp_path, case):
+    arrays, message = BAD[case]
+    with pytest.raises(UserError, match=message):
+        load_source(save(tmp_path / "bad.npz", **arrays))
+
+
+def test_what_is_no_source_is_refused(tmp_path):
+    with pytest.raises(UserError, match="'digit' is unknown"):
+        load_source("digit")
+    with pytest.raises(UserError, match="does not exist"):
+        load_source(str(tmp_path / "missing.npz"))
+    (tmp_path / "text.npz").write_text("no zip file")
+    with pytest.raises(UserError, match=r"no readable \.npz"):
+        load_source(str(tmp_path / "text.npz"))
+    good = tmp_path / "good.npz"
+    np.savez(good, images=np.zeros((50, 8, 8, 1), np.uint8))
+    (tmp_path / "cut.npz").write_bytes(good.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"no readable \.npz"):
+        load_source(str(tmp_path / "cut.npz"))
+
+
+def test_the_split_is_a_partition_that_the_seed_decides():
+    train, validation = split(1000, 0.2, seed=3)
+    assert len(validation) == 200
+    assert sorted([*train, *validation]) == list(range(1000))
+    again = split(1000, 0.2, seed=3)
+    np.testing.assert_array_equal(train, again[0])
+    assert set(validation) != set(split(1000, 0.2, seed=4)[1])
+
+
+@pytest.mark.parametrize(
+    ("fraction", "message"), [(1.0, "within"), (-0.1, "within"), (0.001, "empty")]
+)
+def test_a_split_that_leaves_nothing_is_refused(fraction, message):
+    with pytest.raises(UserError, match=message):
+        split(100, fraction, seed=0)
+
+
+def test_channel_statistics_equal_the_float64_ones():
+    images = np.random.default_rng(0).integers(0, 256, (20, 5, 6, 3)).astype(np.uint8)
+    images[..., 2] = 51  # a constant channel
+    mean, std = channel_statistics(images)
+    np.testing.assert_allclose(mean, (images / 255).mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std[:2], (images / 255).std(axis=(0, 1, 2))[:2], rtol=1e-9)
+    assert std[2] == 1 / 255

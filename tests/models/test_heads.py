@@ -1,0 +1,95 @@
+"""Projection heads, against the forward pass written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cssl_jax.models.heads import ProjectionHead
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def draw(head, features, seed=0):
+    """Variables away from their initial zeros and ones."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(head.init, jax.random.key(0), features)
+    # Positive, since running variances are among them.
+    return jax.tree.map(lambda leaf: rng.uniform(0.1, 1.0, leaf.shape).astype(leaf.dtype), shapes)
+
+
+def forward(variables, features, layers, train):
+    """Dense, BatchNorm where there is one, ReLU but on the last layer."""
+    x = features
+    for i in range(1, layers + 1):
+        dense = variables["params"][f"dense{i}"]
+        x = x @ dense["kernel"] + dense.get("bias", 0.0)
+        if f"bn{i}" in variables["params"]:
+            norm = variables["params"][f"bn{i}"]
+            stats = variables["batch_stats"][f"bn{i}"]
+            mean = x.mean(axis=0) if train else stats["mean"]
+            var = x.var(axis=0) if train else stats["var"]
+            x = (x - mean) / np.sqrt(var + 1e-5) * norm["scale"] + norm.get("bias", 0.0)
+        if i < layers:
+            x = np.maximum(x, 0.0)
+    return x
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_projections_are_the_formula(float64, layers, norm, train):
+    features = np.random.default_rng(1).normal(size=(6, 5))
+    head = ProjectionHead(layers=layers, hidden=7, out=3, norm=norm)
+    variables = draw(head, features)
+    projections, _ = head.apply(variables, features, train, mutable=["batch_stats"])
+    assert projections.shape == (6, 3)
+    assert projections.dtype == jnp.float64
+    # The same float64 formula, summed in another order.
+    expected = forward(variables, features, layers, train)
+    np.testing.assert_allclose(projections, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_every_norm_replaces_a_bias_and_the_last_has_none_itself(layers):
+    shapes = draw(ProjectionHead(layers=layers), np.zeros((2, 5), np.float32))
+    params = shapes["params"]
+    names = {f"{kind}{i + 1}" for kind in ("dense", "bn") for i in range(layers)}
+    assert params.keys() == names
+    assert shapes["batch_stats"].keys() == {name for name in names if name.startswith("bn")}
+    for i in range(1, layers + 1):
+        assert params[f"dense{i}"].keys() == {"kernel"}
+        assert params[f"bn{i}"].keys() == ({"scale"} if i == layers else {"scale", "bias"})
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_every_layer_has_a_bias_where_nothing_is_normalised(layers):
+    variables = draw(ProjectionHead(layers=layers, norm=False), np.zeros((2, 5), np.float32))
+    assert variables.keys() == {"params"}
+    assert variables["params"].keys() == {f"dense{i + 1}" for i in range(layers)}
+    assert all(dense.keys() == {"kernel", "bias"} for dense in variables["params"].values())
+
+
+def test_hidden_layers_are_as_wide_as_the_features_unless_told():
+    features = np.zeros((2, 5), np.float32)
+    for hidden, width in ((0, 5), (9, 9)):
+        params = draw(ProjectionHead(layers=3, hidden=hidden), features)["params"]
+        kernels = [params[f"dense{i}"]["kernel"].shape for i in (1, 2, 3)]
+        assert kernels == [(5, width), (width, width), (width, 128)]
+
+
+def test_projections_and_statistics_are_float32_under_bfloat16_compute():
+    features = np.random.default_rng(1).normal(size=(64, 5)).astype(np.float32)
+    head = ProjectionHead(hidden=7, out=3, dtype=jnp.bfloat16)
+    variables = draw(head, features)
+    projections, updates = head.apply(variables, features, True, mutable=["batch_stats"])
+    assert projections.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(jnp.float32)}
+    expected = forward(variables, features.astype(np.float64), 2, train=True)
+    # A few roundings of 2^-9 each, of sums that partly cancel.
+    assert np.abs(projections - expected).max() < 0.05 * np.abs(expected).max()
+    assert np.abs(projections - expected).max() > 1e-5

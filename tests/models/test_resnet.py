@@ -1,0 +1,241 @@
+"""ResNet encoders, against numbers of torchvision, of the papers, and closed forms."""
+
+import functools
+import math
+import pathlib
+import runpy
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cssl_jax.errors import UserError
+from cssl_jax.interop.torchvision import from_torchvision, to_torchvision
+from cssl_jax.models.encoder import build_encoder
+from cssl_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+
+GOLDENS = pathlib.Path(__file__).resolve().parents[1] / "goldens"
+# Imported by path: torchvision.npz was made from the same functions.
+seeded = types.SimpleNamespace(**runpy.run_path(str(GOLDENS / "seeded_weights.py")))
+STORED = 1e-6  # both sides compute in float64; the goldens are stored in float32
+LAST_NORM = {"resnet18": "layer4.1.bn2", "resnet50": "layer4.2.bn3"}
+
+# Counts of torchvision's documentation, less the classifier (1000 D + 1000).
+TORCHVISION_PARAMETERS = {
+    "resnet18": 11_689_512 - 513_000,
+    "resnet34": 21_797_672 - 513_000,
+    "resnet50": 25_557_032 - 2_049_000,
+    "resnet101": 44_549_160 - 2_049_000,
+    "resnet152": 60_192_808 - 2_049_000,
+}
+WIDTHS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet152": 2048}
+
+
+def shapes_of(encoder, size=32):
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    return jax.eval_shape(encoder.init, jax.random.key(0), images)
+
+
+def parameter_count(encoder):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes_of(encoder)["params"]))
+
+
+def randomise(encoder, seed, dtype=np.float32):
+    """Variables away from their initial zeros and ones."""
+    shapes = jax.tree.map(lambda leaf: np.zeros(leaf.shape, dtype), shapes_of(encoder))
+    keys = {key: array.shape for key, array in to_torchvision(shapes).items()}
+    weights = seeded.seeded_weights(keys, seed)
+    return from_torchvision({key: w.astype(dtype) for key, w in weights.items()})
+
+
+def tiny(block=BasicBlock, **options):
+    """A stage that keeps and a stage that changes the size: every kind of shortcut but one."""
+    return ResNet((2, 1), block, width=0.125, stem="cifar", **options)
+
+
+def images_of(shape=(4, 8, 8, 3), seed=0):
+    return seeded.seeded_images(shape, seed).astype(np.float32)
+
+
+def relative_error(actual, expected):
+    """Largest difference over largest magnitude: sums over channels cancel entry by entry."""
+    expected = np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    return np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max()
+
+
+@pytest.fixture(scope="module")
+def goldens():
+    with np.load(GOLDENS / "torchvision.npz") as file:
+        return dict(file)
+
+
+def golden_case(goldens, case):
+    """Encoder, seed and images of a case of make_torchvision_goldens.py."""
+    name, _, stem = case.partition("_")
+    seed = int(goldens[f"{case}/seed"])
+    images = seeded.seeded_images(tuple(goldens[f"{case}/input_shape"]), seed)
+    return build_encoder(name, stem=stem or "imagenet"), seed, images
+
+
+@pytest.fixture(scope="module")
+def encoded(goldens):
+    """Case -> (weights as torch names them, outputs by mode, weights after the train forward)."""
+
+    @functools.cache
+    def encode(case):
+        encoder, seed, images = golden_case(goldens, case)
+        # float64: BatchNorm over the last stage's 8 positions magnifies rounding a thousandfold,
+        # torchvision's own float32 is 2e-4 off there.
+        with jax.enable_x64(True):
+            variables = randomise(encoder, seed, np.float64)
+            train = jax.jit(lambda v, x: encoder.apply(v, x, True, mutable=["batch_stats"]))
+            trained, updates = jax.device_get(train(variables, images))
+            evaluated = jax.device_get(jax.jit(encoder.apply)(variables, images))
+        after = to_torchvision({"params": variables["params"], **updates})
+        return to_torchvision(variables), {"eval": evaluated, "train": trained}, after
+
+    return encode
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("case", ["resnet18", "resnet18_cifar", "resnet50"])
+def test_features_and_stages_are_torchvisions(goldens, encoded, case, mode):
+    output = encoded(case)[1][mode]
+    for i, stage in enumerate(output["stages"], start=1):
+        assert stage.shape == tuple(goldens[f"{case}/{mode}/stage{i}_shape"])
+        golden = goldens[f"{case}/{mode}/stage{i}"]
+        assert relative_error(seeded.sample(stage), golden) < STORED, f"stage {i}"
+    assert output["features"].dtype == np.float64
+    assert relative_error(output["features"], goldens[f"{case}/{mode}/features"]) < STORED
+
+
+def test_float32_features_are_near_torchvisions(goldens):
+    encoder, seed, images = golden_case(goldens, "resnet50")
+    with jax.default_matmul_precision("float32"):
+        output = jax.jit(encoder.apply)(randomise(encoder, seed), images.astype(np.float32))
+    # Rounding errors of 2^-24 add up over 53 layers to some 1e-6.
+    assert relative_error(output["features"], goldens["resnet50/eval/features"]) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["resnet18", "resnet18_cifar", "resnet50"])
+def test_running_statistics_move_as_torchvisions_do(goldens, encoded, case):
+    before, output, after = encoded(case)
+    n, height, width, _ = goldens[f"{case}/input_shape"]
+    stem_stride = 1 if case.endswith("cifar") else 2
+    stem_size = n * -(-height // stem_stride) * -(-width // stem_stride)
+    last_size = math.prod(output["train"]["stages"][-1].shape[:-1])
+    for module, size in (("bn1", stem_size), (LAST_NORM[case.partition("_")[0]], last_size)):
+        mean, var = f"{module}.running_mean", f"{module}.running_var"
+        assert relative_error(after[mean], goldens[f"{case}/train/{mean}"]) < STORED
+        # torch keeps the unbiased variance, we the biased one: 0.9 old + 0.1 new (size - 1) / size.
+        kept = 0.9 * before[var]
+        expected = kept + (goldens[f"{case}/train/{var}"] - kept) * (size - 1) / size
+        assert relative_error(after[var], expected) < STORED
+
+
+@pytest.mark.parametrize("name", list(TORCHVISION_PARAMETERS))
+def test_parameter_counts_are_torchvisions(name):
+    assert parameter_count(build_encoder(name)) == TORCHVISION_PARAMETERS[name]
+
+
+def test_resnet200_is_resnet152_with_16_more_blocks_in_its_second_stage():
+    convolutions = 512 * 128 + 9 * 128 * 128 + 128 * 512
+    block = convolutions + 2 * (128 + 128 + 512)
+    count = parameter_count(build_encoder("resnet200"))
+    assert count == TORCHVISION_PARAMETERS["resnet152"] + 16 * block
+    assert round((count + 2_049_000) / 1e6, 2) == 64.67  # timm's table of models
+
+
+@pytest.mark.parametrize(("width", "millions"), [(1, 24), (2, 94), (4, 375)])
+def test_wide_resnet50_has_the_size_that_simclr_states(width, millions):
+    """Table 6 of arXiv 2002.05709 and table 1 of arXiv 2006.10029."""
+    assert round(parameter_count(build_encoder("resnet50", width=width)) / 1e6) == millions
+
+
+@pytest.mark.parametrize("width", [1, 2, 0.125])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_feature_width_scales_with_the_width(name, width):
+    encoder = build_encoder(name, width=width)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    output, _ = jax.eval_shape(encoder.init_with_output, jax.random.key(0), images)
+    assert output["features"].shape == (2, WIDTHS[name] * width)
+    assert [stage.shape[1] for stage in output["stages"]] == [8, 4, 2, 1]
+
+
+def test_cifar_stem_keeps_the_image_size():
+    encoder = build_encoder("resnet18", stem="cifar", width=0.125)
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    output, variables = jax.eval_shape(encoder.init_with_output, jax.random.key(0), images)
+    assert [stage.shape[1] for stage in output["stages"]] == [32, 16, 8, 4]
+    assert variables["params"]["conv1"]["kernel"].shape == (3, 3, 3, 8)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_features_are_float32_and_near_those_of_float32_under_bfloat16_compute(train):
+    variables = randomise(tiny(), seed=1)
+
+    def run(dtype):
+        encoder = tiny(dtype=dtype)
+        apply = jax.jit(lambda v, x: encoder.apply(v, x, train, mutable=["batch_stats"]))
+        return apply(variables, images_of())
+
+    full, half = run(None), run(jnp.bfloat16)
+    assert half[0]["features"].dtype == jnp.float32
+    assert {stage.dtype for stage in half[0]["stages"]} == {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(half[1])} == {jnp.dtype(jnp.float32)}
+    # bfloat16 rounds by 2^-9 (0.2 %) at each of 20 operations; a lost scale would be tens of %.
+    error = relative_error(half[0]["features"], full[0]["features"])
+    assert 1e-5 < error < 0.03
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_remat_keeps_outputs_and_gradients_and_lets_activations_go(block):
+    images, results, kept = images_of((4, 16, 16, 3)), [], []
+    for remat in (False, True):
+        encoder = ResNet((2, 2), block, width=0.125, stem="cifar", remat=remat)
+        variables = randomise(encoder, seed=2)
+
+        def loss(params, stats, images, encoder=encoder):
+            variables = {"params": params, "batch_stats": stats}
+            output, updates = encoder.apply(variables, images, True, mutable=["batch_stats"])
+            return jnp.square(output["features"]).sum(), (output["features"], updates)
+
+        arguments = (variables["params"], variables["batch_stats"], images)
+        results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(*arguments))
+        # What the backward pass waits for are the leaves of the function that vjp returns. The
+        # memory of the compiled step says nothing here: XLA on CPUs drops remat's barriers.
+        backward = jax.eval_shape(lambda *a, f=loss: jax.vjp(f, *a, has_aux=True)[1], *arguments)
+        kept.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward)))
+    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+    scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(results[0][1]))
+    for one, other in zip(*(jax.tree.leaves(result) for result in results), strict=True):
+        # The same operations, fused differently: float32 rounding of sums over 1,024 positions.
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * scale)
+    assert kept[1] < 0.5 * kept[0]
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_residual_branches_are_zero_at_initialisation(block):
+    encoder = tiny(block)
+    apply = jax.jit(lambda v, x: encoder.apply(v, x, True, mutable=["batch_stats"])[0])
+    key = jax.random.key(0, impl="rbg")  # compiles in a tenth of the time of the default
+    variables = jax.jit(encoder.init)(key, images_of())
+    before = apply(variables, images_of())
+
+    def scramble(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        in_branch = name.startswith("layer") and "/conv" in name
+        return leaf + 1.0 if in_branch else leaf
+
+    params = jax.tree_util.tree_map_with_path(scramble, variables["params"])
+    after = apply({**variables, "params": params}, images_of())
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    assert np.abs(before["features"]).max() > 0
+
+
+def test_unknown_encoder_is_answered_with_the_nearest_name():
+    with pytest.raises(UserError, match=r"'resnet5O'.*did you mean 'resnet50'"):
+        build_encoder("resnet5O")
