@@ -9,6 +9,7 @@ from cssl_jax.augment.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
     DataConfig,
+    EvaluateConfig,
     MethodConfig,
     ModelConfig,
     OptimizerConfig,
@@ -43,8 +44,9 @@ def get_config() -> Config:
             name="adamw",
             learning_rate=2e-3,
             scaling="none",
-            warmup_epochs=2,
+            warmup_epochs=2.0,
             weight_decay=1e-4,
         ),
         train=TrainConfig(batch_size=256, epochs=25, log_every=5, evaluate_every=5),
+        evaluate=EvaluateConfig(knn_k=20),
     )

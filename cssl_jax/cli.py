@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import logging
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -200,12 +201,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(f"no command {name!r}; {hint}there are {', '.join(COMMANDS)}")
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes are not the user's
         return COMMANDS[name][0](argv[1:])
     except UserError as error:
         print(f"cssl-jax {name}: {error}", file=sys.stderr)
         return 2
     except RunError as error:
         print(f"cssl-jax {name}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # a reader such as `head` has seen enough
+        sys.stderr.close()
         return 1
 
 

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 
 from cssl_jax import runtime
 from cssl_jax.version import __version__
@@ -15,7 +14,7 @@ PACKAGES = (
     *("tensorflow", "tensorflow-datasets", "tyro", "tensorboard"),
 )
 OPTIONAL = {
-    "tensorflow": "augmentation on the host (data.augment_on=host) needs it: pip install tensorflow",
+    "tensorflow": "data.augment_on=host needs it: pip install tensorflow",
     "tensorflow-datasets": "TFDS data sets need it: pip install tensorflow-datasets",
     "tensorboard": "TensorBoard events need it (or --train.tensorboard False)",
 }
@@ -35,8 +34,6 @@ def examine() -> tuple[str, bool]:
                 hints.append(f"{name} is missing: {OPTIONAL[name]}")
             else:
                 problems.append(f"{name} is missing: pip install {name}")
-    if sys.version_info < (3, 11):
-        problems.append(f"Python {platform.python_version()} is too old: use 3.11 or newer")
     found, trouble = _devices()
     lines += found
     problems += trouble

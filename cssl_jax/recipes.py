@@ -30,6 +30,15 @@ def from_dict(content: dict[str, Any]) -> Config:
     return validate(_build(Config, content, ""))
 
 
+def canonical(config: Config) -> Config:
+    """The config with its values' types checked, and whole numbers where fractions belong made so.
+
+    Raises:
+        UserError: A value of the wrong type, or one that cannot work.
+    """
+    return from_dict(to_dict(config))
+
+
 def _build(cls: type, content: Any, prefix: str) -> Any:
     if not isinstance(content, dict):
         raise UserError(f"config field {prefix[:-1] or 'top level'} must hold named fields")
@@ -78,7 +87,7 @@ def to_json(config: Config) -> str:
 
 def config_hash(config: Config) -> str:
     """12 hexadecimal digits of all that determines the result; ``runtime`` does not."""
-    content = to_dict(config)
+    content = to_dict(canonical(config))
     del content["runtime"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -145,7 +154,7 @@ def load(recipe: str) -> Config:
     config = module.get_config()
     if not isinstance(config, Config):
         raise UserError(f"get_config() of {recipe} returned {type(config).__name__}, not a Config")
-    return validate(config)
+    return canonical(config)
 
 
 def read_json(path: pathlib.Path) -> Config:

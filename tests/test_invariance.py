@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-import tiny
 
+import tiny
 from cssl_jax import parallel
 from cssl_jax.errors import UserError
 from cssl_jax.losses import similarity

@@ -21,7 +21,18 @@ from cssl_jax.errors import UserError
 tf.config.set_visible_devices([], "GPU")  # they are JAX's; TensorFlow would take all their memory
 
 PREFETCH = 2  # batches; a fixed number bounds the memory, AUTOTUNE does not
+GREY = np.repeat(np.array(LUMA, np.float32)[:, None], 3, axis=1)  # RGB @ GREY: its grey, thrice
 Drawn = dict[str, Any]
+
+# What _view reads of the parameters of each operation; the box and the matrix come besides.
+_PARAMETERS = {
+    "horizontal_flip": ("horizontal_flip",),
+    "vertical_flip": ("vertical_flip",),
+    "jitter": ("order", "brightness", "brightness_shift", "contrast", "saturation", "hue"),
+    "grayscale": ("grayscale",),
+    "blur": ("blur_sigma",),
+    "solarize": ("solarize",),
+}
 
 
 def batches(
@@ -61,17 +72,18 @@ def batches(
     """
     every_row = np.arange(sampler.batch_size)
     rows = every_row if rows is None else every_row[rows]
-    draw = _on_cpu(_draw_for(policy, views, size, images.shape[1:3]))
+    draw = _on_cpu(_draw_for(policy, views, size, images.shape[1:3]), len(rows))
     parallelism = parallelism or _cores()
 
     def step_inputs(step: int) -> Drawn:
         index, key = sampler.draw(step, rows)
         return {"image": images[index], **draw(key)}
 
+    @tf.autograph.experimental.do_not_convert
     def augment(example: Drawn) -> tf.Tensor:
         picture = example.pop("image")
-        views_drawn = [{name: v[i] for name, v in example.items()} for i in range(views)]
-        return tf.stack([_view(picture, drawn, policy, size) for drawn in views_drawn])
+        drawn = [{name: value[i] for name, value in example.items()} for i in range(views)]
+        return tf.stack([_view(picture, drawn[i], policy, size) for i in range(views)])
 
     dataset = tf.data.Dataset.from_generator(
         lambda: map(step_inputs, range(start_step, stop_step)),
@@ -88,36 +100,28 @@ def _draw_for(
     policy: ImagePolicy, views: int, size: int, image_size: tuple[int, ...]
 ) -> Callable[[jax.Array], Drawn]:
     """Keys uint32 [r, 2] -> what TensorFlow needs to know of every view, leaves [r, views, ...]."""
-    height, width = image_size
 
     def draw(keys: jax.Array) -> Drawn:
-        drawn: Drawn = sample_views(keys, policy, views)
-        drawn["box"] = jnp.stack(geometry.crop_box(drawn, height, width, policy=policy), -1)
-        matrix = geometry.affine_matrix(drawn, size).reshape(*keys.shape[:1], views, 6)
-        # TensorFlow's maps are projective; the last two numbers, 0, make this one affine.
-        drawn["matrix"] = jnp.pad(matrix, [(0, 0), (0, 0), (0, 2)])
-        # float32 also where JAX draws in float64.
-        return {
-            name: value.astype(jnp.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value
-            for name, value in drawn.items()
-            if name in _needs(policy)
-        }
+        drawn = sample_views(keys, policy, views)
+        needed = {"box": jnp.stack(geometry.crop_box(drawn, *image_size, policy=policy), -1)}
+        for operation, names in _PARAMETERS.items():
+            if policy.uses(operation):
+                needed |= {name: drawn[name] for name in names}
+        if policy.uses("affine"):
+            matrix = geometry.affine_matrix(drawn, size).reshape(-1, views, 6)
+            # TensorFlow's maps are projective; the last two numbers, 0, keep this one affine.
+            needed["matrix"] = jnp.pad(matrix, [(0, 0), (0, 0), (0, 2)])
+        return jax.tree.map(_at_most_float32, needed)
 
     return draw
 
 
-def _needs(policy: ImagePolicy) -> set[str]:
-    jitter = ("order", "brightness", "brightness_shift", "contrast", "saturation", "hue")
-    needs = {"affine": ("matrix",), "jitter": jitter, "blur": ("blur_sigma",)}
-    alone = ("horizontal_flip", "vertical_flip", "grayscale", "solarize")
-    return {"box"}.union(
-        *(names for name, names in needs.items() if policy.uses(name)),
-        (name for name in alone if policy.uses(name)),
-    )
+def _at_most_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
-def _on_cpu(function: Callable[[jax.Array], Drawn]) -> Callable[[np.ndarray], Drawn]:
-    """Compiles for the CPU, whatever JAX's default device is; NumPy in, NumPy out."""
+def _on_cpu(function: Callable[[jax.Array], Drawn], rows: int) -> Callable[[np.ndarray], Drawn]:
+    """Compiles for keys [rows, 2] on the CPU, whatever JAX's default is; NumPy in, NumPy out."""
     try:
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
@@ -125,8 +129,12 @@ def _on_cpu(function: Callable[[jax.Array], Drawn]) -> Callable[[np.ndarray], Dr
             f"JAX runs without its CPU backend, which the host pipeline draws on ({error}); "
             "add ',cpu' to JAX_PLATFORMS, or augment on the device"
         ) from error
-    compiled = jax.jit(function)
-    return lambda keys: jax.device_get(compiled(jax.device_put(keys, cpu)))
+    placement = jax.sharding.SingleDeviceSharding(cpu)
+    keys = jax.ShapeDtypeStruct((rows, 2), jnp.uint32, sharding=placement)
+    # Compiled by the caller: tf.data draws in threads of its own, where jax.enable_x64 and other
+    # settings that hold for a thread would not be seen.
+    compiled = jax.jit(function).lower(keys).compile()
+    return lambda keys: jax.device_get(compiled(jax.device_put(keys, placement)))
 
 
 def _signature(inputs: Drawn) -> dict[str, tf.TensorSpec]:
@@ -134,6 +142,7 @@ def _signature(inputs: Drawn) -> dict[str, tf.TensorSpec]:
 
 
 def _cores() -> int:
+    """Of this process, which may be allowed fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -155,15 +164,15 @@ def _view(picture: tf.Tensor, drawn: Drawn, policy: ImagePolicy, size: int) -> t
     x = _crop_and_resize(picture, drawn["box"], policy, size)
     channels = picture.shape[-1]
     if policy.uses("horizontal_flip"):
-        x = _if(drawn["horizontal_flip"], lambda x: x[:, ::-1], x)
+        x = _if(drawn["horizontal_flip"], lambda x: tf.reverse(x, [1]), x)
     if policy.uses("vertical_flip"):
-        x = _if(drawn["vertical_flip"], lambda x: x[::-1], x)
+        x = _if(drawn["vertical_flip"], lambda x: tf.reverse(x, [0]), x)
     if policy.uses("affine"):
         x = _transform(x, drawn["matrix"], policy.fill)
     if policy.uses("jitter"):
         x = _color_jitter(x, drawn)
     if policy.uses("grayscale") and channels == 3:
-        x = _if(drawn["grayscale"], lambda x: tf.repeat(_luma(x), 3, -1), x)
+        x = _if(drawn["grayscale"], lambda x: _mix(x, GREY), x)
     if policy.uses("blur"):
         radius = image.blur_radius(policy, size)
         x = _if(drawn["blur_sigma"] > 0, lambda x: _blur(x, drawn["blur_sigma"], radius), x)
@@ -177,7 +186,7 @@ def _view(picture: tf.Tensor, drawn: Drawn, policy: ImagePolicy, size: int) -> t
 def _if(
     condition: tf.Tensor, operation: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor
 ) -> tf.Tensor:
-    return tf.ensure_shape(tf.cond(condition, lambda: operation(x), lambda: x), x.shape)
+    return tf.cond(condition, lambda: operation(x), lambda: x)
 
 
 def _crop_and_resize(
@@ -201,8 +210,9 @@ def _transform(x: tf.Tensor, matrix: tf.Tensor, fill: float) -> tf.Tensor:
     )[0]
 
 
-def _luma(x: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_sum(x * tf.constant(LUMA, x.dtype), axis=-1, keepdims=True)
+def _mix(x: tf.Tensor, matrix: Any) -> tf.Tensor:
+    """RGB of every pixel times a matrix [3, 3]: much faster in TensorFlow than sums over RGB."""
+    return tf.tensordot(x, tf.convert_to_tensor(matrix), 1)
 
 
 def _color_jitter(x: tf.Tensor, drawn: Drawn) -> tf.Tensor:
@@ -212,13 +222,13 @@ def _color_jitter(x: tf.Tensor, drawn: Drawn) -> tf.Tensor:
         return x * drawn["brightness"] + drawn["brightness_shift"]
 
     def contrast(x: tf.Tensor) -> tf.Tensor:
-        grey = _luma(x) if color else x
-        return drawn["contrast"] * x + (1.0 - drawn["contrast"]) * tf.reduce_mean(grey)
+        means = tf.reduce_mean(x, axis=(0, 1))
+        mean = tf.reduce_sum(means * LUMA) if color else tf.reduce_mean(means)
+        return drawn["contrast"] * x + (1.0 - drawn["contrast"]) * mean
 
     def saturation(x: tf.Tensor) -> tf.Tensor:
-        if not color:
-            return x
-        return drawn["saturation"] * x + (1.0 - drawn["saturation"]) * _luma(x)
+        kept = drawn["saturation"] * tf.eye(3)
+        return _mix(x, kept + (1.0 - drawn["saturation"]) * GREY) if color else x
 
     def hue(x: tf.Tensor) -> tf.Tensor:
         return tf.raw_ops.AdjustHue(images=x, delta=drawn["hue"]) if color else x
@@ -228,8 +238,7 @@ def _color_jitter(x: tf.Tensor, drawn: Drawn) -> tf.Tensor:
             lambda x=x, operation=operation: operation(x)
             for operation in (brightness, contrast, saturation, hue)
         ]
-        x = tf.ensure_shape(tf.switch_case(drawn["order"][turn], branches), x.shape)
-        x = tf.clip_by_value(x, 0.0, 1.0)
+        x = tf.clip_by_value(tf.switch_case(drawn["order"][turn], branches), 0.0, 1.0)
     return x
 
 

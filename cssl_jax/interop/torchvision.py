@@ -47,7 +47,7 @@ def from_torchvision(
             node = node.setdefault(name, {})
         node[leaf] = np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array)
     if expected is not None:
-        _check(to_torchvision(variables), expected)
+        _check(_leaves(variables), _leaves(expected))
     return variables
 
 
@@ -110,21 +110,21 @@ def _leaves(variables: Mapping[str, Any]) -> dict[str, Any]:
     return leaves
 
 
-def _check(arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any]) -> None:
-    wanted = _leaves(expected)
+def _check(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     for problem, keys in (
-        ("lacks", wanted.keys() - arrays.keys()),
-        ("has, but the encoder does not,", arrays.keys() - wanted.keys()),
+        ("lacks", wanted.keys() - found.keys()),
+        ("has, but the encoder does not,", found.keys() - wanted.keys()),
     ):
         if keys:
             names = ", ".join(sorted(keys)[:4])
             raise UserError(f"the state dict {problem} {names} ({len(keys)} in all)")
-    for key, leaf in wanted.items():
-        shape = tuple(leaf.shape)
-        if len(shape) == 4:
-            shape = tuple(shape[i] for i in (3, 2, 0, 1))
-        if arrays[key].shape != shape:
+    for key in wanted:
+        given, own = (
+            tuple(shape[i] for i in (3, 2, 0, 1)) if len(shape) == 4 else tuple(shape)
+            for shape in (found[key].shape, wanted[key].shape)
+        )
+        if given != own:
             raise UserError(
-                f"{key!r} has shape {arrays[key].shape}; this encoder's is {shape}: check the "
-                "encoder's name, width and stem"
+                f"{key!r} has shape {given}; this encoder's is {own}: check the encoder's name, "
+                "width and stem"
             )

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.errors import UserError
+
 
 class BatchNorm(nn.Module):
     """Batch normalisation (arXiv 1502.03167, Alg. 1) over contiguous groups of the global batch.
@@ -39,9 +41,11 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         values = x.astype(jnp.promote_types(x.dtype, running_mean.value.dtype))
         if train:
-            axis_name = None if self.is_initializing() else self.axis_name
-            mean, var = group_statistics(values, running_mean.value, axis_name, self.groups)
-            if not self.is_initializing():
+            # Initialisation sees neither the axis nor, as a rule, a whole batch.
+            starting = self.is_initializing()
+            axis_name, groups = (None, 1) if starting else (self.axis_name, self.groups)
+            mean, var = group_statistics(values, running_mean.value, axis_name, groups)
+            if not starting:
                 for running, new in ((running_mean, mean), (running_var, var)):
                     average = jax.lax.stop_gradient(new).mean(axis=0)
                     if axis_name is not None:
@@ -73,9 +77,17 @@ def group_statistics(
 
     Returns:
         (mean, var), [groups here, C] each.
+
+    Raises:
+        UserError: A group would hold parts of images, or unequal shares of devices.
     """
     devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     local_groups = max(1, groups // devices)
+    if len(x) % local_groups or (groups % devices and devices % groups):
+        raise UserError(
+            f"{groups} BatchNorm groups do not split evenly over {devices} devices of {len(x)} "
+            "rows each; use 1, or a divisor of both"
+        )
     shift = jax.lax.stop_gradient(shift)
     d = x.reshape(local_groups, -1, x.shape[-1]) - shift
     moments = jnp.stack([d.mean(axis=1), jnp.square(d).mean(axis=1)])

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.errors import UserError
 from cssl_jax.models.normalization import BatchNorm
 
 ModuleBuilder = Callable[..., Any]
@@ -104,7 +105,12 @@ class ResNet(nn.Module):
 
         Returns:
             features [n, D], at least float32, and stages: the map after each stage.
+
+        Raises:
+            UserError: Unknown stem.
         """
+        if self.stem not in ("imagenet", "cifar"):
+            raise UserError(f"stem {self.stem!r} is unknown; use 'imagenet' or 'cifar'")
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(
             BatchNorm, axis_name=self.axis_name, groups=self.norm_groups, dtype=self.dtype

@@ -83,7 +83,6 @@ class Checkpoints:
                 meta=ocp.args.JsonSave(meta),
             ),
             metrics=metrics if BEST in metrics else None,
-            force=True,
         )
         if not saved:
             raise RunError(

@@ -12,7 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from cssl_jax import parallel, recipes, runtime
-from cssl_jax.config import Config, validate
+from cssl_jax.config import Config
 from cssl_jax.data import pipeline as pipelines
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import RunError, UserError
@@ -39,7 +39,7 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         UserError: The config, the data or the folder do not fit each other.
         RunError: The loss is no longer finite, a checkpoint could not be written, or a signal came.
     """
-    validate(config)
+    config = recipes.canonical(config)
     run = pathlib.Path(workdir).expanduser().absolute()
     _claim(run, config)
     cache = runtime.set_compile_cache(config.runtime.compile_cache)

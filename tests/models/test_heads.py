@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from cssl_jax.models.heads import ProjectionHead
+from cssl_jax.parallel import AXIS, make_mesh
 
 
 @pytest.fixture
@@ -93,3 +95,21 @@ def test_projections_and_statistics_are_float32_under_bfloat16_compute():
     # A few roundings of 2^-9 each, of sums that partly cancel.
     assert np.abs(projections - expected).max() < 0.05 * np.abs(expected).max()
     assert np.abs(projections - expected).max() > 1e-5
+
+
+def test_every_norm_of_a_head_has_the_axis_and_the_groups(float64):
+    features = np.random.default_rng(1).normal(size=(8, 5))
+    head = ProjectionHead(layers=3, hidden=7, out=3, axis_name=AXIS, norm_groups=2)
+    variables = draw(head, features)
+    mapped = jax.shard_map(
+        lambda v, x: head.apply(v, x, True, mutable=["batch_stats"])[0],
+        mesh=make_mesh(jax.devices()[:4]),
+        in_specs=(P(), P(AXIS)),
+        out_specs=P(AXIS),
+        check_vma=False,
+    )
+    expected = [forward(variables, part, 3, train=True) for part in np.split(features, 2)]
+    # float64, summed in another order; 4 rows a group magnify rounding a little.
+    np.testing.assert_allclose(
+        jax.jit(mapped)(variables, features), np.concatenate(expected), rtol=1e-9, atol=1e-11
+    )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from cssl_jax.errors import UserError
 from cssl_jax.models.normalization import BatchNorm
 from cssl_jax.parallel import AXIS, make_mesh
 
@@ -99,16 +100,24 @@ def test_statistics_are_of_the_group_however_many_devices_hold_it(float64, devic
     assert all(np.array_equal(first, other) for other in others)
 
 
-def test_evaluation_uses_running_statistics_and_no_axis():
+@pytest.mark.parametrize(("devices", "groups", "rows"), [(1, 4, 6), (2, 8, 12), (2, 3, 12)])
+def test_groups_that_straddle_images_or_devices_unevenly_are_refused(devices, groups, rows):
+    # With 6 positions an image, pixels alone would divide.
+    x, weights, variables = draw()
+    with pytest.raises(UserError, match=f"{groups} BatchNorm groups"):
+        on_devices(devices, groups, x[:rows], weights[:rows], variables)
+
+
+def test_evaluation_uses_running_statistics_and_no_axis(float64):
     x, _, variables = draw()
     module = BatchNorm(axis_name=AXIS, groups=8)
     y, updates = module.apply(variables, x, train=False, mutable=["batch_stats"])
     stats, params = variables["batch_stats"], variables["params"]
     normal = (x - stats["mean"]) / np.sqrt(stats["var"] + EPSILON)
     expected = normal * params["scale"] + params["bias"]
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4)  # float32, |y| up to 100
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
     for name, value in stats.items():
-        np.testing.assert_array_equal(updates["batch_stats"][name], np.float32(value))
+        np.testing.assert_array_equal(updates["batch_stats"][name], value)
 
 
 def test_initialisation_needs_no_axis_and_leaves_statistics_alone():

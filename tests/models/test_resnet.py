@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from cssl_jax.errors import UserError
 from cssl_jax.interop.torchvision import from_torchvision, to_torchvision
 from cssl_jax.models.encoder import build_encoder
 from cssl_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+from cssl_jax.parallel import AXIS, make_mesh
 
 GOLDENS = pathlib.Path(__file__).resolve().parents[1] / "goldens"
 # Imported by path: torchvision.npz was made from the same functions.
@@ -51,7 +53,7 @@ def randomise(encoder, seed, dtype=np.float32):
 
 
 def tiny(block=BasicBlock, **options):
-    """A stage that keeps and a stage that changes the size: every kind of shortcut but one."""
+    """A stage that keeps the size and one that halves it: shortcuts with and without weights."""
     return ResNet((2, 1), block, width=0.125, stem="cifar", **options)
 
 
@@ -239,3 +241,35 @@ def test_residual_branches_are_zero_at_initialisation(block):
 def test_unknown_encoder_is_answered_with_the_nearest_name():
     with pytest.raises(UserError, match=r"'resnet5O'.*did you mean 'resnet50'"):
         build_encoder("resnet5O")
+
+
+def test_unknown_stem_is_answered_and_not_taken_for_another():
+    with pytest.raises(UserError, match=r"stem 'cifar10' is unknown; use 'imagenet' or 'cifar'"):
+        shapes_of(build_encoder("resnet18", stem="cifar10"))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_encoder_on_several_devices_is_the_encoder_on_one(groups):
+    """Every BatchNorm gets the axis and the groups: a group is as a batch by itself."""
+    images = images_of((8, 8, 8, 3))
+    variables = randomise(tiny(), seed=3)
+
+    def forward(variables, images, encoder):
+        output, updates = encoder.apply(variables, images, True, mutable=["batch_stats"])
+        return output["features"], updates
+
+    alone = jax.jit(functools.partial(forward, encoder=tiny()))
+    parts = [alone(variables, part) for part in np.split(images, groups)]
+    mapped = jax.shard_map(
+        functools.partial(forward, encoder=tiny(axis_name=AXIS, norm_groups=groups)),
+        mesh=make_mesh(jax.devices()[:4]),
+        in_specs=(P(), P(AXIS)),
+        out_specs=(P(AXIS), P()),
+        check_vma=False,
+    )
+    features, updates = jax.jit(mapped)(variables, images)
+    # float32 sums in another order; statistics of single devices would differ by tens of %.
+    assert relative_error(features, np.concatenate([part[0] for part in parts])) < 1e-4
+    average = jax.tree.map(lambda *leaves: sum(leaves) / groups, *(part[1] for part in parts))
+    for actual, expected in zip(jax.tree.leaves(updates), jax.tree.leaves(average), strict=True):
+        assert relative_error(actual, expected) < 1e-4
