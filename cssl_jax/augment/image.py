@@ -62,9 +62,8 @@ def apply_views(
 
 def to_float(images: jax.Array) -> jax.Array:
     """uint8 in [0, 255] to the default float in [0, 1]; floating input is taken as it is."""
-    if images.dtype == jnp.uint8:
-        return images.astype(float) / 255
-    return images
+    images = jnp.asarray(images)
+    return images.astype(float) / 255 if images.dtype == jnp.uint8 else images
 
 
 def normalize(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from cssl_jax import parallel, recipes, runtime
 from cssl_jax.config import Config
@@ -77,16 +78,13 @@ class Encoder:
 
     def untrained(self) -> Model:
         """The model as it was before the first step."""
-        optimizer = setup.optimizers.make_optimizer("sgd", lambda step: 0.0)
-        state = setup.init_state(self.method, optimizer, self.spec, self.config.train.seed)
+        state = setup.init_state(self.method, optax.identity(), self.spec, self.config.train.seed)
         model = {"params": state.params, "model_state": state.model_state}
         return parallel.replicate(model, self.mesh)
 
     def _shapes(self) -> Model:
-        optimizer = setup.optimizers.make_optimizer("sgd", lambda step: 0.0)
-        state = jax.eval_shape(
-            lambda: setup.init_state(self.method, optimizer, self.spec, self.config.train.seed)
-        )
+        init = setup.initializer(self.method, optax.identity(), self.spec)
+        state = jax.eval_shape(init, jax.random.key(0))
         return {"params": state.params, "model_state": state.model_state}
 
 

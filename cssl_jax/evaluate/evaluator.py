@@ -75,8 +75,10 @@ class Evaluator:
         figures = self.judge(self.features(model))
         flat: dict[str, float] = {}
         for name, value in figures.items():
-            parts = value.items() if isinstance(value, dict) else [("", value)]
-            flat |= {f"{name}.{key}".rstrip("."): float(figure) for key, figure in parts}
+            if isinstance(value, dict):  # a protocol; its settings are no figures
+                flat |= {f"{name}.{top}": value[top] for top in ("top1", "top5")}
+            else:
+                flat[name] = value
         return flat
 
     def final(

@@ -1,6 +1,7 @@
 """From a config to the parts of a run: data, modules, optimizer, first state."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -134,10 +135,10 @@ def make_optimizer(
     return optimizer, schedule, total_steps
 
 
-def init_state(
-    method: Method, optimizer: optax.GradientTransformation, spec: InputSpec, seed: int
-) -> TrainState:
-    """The state before the first step; a function of the seed alone."""
+def initializer(
+    method: Method, optimizer: optax.GradientTransformation, spec: InputSpec
+) -> Callable[[jax.Array], TrainState]:
+    """A function from a key to the state before the first step; its shapes need no compilation."""
     ((group, count),) = method.views.items()
     views = np.zeros((2, count, spec.size, spec.size, spec.channels), np.float32)
 
@@ -146,6 +147,14 @@ def init_state(
         step = jnp.zeros((), jnp.int32)
         return TrainState(step, params, model_state, method_state, optimizer.init(params))
 
+    return init
+
+
+def init_state(
+    method: Method, optimizer: optax.GradientTransformation, spec: InputSpec, seed: int
+) -> TrainState:
+    """The state before the first step; a function of the seed alone."""
     # Random draws compile slowly on CPU (a minute for ResNet-50 under jax 0.12) and run once.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(init, compiler_options=quick)(jax.random.key(seed))
+    init = jax.jit(initializer(method, optimizer, spec), compiler_options=quick)
+    return init(jax.random.key(seed))

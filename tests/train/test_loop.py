@@ -1,0 +1,278 @@
+import json
+import math
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import cssl_jax
+import tiny
+from cssl_jax import parallel
+from cssl_jax.errors import RunError, UserError
+from cssl_jax.train import journal
+from cssl_jax.train.checkpoints import Checkpoints
+
+EPOCHS, STEPS_PER_EPOCH = 3, 3
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    source = tiny.pictures(60)
+    path = tmp_path_factory.mktemp("data") / "pictures.npz"
+    np.savez(path, images=source.images, labels=source.labels)
+    return str(path)
+
+
+def make_config(arrays, **data):
+    config = tiny.config(epochs=EPOCHS, checkpoint_every=1, evaluate_every=2)
+    config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16)
+    return tiny.replace(config, "data", source=arrays, **data)
+
+
+@pytest.fixture(scope="module")
+def config(arrays):
+    return make_config(arrays)
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """A run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    results = cssl_jax.pretrain(config, folder)
+    return folder, results
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def last_model(folder):
+    encoder = cssl_jax.load_encoder(folder)
+    assert encoder.step == EPOCHS * STEPS_PER_EPOCH
+    return jax.device_get(encoder.model)
+
+
+def assert_same_run(folder, reference):
+    assert (folder / "metrics.jsonl").read_bytes() == (reference / "metrics.jsonl").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, last_model(folder), last_model(reference))
+    ours, theirs = (json.loads((f / "results.json").read_text()) for f in (folder, reference))
+    assert ours == theirs
+
+
+def test_results_hold_every_figure_beside_its_floors(run, config):
+    folder, results = run
+    assert json.loads((folder / "results.json").read_text()) == results
+    for row in (results, results["random_init"], results["pixels"]):
+        for protocol in ("linear", "knn"):
+            assert 0.0 <= row[protocol]["top1"] <= row[protocol]["top5"] <= 1.0
+    assert results["split"] == {"train": 48, "validation": 12}
+    assert results["seed"] == 0
+    assert results["step"] == 9
+    assert results["config_hash"] == cssl_jax.recipes.config_hash(config)
+
+
+def test_metrics_hold_loss_chance_accuracy_norm_and_rate_of_every_step(run):
+    folder, _ = run
+    steps = [line for line in lines(folder / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 10))
+    for line in steps:
+        assert line["chance_level"] == math.log(2 * 16 - 1)
+        assert 0.0 <= line["contrastive_accuracy"] <= 1.0
+        assert line["gradient_norm"] > 0.0
+        assert line["epoch"] == line["step"] / 3
+    rates = [line["learning_rate"] for line in steps]
+    assert rates[0] == pytest.approx(2e-3)  # no warm-up
+    assert rates == sorted(rates, reverse=True)
+    online = [line for line in lines(folder / "metrics.jsonl") if "knn.top1" in line]
+    assert [line["step"] for line in online] == [6]
+    assert "linear.top1" in online[0]
+
+
+def test_timings_are_apart_and_tensorboard_reads_the_events(run):
+    folder, _ = run
+    timings = lines(folder / "timings.jsonl")
+    assert {"images_per_second", "input_wait", "seconds"} <= set(timings[0])
+    assert "images_per_second" not in (folder / "metrics.jsonl").read_text()
+
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    (path,) = (folder / "tensorboard").iterdir()
+    events = [
+        (event.step, value.tag, value.tensor.float_val[0])
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+    ]
+    losses = {step: value for step, tag, value in events if tag == "loss"}
+    expected = {
+        line["step"]: np.float32(line["loss"])
+        for line in lines(folder / "metrics.jsonl")
+        if "loss" in line
+    }
+    assert losses == expected
+
+
+class CrashError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("step", [2, 4, 8])
+def test_a_run_that_crashed_ends_with_the_same_bits(config, run, tmp_path, monkeypatch, step):
+    add = journal.Journal.add
+
+    def crash(self, done, metrics, wait):
+        add(self, done, metrics, wait)
+        if done == step:
+            raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "add", crash)
+        with pytest.raises(CrashError):
+            cssl_jax.pretrain(config, tmp_path / "run")
+    cssl_jax.pretrain(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", run[0])
+
+
+def test_a_signal_saves_and_the_next_start_goes_on(config, run, tmp_path, monkeypatch):
+    add = journal.Journal.add
+
+    def interrupt(self, done, metrics, wait):
+        add(self, done, metrics, wait)
+        if done == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "add", interrupt)
+        with pytest.raises(RunError, match="SIGTERM at step 5 of 9: saved"):
+            cssl_jax.pretrain(config, tmp_path / "run")
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        assert checkpoints.latest == 5
+    cssl_jax.pretrain(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", run[0])
+
+
+@pytest.mark.parametrize("placement", [{"resident": False}, {"augment_on": "host"}])
+def test_resume_is_exact_wherever_the_input_is_made(arrays, tmp_path, monkeypatch, placement):
+    if placement.get("augment_on") == "host":
+        pytest.importorskip("tensorflow")
+    config = make_config(arrays, **placement)
+    cssl_jax.pretrain(config, tmp_path / "whole")
+    add = journal.Journal.add
+
+    def crash(self, done, metrics, wait):
+        add(self, done, metrics, wait)
+        if done == 5:
+            raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "add", crash)
+        with pytest.raises(CrashError):
+            cssl_jax.pretrain(config, tmp_path / "run")
+    cssl_jax.pretrain(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_trained_again(config, run):
+    folder, results = run
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert cssl_jax.pretrain(config, folder) == results
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("options", [{"devices": 4}, {"devices": 2, "backend": "pmap"}])
+def test_a_run_goes_on_with_other_devices(config, run, tmp_path, monkeypatch, options):
+    add = journal.Journal.add
+
+    def crash(self, done, metrics, wait):
+        add(self, done, metrics, wait)
+        if done == 4:
+            raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "add", crash)
+        with pytest.raises(CrashError):
+            cssl_jax.pretrain(config, tmp_path / "run")
+    moved = tiny.replace(config, "runtime", **options)
+    cssl_jax.pretrain(moved, tmp_path / "run")
+    ours = [line["loss"] for line in lines(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
+    theirs = [line["loss"] for line in lines(run[0] / "metrics.jsonl") if "loss" in line]
+    # Six float32 steps of AdamW on sums in another order; a lost or repeated batch gives 1e-1.
+    np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+
+
+def test_another_config_is_refused_with_what_differs(config, run):
+    other = tiny.replace(config, "method", temperature=0.7)
+    with pytest.raises(UserError, match=r"method\.temperature: 0\.2 -> 0\.7"):
+        cssl_jax.pretrain(other, run[0])
+
+
+def test_a_folder_of_other_things_is_refused(config, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        cssl_jax.pretrain(config, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_starts_from_the_weights_of_another(config, run, tmp_path):
+    frozen = tiny.replace(config, "optimizer", learning_rate=0.0, weight_decay=0.0)
+    frozen = tiny.replace(frozen, "train", init=str(run[0]), epochs=1)
+    cssl_jax.pretrain(frozen, tmp_path / "next")
+    ours = cssl_jax.load_encoder(tmp_path / "next").model["params"]
+    jax.tree.map(np.testing.assert_array_equal, ours, last_model(run[0])["params"])
+
+
+def test_weights_of_another_shape_are_refused(config, run, tmp_path):
+    wider = tiny.replace(config, "model", width=0.25)
+    wider = tiny.replace(wider, "train", init=str(run[0]))
+    with pytest.raises(UserError, match="give a run with the same model"):
+        cssl_jax.pretrain(wider, tmp_path / "next")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(config, tmp_path):
+    wild = tiny.replace(config, "optimizer", name="sgd", learning_rate=1e30, nesterov=False)
+    wild = tiny.replace(wild, "model", projector_norm=False)
+    with pytest.raises(RunError, match=r"(loss|gradient_norm) is (nan|inf) at step \d+"):
+        cssl_jax.pretrain(wild, tmp_path / "run")
+
+
+def test_without_labels_the_figures_need_none(config, arrays, tmp_path):
+    path = tmp_path / "bare.npz"
+    np.savez(path, images=tiny.pictures(60).images)
+    bare = tiny.replace(config, "data", source=str(path))
+    results = cssl_jax.pretrain(bare, tmp_path / "run")
+    for row in (results, results["random_init"], results["pixels"]):
+        assert 0.0 <= row["view_retrieval"] <= 1.0
+        assert row["alignment"] >= 0.0
+        assert row["uniformity"] <= 0.0
+        assert row["rankme"] >= 1.0
+    online = [line for line in lines(tmp_path / "run" / "metrics.jsonl") if "rankme" in line]
+    assert [line["step"] for line in online] == [6]
+
+
+def test_the_encoder_takes_pictures_of_any_size_and_gives_float32(run):
+    encoder = cssl_jax.load_encoder(run[0], batch_size=8)
+    images = tiny.pictures(11).images
+    features = encoder(images)
+    assert features.shape == (11, 16)
+    assert features.dtype == np.float32
+    # The tail is padded, not dropped, and does not depend on its neighbours.
+    np.testing.assert_allclose(encoder(images[8:]), features[8:], rtol=1e-5, atol=1e-6)
+    assert encoder(np.zeros((2, 20, 31, 1), np.uint8)).shape == (2, 16)
+    with pytest.raises(UserError, match="images have 3 channels; this encoder takes 1"):
+        encoder(np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match="give uint8"):
+        encoder(np.zeros((2, 8, 8, 1), np.float32))
+
+
+def test_evaluating_a_run_again_gives_its_results(run):
+    folder, results = run
+    figures = cssl_jax.evaluate_run(folder, "knn")
+    assert figures["knn"] == results["knn"]
+    assert figures["random_init"]["knn"] == results["random_init"]["knn"]
+    assert json.loads((folder / "results.json").read_text()) == results
+    with pytest.raises(UserError, match="'svm' is unknown; use knn or linear"):
+        cssl_jax.evaluate_run(folder, "svm")
+
+
+def test_every_replica_of_a_restored_state_is_equal(run):
+    parallel.assert_replicated(cssl_jax.load_encoder(run[0]).model)
