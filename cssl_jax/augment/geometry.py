@@ -37,10 +37,9 @@ def crop_box(
     use = found & parameters["crop"]
     w = jnp.where(use, jnp.take_along_axis(widths, first, -1)[..., 0], fallback_width)
     h = jnp.where(use, jnp.take_along_axis(heights, first, -1)[..., 0], fallback_height)
+    # A float below 1 times a whole number never rounds up to that number, so the box stays inside.
     top = jnp.where(use, jnp.floor(parameters["crop_y"] * (height - h + 1)), (height - h) // 2)
     left = jnp.where(use, jnp.floor(parameters["crop_x"] * (width - w + 1)), (width - w) // 2)
-    # u * (height - h + 1) can round up to the excluded end in float32.
-    top, left = jnp.minimum(top, height - h), jnp.minimum(left, width - w)
     return tuple(v.astype(jnp.int32) for v in (top, left, h, w))  # type: ignore[return-value]
 
 

@@ -1,9 +1,14 @@
-"""What can be told of features without labels."""
+"""What can be told of features without labels.
+
+Every function takes features [N, D] of any length and any float type, one row an example, and
+computes in at least float32. A zero row has no direction and stays zero.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cssl_jax.errors import UserError
 from cssl_jax.losses.similarity import unit_length
 
 Array = jax.Array | np.ndarray
@@ -16,10 +21,16 @@ def alignment(z1: Array, z2: Array) -> jax.Array:
     Args:
         z1: Features [N, D] of one view.
         z2: Features [N, D] of another view of the same examples.
+
+    Returns:
+        Scalar in [0, 4].
+
+    Raises:
+        UserError: The shapes differ.
     """
-    return jnp.mean(
-        jnp.sum(jnp.square(unit_length(jnp.asarray(z1)) - unit_length(jnp.asarray(z2))), axis=-1)
-    )
+    _check_views(z1, z2)
+    a, b = unit_length(jnp.asarray(z1)), unit_length(jnp.asarray(z2))
+    return jnp.mean(jnp.sum(jnp.square(a - b), axis=-1))
 
 
 def uniformity(z: Array, *, block_size: int = 1024) -> jax.Array:
@@ -30,7 +41,15 @@ def uniformity(z: Array, *, block_size: int = 1024) -> jax.Array:
     Args:
         z: Features [N, D], N at least 2.
         block_size: Rows at a time: memory is block_size x N floats.
+
+    Returns:
+        Scalar in [-8, 0].
+
+    Raises:
+        UserError: There is no pair.
     """
+    if z.ndim != 2 or len(z) < 2:
+        raise UserError(f"uniformity of features {z.shape}; give [N, D] with at least two rows")
     unit = unit_length(jnp.asarray(z))
     n = len(unit)
     sums = [_pair_sums(unit, unit[i : i + block_size], i) for i in range(0, n, block_size)]
@@ -39,7 +58,10 @@ def uniformity(z: Array, *, block_size: int = 1024) -> jax.Array:
 
 @jax.jit
 def _pair_sums(z: jax.Array, rows: jax.Array, first: int) -> jax.Array:
-    exponent = 4.0 * (jnp.matmul(rows, z.T, precision=_HIGHEST) - 1.0)  # -2 ||a - b||^2
+    product = jnp.matmul(rows, z.T, precision=_HIGHEST)
+    # Not 2 - 2 cos: the zero rows of a dead encoder are at distance 0, and must not look spread.
+    lengths = jnp.sum(jnp.square(rows), axis=1)[:, None] + jnp.sum(jnp.square(z), axis=1)[None, :]
+    exponent = -2.0 * jnp.maximum(lengths - 2.0 * product, 0.0)  # rounding may pass below 0
     itself = jnp.arange(len(z))[None, :] == (first + jnp.arange(len(rows)))[:, None]
     return jax.nn.logsumexp(jnp.where(itself, -jnp.inf, exponent))
 
@@ -47,7 +69,8 @@ def _pair_sums(z: jax.Array, rows: jax.Array, first: int) -> jax.Array:
 def rankme(features: Array, *, epsilon: float = 1e-7) -> jax.Array:
     """Smooth rank: exp of the entropy of the singular values' shares (arXiv 2210.02885, eq. 1).
 
-    Features are not centred, as in the paper; between 1 (collapsed to a line) and min(N, D).
+    Features are not centred, as in the paper; between 1 (collapsed to a line) and min(N, D), which
+    epsilon lets it pass by about epsilon min(N, D) ln(1 / epsilon) of itself.
 
     Args:
         features: [N, D].
@@ -74,7 +97,14 @@ def view_retrieval(z1: np.ndarray, z2: np.ndarray, *, block_size: int = 1024) ->
         z1: Features [N, D] of one view.
         z2: Features [N, D] of another view of the same examples.
         block_size: Rows at a time: memory is block_size x N floats.
+
+    Returns:
+        Mean of both directions, in [0, 1].
+
+    Raises:
+        UserError: The shapes differ.
     """
+    _check_views(z1, z2)
     a, b = unit_length(jnp.asarray(z1)), unit_length(jnp.asarray(z2))
     hits = 0
     for anchors, candidates in ((a, b), (b, a)):
@@ -90,3 +120,11 @@ def _hits(anchors: jax.Array, candidates: jax.Array, first: int) -> jax.Array:
     positive = jnp.take_along_axis(similarity, own, axis=1)[:, 0]
     others = jnp.where(jnp.arange(len(candidates))[None, :] == own, -jnp.inf, similarity)
     return jnp.sum(positive > jnp.max(others, axis=1))
+
+
+def _check_views(z1: Array, z2: Array) -> None:
+    if z1.ndim != 2 or z1.shape != z2.shape or not len(z1):
+        raise UserError(
+            f"the views have shapes {z1.shape} and {z2.shape}; give two [N, D] with row i of both "
+            "from one example"
+        )

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cssl_jax.evaluate.metrics import top1_top5
+from cssl_jax.errors import UserError
+from cssl_jax.evaluate.metrics import checked_labels, top1_top5
 from cssl_jax.losses.similarity import unit_length
 
 
@@ -20,7 +21,11 @@ def knn(
     k: int = 200,
     temperature: float = 0.1,
 ) -> dict[str, float]:
-    """{"top1", "top5"} of ``knn_predict`` as shares in [0, 1]; arguments as there."""
+    """{"top1", "top5"} of ``knn_predict`` as shares in [0, 1]; arguments and errors as there.
+
+    ``query_labels`` are int [Q] in [0, num_classes).
+    """
+    query_labels = checked_labels(query_labels, queries, num_classes=num_classes, name="query")
     scores = knn_predict(
         bank, bank_labels, queries, num_classes=num_classes, k=k, temperature=temperature
     )
@@ -50,9 +55,21 @@ def knn_predict(
 
     Returns:
         Scores float32 [Q, num_classes], scaled a row so that the nearest neighbour weighs 1.
+
+    Raises:
+        UserError: Features, labels, k, temperature or block_size do not fit.
     """
+    bank_labels = checked_labels(bank_labels, bank, num_classes=num_classes, name="bank")
+    if queries.ndim != 2 or queries.shape[1] != bank.shape[1] or not len(queries):
+        raise UserError(
+            f"query features have shape {queries.shape} beside a bank of {bank.shape}; "
+            "give [Q, D] of the bank's width with at least one row"
+        )
+    for name, value in (("k", k), ("temperature", temperature), ("block_size", block_size)):
+        if not value > 0:
+            raise UserError(f"{name} is {value}; give a positive number")
     unit_bank = unit_length(jnp.asarray(bank))
-    labels = jnp.asarray(bank_labels, jnp.int32)
+    labels = jnp.asarray(bank_labels)
     block = min(block_size, len(queries))
     parts = []
     for start in range(0, len(queries), block):
@@ -69,7 +86,8 @@ def _vote(
 ) -> jax.Array:
     similarity = jnp.matmul(unit_length(queries), bank.T, precision=jax.lax.Precision.HIGHEST)
     nearest, index = jax.lax.top_k(similarity, k)
-    # Dividing all weights of a query by its largest changes no vote and cannot overflow.
+    # exp((s - s_max) / t) = exp(s / t) / exp(s_max / t): one positive factor for all weights of a
+    # query, so that the order of its classes is the same, and no exponent is above 0.
     weights = jnp.exp((nearest - nearest[:, :1]) / temperature)
     rows = jnp.arange(len(queries))[:, None]
     return jnp.zeros((len(queries), num), weights.dtype).at[rows, labels[index]].add(weights)

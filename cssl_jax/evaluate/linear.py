@@ -1,6 +1,7 @@
 """The linear probe: multinomial logistic regression on frozen features."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,13 @@ import optax
 import scipy.special
 
 from cssl_jax.data.sampler import epoch_key, permute
-from cssl_jax.evaluate.metrics import top1_top5
+from cssl_jax.errors import UserError
+from cssl_jax.evaluate.metrics import checked_labels, top1_top5
 
 L2_VALUES = tuple(10.0 ** (e / 2) for e in range(-10, 1))
 HELD_OUT = 0.2  # of the training rows, on which the penalty is chosen
+# Of the gradient's largest entry: within 1e-3 of the objective's minimum from l2 = 1e-4 on.
+TOLERANCE = 1e-5
 Weights = tuple[jax.Array, jax.Array]
 
 
@@ -43,15 +47,24 @@ def linear_probe(
 
     Returns:
         {"top1", "top5"} as shares in [0, 1], and the chosen "l2".
+
+    Raises:
+        UserError: Features or labels do not fit, or there is nothing to choose from.
     """
-    mean = train_features.mean(axis=0, dtype=np.float64)
-    std = train_features.std(axis=0, dtype=np.float64)
-    safe = np.where(std > 0, std, 1.0)
-
-    def standardise(x: np.ndarray) -> np.ndarray:
-        return ((x - mean) / safe).astype(np.float32)
-
-    x, labels = standardise(train_features), np.asarray(train_labels)
+    labels = checked_labels(train_labels, train_features, num_classes=num_classes, name="training")
+    test_labels = checked_labels(test_labels, test_features, num_classes=num_classes, name="test")
+    if len(labels) < 2 or not l2_values:
+        raise UserError(
+            f"{len(labels)} training rows and {len(l2_values)} l2_values; give at least two rows, "
+            "one to fit and one to choose the penalty on, and one penalty"
+        )
+    if test_features.shape[1] != train_features.shape[1]:
+        raise UserError(
+            f"test features are {test_features.shape[1]} wide, training features "
+            f"{train_features.shape[1]}; give both from one encoder"
+        )
+    standardise = _standardiser(train_features)
+    x = standardise(train_features)
     order = permute(np.arange(len(x)), epoch_key(seed, 0), len(x))
     cut = max(1, round(len(x) * HELD_OUT))
     # Held-out rows take part with weight 0, so that both fits have one shape and compile once.
@@ -61,10 +74,12 @@ def linear_probe(
     start = _zeros(x.shape[1], num_classes)
     losses = {}
     for l2 in sorted(l2_values, reverse=True):
-        start = _fit(x, labels, fitted, l2, start)  # from the neighbour's solution: few steps
+        start = _fit(
+            x, labels, fitted, float(l2), start
+        )  # from the neighbour's solution: few steps
         losses[l2] = _cross_entropy(_scores(start, x[held_out]), labels[held_out])
     l2 = min(losses, key=lambda value: losses[value])
-    weights = _fit(x, labels, np.ones_like(fitted), l2, _zeros(x.shape[1], num_classes))
+    weights = _fit(x, labels, np.ones_like(fitted), float(l2), _zeros(x.shape[1], num_classes))
     return {**top1_top5(_scores(weights, standardise(test_features)), test_labels), "l2": l2}
 
 
@@ -75,7 +90,7 @@ def fit_logistic(
     num_classes: int,
     l2: float,
     max_iterations: int = 200,
-    tolerance: float = 1e-4,
+    tolerance: float = TOLERANCE,
 ) -> Weights:
     """Minimises mean cross entropy + l2 / 2 ||W||^2, the bias unpenalised, by L-BFGS.
 
@@ -89,11 +104,18 @@ def fit_logistic(
 
     Returns:
         Weights [D, C] and bias [C], at least float32.
+
+    Raises:
+        UserError: Features, labels or the penalty do not fit.
     """
+    labels = checked_labels(labels, features, num_classes=num_classes, name="training")
+    if not l2 >= 0:
+        raise UserError(f"l2 is {l2}; give a penalty of at least 0")
     x = jnp.asarray(features)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     ones = jnp.ones(len(x), x.dtype)
     start = jax.tree.map(lambda w: w.astype(x.dtype), _zeros(x.shape[1], num_classes))
-    return _fit(x, labels, ones, l2, start, tolerance, max_iterations=max_iterations)
+    return _fit(x, labels, ones, float(l2), start, tolerance, max_iterations=max_iterations)
 
 
 @functools.partial(jax.jit, static_argnames=("max_iterations",))
@@ -103,7 +125,7 @@ def _fit(
     row_weights: jax.Array,
     l2: float,
     start: Weights,
-    tolerance: float = 1e-4,
+    tolerance: float = TOLERANCE,
     *,
     max_iterations: int = 200,
 ) -> Weights:
@@ -135,6 +157,16 @@ def _fit(
     first = jax.grad(objective)(start)
     weights, *_ = jax.lax.while_loop(unfinished, improve, (start, solver.init(start), first, 0))
     return weights
+
+
+def _standardiser(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Rows [N, D] -> float32 [N, D], by the mean and standard deviation of ``features``."""
+    mean = features.mean(axis=0, dtype=np.float64)
+    std = features.std(axis=0, dtype=np.float64)
+    # What varies by less than float32 can tell is constant: it is 0, not rounding noise blown up.
+    varies = std > np.finfo(np.float32).eps * np.abs(features).max(axis=0)
+    scale = np.where(varies, 1 / np.where(varies, std, 1.0), 0.0)
+    return lambda x: ((x - mean) * scale).astype(np.float32)
 
 
 def _scores(weights: Weights, x: np.ndarray) -> np.ndarray:

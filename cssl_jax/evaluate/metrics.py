@@ -1,6 +1,8 @@
-"""Figures of classification, as shares in [0, 1]."""
+"""Figures of classification, as shares in [0, 1], and the check of what they are made from."""
 
 import numpy as np
+
+from cssl_jax.errors import UserError
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
@@ -8,18 +10,52 @@ def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
 
     Args:
         scores: float [N, classes], higher is likelier; of equal scores the lower class is first.
-        labels: int [N].
-        k: With k at or above the number of classes the result is 1.
+            A row whose own class scores NaN is a miss, so that a broken encoder does not shine.
+        labels: int [N] in [0, classes).
+        k: With k at or above the number of classes every row without NaN is a hit.
 
     Returns:
         A share in [0, 1].
     """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
-    earlier = np.arange(scores.shape[1])[None, :] < labels[:, None]
-    rank = np.sum((scores > own) | ((scores == own) & earlier), axis=1)
-    return float(np.mean(rank < k))
+    later = np.arange(scores.shape[1])[None, :] > labels[:, None]
+    # Counting what the label beats, not what beats it: every comparison with NaN is false.
+    beaten = np.sum((own > scores) | ((own == scores) & later), axis=1)
+    hit = (beaten >= scores.shape[1] - k) & ~np.isnan(own[:, 0])
+    return float(np.mean(hit))
 
 
 def top1_top5(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """{"top1", "top5"} of scores [N, classes] for labels [N]."""
     return {f"top{k}": top_k_accuracy(scores, labels, k) for k in (1, 5)}
+
+
+def checked_labels(
+    labels: np.ndarray, features: np.ndarray, *, num_classes: int, name: str
+) -> np.ndarray:
+    """``labels`` as int32 [N], after a check that they fit ``features`` [N, D].
+
+    Args:
+        labels: int [N] in [0, num_classes).
+        features: [N, D] with at least one row.
+        num_classes: Number of classes.
+        name: What the rows are, for the message.
+
+    Raises:
+        UserError: A shape, the type or a class does not fit.
+    """
+    labels, shape = np.asarray(labels), np.shape(features)
+    if len(shape) != 2 or 0 in shape:
+        raise UserError(f"{name} features have shape {shape}; give [N, D] with at least one row")
+    if labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"{name} labels are {labels.dtype} {labels.shape} beside {shape[0]} features; "
+            "give one integer a row"
+        )
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise UserError(
+            f"{name} label {outside[0]} is outside [0, {num_classes}); number the classes from 0 "
+            "and give num_classes one more than the largest"
+        )
+    return labels.astype(np.int32)

@@ -41,7 +41,7 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     """
     config = recipes.canonical(config)
     run = pathlib.Path(workdir).expanduser().absolute()
-    _claim(run, config)
+    _check_folder(run, config)
     cache = runtime.set_compile_cache(config.runtime.compile_cache)
     mesh = runtime.make_mesh(config.runtime.devices)
     parallel.per_device_batch(config.train.batch_size, mesh)
@@ -95,6 +95,7 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         "versions": runtime.versions(),
     }
 
+    _write_config(run, config)  # only now: a refused config leaves no folder behind
     with Checkpoints(run, keep=config.train.keep) as checkpoints:
         start = checkpoints.latest or 0
         state = checkpoints.restore(state, mesh) if start else parallel.replicate(state, mesh)
@@ -153,8 +154,8 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------- parts
 
 
-def _claim(run: pathlib.Path, config: Config) -> None:
-    """Makes the folder this config's run, or makes sure that it already is."""
+def _check_folder(run: pathlib.Path, config: Config) -> None:
+    """Makes sure that the folder is new, empty, or this config's run."""
     path = run / "config.json"
     if path.is_file():
         changed = recipes.differences(recipes.read_json(path), config)
@@ -163,9 +164,14 @@ def _claim(run: pathlib.Path, config: Config) -> None:
                 f"{run} holds a run with another config; use another --workdir, or undo:\n  "
                 + "\n  ".join(changed)
             )
-        return
-    if run.is_dir() and any(run.iterdir()):
+    elif run.exists() and not (run.is_dir() and not any(run.iterdir())):
         raise UserError(f"{run} is not empty and holds no run; use another --workdir")
+
+
+def _write_config(run: pathlib.Path, config: Config) -> None:
+    path = run / "config.json"
+    if path.is_file():
+        return
     try:
         run.mkdir(parents=True, exist_ok=True)
         path.write_text(recipes.to_json(config))

@@ -215,7 +215,6 @@ def test_where_no_candidate_fits_the_largest_allowed_centred_box_is_taken(shape,
 
 
 def test_the_largest_drawn_position_stays_inside():
-    # In float32, 33 times the largest number below 1 is 33.
     drawn = neutral(crop=True, crop_y=np.float32(1 - 2**-24), crop_x=np.float32(1 - 2**-24))
     drawn["crop_area"] = jnp.full((1, 10), 0.25)
     drawn["crop_log_ratio"] = jnp.zeros((1, 10))

@@ -1,0 +1,171 @@
+"""Every command, as a person types it."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tiny
+from cssl_jax import cli
+
+QUICK = ["--model.width", "0.0625", "--train.batch-size", "256", "--evaluate.batch-size", "512"]
+
+
+def words(text):
+    """Text without the boxes that help and errors are drawn in."""
+    return " ".join(re.sub(r"[│─╭╮╰╯]", " ", text).split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert cli.main(["pretrain", "debug", "--workdir", str(folder), *QUICK]) == 0
+    return folder
+
+
+def test_pretrain_ends_with_a_table_and_the_path_of_its_results(run, capsys):
+    # The same command again finds the run finished and shows its results.
+    assert cli.main(["pretrain", "debug", "--workdir", str(run), *QUICK]) == 0
+    out = capsys.readouterr().out
+    for row in ("trained encoder", "untrained encoder", "raw pixels"):
+        assert re.search(rf"^{row} +[\d.]+ % ", out, re.MULTILINE)
+    assert out.rstrip().endswith(str(run / "results.json"))
+    config = json.loads((run / "config.json").read_text())
+    assert config["train"]["batch_size"] == 256
+    assert config["data"]["source"] == "digits"
+
+
+def test_progress_shows_loss_chance_level_images_per_second_and_time_left(run, capfd):
+    again = run.parent / "again"
+    assert cli.main(["pretrain", "debug", "--workdir", str(again), *QUICK]) == 0
+    bar = capfd.readouterr().err
+    assert re.search(r"loss \d\.\d+ \(chance 6\.236\)", bar)  # ln(511)
+    assert re.search(r"\d+ images/s, \d+% waiting for input", bar)
+    assert re.search(r"\[\d\d:\d\d<\d\d:\d\d", bar)
+
+
+@pytest.mark.parametrize("protocol", [[], ["--protocol", "knn"], ["--protocol", "linear"]])
+def test_evaluate_shows_the_same_figures(run, capsys, protocol):
+    assert cli.main(["evaluate", str(run), *protocol]) == 0
+    out = capsys.readouterr().out
+    results = json.loads((run / "results.json").read_text())
+    for name in protocol[1:] or ["knn", "linear"]:
+        assert f"{100 * results[name]['top1']:.1f} %" in out
+    if protocol == ["--protocol", "knn"]:
+        assert "linear" not in out
+
+
+def test_embed_writes_features_and_labels(run, tmp_path, capsys):
+    source, output = tmp_path / "mine.npz", tmp_path / "features.npz"
+    pictures = tiny.pictures(13)
+    np.savez(source, images=pictures.images, labels=pictures.labels)
+    arguments = ["--data.source", str(source), "--output", str(output)]
+    assert cli.main(["embed", str(run), *arguments]) == 0
+    assert "[13, 32]" in capsys.readouterr().out
+    content = np.load(output)
+    assert content["features"].shape == (13, 32)
+    assert content["features"].dtype == np.float32
+    np.testing.assert_array_equal(content["labels"], pictures.labels)
+
+
+def test_doctor_tells_devices_versions_memory_and_tensorflow(capsys):
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for fact in ("jax ", "flax", "tensorflow ", "device 0: cpu", "GiB of memory", "ready to train"):
+        assert fact in out
+
+
+def test_doctor_says_how_to_mend_what_is_wrong():
+    # A platform that is not there, in a process of its own: JAX has started in this one.
+    result = subprocess.run(
+        [sys.executable, "-m", "cssl_jax", "doctor"],
+        env={**__import__("os").environ, "JAX_PLATFORMS": "nonsense"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 1
+    assert "problem: JAX finds no device (JAX_PLATFORMS='nonsense'; unset it" in result.stdout
+
+
+def test_recipes_lists_names_and_first_lines(capsys):
+    assert cli.main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^digits +SimCLR on the embedded digits", out, re.MULTILINE)
+    assert re.search(r"^cifar10_resnet18 +SimCLR on CIFAR-10", out, re.MULTILINE)
+
+
+def test_demo_runs_a_recipe_into_a_folder(tmp_path, capsys):
+    assert cli.main(["demo", "--recipe", "debug", "--workdir", str(tmp_path / "demo")]) == 0
+    assert "raw pixels" in capsys.readouterr().out
+    assert (tmp_path / "demo" / "results.json").is_file()
+
+
+def test_every_field_is_an_option_with_help(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["pretrain", "digits", "--help"])
+    assert exit_.value.code == 0
+    text = words(capsys.readouterr().out)
+    for option, help_ in [
+        ("--train.batch-size", "Global batch N, in examples, over all devices. (default: 256)"),
+        ("--model.encoder", "Name of the encoder"),
+        ("--augment.crop-area", "Smallest and largest area of the crop"),
+        ("--optimizer.weight-decay", "Its factor."),
+        ("--data.size", "Side of a view in pixels"),
+        ("--runtime.backend", "How the step is spread over devices"),
+    ]:
+        assert option in text
+        assert help_ in text
+
+
+def test_a_misspelt_option_is_refused_with_the_nearest_right_name(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["pretrain", "debug", "--workdir", str(tmp_path / "x"), "--train.bacth-size", "8"])
+    assert exit_.value.code == 2
+    message = words(capsys.readouterr().err)
+    assert "--train.bacth-size" in message
+    assert "Perhaps you meant: --train.batch-size" in message
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrian"], "no command 'pretrian'; did you mean 'pretrain'?"),
+        (["pretrain", "digts", "--workdir", "x"], "did you mean 'digits'?"),
+        (["pretrain", "debug", "--train.batch-size", "1"], "give 2+"),
+        (["pretrain", "debug", "--train.batch-size", "2000"], "does not fit the 1438 training"),
+        (["pretrain", "debug", "--train.batch-size", "30"], "does not divide over 8 devices"),
+        (["pretrain", "debug", "--data.source", "no.npz"], "'no.npz' does not exist"),
+        (["pretrain", "debug", "--model.encoder", "resnet19"], "did you mean 'resnet1"),
+        (["pretrain", "debug", "--runtime.devices", "99"], "but there are 8"),
+        (["pretrain", "debug", "--train.init", "nowhere"], "holds no checkpoint"),
+        (["evaluate", "nowhere"], "nowhere is no run folder"),
+        (["embed", "nowhere", "--data.source", "digits", "--output", "f.npz"], "no run folder"),
+        (["embed", "nowhere", "--data.source", "digits", "--output", "f.csv"], "end in .npz"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "pretrain" and "--workdir" not in arguments:
+        arguments = [*arguments, "--workdir", "run"]
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"cssl-jax {arguments[0]}: ")
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert "Traceback" not in error
+    if arguments[0] == "pretrain":
+        assert not (tmp_path / "run").exists()  # nothing in the way of the corrected command
+
+
+def test_without_a_command_the_commands_are_shown(capsys):
+    assert cli.main([]) == 2
+    out = capsys.readouterr().out
+    for command in ("pretrain", "evaluate", "embed", "doctor", "demo", "recipes"):
+        assert re.search(rf"^  {command} +\w", out, re.MULTILINE)
+    assert cli.main(["--version"]) == 0
+    assert re.match(r"cssl-jax \d+\.\d+", capsys.readouterr().out)

@@ -1,0 +1,65 @@
+"""What an import costs, and who may load TensorFlow."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import cssl_jax
+
+PACKAGE = pathlib.Path(cssl_jax.__file__).parent
+
+
+def python(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=True
+    ).stdout.strip()
+
+
+def test_importing_the_package_loads_neither_jax_nor_tensorflow():
+    code = "import sys, cssl_jax; print([m for m in ('jax', 'tensorflow') if m in sys.modules])"
+    assert python(code) == "[]"
+
+
+def test_every_module_but_one_works_without_tensorflow():
+    names = [
+        "cssl_jax." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name not in ("__init__.py", "__main__.py", "tf_pipeline.py")
+    ]
+    assert len(names) > 30
+    loaded = python(
+        "import importlib, sys\n"
+        "sys.modules['tensorflow'] = None  # as where it is not installed\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "import jax._src.xla_bridge as bridge\n"
+        "print(bridge._backends)"
+    )
+    assert loaded == "{}"  # and no import has started a device
+
+
+def test_a_run_without_tensorflow(tmp_path):
+    out = python(
+        "import sys\n"
+        "sys.modules['tensorflow'] = None\n"
+        "from cssl_jax import cli\n"
+        f"print(cli.main(['demo', '--recipe', 'debug', '--workdir', {str(tmp_path / 'run')!r}]))"
+    )
+    assert out.endswith("0")
+    assert (tmp_path / "run" / "results.json").is_file()
+
+
+@pytest.mark.parametrize("module", ["tensorflow", "pickle"])
+def test_only_one_room_names_tensorflow_and_none_unpickles(module):
+    pattern = re.compile(rf"^\s*(import|from) {module}\b", re.MULTILINE)
+    users = [p.name for p in PACKAGE.rglob("*.py") if pattern.search(p.read_text())]
+    assert users == (["tf_pipeline.py"] if module == "tensorflow" else [])
+
+
+def test_public_names_resolve_and_others_do_not():
+    for name in cssl_jax.__all__:
+        assert getattr(cssl_jax, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
+        _ = cssl_jax.pretrian
