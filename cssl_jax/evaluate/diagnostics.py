@@ -70,7 +70,7 @@ def rankme(features: Array, *, epsilon: float = 1e-7) -> jax.Array:
     """Smooth rank: exp of the entropy of the singular values' shares (arXiv 2210.02885, eq. 1).
 
     Features are not centred, as in the paper; between 1 (collapsed to a line) and min(N, D), which
-    epsilon lets it pass by about epsilon min(N, D) ln(1 / epsilon) of itself.
+    epsilon lets it pass by at most a share of about epsilon min(N, D) ln(1 / epsilon).
 
     Args:
         features: [N, D].

@@ -53,11 +53,12 @@ def linear_probe(
     """
     labels = checked_labels(train_labels, train_features, num_classes=num_classes, name="training")
     test_labels = checked_labels(test_labels, test_features, num_classes=num_classes, name="test")
-    if len(labels) < 2 or not l2_values:
+    if len(labels) < 2:
         raise UserError(
-            f"{len(labels)} training rows and {len(l2_values)} l2_values; give at least two rows, "
-            "one to fit and one to choose the penalty on, and one penalty"
+            "1 training row; give at least two, to fit on one and choose the penalty on the other"
         )
+    if not l2_values or not min(l2_values) >= 0:
+        raise UserError(f"l2_values are {l2_values}; give at least one penalty, none below 0")
     if test_features.shape[1] != train_features.shape[1]:
         raise UserError(
             f"test features are {test_features.shape[1]} wide, training features "
@@ -74,9 +75,8 @@ def linear_probe(
     start = _zeros(x.shape[1], num_classes)
     losses = {}
     for l2 in sorted(l2_values, reverse=True):
-        start = _fit(
-            x, labels, fitted, float(l2), start
-        )  # from the neighbour's solution: few steps
+        # From the neighbour's solution it takes few steps.
+        start = _fit(x, labels, fitted, float(l2), start)
         losses[l2] = _cross_entropy(_scores(start, x[held_out]), labels[held_out])
     l2 = min(losses, key=lambda value: losses[value])
     weights = _fit(x, labels, np.ones_like(fitted), float(l2), _zeros(x.shape[1], num_classes))
