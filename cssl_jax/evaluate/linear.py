@@ -1,6 +1,5 @@
 """The linear probe: multinomial logistic regression on frozen features."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -17,6 +16,7 @@ L2_VALUES = tuple(10.0 ** (e / 2) for e in range(-10, 1))
 HELD_OUT = 0.2  # of the training rows, on which the penalty is chosen
 # Of the gradient's largest entry: within 1e-3 of the objective's minimum from l2 = 1e-4 on.
 TOLERANCE = 1e-5
+MAX_ITERATIONS = 200
 Weights = tuple[jax.Array, jax.Array]
 
 
@@ -72,14 +72,18 @@ def linear_probe(
     fitted = np.ones(len(x), np.float32)
     fitted[order[:cut]] = 0.0
     held_out = fitted == 0.0
-    start = _zeros(x.shape[1], num_classes)
+
+    def fit(row_weights: np.ndarray, l2: float, start: Weights) -> Weights:
+        return _fit(on_device, labels, row_weights, float(l2), start, TOLERANCE, MAX_ITERATIONS)
+
+    on_device, start = jnp.asarray(x), _zeros(x.shape[1], num_classes)
     losses = {}
     for l2 in sorted(l2_values, reverse=True):
         # From the neighbour's solution it takes few steps.
-        start = _fit(x, labels, fitted, float(l2), start)
+        start = fit(fitted, l2, start)
         losses[l2] = _cross_entropy(_scores(start, x[held_out]), labels[held_out])
     l2 = min(losses, key=lambda value: losses[value])
-    weights = _fit(x, labels, np.ones_like(fitted), float(l2), _zeros(x.shape[1], num_classes))
+    weights = fit(np.ones_like(fitted), l2, _zeros(x.shape[1], num_classes))
     return {**top1_top5(_scores(weights, standardise(test_features)), test_labels), "l2": l2}
 
 
@@ -89,7 +93,7 @@ def fit_logistic(
     *,
     num_classes: int,
     l2: float,
-    max_iterations: int = 200,
+    max_iterations: int = MAX_ITERATIONS,
     tolerance: float = TOLERANCE,
 ) -> Weights:
     """Minimises mean cross entropy + l2 / 2 ||W||^2, the bias unpenalised, by L-BFGS.
@@ -115,19 +119,18 @@ def fit_logistic(
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     ones = jnp.ones(len(x), x.dtype)
     start = jax.tree.map(lambda w: w.astype(x.dtype), _zeros(x.shape[1], num_classes))
-    return _fit(x, labels, ones, float(l2), start, tolerance, max_iterations=max_iterations)
+    return _fit(x, labels, ones, float(l2), start, tolerance, max_iterations)
 
 
-@functools.partial(jax.jit, static_argnames=("max_iterations",))
+@jax.jit
 def _fit(
     x: jax.Array,
     labels: jax.Array,
     row_weights: jax.Array,
     l2: float,
     start: Weights,
-    tolerance: float = TOLERANCE,
-    *,
-    max_iterations: int = 200,
+    tolerance: float,
+    max_iterations: int,
 ) -> Weights:
     def objective(weights: Weights) -> jax.Array:
         kernel, bias = weights

@@ -70,7 +70,7 @@ def test_alignment_is_0_for_equal_2_for_orthogonal_and_4_for_opposite_views():
     assert alignment(z, -z) == pytest.approx(4.0, rel=1e-6)
 
 
-@pytest.mark.parametrize("block_size", [1, 20, 61, 1024])
+@pytest.mark.parametrize("block_size", [20, 61, 1024])
 def test_uniformity_is_the_loop_over_distinct_pairs_whatever_the_block(block_size):
     z, _ = views(n=61)
     # Exponents in [-8, 0] of float32 products, off by about 4 x 1e-7.
@@ -155,8 +155,8 @@ def test_rankme_of_features_that_are_all_zero_is_1():
     assert rankme(np.zeros((10, 4))) == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.parametrize("block_size", [1, 20, 61, 1024])
-@pytest.mark.parametrize("noise", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("block_size", [20, 1024])
+@pytest.mark.parametrize("noise", [0.5, 2.0])
 def test_view_retrieval_is_the_loop_over_both_directions(noise, block_size):
     z1, z2 = views(noise=noise)
     assert view_retrieval(z1, z2, block_size=block_size) == loop_retrieval(z1, z2)
