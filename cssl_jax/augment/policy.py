@@ -96,6 +96,12 @@ class ImagePolicy:
             low, high = getattr(self, name)
             if not 0.0 < low <= high:
                 raise UserError(f"augment.{name} is ({low}, {high}); give 0 < smallest <= largest")
+        for name in ("brightness", "contrast", "saturation", "jitter_strength", "blur_kernel"):
+            if not getattr(self, name) >= 0.0:
+                raise UserError(f"augment.{name} is {getattr(self, name)}; give 0 or more")
+        for name in ("fill", "solarize_threshold"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"augment.{name} is {getattr(self, name)}; give 0 to 1")
         if self.crop_area[1] > 1.0:
             raise UserError(f"augment.crop_area ends at {self.crop_area[1]}; a crop is at most 1.0")
         if not 0.0 <= self.hue * self.jitter_strength <= 0.5:

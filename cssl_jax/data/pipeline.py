@@ -3,7 +3,7 @@
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -39,7 +39,7 @@ class Pipeline:
     name: str
     reason: str
     constants: Feed
-    feeds: Callable[[int, int], Iterator[Feed]]
+    feeds: Callable[[int, int], Generator[Feed]]
     make_batch: Callable[[jax.Array, Any, Any], Batch]
     constant_feed: bool = False
 
@@ -136,19 +136,19 @@ def build(
             return feed
         return {**feed, "label": source.labels[feed["index"]].astype(np.int32)}
 
-    def resident_feeds(start: int, stop: int) -> Iterator[Feed]:
+    def resident_feeds(start: int, stop: int) -> Generator[Feed]:
         for _ in range(start, stop):
             yield {"row": rows.astype(np.int32)}
 
-    def stream_feeds(start: int, stop: int) -> Iterator[Feed]:
+    def stream_feeds(start: int, stop: int) -> Generator[Feed]:
         for step in range(start, stop):
             index, key = sampler.draw(step, rows)
             yield with_labels({"images": source.images[index], "index": index, "key": key})
 
-    def tf_feeds(start: int, stop: int) -> Iterator[Feed]:
+    def tf_feeds(start: int, stop: int) -> Generator[Feed]:
         from cssl_jax.data import tf_pipeline  # TensorFlow is loaded by those who use it only
 
-        feeds = tf_pipeline.batches(
+        for feed in tf_pipeline.batches(
             source.images,
             sampler,
             policy=policy,
@@ -157,8 +157,8 @@ def build(
             start_step=start,
             stop_step=stop,
             rows=rows,
-        )
-        return map(with_labels, feeds)
+        ):
+            yield with_labels(feed)
 
     if name == "resident":
         constants = {"images": source.images}
@@ -170,10 +170,10 @@ def build(
     return Pipeline(name, reason, {}, tf_feeds, tf_batch)
 
 
-def prefetch(items: Iterator[Any], place: Callable[[Any], Any], depth: int = 2) -> Generator[Any]:
+def prefetch(items: Generator[Any], place: Callable[[Any], Any], depth: int = 2) -> Generator[Any]:
     """Yields ``place(item)`` made by a thread that keeps ``depth`` of them ready.
 
-    An error in the thread is raised here; closing the generator ends the thread.
+    An error in the thread is raised here; closing the generator ends the thread and ``items``.
     """
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
     closed = threading.Event()
@@ -195,6 +195,8 @@ def prefetch(items: Iterator[Any], place: Callable[[Any], Any], depth: int = 2) 
             offer("end", None)
         except BaseException as error:  # handed over, whatever it is
             offer("error", error)
+        finally:
+            items.close()
 
     thread = threading.Thread(target=work, name="cssl-prefetch", daemon=True)
     thread.start()

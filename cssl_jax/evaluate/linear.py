@@ -134,7 +134,7 @@ def _fit(
 ) -> Weights:
     def objective(weights: Weights) -> jax.Array:
         kernel, bias = weights
-        logits = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+        logits = jnp.matmul(x, kernel.T, precision=jax.lax.Precision.HIGHEST) + bias
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         mean = jnp.sum(losses * row_weights) / jnp.sum(row_weights)
         return mean + 0.5 * l2 * jnp.sum(jnp.square(kernel))
@@ -157,9 +157,14 @@ def _fit(
         # The line search has evaluated the gradient at its end already.
         return weights, state, optax.tree.get(state, "grad"), iteration + 1
 
-    first = jax.grad(objective)(start)
-    weights, *_ = jax.lax.while_loop(unfinished, improve, (start, solver.init(start), first, 0))
-    return weights
+    # The kernel is solved for as [C, D]: its gradient is then residuals.T @ x, which XLA's CPU
+    # backend computes five times as fast as x.T @ residuals.
+    begin = (start[0].T, start[1])
+    first = jax.grad(objective)(begin)
+    (kernel, bias), *_ = jax.lax.while_loop(
+        unfinished, improve, (begin, solver.init(begin), first, 0)
+    )
+    return kernel.T, bias
 
 
 def _standardiser(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -100,7 +100,9 @@ def test_the_choice_follows_size_and_wishes_and_says_why():
 
 
 def test_prefetch_keeps_order_and_ends():
-    assert list(pipeline.prefetch(iter(range(20)), lambda x: x * x)) == [x * x for x in range(20)]
+    assert list(pipeline.prefetch((x for x in range(20)), lambda x: x * x)) == [
+        x * x for x in range(20)
+    ]
 
 
 def test_prefetch_raises_what_its_thread_raised():
@@ -114,10 +116,18 @@ def test_prefetch_raises_what_its_thread_raised():
         next(items)
 
 
-def test_closing_prefetch_ends_its_thread_and_reads_no_further():
-    made = []
-    items = pipeline.prefetch(itertools.count(), lambda x: made.append(x) or x, depth=2)
+def test_closing_prefetch_ends_its_thread_and_its_source():
+    made, closed = [], []
+
+    def count():
+        try:
+            yield from itertools.count()
+        finally:
+            closed.append(True)
+
+    items = pipeline.prefetch(count(), lambda x: made.append(x) or x, depth=2)
     assert next(items) == 0
     items.close()
     assert not any(thread.name == "cssl-prefetch" for thread in threading.enumerate())
+    assert closed == [True]
     assert len(made) <= 5  # one taken, two ready, one waiting to be, one just made
