@@ -1,7 +1,7 @@
 """SimCLR on the embedded digits (1,797 real 8x8 scans): the demo, minutes on a laptop.
 
 Source: the settings are this project's own; the method is SimCLR (arXiv 2002.05709). Views are
-small affine maps of the digit at 16x16, since flips turn digits into other signs.
+small affine maps of the digit at 12x12, since flips turn digits into other signs.
 Command: cssl-jax demo  (or: cssl-jax pretrain digits --workdir RUN)
 """
 
@@ -20,7 +20,7 @@ from cssl_jax.config import (
 def get_config() -> Config:
     """The recipe."""
     return Config(
-        data=DataConfig(source="digits", size=16),
+        data=DataConfig(source="digits", size=12),
         augment=ImagePolicy(
             crop=(0.0,),
             interpolation="bilinear",
@@ -38,7 +38,7 @@ def get_config() -> Config:
             grayscale=(0.0,),
             blur=(0.0,),
         ),
-        model=ModelConfig(encoder="resnet10", width=0.5, stem="cifar", projector_dim=64),
+        model=ModelConfig(encoder="resnet14", width=0.25, stem="cifar", projector_dim=64),
         method=MethodConfig(temperature=0.2),
         optimizer=OptimizerConfig(
             name="adamw",
@@ -47,6 +47,6 @@ def get_config() -> Config:
             warmup_epochs=2.0,
             weight_decay=1e-4,
         ),
-        train=TrainConfig(batch_size=256, epochs=25, log_every=5, evaluate_every=5),
+        train=TrainConfig(batch_size=128, epochs=25, log_every=10, evaluate_every=5),
         evaluate=EvaluateConfig(knn_k=20),
     )

@@ -43,7 +43,7 @@ class ModelConfig:
     """Encoder and projection head.
 
     Attributes:
-        encoder: Name of the encoder: resnet8, 10, 18, 34, 50, 101, 152 or 200.
+        encoder: Name of the encoder: resnet10, 14, 18, 34, 50, 101, 152 or 200.
         width: Multiplier of every channel count.
         stem: "imagenet" (7x7 stride 2 and max-pool) or "cifar" (3x3 stride 1).
         norm_group: Images that share BatchNorm statistics; 0 is the global batch.

@@ -10,9 +10,8 @@ from cssl_jax.errors import UserError
 from cssl_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 
 ENCODERS = {
-    # Three stages, as CIFAR's first ResNets had; for pictures of a few pixels.
-    "resnet8": functools.partial(ResNet, (1, 1, 1), BasicBlock),
     "resnet10": functools.partial(ResNet, (1, 1, 1, 1), BasicBlock),
+    "resnet14": functools.partial(ResNet, (1, 1, 1, 1), Bottleneck),
     "resnet18": functools.partial(ResNet, (2, 2, 2, 2), BasicBlock),
     "resnet34": functools.partial(ResNet, (3, 4, 6, 3), BasicBlock),
     "resnet50": functools.partial(ResNet, (3, 4, 6, 3), Bottleneck),
