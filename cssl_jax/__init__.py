@@ -40,7 +40,12 @@ _HOMES = {
 }
 
 
+_SUBMODULES = ("augment", "config", "data", "interop", "losses", "methods", "models", "recipes")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"cssl_jax.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'cssl_jax' has no attribute {name!r}")
     module, attribute = _HOMES[name]

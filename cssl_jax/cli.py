@@ -8,11 +8,17 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypeVar
 
-import tyro
-
-from cssl_jax.config import Config
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.version import __version__
+
+try:
+    import tyro
+
+    from cssl_jax.config import Config
+except (ImportError, RuntimeError) as error:  # no command can be defined: only the doctor can speak
+    from cssl_jax.doctor import instead_of_commands
+
+    instead_of_commands(error)
 
 T = TypeVar("T")
 
@@ -98,8 +104,14 @@ def pretrain(argv: Sequence[str]) -> int:
     """`cssl-jax pretrain RECIPE --workdir RUN [--section.field VALUE ...]`."""
     from cssl_jax import recipes
 
-    # The recipe's values are the defaults of every other option, so it is read first.
+    # The recipe's values are the defaults of every other option, so it comes first.
+    asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
     named = [word for word in argv[:1] if not word.startswith("-")]
+    if not named and not asks_for_help:
+        raise UserError(
+            "name the recipe first: cssl-jax pretrain RECIPE --workdir RUN [options]; "
+            f"there are {', '.join(recipes.recipe_names())}"
+        )
     config = recipes.load(named[0]) if named else Config()
     default = Pretrain(tyro.MISSING, tyro.MISSING, config)
     return _run(_parse(Pretrain, "pretrain", argv, default))
@@ -143,6 +155,8 @@ def embed(argv: Sequence[str]) -> int:
     options = _parse(Embed, "embed", argv)
     if options.output.suffix != ".npz":
         raise UserError(f"--output {options.output} must end in .npz")
+    if not options.output.parent.is_dir():
+        raise UserError(f"--output {options.output}: the folder does not exist; make it first")
     source = load_source(options.data.source)
     arrays = {"features": load_encoder(options.run)(source.images)}
     if source.labels is not None:
@@ -211,6 +225,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:  # a reader such as `head` has seen enough
         sys.stderr.close()
+        return 1
+    except OSError as error:
+        print(f"cssl-jax {name}: {error.strerror}: {error.filename}", file=sys.stderr)
         return 1
 
 

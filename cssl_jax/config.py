@@ -1,6 +1,9 @@
 """The typed truth about a run: frozen dataclasses and what makes their values valid."""
 
 import dataclasses
+import math
+import operator
+from collections.abc import Callable
 from typing import Literal
 
 from cssl_jax.augment.policy import PROBABILITIES, ImagePolicy
@@ -188,39 +191,54 @@ class Config:
     runtime: RuntimeConfig = RuntimeConfig()
 
 
+# (fields, what they must satisfy, that in words); None passes: it is a choice of its own.
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (
+        (
+            *("train.batch_size", "train.epochs", "train.log_every", "train.keep"),
+            *("model.width", "model.projector_dim", "method.temperature"),
+            *("optimizer.trust_coefficient", "optimizer.clip_norm"),
+            *("evaluate.knn_k", "evaluate.knn_temperature", "evaluate.batch_size"),
+        ),
+        lambda value: 0 < value < math.inf,
+        "a positive number",
+    ),
+    (
+        (
+            *("data.size", "model.norm_group", "model.projector_hidden"),
+            *("optimizer.learning_rate", "optimizer.warmup_epochs", "optimizer.weight_decay"),
+            *("train.evaluate_every", "train.checkpoint_every"),
+            *("evaluate.train_limit", "runtime.devices"),
+        ),
+        lambda value: 0 <= value < math.inf,
+        "zero or a positive number",
+    ),
+    (
+        ("optimizer.momentum", "optimizer.b1", "optimizer.b2", "data.validation_fraction"),
+        lambda value: 0 <= value < 1,
+        "a number within [0, 1)",
+    ),
+    (  # Without x64, jax.random.key folds a larger seed; the sampler would not.
+        ("train.seed", "data.split_seed"),
+        lambda value: 0 <= value < 2**32,
+        "a whole number from 0 to 2**32 - 1",
+    ),
+)
+
+
 def validate(config: Config) -> Config:
     """Returns the config, or raises UserError at the first value that cannot work."""
-    positive = {
-        "train.batch_size": config.train.batch_size,
-        "train.epochs": config.train.epochs,
-        "train.log_every": config.train.log_every,
-        "train.keep": config.train.keep,
-        "model.width": config.model.width,
-        "model.projector_dim": config.model.projector_dim,
-        "method.temperature": config.method.temperature,
-        "evaluate.knn_k": config.evaluate.knn_k,
-        "evaluate.knn_temperature": config.evaluate.knn_temperature,
-        "evaluate.batch_size": config.evaluate.batch_size,
-    }
-    not_negative = {
-        "data.size": config.data.size,
-        "model.norm_group": config.model.norm_group,
-        "model.projector_hidden": config.model.projector_hidden,
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "optimizer.warmup_epochs": config.optimizer.warmup_epochs,
-        "optimizer.weight_decay": config.optimizer.weight_decay,
-        "train.evaluate_every": config.train.evaluate_every,
-        "train.checkpoint_every": config.train.checkpoint_every,
-        "train.seed": config.train.seed,
-        "evaluate.train_limit": config.evaluate.train_limit,
-        "runtime.devices": config.runtime.devices,
-    }
-    for name, value in positive.items():
-        if not value > 0:
-            raise UserError(f"{name} is {value}; give a positive number")
-    for name, value in not_negative.items():
-        if not value >= 0:
-            raise UserError(f"{name} is {value}; give zero or a positive number")
+    for names, fits, wanted in _RANGES:
+        for name in names:
+            value = operator.attrgetter(name)(config)
+            if value is not None and not fits(value):
+                wanted = wanted if abs(value) < math.inf else "a finite number"
+                raise UserError(f"{name} is {value}; give {wanted}")
+    if round(64 * config.model.width) < 1:  # channels of the stem
+        raise UserError(
+            f"model.width is {config.model.width}, which leaves no channel; the smallest useful "
+            "width is 1/64 (0.015625)"
+        )
     if config.train.batch_size < 2:
         raise UserError("train.batch_size is 1; a contrastive loss needs other examples, give 2+")
     if config.optimizer.warmup_epochs > config.train.epochs:
@@ -233,8 +251,18 @@ def validate(config: Config) -> Config:
         raise UserError(
             f"model.projector_layers is {config.model.projector_layers}; give 1, 2 or 3"
         )
-    if bool(config.data.mean) != bool(config.data.std) or any(s <= 0 for s in config.data.std):
-        raise UserError("give data.mean and data.std together, every standard deviation positive")
+    mean, std = config.data.mean, config.data.std
+    finite = all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std)
+    if bool(mean) != bool(std) or not finite:
+        raise UserError(
+            f"data.mean is {mean} and data.std {std}; give data.mean and data.std together, every "
+            "number finite and every standard deviation positive"
+        )
+    if config.data.validation_fraction == 0 and not config.data.validation_source:
+        raise UserError(
+            "data.validation_fraction is 0, nothing would be left to measure on; give "
+            "--data.validation-source or a share such as 0.1"
+        )
     for name in PROBABILITIES:
         if len(getattr(config.augment, name)) not in (1, 2):
             raise UserError(

@@ -8,12 +8,17 @@ import importlib.util
 import json
 import pathlib
 import pkgutil
+import re
+import traceback
 import types
 import typing
 from typing import Any, Literal
 
 from cssl_jax.config import Config, validate
 from cssl_jax.errors import UserError
+
+# What a run may change when it is resumed: it determines no figure.
+_NO_RESULT = ("runtime", "train.checkpoint_every", "train.keep", "train.tensorboard")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -86,9 +91,13 @@ def to_json(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """12 hexadecimal digits of all that determines the result; ``runtime`` does not."""
+    """12 hexadecimal digits of all that determines the result."""
     content = to_dict(canonical(config))
-    del content["runtime"]
+    for name in _NO_RESULT:
+        section, _, field = name.partition(".")
+        content[section].pop(field) if field else content.pop(section)
+    for name in ("source", "validation_source"):  # wherever the file lies
+        content["data"][name] = pathlib.Path(content["data"][name]).name
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -106,7 +115,7 @@ def differences(old: Config, new: Config) -> list[str]:
     return [
         f"{name}: {before[name]!r} -> {after[name]!r}"
         for name in before
-        if before[name] != after[name] and not name.startswith("runtime.")
+        if before[name] != after[name] and not name.startswith(_NO_RESULT)
     ]
 
 
@@ -134,27 +143,62 @@ def load(recipe: str) -> Config:
     if path.suffix == ".py":
         if not path.is_file():
             raise UserError(f"recipe file {recipe} does not exist")
-        spec = importlib.util.spec_from_file_location("cssl_jax_recipe", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    else:
-        names = recipe_names()
-        if recipe not in names:
-            near = difflib.get_close_matches(recipe, names, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(
-                f"no recipe is called {recipe!r}; {hint}there are {', '.join(names)}, or give the "
-                "path of a .py or .json file"
-            )
-        module = importlib.import_module(f"{_recipes().__name__}.{recipe}")
+        try:
+            return canonical(_get_config(_import_file(path)))
+        except Exception as error:  # whatever a user's code may raise
+            raise _recipe_error(recipe, path, error) from error
+    names = recipe_names()
+    if recipe not in names:
+        near = difflib.get_close_matches(recipe, names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(
+            f"no recipe is called {recipe!r}; {hint}there are {', '.join(names)}, or give the "
+            "path of a .py or .json file"
+        )
+    module = importlib.import_module(f"{_recipes().__name__}.{recipe}")
+    return canonical(_get_config(module))
+
+
+def _import_file(path: pathlib.Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location("cssl_jax_recipe", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _get_config(module: types.ModuleType) -> Config:
     if not callable(getattr(module, "get_config", None)):
-        raise UserError(f"recipe {recipe} has no function get_config() that returns a Config")
+        raise UserError("there is no function get_config() that returns a Config")
     config = module.get_config()
     if not isinstance(config, Config):
-        raise UserError(f"get_config() of {recipe} returned {type(config).__name__}, not a Config")
-    return canonical(config)
+        raise UserError(f"get_config() returned {type(config).__name__}, not a Config")
+    return config
+
+
+def _recipe_error(recipe: str, path: pathlib.Path, error: Exception) -> UserError:
+    """Says what went wrong in a recipe file: the file, the line and the error's own words."""
+    file = str(path.absolute())
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    words = str(error)
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines, words = [error.lineno], error.msg
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    where = f", line {lines[-1]}" if lines and lines[-1] else ""
+    return UserError(f"recipe {recipe}{where}: {kind}{words}{_nearest_keyword(words)}")
+
+
+def _nearest_keyword(words: str) -> str:
+    """Python's message on an unexpected keyword -> "; did you mean ...?", else ""."""
+    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'$", words)
+    hints = typing.get_type_hints(Config)
+    classes = {cls.__name__: cls for cls in (Config, *hints.values())}
+    if match is None or match[1] not in classes:  # Python 3.13 adds a suggestion of its own
+        return ""
+    near = difflib.get_close_matches(match[2], typing.get_type_hints(classes[match[1]]), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def read_json(path: pathlib.Path) -> Config:

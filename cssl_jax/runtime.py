@@ -58,6 +58,15 @@ def make_mesh(devices: int) -> Mesh:
     return parallel.make_mesh(available[: devices or None])
 
 
+def refuse_several_processes(what: str) -> None:
+    """Raises UserError where JAX's distributed runtime has started more than one process."""
+    if jax.process_count() > 1:
+        raise UserError(
+            f"{what} runs in one process for now, not in {jax.process_count()}; start it on one "
+            "host, with all of that host's devices"
+        )
+
+
 def device_memory(device: jax.Device) -> int | None:
     """Bytes a device may use, or None where it does not tell (CPU)."""
     return (device.memory_stats() or {}).get("bytes_limit")

@@ -134,6 +134,7 @@ def test_a_misspelt_option_is_refused_with_the_nearest_right_name(tmp_path, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["pretrain", "--train.epochs", "1", "debug"], "name the recipe first"),
         (["pretrian"], "no command 'pretrian'; did you mean 'pretrain'?"),
         (["pretrain", "digts", "--workdir", "x"], "did you mean 'digits'?"),
         (["pretrain", "debug", "--train.batch-size", "1"], "give 2+"),

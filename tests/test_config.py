@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -37,6 +38,20 @@ def test_a_recipe_file_is_loaded_by_path(tmp_path):
     [
         ("x = 1", r"no function get_config\(\)"),
         ("def get_config():\n    return 3", "returned int, not a Config"),
+        ("x = 1\ndef get_config(:", r"bad.py, line 2: SyntaxError: "),
+        ("\nimport no_such_module", r"line 2: ModuleNotFoundError: No module named 'no_such_"),
+        ("def get_config():\n    return 1 / 0", "line 2: ZeroDivisionError: division by zero"),
+        (
+            "from cssl_jax.config import Config, TrainConfig\n\ndef get_config():\n"
+            "    return Config(train=TrainConfig(bacth_size=3))",
+            # Python 3.13 makes the suggestion itself, as a sentence.
+            r"line 4: TypeError: .*unexpected keyword argument 'bacth_size'.*[Dd]id you mean "
+            r"'batch_size'\?",
+        ),
+        (
+            "from cssl_jax.augment.policy import ImagePolicy\nImagePolicy(fill=2.0)",
+            "bad.py, line 2: augment.fill is 2.0",
+        ),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, content, message):
@@ -92,6 +107,22 @@ def test_json_keeps_optional_values_and_integers_for_floats():
         ("optimizer", {"weight_decay": -1.0}, "optimizer.weight_decay"),
         ("model", {"projector_layers": 4}, "give 1, 2 or 3"),
         ("data", {"mean": (0.5,)}, "data.mean and data.std together"),
+        ("data", {"mean": (math.nan,), "std": (1.0,)}, r"data.mean is \(nan,\)"),
+        ("data", {"mean": (0.5,), "std": (math.inf,)}, r"data.std \(inf,\)"),
+        ("data", {"validation_fraction": 1.0}, "data.validation_fraction is 1.0"),
+        ("data", {"validation_fraction": 0.0}, "nothing would be left to measure on"),
+        ("data", {"split_seed": -1}, "data.split_seed is -1; give a whole number from 0"),
+        ("train", {"seed": 2**32}, "train.seed is 4294967296; give a whole number from 0 to 2"),
+        ("model", {"width": 0.005}, "the smallest useful width is 1/64"),
+        ("model", {"width": math.inf}, "model.width is inf; give a finite number"),
+        ("optimizer", {"momentum": 1.0}, r"optimizer.momentum is 1.0; give .* within \[0, 1\)"),
+        ("optimizer", {"b1": -0.1}, "optimizer.b1"),
+        ("optimizer", {"b2": math.nan}, "optimizer.b2 is nan"),
+        ("optimizer", {"trust_coefficient": 0.0}, "optimizer.trust_coefficient is 0.0"),
+        ("optimizer", {"clip_norm": 0.0}, "optimizer.clip_norm is 0.0"),
+        ("optimizer", {"clip_norm": math.inf}, "optimizer.clip_norm is inf"),
+        ("optimizer", {"learning_rate": math.inf}, "optimizer.learning_rate is inf"),
+        ("optimizer", {"weight_decay": math.nan}, "optimizer.weight_decay is nan"),
         ("augment", {"flip": 1}, None),
         ("augment", {"blur": (0.1, 0.2, 0.3)}, "SimCLR has two views"),
     ],
@@ -103,6 +134,22 @@ def test_values_that_cannot_work_are_refused(section, values, message):
         return
     with pytest.raises(UserError, match=message):
         validate(tiny.replace(tiny.config(), section, **values))
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("train", {"seed": 2**32 - 1}),
+        ("data", {"split_seed": 0}),
+        ("data", {"validation_fraction": 0.0, "validation_source": "other.npz"}),
+        ("data", {"mean": (0.5,), "std": (0.2,)}),
+        ("model", {"width": 1 / 64}),
+        ("optimizer", {"momentum": 0.0, "b1": 0.0, "clip_norm": 1.0}),
+    ],
+)
+def test_values_at_the_edge_of_what_works_are_taken(section, values):
+    config = tiny.replace(tiny.config(), section, **values)
+    assert validate(config) is config
 
 
 @pytest.mark.parametrize(

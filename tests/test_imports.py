@@ -58,6 +58,10 @@ def test_only_one_room_names_tensorflow_and_none_unpickles(module):
     assert users == (["tf_pipeline.py"] if module == "tensorflow" else [])
 
 
+def test_the_loss_is_at_hand_in_a_fresh_process():
+    assert "nt_xent" in python("import cssl_jax; print(cssl_jax.losses.nt_xent)")
+
+
 def test_public_names_resolve_and_others_do_not():
     for name in cssl_jax.__all__:
         assert getattr(cssl_jax, name) is not None

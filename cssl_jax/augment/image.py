@@ -79,9 +79,14 @@ def blur_radius(policy: ImagePolicy, size: int) -> int:
     """Pixels either side of the centre: 11 at 224 with the paper's 10 % kernel, at least 1."""
     radius = max(1, int(size * policy.blur_kernel) // 2)
     if radius >= size:
+        way_out = (
+            "use at most 1"
+            if size > 1
+            else "switch blur off (--augment.blur 0.0) or use larger views (--data.size)"
+        )
         raise UserError(
             f"augment.blur_kernel {policy.blur_kernel} is wider than the {size} px view can "
-            "mirror; use at most 1"
+            f"mirror; {way_out}"
         )
     return radius
 

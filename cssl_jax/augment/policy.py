@@ -94,11 +94,19 @@ class ImagePolicy:
                 raise UserError(f"augment.{name} is {values}; give probabilities between 0 and 1")
         for name in ("crop_area", "crop_ratio", "scaling", "blur_sigma"):
             low, high = getattr(self, name)
-            if not 0.0 < low <= high:
-                raise UserError(f"augment.{name} is ({low}, {high}); give 0 < smallest <= largest")
+            if not 0.0 < low <= high < math.inf:
+                raise UserError(
+                    f"augment.{name} is ({low}, {high}); give 0 < smallest <= largest, both finite"
+                )
         for name in ("brightness", "contrast", "saturation", "jitter_strength", "blur_kernel"):
-            if not getattr(self, name) >= 0.0:
-                raise UserError(f"augment.{name} is {getattr(self, name)}; give 0 or more")
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise UserError(f"augment.{name} is {getattr(self, name)}; give 0 or more, finite")
+        for name, limit in (("rotation", math.inf), ("translation", math.inf), ("shear", 90.0)):
+            if not abs(getattr(self, name)) < limit:
+                raise UserError(
+                    f"augment.{name} is {getattr(self, name)}; give a number between "
+                    f"-{limit:g} and {limit:g}"
+                )
         for name in ("fill", "solarize_threshold"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"augment.{name} is {getattr(self, name)}; give 0 to 1")
@@ -109,6 +117,13 @@ class ImagePolicy:
                 f"augment.hue {self.hue} at strength {self.jitter_strength} turns the colour "
                 "circle by more than half; keep their product within [0, 0.5]"
             )
+        for name, neutral in NEUTRAL_AFFINE.items():
+            if getattr(self, name) != neutral and not self.uses("affine"):
+                raise UserError(
+                    f"augment.{name} is {getattr(self, name)}, but no view undergoes an affine "
+                    "map; set augment.affine, e.g. --augment.affine 1.0, or leave "
+                    f"augment.{name} at {neutral}"
+                )
 
     def uses(self, name: str) -> bool:
         """Whether any view applies the operation; the others are left out of the compiled code."""
@@ -119,6 +134,7 @@ PROBABILITIES = (
     *("crop", "horizontal_flip", "vertical_flip", "affine"),
     *("jitter", "grayscale", "blur", "solarize"),
 )
+NEUTRAL_AFFINE = {"rotation": 0.0, "translation": 0.0, "scaling": (1.0, 1.0), "shear": 0.0}
 
 
 def sample(key: jax.Array, policy: ImagePolicy, view: jax.Array | int = 0) -> Parameters:

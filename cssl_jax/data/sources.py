@@ -40,6 +40,14 @@ class ArraySource:
         """One more than the largest label; 0 without labels."""
         return 0 if self.labels is None else int(self.labels.max()) + 1
 
+    def fingerprint(self) -> str:
+        """Tells sets apart: size, shape, labels or none, and a checksum of all bytes."""
+        check = zlib.crc32(np.ascontiguousarray(self.images).data)
+        if self.labels is not None:
+            check = zlib.crc32(np.ascontiguousarray(self.labels).data, check)
+        labels = "unlabelled" if self.labels is None else "labelled"
+        return f"{list(self.images.shape)} {labels} {check:08x}"
+
     def take(self, index: np.ndarray) -> "ArraySource":
         """The examples at ``index`` int [n], in that order."""
         labels = None if self.labels is None else self.labels[index]

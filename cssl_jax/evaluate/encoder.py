@@ -29,27 +29,29 @@ class Encoder:
         model: {"params", "model_state"}, each with "encoder" and "projector".
     """
 
-    def __init__(self, run: str | pathlib.Path, *, batch_size: int = 0) -> None:
-        """Opens a run.
-
-        Args:
-            run: Its folder.
-            batch_size: Images embedded at once; 0 is the config's.
-        """
+    def __init__(
+        self, run: str | pathlib.Path, *, batch_size: int = 0, checkpoint: str = "last"
+    ) -> None:
+        """Opens a run; arguments as for ``load_encoder``."""
+        runtime.refuse_several_processes("evaluation")
+        if checkpoint not in ("last", "best"):
+            raise UserError(f"checkpoint {checkpoint!r} is unknown; use 'last' or 'best'")
         self.run = pathlib.Path(run).expanduser().absolute()
         if not (self.run / "config.json").is_file():
             raise UserError(
                 f"{run} is no run folder: it has no config.json; pretrain into it first"
             )
-        self.mesh = parallel.make_mesh(jax.local_devices())
         with Checkpoints(self.run, read_only=True) as checkpoints:
             meta = checkpoints.meta()
             self.config: Config = recipes.from_dict(meta["config"])
+            # A run from a larger machine opens on a smaller one.
+            devices = min(self.config.runtime.devices, jax.device_count())
+            self.mesh = runtime.make_mesh(devices)
             self.spec = setup.InputSpec.from_dict(meta["input"])
             # BatchNorm groups matter to training only; one device divides every batch.
             self.method = setup.make_method(self.config, parallel.make_mesh(jax.devices()[:1]))
-            self.step = checkpoints.latest
-            self.model: Model = checkpoints.restore_model(self._shapes(), self.mesh)
+            self.step = checkpoints.best if checkpoint == "best" else checkpoints.latest
+            self.model: Model = checkpoints.restore_model(self._shapes(), self.mesh, self.step)
         self._embed = make_embed(
             self.method.encoder,
             self.mesh,
@@ -62,7 +64,7 @@ class Encoder:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 images [N, H, W, C], any height and width, to features float32 [N, D]."""
         images = np.asarray(images)
-        if images.dtype != np.uint8 or images.ndim != 4:
+        if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
             raise UserError(
                 f"images are {images.dtype} {images.shape}; give uint8 [N, H, W, C] in [0, 255]"
             )
@@ -79,30 +81,33 @@ class Encoder:
     def untrained(self) -> Model:
         """The model as it was before the first step."""
         state = setup.init_state(self.method, optax.identity(), self.spec, self.config.train.seed)
-        model = {"params": state.params, "model_state": state.model_state}
-        return parallel.replicate(model, self.mesh)
+        return parallel.replicate(state.model, self.mesh)
 
     def _shapes(self) -> Model:
         init = setup.initializer(self.method, optax.identity(), self.spec)
-        state = jax.eval_shape(init, jax.random.key(0))
-        return {"params": state.params, "model_state": state.model_state}
+        return jax.eval_shape(init, jax.random.key(0)).model
 
 
-def load_encoder(run: str | pathlib.Path, *, batch_size: int = 0) -> Encoder:
+def load_encoder(
+    run: str | pathlib.Path, *, batch_size: int = 0, checkpoint: str = "last"
+) -> Encoder:
     """Opens a run's encoder: a callable from uint8 images to float32 features.
 
     Args:
         run: Folder of the run; it may still be training.
         batch_size: Images embedded at once; 0 is the config's.
+        checkpoint: "last", or "best" by online kNN (without labels: by view retrieval).
 
     Raises:
         UserError: The folder holds no run, or no checkpoint yet.
     """
-    return Encoder(run, batch_size=batch_size)
+    return Encoder(run, batch_size=batch_size, checkpoint=checkpoint)
 
 
 def evaluate_run(run: str | pathlib.Path, protocol: str | None = None) -> dict[str, Any]:
-    """Evaluates a run's newest checkpoint on the run's own data, and adds it to results.json.
+    """Evaluates a run's newest checkpoint on the run's own data.
+
+    Where results.json is of the same step, its figures are replaced.
 
     Args:
         run: Folder of the run.
@@ -123,11 +128,14 @@ def evaluate_run(run: str | pathlib.Path, protocol: str | None = None) -> dict[s
     )
     if protocol is not None and not evaluator.labelled:
         raise UserError(
-            f"protocol {protocol!r} needs labels, and {encoder.config.data.source} has none"
+            f"protocol {protocol!r} needs labels on both parts; training images have "
+            f"{'some' if train.labels is not None else 'none'}, validation images "
+            f"{'some' if validation.labels is not None else 'none'}"
         )
+    judged = evaluator.judge(evaluator.features(encoder.model), names)
     figures = {
         "step": encoder.step,
-        **evaluator.final(encoder.model, encoder.untrained(), names),
+        **evaluator.beside_floors(judged, encoder.untrained(), names),
     }
     path = encoder.run / "results.json"
     if path.is_file():

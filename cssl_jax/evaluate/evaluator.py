@@ -7,7 +7,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cssl_jax.config import Config
+from cssl_jax.data.sampler import epoch_key, permute
 from cssl_jax.data.sources import ArraySource
+from cssl_jax.errors import UserError
 from cssl_jax.evaluate import protocols
 from cssl_jax.evaluate.features import make_embed, pixels
 from cssl_jax.train.setup import InputSpec
@@ -30,7 +32,13 @@ class Evaluator:
         self._config = config
         self._spec = spec
         limit = config.evaluate.train_limit
-        self._train = train.take(np.arange(limit)) if 0 < limit < len(train) else train
+        if limit == 1:
+            raise UserError("evaluate.train_limit is 1; a probe needs 2 images or more, 0 is all")
+        if 0 < limit < len(train):
+            # A keyed part: the first rows of a set sorted by class would lack classes.
+            order = permute(np.arange(len(train)), epoch_key(config.train.seed, 0), len(train))
+            train = train.take(np.sort(order[:limit]).astype(np.int64))
+        self._train = train
         self._validation = validation
         self._embed = make_embed(
             encoder,
@@ -70,9 +78,9 @@ class Evaluator:
             seed=self._config.train.seed,
         )
 
-    def online(self, model: Model) -> dict[str, float]:
-        """Figures of the encoder as it stands, flat: {"knn.top1": ..., ...}."""
-        figures = self.judge(self.features(model))
+    @staticmethod
+    def flat(figures: dict[str, Any]) -> dict[str, float]:
+        """Figures of ``judge`` by dotted names: {"knn.top1": ..., ...}."""
         flat: dict[str, float] = {}
         for name, value in figures.items():
             if isinstance(value, dict):  # a protocol; its settings are no figures
@@ -81,13 +89,16 @@ class Evaluator:
                 flat[name] = value
         return flat
 
-    def final(
-        self, model: Model, untrained: Model, names: tuple[str, ...] = protocols.PROTOCOLS
+    def beside_floors(
+        self,
+        figures: dict[str, Any],
+        untrained: Model,
+        names: tuple[str, ...] = protocols.PROTOCOLS,
     ) -> dict[str, Any]:
-        """Figures of the encoder, and the same of the untrained one and of raw pixels."""
+        """Figures of the encoder, with the same of the untrained one and of raw pixels."""
         return {
             "num_classes": self._train.num_classes if self.labelled else 0,
-            **self.judge(self.features(model), names),
+            **figures,
             "random_init": self.judge(self.features(untrained), names),
             "pixels": self.judge(pixels, names),
         }

@@ -93,11 +93,11 @@ def unlabelled(
         views = apply_views(part, sample_views(key, policy, 2), policy=policy, size=size)
         return (views * 255 + 0.5).astype(np.uint8)
 
-    parts = [
-        np.asarray(draw(images[i : i + 256], keys[i : i + 256])) for i in range(0, len(images), 256)
-    ]
-    views = np.concatenate(parts)
-    z1, z2 = features(views[:, 0]), features(views[:, 1])
+    parts = []
+    for i in range(0, len(images), 256):
+        views = np.asarray(draw(images[i : i + 256], keys[i : i + 256]))
+        parts.append([features(views[:, 0]), features(views[:, 1])])
+    z1, z2 = (np.concatenate(views) for views in zip(*parts, strict=True))
     return {
         "view_retrieval": float(diagnostics.view_retrieval(z1, z2)),
         "alignment": float(diagnostics.alignment(z1, z2)),

@@ -11,12 +11,13 @@ from cssl_jax.errors import RunError, UserError
 from cssl_jax.train.state import TrainState
 
 PyTree = Any
+_FAILURES = (OSError, ValueError, RuntimeError)  # Orbax passes on what its storage raises
 FOLDER = "checkpoints"
-BEST = "knn.top1"  # what "best" is judged by, where an evaluation has given it
+BEST = ("knn.top1", "view_retrieval")  # what "best" is judged by: with labels, without
 
 
 def _score(metrics: dict[str, float]) -> float:
-    return metrics[BEST]
+    return next(metrics[name] for name in BEST if name in metrics)
 
 
 class Checkpoints:
@@ -53,7 +54,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._manager.close()  # waits for the save under way
+        try:
+            self._manager.close()  # waits for the save under way
+        except _FAILURES as failure:
+            if error[0] is None:
+                raise self._not_written(failure) from failure
 
     @property
     def latest(self) -> int | None:
@@ -61,29 +66,35 @@ class Checkpoints:
         return self._manager.latest_step()
 
     @property
+    def best(self) -> int | None:
+        """Step of the best checkpoint; the newest where none was evaluated."""
+        return self._manager.best_step() or self.latest
+
+    @property
     def steps(self) -> list[int]:
         """Steps that are kept."""
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Starts writing the state in the background; ``metrics`` without ``BEST`` are not ranked.
+        """Starts writing the state in the background; without a ``BEST`` figure it is not ranked.
 
         Raises:
-            RunError: Orbax declined, which it does without an error of its own.
+            RunError: It cannot be written, or Orbax declined, which it does without an error.
         """
         step = int(state.step)
         train = {"step": state.step, "opt_state": state.opt_state}
         if state.method_state:
             train["method_state"] = state.method_state
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(_model(state)),
-                train=ocp.args.StandardSave(train),
-                meta=ocp.args.JsonSave(meta),
-            ),
-            metrics=metrics if BEST in metrics else None,
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave(state.model),
+            train=ocp.args.StandardSave(train),
+            meta=ocp.args.JsonSave(meta),
         )
+        ranked = metrics if any(name in metrics for name in BEST) else None
+        try:
+            saved = self._manager.save(step, args=items, metrics=ranked)
+        except _FAILURES as failure:  # of this save, or of the one before, in the background
+            raise self._not_written(failure) from failure
         if not saved:
             raise RunError(
                 f"checkpoint of step {step} was not written; the newest in {self._folder} is step "
@@ -98,7 +109,7 @@ class Checkpoints:
         restored = self._manager.restore(
             self.latest,
             args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(_abstract(_model(like), mesh)),
+                model=ocp.args.StandardRestore(_abstract(like.model, mesh)),
                 train=ocp.args.StandardRestore(_abstract(train, mesh)),
             ),
         )
@@ -107,10 +118,12 @@ class Checkpoints:
             **{"method_state": like.method_state, **restored.train},
         )
 
-    def restore_model(self, like: dict[str, PyTree], mesh: Mesh) -> dict[str, PyTree]:
-        """{"params", "model_state"} of the newest checkpoint."""
+    def restore_model(
+        self, like: dict[str, PyTree], mesh: Mesh, step: int | None = None
+    ) -> dict[str, PyTree]:
+        """{"params", "model_state"} of a step; None is the newest."""
         args = ocp.args.Composite(model=ocp.args.StandardRestore(_abstract(like, mesh)))
-        return self._manager.restore(self.latest, args=args).model
+        return self._manager.restore(step or self.latest, args=args).model
 
     def meta(self) -> dict[str, Any]:
         """What was saved beside the newest checkpoint.
@@ -123,9 +136,12 @@ class Checkpoints:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         return self._manager.restore(self.latest, args=args).meta
 
-
-def _model(state: TrainState) -> dict[str, PyTree]:
-    return {"params": state.params, "model_state": state.model_state}
+    def _not_written(self, failure: BaseException) -> RunError:
+        reason = str(failure).splitlines()[0]
+        return RunError(
+            f"a checkpoint could not be written to {self._folder}: {reason}; make room or "
+            "get write access, then run the same command to go on from the one before"
+        )
 
 
 def _abstract(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -22,7 +22,7 @@ class Journal:
         self._batch_size = config.train.batch_size
         self._steps_per_epoch = sampler.steps_per_epoch
         self._chance = chance_level(config.train.batch_size)
-        self._start = start
+        self._total_steps = total_steps
         self._pending: tuple[int, dict[str, jax.Array], dict[str, float]] | None = None
         self._in_flight: list[jax.Array] = []
         self._meter = Meter()
@@ -52,7 +52,7 @@ class Journal:
         self._in_flight.append(metrics["loss"])
         if len(self._in_flight) > 2:
             jax.block_until_ready(self._in_flight.pop(0))
-        if step % self._every == 0 or step == self._start + 1:
+        if step % self._every == 0 or step in (1, self._total_steps):
             self.flush()
             self._pending = (step, metrics, self._meter.read())
 
@@ -66,14 +66,7 @@ class Journal:
             return
         step, metrics, timing = self._pending
         self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(values[name]):
-                raise RunError(
-                    f"{name} is {values[name]} at step {step}; checkpoints saved before stand. "
-                    "Lower optimizer.learning_rate, lengthen optimizer.warmup_epochs, set "
-                    "optimizer.clip_norm, or raise method.temperature"
-                )
+        values = finite(step, metrics)
         values["chance_level"] = self._chance
         self._progress.show(values, timing)
         epoch = step / self._steps_per_epoch
@@ -90,3 +83,20 @@ class Journal:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         self._progress.say(f"step {step}: {shown}")
         self._meter.read()
+
+
+def finite(step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
+    """The metrics of a step on the host.
+
+    Raises:
+        RunError: The loss or the gradient is not finite.
+    """
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    for name in ("loss", "gradient_norm"):
+        if not math.isfinite(values[name]):
+            raise RunError(
+                f"{name} is {values[name]} at step {step}; checkpoints saved before stand. Lower "
+                "optimizer.learning_rate, lengthen optimizer.warmup_epochs, set "
+                "optimizer.clip_norm, or raise method.temperature"
+            )
+    return values

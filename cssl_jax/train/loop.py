@@ -1,5 +1,6 @@
 """A whole run, readable from top to bottom: data, parts, resume, steps, evaluation, results."""
 
+import dataclasses
 import json
 import pathlib
 import signal
@@ -9,18 +10,21 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from cssl_jax import parallel, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.data import pipeline as pipelines
 from cssl_jax.data.sampler import Sampler
+from cssl_jax.data.sources import ArraySource
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.evaluate.evaluator import Evaluator
+from cssl_jax.methods.base import Method
 from cssl_jax.train import optimizers, setup
 from cssl_jax.train.checkpoints import Checkpoints
-from cssl_jax.train.journal import Journal
-from cssl_jax.train.metrics import write_json
+from cssl_jax.train.journal import Journal, finite
+from cssl_jax.train.metrics import write_json, write_text
 from cssl_jax.train.state import TrainState
 from cssl_jax.train.step import make_train_step
 
@@ -39,24 +43,76 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         UserError: The config, the data or the folder do not fit each other.
         RunError: The loss is no longer finite, a checkpoint could not be written, or a signal came.
     """
-    config = recipes.canonical(config)
+    runtime.refuse_several_processes("pretraining")
+    config = _with_absolute_paths(recipes.canonical(config))
     run = pathlib.Path(workdir).expanduser().absolute()
     _check_folder(run, config)
     cache = runtime.set_compile_cache(config.runtime.compile_cache)
-    mesh = runtime.make_mesh(config.runtime.devices)
-    parallel.per_device_batch(config.train.batch_size, mesh)
+    parts = _assemble(config)
+    _write_config(run, config)
+    with Checkpoints(run, keep=config.train.keep) as checkpoints:
+        start = checkpoints.latest or 0
+        state = _resume(parts, checkpoints) if start else _begin(config, parts)
+        _announce(config, run, parts, cache, start)
+        if not start:
+            options = config.optimizer
+            _say(optimizers.describe_exclusions(state.params, options.exclude_norm_and_bias))
+        figures = None
+        if start < parts.total_steps:
+            state, figures = _train(config, run, parts, state, start, checkpoints)
 
-    # ---------------------------------------------------------------------------------------- data
+    results_path = run / "results.json"
+    if figures is None and results_path.is_file():
+        return json.loads(results_path.read_text())
+    if figures is None:
+        figures = parts.evaluator.judge(parts.evaluator.features(state.model))
+    untrained = setup.init_state(parts.method, optax.identity(), parts.spec, config.train.seed)
+    results = {
+        "config_hash": recipes.config_hash(config),
+        "seed": config.train.seed,
+        "step": parts.total_steps,
+        "epochs": config.train.epochs,
+        "source": config.data.source,
+        "validation_source": config.data.validation_source or "held out of source",
+        "split": {"train": len(parts.train), "validation": len(parts.validation)},
+        **parts.evaluator.beside_floors(figures, parallel.replicate(untrained.model, parts.mesh)),
+        "versions": runtime.versions(),
+    }
+    write_json(results_path, results)
+    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """What a config becomes before its first step."""
+
+    mesh: Mesh
+    train: ArraySource
+    validation: ArraySource
+    spec: setup.InputSpec
+    sampler: Sampler
+    method: Method
+    pipeline: pipelines.Pipeline
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    total_steps: int
+    evaluator: Evaluator
+    meta: dict[str, Any]
+
+
+def _assemble(config: Config) -> _Parts:
+    mesh = runtime.make_mesh(config.runtime.devices)
+    rows = parallel.process_rows(config.train.batch_size, mesh)
     train, validation = setup.load_data(config)
     spec = setup.input_spec(config, train)
     sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
+    method = setup.make_method(config, mesh)
     name, reason = pipelines.choose(
         train,
         augment_on=config.data.augment_on,
         resident=config.data.resident,
         memory=runtime.device_memory(mesh.devices.flat[0]),
     )
-    method = setup.make_method(config, mesh)
     pipeline = pipelines.build(
         name,
         reason,
@@ -67,154 +123,176 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         size=spec.size,
         mean=spec.mean,
         std=spec.std,
-        rows=parallel.process_rows(config.train.batch_size, mesh),
+        rows=rows,
     )
-
-    # --------------------------------------------------------------------------------------- parts
     optimizer, schedule, total_steps = setup.make_optimizer(config, sampler)
-    state = setup.init_state(method, optimizer, spec, config.train.seed)
-    untrained = parallel.replicate(_model(state), mesh)
-    if config.train.init:
-        state = _start_from(config.train.init, state, mesh)
-    step = parallel.data_parallel(
-        make_train_step(
-            method,
-            optimizer,
-            schedule,
-            pipeline.make_batch,
-            total_steps=total_steps,
-            axis_name=parallel.AXIS,
-        ),
-        mesh,
-        config.runtime.backend,
-    )
     evaluator = Evaluator(config, method.encoder, spec, train, validation, mesh)
     meta = {
         "config": recipes.to_dict(config),
         "input": vars(spec),
+        "data": {"train": train.fingerprint(), "validation": validation.fingerprint()},
         "versions": runtime.versions(),
     }
+    return _Parts(
+        mesh=mesh,
+        train=train,
+        validation=validation,
+        spec=spec,
+        sampler=sampler,
+        method=method,
+        pipeline=pipeline,
+        optimizer=optimizer,
+        schedule=schedule,
+        total_steps=total_steps,
+        evaluator=evaluator,
+        meta=meta,
+    )
 
-    _write_config(run, config)  # only now: a refused config leaves no folder behind
-    with Checkpoints(run, keep=config.train.keep) as checkpoints:
-        start = checkpoints.latest or 0
-        state = checkpoints.restore(state, mesh) if start else parallel.replicate(state, mesh)
-        _announce(config, run, mesh, cache, pipeline, len(train), len(validation), start)
-        if not start:
-            options = config.optimizer
-            _say(optimizers.describe_exclusions(state.params, options.exclude_norm_and_bias))
 
-        # ---------------------------------------------------------------------------------- steps
-        journal = Journal(run, config, sampler, start, total_steps)
-        constants = parallel.replicate(pipeline.constants, mesh)
-        feeds = _placed_feeds(pipeline, start, total_steps, mesh, config.runtime.backend)
-        done = start
-        with journal, runtime.catch_signals() as interruption:
-            for done, (feed, wait) in enumerate(_timed(feeds), start + 1):
-                state, metrics = step(state, constants, feed)
-                journal.add(done, metrics, wait)
-                scores: dict[str, float] = {}
-                if _due(done, config.train.evaluate_every, sampler, total_steps):
-                    journal.flush()
-                    scores = evaluator.online(_model(state))
-                    journal.scores(done, scores)
-                last = done == total_steps
-                stopped = interruption.signal_number is not None
-                if last or stopped or _due(done, config.train.checkpoint_every, sampler, 0):
-                    journal.flush()
-                    checkpoints.save(state, meta, scores)
-                if stopped and not last:
-                    break
-            feeds.close()
-        if done < total_steps and interruption.signal_number is not None:
-            name = signal.Signals(interruption.signal_number).name
-            raise RunError(
-                f"{name} at step {done} of {total_steps}: saved; run the same command to go on"
+def _begin(config: Config, parts: _Parts) -> TrainState:
+    """The state before the first step, from the seed or from an earlier run's weights."""
+    state = setup.init_state(parts.method, parts.optimizer, parts.spec, config.train.seed)
+    if not config.train.init:
+        return parallel.replicate(state, parts.mesh)
+    with Checkpoints(pathlib.Path(config.train.init), read_only=True) as checkpoints:
+        checkpoints.meta()  # refuses a folder without a checkpoint
+        try:
+            model = checkpoints.restore_model(state.model, parts.mesh)
+        except ValueError as error:
+            raise UserError(
+                f"train.init {config.train.init} holds other parameters than this model's; give a "
+                f"run with the same model.* fields: {error}"
+            ) from error
+    return parallel.replicate(state, parts.mesh).replace(**model)
+
+
+def _resume(parts: _Parts, checkpoints: Checkpoints) -> TrainState:
+    """The newest state of this very run."""
+    known = checkpoints.meta()["data"]
+    for part, fingerprint in parts.meta["data"].items():
+        if known[part] != fingerprint:
+            raise UserError(
+                f"the {part} images have changed since the run began: {known[part]}, now "
+                f"{fingerprint}; restore them, or begin anew in another --workdir"
             )
+    init = setup.initializer(parts.method, parts.optimizer, parts.spec)
+    return checkpoints.restore(jax.eval_shape(init, jax.random.key(0)), parts.mesh)
 
-    # ------------------------------------------------------------------------------------- results
-    results_path = run / "results.json"
-    if start == total_steps and results_path.is_file():
-        return json.loads(results_path.read_text())
-    results = {
-        "config_hash": recipes.config_hash(config),
-        "seed": config.train.seed,
-        "step": total_steps,
-        "epochs": config.train.epochs,
-        "source": config.data.source,
-        "validation_source": config.data.validation_source or "held out of source",
-        "split": {"train": len(train), "validation": len(validation)},
-        **evaluator.final(_model(state), untrained),
-        "versions": runtime.versions(),
+
+def _train(
+    config: Config,
+    run: pathlib.Path,
+    parts: _Parts,
+    state: TrainState,
+    start: int,
+    checkpoints: Checkpoints,
+) -> tuple[TrainState, dict[str, Any]]:
+    """All steps from ``start`` on; returns the last state and its figures."""
+    train_step = make_train_step(
+        parts.method,
+        parts.optimizer,
+        parts.schedule,
+        parts.pipeline.make_batch,
+        total_steps=parts.total_steps,
+        axis_name=parallel.AXIS,
+    )
+    step = parallel.data_parallel(train_step, parts.mesh, config.runtime.backend)
+    constants = parallel.replicate(parts.pipeline.constants, parts.mesh)
+    feeds = _placed_feeds(parts, start, config.runtime.backend)
+    journal = Journal(run, config, parts.sampler, start, parts.total_steps)
+    figures: dict[str, Any] = {}
+    with journal, runtime.catch_signals() as interruption:
+        for done, (feed, wait) in enumerate(_timed(feeds), start + 1):
+            state, metrics = step(state, constants, feed)
+            journal.add(done, metrics, wait)
+            last, number = done == parts.total_steps, interruption.signal_number
+            evaluate = last or _due(done, config.train.evaluate_every, parts.sampler)
+            save = evaluate or number or _due(done, config.train.checkpoint_every, parts.sampler)
+            if not save:
+                continue
+            journal.flush()
+            finite(done, metrics)  # a state that is no longer finite replaces no good one
+            scores: dict[str, float] = {}
+            if evaluate:
+                figures = parts.evaluator.judge(parts.evaluator.features(state.model))
+                scores = parts.evaluator.flat(figures)
+                journal.scores(done, scores)
+            checkpoints.save(state, parts.meta, scores)
+            if number and not last:
+                feeds.close()
+                raise RunError(
+                    f"{signal.Signals(number).name} at step {done} of {parts.total_steps}: saved; "
+                    "run the same command to go on"
+                )
+    return state, figures
+
+
+# ------------------------------------------------------------------------------------------- folder
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """Paths that hold from any folder, so that the run can be evaluated from any."""
+
+    def absolute(path: str) -> str:
+        return str(pathlib.Path(path).expanduser().absolute())
+
+    data: dict[str, Any] = {
+        name: absolute(value)
+        for name in ("source", "validation_source")
+        if (value := getattr(config.data, name)).endswith(".npz")
     }
-    write_json(results_path, results)
-    return results
-
-
-# -------------------------------------------------------------------------------------------- parts
+    init: dict[str, Any] = {"init": absolute(config.train.init)} if config.train.init else {}
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, **data),
+        train=dataclasses.replace(config.train, **init),
+    )
 
 
 def _check_folder(run: pathlib.Path, config: Config) -> None:
-    """Makes sure that the folder is new, empty, or this config's run."""
+    """Makes sure that the folder is new, empty, this config's run, or a run that saved nothing."""
     path = run / "config.json"
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run} is a file; give --workdir a folder")
     if path.is_file():
         changed = recipes.differences(recipes.read_json(path), config)
-        if changed:
+        if changed and any((run / "checkpoints").glob("[0-9]*")):
             raise UserError(
                 f"{run} holds a run with another config; use another --workdir, or undo:\n  "
                 + "\n  ".join(changed)
             )
-    elif run.exists() and not (run.is_dir() and not any(run.iterdir())):
+    elif run.is_dir() and any(run.iterdir()):
         raise UserError(f"{run} is not empty and holds no run; use another --workdir")
 
 
 def _write_config(run: pathlib.Path, config: Config) -> None:
-    path = run / "config.json"
-    if path.is_file():
-        return
+    """Only after all parts stand: a config that is refused leaves no folder behind."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        path.write_text(recipes.to_json(config))
+        write_text(run / "config.json", recipes.to_json(config))
     except OSError as error:
         raise UserError(
             f"cannot write to {run}: {error.strerror}; use another --workdir"
         ) from error
 
 
-def _model(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, "model_state": state.model_state}
+# -------------------------------------------------------------------------------------------- input
 
 
-def _start_from(folder: str, state: TrainState, mesh: Mesh) -> TrainState:
-    with Checkpoints(pathlib.Path(folder).expanduser(), read_only=True) as checkpoints:
-        checkpoints.meta()  # refuses a folder without a checkpoint
-        try:
-            loaded = checkpoints.restore_model(_model(state), mesh)
-        except ValueError as error:
-            raise UserError(
-                f"train.init {folder} holds other parameters than this model's; give a run "
-                f"with the same model.* fields: {error}"
-            ) from error
-    return state.replace(**loaded)
-
-
-def _placed_feeds(
-    pipeline: pipelines.Pipeline, start: int, stop: int, mesh: Mesh, backend: str
-) -> Generator[Any]:
+def _placed_feeds(parts: _Parts, start: int, backend: str) -> Generator[Any]:
     """Each step's input on the devices; for resident data one transfer serves them all."""
-    feeds = pipeline.feeds(start, stop)
-    if not pipeline.constant_feed:
-        return pipelines.prefetch(feeds, lambda feed: parallel.put_batch(feed, mesh, backend))
+    feeds = parts.pipeline.feeds(start, parts.total_steps)
+    if parts.pipeline.constant_feed:
+        return _repeat(feeds, parts.mesh, backend)
+    return pipelines.prefetch(feeds, lambda feed: parallel.put_batch(feed, parts.mesh, backend))
+
+
+def _repeat(feeds: Iterator[Any], mesh: Mesh, backend: str) -> Generator[Any]:
     placed = None
-
-    def repeat() -> Generator[Any]:
-        nonlocal placed
-        for feed in feeds:
-            if placed is None:
-                placed = parallel.put_batch(feed, mesh, backend)
-            yield placed
-
-    return repeat()
+    for feed in feeds:
+        if placed is None:
+            placed = parallel.put_batch(feed, mesh, backend)
+        yield placed
 
 
 def _timed(items: Iterator[Any]) -> Iterator[tuple[Any, float]]:
@@ -227,29 +305,27 @@ def _timed(items: Iterator[Any]) -> Iterator[tuple[Any, float]]:
         yield item, time.perf_counter() - start
 
 
-def _due(step: int, every_epochs: int, sampler: Sampler, total_steps: int) -> bool:
-    """At the end of every so many epochs; the last step is left to the final evaluation."""
+def _due(step: int, every_epochs: int, sampler: Sampler) -> bool:
+    """At the end of every so many epochs; 0 is never."""
     interval = every_epochs * sampler.steps_per_epoch
-    return interval > 0 and step % interval == 0 and step != total_steps
+    return interval > 0 and step % interval == 0
+
+
+# ------------------------------------------------------------------------------------------- words
 
 
 def _announce(
-    config: Config,
-    run: pathlib.Path,
-    mesh: Mesh,
-    cache: str | None,
-    pipeline: pipelines.Pipeline,
-    train: int,
-    validation: int,
-    start: int,
+    config: Config, run: pathlib.Path, parts: _Parts, cache: str | None, start: int
 ) -> None:
-    device = mesh.devices.flat[0]
+    device = parts.mesh.devices.flat[0]
+    judged = "by labels" if parts.evaluator.labelled else "without labels"
     _say(
         f"run       {run}" + (f" (resumed at step {start})" if start else "") + "\n"
-        f"devices   {mesh.size} x {device.device_kind}, {config.runtime.backend}\n"
+        f"devices   {parts.mesh.size} x {device.device_kind}, {config.runtime.backend}\n"
         f"compiled  {cache or 'not kept'}\n"
-        f"data      {config.data.source}: {train} to train on, {validation} to validate on\n"
-        f"input     {pipeline.name}: {pipeline.reason}"
+        f"data      {config.data.source}: {len(parts.train)} to train on, "
+        f"{len(parts.validation)} to validate on, judged {judged}\n"
+        f"input     {parts.pipeline.name}: {parts.pipeline.reason}"
     )
 
 

@@ -19,9 +19,7 @@ class JsonLines:
         kept = []
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step(line) <= keep_until]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept))
-        temporary.replace(path)
+        write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -97,7 +95,7 @@ class Progress:
         )
 
     def advance(self) -> None:
-        """One more step was sent off."""
+        """Counts one step that was sent off."""
         self._bar.update()
 
     def show(self, values: dict[str, float], timing: dict[str, float]) -> None:
@@ -147,8 +145,13 @@ class Meter:
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
     """Writes a JSON file in one piece: never half of it."""
+    write_text(path, json.dumps(content, indent=2, default=_plain) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file in one piece."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2, default=_plain) + "\n")
+    temporary.write_text(text)
     temporary.replace(path)
 
 

@@ -81,6 +81,9 @@ def input_spec(config: Config, train: ArraySource) -> InputSpec:
     return InputSpec(size=size, channels=channels, mean=mean, std=std)
 
 
+METHODS = {"simclr": SimCLR}
+
+
 def make_method(config: Config, mesh: Mesh) -> SimCLR:
     """The method with its modules; ``mesh`` decides nothing but where BatchNorm groups lie."""
     dtype = jnp.bfloat16 if config.model.dtype == "bfloat16" else None
@@ -103,7 +106,7 @@ def make_method(config: Config, mesh: Mesh) -> SimCLR:
         norm=config.model.projector_norm,
         **shared,
     )
-    return SimCLR(encoder, projector, config.method.temperature)
+    return METHODS[config.method.name](encoder, projector, config.method.temperature)
 
 
 def make_optimizer(

@@ -24,3 +24,8 @@ class TrainState(flax.struct.PyTreeNode):
     model_state: PyTree
     method_state: PyTree
     opt_state: PyTree
+
+    @property
+    def model(self) -> dict[str, PyTree]:
+        """What an encoder is made of: {"params", "model_state"}."""
+        return {"params": self.params, "model_state": self.model_state}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from cssl_jax.augment.image import blur_radius
 from cssl_jax.augment.policy import PROBABILITIES, ImagePolicy, sample, sample_views
 from cssl_jax.data.sampler import example_key
 from cssl_jax.errors import UserError
@@ -194,11 +195,38 @@ def test_a_run_of_an_earlier_version_draws_the_same_today():
         ({"crop_area": (0.5, 1.5)}, r"crop_area ends at 1.5"),
         ({"scaling": (0.0, 1.0)}, r"augment.scaling"),
         ({"hue": 0.4, "jitter_strength": 2.0}, r"hue 0.4 at strength 2.0"),
+        ({"rotation": math.nan, "affine": (1.0,)}, r"augment.rotation is nan"),
+        ({"translation": math.inf, "affine": (1.0,)}, r"augment.translation is inf"),
+        ({"shear": -90.0, "affine": (1.0,)}, r"shear is -90.0; give a number between -90 and 90"),
+        ({"scaling": (1.0, math.inf), "affine": (1.0,)}, r"augment.scaling is \(1.0, inf\)"),
+        ({"crop_ratio": (math.nan, 1.0)}, r"augment.crop_ratio is \(nan, 1.0\)"),
+        ({"blur_kernel": math.inf}, r"augment.blur_kernel is inf"),
+        ({"fill": math.nan}, r"augment.fill is nan"),
+        ({"hue": math.nan}, r"augment.hue nan"),
     ],
 )
 def test_impossible_policies_are_refused_with_the_value(changes, message):
     with pytest.raises(UserError, match=message):
         ImagePolicy(**changes)
+
+
+@pytest.mark.parametrize(
+    "change", [{"rotation": 15.0}, {"translation": 0.1}, {"scaling": (0.8, 1.2)}, {"shear": -5.0}]
+)
+def test_an_affine_range_that_no_view_would_use_is_refused(change):
+    (name,) = change
+    for never in ((0.0,), (0.0, 0.0)):
+        with pytest.raises(UserError, match=rf"augment.{name} is .*--augment.affine 1.0"):
+            ImagePolicy(affine=never, **change)
+    assert ImagePolicy(affine=(0.0, 0.5), **change).uses("affine")
+
+
+def test_a_view_too_small_to_blur_is_refused_with_a_way_out_that_works():
+    assert blur_radius(ImagePolicy(blur_kernel=1.0), 2) == 1
+    with pytest.raises(UserError, match=r"use at most 1$"):
+        blur_radius(ImagePolicy(blur_kernel=2.0), 2)
+    with pytest.raises(UserError, match=r"--augment.blur 0.0\) or use larger views"):
+        blur_radius(ImagePolicy(), 1)  # no kernel, however small, has a neighbour to mirror
 
 
 def test_an_operation_is_used_where_any_view_may_apply_it():

@@ -85,8 +85,8 @@ def test_metrics_hold_loss_chance_accuracy_norm_and_rate_of_every_step(run):
     assert rates[0] == pytest.approx(2e-3)  # no warm-up
     assert rates == sorted(rates, reverse=True)
     online = [line for line in lines(folder / "metrics.jsonl") if "knn.top1" in line]
-    assert [line["step"] for line in online] == [6]
-    assert "linear.top1" in online[0]
+    assert [line["step"] for line in online] == [6, 9]
+    assert online[1]["linear.top1"] == run[1]["linear"]["top1"]
 
 
 def test_timings_are_apart_and_tensorboard_reads_the_events(run):
@@ -116,8 +116,8 @@ class CrashError(Exception):
     pass
 
 
-@pytest.mark.parametrize("step", [2, 4, 8])
-def test_a_run_that_crashed_ends_with_the_same_bits(config, run, tmp_path, monkeypatch, step):
+def stop_at(monkeypatch, step):
+    """Makes the next run raise right after it has sent off ``step``."""
     add = journal.Journal.add
 
     def crash(self, done, metrics, wait):
@@ -125,8 +125,13 @@ def test_a_run_that_crashed_ends_with_the_same_bits(config, run, tmp_path, monke
         if done == step:
             raise CrashError
 
+    monkeypatch.setattr(journal.Journal, "add", crash)
+
+
+@pytest.mark.parametrize("step", [2, 4, 8])
+def test_a_run_that_crashed_ends_with_the_same_bits(config, run, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "add", crash)
+        stop_at(patch, step)
         with pytest.raises(CrashError):
             cssl_jax.pretrain(config, tmp_path / "run")
     cssl_jax.pretrain(config, tmp_path / "run")
@@ -157,18 +162,25 @@ def test_resume_is_exact_wherever_the_input_is_made(arrays, tmp_path, monkeypatc
         pytest.importorskip("tensorflow")
     config = make_config(arrays, **placement)
     cssl_jax.pretrain(config, tmp_path / "whole")
-    add = journal.Journal.add
-
-    def crash(self, done, metrics, wait):
-        add(self, done, metrics, wait)
-        if done == 5:
-            raise CrashError
-
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "add", crash)
+        stop_at(patch, 5)
         with pytest.raises(CrashError):
             cssl_jax.pretrain(config, tmp_path / "run")
     cssl_jax.pretrain(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_what_is_logged_does_not_depend_on_where_a_run_was_stopped(config, tmp_path, monkeypatch):
+    sparse = tiny.replace(config, "train", log_every=4)
+    cssl_jax.pretrain(sparse, tmp_path / "whole")
+    assert [
+        line["step"] for line in lines(tmp_path / "whole" / "metrics.jsonl") if "loss" in line
+    ] == [1, 4, 8, 9]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(CrashError):
+            cssl_jax.pretrain(sparse, tmp_path / "run")
+    cssl_jax.pretrain(sparse, tmp_path / "run")
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
@@ -181,15 +193,8 @@ def test_a_finished_run_is_not_trained_again(config, run):
 
 @pytest.mark.parametrize("options", [{"devices": 4}, {"devices": 2, "backend": "pmap"}])
 def test_a_run_goes_on_with_other_devices(config, run, tmp_path, monkeypatch, options):
-    add = journal.Journal.add
-
-    def crash(self, done, metrics, wait):
-        add(self, done, metrics, wait)
-        if done == 4:
-            raise CrashError
-
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "add", crash)
+        stop_at(patch, 4)
         with pytest.raises(CrashError):
             cssl_jax.pretrain(config, tmp_path / "run")
     moved = tiny.replace(config, "runtime", **options)
@@ -198,6 +203,42 @@ def test_a_run_goes_on_with_other_devices(config, run, tmp_path, monkeypatch, op
     theirs = [line["loss"] for line in lines(run[0] / "metrics.jsonl") if "loss" in line]
     # Six float32 steps of AdamW on sums in another order; a lost or repeated batch gives 1e-1.
     np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+
+
+def test_data_that_changed_under_a_run_are_refused(config, run, tmp_path):
+    source = tiny.pictures(60, seed=1)
+    path = tmp_path / "pictures.npz"
+    np.savez(path, images=source.images, labels=source.labels)
+    mine = tiny.replace(config, "data", source=str(path))
+    cssl_jax.pretrain(mine, tmp_path / "run")
+    np.savez(path, images=255 - source.images, labels=source.labels)
+    with pytest.raises(UserError, match="train images have changed since the run began"):
+        cssl_jax.pretrain(mine, tmp_path / "run")
+
+
+def test_what_determines_no_figure_may_change(config, run):
+    calmer = tiny.replace(config, "train", checkpoint_every=2, keep=5)
+    assert cssl_jax.pretrain(calmer, run[0]) == run[1]
+
+
+def test_a_folder_in_which_nothing_was_saved_takes_a_corrected_config(config, tmp_path):
+    wrong = tiny.replace(config, "augment", blur_kernel=30.0)  # found out by the first step only
+    with pytest.raises(UserError, match=r"augment\.blur"):
+        cssl_jax.pretrain(wrong, tmp_path / "run")
+    cssl_jax.pretrain(tiny.replace(config, "train", epochs=1), tmp_path / "run")
+
+
+def test_the_best_checkpoint_can_be_opened(config, run):
+    folder, _ = run
+    online = {
+        line["step"]: line["knn.top1"]
+        for line in lines(folder / "metrics.jsonl")
+        if "knn.top1" in line
+    }
+    best = cssl_jax.load_encoder(folder, checkpoint="best")
+    assert online[best.step] == max(online.values())
+    with pytest.raises(UserError, match="use 'last' or 'best'"):
+        cssl_jax.load_encoder(folder, checkpoint="newest")
 
 
 def test_another_config_is_refused_with_what_differs(config, run):
@@ -210,6 +251,8 @@ def test_a_folder_of_other_things_is_refused(config, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty and holds no run"):
         cssl_jax.pretrain(config, tmp_path)
+    with pytest.raises(UserError, match=r"thesis\.txt is a file"):
+        cssl_jax.pretrain(config, tmp_path / "thesis.txt")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -228,11 +271,14 @@ def test_weights_of_another_shape_are_refused(config, run, tmp_path):
         cssl_jax.pretrain(wider, tmp_path / "next")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_saved(config, tmp_path):
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(config, tmp_path, log_every):
     wild = tiny.replace(config, "optimizer", name="sgd", learning_rate=1e30, nesterov=False)
+    wild = tiny.replace(wild, "train", log_every=log_every)
     wild = tiny.replace(wild, "model", projector_norm=False)
     with pytest.raises(RunError, match=r"(loss|gradient_norm) is (nan|inf) at step \d+"):
         cssl_jax.pretrain(wild, tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
 def test_without_labels_the_figures_need_none(config, arrays, tmp_path):
@@ -246,7 +292,7 @@ def test_without_labels_the_figures_need_none(config, arrays, tmp_path):
         assert row["uniformity"] <= 0.0
         assert row["rankme"] >= 1.0
     online = [line for line in lines(tmp_path / "run" / "metrics.jsonl") if "rankme" in line]
-    assert [line["step"] for line in online] == [6]
+    assert [line["step"] for line in online] == [6, 9]
 
 
 def test_the_encoder_takes_pictures_of_any_size_and_gives_float32(run):
