@@ -11,9 +11,13 @@ install: $(VENV)/.installed
 
 # An interpreter counts only if it runs and is new enough: a shim that prints an error does not.
 $(VENV)/.installed: setup.cfg requirements.txt
-	@python=$$(sh launch/find_python.sh "$(PYTHON)") || exit 1; \
-	echo "environment: $(VENV), made by $$python"; \
-	test -x $(BIN)/python || "$$python" -m venv $(VENV)
+	@if [ -x $(BIN)/python ]; then \
+		echo "environment: $(VENV), $$($(BIN)/python --version) (make clean to begin anew)"; \
+	else \
+		python=$$(sh launch/find_python.sh "$(PYTHON)") || exit 1; \
+		echo "environment: $(VENV), made by $$python"; \
+		"$$python" -m venv $(VENV); \
+	fi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 

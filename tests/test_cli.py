@@ -64,9 +64,9 @@ def test_embed_writes_features_and_labels(run, tmp_path, capsys):
     np.savez(source, images=pictures.images, labels=pictures.labels)
     arguments = ["--data.source", str(source), "--output", str(output)]
     assert cli.main(["embed", str(run), *arguments]) == 0
-    assert "[13, 32]" in capsys.readouterr().out
+    assert "[13, 128]" in capsys.readouterr().out
     content = np.load(output)
-    assert content["features"].shape == (13, 32)
+    assert content["features"].shape == (13, 128)
     assert content["features"].dtype == np.float32
     np.testing.assert_array_equal(content["labels"], pictures.labels)
 
