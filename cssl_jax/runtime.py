@@ -28,6 +28,7 @@ def set_compile_cache(folder: str) -> str | None:
         The folder in use, or None.
     """
     if folder == "off":
+        jax.config.update(_CACHE, None)
         return None
     if folder or not jax.config.values[_CACHE]:
         path = pathlib.Path(folder or DEFAULT_CACHE).expanduser()

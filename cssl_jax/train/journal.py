@@ -13,7 +13,7 @@ from cssl_jax.train.metrics import JsonLines, Meter, Progress, TensorBoard
 
 
 class Journal:
-    """Everything a run writes down while it steps; figures are fetched one interval late."""
+    """Everything a run writes down while it steps; figures are fetched two steps late."""
 
     def __init__(
         self, run: pathlib.Path, config: Config, sampler: Sampler, start: int, total_steps: int
@@ -52,6 +52,8 @@ class Journal:
         self._in_flight.append(metrics["loss"])
         if len(self._in_flight) > 2:
             jax.block_until_ready(self._in_flight.pop(0))
+        if self._pending is not None and step >= self._pending[0] + 2:
+            self.flush()  # has been waited for already
         if step % self._every == 0 or step in (1, self._total_steps):
             self.flush()
             self._pending = (step, metrics, self._meter.read())

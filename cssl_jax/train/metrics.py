@@ -90,6 +90,7 @@ class Progress:
             ncols=None if terminal else 110,
             mininterval=0.2 if terminal else 15.0,  # a log file wants few lines
             smoothing=0.05,
+            desc="compiling ",
             bar_format="{desc}{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} "
             "[{elapsed}<{remaining}{postfix}]",
         )

@@ -1,0 +1,88 @@
+import json
+import signal
+import time
+
+import jax
+import pytest
+
+from cssl_jax import runtime
+from cssl_jax.errors import UserError
+from cssl_jax.train.metrics import JsonLines, Meter, write_json
+
+
+def test_lines_beyond_the_restored_step_and_lines_cut_short_go(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "a": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "lo')
+    lines = JsonLines(path, keep_until=2)
+    lines.write(3, {"loss": 0.5})
+    lines.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1, "a": 1},
+        {"step": 2},
+        {"step": 3, "loss": 0.5},
+    ]
+
+
+def test_a_new_run_starts_an_empty_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n')
+    JsonLines(path, keep_until=0).close()
+    assert path.read_text() == ""
+
+
+def test_json_files_are_replaced_in_one_piece(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError, match="has no place in a JSON file"):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_the_meter_tells_throughput_and_the_share_of_waiting():
+    meter = Meter()
+    start = time.perf_counter()
+    time.sleep(0.05)
+    meter.add(images=32, wait=0.02)
+    meter.add(images=32, wait=0.0)
+    figures = meter.read()
+    elapsed = time.perf_counter() - start
+    assert 0.05 <= figures["seconds"] <= elapsed
+    assert figures["images_per_second"] == pytest.approx(64 / figures["seconds"])
+    assert figures["input_wait"] == pytest.approx(0.02 / figures["seconds"])
+    assert meter.read()["images_per_second"] == 0.0
+
+
+def test_signals_are_noted_inside_and_as_before_outside():
+    before = signal.getsignal(signal.SIGTERM)
+    with runtime.catch_signals() as interruption:
+        assert interruption.signal_number is None
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.signal_number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_interrupt_is_not_held_back():
+    with runtime.catch_signals():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_compile_cache_set_from_outside_stays(tmp_path):
+    outside = jax.config.values["jax_compilation_cache_dir"]
+    assert runtime.set_compile_cache("") == outside
+    try:
+        assert runtime.set_compile_cache("off") is None
+        assert jax.config.values["jax_compilation_cache_dir"] is None
+        assert runtime.set_compile_cache(str(tmp_path / "mine")) == str(tmp_path / "mine")
+        assert (tmp_path / "mine").is_dir()
+    finally:
+        runtime.set_compile_cache(outside)
+
+
+def test_a_mesh_takes_the_first_devices_or_says_how_many_there_are():
+    assert runtime.make_mesh(3).size == 3
+    assert runtime.make_mesh(0).size == len(jax.devices())
+    with pytest.raises(UserError, match=r"runtime\.devices is 9, but there are 8"):
+        runtime.make_mesh(9)
