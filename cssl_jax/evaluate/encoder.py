@@ -12,8 +12,8 @@ from cssl_jax import parallel, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import protocols
-from cssl_jax.evaluate.evaluator import Evaluator, Model
-from cssl_jax.evaluate.features import make_embed
+from cssl_jax.evaluate.evaluator import Evaluator
+from cssl_jax.evaluate.features import Model, encoder_variables, make_embed
 from cssl_jax.train import setup
 from cssl_jax.train.checkpoints import Checkpoints
 from cssl_jax.train.metrics import write_json
@@ -72,11 +72,7 @@ class Encoder:
             raise UserError(
                 f"images have {images.shape[-1]} channels; this encoder takes {self.spec.channels}"
             )
-        variables = {
-            "params": self.model["params"]["encoder"],
-            "batch_stats": self.model["model_state"]["encoder"],
-        }
-        return self._embed(variables, images)
+        return self._embed(encoder_variables(self.model), images)
 
     def untrained(self) -> Model:
         """The model as it was before the first step."""

@@ -11,10 +11,8 @@ from cssl_jax.data.sampler import epoch_key, permute
 from cssl_jax.data.sources import ArraySource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import protocols
-from cssl_jax.evaluate.features import make_embed, pixels
+from cssl_jax.evaluate.features import Model, encoder_variables, make_embed, pixels
 from cssl_jax.train.setup import InputSpec
-
-Model = dict[str, Any]  # {"params": {"encoder": ...}, "model_state": {"encoder": ...}}
 
 
 class Evaluator:
@@ -105,8 +103,5 @@ class Evaluator:
 
     def features(self, model: Model) -> protocols.Features:
         """The encoder of a model as a function from uint8 images to features."""
-        variables = {
-            "params": model["params"]["encoder"],
-            "batch_stats": model["model_state"]["encoder"],
-        }
+        variables = encoder_variables(model)
         return lambda images: self._embed(variables, images)

@@ -13,7 +13,16 @@ from cssl_jax import parallel
 from cssl_jax.augment import geometry, image
 
 PyTree = Any
+Model = dict[str, PyTree]  # {"params": {"encoder": ...}, "model_state": {"encoder": ...}}
 PIXEL_SIDE = 32
+
+
+def encoder_variables(model: Model) -> dict[str, PyTree]:
+    """The encoder's part of a model, as its ``apply`` takes it."""
+    return {
+        "params": model["params"]["encoder"],
+        "batch_stats": model["model_state"]["encoder"],
+    }
 
 
 def preprocess(
