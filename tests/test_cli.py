@@ -110,7 +110,7 @@ def test_every_field_is_an_option_with_help(capsys):
     assert exit_.value.code == 0
     text = words(capsys.readouterr().out)
     for option, help_ in [
-        ("--train.batch-size", "Global batch N, in examples, over all devices. (default: 256)"),
+        ("--train.batch-size", "Global batch N, in examples, over all devices. (default: 128)"),
         ("--model.encoder", "Name of the encoder"),
         ("--augment.crop-area", "Smallest and largest area of the crop"),
         ("--optimizer.weight-decay", "Its factor."),
@@ -140,7 +140,7 @@ def test_a_misspelt_option_is_refused_with_the_nearest_right_name(tmp_path, caps
         (["pretrain", "debug", "--train.batch-size", "1"], "give 2+"),
         (["pretrain", "debug", "--train.batch-size", "2000"], "does not fit the 1438 training"),
         (["pretrain", "debug", "--train.batch-size", "30"], "does not divide over 8 devices"),
-        (["pretrain", "debug", "--data.source", "no.npz"], "'no.npz' does not exist"),
+        (["pretrain", "debug", "--data.source", "no.npz"], "no.npz' does not exist"),
         (["pretrain", "debug", "--model.encoder", "resnet19"], "did you mean 'resnet1"),
         (["pretrain", "debug", "--runtime.devices", "99"], "but there are 8"),
         (["pretrain", "debug", "--train.init", "nowhere"], "holds no checkpoint"),

@@ -22,7 +22,7 @@ from cssl_jax.errors import RunError, UserError
 from cssl_jax.evaluate.evaluator import Evaluator
 from cssl_jax.methods.base import Method
 from cssl_jax.train import optimizers, setup
-from cssl_jax.train.checkpoints import Checkpoints
+from cssl_jax.train.checkpoints import FOLDER, Checkpoints
 from cssl_jax.train.journal import Journal, finite
 from cssl_jax.train.metrics import write_json, write_text
 from cssl_jax.train.state import TrainState
@@ -155,7 +155,6 @@ def _begin(config: Config, parts: _Parts) -> TrainState:
     if not config.train.init:
         return parallel.replicate(state, parts.mesh)
     with Checkpoints(pathlib.Path(config.train.init), read_only=True) as checkpoints:
-        checkpoints.meta()  # refuses a folder without a checkpoint
         try:
             model = checkpoints.restore_model(state.model, parts.mesh)
         except ValueError as error:
@@ -252,17 +251,27 @@ def _with_absolute_paths(config: Config) -> Config:
 def _check_folder(run: pathlib.Path, config: Config) -> None:
     """Makes sure that the folder is new, empty, this config's run, or a run that saved nothing."""
     path = run / "config.json"
+    begun = _has_checkpoint(run)
+    if config.train.init and not begun and not _has_checkpoint(pathlib.Path(config.train.init)):
+        raise UserError(
+            f"train.init {config.train.init} holds no checkpoint; give the folder of a run, or "
+            "leave it out to start from random weights"
+        )
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file; give --workdir a folder")
     if path.is_file():
         changed = recipes.differences(recipes.read_json(path), config)
-        if changed and any((run / "checkpoints").glob("[0-9]*")):
+        if changed and begun:
             raise UserError(
                 f"{run} holds a run with another config; use another --workdir, or undo:\n  "
                 + "\n  ".join(changed)
             )
     elif run.is_dir() and any(run.iterdir()):
         raise UserError(f"{run} is not empty and holds no run; use another --workdir")
+
+
+def _has_checkpoint(run: pathlib.Path) -> bool:
+    return any((run / FOLDER).glob("[0-9]*"))
 
 
 def _write_config(run: pathlib.Path, config: Config) -> None:
