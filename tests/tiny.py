@@ -49,12 +49,10 @@ class Run:
         spec = setup.input_spec(config, train)
         sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
         self.method = setup.make_method(config, self.mesh)
-        self.pipeline = pipelines.build(
-            pipeline,
-            "",
-            train,
-            sampler,
-            config.augment,
+        self.pipeline = pipelines.PIPELINES[pipeline](
+            source=train,
+            sampler=sampler,
+            policy=config.augment,
             views=self.method.views,
             size=spec.size,
             mean=spec.mean,

@@ -4,7 +4,7 @@ import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,26 +22,133 @@ RESIDENT_SHARE = 0.25  # of a device's memory that resident images may take
 HOST_LIMIT = 2**30  # bytes, where a device does not tell its memory (CPU)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """One way from example numbers to views.
+    """One way from example numbers to views; the subclasses differ in where the work is done.
 
     Attributes:
-        name: "resident" (all on the device), "stream" (images from the host, augmented on the
-            device) or "tf" (augmented by tf.data on the host).
-        reason: Why it was chosen, in words.
-        constants: Arrays to put on every device once.
-        feeds: (start, stop) -> what each step is fed, this process's rows.
-        make_batch: (step, constants, feed) -> batch; runs in the compiled step.
-        constant_feed: Whether every step is fed the same, so that one transfer does.
+        source: The training part.
+        sampler: Its order.
+        policy: Of the augmentation.
+        views: Group -> views an example; one group for now.
+        size: Side of a view in pixels.
+        mean: A channel, on the scale [0, 1].
+        std: A channel.
+        rows: Rows of the global batch that this process feeds.
     """
 
-    name: str
-    reason: str
-    constants: Feed
-    feeds: Callable[[int, int], Generator[Feed]]
-    make_batch: Callable[[jax.Array, Any, Any], Batch]
-    constant_feed: bool = False
+    source: ArraySource
+    sampler: Sampler
+    policy: ImagePolicy
+    views: dict[str, int]
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    rows: np.ndarray
+    constant_feed: ClassVar[bool] = False  # every step is fed the same: one transfer does
+
+    @property
+    def constants(self) -> Feed:
+        """Arrays to put on every device once."""
+        return {}
+
+    def feeds(self, start: int, stop: int) -> Generator[Feed]:
+        """What each step in [start, stop) is fed, this process's rows."""
+        raise NotImplementedError
+
+    def make_batch(self, step: jax.Array, constants: Any, feed: Any) -> Batch:
+        """The batch of this device's rows; runs in the compiled step."""
+        raise NotImplementedError
+
+    def _labelled(self, feed: Feed) -> Feed:
+        if self.source.labels is None:
+            return feed
+        return {**feed, "label": self.source.labels[feed["index"]].astype(np.int32)}
+
+    def _augment(self, images: jax.Array, key: jax.Array) -> jax.Array:
+        (count,) = self.views.values()
+        # Without the barriers XLA fuses the draws into what reads them and repeats them a pixel.
+        drawn = jax.lax.optimization_barrier(sample_views(key, self.policy, count))
+        return image.apply_views(images, drawn, policy=self.policy, size=self.size)
+
+    def _batch(self, views: jax.Array, feed: Any) -> Batch:
+        (group,) = self.views
+        x = image.normalize(image.to_float(views), self.mean, self.std)
+        batch = {name: feed[name] for name in ("index", "key", "label") if name in feed}
+        return {**batch, "views": {group: x}, "mask": jnp.ones(feed["index"].shape, bool)}
+
+
+class ResidentPipeline(Pipeline):
+    """Images lie on the device; the whole way from row number to view is in the compiled step."""
+
+    constant_feed = True
+
+    @property
+    def constants(self) -> Feed:
+        """Images and, where there are some, labels."""
+        constants = {"images": self.source.images}
+        if self.source.labels is not None:
+            constants["labels"] = self.source.labels.astype(np.int32)
+        return constants
+
+    def feeds(self, start: int, stop: int) -> Generator[Feed]:
+        """Row numbers, the same at every step."""
+        for _ in range(start, stop):
+            yield {"row": self.rows.astype(np.int32)}
+
+    def make_batch(self, step: jax.Array, constants: Any, feed: Any) -> Batch:
+        """Draws, gathers and augments."""
+        drawn = self.sampler.draw(step, feed["row"], jnp)
+        index, key = jax.lax.optimization_barrier(drawn)
+        views = self._augment(constants["images"][index], key)
+        labels = {"label": constants["labels"][index]} if "labels" in constants else {}
+        return self._batch(views, {"index": index, "key": key, **labels})
+
+
+class StreamPipeline(Pipeline):
+    """The host gathers images, the device augments them."""
+
+    def feeds(self, start: int, stop: int) -> Generator[Feed]:
+        """Images with their numbers and keys."""
+        for step in range(start, stop):
+            index, key = self.sampler.draw(step, self.rows)
+            yield self._labelled({"images": self.source.images[index], "index": index, "key": key})
+
+    def make_batch(self, step: jax.Array, constants: Any, feed: Any) -> Batch:
+        """Augments."""
+        return self._batch(self._augment(feed["images"], feed["key"]), feed)
+
+
+class HostPipeline(Pipeline):
+    """tf.data augments on the host; the device normalises."""
+
+    def feeds(self, start: int, stop: int) -> Generator[Feed]:
+        """Finished views, uint8, with their numbers and keys."""
+        from cssl_jax.data import tf_pipeline  # TensorFlow is loaded by those who use it only
+
+        (count,) = self.views.values()
+        for feed in tf_pipeline.batches(
+            self.source.images,
+            self.sampler,
+            policy=self.policy,
+            views=count,
+            size=self.size,
+            start_step=start,
+            stop_step=stop,
+            rows=self.rows,
+        ):
+            yield self._labelled(feed)
+
+    def make_batch(self, step: jax.Array, constants: Any, feed: Any) -> Batch:
+        """Normalises."""
+        return self._batch(feed["views"], feed)
+
+
+PIPELINES: dict[str, type[Pipeline]] = {
+    "resident": ResidentPipeline,
+    "stream": StreamPipeline,
+    "tf": HostPipeline,
+}
 
 
 def choose(
@@ -74,100 +181,6 @@ def choose(
     relation = "fit" if within else "exceed"
     name = "resident" if within else "stream"
     return name, f"{size} {relation} the {limit / 2**20:.0f} MiB allowed on a device"
-
-
-def build(
-    name: str,
-    reason: str,
-    source: ArraySource,
-    sampler: Sampler,
-    policy: ImagePolicy,
-    *,
-    views: dict[str, int],
-    size: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    rows: np.ndarray,
-) -> Pipeline:
-    """Builds a pipeline.
-
-    Args:
-        name: "resident", "stream" or "tf".
-        reason: For the log.
-        source: The training part.
-        sampler: Its order.
-        policy: Of the augmentation.
-        views: Group -> views an example; one group for now.
-        size: Side of a view in pixels.
-        mean: A channel, on the scale [0, 1].
-        std: A channel.
-        rows: Rows of the global batch that this process feeds.
-    """
-    ((group, count),) = views.items()
-
-    def finish(views_: jax.Array, index: jax.Array, key: jax.Array, label: Any) -> Batch:
-        batch = {
-            "views": {group: image.normalize(image.to_float(views_), mean, std)},
-            "index": index,
-            "key": key,
-            "mask": jnp.ones(index.shape, bool),
-        }
-        return batch if label is None else {**batch, "label": label}
-
-    def augment(images: jax.Array, key: jax.Array) -> jax.Array:
-        # Without the barriers XLA fuses the draws into what reads them and repeats them a pixel.
-        drawn = jax.lax.optimization_barrier(sample_views(key, policy, count))
-        return image.apply_views(images, drawn, policy=policy, size=size)
-
-    def resident_batch(step: jax.Array, constants: Any, feed: Any) -> Batch:
-        index, key = jax.lax.optimization_barrier(sampler.draw(step, feed["row"], jnp))
-        label = constants["labels"][index] if "labels" in constants else None
-        return finish(augment(constants["images"][index], key), index, key, label)
-
-    def stream_batch(step: jax.Array, constants: Any, feed: Any) -> Batch:
-        views_ = augment(feed["images"], feed["key"])
-        return finish(views_, feed["index"], feed["key"], feed.get("label"))
-
-    def tf_batch(step: jax.Array, constants: Any, feed: Any) -> Batch:
-        return finish(feed["views"], feed["index"], feed["key"], feed.get("label"))
-
-    def with_labels(feed: Feed) -> Feed:
-        if source.labels is None:
-            return feed
-        return {**feed, "label": source.labels[feed["index"]].astype(np.int32)}
-
-    def resident_feeds(start: int, stop: int) -> Generator[Feed]:
-        for _ in range(start, stop):
-            yield {"row": rows.astype(np.int32)}
-
-    def stream_feeds(start: int, stop: int) -> Generator[Feed]:
-        for step in range(start, stop):
-            index, key = sampler.draw(step, rows)
-            yield with_labels({"images": source.images[index], "index": index, "key": key})
-
-    def tf_feeds(start: int, stop: int) -> Generator[Feed]:
-        from cssl_jax.data import tf_pipeline  # TensorFlow is loaded by those who use it only
-
-        for feed in tf_pipeline.batches(
-            source.images,
-            sampler,
-            policy=policy,
-            views=count,
-            size=size,
-            start_step=start,
-            stop_step=stop,
-            rows=rows,
-        ):
-            yield with_labels(feed)
-
-    if name == "resident":
-        constants = {"images": source.images}
-        if source.labels is not None:
-            constants["labels"] = source.labels.astype(np.int32)
-        return Pipeline(name, reason, constants, resident_feeds, resident_batch, True)
-    if name == "stream":
-        return Pipeline(name, reason, {}, stream_feeds, stream_batch)
-    return Pipeline(name, reason, {}, tf_feeds, tf_batch)
 
 
 def prefetch(items: Generator[Any], place: Callable[[Any], Any], depth: int = 2) -> Generator[Any]:

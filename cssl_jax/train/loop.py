@@ -17,14 +17,12 @@ from cssl_jax import parallel, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.data import pipeline as pipelines
 from cssl_jax.data.sampler import Sampler
-from cssl_jax.data.sources import ArraySource
 from cssl_jax.errors import RunError, UserError
-from cssl_jax.evaluate.evaluator import Evaluator
-from cssl_jax.methods.base import Method
 from cssl_jax.train import optimizers, setup
 from cssl_jax.train.checkpoints import FOLDER, Checkpoints
 from cssl_jax.train.journal import Journal, finite
 from cssl_jax.train.metrics import write_json, write_text
+from cssl_jax.train.parts import Parts, assemble
 from cssl_jax.train.state import TrainState
 from cssl_jax.train.step import make_train_step
 
@@ -48,7 +46,7 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     run = pathlib.Path(workdir).expanduser().absolute()
     _check_folder(run, config)
     cache = runtime.set_compile_cache(config.runtime.compile_cache)
-    parts = _assemble(config)
+    parts = assemble(config)
     _write_config(run, config)
     with Checkpoints(run, keep=config.train.keep) as checkpoints:
         start = checkpoints.latest or 0
@@ -82,74 +80,7 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     return results
 
 
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    """What a config becomes before its first step."""
-
-    mesh: Mesh
-    train: ArraySource
-    validation: ArraySource
-    spec: setup.InputSpec
-    sampler: Sampler
-    method: Method
-    pipeline: pipelines.Pipeline
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-    total_steps: int
-    evaluator: Evaluator
-    meta: dict[str, Any]
-
-
-def _assemble(config: Config) -> _Parts:
-    mesh = runtime.make_mesh(config.runtime.devices)
-    rows = parallel.process_rows(config.train.batch_size, mesh)
-    train, validation = setup.load_data(config)
-    spec = setup.input_spec(config, train)
-    sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
-    method = setup.make_method(config, mesh)
-    name, reason = pipelines.choose(
-        train,
-        augment_on=config.data.augment_on,
-        resident=config.data.resident,
-        memory=runtime.device_memory(mesh.devices.flat[0]),
-    )
-    pipeline = pipelines.build(
-        name,
-        reason,
-        train,
-        sampler,
-        config.augment,
-        views=method.views,
-        size=spec.size,
-        mean=spec.mean,
-        std=spec.std,
-        rows=rows,
-    )
-    optimizer, schedule, total_steps = setup.make_optimizer(config, sampler)
-    evaluator = Evaluator(config, method.encoder, spec, train, validation, mesh)
-    meta = {
-        "config": recipes.to_dict(config),
-        "input": vars(spec),
-        "data": {"train": train.fingerprint(), "validation": validation.fingerprint()},
-        "versions": runtime.versions(),
-    }
-    return _Parts(
-        mesh=mesh,
-        train=train,
-        validation=validation,
-        spec=spec,
-        sampler=sampler,
-        method=method,
-        pipeline=pipeline,
-        optimizer=optimizer,
-        schedule=schedule,
-        total_steps=total_steps,
-        evaluator=evaluator,
-        meta=meta,
-    )
-
-
-def _begin(config: Config, parts: _Parts) -> TrainState:
+def _begin(config: Config, parts: Parts) -> TrainState:
     """The state before the first step, from the seed or from an earlier run's weights."""
     state = setup.init_state(parts.method, parts.optimizer, parts.spec, config.train.seed)
     if not config.train.init:
@@ -165,7 +96,7 @@ def _begin(config: Config, parts: _Parts) -> TrainState:
     return parallel.replicate(state, parts.mesh).replace(**model)
 
 
-def _resume(parts: _Parts, checkpoints: Checkpoints) -> TrainState:
+def _resume(parts: Parts, checkpoints: Checkpoints) -> TrainState:
     """The newest state of this very run."""
     known = checkpoints.meta()["data"]
     for part, fingerprint in parts.meta["data"].items():
@@ -181,7 +112,7 @@ def _resume(parts: _Parts, checkpoints: Checkpoints) -> TrainState:
 def _train(
     config: Config,
     run: pathlib.Path,
-    parts: _Parts,
+    parts: Parts,
     state: TrainState,
     start: int,
     checkpoints: Checkpoints,
@@ -288,7 +219,7 @@ def _write_config(run: pathlib.Path, config: Config) -> None:
 # -------------------------------------------------------------------------------------------- input
 
 
-def _placed_feeds(parts: _Parts, start: int, backend: str) -> Generator[Any]:
+def _placed_feeds(parts: Parts, start: int, backend: str) -> Generator[Any]:
     """Each step's input on the devices; for resident data one transfer serves them all."""
     feeds = parts.pipeline.feeds(start, parts.total_steps)
     if parts.pipeline.constant_feed:
@@ -324,7 +255,7 @@ def _due(step: int, every_epochs: int, sampler: Sampler) -> bool:
 
 
 def _announce(
-    config: Config, run: pathlib.Path, parts: _Parts, cache: str | None, start: int
+    config: Config, run: pathlib.Path, parts: Parts, cache: str | None, start: int
 ) -> None:
     device = parts.mesh.devices.flat[0]
     judged = "by labels" if parts.evaluator.labelled else "without labels"
@@ -334,7 +265,7 @@ def _announce(
         f"compiled  {cache or 'not kept'}\n"
         f"data      {config.data.source}: {len(parts.train)} to train on, "
         f"{len(parts.validation)} to validate on, judged {judged}\n"
-        f"input     {parts.pipeline.name}: {parts.pipeline.reason}"
+        f"input     {parts.input_reason}"
     )
 
 

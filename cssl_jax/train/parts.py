@@ -1,0 +1,104 @@
+"""From a config to all parts of a run, before its first step."""
+
+import dataclasses
+from typing import Any
+
+import optax
+from jax.sharding import Mesh
+
+from cssl_jax import parallel, recipes, runtime
+from cssl_jax.config import Config
+from cssl_jax.data import pipeline as pipelines
+from cssl_jax.data.sampler import Sampler
+from cssl_jax.data.sources import ArraySource
+from cssl_jax.evaluate.evaluator import Evaluator
+from cssl_jax.methods.base import Method
+from cssl_jax.train import setup
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a config becomes before its first step.
+
+    Attributes:
+        mesh: Of devices.
+        train: The training part.
+        validation: The validation part.
+        spec: What the encoder takes.
+        sampler: Order of the training part.
+        method: The objective with its modules.
+        pipeline: Where the input is made.
+        input_reason: The pipeline's name and why it was chosen, in words.
+        optimizer: The update.
+        schedule: The learning rate it follows.
+        total_steps: Of the run.
+        evaluator: What judges the encoder.
+        meta: What is saved beside every checkpoint, ready for JSON.
+    """
+
+    mesh: Mesh
+    train: ArraySource
+    validation: ArraySource
+    spec: setup.InputSpec
+    sampler: Sampler
+    method: Method
+    pipeline: pipelines.Pipeline
+    input_reason: str
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    total_steps: int
+    evaluator: Evaluator
+    meta: dict[str, Any]
+
+
+def assemble(config: Config) -> Parts:
+    """Builds the parts; touches no file but the data.
+
+    Raises:
+        UserError: The config, the data and the devices do not fit each other.
+    """
+    mesh = runtime.make_mesh(config.runtime.devices)
+    rows = parallel.process_rows(config.train.batch_size, mesh)
+    train, validation = setup.load_data(config)
+    spec = setup.input_spec(config, train)
+    sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
+    method = setup.make_method(config, mesh)
+    name, reason = pipelines.choose(
+        train,
+        augment_on=config.data.augment_on,
+        resident=config.data.resident,
+        memory=runtime.device_memory(mesh.devices.flat[0]),
+    )
+    pipeline = pipelines.PIPELINES[name](
+        source=train,
+        sampler=sampler,
+        policy=config.augment,
+        views=method.views,
+        size=spec.size,
+        mean=spec.mean,
+        std=spec.std,
+        rows=rows,
+    )
+    optimizer, schedule, total_steps = setup.make_optimizer(config, sampler)
+    evaluator = Evaluator(config, method.encoder, spec, train, validation, mesh)
+    meta = {
+        "config": recipes.to_dict(config),
+        "input": vars(spec),
+        "data": {"train": train.fingerprint(), "validation": validation.fingerprint()},
+        "versions": runtime.versions(),
+    }
+    return Parts(
+        mesh=mesh,
+        train=train,
+        validation=validation,
+        spec=spec,
+        sampler=sampler,
+        method=method,
+        pipeline=pipeline,
+        input_reason=f"{name}: {reason}",
+        optimizer=optimizer,
+        schedule=schedule,
+        total_steps=total_steps,
+        evaluator=evaluator,
+        meta=meta,
+    )
