@@ -113,9 +113,7 @@ def evaluate_run(run: str | pathlib.Path, protocol: str | None = None) -> dict[s
         The figures of the protocols, with "random_init", "pixels" and "step".
     """
     names = protocols.PROTOCOLS if protocol is None else (protocol,)
-    unknown = set(names) - set(protocols.PROTOCOLS)
-    if unknown:
-        raise UserError(f"protocol {protocol!r} is unknown; use {' or '.join(protocols.PROTOCOLS)}")
+    protocols.check_names(names)  # before the run is opened
     encoder = load_encoder(run)
     runtime.set_compile_cache(encoder.config.runtime.compile_cache)
     train, validation = setup.load_data(encoder.config)

@@ -19,6 +19,13 @@ Features = Callable[[np.ndarray], np.ndarray]
 PROTOCOLS = ("knn", "linear")
 
 
+def check_names(names: tuple[str, ...]) -> None:
+    """Raises UserError at the first name that is no protocol."""
+    for name in names:
+        if name not in PROTOCOLS:
+            raise UserError(f"protocol {name!r} is unknown; use {' or '.join(PROTOCOLS)}")
+
+
 def labelled(
     features: Features,
     train: ArraySource,
@@ -43,9 +50,7 @@ def labelled(
     Returns:
         {"knn": {"top1", "top5", "k"}, "linear": {"top1", "top5", "l2"}}, shares in [0, 1].
     """
-    unknown = set(protocols) - set(PROTOCOLS)
-    if unknown:
-        raise UserError(f"protocol {unknown.pop()!r} is unknown; use {' or '.join(PROTOCOLS)}")
+    check_names(protocols)
     assert train.labels is not None
     assert validation.labels is not None
     classes = max(train.num_classes, validation.num_classes)
