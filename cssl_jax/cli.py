@@ -15,6 +15,7 @@ try:
     import tyro
 
     from cssl_jax.config import Config
+    from cssl_jax.data.options import PictureOptions
 except (ImportError, RuntimeError) as error:  # no command can be defined: only the doctor can speak
     from cssl_jax.doctor import instead_of_commands
 
@@ -56,10 +57,12 @@ class EmbedData:
     """What to embed.
 
     Attributes:
-        source: "digits", or the path of an .npz file with "images".
+        source: As data.source of a run: an .npz file, a folder of pictures, a .csv list, ...
+        labels: As data.labels of a run.
     """
 
     source: str
+    labels: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +72,55 @@ class Embed:
     Attributes:
         run: Run folder of the encoder.
         data: What to embed.
-        output: File to write: features float32 [N, D] and, where there are labels, labels.
+        output: File to write: features float32 [N, D] and, where there are some, labels and names.
     """
 
     run: tyro.conf.Positional[pathlib.Path]
     data: EmbedData
     output: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCheck:
+    """Say what is in a set of pictures: broken files, duplicates, sizes, classes.
+
+    Attributes:
+        source: Folder, .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or .parquet file.
+        options: How pictures are read; the data.* options of a run with the same names.
+        rejected: File to write the pictures to that would be left out, with the reason (.csv).
+        json: File to write all figures to.
+    """
+
+    source: tyro.conf.Positional[str]
+    options: Annotated[PictureOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=PictureOptions
+    )
+    rejected: pathlib.Path | None = None
+    json: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSplit:
+    """Write train.csv, validation.csv and test.csv: lists that data.source takes.
+
+    Classes keep their shares, near-duplicates stay on one side, and the same pictures and seed give
+    the same lists on any machine.
+
+    Attributes:
+        source: Folder or .csv list of pictures.
+        output: Folder to write the lists to.
+        fractions: Of train, validation and test.
+        seed: Of the split.
+        options: How pictures are read; the data.* options of a run with the same names.
+    """
+
+    source: tyro.conf.Positional[str]
+    output: pathlib.Path
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
+    options: Annotated[PictureOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=PictureOptions
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +131,19 @@ class Doctor:
 @dataclasses.dataclass(frozen=True)
 class Recipes:
     """List the recipes that come with the package."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipesDiff:
+    """Show the fields in which two recipes differ.
+
+    Attributes:
+        a: Name of a recipe, or a .py or .json file (a run's config.json).
+        b: The other.
+    """
+
+    a: tyro.conf.Positional[str]
+    b: tyro.conf.Positional[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,24 +208,66 @@ def embed(argv: Sequence[str]) -> int:
     """`cssl-jax embed RUN --data.source SOURCE --output features.npz`."""
     import numpy as np
 
-    from cssl_jax.data.sources import load_source
+    from cssl_jax.data.loading import load_source
     from cssl_jax.evaluate.encoder import load_encoder
 
     options = _parse(Embed, "embed", argv)
     if options.output.suffix != ".npz":
         raise UserError(f"--output {options.output} must end in .npz")
-    if not options.output.parent.is_dir():
-        raise UserError(f"--output {options.output}: the folder does not exist; make it first")
-    source = load_source(options.data.source)
-    arrays = {"features": load_encoder(options.run)(source.images)}
-    if source.labels is not None:
-        arrays["labels"] = source.labels
+    _check_parent(options.output, "--output")
+    encoder = load_encoder(options.run)
+    read = dataclasses.replace(encoder.config.data, labels=options.data.labels)
+    source = load_source(options.data.source, read)
+    arrays = {"features": encoder.embed(source)}
+    arrays |= {
+        name: value for name in ("labels", "names") if (value := getattr(source, name)) is not None
+    }
     try:
         np.savez(options.output, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise UserError(f"cannot write {options.output}: {error.strerror}") from error
     shape = arrays["features"].shape
-    print(f"{options.output}: features float32 [{shape[0]}, {shape[1]}]")
+    also = "".join(f", {name}" for name in arrays if name != "features")
+    print(f"{options.output}: features float32 [{shape[0]}, {shape[1]}]{also}")
+    return 0
+
+
+def _check_parent(path: pathlib.Path, option: str) -> None:
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path}: the folder does not exist; make it first")
+
+
+def data_check(argv: Sequence[str]) -> int:
+    """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
+    from cssl_jax.data import check, scan
+    from cssl_jax.files import write_json
+
+    options = _parse(DataCheck, "data check", argv)
+    for option in ("rejected", "json"):
+        if path := getattr(options, option):
+            _check_parent(path, f"--{option}")
+    records, index, groups = check.examine(options.source, options.options)
+    print(check.report(records, index, groups))
+    if options.rejected:
+        scan.write_rejected(options.rejected, scan.rejected(records.names, index))
+    if options.json:
+        write_json(options.json, check.figures(records, index, groups))
+    return 0
+
+
+def data_split(argv: Sequence[str]) -> int:
+    """`cssl-jax data split SOURCE --output FOLDER`."""
+    from cssl_jax.data import lists
+
+    options = _parse(DataSplit, "data split", argv)
+    for path, count in lists.split_source(
+        options.source,
+        options.output,
+        options.options,
+        fractions=options.fractions,
+        seed=options.seed,
+    ):
+        print(f"{path}: {count} pictures")
     return 0
 
 
@@ -190,11 +291,23 @@ def list_recipes(argv: Sequence[str]) -> int:
     return 0
 
 
+def diff_recipes(argv: Sequence[str]) -> int:
+    """`cssl-jax recipes diff A B`."""
+    from cssl_jax import recipes
+
+    options = _parse(RecipesDiff, "recipes diff", argv)
+    print(recipes.diff(options.a, options.b))
+    return 0
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
     "pretrain": (pretrain, Pretrain),
     "evaluate": (evaluate, Evaluate),
     "embed": (embed, Embed),
+    "data check": (data_check, DataCheck),
+    "data split": (data_split, DataSplit),
     "recipes": (list_recipes, Recipes),
+    "recipes diff": (diff_recipes, RecipesDiff),
     "doctor": (doctor, Doctor),
     "demo": (demo, Demo),
 }
@@ -209,14 +322,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"cssl-jax {__version__}")
         return 0
-    name = argv[0]
+    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+    name = " ".join(argv[:words])
     try:
         if name not in COMMANDS:
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            near = difflib.get_close_matches(" ".join(argv[:2]), COMMANDS, n=1)
+            near = near or difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(f"no command {name!r}; {hint}there are {', '.join(COMMANDS)}")
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes are not the user's
-        return COMMANDS[name][0](argv[1:])
+        return COMMANDS[name][0](argv[words:])
     except UserError as error:
         print(f"cssl-jax {name}: {error}", file=sys.stderr)
         return 2
@@ -234,7 +349,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _overview() -> str:
     lines = ["usage: cssl-jax COMMAND [options]", ""]
     for name, (_, options) in COMMANDS.items():
-        lines.append(f"  {name:<10} {(options.__doc__ or '').splitlines()[0]}")
+        lines.append(f"  {name:<13} {(options.__doc__ or '').splitlines()[0]}")
     return "\n".join([*lines, "", "cssl-jax COMMAND --help tells the options of a command."])
 
 

@@ -7,16 +7,18 @@ from collections.abc import Callable
 from typing import Literal
 
 from cssl_jax.augment.policy import PROBABILITIES, ImagePolicy
+from cssl_jax.data.options import PictureOptions
 from cssl_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where examples come from.
+class DataConfig(PictureOptions):
+    """Where examples come from; with the fields of ``PictureOptions``.
 
     Attributes:
-        source: "digits" (embedded), or the path of an .npz file with "images" (uint8 [N, H, W, C])
-            and, optional, "labels" (int [N]).
+        source: "digits" (embedded); an .npz file with "images" (uint8 [N, H, W, C]) and, optional,
+            "labels" (int [N]); or pictures of any size: a folder, a .csv list (path, label),
+            "tfds:NAME@SPLIT", "wds:SHARDS.tar", or a .parquet file.
         validation_source: A source of its own to validate on; "" holds out a part of the source.
         validation_fraction: Share of the source that is held out, without validation_source.
         split_seed: Of the split; None follows train.seed.
@@ -25,8 +27,11 @@ class DataConfig:
             "unit" leaves values in [0, 1], as the SimCLR code does.
         mean: Mean a channel on the scale [0, 1]; given, it replaces the computed one.
         std: Standard deviation a channel; given with mean.
-        augment_on: "device" (JAX, in the compiled step), "host" (tf.data), or "auto" (device).
+        augment_on: "device" (JAX, in the compiled step), "host", "split" (crop and resize on the
+            host, the rest on the device), or "auto" (device for arrays, split for pictures).
         resident: Keep the images on the device; None decides by size.
+        engine: Of the host: "tf" (tf.data), "threads" (no TensorFlow), or "auto" (tf where it is
+            installed).
     """
 
     source: str = "digits"
@@ -37,8 +42,9 @@ class DataConfig:
     normalize: Literal["dataset", "unit"] = "dataset"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    augment_on: Literal["auto", "device", "host"] = "auto"
+    augment_on: Literal["auto", "device", "host", "split"] = "auto"
     resident: bool | None = None
+    engine: Literal["auto", "tf", "threads"] = "auto"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,6 +204,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
             *("train.batch_size", "train.epochs", "train.log_every", "train.keep"),
             *("model.width", "model.projector_dim", "method.temperature"),
             *("optimizer.trust_coefficient", "optimizer.clip_norm"),
+            *("data.min_side", "data.max_pixels"),
             *("evaluate.knn_k", "evaluate.knn_temperature", "evaluate.batch_size"),
         ),
         lambda value: 0 < value < math.inf,
@@ -217,6 +224,16 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
         ("optimizer.momentum", "optimizer.b1", "optimizer.b2", "data.validation_fraction"),
         lambda value: 0 <= value < 1,
         "a number within [0, 1)",
+    ),
+    (
+        ("data.max_rejected",),
+        lambda value: 0 <= value <= 1,
+        "a share within [0, 1]",
+    ),
+    (
+        ("data.channels",),
+        lambda value: value in (1, 3, 4),
+        "1, 3 or 4",
     ),
     (  # Without x64, jax.random.key folds a larger seed; the sampler would not.
         ("train.seed", "data.split_seed"),

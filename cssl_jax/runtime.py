@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 
 from cssl_jax import parallel
 from cssl_jax.errors import UserError
+from cssl_jax.files import cache_folder
 from cssl_jax.version import __version__
 
-DEFAULT_CACHE = "~/.cache/cssl_jax/compile"
 _CACHE = "jax_compilation_cache_dir"
 
 
@@ -22,7 +22,7 @@ def set_compile_cache(folder: str) -> str | None:
     """Keeps compiled programs from one process to the next; a cache set from outside stays.
 
     Args:
-        folder: Where; "" is ``DEFAULT_CACHE``, "off" is nowhere.
+        folder: Where; "" is ``files.cache_folder("compile")``, "off" is nowhere.
 
     Returns:
         The folder in use, or None.
@@ -31,7 +31,7 @@ def set_compile_cache(folder: str) -> str | None:
         jax.config.update(_CACHE, None)
         return None
     if folder or not jax.config.values[_CACHE]:
-        path = pathlib.Path(folder or DEFAULT_CACHE).expanduser()
+        path = pathlib.Path(folder).expanduser() if folder else cache_folder("compile")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError:

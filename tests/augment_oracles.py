@@ -95,7 +95,8 @@ def view(picture, drawn, policy, size):
 def crop_box(drawn, height, width, policy):
     """(top, left, height, width) by the steps of torchvision's ``RandomResizedCrop.get_params``."""
     if not drawn["crop"]:
-        return 0, 0, height, width
+        side = min(height, width)
+        return (height - side) // 2, (width - side) // 2, side, side
     for share, log_ratio in zip(drawn["crop_area"], drawn["crop_log_ratio"], strict=True):
         area, ratio = float(share) * height * width, math.exp(log_ratio)
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))

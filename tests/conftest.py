@@ -1,7 +1,10 @@
-"""Eight simulated devices and a compile cache, set before JAX starts."""
+"""Eight simulated devices and caches of the tests' own, set before JAX starts."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["JAX_PLATFORMS"] = os.environ.get("CSSL_TEST_PLATFORM", "cpu")
@@ -12,7 +15,10 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_optimization_level=0"
 ).strip()
 
-import jax
+os.environ["CSSL_JAX_CACHE"] = tempfile.mkdtemp(prefix="cssl-jax-tests-")
+atexit.register(shutil.rmtree, os.environ["CSSL_JAX_CACHE"], ignore_errors=True)
+
+import jax  # noqa: E402
 
 _CACHE = pathlib.Path(__file__).resolve().parent.parent / ".jax_cache" / jax.__version__
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))

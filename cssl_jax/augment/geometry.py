@@ -7,34 +7,40 @@ from cssl_jax.augment.policy import ImagePolicy, Parameters
 
 
 def crop_box(
-    parameters: Parameters, height: int, width: int, *, policy: ImagePolicy
+    parameters: Parameters,
+    height: jax.typing.ArrayLike,
+    width: jax.typing.ArrayLike,
+    *,
+    policy: ImagePolicy,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Turns size-free crop parameters into whole pixels of an image, as torchvision does.
 
     The first of the candidates that fits the image counts. Where none fits, the largest centred box
-    with the nearest allowed aspect ratio is taken.
+    with the nearest allowed aspect ratio is taken; where the view is not cropped, the centre
+    square, as at test time.
 
     Args:
         parameters: Leaves [..., 10] and [...].
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
+        height: Of the image, in pixels; one for all, or of a shape that broadcasts to [...].
+        width: Likewise.
         policy: For the allowed aspect ratios.
 
     Returns:
         (top, left, height, width), int32 [...] each.
     """
-    area = parameters["crop_area"] * (height * width)
+    height, width = jnp.asarray(height), jnp.asarray(width)
+    area = parameters["crop_area"] * (height * width)[..., None]
     ratio = jnp.exp(parameters["crop_log_ratio"])
     widths = jnp.round(jnp.sqrt(area * ratio))
     heights = jnp.round(jnp.sqrt(area / ratio))
-    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
+    fits = (widths >= 1) & (widths <= width[..., None])
+    fits &= (heights >= 1) & (heights <= height[..., None])
     first = jnp.argmax(fits, axis=-1)[..., None]
-    found = jnp.any(fits, axis=-1)
-    nearest = min(max(width / height, policy.crop_ratio[0]), policy.crop_ratio[1])
-    whole = ~parameters["crop"]
-    fallback_width = jnp.where(whole, width, max(1, round(min(width, height * nearest))))
-    fallback_height = jnp.where(whole, height, max(1, round(min(height, width / nearest))))
-    use = found & parameters["crop"]
+    nearest = jnp.clip(width / height, *policy.crop_ratio)
+    nearest = jnp.where(parameters["crop"], nearest, 1.0)
+    fallback_width = jnp.maximum(1, jnp.round(jnp.minimum(width, height * nearest)))
+    fallback_height = jnp.maximum(1, jnp.round(jnp.minimum(height, width / nearest)))
+    use = jnp.any(fits, axis=-1) & parameters["crop"]
     w = jnp.where(use, jnp.take_along_axis(widths, first, -1)[..., 0], fallback_width)
     h = jnp.where(use, jnp.take_along_axis(heights, first, -1)[..., 0], fallback_height)
     # A float below 1 times a whole number never rounds up to that number, so the box stays inside.

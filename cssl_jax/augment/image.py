@@ -27,10 +27,22 @@ def apply(
     Returns:
         float [n, size, size, C] in [0, 1]; float32, or float64 where x64 is enabled.
     """
+    return finish(cut(images, parameters, policy=policy, size=size), parameters, policy=policy)
+
+
+def cut(images: jax.Array, parameters: Parameters, *, policy: ImagePolicy, size: int) -> jax.Array:
+    """The first half of ``apply``: crops and resizes to float [n, size, size, C] in [0, 1]."""
     x = to_float(images)
     if policy.uses("crop") or x.shape[1:3] != (size, size):
         box = crop_box(parameters, *x.shape[1:3], policy=policy)
         x = crop_and_resize(x, box, size, policy.interpolation)
+    return x
+
+
+def finish(images: jax.Array, parameters: Parameters, *, policy: ImagePolicy) -> jax.Array:
+    """The second half of ``apply``: all that keeps the size; square images in, [n, s, s, C]."""
+    x = to_float(images)
+    size = x.shape[1]
     if policy.uses("horizontal_flip"):
         x = _where(parameters["horizontal_flip"], x[:, :, ::-1], x)
     if policy.uses("vertical_flip"):
@@ -58,6 +70,15 @@ def apply_views(
         return apply(images, drawn, policy=policy, size=size)
 
     return jax.vmap(one_view, in_axes=1, out_axes=1)(parameters)
+
+
+def finish_views(views: jax.Array, parameters: Parameters, *, policy: ImagePolicy) -> jax.Array:
+    """``finish`` on k views of each image: [n, k, s, s, C], leaves [n, k, ...]."""
+
+    def one_view(x: jax.Array, drawn: Parameters) -> jax.Array:
+        return finish(x, drawn, policy=policy)
+
+    return jax.vmap(one_view, in_axes=1, out_axes=1)(views, parameters)
 
 
 def to_float(images: jax.Array) -> jax.Array:

@@ -34,7 +34,7 @@ class ImagePolicy:
     A probability is a tuple: one number for all views, or one a view (asymmetric, as in BYOL).
 
     Attributes:
-        crop: Probability of a random resized crop; without it the whole image is resized.
+        crop: Probability of a random resized crop; without it the centre square is resized.
         crop_area: Smallest and largest area of the crop, as a share of the image.
         crop_ratio: Smallest and largest aspect ratio (width over height), drawn log-uniformly.
         interpolation: Kernel of the resize, always antialiased; the paper's code uses bicubic.

@@ -1,10 +1,12 @@
-"""From the sampler to a batch on the device: resident, streamed, or augmented by tf.data."""
+"""From the sampler to a batch on the device: resident, streamed, or with views from the host."""
 
 import dataclasses
+import functools
+import importlib.util
 import queue
 import threading
 from collections.abc import Callable, Generator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,9 @@ import numpy as np
 
 from cssl_jax.augment import image
 from cssl_jax.augment.policy import ImagePolicy, sample_views
+from cssl_jax.data.host import Work
 from cssl_jax.data.sampler import Sampler
-from cssl_jax.data.sources import ArraySource
+from cssl_jax.data.sources import ArraySource, Source
 from cssl_jax.errors import UserError
 
 Batch = dict[str, Any]
@@ -37,7 +40,7 @@ class Pipeline:
         rows: Rows of the global batch that this process feeds.
     """
 
-    source: ArraySource
+    source: Source
     sampler: Sampler
     policy: ImagePolicy
     views: dict[str, int]
@@ -78,7 +81,17 @@ class Pipeline:
         return {**batch, "views": {group: x}, "mask": jnp.ones(feed["index"].shape, bool)}
 
 
-class ResidentPipeline(Pipeline):
+class ArrayPipeline(Pipeline):
+    """Images lie in an array and are augmented on the device."""
+
+    @property
+    def images(self) -> np.ndarray:
+        """uint8 [size, H, W, C]."""
+        assert isinstance(self.source, ArraySource)  # see ``choose``
+        return self.source.images
+
+
+class ResidentPipeline(ArrayPipeline):
     """Images lie on the device; the whole way from row number to view is in the compiled step."""
 
     constant_feed = True
@@ -86,7 +99,7 @@ class ResidentPipeline(Pipeline):
     @property
     def constants(self) -> Feed:
         """Images and, where there are some, labels."""
-        constants = {"images": self.source.images}
+        constants = {"images": self.images}
         if self.source.labels is not None:
             constants["labels"] = self.source.labels.astype(np.int32)
         return constants
@@ -105,82 +118,125 @@ class ResidentPipeline(Pipeline):
         return self._batch(views, {"index": index, "key": key, **labels})
 
 
-class StreamPipeline(Pipeline):
+class StreamPipeline(ArrayPipeline):
     """The host gathers images, the device augments them."""
 
     def feeds(self, start: int, stop: int) -> Generator[Feed]:
         """Images with their numbers and keys."""
         for step in range(start, stop):
             index, key = self.sampler.draw(step, self.rows)
-            yield self._labelled({"images": self.source.images[index], "index": index, "key": key})
+            yield self._labelled({"images": self.images[index], "index": index, "key": key})
 
     def make_batch(self, step: jax.Array, constants: Any, feed: Any) -> Batch:
         """Augments."""
         return self._batch(self._augment(feed["images"], feed["key"]), feed)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class HostPipeline(Pipeline):
-    """tf.data augments on the host; the device normalises."""
+    """The host reads, decodes, crops and resizes, and by choice does the rest as well.
+
+    Attributes:
+        engine: "tf" (tf.data) or "threads" (Pillow).
+        whole: The host applies the whole policy and the device normalises only.
+    """
+
+    engine: Literal["tf", "threads"]
+    whole: bool
 
     def feeds(self, start: int, stop: int) -> Generator[Feed]:
-        """Finished views, uint8, with their numbers and keys."""
-        from cssl_jax.data import tf_pipeline  # TensorFlow is loaded by those who use it only
-
+        """Views, uint8, with their numbers and keys."""
+        batches: Any
+        if self.engine == "tf":  # TensorFlow is loaded by those who use it only
+            from cssl_jax.data.tf_pipeline import batches
+        else:
+            from cssl_jax.data.thread_pipeline import batches
         (count,) = self.views.values()
-        for feed in tf_pipeline.batches(
-            self.source.images,
-            self.sampler,
+        work = Work(
+            source=self.source,
+            sampler=self.sampler,
             policy=self.policy,
             views=count,
             size=self.size,
-            start_step=start,
-            stop_step=stop,
+            whole=self.whole,
             rows=self.rows,
-        ):
+        )
+        for feed in batches(work, start, stop):
             yield self._labelled(feed)
 
     def make_batch(self, step: jax.Array, constants: Any, feed: Any) -> Batch:
-        """Normalises."""
-        return self._batch(feed["views"], feed)
+        """Finishes what the host left, and normalises."""
+        views = feed["views"]
+        if not self.whole:
+            drawn = sample_views(feed["key"], self.policy, views.shape[1])
+            drawn = jax.lax.optimization_barrier(drawn)
+            views = image.finish_views(views, drawn, policy=self.policy)
+        return self._batch(views, feed)
 
 
-PIPELINES: dict[str, type[Pipeline]] = {
+PIPELINES: dict[str, Callable[..., Pipeline]] = {
     "resident": ResidentPipeline,
     "stream": StreamPipeline,
-    "tf": HostPipeline,
+    "tf": functools.partial(HostPipeline, engine="tf", whole=True),
+    "tf-split": functools.partial(HostPipeline, engine="tf", whole=False),
+    "threads": functools.partial(HostPipeline, engine="threads", whole=True),
+    "threads-split": functools.partial(HostPipeline, engine="threads", whole=False),
 }
 
 
 def choose(
-    source: ArraySource, *, augment_on: str, resident: bool | None, memory: int | None
+    source: Source,
+    *,
+    augment_on: str,
+    resident: bool | None,
+    engine: str,
+    memory: int | None,
 ) -> tuple[str, str]:
     """Picks a pipeline by name, with the reason.
 
     Args:
         source: The training part.
-        augment_on: "auto", "device" or "host".
+        augment_on: "auto", "device", "host" or "split".
         resident: Keep the images on the device; None decides by size.
+        engine: "auto", "tf" or "threads".
         memory: Bytes of one device, or None where it does not tell.
 
     Raises:
         UserError: The wishes contradict each other.
     """
-    size = f"{source.images.nbytes / 2**20:.1f} MiB of images"
-    if augment_on == "host":
-        if resident:
-            raise UserError(
-                "data.resident and data.augment_on=host exclude each other: resident images are "
-                "augmented on the device; drop one of the two"
-            )
-        return "tf", "augmentation on the host was asked for"
+    arrays = isinstance(source, ArraySource)
+    if resident and (not arrays or augment_on in ("host", "split")):
+        kind = f"data.augment_on={augment_on}" if arrays else "pictures that the host decodes"
+        raise UserError(
+            f"data.resident and {kind} exclude each other: resident images are an array that the "
+            "device augments; drop one of the two"
+        )
+    if augment_on == "device" and not arrays:
+        raise UserError(
+            "data.augment_on=device needs pictures of one size that fit in memory; these are "
+            "decoded and cropped on the host: leave data.augment_on out, or set it to split"
+        )
+    if augment_on in ("host", "split") or not arrays:
+        return _choose_engine(engine, augment_on)
+    assert isinstance(source, ArraySource)
     if resident is not None:
         wish = "resident data was asked for" if resident else "resident data was turned off"
         return ("resident" if resident else "stream"), wish
     limit = HOST_LIMIT if memory is None else int(memory * RESIDENT_SHARE)
     within = source.images.nbytes <= limit
+    size = f"{source.images.nbytes / 2**20:.1f} MiB of images"
     relation = "fit" if within else "exceed"
     name = "resident" if within else "stream"
     return name, f"{size} {relation} the {limit / 2**20:.0f} MiB allowed on a device"
+
+
+def _choose_engine(engine: str, augment_on: str) -> tuple[str, str]:
+    if engine == "auto":
+        engine = "tf" if importlib.util.find_spec("tensorflow") else "threads"
+    by = "tf.data" if engine == "tf" else "threads"
+    if augment_on == "host":
+        return engine, f"augmentation on the host was asked for; {by} does it"
+    return f"{engine}-split", f"{by} decodes, crops and resizes; the device does the rest"
 
 
 def prefetch(items: Generator[Any], place: Callable[[Any], Any], depth: int = 2) -> Generator[Any]:

@@ -1,44 +1,107 @@
-"""Random-access sources of examples, their split, and their channel statistics."""
+"""Random-access sources of examples: the contract, and arrays in memory."""
 
 import dataclasses
-import importlib.resources
-import pathlib
-import zipfile
 import zlib
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
 from cssl_jax.data import sampler
 from cssl_jax.errors import UserError
 
+Rejected = tuple[tuple[str, str, str], ...]  # (name, reason, detail) of what was left out
+
+
+class Source(Protocol):
+    """Examples by number, as training and evaluation read them.
+
+    Attributes:
+        name: For messages and results.
+        labels: int64 [size] in [0, num_classes), -1 for none; or None where nothing is labelled.
+        rejected: What the cleaning left out, of the whole set that this is a part of.
+        names: str [size], of every example (a file's path); or None.
+        channels: Of every image.
+        sizes: int32 [size, 2], height and width of every image in pixels.
+        num_classes: Number of labels; 0 without labels.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def labels(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def rejected(self) -> Rejected: ...  # noqa: D102
+    @property
+    def names(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def channels(self) -> int: ...  # noqa: D102
+    @property
+    def sizes(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def num_classes(self) -> int: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """Tells sets apart, wherever they lie: by size and a checksum of all bytes and labels."""
+        ...
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation a channel, on the scale [0, 1]."""
+        ...
+
+    def take(self, index: np.ndarray) -> "Source":
+        """The examples at ``index`` int [n], in that order."""
+        ...
+
+    def image(self, index: int) -> np.ndarray:
+        """One image, uint8 [h, w, C]; called from many threads at once."""
+        ...
+
+    def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:
+        """All images in order, uint8 [r, h, w, C], at most ``rows`` at a time.
+
+        Arrays come as they are, pictures of any size as the centre square at ``size`` pixels.
+        """
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
-    """Images in memory.
+    """Images in memory, all of one size.
 
     Attributes:
         name: For messages and results.
         images: uint8 [size, H, W, C].
-        labels: int64 [size] in [0, classes), or None.
+        labels: int64 [size] in [0, num_classes), -1 for none; or None.
+        names: str [size], of every image's file, where these were picture files.
+        rejected: What the cleaning left out, likewise.
     """
 
     name: str
     images: np.ndarray
     labels: np.ndarray | None = None
+    names: np.ndarray | None = None
+    rejected: Rejected = ()
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        _, height, width, channels = self.images.shape
-        return height, width, channels
+    def channels(self) -> int:
+        """Of every image."""
+        return self.images.shape[-1]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """int32 [size, 2], all alike."""
+        return np.broadcast_to(np.array(self.images.shape[1:3], np.int32), (len(self), 2))
 
     @property
     def num_classes(self) -> int:
         """One more than the largest label; 0 without labels."""
-        return 0 if self.labels is None else int(self.labels.max()) + 1
+        return 0 if self.labels is None else int(self.labels.max(initial=-1)) + 1
 
     def fingerprint(self) -> str:
         """Tells sets apart: size, shape, labels or none, and a checksum of all bytes."""
@@ -48,76 +111,24 @@ class ArraySource:
         labels = "unlabelled" if self.labels is None else "labelled"
         return f"{list(self.images.shape)} {labels} {check:08x}"
 
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Over all pixels; see ``channel_statistics``."""
+        return channel_statistics(self.images)
+
     def take(self, index: np.ndarray) -> "ArraySource":
         """The examples at ``index`` int [n], in that order."""
         labels = None if self.labels is None else self.labels[index]
-        return dataclasses.replace(self, images=self.images[index], labels=labels)
+        names = None if self.names is None else self.names[index]
+        return dataclasses.replace(self, images=self.images[index], labels=labels, names=names)
 
+    def image(self, index: int) -> np.ndarray:
+        """One image, uint8 [H, W, C]."""
+        return self.images[index]
 
-def load_source(spec: str) -> ArraySource:
-    """Opens ``digits`` (embedded) or the path of an ``.npz`` file with ``images`` and ``labels``.
-
-    Raises:
-        UserError: Nothing is there, or what is there is no set of images.
-    """
-    if spec == "digits":
-        return _digits()
-    path = pathlib.Path(spec).expanduser()
-    if path.suffix != ".npz":
-        raise UserError(
-            f"data source {spec!r} is unknown; give 'digits' or the path of an .npz file"
-        )
-    if not path.is_file():
-        raise UserError(
-            f"data source {spec!r} does not exist; give the path of an .npz file with an array "
-            "'images' (uint8 [N, H, W, C]) and, optional, 'labels' (int [N])"
-        )
-    return _npz(path)
-
-
-def _digits() -> ArraySource:
-    # The UCI "Optical Recognition of Handwritten Digits" test set, 1,797 scans of 8 x 8 pixels with
-    # 17 grey levels, as scikit-learn ships it (CC BY 4.0); digits.txt beside the file says more.
-    with importlib.resources.files("cssl_jax.data").joinpath("digits.npz").open("rb") as file:
-        content = np.load(file, allow_pickle=False)
-        levels, labels = content["images"], content["labels"]
-    images = ((levels.astype(np.uint16) * 255 + 8) // 16).astype(np.uint8)
-    return ArraySource("digits", images[..., None], labels.astype(np.int64))
-
-
-def _npz(path: pathlib.Path) -> ArraySource:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files if name in ("images", "labels")}
-            names = content.files
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        # NumPy's own words would advise to unpickle the file, which nothing here ever does.
-        raise UserError(
-            f"{path} is no readable .npz file of plain arrays; write it with "
-            "numpy.savez(path, images=..., labels=...)"
-        ) from error
-    if "images" not in arrays:
-        raise UserError(f"{path} holds {names}; it needs an array named 'images'")
-    images, labels = arrays["images"], arrays.get("labels")
-    if images.dtype != np.uint8:
-        raise UserError(
-            f"{path}: images are {images.dtype}; save them as uint8 in [0, 255] "
-            "(for floats in [0, 1]: np.round(images * 255).astype(np.uint8))"
-        )
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or 0 in images.shape:
-        raise UserError(f"{path}: images have shape {images.shape}; give [N, H, W, C] or [N, H, W]")
-    if labels is not None:
-        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-            raise UserError(
-                f"{path}: labels are {labels.dtype} {labels.shape} beside {len(images)} images; "
-                "give one integer an image"
-            )
-        if labels.min() < 0:
-            raise UserError(f"{path}: label {labels.min()} is negative; number the classes from 0")
-        labels = labels.astype(np.int64)
-    return ArraySource(path.name, images, labels)
+    def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:
+        """All images in order and as they are, at most ``rows`` at a time."""
+        for start in range(0, len(self), rows):
+            yield self.images[start : start + rows]
 
 
 def split(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

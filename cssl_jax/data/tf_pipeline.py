@@ -1,9 +1,9 @@
-"""The policy applied on the host by tf.data; the only module that imports TensorFlow.
+"""Pictures read, decoded and augmented by tf.data; the only module that imports TensorFlow.
 
 Parameters come ready-made from ``augment.policy`` (JAX, on the CPU): TensorFlow draws nothing.
 """
 
-import os
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,15 +14,15 @@ import tensorflow as tf
 
 from cssl_jax.augment import geometry, image
 from cssl_jax.augment.color import LUMA
-from cssl_jax.augment.policy import ImagePolicy, sample_views
-from cssl_jax.data.sampler import Sampler
-from cssl_jax.errors import UserError
+from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.data import host
+from cssl_jax.data.host import PREFETCH, Drawn, Work
+from cssl_jax.data.picture_source import PictureSource
+from cssl_jax.data.sources import ArraySource, Source
 
 tf.config.set_visible_devices([], "GPU")  # they are JAX's; TensorFlow would take all their memory
 
-PREFETCH = 2  # batches; a fixed number bounds the memory, AUTOTUNE does not
 GREY = np.repeat(np.array(LUMA, np.float32)[:, None], 3, axis=1)  # RGB @ GREY: its grey, thrice
-Drawn = dict[str, Any]
 
 # What _view reads of the parameters of each operation; the box and the matrix come besides.
 _PARAMETERS = {
@@ -35,33 +35,12 @@ _PARAMETERS = {
 }
 
 
-def batches(
-    images: np.ndarray,
-    sampler: Sampler,
-    *,
-    policy: ImagePolicy,
-    views: int,
-    size: int,
-    start_step: int = 0,
-    stop_step: int,
-    rows: slice | np.ndarray | None = None,
-    parallelism: int | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the augmented batches of the steps [start_step, stop_step).
+def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the augmented batches of the steps [start, stop).
 
-    A step's bits depend on neither ``parallelism`` nor ``start_step``. Closing the generator ends
-    the work behind it.
-
-    Args:
-        images: uint8 [sampler.size, H, W, C].
-        sampler: Says which example goes where, and its key.
-        policy: Of the augmentation.
-        views: Views an example.
-        size: Side of a view, in pixels.
-        start_step: First step.
-        stop_step: One past the last step.
-        rows: Rows of the global batch that this process feeds; None is all of them.
-        parallelism: Examples worked on at a time; None is one a core.
+    A step's bits depend on neither ``work.parallelism`` nor ``start``. Closing the generator ends
+    the work behind it. Memory holds ``PREFETCH`` batches of views besides the one in use, and one
+    decoded image a worker.
 
     Yields:
         views uint8 [r, views, size, size, C] (rounded), index int32 [r] and key uint32 [r, 2], for
@@ -69,83 +48,113 @@ def batches(
 
     Raises:
         UserError: JAX was told to leave out its CPU backend.
+        RunError: A picture has changed since it was scanned.
     """
-    every_row = np.arange(sampler.batch_size)
-    rows = every_row if rows is None else every_row[rows]
-    draw = _on_cpu(_draw_for(policy, views, size, images.shape[1:3]), len(rows))
-    parallelism = parallelism or _cores()
+    draw = host.draws(work, functools.partial(_needed, work))
+    open_image = _opener(work.source)
+    troubles: list[BaseException] = []
 
     def step_inputs(step: int) -> Drawn:
-        index, key = sampler.draw(step, rows)
-        return {"image": images[index], **draw(key)}
+        index, key = work.sampler.draw(step, work.rows)
+        return {**open_image.inputs(index), **draw(key, work.source.sizes[index])}
 
     @tf.autograph.experimental.do_not_convert
     def augment(example: Drawn) -> tf.Tensor:
-        picture = example.pop("image")
-        drawn = [{name: value[i] for name, value in example.items()} for i in range(views)]
-        return tf.stack([_view(picture, drawn[i], policy, size) for i in range(views)])
+        picture = open_image.open(example, troubles)
+        drawn = [{name: example[name][v] for name in parameters} for v in range(work.views)]
+        return tf.stack([_view(picture, one, work) for one in drawn])
 
+    first = step_inputs(start)
+    parameters = first.keys() - open_image.inputs(np.zeros(1, np.int32)).keys()
     dataset = tf.data.Dataset.from_generator(
-        lambda: map(step_inputs, range(start_step, stop_step)),
-        output_signature=_signature(step_inputs(start_step)),
+        lambda: map(step_inputs, range(start, stop)), output_signature=_signature(first)
     )
-    dataset = dataset.unbatch().map(augment, num_parallel_calls=parallelism, deterministic=True)
-    dataset = dataset.batch(len(rows)).prefetch(PREFETCH).with_options(_options(parallelism))
-    for step, batch in enumerate(dataset.as_numpy_iterator(), start_step):
-        index, key = sampler.draw(step, rows)
-        yield {"views": batch, "index": index, "key": key}
+    dataset = dataset.unbatch().map(augment, num_parallel_calls=work.workers, deterministic=True)
+    dataset = dataset.batch(len(work.rows)).prefetch(PREFETCH).with_options(_options(work.workers))
+    batches = dataset.as_numpy_iterator()
+    for step in range(start, stop):
+        try:
+            views = next(batches)
+        except tf.errors.OpError as error:
+            if not troubles:  # of the decoder: say which picture it was
+                for number in work.sampler.draw(step, work.rows)[0]:
+                    work.source.image(int(number))
+            raise (troubles[0] if troubles else error) from None
+        index, key = work.sampler.draw(step, work.rows)
+        yield {"views": views, "index": index, "key": key}
 
 
-def _draw_for(
-    policy: ImagePolicy, views: int, size: int, image_size: tuple[int, ...]
-) -> Callable[[jax.Array], Drawn]:
-    """Keys uint32 [r, 2] -> what TensorFlow needs to know of every view, leaves [r, views, ...]."""
+class _Arrays:
+    """Images in memory travel with the parameters."""
 
-    def draw(keys: jax.Array) -> Drawn:
-        drawn = sample_views(keys, policy, views)
-        needed = {"box": jnp.stack(geometry.crop_box(drawn, *image_size, policy=policy), -1)}
-        for operation, names in _PARAMETERS.items():
-            if policy.uses(operation):
-                needed |= {name: drawn[name] for name in names}
-        if policy.uses("affine"):
-            matrix = geometry.affine_matrix(drawn, size).reshape(-1, views, 6)
-            # TensorFlow's maps are projective; the last two numbers, 0, keep this one affine.
-            needed["matrix"] = jnp.pad(matrix, [(0, 0), (0, 0), (0, 2)])
-        return jax.tree.map(_at_most_float32, needed)
+    def __init__(self, source: ArraySource) -> None:
+        self._source = source
 
-    return draw
+    def inputs(self, index: np.ndarray) -> Drawn:
+        return {"image": self._source.images[index]}
+
+    def open(self, example: Drawn, troubles: list[BaseException]) -> tf.Tensor:
+        return example["image"]
+
+
+class _Pictures:
+    """Pictures are read where they are needed; TensorFlow decodes those it decodes as Pillow does.
+
+    All else (other formats, EXIF orientation, CMYK, 16 bits) is Pillow's, in the same thread.
+    """
+
+    def __init__(self, source: PictureSource) -> None:
+        self._source = source
+        self._plain = source.plain_jpeg
+
+    def inputs(self, index: np.ndarray) -> Drawn:
+        return {"number": index, "plain": self._plain[index]}
+
+    def open(self, example: Drawn, troubles: list[BaseException]) -> tf.Tensor:
+        def call(function: Callable[[int], Any], dtype: tf.DType) -> tf.Tensor:
+            def guarded(number: np.ndarray) -> Any:
+                try:
+                    return function(int(number))
+                except BaseException as error:  # TensorFlow would keep its name only
+                    troubles.append(error)
+                    raise
+
+            return tf.numpy_function(guarded, [example["number"]], dtype, stateful=False)
+
+        def decode_jpeg() -> tf.Tensor:
+            encoded = call(self._source.encoded, tf.string)
+            return tf.io.decode_jpeg(encoded, self._source.channels, dct_method="INTEGER_ACCURATE")
+
+        picture = tf.cond(example["plain"], decode_jpeg, lambda: call(self._source.image, tf.uint8))
+        return tf.ensure_shape(picture, (None, None, self._source.channels))
+
+
+def _opener(source: Source) -> "_Arrays | _Pictures":
+    if isinstance(source, ArraySource):
+        return _Arrays(source)
+    assert isinstance(source, PictureSource)
+    return _Pictures(source)
+
+
+def _needed(work: Work, drawn: Drawn) -> Drawn:
+    """What ``_view`` reads of the parameters."""
+    needed = {"box": drawn["box"]}
+    for operation, names in _PARAMETERS.items():
+        if work.whole and work.policy.uses(operation):
+            needed |= {name: drawn[name] for name in names}
+    if work.whole and work.policy.uses("affine"):
+        matrix = geometry.affine_matrix(drawn, work.size).reshape(-1, work.views, 6)
+        # TensorFlow's maps are projective; the last two numbers, 0, keep this one affine.
+        needed["matrix"] = jnp.pad(matrix, [(0, 0), (0, 0), (0, 2)])
+    return jax.tree.map(_at_most_float32, needed)
 
 
 def _at_most_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
-def _on_cpu(function: Callable[[jax.Array], Drawn], rows: int) -> Callable[[np.ndarray], Drawn]:
-    """Compiles for keys [rows, 2] on the CPU, whatever JAX's default is; NumPy in, NumPy out."""
-    try:
-        cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError as error:
-        raise UserError(
-            f"JAX runs without its CPU backend, which the host pipeline draws on ({error}); "
-            "add ',cpu' to JAX_PLATFORMS, or augment on the device"
-        ) from error
-    placement = jax.sharding.SingleDeviceSharding(cpu)
-    keys = jax.ShapeDtypeStruct((rows, 2), jnp.uint32, sharding=placement)
-    # Compiled by the caller: tf.data draws in threads of its own, where jax.enable_x64 and other
-    # settings that hold for a thread would not be seen.
-    compiled = jax.jit(function).lower(keys).compile()
-    return lambda keys: jax.device_get(compiled(jax.device_put(keys, placement)))
-
-
 def _signature(inputs: Drawn) -> dict[str, tf.TensorSpec]:
     return {name: tf.TensorSpec(value.shape, value.dtype) for name, value in inputs.items()}
-
-
-def _cores() -> int:
-    """Of this process, which may be allowed fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _options(parallelism: int) -> tf.data.Options:
@@ -159,10 +168,17 @@ def _options(parallelism: int) -> tf.data.Options:
     return options
 
 
-def _view(picture: tf.Tensor, drawn: Drawn, policy: ImagePolicy, size: int) -> tf.Tensor:
+def _view(picture: tf.Tensor, drawn: Drawn, work: Work) -> tf.Tensor:
     """One view of one image, uint8 [H, W, C] -> [size, size, C]: the twin of ``image.apply``."""
-    x = _crop_and_resize(picture, drawn["box"], policy, size)
-    channels = picture.shape[-1]
+    x = _crop_and_resize(picture, drawn["box"], work.policy, work.size)
+    if work.whole:
+        x = _finish(x / 255.0, drawn, work.policy) * 255.0
+    return tf.cast(tf.round(x), tf.uint8)
+
+
+def _finish(x: tf.Tensor, drawn: Drawn, policy: ImagePolicy) -> tf.Tensor:
+    """The twin of ``image.finish``."""
+    size, _, channels = x.shape
     if policy.uses("horizontal_flip"):
         x = _if(drawn["horizontal_flip"], lambda x: tf.reverse(x, [1]), x)
     if policy.uses("vertical_flip"):
@@ -180,7 +196,7 @@ def _view(picture: tf.Tensor, drawn: Drawn, policy: ImagePolicy, size: int) -> t
         x = _if(
             drawn["solarize"], lambda x: tf.where(x >= policy.solarize_threshold, 1.0 - x, x), x
         )
-    return tf.cast(tf.round(x * 255.0), tf.uint8)
+    return x
 
 
 def _if(
@@ -196,7 +212,7 @@ def _crop_and_resize(
         top, left, height, width = tf.unstack(box)
         picture = picture[top : top + height, left : left + width]
         picture = tf.image.resize(picture, (size, size), policy.interpolation, antialias=True)
-    return tf.clip_by_value(tf.cast(picture, tf.float32) / 255.0, 0.0, 1.0)
+    return tf.clip_by_value(tf.cast(picture, tf.float32), 0.0, 255.0)
 
 
 def _transform(x: tf.Tensor, matrix: tf.Tensor, fill: float) -> tf.Tensor:

@@ -10,13 +10,14 @@ import optax
 
 from cssl_jax import parallel, recipes, runtime
 from cssl_jax.config import Config
+from cssl_jax.data.sources import ArraySource, Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import protocols
 from cssl_jax.evaluate.evaluator import Evaluator
-from cssl_jax.evaluate.features import Model, encoder_variables, make_embed
+from cssl_jax.evaluate.features import InputSpec, Model, encoder_variables, make_embed
+from cssl_jax.files import write_json
 from cssl_jax.train import setup
 from cssl_jax.train.checkpoints import Checkpoints
-from cssl_jax.train.metrics import write_json
 
 
 class Encoder:
@@ -47,7 +48,7 @@ class Encoder:
             # A run from a larger machine opens on a smaller one.
             devices = min(self.config.runtime.devices, jax.device_count())
             self.mesh = runtime.make_mesh(devices)
-            self.spec = setup.InputSpec.from_dict(meta["input"])
+            self.spec = InputSpec.from_dict(meta["input"])
             # BatchNorm groups matter to training only; one device divides every batch.
             self.method = setup.make_method(self.config, parallel.make_mesh(jax.devices()[:1]))
             self.step = checkpoints.best if checkpoint == "best" else checkpoints.latest
@@ -68,11 +69,16 @@ class Encoder:
             raise UserError(
                 f"images are {images.dtype} {images.shape}; give uint8 [N, H, W, C] in [0, 255]"
             )
-        if images.shape[-1] != self.spec.channels:
+        return self.embed(ArraySource("the array", images))
+
+    def embed(self, source: Source) -> np.ndarray:
+        """A source of N images (see ``data.loading.load_source``) to features float32 [N, D]."""
+        if source.channels != self.spec.channels:
             raise UserError(
-                f"images have {images.shape[-1]} channels; this encoder takes {self.spec.channels}"
+                f"{source.name}: images have {source.channels} channels; this encoder takes "
+                f"{self.spec.channels}"
             )
-        return self._embed(encoder_variables(self.model), images)
+        return self._embed(encoder_variables(self.model), source)
 
     def untrained(self) -> Model:
         """The model as it was before the first step."""

@@ -8,11 +8,16 @@ from jax.sharding import Mesh
 
 from cssl_jax.config import Config
 from cssl_jax.data.sampler import epoch_key, permute
-from cssl_jax.data.sources import ArraySource
+from cssl_jax.data.sources import Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import protocols
-from cssl_jax.evaluate.features import Model, encoder_variables, make_embed, pixels
-from cssl_jax.train.setup import InputSpec
+from cssl_jax.evaluate.features import (
+    InputSpec,
+    Model,
+    encoder_variables,
+    make_embed,
+    pixels,
+)
 
 
 class Evaluator:
@@ -23,12 +28,13 @@ class Evaluator:
         config: Config,
         encoder: nn.Module,
         spec: InputSpec,
-        train: ArraySource,
-        validation: ArraySource,
+        train: Source,
+        validation: Source,
         mesh: Mesh,
     ) -> None:
         self._config = config
         self._spec = spec
+        train = _labelled_part(train)
         limit = config.evaluate.train_limit
         if limit == 1:
             raise UserError("evaluate.train_limit is 1; a probe needs 2 images or more, 0 is all")
@@ -37,7 +43,7 @@ class Evaluator:
             order = permute(np.arange(len(train)), epoch_key(config.train.seed, 0), len(train))
             train = train.take(np.sort(order[:limit]).astype(np.int64))
         self._train = train
-        self._validation = validation
+        self._validation = _labelled_part(validation)
         self._embed = make_embed(
             encoder,
             mesh,
@@ -50,7 +56,10 @@ class Evaluator:
     @property
     def labelled(self) -> bool:
         """Whether both parts have labels."""
-        return self._train.labels is not None and self._validation.labels is not None
+        return all(
+            part.labels is not None and part.labels.min() >= 0
+            for part in (self._train, self._validation)
+        )
 
     def judge(
         self, features: protocols.Features, names: tuple[str, ...] = protocols.PROTOCOLS
@@ -60,7 +69,7 @@ class Evaluator:
             return dict(
                 protocols.unlabelled(
                     features,
-                    self._validation.images,
+                    self._validation,
                     self._config.augment,
                     size=self._spec.size,
                     seed=self._config.train.seed,
@@ -102,6 +111,13 @@ class Evaluator:
         }
 
     def features(self, model: Model) -> protocols.Features:
-        """The encoder of a model as a function from uint8 images to features."""
+        """The encoder of a model as a function from a source to features."""
         variables = encoder_variables(model)
-        return lambda images: self._embed(variables, images)
+        return lambda source: self._embed(variables, source)
+
+
+def _labelled_part(source: Source) -> Source:
+    """The examples that have a label, where some have and some have not."""
+    if source.labels is None or source.labels.min() >= 0 or source.labels.max() < 0:
+        return source
+    return source.take(np.flatnonzero(source.labels >= 0))

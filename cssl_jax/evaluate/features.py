@@ -1,5 +1,6 @@
 """From images to features: the encoder under jit, and raw pixels as the floor to beat."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,35 @@ from jax.sharding import Mesh
 
 from cssl_jax import parallel
 from cssl_jax.augment import geometry, image
+from cssl_jax.data.sources import ArraySource, Source
 
 PyTree = Any
 Model = dict[str, PyTree]  # {"params": {"encoder": ...}, "model_state": {"encoder": ...}}
 PIXEL_SIDE = 32
+PICTURE_SIDE = 4 * PIXEL_SIDE  # of the centre squares that pictures are reduced from
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """What an encoder takes; saved with every checkpoint, so that it loads without its data.
+
+    Attributes:
+        size: Side of the encoder's input in pixels.
+        channels: Of the images.
+        mean: A channel, on the scale [0, 1].
+        std: A channel.
+    """
+
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "InputSpec":
+        """From JSON."""
+        lists = {"mean": tuple(content["mean"]), "std": tuple(content["std"])}
+        return cls(size=content["size"], channels=content["channels"], **lists)
 
 
 def encoder_variables(model: Model) -> dict[str, PyTree]:
@@ -57,8 +83,8 @@ def make_embed(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     batch_size: int,
-) -> Callable[[dict[str, PyTree], np.ndarray], np.ndarray]:
-    """Compiles ``(variables, images uint8 [N, H, W, C]) -> features float32 [N, D]``.
+) -> Callable[[dict[str, PyTree], Source], np.ndarray]:
+    """Compiles ``(variables, source of N images) -> features float32 [N, D]``.
 
     Images are embedded in batches over the mesh; the last one is padded and cut, never dropped.
     """
@@ -71,29 +97,36 @@ def make_embed(
 
     rows = -(-batch_size // mesh.size) * mesh.size
 
-    def embed(variables: dict[str, PyTree], images: np.ndarray) -> np.ndarray:
+    def embed(variables: dict[str, PyTree], source: Source) -> np.ndarray:
         parts = []
-        for start in range(0, len(images), rows):
-            part = images[start : start + rows]
-            padding = [(0, rows - len(part))] + [(0, 0)] * 3
-            batch = parallel.put_batch(np.pad(part, padding), mesh)
-            parts.append(np.asarray(embed_batch(variables, batch), np.float32)[: len(part)])
+        for block in source.blocks(rows, size):
+            padding = [(0, rows - len(block))] + [(0, 0)] * 3
+            batch = parallel.put_batch(np.pad(block, padding), mesh)
+            parts.append(np.asarray(embed_batch(variables, batch), np.float32)[: len(block)])
         return np.concatenate(parts)
 
     return embed
 
 
-def pixels(images: np.ndarray) -> np.ndarray:
-    """Raw input as features: uint8 [N, H, W, C], area-resized to at most 32 px, float32 [N, D]."""
-    _, height, width, _ = images.shape
-    rows = area_matrix(height, min(height, PIXEL_SIDE))
-    columns = area_matrix(width, min(width, PIXEL_SIDE))
-    parts = [
-        np.einsum("sh,nhwc,tw->nstc", rows, images[i : i + 1024] / np.float32(255), columns,
-                  optimize=True)
-        for i in range(0, len(images), 1024)
-    ]  # fmt: skip
-    return np.concatenate(parts).reshape(len(images), -1)
+def pixels(source: Source) -> np.ndarray:
+    """Raw input as features: area-resized to at most 32 px a side, float32 [N, D]."""
+    parts = []
+    for block in source.blocks(1024, PICTURE_SIDE):
+        _, height, width, _ = block.shape
+        rows = area_matrix(height, min(height, PIXEL_SIDE))
+        columns = area_matrix(width, min(width, PIXEL_SIDE))
+        x = block / np.float32(255)
+        x = np.einsum("sh,nhwc,tw->nstc", rows, x, columns, optimize=True)
+        parts.append(x.reshape(len(block), -1))
+    return np.concatenate(parts)
+
+
+def pixel_sides(source: Source) -> tuple[int, int]:
+    """Height and width of the images that ``pixels`` makes of a source's."""
+    if not isinstance(source, ArraySource):
+        return PIXEL_SIDE, PIXEL_SIDE
+    height, width = source.images.shape[1:3]
+    return min(height, PIXEL_SIDE), min(width, PIXEL_SIDE)
 
 
 def area_matrix(in_size: int, out_size: int) -> np.ndarray:

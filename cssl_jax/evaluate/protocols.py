@@ -3,19 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
-from cssl_jax.augment.image import apply_views
-from cssl_jax.augment.policy import ImagePolicy, sample_views
-from cssl_jax.data.sampler import example_key
-from cssl_jax.data.sources import ArraySource
+from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.data.sources import ArraySource, Source
+from cssl_jax.data.views import view_pairs
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import diagnostics
 from cssl_jax.evaluate.knn import knn
 from cssl_jax.evaluate.linear import linear_probe
 
-Features = Callable[[np.ndarray], np.ndarray]
+Features = Callable[[Source], np.ndarray]
 PROTOCOLS = ("knn", "linear")
 
 
@@ -28,8 +26,8 @@ def check_names(names: tuple[str, ...]) -> None:
 
 def labelled(
     features: Features,
-    train: ArraySource,
-    validation: ArraySource,
+    train: Source,
+    validation: Source,
     *,
     protocols: tuple[str, ...],
     knn_k: int,
@@ -39,7 +37,7 @@ def labelled(
     """Runs protocols on frozen features: fitted on ``train``, reported on ``validation``.
 
     Args:
-        features: uint8 images [N, H, W, C] -> float32 [N, D].
+        features: Source of N images -> float32 [N, D].
         train: Labelled bank of the kNN and training set of the probe.
         validation: Labelled, never used to choose anything.
         protocols: Of ``PROTOCOLS``.
@@ -54,7 +52,7 @@ def labelled(
     assert train.labels is not None
     assert validation.labels is not None
     classes = max(train.num_classes, validation.num_classes)
-    bank, queries = features(train.images), features(validation.images)
+    bank, queries = features(train), features(validation)
     results: dict[str, Any] = {}
     if "knn" in protocols:
         results["knn"] = {
@@ -77,13 +75,13 @@ def labelled(
 
 
 def unlabelled(
-    features: Features, images: np.ndarray, policy: ImagePolicy, *, size: int, seed: int
+    features: Features, validation: Source, policy: ImagePolicy, *, size: int, seed: int
 ) -> dict[str, float]:
     """Label-free figures on two held-out views an image.
 
     Args:
-        features: uint8 images [N, H, W, C] -> float32 [N, D].
-        images: uint8 [N, H, W, C] that were not trained on.
+        features: Source of N images -> float32 [N, D].
+        validation: Images that were not trained on.
         policy: Draws the views, as in training.
         size: Of the views.
         seed: Of the draws.
@@ -91,17 +89,10 @@ def unlabelled(
     Returns:
         {"view_retrieval": share in [0, 1], "alignment", "uniformity", "rankme"}.
     """
-    keys = example_key(seed, np.uint32(0), np.arange(len(images)))
-
-    @jax.jit
-    def draw(part: jax.Array, key: jax.Array) -> jax.Array:
-        views = apply_views(part, sample_views(key, policy, 2), policy=policy, size=size)
-        return (views * 255 + 0.5).astype(np.uint8)
-
-    parts = []
-    for i in range(0, len(images), 256):
-        views = np.asarray(draw(images[i : i + 256], keys[i : i + 256]))
-        parts.append([features(views[:, 0]), features(views[:, 1])])
+    parts = [
+        [features(ArraySource("views", views[:, v])) for v in range(2)]
+        for views in view_pairs(validation, policy, size=size, seed=seed)
+    ]
     z1, z2 = (np.concatenate(views) for views in zip(*parts, strict=True))
     return {
         "view_retrieval": float(diagnostics.view_retrieval(z1, z2)),

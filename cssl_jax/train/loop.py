@@ -16,12 +16,14 @@ from jax.sharding import Mesh
 from cssl_jax import parallel, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.data import pipeline as pipelines
+from cssl_jax.data.loading import LABEL_RULES, absolute_spec
 from cssl_jax.data.sampler import Sampler
+from cssl_jax.data.scan import write_rejected
 from cssl_jax.errors import RunError, UserError
+from cssl_jax.files import write_json, write_text
 from cssl_jax.train import optimizers, setup
 from cssl_jax.train.checkpoints import FOLDER, Checkpoints
 from cssl_jax.train.journal import Journal, finite
-from cssl_jax.train.metrics import write_json, write_text
 from cssl_jax.train.parts import Parts, assemble
 from cssl_jax.train.state import TrainState
 from cssl_jax.train.step import make_train_step
@@ -48,6 +50,8 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     cache = runtime.set_compile_cache(config.runtime.compile_cache)
     parts = assemble(config)
     _write_config(run, config)
+    if rejected := {*parts.train.rejected, *parts.validation.rejected}:
+        write_rejected(run / "rejected.csv", rejected)
     with Checkpoints(run, keep=config.train.keep) as checkpoints:
         start = checkpoints.latest or 0
         state = _resume(parts, checkpoints) if start else _begin(config, parts)
@@ -162,16 +166,12 @@ def _train(
 
 def _with_absolute_paths(config: Config) -> Config:
     """Paths that hold from any folder, so that the run can be evaluated from any."""
-
-    def absolute(path: str) -> str:
-        return str(pathlib.Path(path).expanduser().absolute())
-
     data: dict[str, Any] = {
-        name: absolute(value)
-        for name in ("source", "validation_source")
-        if (value := getattr(config.data, name)).endswith(".npz")
+        name: absolute_spec(getattr(config.data, name)) for name in ("source", "validation_source")
     }
-    init: dict[str, Any] = {"init": absolute(config.train.init)} if config.train.init else {}
+    if config.data.labels not in LABEL_RULES:
+        data["labels"] = absolute_spec(config.data.labels)
+    init: dict[str, Any] = {"init": absolute_spec(config.train.init)} if config.train.init else {}
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, **data),
@@ -258,13 +258,15 @@ def _announce(
     config: Config, run: pathlib.Path, parts: Parts, cache: str | None, start: int
 ) -> None:
     device = parts.mesh.devices.flat[0]
+    rejected = len({*parts.train.rejected, *parts.validation.rejected})
+    left_out = f"{rejected} left out (rejected.csv), " if rejected else ""
     judged = "by labels" if parts.evaluator.labelled else "without labels"
     _say(
         f"run       {run}" + (f" (resumed at step {start})" if start else "") + "\n"
         f"devices   {parts.mesh.size} x {device.device_kind}, {config.runtime.backend}\n"
         f"compiled  {cache or 'not kept'}\n"
         f"data      {config.data.source}: {len(parts.train)} to train on, "
-        f"{len(parts.validation)} to validate on, judged {judged}\n"
+        f"{len(parts.validation)} to validate on, {left_out}judged {judged}\n"
         f"input     {parts.input_reason}"
     )
 

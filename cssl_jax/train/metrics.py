@@ -7,8 +7,9 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
+
+from cssl_jax.files import write_text
 
 
 class JsonLines:
@@ -142,21 +143,3 @@ class Meter:
         }
         self._start, self._wait, self._images = time.perf_counter(), 0.0, 0
         return figures
-
-
-def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file in one piece: never half of it."""
-    write_text(path, json.dumps(content, indent=2, default=_plain) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file in one piece."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} has no place in a JSON file")

@@ -10,8 +10,9 @@ from cssl_jax import parallel, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.data import pipeline as pipelines
 from cssl_jax.data.sampler import Sampler
-from cssl_jax.data.sources import ArraySource
+from cssl_jax.data.sources import Source
 from cssl_jax.evaluate.evaluator import Evaluator
+from cssl_jax.evaluate.features import InputSpec
 from cssl_jax.methods.base import Method
 from cssl_jax.train import setup
 
@@ -37,9 +38,9 @@ class Parts:
     """
 
     mesh: Mesh
-    train: ArraySource
-    validation: ArraySource
-    spec: setup.InputSpec
+    train: Source
+    validation: Source
+    spec: InputSpec
     sampler: Sampler
     method: Method
     pipeline: pipelines.Pipeline
@@ -67,6 +68,7 @@ def assemble(config: Config) -> Parts:
         train,
         augment_on=config.data.augment_on,
         resident=config.data.resident,
+        engine=config.data.engine,
         memory=runtime.device_memory(mesh.devices.flat[0]),
     )
     pipeline = pipelines.PIPELINES[name](

@@ -1,6 +1,5 @@
 """From a config to the parts of a run: data, modules, optimizer, first state."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,11 @@ from jax.sharding import Mesh
 from cssl_jax import parallel
 from cssl_jax.config import Config
 from cssl_jax.data import sources
+from cssl_jax.data.loading import load_source
 from cssl_jax.data.sampler import Sampler
-from cssl_jax.data.sources import ArraySource
+from cssl_jax.data.sources import Source
 from cssl_jax.errors import UserError
+from cssl_jax.evaluate.features import InputSpec, pixel_sides
 from cssl_jax.methods.base import Method
 from cssl_jax.methods.simclr import SimCLR
 from cssl_jax.models.encoder import build_encoder
@@ -24,38 +25,15 @@ from cssl_jax.train import optimizers
 from cssl_jax.train.state import TrainState
 
 
-@dataclasses.dataclass(frozen=True)
-class InputSpec:
-    """What an encoder takes; saved with every checkpoint, so that it loads without its data.
-
-    Attributes:
-        size: Side of the encoder's input in pixels.
-        channels: Of the images.
-        mean: A channel, on the scale [0, 1].
-        std: A channel.
-    """
-
-    size: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "InputSpec":
-        """From JSON."""
-        lists = {"mean": tuple(content["mean"]), "std": tuple(content["std"])}
-        return cls(size=content["size"], channels=content["channels"], **lists)
-
-
-def load_data(config: Config) -> tuple[ArraySource, ArraySource]:
+def load_data(config: Config) -> tuple[Source, Source]:
     """(training part, validation part), by a source of its own or a keyed split."""
-    source = sources.load_source(config.data.source)
+    source = load_source(config.data.source, config.data)
     if config.data.validation_source:
-        validation = sources.load_source(config.data.validation_source)
-        if validation.image_shape != source.image_shape:
+        validation = load_source(config.data.validation_source, config.data)
+        if (source.channels, pixel_sides(source)) != (validation.channels, pixel_sides(validation)):
             raise UserError(
-                f"data.validation_source has images of {validation.image_shape} and data.source of "
-                f"{source.image_shape}; give both the same height, width and channels"
+                f"data.validation_source has {_shape(validation)} and data.source "
+                f"{_shape(source)}; give both the same height, width and channels"
             )
         return source, validation
     seed = config.train.seed if config.data.split_seed is None else config.data.split_seed
@@ -63,22 +41,35 @@ def load_data(config: Config) -> tuple[ArraySource, ArraySource]:
     return source.take(train), source.take(held_out)
 
 
-def input_spec(config: Config, train: ArraySource) -> InputSpec:
+def _shape(source: Source) -> str:
+    return f"images of {pixel_sides(source)} px for pixel features and {source.channels} channel(s)"
+
+
+def input_spec(config: Config, train: Source) -> InputSpec:
     """Size and normalisation, from the config or computed on the training part."""
-    height, _, channels = train.image_shape
-    size = config.data.size or height
+    size = config.data.size or _common_height(train)
     if config.data.mean:
         mean, std = config.data.mean, config.data.std
-        if not len(mean) == len(std) == channels:
+        if not len(mean) == len(std) == train.channels:
             raise UserError(
                 f"data.mean and data.std have {len(mean)} and {len(std)} values, the images "
-                f"{channels} channels; give one value a channel"
+                f"{train.channels} channels; give one value a channel"
             )
     elif config.data.normalize == "dataset":
-        mean, std = sources.channel_statistics(train.images)
+        mean, std = train.statistics()
     else:
-        mean, std = (0.0,) * channels, (1.0,) * channels
-    return InputSpec(size=size, channels=channels, mean=mean, std=std)
+        mean, std = (0.0,) * train.channels, (1.0,) * train.channels
+    return InputSpec(size=size, channels=train.channels, mean=mean, std=std)
+
+
+def _common_height(source: Source) -> int:
+    heights = source.sizes[:, 0]
+    if heights.min() != heights.max():
+        raise UserError(
+            f"data.size is 0 and the pictures' heights go from {heights.min()} to {heights.max()} "
+            "px; give the side of a view, e.g. --data.size 128"
+        )
+    return int(heights[0])
 
 
 METHODS = {"simclr": SimCLR}

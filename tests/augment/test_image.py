@@ -64,7 +64,7 @@ def test_crops_of_any_shape_are_resized_as_pillow_does(shape, interpolation):
 
 
 @pytest.mark.parametrize("shape", [(7, 10), (45, 31)])
-def test_without_a_crop_the_whole_image_is_resized(shape):
+def test_without_a_crop_the_centre_square_is_resized(shape):
     assert_agree(*pair(noise(2, *shape, 3), only()), FLOAT32, FLOAT32)
 
 

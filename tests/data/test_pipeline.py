@@ -36,12 +36,14 @@ def test_resident_and_streamed_batches_are_equal():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_batches_augmented_by_tensorflow_are_equal_to_two_grey_levels(channels):
-    pytest.importorskip("tensorflow")
+@pytest.mark.parametrize("name", ["tf", "tf-split", "threads", "threads-split"])
+def test_batches_made_on_the_host_are_equal_to_two_grey_levels(name, channels):
+    if name.startswith("tf"):
+        pytest.importorskip("tensorflow")
     source = tiny.pictures(channels=channels)
     _, std = pipeline_statistics(source)
     for resident, host in zip(
-        batches("resident", (0, 3), source), batches("tf", (0, 3), source), strict=True
+        batches("resident", (0, 3), source), batches(name, (0, 3), source), strict=True
     ):
         np.testing.assert_array_equal(resident["index"], host["index"])
         np.testing.assert_array_equal(resident["key"], host["key"])
@@ -83,7 +85,8 @@ def test_views_do_not_change_with_where_the_feed_starts():
 
 def choose(**options):
     return pipeline.choose(
-        tiny.pictures(), **{"augment_on": "auto", "resident": None, "memory": None, **options}
+        tiny.pictures(),
+        **{"augment_on": "auto", "resident": None, "memory": None, "engine": "auto", **options},
     )
 
 
@@ -95,6 +98,8 @@ def test_the_choice_follows_size_and_wishes_and_says_why():
     assert choose(resident=False)[0] == "stream"
     assert choose(resident=True, memory=1)[0] == "resident"
     assert choose(augment_on="host")[0] == "tf"
+    assert choose(augment_on="host", engine="threads")[0] == "threads"
+    assert choose(augment_on="split")[0] == "tf-split"
     with pytest.raises(UserError, match="exclude each other"):
         choose(augment_on="host", resident=True)
 

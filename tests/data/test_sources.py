@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cssl_jax.data.sources import channel_statistics, load_source, split
+from cssl_jax.data.loading import load_source
+from cssl_jax.data.sources import channel_statistics, split
 from cssl_jax.errors import UserError
 
 
@@ -25,14 +26,16 @@ def test_arrays_of_any_channel_count(tmp_path, channels):
     images = np.random.default_rng(0).integers(0, 256, (5, 6, 7, channels)).astype(np.uint8)
     source = load_source(save(tmp_path / "a.npz", images=images, labels=np.arange(5)))
     np.testing.assert_array_equal(source.images, images)
-    assert source.image_shape == (6, 7, channels)
+    assert source.images.shape[1:] == (6, 7, channels)
+    assert source.channels == channels
+    np.testing.assert_array_equal(source.sizes, [[6, 7]] * 5)
     assert source.num_classes == 5
     assert len(source) == 5
 
 
 def test_grey_images_without_a_channel_axis_and_without_labels(tmp_path):
     source = load_source(save(tmp_path / "a.npz", images=np.zeros((3, 4, 4), np.uint8)))
-    assert source.image_shape == (4, 4, 1)
+    assert source.images.shape[1:] == (4, 4, 1)
     assert source.labels is None
     assert source.num_classes == 0
 
@@ -51,8 +54,8 @@ BAD = {
         "one integer an image",
     ),
     "negative label": (
-        {"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.array([0, -1])},
-        "label -1 is negative",
+        {"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.array([0, -2])},
+        "label -2 is negative",
     ),
     "objects": ({"images": np.array([{}, {}], dtype=object)}, r"no readable \.npz"),
 }
@@ -66,7 +69,7 @@ def test_a_bad_file_is_refused_with_the_way_out(tmp_path, case):
 
 
 def test_what_is_no_source_is_refused(tmp_path):
-    with pytest.raises(UserError, match="'digit' is unknown"):
+    with pytest.raises(UserError, match=r"'digit' does not exist; give 'digits', an \.npz file"):
         load_source("digit")
     with pytest.raises(UserError, match="does not exist"):
         load_source(str(tmp_path / "missing.npz"))

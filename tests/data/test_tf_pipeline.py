@@ -14,7 +14,9 @@ from augment_oracles import POLICIES, assert_agree, noise, only, view
 from cssl_jax.augment import image
 from cssl_jax.augment.policy import PROBABILITIES, sample_views
 from cssl_jax.data import tf_pipeline
+from cssl_jax.data.host import Work
 from cssl_jax.data.sampler import Sampler
+from cssl_jax.data.sources import ArraySource
 from cssl_jax.errors import UserError
 
 SIZE = 16
@@ -22,9 +24,18 @@ EVERYTHING = POLICIES["everything"]
 
 
 def batches(pictures, policy=EVERYTHING, batch=8, views=2, **options):
-    options = {"size": SIZE, "stop_step": 1, **options}
-    sampler = Sampler(len(pictures), batch, seed=5)
-    return tf_pipeline.batches(pictures, sampler, policy=policy, views=views, **options)
+    start, stop = options.pop("start_step", 0), options.pop("stop_step", 1)
+    rows = np.arange(batch)[options.pop("rows", slice(None))]
+    work = Work(
+        source=ArraySource("pictures", pictures),
+        sampler=Sampler(len(pictures), batch, seed=5),
+        policy=policy,
+        views=views,
+        size=SIZE,
+        rows=rows,
+        **options,
+    )
+    return tf_pipeline.batches(work, start, stop)
 
 
 def drawn_for(batch, policy):

@@ -8,11 +8,16 @@ import PIL.Image
 import pytest
 
 from cssl_jax import parallel
+from cssl_jax.data.sources import ArraySource
 from cssl_jax.evaluate.features import area_matrix, make_embed, pixels, preprocess
 from cssl_jax.models.resnet import BasicBlock, ResNet
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 INPUT = {"size": 8, "mean": MEAN, "std": STD}
+
+
+def of(images):
+    return ArraySource("images", images)
 
 
 def noise(*shape, seed=0):
@@ -103,7 +108,7 @@ def test_every_image_gets_its_features_on_any_number_of_devices(devices, count):
     # A batch of 10 divides over none of 3 and 8, and the last one is never whole.
     embed = make_embed(Pooling(), mesh(devices), batch_size=10, **INPUT)
     images = noise(count, 8, 8, 3)
-    features = embed(VARIABLES, images)
+    features = embed(VARIABLES, of(images))
     assert features.shape == (count, 5)
     assert features.dtype == np.float32
     # Sums of six float32 products of size 10.
@@ -113,7 +118,7 @@ def test_every_image_gets_its_features_on_any_number_of_devices(devices, count):
 def test_features_are_float32_on_the_host_when_the_encoder_computes_in_bfloat16():
     embed = make_embed(Pooling(jnp.bfloat16), mesh(1), batch_size=8, **INPUT)
     images = noise(3, 8, 8, 3)
-    features = embed(VARIABLES, images)
+    features = embed(VARIABLES, of(images))
     assert isinstance(features, np.ndarray)
     assert features.dtype == np.float32
     # bfloat16 keeps 8 bits: half a unit in the last place is 1 part in 256.
@@ -123,8 +128,8 @@ def test_features_are_float32_on_the_host_when_the_encoder_computes_in_bfloat16(
 def test_new_weights_are_used_without_a_new_encoder():
     embed = make_embed(Pooling(), mesh(1), batch_size=8, **INPUT)
     images = noise(3, 8, 8, 3)
-    embed(VARIABLES, images)
-    doubled = embed({"params": {"kernel": 2 * KERNEL}}, images)
+    embed(VARIABLES, of(images))
+    doubled = embed({"params": {"kernel": 2 * KERNEL}}, of(images))
     np.testing.assert_allclose(doubled, 2 * numpy_pooling(images), atol=2e-5)
 
 
@@ -141,9 +146,9 @@ def test_padding_and_neighbours_do_not_reach_an_image_through_batch_norm():
         lambda s: rng.uniform(0.5, 2.0, s.shape).astype(np.float32), variables["batch_stats"]
     )
     variables = {"params": variables["params"], "batch_stats": statistics}
-    many = make_embed(encoder, mesh(8), batch_size=8, **INPUT)(variables, images)
+    many = make_embed(encoder, mesh(8), batch_size=8, **INPUT)(variables, of(images))
     one = make_embed(encoder, mesh(1), batch_size=1, **INPUT)
-    alone = np.concatenate([one(variables, image[None]) for image in images])
+    alone = np.concatenate([one(variables, of(image[None])) for image in images])
     # The order of float32 sums may differ with the batch.
     np.testing.assert_allclose(many, alone, rtol=1e-5, atol=1e-5 * np.abs(alone).max())
     assert np.abs(many[0] - many[1]).max() > 1e-3 * np.abs(many).max()
@@ -153,7 +158,7 @@ def test_padding_and_neighbours_do_not_reach_an_image_through_batch_norm():
 def test_pixels_are_pillows_box_resize_where_the_reduction_is_whole(shape):
     images = noise(3, *shape)
     expected = [pillow_resize(image, 32, 32, PIL.Image.Resampling.BOX) for image in images]
-    features = pixels(images)
+    features = pixels(of(images))
     assert features.dtype == np.float32
     # float32 means of values up to 1, and Pillow's float32 result.
     np.testing.assert_allclose(features, np.reshape(expected, (3, -1)), atol=1e-6)
@@ -163,20 +168,20 @@ def test_pixels_are_pillows_box_resize_where_the_reduction_is_whole(shape):
 def test_pixels_are_area_means_where_the_reduction_is_not_whole(shape):
     images = noise(2, *shape)
     expected = [area_mean(image, min(shape[0], 32), min(shape[1], 32)) for image in images]
-    np.testing.assert_allclose(pixels(images), np.reshape(expected, (2, -1)), atol=1e-6)
+    np.testing.assert_allclose(pixels(of(images)), np.reshape(expected, (2, -1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3), (1, 31, 2)])
 def test_small_images_stay_as_they_are(shape):
     images = noise(5, *shape)
-    np.testing.assert_array_equal(pixels(images), (images / np.float32(255)).reshape(5, -1))
+    np.testing.assert_array_equal(pixels(of(images)), (images / np.float32(255)).reshape(5, -1))
 
 
 def test_pixels_come_in_the_order_of_the_images_across_blocks():
     images = noise(2100, 3, 40, 1)
     some = np.array([0, 1023, 1024, 2047, 2048, 2099])
     # Matrix products of another size may sum in another order.
-    np.testing.assert_allclose(pixels(images)[some], pixels(images[some]), atol=1e-6)
+    np.testing.assert_allclose(pixels(of(images))[some], pixels(of(images[some])), atol=1e-6)
 
 
 @pytest.mark.parametrize(("in_size", "out_size"), [(7, 7), (64, 32), (33, 32), (100, 7), (5, 1)])

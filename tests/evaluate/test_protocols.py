@@ -14,8 +14,8 @@ GIVEN = {"protocols": ("knn", "linear"), "knn_k": 5, "knn_temperature": 0.1, "se
 CROPS = ImagePolicy(jitter=(0.0,), grayscale=(0.0,), blur=(0.0,))
 
 
-def flat(images):
-    return images.reshape(len(images), -1).astype(np.float32)
+def flat(source):
+    return source.images.reshape(len(source), -1).astype(np.float32)
 
 
 def source(labels, seed=0, spread=60):
@@ -30,12 +30,13 @@ def source(labels, seed=0, spread=60):
 def plain(count, size=8):
     """Pictures of one colour each, all different."""
     colours = np.stack([np.arange(count) // 17, np.arange(count) % 17], axis=-1) * 15
-    return np.tile(colours[:, None, None, :], (1, size, size, 1)).astype(np.uint8)
+    images = np.tile(colours[:, None, None], (1, size, size, 1))
+    return ArraySource("plain", images.astype(np.uint8))
 
 
-def own_direction(images):
+def own_direction(source):
     """One-hot of the colour: invariant to crops and flips, orthogonal between pictures."""
-    levels = images[:, 4, 3].astype(int) // 15
+    levels = source.images[:, 4, 3].astype(int) // 15
     return np.eye(289, dtype=np.float32)[levels[:, 0] * 17 + levels[:, 1]]
 
 
@@ -46,7 +47,7 @@ def test_knn_is_scikit_learns_on_the_features():
     results = protocols.labelled(flat, train, validation, **{**GIVEN, "protocols": ("knn",)})
 
     def unit(x):
-        x = flat(x.images).astype(np.float64)
+        x = flat(x).astype(np.float64)
         return x / np.linalg.norm(x, axis=1, keepdims=True)
 
     reference = KNeighborsClassifier(5, weights=lambda d: np.exp((1 - d**2 / 2) / 0.1))
@@ -87,7 +88,7 @@ def test_an_unknown_protocol_is_named_before_anything_is_computed():
     train = source([0, 1])
     with pytest.raises(UserError, match="protocol 'knm' is unknown; use knn or linear"):
         protocols.labelled(
-            lambda images: pytest.fail("computed"),
+            lambda source: pytest.fail("computed"),
             train,
             train,
             **{**GIVEN, "protocols": ("knn", "knm")},
@@ -108,7 +109,7 @@ def test_features_that_tell_pictures_apart_and_ignore_the_views_have_the_known_f
 
 def test_features_that_are_all_the_same_have_the_figures_of_collapse():
     figures = protocols.unlabelled(
-        lambda images: np.ones((len(images), 16), np.float32), plain(40), CROPS, size=8, seed=0
+        lambda source: np.ones((len(source), 16), np.float32), plain(40), CROPS, size=8, seed=0
     )
     assert figures == {
         "view_retrieval": 0.0,
@@ -119,16 +120,17 @@ def test_features_that_are_all_the_same_have_the_figures_of_collapse():
 
 
 def test_the_two_views_differ_and_depend_on_the_seed_alone():
-    pictures = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 2)).astype(np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 2)).astype(np.uint8)
+    pictures = ArraySource("noise", pixels)
 
     def views(seed):
         seen = []
 
-        def features(images):
-            assert images.dtype == np.uint8
-            assert images.shape == (20, 8, 8, 2)
-            seen.append(images)
-            return flat(images)
+        def features(views):
+            assert views.images.dtype == np.uint8
+            assert views.images.shape == (20, 8, 8, 2)
+            seen.append(views.images)
+            return flat(views)
 
         protocols.unlabelled(features, pictures, CROPS, size=8, seed=seed)
         return np.stack(seen)

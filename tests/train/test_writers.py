@@ -7,7 +7,8 @@ import pytest
 
 from cssl_jax import runtime
 from cssl_jax.errors import UserError
-from cssl_jax.train.metrics import JsonLines, Meter, write_json
+from cssl_jax.files import write_json
+from cssl_jax.train.metrics import JsonLines, Meter
 
 
 def test_lines_beyond_the_restored_step_and_lines_cut_short_go(tmp_path):

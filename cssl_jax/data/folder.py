@@ -1,0 +1,187 @@
+"""Folders and lists of picture files."""
+
+import csv
+import dataclasses
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from cssl_jax.data.pictures import is_picture_name
+from cssl_jax.errors import UserError
+
+PATH_COLUMNS = ("path", "file", "filename", "name")
+LABEL_COLUMNS = ("label", "class")
+
+
+@dataclasses.dataclass(frozen=True)
+class FileRecords:
+    """Picture files; ``Records`` of a folder or a list.
+
+    Attributes:
+        name: The folder or list.
+        root: What the names are relative to.
+        names: Relative paths with "/".
+        stamps: Size and modification time.
+        labels: int64 [size], -1 for none; or None.
+        classes: Names of the labels.
+    """
+
+    name: str
+    root: pathlib.Path
+    names: tuple[str, ...]
+    stamps: tuple[str, ...]
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+
+    def read(self, index: int) -> bytes:
+        """The file's bytes."""
+        return (self.root / self.names[index]).read_bytes()
+
+
+def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
+    """Opens the picture files of a folder, at any depth; other files are ignored by their names.
+
+    Args:
+        path: The folder.
+        labels: "auto": the first folder level is the class, where every picture lies in one of two
+            or more; else nothing is labelled. "folder": insist on that. "none": no labels. Anything
+            else: path of a CSV file with columns path (relative to the folder) and label; pictures
+            that it does not name have none.
+
+    Raises:
+        UserError: There are no pictures, or the labels do not fit them.
+    """
+    root = pathlib.Path(path).expanduser().absolute()
+    if not root.is_dir():
+        raise UserError(f"{path} is no folder; give the folder that holds the pictures")
+    found = sorted(_files(root))
+    if not found:
+        raise UserError(f"{path} holds no pictures (.jpg, .png, .webp, .bmp, .gif or .tif files)")
+    names, stamps = zip(*found, strict=True)
+    records = FileRecords(str(root), root, names, stamps)
+    if labels == "none":
+        return records
+    if labels not in ("auto", "folder"):
+        return _with_table(records, pathlib.Path(labels).expanduser())
+    tops = [name.partition("/")[0] if "/" in name else "" for name in names]
+    classes = tuple(sorted(set(tops)))
+    if "" not in classes and len(classes) > 1:
+        numbers = {name: number for number, name in enumerate(classes)}
+        return dataclasses.replace(
+            records, labels=np.array([numbers[top] for top in tops]), classes=classes
+        )
+    if labels == "folder":
+        why = f"{names[tops.index('')]} lies in none" if "" in classes else "there is only one"
+        raise UserError(
+            f"data.labels=folder needs two or more sub-folders that hold every picture of {path}; "
+            f"{why}; sort them by class, or leave data.labels out"
+        )
+    return records
+
+
+def open_list(path: str | pathlib.Path) -> FileRecords:
+    """Opens the picture files that a CSV file names: path (relative to it), label, class.
+
+    Raises:
+        UserError: It is no such list, or a file is missing.
+    """
+    table = pathlib.Path(path).expanduser().absolute()
+    rows = _read_table(table)
+    missing, stamps = [], []
+    for name, _, _ in rows:
+        try:
+            stamps.append(_stamp((table.parent / name).stat()))
+        except OSError:
+            missing.append(name)
+    if missing:
+        raise UserError(f"{path} names {_some(missing)}, which cannot be found beside it")
+    names = tuple(name for name, _, _ in rows)
+    records = FileRecords(str(table), table.parent, names, tuple(stamps))
+    return _labelled(records, {name: (label, kind) for name, label, kind in rows})
+
+
+def _files(root: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """(relative path, stamp) of every picture file; links are followed, loops are not."""
+    pending = [("", frozenset[tuple[int, int]]())]
+    while pending:
+        folder, above = pending.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                relative = f"{folder}{entry.name}"
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                try:
+                    stat = entry.stat()
+                except OSError:
+                    continue  # a link to nowhere
+                if entry.is_dir():
+                    place = (stat.st_dev, stat.st_ino)
+                    if place not in above:
+                        pending.append((relative + "/", above | {place}))
+                elif is_picture_name(entry.name):
+                    yield relative, _stamp(stat)
+
+
+def _stamp(stat: os.stat_result) -> str:
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def _with_table(records: FileRecords, table: pathlib.Path) -> FileRecords:
+    rows = _read_table(table)
+    unknown = sorted({name for name, _, _ in rows} - set(records.names))
+    if unknown:
+        raise UserError(f"{table} names {_some(unknown)}, which {records.name} does not hold")
+    return _labelled(records, {name: (label, kind) for name, label, kind in rows})
+
+
+def _labelled(records: FileRecords, table: dict[str, tuple[str, str]]) -> FileRecords:
+    """Numbers the labels: whole numbers stay what they are, names go by the alphabet."""
+    given = {label for label, _ in table.values()} - {""}
+    if not given:
+        return records
+    if all(label.isdecimal() for label in given):
+        numbers = {label: int(label) for label in given}
+        kinds = {int(label): kind or label for label, kind in table.values() if label}
+        classes = tuple(kinds.get(n, str(n)) for n in range(max(numbers.values()) + 1))
+    else:
+        classes = tuple(sorted(given))
+        numbers = {name: number for number, name in enumerate(classes)}
+    labels = [numbers.get(table.get(name, ("", ""))[0], -1) for name in records.names]
+    return dataclasses.replace(records, labels=np.array(labels, np.int64), classes=classes)
+
+
+def _read_table(path: pathlib.Path) -> list[tuple[str, str, str]]:
+    """Rows (path, label, class name) of a CSV file with a header."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a list of pictures: {error}") from error
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    reader = csv.DictReader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
+    columns = {column.strip().lower(): column for column in reader.fieldnames or ()}
+    place = next((columns[name] for name in PATH_COLUMNS if name in columns), None)
+    if place is None:
+        raise UserError(
+            f"{path} has the columns {list(columns)}; its first line must say path,label"
+        )
+    label = next((columns[name] for name in LABEL_COLUMNS if name in columns), None)
+    kind = columns.get("class") if "label" in columns else None
+    rows: dict[str, tuple[str, str, str]] = {}
+    for line in reader:
+        name = pathlib.PurePath((line[place] or "").strip()).as_posix()
+        values = [(line[c] or "").strip() if c else "" for c in (label, kind)]
+        row = (name, values[0], values[1])
+        if rows.setdefault(name, row) != row:
+            raise UserError(f"{path} gives {name} twice with other labels; keep one of the lines")
+    if not rows:
+        raise UserError(f"{path} names no pictures")
+    return list(rows.values())
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,118 @@
+"""From what a user writes as data.source to a source of examples."""
+
+import pathlib
+from collections.abc import Callable
+
+from cssl_jax.data import arrays
+from cssl_jax.data.options import PictureOptions
+from cssl_jax.data.picture_source import load_pictures
+from cssl_jax.data.records import Records
+from cssl_jax.data.sources import Source
+from cssl_jax.errors import UserError
+
+LABEL_RULES = ("auto", "folder", "none")  # of a folder; anything else is a labels.csv
+KINDS = (
+    "'digits', an .npz file, a folder of pictures, a .csv list of pictures, 'tfds:NAME@SPLIT', "
+    "'wds:SHARDS.tar' or a .parquet file"
+)
+
+
+def absolute_spec(spec: str) -> str:
+    """The same source by paths that hold from any folder; names of sets stay as they are."""
+    scheme, colon, rest = spec.partition(":")
+    if scheme == "wds" and colon:
+        return f"wds:{_absolute(rest)}"
+    if scheme == "tfds" and colon:
+        place, at, part = rest.partition("@")
+        is_path = place.startswith((".", "~", "/")) or pathlib.Path(place).is_dir()
+        return f"tfds:{_absolute(place) if is_path else place}{at}{part}"
+    return spec if spec in ("", "digits") else _absolute(spec)
+
+
+def _absolute(path: str) -> str:
+    return str(pathlib.Path(path).expanduser().absolute())
+
+
+def load_source(spec: str, options: PictureOptions | None = None) -> Source:
+    """Opens a data source.
+
+    Args:
+        spec: ``digits`` (embedded); the path of an .npz file with ``images`` and ``labels``; or
+            pictures, see ``open_records``.
+        options: Of pictures; arrays are what they are.
+
+    Raises:
+        UserError: Nothing is there, or what is there is no set of images.
+    """
+    if spec == "digits":
+        return arrays.digits()
+    if pathlib.Path(spec).suffix == ".npz":
+        return arrays.npz(pathlib.Path(spec).expanduser())
+    options = options or PictureOptions()
+    return load_pictures(open_records(spec, options), options)
+
+
+def open_records(spec: str, options: PictureOptions) -> Records:
+    """Opens encoded pictures; reads names, no pixels.
+
+    Args:
+        spec: A folder of pictures; a .csv list of them; ``tfds:NAME@SPLIT`` or
+            ``tfds:FOLDER@SPLIT``; ``wds:`` and a .tar, a folder or a pattern of them; a .parquet
+            file, a folder or a pattern of them.
+        options: ``labels`` of a folder; ``image_key`` and ``label_key`` of the others.
+
+    Raises:
+        UserError: Nothing is there, or what is there is no set of pictures.
+    """
+    scheme, _, rest = spec.partition(":")
+    openers = {"tfds": _tfds, "wds": _tar}
+    if scheme in openers and rest:
+        return openers[scheme](rest, options)
+    path = pathlib.Path(spec).expanduser().absolute()
+    by_suffix = {".csv": _list, ".parquet": _parquet, ".tar": _tar}
+    if path.suffix in by_suffix:
+        return by_suffix[path.suffix](str(path), options)
+    if path.is_dir():
+        return _opener_of(path)(str(path), options)
+    raise UserError(f"data source {spec!r} does not exist; give {KINDS}")
+
+
+def _opener_of(folder: pathlib.Path) -> Callable[[str, PictureOptions], Records]:
+    """By what lies in a folder: a prepared TFDS set, shards, else pictures."""
+    if (folder / "dataset_info.json").is_file():
+        return _tfds
+    if any(folder.glob("*.tar")):
+        return _tar
+    if any(folder.glob("*.parquet")):
+        return _parquet
+    return _folder
+
+
+def _folder(path: str, options: PictureOptions) -> Records:
+    from cssl_jax.data.folder import open_folder
+
+    return open_folder(path, labels=options.labels)
+
+
+def _list(path: str, options: PictureOptions) -> Records:
+    from cssl_jax.data.folder import open_list
+
+    return open_list(path)
+
+
+def _tfds(spec: str, options: PictureOptions) -> Records:
+    from cssl_jax.data.tfds_records import open_tfds
+
+    return open_tfds(spec, image_key=options.image_key, label_key=options.label_key)
+
+
+def _tar(spec: str, options: PictureOptions) -> Records:
+    from cssl_jax.data.tar_records import open_tar
+
+    return open_tar(spec, image_key=options.image_key, label_key=options.label_key)
+
+
+def _parquet(path: str, options: PictureOptions) -> Records:
+    from cssl_jax.data.parquet_records import open_parquet
+
+    return open_parquet(path, image_key=options.image_key, label_key=options.label_key)

@@ -1,0 +1,193 @@
+"""Encoded pictures of any size as a source: cleaned once, decoded when they are needed."""
+
+import dataclasses
+import hashlib
+import itertools
+import pathlib
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from cssl_jax.data import pictures, scan
+from cssl_jax.data.options import PictureOptions
+from cssl_jax.data.records import Records
+from cssl_jax.data.sources import ArraySource, Rejected, Source
+from cssl_jax.data.threads import ahead
+from cssl_jax.errors import RunError, UserError
+from cssl_jax.files import cache_folder
+
+IN_MEMORY_LIMIT = 2**30  # bytes of decoded pictures that are kept without being asked to
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureSource:
+    """The pictures of some records that the scan kept, or a part of them.
+
+    Attributes:
+        records: Where the encoded pictures lie.
+        index: What the scan found; one entry a record.
+        numbers: int64 [size], which records these are.
+        channels: To which every picture is brought.
+    """
+
+    records: Records
+    index: scan.Index
+    numbers: np.ndarray
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def name(self) -> str:
+        """Of the records."""
+        return self.records.name
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """int64 [size], -1 for none; None where nothing is labelled."""
+        return None if self.records.labels is None else self.records.labels[self.numbers]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the whole set, whether or not this part has pictures of them."""
+        return len(self.records.classes)
+
+    @property
+    def rejected(self) -> Rejected:
+        """(name, reason, detail) of what the scan left out."""
+        return scan.rejected(self.records.names, self.index)
+
+    @property
+    def names(self) -> np.ndarray:
+        """Str [size], of the records."""
+        return np.array([self.records.names[number] for number in self.numbers], str)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """int32 [size, 2], height and width after orientation."""
+        return np.stack([self.index.height, self.index.width], axis=1)[self.numbers]
+
+    @property
+    def plain_jpeg(self) -> np.ndarray:
+        """Bool [size]: TensorFlow's decoder gives the same pixels."""
+        return self.index.plain_jpeg[self.numbers]
+
+    def fingerprint(self) -> str:
+        """Tells sets apart: size, channels, labels or none, a checksum of all files' digests."""
+        check = zlib.crc32(np.ascontiguousarray(self.index.digest[self.numbers]).data)
+        if self.labels is not None:
+            check = zlib.crc32(np.ascontiguousarray(self.labels).data, check)
+        labels = "unlabelled" if self.labels is None else "labelled"
+        return f"[{len(self)}, *, *, {self.channels}] {labels} {check:08x}"
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation a channel on [0, 1]; every picture counts alike."""
+        mean = self.index.mean[self.numbers].mean(axis=0)
+        variance = self.index.square[self.numbers].mean(axis=0) - mean**2
+        std = np.maximum(np.sqrt(np.maximum(variance, 0.0)), 1 / 255)
+        return tuple(mean.tolist()), tuple(std.tolist())
+
+    def take(self, index: np.ndarray) -> "PictureSource":
+        """The examples at ``index`` int [n], in that order."""
+        return dataclasses.replace(self, numbers=self.numbers[index])
+
+    def encoded(self, index: int) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            RunError: It can no longer be read.
+        """
+        number = int(self.numbers[index])
+        try:
+            return self.records.read(number)
+        except OSError as error:
+            raise RunError(
+                f"{self.name}: {self.records.names[number]} can no longer be read: {error}; "
+                "restore it and run the same command to go on"
+            ) from error
+
+    def image(self, index: int) -> np.ndarray:
+        """One picture, uint8 [h, w, C].
+
+        Raises:
+            RunError: It is no longer what the scan saw.
+        """
+        content = self.encoded(index)
+        number = int(self.numbers[index])
+        expected = (int(self.index.height[number]), int(self.index.width[number]), self.channels)
+        try:
+            image = pictures.decode(content, self.channels)
+        except pictures.PictureError as error:
+            raise self._changed(number, str(error)) from error
+        if image.shape != expected:
+            raise self._changed(number, f"it is {image.shape}, it was {expected}")
+        return image
+
+    def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:
+        """Centre squares in order, uint8 [r, size, size, C], at most ``rows`` at a time."""
+        squares = ahead(lambda i: _square(self.image(i), size), range(len(self)))
+        while block := list(itertools.islice(squares, rows)):
+            yield np.stack(block)
+
+    def _changed(self, number: int, detail: str) -> RunError:
+        return RunError(
+            f"{self.name}: {self.records.names[number]} has changed since the run began: {detail}; "
+            "restore it and run the same command to go on"
+        )
+
+
+def _square(image: np.ndarray, size: int) -> np.ndarray:
+    height, width, _ = image.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pictures.resize(image[top : top + side, left : left + side], size, "bilinear")
+
+
+def load_pictures(records: Records, options: PictureOptions) -> Source:
+    """Scans the records (once, cached) and makes a source of what is kept.
+
+    Pictures of one size that fit in memory are decoded now and become an ``ArraySource``, which the
+    device augments; see ``options.in_memory``.
+
+    Raises:
+        UserError: More than a share ``max_rejected`` is left out, or nothing is left.
+    """
+    index = scan.scan(
+        records,
+        channels=options.channels,
+        min_side=options.min_side,
+        max_pixels=options.max_pixels,
+        cache=cache_path(records, options.channels),
+    )
+    scan.check_share(index, records.name, options.max_rejected)
+    source = PictureSource(records, index, index.kept, options.channels)
+    return _decoded(source) if _fits(source, options.in_memory) else source
+
+
+def _fits(source: PictureSource, in_memory: bool | None) -> bool:
+    if in_memory is False:
+        return False
+    sizes = source.sizes
+    if (sizes == sizes[0]).all():
+        size = len(source) * int(sizes[0].prod()) * source.channels
+        return bool(in_memory) or size <= IN_MEMORY_LIMIT
+    if in_memory:
+        low, high = sizes.min(axis=0), sizes.max(axis=0)
+        raise UserError(
+            f"data.in_memory needs pictures of one size; {source.name} has heights from {low[0]} "
+            f"to {high[0]} px and widths from {low[1]} to {high[1]}; leave it out"
+        )
+    return False
+
+
+def _decoded(source: PictureSource) -> ArraySource:
+    images = np.stack(list(ahead(source.image, range(len(source)))))
+    return ArraySource(source.name, images, source.labels, source.names, source.rejected)
+
+
+def cache_path(records: Records, channels: int) -> pathlib.Path:
+    """Where the scan of these records is kept."""
+    place = hashlib.blake2b(f"{records.name}|{channels}".encode(), digest_size=10).hexdigest()
+    return cache_folder("index") / f"{place}.npz"

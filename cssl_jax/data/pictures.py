@@ -1,0 +1,204 @@
+"""Encoded pictures to arrays by Pillow: every format, mode and orientation to one kind of array."""
+
+import dataclasses
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import PIL.JpegImagePlugin
+
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+)
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+ORIENTATION = 0x0112  # of EXIF
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_SUBSAMPLINGS = (0, 1, 2)  # 4:4:4, 4:2:2, 4:2:0: of others, decoders differ in the last bit
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used.
+
+    Attributes:
+        reason: "empty", "unreadable", "truncated" or "oversize".
+        size: (height, width) where the header told it, else (0, 0).
+    """
+
+    def __init__(self, reason: str, detail: str, size: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail, self.size = reason, detail, size
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        pixels: uint8 [h, w, channels], upright.
+        kind: Format and mode of the file, such as "JPEG RGB".
+        plain_jpeg: ``tf.io.decode_jpeg`` with integer-accurate DCT gives the same pixels.
+    """
+
+    pixels: np.ndarray
+    kind: str
+    plain_jpeg: bool
+
+
+def is_picture_name(path: str) -> bool:
+    """Whether a file is a picture by its name; hidden files (.DS_Store, ._x.jpg) are not."""
+    name = path.rpartition("/")[2]
+    _, dot, suffix = name.rpartition(".")
+    return not name.startswith(".") and dot + suffix.lower() in SUFFIXES
+
+
+def decode(content: bytes, channels: int) -> np.ndarray:
+    """The pixels alone; see ``decode_picture``."""
+    return decode_picture(content, channels).pixels
+
+
+def decode_picture(content: bytes, channels: int, max_pixels: float = np.inf) -> Picture:
+    """Decodes JPEG, PNG, WebP, BMP, GIF or TIFF; of several frames the first.
+
+    EXIF orientation is undone. Transparent pictures are laid on white, or keep their transparency
+    with 4 channels. 16-bit grey goes to 8 bits as 65535 to 255; grey of colour is ITU-R 601 luma.
+
+    Args:
+        content: The file.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        max_pixels: More, by the header, are refused before anything is decoded.
+
+    Raises:
+        PictureError: It is empty, unreadable, cut short, or oversize.
+    """
+    if not content:
+        raise PictureError("empty", "0 bytes")
+    size = (0, 0)
+    try:
+        image = _open(content)
+        size = (image.height, image.width)
+        if size[0] * size[1] > max_pixels:
+            raise PictureError(
+                "oversize", f"{size[1]} x {size[0]} px, at most {max_pixels:,.0f} pixels", size
+            )
+        kind = f"{image.format} {image.mode}"
+        plain = _is_plain(image, channels)
+        image.load()
+        orientation = _orientation(image)
+        pixels = _pixels(image, channels, orientation)
+    except PictureError:
+        raise
+    except Exception as error:  # a broken file can raise nearly anything in a decoder
+        raise PictureError(_reason(content, error), _words(error), size) from error
+    return Picture(pixels, kind, plain and orientation == 1)
+
+
+def _open(content: bytes) -> PIL.Image.Image:
+    """``PIL.Image.open`` for our formats, without its own limit, which is a global of Pillow's."""
+    PIL.Image.init()
+    trouble: Exception | None = None
+    for name in FORMATS:
+        factory, accepts = PIL.Image.OPEN[name]
+        if accepts is None or accepts(content[:16]) is True:
+            try:
+                return factory(io.BytesIO(content), "")
+            except (SyntaxError, IndexError, TypeError, KeyError, struct.error) as error:
+                trouble = error
+    raise ValueError("no JPEG, PNG, WebP, BMP, GIF or TIFF file") from trouble
+
+
+def _is_plain(image: Any, channels: int) -> bool:
+    if image.format not in ("JPEG", "MPO"):
+        return False
+    if image.mode == "L":
+        return channels in (1, 3)
+    sampling = PIL.JpegImagePlugin.get_sampling(image)
+    ycc = image.info.get("adobe_transform", 1) == 1
+    return image.mode == "RGB" and channels == 3 and sampling in _SUBSAMPLINGS and ycc
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # a broken EXIF block is no reason to lose the picture
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _pixels(image: PIL.Image.Image, channels: int, orientation: int) -> np.ndarray:
+    pixels = np.asarray(_in_mode(image, channels))
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _in_mode(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
+    if image.mode[0] in "IF":
+        image = _eight_bits(image)
+    transparent = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa")
+    if transparent:
+        image = image.convert("RGBA")
+        if channels != 4:
+            white = PIL.Image.new("RGBA", image.size, "white")
+            image = PIL.Image.alpha_composite(white, image).convert("RGB")
+    elif image.mode not in ("L", "RGB", "1"):
+        image = image.convert("RGB")
+    return image.convert(MODES[channels])
+
+
+def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"mode {image.mode} with values beyond 16 bits; save it with 8 or 16 bits")
+    return PIL.Image.fromarray(((values.astype(np.int64) * 510 + 65535) // 131070).astype(np.uint8))
+
+
+def _reason(content: bytes, error: Exception) -> str:
+    """Truncated where bytes are missing at the end, as the decoder or the file itself says."""
+    missing = "truncated" in str(error) or isinstance(error, EOFError)
+    if content[:4] == b"RIFF" and len(content) >= 8:
+        missing |= struct.unpack("<I", content[4:8])[0] + 8 > len(content)
+    if content[:2] in (b"II", b"MM") and len(content) >= 8:
+        order = "<" if content[:2] == b"II" else ">"
+        missing |= struct.unpack(order + "I", content[4:8])[0] >= len(content)
+    return "truncated" if missing else "unreadable"
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def resize(pixels: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    """``resample`` rounded to uint8 [size, size, C]."""
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    return np.rint(resample(pixels, size, interpolation)).astype(np.uint8)
+
+
+def resample(pixels: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    """Antialiased resize to a square, as ``tf.image.resize(antialias=True)`` does it.
+
+    Args:
+        pixels: uint8 [h, w, C].
+        size: Side of the output.
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        float32 [size, size, C] in [0, 255], not rounded: Pillow's 8-bit resize would round between
+        its two passes.
+    """
+    if pixels.shape[:2] == (size, size):
+        return pixels.astype(np.float32)
+    filter_ = PIL.Image.Resampling[interpolation.upper()]
+    channels = [
+        PIL.Image.fromarray(pixels[..., c].astype(np.float32)).resize((size, size), filter_)
+        for c in range(pixels.shape[-1])
+    ]
+    return np.stack([np.asarray(c) for c in channels], axis=-1).clip(0.0, 255.0)

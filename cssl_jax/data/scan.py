@@ -1,0 +1,282 @@
+"""One look at every picture before a run: what is broken, a duplicate, or fine; cached."""
+
+import collections
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import pathlib
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from tqdm import tqdm
+
+from cssl_jax.data import pictures
+from cssl_jax.data.records import Records
+from cssl_jax.data.threads import ahead
+from cssl_jax.errors import UserError
+from cssl_jax.files import write_bytes, write_text
+
+FORMAT = 1  # of the cache file; another number makes old ones void
+_ROWS = {  # dtype and trailing shape; the channel statistics besides
+    "height": (np.int32, ()),
+    "width": (np.int32, ()),
+    "bytes": (np.int64, ()),
+    "plain_jpeg": (np.bool_, ()),
+    "digest": (np.uint8, (16,)),
+    "phash": (np.uint64, ()),
+}
+Rejected = tuple[str, str, str]  # (name, reason, detail)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Index:
+    """What the scan found; arrays and tuples have one entry a record.
+
+    Attributes:
+        reason: "" for a record that is kept, else why it is left out: "empty", "unreadable",
+            "truncated", "oversize", "too small" or "duplicate" (same bytes as an earlier one).
+        detail: More about it.
+        kind: Format and mode of the file, such as "JPEG RGB"; "" where unknown.
+        height: int32 [n] in pixels, upright; 0 where unknown.
+        width: int32 [n].
+        bytes: int64 [n], of the file.
+        plain_jpeg: bool [n]; TensorFlow's decoder gives the same pixels.
+        digest: uint8 [n, 16], BLAKE2b of the file.
+        phash: uint64 [n], perceptual hash; 0 where there is no structure to hash.
+        mean: float64 [n, channels] on [0, 1].
+        square: float64 [n, channels], mean of the squares.
+    """
+
+    reason: tuple[str, ...]
+    detail: tuple[str, ...]
+    kind: tuple[str, ...]
+    height: np.ndarray
+    width: np.ndarray
+    bytes: np.ndarray
+    plain_jpeg: np.ndarray
+    digest: np.ndarray
+    phash: np.ndarray
+    mean: np.ndarray
+    square: np.ndarray
+
+    @property
+    def kept(self) -> np.ndarray:
+        """int64 [k], numbers of the records that are kept."""
+        return np.flatnonzero([not reason for reason in self.reason])
+
+
+def scan(
+    records: Records,
+    *,
+    channels: int,
+    min_side: int,
+    max_pixels: int,
+    cache: pathlib.Path | None = None,
+) -> Index:
+    """Reads and decodes every record once, in threads; memory holds a few pictures a core.
+
+    Args:
+        records: To look at.
+        channels: To which pictures are brought.
+        min_side: Shorter sides are "too small".
+        max_pixels: More are "oversize", and never decoded.
+        cache: File of what is known: a record of the same name and stamp is not read again. Other
+            limits need no new scan.
+    """
+    known = _load(cache, channels)
+    facts: list[Any] = []
+    for name, stamp in zip(records.names, records.stamps, strict=True):
+        fact: Any = known.get((name, stamp))
+        undecoded = fact is not None and fact["reason"] == "oversize"
+        if undecoded and int(fact["height"]) * int(fact["width"]) <= max_pixels:
+            fact = None
+        facts.append(fact)
+    unknown = [i for i, fact in enumerate(facts) if fact is None]
+    if unknown:
+        _examine(records, facts, unknown, channels, max_pixels)
+        _save(cache, records, facts, channels)
+    return _judge(records.names, facts, channels, min_side, max_pixels)
+
+
+def _examine(
+    records: Records, facts: list, unknown: list[int], channels: int, max_pixels: int
+) -> None:
+    bar = tqdm(unknown, desc=f"checking {records.name}", unit="picture", delay=2.0, file=sys.stderr)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about single files; the index says what counts
+        found = ahead(lambda i: examine(records, i, channels, max_pixels), unknown)
+        for i, fact in zip(bar, found, strict=True):
+            facts[i] = fact
+
+
+def examine(records: Records, index: int, channels: int, max_pixels: int) -> dict[str, Any]:
+    """What can be known of one record whatever the limits: the cached facts."""
+    fact: dict[str, Any] = dict.fromkeys(("reason", "detail", "kind"), "")
+    fact |= {name: np.zeros(shape, dtype) for name, (dtype, shape) in _ROWS.items()}
+    fact |= {"mean": np.zeros(channels), "square": np.zeros(channels)}
+    try:
+        content = records.read(index)
+    except OSError as error:
+        return {**fact, "reason": "unreadable", "detail": error.strerror or str(error)}
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    fact |= {"bytes": len(content), "digest": np.frombuffer(digest, np.uint8)}
+    try:
+        picture = pictures.decode_picture(content, channels, max_pixels)
+    except pictures.PictureError as error:
+        height, width = error.size
+        size = {"height": height, "width": width}
+        return {**fact, **size, "reason": error.reason, "detail": error.detail}
+    counts = [np.bincount(picture.pixels[..., c].ravel(), minlength=256) for c in range(channels)]
+    shares = np.array(counts) / picture.pixels[..., 0].size
+    values = np.arange(256) / 255
+    return {
+        **fact,
+        "kind": picture.kind,
+        "height": picture.pixels.shape[0],
+        "width": picture.pixels.shape[1],
+        "plain_jpeg": picture.plain_jpeg,
+        "phash": perceptual_hash(picture.pixels),
+        "mean": shares @ values,
+        "square": shares @ values**2,
+    }
+
+
+def perceptual_hash(pixels: np.ndarray) -> int:
+    """64 bits that hardly change when a picture is resized or encoded again.
+
+    Signs of the 8 x 8 lowest frequencies of the picture at 32 x 32 against their median (pHash:
+    Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2).
+
+    Args:
+        pixels: uint8 [h, w, C].
+
+    Returns:
+        The bits as an integer; 0 for a picture without structure, which resembles all its like.
+    """
+    grey = pixels[..., : min(3, pixels.shape[-1])].mean(axis=-1, dtype=np.float32)
+    small = PIL.Image.fromarray(grey).resize((32, 32), PIL.Image.Resampling.BOX)
+    waves = np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1))
+    low = waves @ np.asarray(small, np.float64) @ waves.T
+    details = np.delete(low.ravel(), 0)
+    if np.abs(details).max() < 256:  # a quarter of a grey level a pixel
+        return 0
+    bits = np.append(details > np.median(details), True)
+    return int(np.packbits(bits).view(">u8")[0])
+
+
+def _judge(
+    names: Sequence[str], facts: list, channels: int, min_side: int, max_pixels: int
+) -> Index:
+    """Applies the limits, then finds duplicates among what is left."""
+    first: dict[bytes, int] = {}
+    reasons, details = [], []
+    for i, fact in enumerate(facts):
+        reason, detail = fact["reason"], fact["detail"]
+        height, width = int(fact["height"]), int(fact["width"])
+        if not reason and height * width > max_pixels:
+            reason, detail = "oversize", f"{width} x {height} px, at most {max_pixels:,} pixels"
+        if not reason and min(height, width) < min_side:
+            reason, detail = "too small", f"{width} x {height} px, at least {min_side} px a side"
+        if not reason:
+            earlier = first.setdefault(fact["digest"].tobytes(), i)
+            if earlier != i:
+                reason, detail = "duplicate", f"same bytes as {names[earlier]}"
+        reasons.append(reason)
+        details.append(detail)
+    kinds = tuple(fact["kind"] for fact in facts)
+    columns: dict[str, Any] = _columns(facts, channels)
+    return Index(reason=tuple(reasons), detail=tuple(details), kind=kinds, **columns)
+
+
+def _columns(facts: list, channels: int) -> dict[str, np.ndarray]:
+    statistics = (np.float64, (channels,))
+    rows = {**_ROWS, "mean": statistics, "square": statistics}
+    return {
+        name: np.array([fact[name] for fact in facts], dtype).reshape(len(facts), *shape)
+        for name, (dtype, shape) in rows.items()
+    }
+
+
+# ------------------------------------------------------------------------------------------- cache
+
+
+def _load(cache: pathlib.Path | None, channels: int) -> dict[tuple[str, str], dict[str, Any]]:
+    if cache is None or not cache.is_file():
+        return {}
+    try:
+        with np.load(cache, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+        words = json.loads(arrays.pop("words").tobytes())
+        if words["format"] != FORMAT or words["channels"] != channels:
+            return {}
+        columns = {**arrays, **{name: words[name] for name in ("reason", "detail", "kind")}}
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        keys = zip(words["names"], words["stamps"], strict=True)
+        return dict(zip(keys, rows, strict=True))
+    except Exception:  # damaged, or of another program: it is made again
+        return {}
+
+
+def _save(cache: pathlib.Path | None, records: Records, facts: list, channels: int) -> None:
+    if cache is None:
+        return
+    words: dict[str, Any] = {
+        name: [fact[name] for fact in facts] for name in ("reason", "detail", "kind")
+    }
+    words |= {"format": FORMAT, "channels": channels}
+    words |= {"names": list(records.names), "stamps": list(records.stamps)}
+    file = io.BytesIO()
+    text = np.frombuffer(json.dumps(words).encode(), np.uint8)
+    np.savez(file, words=text, **_columns(facts, channels))  # type: ignore[arg-type]
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(cache, file.getvalue())
+    except OSError:
+        return  # a cache is a convenience; a read-only home is no reason to stop
+
+
+# ---------------------------------------------------------------------------------------- rejected
+
+
+def rejected(names: Sequence[str], index: Index) -> tuple[Rejected, ...]:
+    """(name, reason, detail) of every record that is left out, by name."""
+    rows = zip(names, index.reason, index.detail, strict=True)
+    return tuple(sorted(row for row in rows if row[1]))
+
+
+def write_rejected(path: pathlib.Path, rows: Iterable[Rejected]) -> None:
+    """Writes rejected.csv: path, reason, detail."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("path", "reason", "detail"))
+    writer.writerows(sorted(rows))
+    write_text(path, file.getvalue())
+
+
+def check_share(index: Index, name: str, max_rejected: float) -> None:
+    """Refuses a set of which too much is left out.
+
+    Raises:
+        UserError: More than ``max_rejected`` of the records are, or all.
+    """
+    counts = collections.Counter(reason for reason in index.reason if reason)
+    total, out = len(index.reason), counts.total()
+    if total > out and out <= max_rejected * total:
+        return
+    kinds = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    if total == out:
+        raise UserError(
+            f"{name}: none of {total} pictures can be used ({kinds}); "
+            "`cssl-jax data check` says why"
+        )
+    raise UserError(
+        f"{name}: {out} of {total} pictures would be left out ({kinds}), more than "
+        f"data.max_rejected {max_rejected:g} allows; `cssl-jax data check` says which; mend them, "
+        "or raise --data.max-rejected"
+    )

@@ -1,0 +1,173 @@
+"""One file to one array: every format and mode, against the pixels it was made from."""
+
+import io
+
+import hypothesis
+import numpy as np
+import PIL.Image
+import pytest
+import salted
+from hypothesis import strategies
+
+from cssl_jax.data import pictures
+
+GOOD = salted.good()
+LOSSLESS = {
+    "png/colour.png": 5,
+    "png/Grüße 世界.png": 14,
+    "png/wrong-name.jpg": 13,
+    "webp/lossless.webp": 15,
+    "other/plain.bmp": 18,
+    "other/colour.tif": 22,
+    "other/lzw.tiff": 23,
+    "other/pages.tif": 26,
+}
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_formats_give_the_pixels_they_were_made_from(name):
+    np.testing.assert_array_equal(pictures.decode(GOOD[name], 3), salted.pixels(LOSSLESS[name]))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_undone(orientation):
+    upright = pictures.decode(GOOD[f"exif/{orientation}.png"], 3)
+    np.testing.assert_array_equal(upright, salted.pixels(30 + orientation))
+
+
+@pytest.mark.parametrize("name", ["png/sixteen.png", "other/sixteen.tif"])
+def test_sixteen_bits_become_eight_by_the_nearest_level(name):
+    seed = {"png/sixteen.png": 12, "other/sixteen.tif": 25}[name]
+    expected = salted.pixels(seed, channels=1)
+    np.testing.assert_array_equal(pictures.decode(GOOD[name], 1), expected)
+    np.testing.assert_array_equal(pictures.decode(GOOD[name], 3), np.repeat(expected, 3, axis=2))
+    values = np.arange(0, 65536, 37, dtype=np.uint16).reshape(-1, 4)
+    file = io.BytesIO()
+    PIL.Image.fromarray(values).save(file, "PNG")
+    expected = np.floor(values / 257 + 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(pictures.decode(file.getvalue(), 1)[..., 0], expected)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_values_beyond_sixteen_bits_are_refused_rather_than_guessed(mode):
+    file = io.BytesIO()
+    PIL.Image.new(mode, (9, 9), 70000).save(file, "TIFF")
+    with pytest.raises(pictures.PictureError, match="beyond 16 bits"):
+        pictures.decode(file.getvalue(), 3)
+
+
+@pytest.mark.parametrize(("name", "seed", "format_"), [
+    ("png/rgba.png", 9, "PNG"), ("webp/alpha.webp", 17, "WEBP")
+])  # fmt: skip
+def test_transparent_pictures_lie_on_white_or_keep_their_transparency(name, seed, format_):
+    array = salted.pixels(seed, channels=4)
+    seen = (array[..., 3:] > 128) | np.zeros((1, 1, 3), bool)
+    on_white = np.where(seen, array[..., :3], 255)
+    # Lossy WebP changes colours a little; what shows through is white to a few levels.
+    tolerance = 0 if format_ == "PNG" else 40
+    decoded = pictures.decode(GOOD[name], 3).astype(int)
+    assert np.abs(decoded - on_white).mean() <= tolerance / 10
+    assert (
+        pictures.decode(GOOD[name], 4)[..., 3].tolist() == np.where(seen[..., 0], 255, 0).tolist()
+    )
+
+
+@pytest.mark.parametrize("name", ["jpeg/cmyk.jpg", "other/cmyk.tif"])
+def test_cmyk_comes_back_as_the_colours_it_was_made_from(name):
+    seed = {"jpeg/cmyk.jpg": 3, "other/cmyk.tif": 24}[name]
+    assert np.abs(pictures.decode(GOOD[name], 3).astype(int) - salted.pixels(seed)).mean() < 4
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_every_good_file_has_the_channels_that_were_asked_for(name, channels):
+    decoded = pictures.decode(GOOD[name], channels)
+    assert decoded.shape == (40, 56, channels)
+    assert decoded.dtype == np.uint8
+    if channels == 1:
+        in_colour = pictures.decode(GOOD[name], 3).astype(float) @ [0.299, 0.587, 0.114]
+        assert np.abs(decoded[..., 0] - in_colour).max() <= 2  # JPEG keeps luma, rounded
+
+
+def test_of_several_frames_the_first_is_taken():
+    decoded = pictures.decode(GOOD["other/animated.gif"], 3).astype(int)
+    errors = [np.abs(decoded - salted.pixels(seed)).mean() for seed in (19, 20, 21)]
+    assert np.argmin(errors) == 0
+
+
+@pytest.mark.parametrize("name", [name for name, (_, why) in salted.bad().items()
+                                  if why not in ("duplicate", "too small")])  # fmt: skip
+def test_bad_files_are_refused_with_their_reason(name):
+    content, reason = salted.bad()[name]
+    with pytest.raises(pictures.PictureError) as caught:
+        pictures.decode_picture(content, 3, max_pixels=10**8)
+    assert caught.value.reason == reason
+
+
+def test_a_broken_exif_block_loses_no_picture():
+    content = salted.encode(salted.pixels(0), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert pictures.decode(content, 3).shape == (40, 56, 3)
+
+
+CHANGES = strategies.lists(strategies.tuples(strategies.floats(0, 1), strategies.integers(0, 255)))
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(strategies.sampled_from(sorted(GOOD)), strategies.floats(0, 1), CHANGES)
+def test_whatever_is_in_a_file_it_is_a_picture_or_a_picture_error(name, cut, changes):
+    content = bytearray(GOOD[name])
+    for place, value in changes:
+        content[int(place * (len(content) - 1))] = value
+    try:
+        decoded = pictures.decode(bytes(content[: 1 + int(cut * len(content))]), 3)
+    except pictures.PictureError:
+        return
+    assert decoded.dtype == np.uint8
+    assert decoded.shape[2] == 3
+
+
+def plain_files():
+    for subsampling in (0, 1, 2):
+        for height, width in ((40, 56), (33, 47), (17, 16)):
+            picture = salted.pixels(height + subsampling, height, width)
+            for progressive in (False, True):
+                options = {"subsampling": subsampling, "progressive": progressive}
+                yield salted.encode(picture, "JPEG", quality=90, **options)
+    yield salted.encode(salted.pixels(2, 33, 47, channels=1), "JPEG")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tensorflow_decodes_plain_jpegs_to_the_same_bits(channels):
+    tf = pytest.importorskip("tensorflow")
+    plain = 0
+    for content in plain_files():
+        picture = pictures.decode_picture(content, channels)
+        if picture.plain_jpeg:
+            theirs = tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE")
+            np.testing.assert_array_equal(picture.pixels, theirs)
+            plain += 1
+    assert plain == (19 if channels == 3 else 1)  # grey of a colour JPEG is left to Pillow
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("height", "width", "size"), [
+    (40, 56, 24), (200, 90, 64), (20, 30, 64), (100, 20, 48)
+])  # fmt: skip
+def test_resizing_is_tensorflows_to_the_rounding(height, width, size, interpolation):
+    tf = pytest.importorskip("tensorflow")
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    theirs = tf.image.resize(picture, (size, size), interpolation, antialias=True)
+    theirs = np.clip(theirs, 0, 255)
+    ours = pictures.resample(picture, size, interpolation)
+    np.testing.assert_allclose(ours, theirs, atol=2e-3)  # float32 sums in another order
+    np.testing.assert_array_equal(
+        pictures.resize(picture, size, interpolation), np.rint(ours).astype(np.uint8)
+    )
+
+
+def test_names_decide_what_is_looked_at():
+    for name in ("a.jpg", "b/C.JPEG", "d.e.tiff", "deep/er/f.webp"):
+        assert pictures.is_picture_name(name)
+    for name in ("notes.txt", ".DS_Store", "b/._a.jpg", "jpg", "a.jpg.part"):
+        assert not pictures.is_picture_name(name)
