@@ -24,7 +24,7 @@ from cssl_jax import cli, runtime
 
 ROOT = pathlib.Path(__file__).resolve().parent
 OPTIONS = (
-    "--data.size 96 --model.encoder resnet10 --model.width 0.25 --train.epochs 40 "
+    "--data.size 96 --model.encoder resnet10 --model.width 0.25 --train.epochs 25 "
     "--train.batch-size 100 --train.evaluate-every 5 --train.log-every 5 --evaluate.knn-k 20"
 )
 FLOORS = {"untrained encoder": "random_init", "raw pixels": "pixels"}

@@ -1,6 +1,7 @@
 """A few steps of a tiny encoder on the embedded digits: seconds; for trying commands out.
 
-Source: none; no accuracy is expected.
+Source: this project's own.
+Expected: no accuracy; seconds on any machine.
 Command: cssl-jax pretrain debug --workdir RUN
 """
 

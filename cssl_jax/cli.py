@@ -287,7 +287,7 @@ def list_recipes(argv: Sequence[str]) -> int:
 
     _parse(Recipes, "recipes", argv)
     for name in recipes.recipe_names():
-        print(f"{name:<20} {recipes.recipe_summary(name)}")
+        print(f"{name:<24} {recipes.recipe_summary(name)}")
     return 0
 
 

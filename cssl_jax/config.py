@@ -106,6 +106,7 @@ class OptimizerConfig:
         b1: Of Adam.
         b2: Of Adam.
         trust_coefficient: eta of LARS.
+        trust_clip: Of LARS: no tensor moves faster than the learning rate (solo-learn's clip_lr).
         clip_norm: Largest global norm of the gradient; None does not clip.
     """
 
@@ -121,6 +122,7 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.999
     trust_coefficient: float = 0.001
+    trust_clip: bool = False
     clip_norm: float | None = None
 
 
@@ -138,6 +140,7 @@ class TrainConfig:
         checkpoint_every: Epochs between two checkpoints; 0 saves at the end only.
         keep: Newest checkpoints that are kept, beside the best.
         tensorboard: Write TensorBoard events too.
+        wandb: Project of Weights & Biases to log to as well; "" is none.
     """
 
     batch_size: int = 256
@@ -149,6 +152,7 @@ class TrainConfig:
     checkpoint_every: int = 10
     keep: int = 2
     tensorboard: bool = True
+    wandb: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

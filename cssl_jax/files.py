@@ -1,17 +1,39 @@
 """Files written in one piece, and the folder of what can be made again."""
 
+import contextlib
+import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 def cache_folder(name: str) -> pathlib.Path:
     """A folder below ~/.cache/cssl_jax (or $CSSL_JAX_CACHE); not made here, may be unwritable."""
     root = os.environ.get("CSSL_JAX_CACHE") or "~/.cache/cssl_jax"
     return pathlib.Path(root).expanduser() / name
+
+
+def cached_json(key: str, make: Callable[[], T]) -> T:
+    """What ``make`` gives, plain JSON, remembered by ``key`` in the folder of indices."""
+    place = hashlib.blake2b(key.encode(), digest_size=10).hexdigest()
+    path = cache_folder("index") / f"{place}.json"
+    try:
+        known = json.loads(path.read_text())
+        if known["key"] == key:
+            return known["content"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none yet, or damaged
+    content = make()
+    with contextlib.suppress(OSError):  # a read-only home is no reason to stop
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({"key": key, "content": content}))
+    return content
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from cssl_jax.config import Config, validate
 from cssl_jax.errors import UserError
 
 # What a run may change when it is resumed: it determines no figure.
-_NO_RESULT = ("runtime", "train.checkpoint_every", "train.keep", "train.tensorboard")
+_NO_RESULT = ("runtime", "train.checkpoint_every", "train.keep", "train.tensorboard", "train.wandb")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -101,8 +101,8 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """Lines "field: old -> new" for every field that determines the result and differs."""
+def differing_fields(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """(value in a, value in b) of every field that determines the result and differs."""
 
     def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         leaves: dict[str, Any] = {}
@@ -111,12 +111,31 @@ def differences(old: Config, new: Config) -> list[str]:
             leaves |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
         return leaves
 
-    before, after = flat(to_dict(old)), flat(to_dict(new))
-    return [
-        f"{name}: {before[name]!r} -> {after[name]!r}"
-        for name in before
-        if before[name] != after[name] and not name.startswith(_NO_RESULT)
+    first, second = flat(to_dict(a)), flat(to_dict(b))
+    return {
+        name: (first[name], second[name])
+        for name in first
+        if first[name] != second[name] and not name.startswith(_NO_RESULT)
+    }
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Lines "field: old -> new" for every field that determines the result and differs."""
+    fields = differing_fields(old, new)
+    return [f"{name}: {before!r} -> {after!r}" for name, (before, after) in fields.items()]
+
+
+def diff(a: str, b: str) -> str:
+    """A table of what two recipes (names or files, see ``load``) set differently."""
+    fields = differing_fields(load(a), load(b))
+    if not fields:
+        return f"{a} and {b} compute the same"
+    rows = [("field", a, b)]
+    rows += [
+        (name, json.dumps(first), json.dumps(second)) for name, (first, second) in fields.items()
     ]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    return "\n".join(f"{x:<{widths[0]}}  {y:<{widths[1]}}  {z}".rstrip() for x, y, z in rows)
 
 
 def recipe_names() -> list[str]:

@@ -92,7 +92,7 @@ def report(records: Records, index: Index, groups: Groups) -> str:
 
 
 def _contents(content: dict[str, Any]) -> list[str]:
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in content["kinds"].items())
+    kinds = _some([f"{kind} {count:,}" for kind, count in content["kinds"].items()])
     sides = [
         f"{side} side {low} to {high} px, median {middle}"
         for side, (low, middle, high) in content["sides"].items()

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -138,19 +138,29 @@ def _with_table(records: FileRecords, table: pathlib.Path) -> FileRecords:
 
 
 def _labelled(records: FileRecords, table: dict[str, tuple[str, str]]) -> FileRecords:
-    """Numbers the labels: whole numbers stay what they are, names go by the alphabet."""
-    given = {label for label, _ in table.values()} - {""}
-    if not given:
+    given = [table.get(name, ("", ""))[0] for name in records.names]
+    labels, classes = number_labels(given)
+    if labels is None:
         return records
-    if all(label.isdecimal() for label in given):
-        numbers = {label: int(label) for label in given}
-        kinds = {int(label): kind or label for label, kind in table.values() if label}
-        classes = tuple(kinds.get(n, str(n)) for n in range(max(numbers.values()) + 1))
+    kinds = {label: kind for label, kind in table.values() if kind}
+    classes = tuple(kinds.get(name, name) for name in classes)
+    return dataclasses.replace(records, labels=labels, classes=classes)
+
+
+def number_labels(given: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """(int64 [n], class names): whole numbers stay what they are, names go by the alphabet.
+
+    "" is no label, -1; where nothing has one, the labels are None.
+    """
+    known = set(given) - {""}
+    if not known:
+        return None, ()
+    if all(label.isdecimal() for label in known):
+        classes = tuple(str(n) for n in range(max(map(int, known)) + 1))
     else:
-        classes = tuple(sorted(given))
-        numbers = {name: number for number, name in enumerate(classes)}
-    labels = [numbers.get(table.get(name, ("", ""))[0], -1) for name in records.names]
-    return dataclasses.replace(records, labels=np.array(labels, np.int64), classes=classes)
+        classes = tuple(sorted(known))
+    numbers = {name: number for number, name in enumerate(classes)}
+    return np.array([numbers.get(label, -1) for label in given], np.int64), classes
 
 
 def _read_table(path: pathlib.Path) -> list[tuple[str, str, str]]:

@@ -9,7 +9,8 @@ from cssl_jax.config import Config
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import RunError
 from cssl_jax.losses.ntxent import chance_level
-from cssl_jax.train.metrics import JsonLines, Meter, Progress, TensorBoard
+from cssl_jax.recipes import to_dict
+from cssl_jax.train.metrics import JsonLines, Meter, Progress, TensorBoard, WandB
 
 
 class Journal:
@@ -29,9 +30,11 @@ class Journal:
         self._progress = Progress(total_steps, start, config.train.batch_size)
         self._metrics = JsonLines(run / "metrics.jsonl", keep_until=start)
         self._timings = JsonLines(run / "timings.jsonl", keep_until=start)
-        self._board = (
-            TensorBoard(run / "tensorboard", start_step=start) if config.train.tensorboard else None
-        )
+        self._boards: list[TensorBoard | WandB] = []
+        if config.train.tensorboard:
+            self._boards.append(TensorBoard(run / "tensorboard", start_step=start))
+        if config.train.wandb:
+            self._boards.append(WandB(config.train.wandb, run, to_dict(config)))
 
     def __enter__(self) -> "Journal":
         return self
@@ -40,9 +43,8 @@ class Journal:
         if error[0] is None:
             self.flush()
         self._progress.close()
-        for writer in (self._metrics, self._timings, self._board):
-            if writer is not None:
-                writer.close()
+        for writer in (self._metrics, self._timings, *self._boards):
+            writer.close()
 
     def add(self, step: int, metrics: dict[str, jax.Array], wait: float) -> None:
         """Notes one step that was sent off; does not wait for it."""
@@ -74,14 +76,14 @@ class Journal:
         epoch = step / self._steps_per_epoch
         self._metrics.write(step, {"epoch": epoch, **values})
         self._timings.write(step, timing)
-        if self._board is not None:
-            self._board.write(step, {**values, **timing})
+        for board in self._boards:
+            board.write(step, {**values, **timing})
 
     def scores(self, step: int, scores: dict[str, float]) -> None:
         """Writes the figures of an online evaluation, whose time counts for no interval."""
         self._metrics.write(step, {"epoch": step / self._steps_per_epoch, **scores})
-        if self._board is not None:
-            self._board.write(step, scores)
+        for board in self._boards:
+            board.write(step, scores)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         self._progress.say(f"step {step}: {shown}")
         self._meter.read()

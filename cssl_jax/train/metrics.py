@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import secrets
 import socket
 import sys
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cssl_jax.errors import UserError
 from cssl_jax.files import write_text
 
 
@@ -75,6 +77,43 @@ class TensorBoard:
 
     def _put(self, event: Any) -> None:
         self._records.write(event.SerializeToString())
+
+
+class WandB:
+    """Logs to Weights & Biases; a resumed run goes on as the same run there.
+
+    Only figures and the config are sent, no code and no files. WANDB_MODE=offline keeps them here.
+    """
+
+    def __init__(self, project: str, run: pathlib.Path, config: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                f"train.wandb is {project!r}, but wandb is not installed: pip install wandb, or "
+                "leave train.wandb out"
+            ) from error
+        identity = run / "wandb_id.txt"
+        if not identity.exists():
+            write_text(identity, secrets.token_hex(6) + "\n")
+        self._run = wandb.init(
+            project=project,
+            name=run.name,
+            id=identity.read_text().strip(),
+            dir=str(run),
+            config=config,
+            resume="allow",
+            settings=wandb.Settings(save_code=False, disable_git=True, silent=True),
+        )
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Logs every number of ``values``; W&B itself drops steps that it has already."""
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        self._run.log(numbers, step=step)
+
+    def close(self) -> None:
+        """Sends what is left."""
+        self._run.finish()
 
 
 class Progress:

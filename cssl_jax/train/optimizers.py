@@ -125,6 +125,7 @@ def make_optimizer(
     b2: float = 0.999,
     eps: float = 1e-8,
     trust_coefficient: float = 0.001,
+    trust_clip: bool = False,
     clip_norm: float | None = None,
     exclude_norm_and_bias: bool = True,
 ) -> optax.GradientTransformation:
@@ -151,6 +152,8 @@ def make_optimizer(
       b2: decay of the second moment in "adam" and "adamw".
       eps: added to the root of the second moment in "adam" and "adamw".
       trust_coefficient: η of "lars".
+      trust_clip: in "lars", min(trust / lr, 1) takes the place of trust, as ``clip_lr`` of
+        solo-learn's LARS (after LARC): no tensor moves faster than lr.
       clip_norm: largest global norm of the raw gradient, before decay; None leaves it as it is.
       exclude_norm_and_bias: leave out what ``is_norm_or_bias`` says, from decay in all four and
         from adaptation in "lars". False decays and adapts every parameter.
@@ -163,32 +166,54 @@ def make_optimizer(
       UserError: an unknown name, a ``clip_norm`` not above 0, or ``nesterov`` with an Adam.
     """
     mask = decay_mask if exclude_norm_and_bias else _everything
-
-    def decay() -> optax.GradientTransformation:
-        return optax.add_decayed_weights(weight_decay, mask)
-
-    builders: dict[str, Callable[[], optax.GradientTransformation]] = {
-        "lars": lambda: optax.lars(
-            schedule,
-            weight_decay=weight_decay,
-            weight_decay_mask=mask,
-            trust_coefficient=trust_coefficient,
-            trust_ratio_mask=mask,
-            momentum=momentum,
-            nesterov=nesterov,
-        ),
-        "sgd": lambda: optax.chain(decay(), optax.sgd(schedule, momentum, nesterov)),
-        "adam": lambda: optax.chain(decay(), optax.adam(schedule, b1, b2, eps)),
-        "adamw": lambda: optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=mask),
+    decay = optax.add_decayed_weights(weight_decay, mask)
+    adapt = (
+        clipped_trust_ratio(schedule, trust_coefficient)
+        if trust_clip
+        else optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
+    )
+    learn = optax.scale_by_learning_rate(schedule)
+    trace = optax.trace(momentum, nesterov)
+    chains = {
+        "lars": (decay, optax.masked(adapt, mask), learn, trace),
+        "sgd": (decay, trace, learn),
+        "adam": (decay, optax.scale_by_adam(b1, b2, eps), learn),
+        "adamw": (optax.scale_by_adam(b1, b2, eps), decay, learn),
     }
-    optimizer = _choose("optimizer", builders, name)()
+    chain = _choose("optimizer", chains, name)
     if nesterov and name in ("adam", "adamw"):
         raise UserError(f'nesterov=True has no meaning for "{name}"; use "sgd" or "lars", or False')
+    if trust_clip and name != "lars":
+        raise UserError(f'trust_clip=True has no meaning for "{name}"; use "lars", or False')
     if clip_norm is not None:
         if clip_norm <= 0:
             raise UserError(f"clip_norm {clip_norm} would stop training; use None for no clipping")
-        optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
-    return _in_float32_or_wider(optimizer)
+        chain = (optax.clip_by_global_norm(clip_norm), *chain)
+    return _in_float32_or_wider(optax.chain(*chain))
+
+
+def clipped_trust_ratio(
+    schedule: optax.Schedule, trust_coefficient: float
+) -> optax.GradientTransformation:
+    """Scale every tensor's update u by min(η ‖w‖ / (‖u‖ lr), 1); by 1 where a norm or lr is 0."""
+
+    def init(params: PyTree) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: PyTree, state: optax.ScaleByScheduleState, params: PyTree = None
+    ) -> tuple[PyTree, optax.ScaleByScheduleState]:
+        rate = schedule(state.count)
+
+        def scale(u: jax.Array, w: jax.Array) -> jax.Array:
+            weight, reach = jnp.linalg.norm(w.ravel()), jnp.linalg.norm(u.ravel()) * rate
+            ratio = trust_coefficient * weight / jnp.where(reach > 0, reach, 1)
+            return u * jnp.where((weight > 0) & (reach > 0), jnp.minimum(ratio, 1), 1)
+
+        count = optax.safe_increment(state.count)
+        return jax.tree.map(scale, updates, params), optax.ScaleByScheduleState(count)
+
+    return optax.GradientTransformation(init, update)
 
 
 def _choose(kind: str, table: Mapping[str, T], name: str) -> T:

@@ -123,6 +123,7 @@ def make_optimizer(
         b1=options.b1,
         b2=options.b2,
         trust_coefficient=options.trust_coefficient,
+        trust_clip=options.trust_clip,
         clip_norm=options.clip_norm,
         exclude_norm_and_bias=options.exclude_norm_and_bias,
     )

@@ -388,3 +388,35 @@ def test_options_that_would_do_harm_or_nothing_are_refused():
         optimizers.make_optimizer("sgd", schedule(), clip_norm=0.0)
     with pytest.raises(UserError, match='nesterov=True has no meaning for "adam"'):
         optimizers.make_optimizer("adam", schedule(), nesterov=True)
+
+
+def test_clipped_lars_is_solo_learns_rule_with_the_rate_in_the_buffer(float64):
+    """Q = min(trust / lr, 1): solo-learn's clip_lr, with our norm of g + wd w."""
+
+    def rule(w, g, wd, rate, memory, decayed):
+        u = g + wd * w
+        if decayed and rate > 0:
+            u = u * min(0.02 * np.linalg.norm(w) / np.linalg.norm(u) / rate, 1.0)
+        memory["v"] = 0.9 * memory.get("v", 0.0) + rate * u
+        return memory["v"]
+
+    params, gradients = draw(0), [draw(seed) for seed in range(1, 7)]
+    # Some tensors are slower than the learning rate and some are held back by it.
+    params["projector/dense/kernel"] *= 300
+    optimizer = optimizers.make_optimizer(
+        "lars",
+        optimizers.make_schedule("cosine", PEAK, WARMUP, TOTAL),
+        weight_decay=0.1,
+        trust_coefficient=0.02,
+        trust_clip=True,
+    )
+    ours = train(optimizer, params, gradients)
+    theirs = by_hand(rule, params, gradients)
+    for step, expected in zip(ours, theirs, strict=True):
+        for name in SHAPES:
+            np.testing.assert_allclose(step[name], expected[name], **EXACT)
+
+
+def test_clipping_the_trust_ratio_is_lars_alone():
+    with pytest.raises(UserError, match="trust_clip=True has no meaning"):
+        optimizers.make_optimizer("sgd", optax.constant_schedule(0.1), trust_clip=True)

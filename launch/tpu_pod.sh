@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# A slice of several hosts: launch/tpu_vm.sh with a pod's defaults.
+#
+#   launch/tpu_pod.sh --name NAME --zone ZONE [options of tpu_vm.sh, --dry-run too] [-- COMMAND...]
+#
+# The default is --type v4-32 (4 hosts). A queued resource is created, waited for until ACTIVE, and
+# given a Python of 3.11 or newer, this checkout and jax[tpu] on every worker; all workers run the
+# same command; their logs come back as runs/NAME/worker0.log, worker1.log, ...; the exit status is
+# not 0 if any worker failed.
+# Today `cssl-jax pretrain` says on several hosts that it runs on one; `cssl-jax doctor` shows them.
+
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. launch/common.sh
+
+case " $* " in *" -h "* | *" --help "*)
+    sed -n '2,/^$/s/^# \{0,1\}//p' launch/tpu_pod.sh
+    exit 0
+    ;;
+esac
+exec bash launch/tpu_vm.sh --type v4-32 "$@"

