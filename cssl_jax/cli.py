@@ -326,7 +326,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = " ".join(argv[:words])
     try:
         if name not in COMMANDS:
-            near = difflib.get_close_matches(" ".join(argv[:2]), COMMANDS, n=1)
+            near = [known for known in COMMANDS if known.startswith(name + " ")]
+            near = near or difflib.get_close_matches(" ".join(argv[:2]), COMMANDS, n=1)
             near = near or difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(f"no command {name!r}; {hint}there are {', '.join(COMMANDS)}")
