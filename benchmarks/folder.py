@@ -13,7 +13,6 @@ import os
 import pathlib
 import platform
 import statistics
-import time
 
 import matplotlib
 
@@ -39,14 +38,12 @@ def main() -> None:
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/folder-benchmark")
     options = parser.parse_args()
     source = ["--data.source", options.train, "--data.validation-source", options.validation]
-    runs, seconds = [], []
+    runs = []
     for seed in range(options.seeds):
         run = options.workdir / f"seed{seed}"
-        start = time.perf_counter()
         arguments = ["pretrain", "folder", "--workdir", str(run), *source, *OPTIONS.split()]
         if cli.main([*arguments, "--train.seed", str(seed)]):
             raise SystemExit(1)
-        seconds.append(round(time.perf_counter() - start, 1))
         runs.append(read(run))
     report = {
         "command": f"cssl-jax pretrain folder --data.source TRAIN --data.validation-source "
@@ -54,7 +51,6 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "versions": runtime.versions(),
-        "seconds": seconds,
         "runs": runs,
     }
     (ROOT / "results" / "folder.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -43,7 +43,7 @@ def test_every_block_runs(language, tmp_path):
             cwd=tmp_path,
             env={
                 **os.environ,
-                "PATH": f"{scripts}:{os.environ['PATH']}",
+                "PATH": path,
                 "XLA_FLAGS": "",
                 "SMALL": SMALL,
             },
