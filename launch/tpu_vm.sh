@@ -20,6 +20,10 @@
 # wants it (docs.jax.dev/en/latest/multi_process.html). COMMAND is `cssl-jax demo` unless given.
 # Today `cssl-jax pretrain` runs on one host (v4-8, v5litepod-8, v6e-8); on several it says so.
 # The stock images have Python 3.10, this package needs 3.11: uv brings one of its own.
+#
+# Every flag is in the reference, docs.cloud.google.com/sdk/gcloud/reference/compute/tpus: pages
+# queued-resources (create, describe, delete) and tpu-vm (ssh, scp, describe); the states of a
+# queued resource in docs.cloud.google.com/tpu/docs/queued-resources; uv in docs.astral.sh/uv.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,6 +1,7 @@
 """Encoded pictures of any size as a source: cleaned once, decoded when they are needed."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import pathlib
@@ -44,7 +45,7 @@ class PictureSource:
         """Of the records."""
         return self.records.name
 
-    @property
+    @functools.cached_property
     def labels(self) -> np.ndarray | None:
         """int64 [size], -1 for none; None where nothing is labelled."""
         return None if self.records.labels is None else self.records.labels[self.numbers]
@@ -59,17 +60,17 @@ class PictureSource:
         """(name, reason, detail) of what the scan left out."""
         return scan.rejected(self.records.names, self.index)
 
-    @property
+    @functools.cached_property
     def names(self) -> np.ndarray:
         """Str [size], of the records."""
         return np.array([self.records.names[number] for number in self.numbers], str)
 
-    @property
+    @functools.cached_property
     def sizes(self) -> np.ndarray:
         """int32 [size, 2], height and width after orientation."""
         return np.stack([self.index.height, self.index.width], axis=1)[self.numbers]
 
-    @property
+    @functools.cached_property
     def plain_jpeg(self) -> np.ndarray:
         """Bool [size]: TensorFlow's decoder gives the same pixels."""
         return self.index.plain_jpeg[self.numbers]
