@@ -210,7 +210,7 @@ def _load(cache: pathlib.Path | None, channels: int) -> dict[tuple[str, str], di
     if cache is None or not cache.is_file():
         return {}
     try:
-        with np.load(cache, allow_pickle=False) as content:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         words = json.loads(arrays.pop("words").tobytes())
         if words["format"] != FORMAT or words["channels"] != channels:

@@ -1,0 +1,145 @@
+"""The Colab notebook: sound as saved, and run where only Colab's own packages are installed."""
+
+import ast
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import venv
+
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PATH = ROOT / "launch" / "colab.ipynb"
+# Of what Colab brings, the part that the notebook meets; TensorFlow is left out for its size, tyro
+# since Colab may lack it.
+PREINSTALLED = (
+    *("jax[cpu]", "flax", "optax", "numpy", "scipy", "pillow", "tqdm", "matplotlib"),
+    *("ipykernel", "tensorboard", "packaging"),
+)
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    content = nbformat.read(PATH, as_version=4)
+    nbformat.validate(content)
+    return content
+
+
+@pytest.fixture(scope="module")
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_it_is_saved_without_outputs(code):
+    assert PATH.stat().st_size < 100_000
+    assert all(cell.execution_count is None and not cell.outputs for cell in code)
+
+
+def test_code_is_plain_python_of_public_names(code):
+    for cell in code:
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cssl_jax"):
+                names = [*node.module.split("."), *(alias.name for alias in node.names)]
+                assert not [name for name in names if name.startswith("_")]
+
+
+def test_its_forms_ask_for_repository_and_pictures_and_may_stay_empty(code):
+    fields = {}
+    for cell in code:
+        found = re.findall(r"^(\w+) = (.*?)  # @param ", cell.source, re.MULTILINE)
+        assert not found or cell.metadata.get("cellView") == "form"
+        fields.update({name: ast.literal_eval(value) for name, value in found})
+    assert fields["REPOSITORY"] == fields["PICTURES"] == fields["KEEP_IN"] == ""
+
+
+def test_jax_stays_out_of_the_notebooks_own_process(code):
+    for cell in code:
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.Import) or "jax" not in [a.name for a in node.names]
+
+
+def test_google_colab_is_imported_only_where_it_is_there(code):
+    for cell in code:
+        tree = ast.parse(cell.source)
+        guarded = {
+            id(node)
+            for branch in ast.walk(tree)
+            if isinstance(branch, ast.If) and "on_colab" in ast.unparse(branch.test)
+            for node in ast.walk(branch)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("google"):
+                assert id(node) in guarded
+
+
+@pytest.fixture
+def colab(tmp_path):
+    """(a checkout, a Python with Colab's packages and without ours)."""
+    checkout = tmp_path / "checkout"
+    for name in ("cssl_jax", "configs", "launch"):
+        skipped = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, checkout / name, ignore=skipped)
+    for name in ("setup.cfg", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, *PREINSTALLED], check=True, timeout=900)
+    return checkout, python
+
+
+def jax_version(python):
+    script = "import importlib.metadata as m; print(m.version('jax'), m.version('jaxlib'))"
+    return subprocess.check_output([python, "-c", script], text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_it_runs_where_only_colabs_packages_are(notebook, colab, tmp_path):
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpecManager
+    from nbclient import NotebookClient
+
+    checkout, python = colab
+    before = jax_version(python)
+    spec = tmp_path / "kernels" / "colab"
+    spec.mkdir(parents=True)
+    command = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    content = {"argv": command, "display_name": "Colab", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(content))
+    specs = KernelSpecManager(kernel_dirs=[str(spec.parent)], ensure_native_kernel=False)
+    fresh = nbformat.from_dict(notebook)
+    folder = checkout / "launch"
+    client = NotebookClient(
+        fresh,
+        km=AsyncKernelManager(kernel_name="colab", kernel_spec_manager=specs),
+        timeout=1500,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    kept = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS",)}
+    inline = "module://matplotlib_inline.backend_inline"
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    client.execute(env={**kept, "MPLBACKEND": inline, "PATH": path})
+
+    assert jax_version(python) == before
+    where = "import cssl_jax, sys; print(cssl_jax.__file__)"
+    home = subprocess.check_output([python, "-c", where], text=True, cwd=tmp_path)
+    assert str(tmp_path / "venv") in home  # installed there, not found in this checkout
+    assert sys.prefix not in home
+    for run in ("demo", "mine"):
+        results = json.loads((folder / "runs" / run / "results.json").read_text())
+        trained, untrained = results["linear"]["top1"], results["random_init"]["linear"]["top1"]
+        assert trained > untrained, run
+    assert (folder / "features.npz").is_file()
+    outputs = [o for cell in fresh.cells if cell.cell_type == "code" for o in cell.outputs]
+    assert not [o for o in outputs if o.get("name") == "stderr"]
+    drawn = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert len(drawn) == 3  # two runs' curves and the neighbours
+    tables = [o.data["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})]
+    assert len(tables) == 2
+    assert all("| untrained |" in table for table in tables)
