@@ -1,73 +1,35 @@
-"""Parquet files with a column of pictures as records, a row group at a time."""
+"""Parquet files with a column of pictures, such as Hugging Face's image sets."""
 
 import collections
 import dataclasses
-import glob
 import json
 import pathlib
 import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
-from cssl_jax.data.folder import number_labels
+from cssl_jax.data.fields import choose_field, number_labels
+from cssl_jax.data.shards import Shard, find_shards
 from cssl_jax.errors import UserError
 
-CACHE = 2**28  # bytes of row groups kept
-LARGEST = 2**29  # bytes of one row group: every first look at a picture of it reads it whole
-
-
-class _RowGroups:
-    """Encoded pictures of the row groups read last, for many threads."""
-
-    def __init__(self, column: str) -> None:
-        self._column = column
-        self._kept: collections.OrderedDict[tuple[str, int], list[bytes]] = (
-            collections.OrderedDict()
-        )
-        self._size = 0
-        self._lock = threading.Lock()
-
-    def row(self, path: str, group: int, row: int) -> bytes:
-        with self._lock:
-            if (path, group) in self._kept:
-                self._kept.move_to_end((path, group))
-                return self._kept[path, group][row]
-        pictures = self._load(path, group)
-        with self._lock:
-            if (path, group) not in self._kept:
-                self._kept[path, group] = pictures
-                self._size += sum(map(len, pictures))
-            while self._size > CACHE and len(self._kept) > 1:
-                _, dropped = self._kept.popitem(last=False)
-                self._size -= sum(map(len, dropped))
-        return pictures[row]
-
-    def _load(self, path: str, group: int) -> list[bytes]:
-        import pyarrow.parquet
-
-        with pyarrow.parquet.ParquetFile(path) as file:
-            table = file.read_row_group(group, columns=[self._column])
-        return [_content(value) for value in table[self._column].to_pylist()]
-
-
-def _content(value: Any) -> bytes:
-    value = value.get("bytes") if isinstance(value, dict) else value
-    return value or b""  # a row without a picture: the scan says "empty"
+CACHE_BYTES = 2**28  # of row groups that are held
+MAX_GROUP_BYTES = 2**29  # of one row group, which is read whole for any of its rows
 
 
 @dataclasses.dataclass(frozen=True)
 class ParquetRecords:
-    """Rows of parquet files; ``Records``.
+    """Pictures in parquet files; ``Records`` of them.
 
     Attributes:
-        name: As it was asked for.
-        names: "file:row".
-        stamps: Of the file.
+        name: The file, folder or pattern.
+        names: "shard:row".
+        stamps: Of the shard, the row and the column.
         labels: int64 [size], -1 for none; or None.
         classes: Names of the labels.
-        places: (file, row group, row in it).
-        groups: The row groups read last.
+        column: The pictures.
     """
 
     name: str
@@ -75,115 +37,269 @@ class ParquetRecords:
     stamps: tuple[str, ...]
     labels: np.ndarray | None
     classes: tuple[str, ...]
-    places: tuple[tuple[str, int, int], ...]
-    groups: _RowGroups
+    column: "BinaryColumn"
 
     def read(self, index: int) -> bytes:
-        """The encoded picture."""
-        return self.groups.row(*self.places[index])
+        """The picture's bytes.
+
+        Raises:
+            OSError: They cannot be read, or the row has none.
+        """
+        return self.column.read(index)
 
 
-def open_parquet(spec: str, *, image_key: str = "", label_key: str = "") -> ParquetRecords:
-    """Opens a .parquet file, a folder of them, or a pattern.
+def open_parquet(path: str, *, image_key: str = "", label_key: str = "") -> ParquetRecords:
+    """Opens parquet files; reads their footers and the labels.
 
-    Pictures are binary, or Hugging Face's struct of bytes and path; labels whole numbers (with the
-    names that Hugging Face keeps in the schema) or text.
+    Args:
+        path: A .parquet file, a folder of them, or a pattern.
+        image_key: Column of the pictures: bytes, or Hugging Face's {bytes, path}. "" takes the only
+            one, or that named "image".
+        label_key: Column of whole numbers or names. "" takes Hugging Face's only ClassLabel, or
+            "label".
 
     Raises:
-        UserError: No file, no such column, or row groups too large for random access.
+        UserError: There are no such files or columns, or a row group is too large.
     """
-    import pyarrow.parquet
-
-    path = pathlib.Path(spec).expanduser()
-    files = sorted(map(str, path.glob("*.parquet") if path.is_dir() else glob.glob(str(path))))
-    if not files:
-        raise UserError(f"{spec} matches no .parquet file")
-    image, label = "", ""
-    class_names: tuple[str, ...] = ()
-    rows: list[tuple[str, str, str, tuple[str, int, int]]] = []
-    for name in files:
-        try:
-            file = pyarrow.parquet.ParquetFile(name)
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise UserError(f"{name} is no readable parquet file: {error}") from error
-        with file:
-            image = _column(file.schema_arrow, image_key, _is_picture, "image", name)
-            label = _column(file.schema_arrow, label_key, _is_label, "label", name)
-            class_names = _class_names(file.schema_arrow, label)
-            _check_groups(file, image, name)
-            labels = file.read([label])[label].to_pylist() if label else []
-            stat = pathlib.Path(name).stat()
-            stamp, short = f"{stat.st_size}-{stat.st_mtime_ns}", pathlib.Path(name).name
-            places = [
-                (name, group, row)
-                for group in range(file.num_row_groups)
-                for row in range(file.metadata.row_group(group).num_rows)
-            ]
-            for i, place in enumerate(places):
-                given = "" if not label or labels[i] is None else str(labels[i])
-                rows.append((f"{short}:{i:08d}", stamp, given, place))
-    if not rows:
-        raise UserError(f"{spec} holds no rows")
-    names, stamps, values, where = zip(*rows, strict=True)
-    numbers, classes = number_labels(values)
-    if class_names and numbers is not None:
-        classes = class_names
-    return ParquetRecords(spec, names, stamps, numbers, classes, where, _RowGroups(image))
-
-
-def _is_picture(field: Any) -> bool:
-    import pyarrow as pa
-
-    kind = field.type
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _is_label(field: Any) -> bool:
-    import pyarrow as pa
-
-    return field.name in ("label", "labels", "class") and (
-        pa.types.is_integer(field.type) or pa.types.is_string(field.type)
+    shards = find_shards(path, ".parquet")
+    metadata = [read_metadata(shard.path) for shard in shards]
+    schema = metadata[0].schema.to_arrow_schema()
+    features = _features(schema)
+    image = choose_field("image", image_key, _image_columns(schema, features), schema.names, path)
+    if image is None or not _is_picture(schema.field(image).type):
+        raise UserError(
+            f"{path} has no column of pictures{f' {image!r}' if image else ''}; choose one that "
+            f"holds encoded bytes, by --data.image-key, from {', '.join(schema.names)}"
+        )
+    labelled = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
+    if "label" in schema.names and _is_label(schema.field("label").type):
+        labelled.append("label")
+    label = choose_field("label", label_key, labelled, schema.names, path)
+    leaf = image if _is_bytes(schema.field(image).type) else f"{image}.bytes"
+    column = BinaryColumn(shards, metadata, leaf)
+    if not len(column):
+        raise UserError(f"{path} has no rows")
+    labels, classes = _labels(shards, metadata, label, path) if label else (None, ())
+    counts = [file.num_rows for file in metadata]
+    rows = [
+        (shard, row) for shard, count in zip(shards, counts, strict=True) for row in range(count)
+    ]
+    return ParquetRecords(
+        name=str(pathlib.Path(path).expanduser().absolute()),
+        names=tuple(f"{shard.name}:{row}" for shard, row in rows),
+        stamps=tuple(f"{shard.stamp}-{row}-{leaf}" for shard, row in rows),
+        labels=labels,
+        classes=classes,
+        column=column,
     )
 
 
-def _column(schema: Any, wanted: str, fits: Any, usual: str, name: str) -> str:
-    if wanted:
-        if wanted not in schema.names:
-            raise UserError(f"{name} has no column {wanted!r}; there are {', '.join(schema.names)}")
-        return wanted
-    found = [field.name for field in schema if fits(field)]
-    if usual in found or len(found) == 1:
-        return usual if usual in found else found[0]
-    if usual == "image":
-        raise UserError(
-            f"{name} has {'no' if not found else 'several'} columns of pictures among "
-            f"{', '.join(schema.names)}; choose one by --data.image-key"
-        )
-    return found[0] if found else ""
-
-
-def _class_names(schema: Any, label: str) -> tuple[str, ...]:
-    try:
-        content = json.loads((schema.metadata or {})[b"huggingface"])
-        return tuple(content["info"]["features"][label]["names"])
-    except (KeyError, ValueError, TypeError):
-        return ()
-
-
-def _check_groups(file: Any, image: str, name: str) -> None:
-    for group in range(file.num_row_groups):
-        facts = file.metadata.row_group(group)
-        columns = (facts.column(i) for i in range(facts.num_columns))
-        size = sum(
-            column.total_uncompressed_size
-            for column in columns
-            if column.path_in_schema.split(".")[0] == image
-        )
-        if size > LARGEST:
+def _labels(
+    shards: Sequence[Shard], metadata: Sequence[Any], column: str, path: str
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Labels and names of their classes, which all files must agree on."""
+    values: list[Any] = []
+    names = []
+    for shard, file in zip(shards, metadata, strict=True):
+        values += _values(shard.path, column)
+        names.append(_features(file.schema.to_arrow_schema()).get(column, {}).get("names"))
+        if names[-1] != names[0]:
             raise UserError(
-                f"{name} has a row group of {size / 2**20:.0f} MiB of pictures, too large to read "
-                "for one of them; write it with smaller ones: pyarrow.parquet.write_table("
-                f"pyarrow.parquet.read_table({name!r}), 'small.parquet', row_group_size=100)"
+                f"{shard.path} numbers the classes of column {column} in another way than "
+                f"{shards[0].path}; give the one or the other"
             )
+    return number_labels(values, f"{path}, column {column}", names[0])
+
+
+class BinaryColumn:
+    """A column of bytes over several files, by row, from many threads at once.
+
+    Parquet is read by row group: ``cache_bytes`` of those read last are held, and one that several
+    threads want is read by one of them.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        metadata: Sequence[Any],
+        leaf: str,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        """Checks the row groups.
+
+        Args:
+            shards: The files.
+            metadata: ``pyarrow.parquet.FileMetaData`` of each.
+            leaf: Path of the column, such as "image.bytes".
+            cache_bytes: To hold.
+
+        Raises:
+            UserError: A file has no such column, or a row group is too large.
+        """
+        self._shards, self._metadata, self._leaf = shards, metadata, leaf
+        self._cache_bytes = cache_bytes
+        self._groups: list[tuple[int, int]] = []  # file, row group
+        rows = []
+        for number, (shard, file) in enumerate(zip(shards, metadata, strict=True)):
+            for group, count in enumerate(_group_rows(shard.path, file, leaf)):
+                self._groups.append((number, group))
+                rows.append(count)
+        self._ends = np.cumsum(rows, dtype=np.int64)
+        self._lock = threading.Lock()
+        self._loading: dict[int, Future[Any]] = {}
+        self._held: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._held_bytes = 0
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, row: int) -> bytes:
+        """The bytes of a row.
+
+        Raises:
+            OSError: They cannot be read, or there are none.
+        """
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        values = self._group(group)
+        value = values[row - int(self._ends[group]) + len(values)].as_py()
+        if value is None:
+            shard = self._shards[self._groups[group][0]]
+            raise OSError(f"{shard.path} has no bytes in column {self._leaf}, at most a path")
+        return value
+
+    def _group(self, group: int) -> Any:
+        """A row group's column, from what is held or by reading it."""
+        with self._lock:
+            if group in self._held:
+                self._held.move_to_end(group)
+                return self._held[group]
+            others = self._loading.get(group)
+            if others is None:
+                own = self._loading[group] = Future()
+        if others is not None:
+            return others.result()
+        try:
+            own.set_result(self._load(group))
+        except BaseException as error:
+            own.set_exception(error)
+        with self._lock:
+            del self._loading[group]
+            if own.exception() is None:
+                self._hold(group, own.result())
+        return own.result()
+
+    def _hold(self, group: int, values: Any) -> None:
+        self._held[group] = values
+        self._held_bytes += values.nbytes
+        while self._held_bytes > self._cache_bytes and len(self._held) > 1:
+            _, oldest = self._held.popitem(last=False)
+            self._held_bytes -= oldest.nbytes
+
+    def _load(self, group: int) -> Any:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        shard, number = self._groups[group]
+        self._shards[shard].check(self._shards[shard].path.stat())
+        try:
+            # A file a reading: pyarrow's readers are not made to be shared by threads.
+            with pq.ParquetFile(self._shards[shard].path, metadata=self._metadata[shard]) as file:
+                table = file.read_row_group(number, columns=[self._leaf], use_threads=False)
+            values = table.column(0)
+            for field in self._leaf.split(".")[1:]:
+                values = pc.struct_field(values, field)
+            return values
+        except (pa.ArrowException, OSError) as error:
+            path = self._shards[shard].path
+            raise OSError(f"{path}: row group {number}: {_words(error)}") from error
+
+
+def read_metadata(path: pathlib.Path) -> Any:
+    """``pyarrow.parquet.FileMetaData`` of a file.
+
+    Raises:
+        UserError: It is no parquet file, or cut short.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as parquet: {_words(error)}; copy it again"
+        ) from error
+
+
+def _features(schema: Any) -> dict[str, dict[str, Any]]:
+    """Hugging Face's description of the columns; empty where there is none."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _image_columns(schema: Any, features: dict[str, dict[str, Any]]) -> list[str]:
+    known = [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]
+    return known or [field.name for field in schema if _is_picture(field.type)]
+
+
+def _is_picture(kind: Any) -> bool:
+    """Bytes, or Hugging Face's {bytes, path}."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_bytes(kind.field(index).type)
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return (
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
+def _is_label(kind: Any) -> bool:
+    import pyarrow as pa
+
+    words = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return words or pa.types.is_integer(kind) or pa.types.is_dictionary(kind)
+
+
+def _group_rows(path: pathlib.Path, metadata: Any, leaf: str) -> list[int]:
+    """Rows of every row group, none of which holds too many bytes."""
+    leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+    if leaf not in leaves:
+        raise UserError(f"{path} has no column {leaf}; its columns are {', '.join(leaves)}")
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    largest = max(
+        (group.column(leaves.index(leaf)).total_uncompressed_size for group in groups), default=0
+    )
+    if largest > MAX_GROUP_BYTES:
+        raise UserError(
+            f"{path} has a row group of {largest / 2**20:.0f} MiB, all of which would be read for "
+            'any one picture; write it anew with smaller ones: python -c "import pyarrow.parquet '
+            f"as p; f = p.ParquetFile('{path}'); w = p.ParquetWriter('{path}.new', f.schema_arrow);"
+            f' [w.write_batch(b) for b in f.iter_batches(100)]; w.close()" && mv {path}.new {path}'
+        )
+    return [group.num_rows for group in groups]
+
+
+def _values(path: pathlib.Path, column: str) -> list[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=[column]).column(0).to_pylist()
+    except (pa.ArrowException, OSError, IndexError) as error:
+        raise UserError(f"{path}: column {column} cannot be read: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,37 +1,47 @@
-"""WebDataset shards as records: pictures are read out of the .tar files where they lie."""
+"""WebDataset's tar shards: files that share a name up to its first dot are one sample."""
 
 import dataclasses
 import functools
-import glob
 import json
-import os
 import pathlib
 import re
 import tarfile
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from cssl_jax.data.folder import number_labels
-from cssl_jax.data.pictures import SUFFIXES
+from cssl_jax.data.fields import number_labels
+from cssl_jax.data.pictures import is_picture_name
+from cssl_jax.data.shards import Shard, ShardReader, find_shards
+from cssl_jax.data.threads import ahead
 from cssl_jax.errors import UserError
 from cssl_jax.files import cached_json
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_BLOCK = 512  # bytes, of a tar
+_PACKED = {  # first bytes -> program that unpacks
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+}
+_PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_Member = tuple[int, int]  # first byte, size
 
 
 @dataclasses.dataclass(frozen=True)
 class TarRecords:
-    """Members of tar shards; ``Records``.
+    """Pictures in tar shards; ``Records`` of them.
 
     Attributes:
-        name: As it was asked for.
+        name: The file, folder or pattern.
         names: "shard:key".
-        stamps: Of the shard, and where in it the picture lies.
+        stamps: Of the shard, and the picture's first byte.
         labels: int64 [size], -1 for none; or None.
         classes: Names of the labels.
-        places: (shard, offset, length) of every picture.
         skipped: Samples without a picture.
+        reader: Of the shards.
+        places: int64 [size, 3], each picture's shard, first byte and size.
     """
 
     name: str
@@ -39,111 +49,161 @@ class TarRecords:
     stamps: tuple[str, ...]
     labels: np.ndarray | None
     classes: tuple[str, ...]
-    places: tuple[tuple[str, int, int], ...]
     skipped: int
+    reader: ShardReader
+    places: np.ndarray
 
     def read(self, index: int) -> bytes:
-        """The encoded picture."""
-        shard, offset, length = self.places[index]
-        file = os.open(shard, os.O_RDONLY)
-        try:
-            return os.pread(file, length, offset)
-        finally:
-            os.close(file)
+        """The picture's bytes.
+
+        Raises:
+            OSError: The shard cannot be read, or has changed.
+        """
+        shard, start, size = self.places[index].tolist()
+        return self.reader.read(shard, start, size)
 
 
 def open_tar(spec: str, *, image_key: str = "", label_key: str = "") -> TarRecords:
-    """Opens one .tar, a folder of them, a pattern (*, ?) or a range (shard-{000..010}.tar).
+    """Opens WebDataset shards by their headers; what they hold is cached shard by shard.
 
-    Files that share a name up to its first dot are one sample (github.com/webdataset/webdataset).
-    The picture is the file with a picture's extension, or ``image_key``; the label is the text of
-    .cls, or the field ``label_key`` (default "label") of .json.
+    Args:
+        spec: A .tar, a folder of them, or a pattern such as ``shard-{000..012}.tar``.
+        image_key: Extension of the picture ("jpg", "seg.png"), several by ";", the first that a
+            sample has; "" takes the sample's only picture.
+        label_key: Extension of a text with the label, or field of the .json; "" is ``cls``, else
+            the field ``label``.
 
     Raises:
-        UserError: A shard is missing, compressed or damaged, or there are no pictures.
+        UserError: There are no shards, one is damaged, or there are no such pictures or labels.
     """
-    rows, skipped = [], 0
-    for shard in _shards(spec):
-        stat = shard.stat()
-        stamp = f"{stat.st_size}-{stat.st_mtime_ns}"
-        key = f"tar|{shard}|{stamp}|{image_key}|{label_key}"
-        found = cached_json(key, functools.partial(_samples, shard, image_key, label_key))
+    shards = find_shards(spec, ".tar", instead=_PACKED_SUFFIXES)
+    index = functools.partial(_cached_index, image_key=image_key.lower(), label_key=label_key)
+    names, stamps, places, values = [], [], [], []
+    skipped, extensions = 0, set()
+    for number, (shard, found) in enumerate(zip(shards, ahead(index, shards), strict=True)):
+        names += [f"{shard.name}:{key}" for key in found["keys"]]
+        stamps += [f"{shard.stamp}-{start}" for start, _ in found["places"]]
+        places += [(number, start, size) for start, size in found["places"]]
+        values += found["labels"]
         skipped += found["skipped"]
-        for sample, offset, length, label in found["samples"]:
-            place = (str(shard), offset, length)
-            rows.append((f"{shard.name}:{sample}", f"{stamp}-{offset}", label, place))
-    if not rows:
-        raise UserError(f"wds:{spec} holds no pictures; give --data.image-key their extension")
-    names, stamps, given, places = zip(*rows, strict=True)
-    labels, classes = number_labels(given)
-    return TarRecords(f"wds:{spec}", names, stamps, labels, classes, places, skipped)
+        extensions.update(found["extensions"])
+    held = ", ".join(f".{extension}" for extension in sorted(extensions)[:12]) or "nothing"
+    if not names:
+        raise UserError(
+            f"{spec} holds no samples with a picture{image_key and f' .{image_key}'}, only {held}; "
+            "name the picture's extension by --data.image-key"
+        )
+    labels, classes = number_labels(values, spec)
+    if label_key and labels is None:
+        raise UserError(
+            f"{spec}: no sample has a label {label_key!r}, as an extension or a field of its "
+            f".json; the extensions are {held}; choose another --data.label-key"
+        )
+    return TarRecords(
+        name=str(pathlib.Path(spec).expanduser().absolute()),
+        names=tuple(names),
+        stamps=tuple(stamps),
+        labels=labels,
+        classes=classes,
+        skipped=skipped,
+        reader=ShardReader(shards),
+        places=np.array(places, np.int64),
+    )
 
 
-def _shards(spec: str) -> list[pathlib.Path]:
-    if match := _RANGE.search(spec):
-        low, high = match.groups()
-        numbers = range(int(low), int(high) + 1)
-        paths = [
-            pathlib.Path(f"{spec[: match.start()]}{n:0{len(low)}d}{spec[match.end() :]}")
-            for n in numbers
-        ]
-        if missing := [path for path in paths if not path.is_file()]:
-            raise UserError(f"shard {missing[0]} does not exist; {len(missing)} are missing")
-        return paths
-    path = pathlib.Path(spec)
-    if path.is_dir():
-        paths = sorted(path.glob("*.tar"))
-    else:
-        paths = [pathlib.Path(name) for name in sorted(glob.glob(spec))]
-    if not paths:
-        raise UserError(f"wds:{spec} matches no file; give a .tar, a folder of them, or a pattern")
-    return [path.absolute() for path in paths]
+def _cached_index(shard: Shard, image_key: str, label_key: str) -> dict[str, Any]:
+    def make() -> dict[str, Any]:
+        return _index(shard, tuple(filter(None, image_key.split(";"))), label_key)
+
+    return cached_json(f"tar index|{shard.path}|{shard.stamp}|{image_key}|{label_key}", make)
 
 
-def _samples(shard: pathlib.Path, image_key: str, label_key: str) -> dict[str, Any]:
-    samples: dict[str, dict[str, Any]] = {}
+def _index(shard: Shard, image_keys: tuple[str, ...], label_key: str) -> dict[str, Any]:
+    """Keys, places and labels of a shard's samples, in their order."""
+    samples: dict[str, dict[str, _Member]] = {}
+    for name, member in _members(shard.path):
+        # The first dot of the last part, as WebDataset splits it; names without one are no samples.
+        match = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]*)", name, re.DOTALL)
+        if match:
+            samples.setdefault(match[1], {})[match[2].lower()] = member
+    keys, places, labels = [], [], []
+    with shard.path.open("rb") as file:
+        for key, members in samples.items():
+            picture = _picture(members, image_keys, f"{shard.path}: {key}")
+            if picture is not None:
+                keys.append(key)
+                places.append(picture)
+                labels.append(_label(file, members, label_key, f"{shard.path}: {key}"))
+    return {
+        "keys": keys,
+        "places": places,
+        "labels": labels,
+        "skipped": len(samples) - len(keys),
+        "extensions": sorted({extension for members in samples.values() for extension in members}),
+    }
+
+
+def _members(path: pathlib.Path) -> Iterator[tuple[str, _Member]]:
+    """(name, place) of every file of a tar; of one that was appended again, the last counts."""
     try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                folder, _, file = member.name.rpartition("/")
-                key, dot, extension = file.partition(".")
-                if not member.isfile() or not dot or not key:
-                    continue
-                sample = samples.setdefault(f"{folder}/{key}".lstrip("/"), {})
-                _take(sample, tar, member, extension.lower(), image_key, label_key)
-    except tarfile.TarError as error:
-        way_out = "copy it again"
-        if shard.read_bytes()[:2] == b"\x1f\x8b":
-            way_out = f"it is compressed, which allows no random access: gunzip -k {shard.name}"
-        raise UserError(f"{shard} is no readable tar file ({error}); {way_out}") from error
-    if shard.stat().st_size % 512:
-        raise UserError(f"{shard} is cut short; copy it again")
-    rows = [
-        [key, *sample["image"], sample.get("label", "")]
-        for key, sample in samples.items()
-        if "image" in sample
-    ]
-    return {"samples": rows, "skipped": len(samples) - len(rows)}
+        with path.open("rb") as file:
+            head = file.read(6)
+            program = next((_PACKED[magic] for magic in _PACKED if head.startswith(magic)), None)
+            if program is None:
+                yield from _walk(file)
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{path} is damaged or cut short: {error}; copy it again, or make it anew"
+        ) from error
+    if program is not None:
+        raise UserError(
+            f"{path} is compressed, which leaves no way to any one picture; unpack it by "
+            f"`{program} {path}`"
+        )
 
 
-def _take(
-    sample: dict[str, Any],
-    tar: tarfile.TarFile,
-    member: tarfile.TarInfo,
-    extension: str,
-    image_key: str,
-    label_key: str,
-) -> None:
-    is_image = extension == image_key if image_key else f".{extension}" in SUFFIXES
-    if is_image and "image" not in sample:
-        sample["image"] = (member.offset_data, member.size)
-    elif extension in ("cls", "json"):
-        file = tar.extractfile(member)
-        text = b"" if file is None else file.read()
-        try:
-            if extension == "cls":
-                sample["label"] = text.decode().strip()
-            else:
-                sample.setdefault("label", str(json.loads(text).get(label_key or "label", "")))
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{tar.name!r}: {member.name} holds no label: {error}") from error
+def _walk(file: BinaryIO) -> Iterator[tuple[str, _Member]]:
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
+        while (info := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
+            if info.isreg() and not info.issparse():
+                yield info.name.removeprefix("./"), (info.offset_data, info.size)
+        # tarfile takes a damaged or missing header for the end, which is a block of zeros.
+        file.seek(tar.offset)
+        if file.read(_BLOCK) != bytes(_BLOCK):
+            raise tarfile.ReadError(f"no header and no end at byte {tar.offset}")
+
+
+def _picture(
+    members: dict[str, _Member], image_keys: tuple[str, ...], where: str
+) -> _Member | None:
+    if image_keys:
+        return next((members[key] for key in image_keys if key in members), None)
+    found = [extension for extension in members if is_picture_name(f"x.{extension}")]
+    if len(found) > 1:
+        raise UserError(
+            f"{where} has the pictures {', '.join(found[:5])}; choose one by --data.image-key"
+        )
+    return members[found[0]] if found else None
+
+
+def _label(file: BinaryIO, members: dict[str, _Member], label_key: str, where: str) -> Any:
+    """A whole number, a name, or None; what else a .json may hold is not judged here."""
+
+    def content(extension: str) -> str:
+        start, size = members[extension]
+        file.seek(start)
+        return file.read(size).decode()
+
+    try:
+        extension = label_key.lower() or "cls"
+        if extension in members:
+            text = content(extension).strip()
+            return int(text) if re.fullmatch(r"-?\d+", text, re.ASCII) else text
+        if "json" in members:
+            fields = json.loads(content("json"))
+            return fields.get(label_key or "label") if isinstance(fields, dict) else None
+    except ValueError as error:
+        raise UserError(f"{where}: its label cannot be read: {error}") from error
+    return None

@@ -1,59 +1,121 @@
-"""Random access to TFRecord files by an index of offsets; without TensorFlow."""
+"""Random access to TFRecord files without TensorFlow.
 
+The framing is a record's length (uint64, little-endian), the masked CRC-32C of the length, the data
+and the masked CRC-32C of the data: TensorFlow, tensorflow/core/lib/io/record_writer.h.
+"""
+
+import dataclasses
+import itertools
 import os
 import pathlib
 import struct
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from cssl_jax.data.shards import Shard, ShardReader
+from cssl_jax.data.threads import ahead
 from cssl_jax.errors import UserError
 from cssl_jax.files import cached_json
 
-_HEAD, _TAIL = 12, 4  # length (8) and its checksum (4) before a record, a checksum after it
+_HEADER = struct.Struct("<QI")
+_FOOTER = 4  # bytes
 
 
-def offsets(path: pathlib.Path) -> list[list[int]]:
-    """[offset, length] of every record's payload in a file; found once, then cached.
+@dataclasses.dataclass(frozen=True)
+class TFRecordIndex:
+    """Where the records of some files lie.
 
-    Framing as in TensorFlow's ``io/record_writer.h``: uint64 length, uint32 masked CRC-32C of the
-    length, payload, uint32 masked CRC-32C of the payload.
+    Attributes:
+        reader: Of the files.
+        starts: Of a file, int64 [records], byte of each record's data.
+        sizes: Of a file, int64 [records], bytes of it.
+    """
+
+    reader: ShardReader
+    starts: tuple[np.ndarray, ...]
+    sizes: tuple[np.ndarray, ...]
+
+    def read(self, shard: int, position: int) -> bytes:
+        """A record's data; its own checksum is not verified.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        start, size = self.starts[shard][position], self.sizes[shard][position]
+        return self.reader.read(shard, int(start), int(size))
+
+
+def open_tfrecords(shards: Sequence[Shard]) -> TFRecordIndex:
+    """Finds every record, by the framing alone; cached a file.
 
     Raises:
-        UserError: The file is cut short or no TFRecord file.
+        UserError: A file is cut short or damaged.
     """
-    stat = path.stat()
-    return cached_json(
-        f"tfrecord|{path}|{stat.st_size}|{stat.st_mtime_ns}", lambda: _offsets(path, stat.st_size)
-    )
+    starts, sizes = [], []
+    for lengths in ahead(_cached_lengths, shards):
+        size = np.array(lengths, np.int64)
+        ends = np.cumsum(size + _HEADER.size + _FOOTER)
+        starts.append(ends - size - _FOOTER)
+        sizes.append(size)
+    return TFRecordIndex(ShardReader(shards), tuple(starts), tuple(sizes))
 
 
-def _offsets(path: pathlib.Path, size: int) -> list[list[int]]:
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+def record_lengths(path: pathlib.Path) -> list[int]:
+    """Bytes of every record of a file.
 
-    found, position = [], 0
-    with path.open("rb") as file:
-        while position < size:
-            file.seek(position)
-            head = file.read(_HEAD)
-            if len(head) == _HEAD:
-                length, check = struct.unpack("<QI", head)
-                if masked_crc32c(head[:8]) != check:
-                    raise UserError(
-                        f"{path} is no TFRecord file, or damaged at byte {position}; prepare it "
-                        "again"
-                    )
-            if len(head) < _HEAD or position + _HEAD + length + _TAIL > size:
-                raise UserError(f"{path} is cut short at byte {size}; prepare or copy it again")
-            found.append([position + _HEAD, length])
-            position += _HEAD + length + _TAIL
-    return found
-
-
-def read(path: pathlib.Path, offset: int, length: int) -> bytes:
-    """One payload."""
-    file = os.open(path, os.O_RDONLY)
+    Raises:
+        UserError: It is cut short, or a length does not match its checksum.
+    """
     try:
-        content = os.pread(file, length, offset)
-    finally:
-        os.close(file)
-    if len(content) != length:
-        raise OSError(f"{path} is cut short")
-    return content
+        with path.open("rb") as file:
+            return list(_walk(path, file.fileno()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _walk(path: pathlib.Path, file: int) -> Iterator[int]:
+    offset, end = 0, os.fstat(file).st_size
+    for record in itertools.count():
+        if offset == end:
+            return
+        header = os.pread(file, _HEADER.size, offset)
+        length, check = _HEADER.unpack(header.ljust(_HEADER.size, b"\0"))
+        if len(header) == _HEADER.size and masked_crc32c(header[:8]) != check:
+            raise UserError(
+                f"{path} is damaged: the length of record {record}, at byte {offset}, does not "
+                "match its checksum; copy the file again or prepare the set anew"
+            )
+        offset += _HEADER.size + length + _FOOTER
+        if offset > end:
+            raise UserError(
+                f"{path} is cut short within record {record}, at byte {end}; copy the file again "
+                "or prepare the set anew"
+            )
+        yield length
+
+
+def masked_crc32c(content: bytes) -> int:
+    """CRC-32C (Castagnoli), rotated and offset as TFRecord has it."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _table() -> tuple[int, ...]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return tuple(table)
+
+
+_TABLE = _table()
+
+
+def _cached_lengths(shard: Shard) -> list[int]:
+    key = f"tfrecord lengths|{shard.path}|{shard.stamp}"
+    return cached_json(key, lambda: record_lengths(shard.path))

@@ -4,7 +4,6 @@ import concurrent.futures
 import functools
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -13,14 +12,12 @@ import numpy as np
 import pytest
 import salted
 
-from cssl_jax.data import parquet_records, tfrecord
 from cssl_jax.data.loading import load_source
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.data.parquet_records import open_parquet
 from cssl_jax.data.picture_source import PictureSource
 from cssl_jax.data.tar_records import open_tar
 from cssl_jax.data.tfds_records import open_tfds
-from cssl_jax.errors import UserError
 
 COUNT = 12
 FILES = [salted.encode(salted.pixels(i, 20 + i, 30), "JPEG") for i in range(COUNT)]
@@ -126,37 +123,6 @@ def test_mock_data_of_a_known_set_opens_by_name():
     assert source.image(0).shape == (32, 32, 3)
 
 
-def test_sets_that_are_unknown_or_not_prepared_are_refused_with_the_way_out(tmp_path, monkeypatch):
-    pytest.importorskip("tensorflow_datasets")
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(UserError, match="cannot be opened"):
-        open_tfds("cifar11")
-    with pytest.raises(UserError, match="tfds build cifar10 --file_format=array_record"):
-        open_tfds("cifar10@train")
-
-
-def test_the_offsets_of_a_record_file_are_cached_and_damage_is_named(tmp_path):
-    tf = pytest.importorskip("tensorflow")
-    path = tmp_path / "a.tfrecord"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for content in FILES:
-            writer.write(content)
-    index = tfrecord.offsets(path)
-    assert [tfrecord.read(path, *place) for place in index] == FILES
-    stat = path.stat()
-    content = path.read_bytes()
-    path.write_bytes(bytes(len(content)))  # the same size and time: the index is not read again
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert tfrecord.offsets(path) == index
-    for name, damaged, message in (
-        ("cut.tfrecord", content[:-20], "is cut short"),
-        ("text.tfrecord", b"no records at all, only text", "no TFRecord file"),
-    ):
-        (tmp_path / name).write_bytes(damaged)
-        with pytest.raises(UserError, match=message):
-            tfrecord.offsets(tmp_path / name)
-
-
 # --------------------------------------------------------------------------------------------- tar
 
 
@@ -195,32 +161,6 @@ def test_labels_from_json_and_none(tmp_path):
     assert_holds_all(open_tar(str(path), label_key="kind"))
     bare = open_tar(str(shard(tmp_path / "b.tar", range(3), "")))
     assert bare.labels is None
-
-
-def test_a_shard_is_indexed_once(tmp_path):
-    path = shard(tmp_path / "a.tar", range(COUNT))
-    places = open_tar(str(path)).places
-    stat = path.stat()
-    path.write_bytes(b"x" * stat.st_size)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert open_tar(str(path)).places == places
-
-
-def test_shards_that_cannot_be_read_are_named(tmp_path):
-    path = shard(tmp_path / "a.tar", range(COUNT))
-    (tmp_path / "cut.tar").write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"cut\.tar is (cut short|no readable tar)"):
-        open_tar(str(tmp_path / "cut.tar"))
-    with tarfile.open(tmp_path / "z.tar.gz", "w:gz") as tar:
-        tar.add(path, "a.tar")
-    with pytest.raises(UserError, match="gunzip"):
-        open_tar(str(tmp_path / "z.tar.gz"))
-    with pytest.raises(UserError, match="does not exist; 1 are missing"):
-        open_tar(str(tmp_path / "{0..0}.tar"))
-    with pytest.raises(UserError, match="matches no file"):
-        open_tar(str(tmp_path / "none-*.tar"))
-    with pytest.raises(UserError, match="holds no pictures"):
-        open_tar(str(shard(tmp_path / "text.tar", (), extras=[("a.txt", b"text")])))
 
 
 # ----------------------------------------------------------------------------------------- parquet
@@ -262,29 +202,3 @@ def test_several_parquet_files_and_integer_labels(tmp_path):
     write(tmp_path / "1.parquet", table(range(5, COUNT), "numbers"))
     for spec in (tmp_path, tmp_path / "*.parquet"):
         assert_holds_all(open_parquet(str(spec)), ("0", "1", "2"))
-
-
-def test_what_is_kept_of_row_groups_is_bounded(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.parquet", table(), row_group_size=1)
-    monkeypatch.setattr(parquet_records, "CACHE", len(FILES[0]) * 3)
-    records = open_parquet(str(path))
-    assert_holds_all(records)
-    assert (
-        sum(len(f) for group in records.groups._kept.values() for f in group) <= len(FILES[0]) * 3
-    )
-
-
-def test_parquet_that_does_not_fit_is_refused_with_the_way_out(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.parquet", table())
-    with pytest.raises(UserError, match="no column 'picture'; there are id, image, label"):
-        open_parquet(str(path), image_key="picture")
-    with pytest.raises(UserError, match=r"no columns of pictures among id, label; .*image-key"):
-        open_parquet(str(write(tmp_path / "b.parquet", table().drop_columns("image"))))
-    with pytest.raises(UserError, match=r"matches no \.parquet file"):
-        open_parquet(str(tmp_path / "none.parquet"))
-    (tmp_path / "text.parquet").write_text("no parquet")
-    with pytest.raises(UserError, match="no readable parquet file"):
-        open_parquet(str(tmp_path / "text.parquet"))
-    monkeypatch.setattr(parquet_records, "LARGEST", 100)
-    with pytest.raises(UserError, match="row_group_size=100"):
-        open_parquet(str(path))

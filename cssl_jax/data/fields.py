@@ -1,0 +1,94 @@
+"""Which fields of a record are its picture and label, and numbers for the labels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cssl_jax.errors import UserError
+
+MAX_CLASSES = 1_000_000
+
+
+def choose_field(
+    kind: str, key: str, candidates: Sequence[str], names: Sequence[str], where: str
+) -> str | None:
+    """The field that a user names, else the only candidate, else that which is named as its kind.
+
+    Args:
+        kind: "image" or "label".
+        key: What the user names, or "".
+        candidates: Fields that may be meant.
+        names: All fields.
+        where: For messages.
+
+    Returns:
+        None where there is no candidate.
+
+    Raises:
+        UserError: The field is not there, or several may be meant.
+    """
+    option = f"--data.{kind}-key"
+    if key and key not in names:
+        raise UserError(f"{where} has no {key!r}; choose {option} from {', '.join(names)}")
+    if key or not candidates:
+        return key or None
+    if len(set(candidates)) > 1 and kind not in candidates:
+        raise UserError(f"{where} has the {kind}s {', '.join(candidates)}; choose one by {option}")
+    return kind if kind in candidates else candidates[0]
+
+
+def number_labels(
+    values: Sequence[object], where: str, names: Sequence[str] | None = None
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Numbers labels: whole numbers stay what they are, names go by the alphabet.
+
+    Args:
+        values: One a record: a whole number, a name, or None, -1 or "" for none.
+        where: For messages.
+        names: Of the classes, by number, where they are known.
+
+    Returns:
+        (int64 [n] with -1 for none, names of the classes); (None, ()) where all have none.
+
+    Raises:
+        UserError: The labels are something else, or do not fit the names.
+    """
+    given = {value for value in values if _is_given(value, where)}
+    if not given:
+        return None, ()
+    words = {value for value in given if isinstance(value, str)}
+    if words and len(words) < len(given):
+        number = next(value for value in given if value not in words)
+        raise UserError(
+            f"{where}: some labels are names ({min(words)!r}) and some are numbers ({number!r}); "
+            "make them all of one kind"
+        )
+    if words:
+        classes = tuple(names or sorted(words))
+        numbers = {name: number for number, name in enumerate(classes)}
+        if not words <= numbers.keys():
+            raise UserError(
+                f"{where}: label {min(words - numbers.keys())!r} is none of its classes"
+            )
+        labels = [numbers.get(value, -1) if isinstance(value, str) else -1 for value in values]
+        return np.array(labels, np.int64), classes
+    labels = [-1 if value in (None, "") else int(value) for value in values]  # type: ignore
+    low, high = min(labels), max(labels)
+    limit = len(names) if names else MAX_CLASSES
+    if low < -1 or high >= limit:
+        raise UserError(
+            f"{where}: label {low if low < -1 else high} is no class number; labels are whole "
+            f"numbers from 0 to {limit - 1}, -1 for none, or names"
+        )
+    return np.array(labels, np.int64), tuple(names or map(str, range(high + 1)))
+
+
+def _is_given(value: object, where: str) -> bool:
+    if value is None:
+        return False
+    if isinstance(value, (str, int, np.integer)):
+        return value not in ("", -1)
+    raise UserError(
+        f"{where}: label {value!r} is neither a whole number nor a name; choose another by "
+        "--data.label-key"
+    )
