@@ -1,4 +1,4 @@
-"""SimCLR on ImageNet, ResNet-50, batch 256, 100 epochs: small hardware, square-root scaling.
+"""SimCLR on ImageNet, ResNet-50, batch 256, 100 epochs: for small hardware.
 
 Source: the SimCLR paper (arXiv 2002.05709), appendix B.1: with small batches and few epochs the
 learning rate 0.075 x sqrt(N) (1.2 at 256) does better than 0.3 x N / 256. All else as in

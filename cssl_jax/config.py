@@ -107,6 +107,7 @@ class OptimizerConfig:
         b2: Of Adam.
         trust_coefficient: eta of LARS.
         trust_clip: Of LARS: no tensor moves faster than the learning rate (solo-learn's clip_lr).
+        trust_eps: Of LARS: added to the norm under its ratio; the paper's code 0, solo-learn 1e-8.
         clip_norm: Largest global norm of the gradient; None does not clip.
     """
 
@@ -123,6 +124,7 @@ class OptimizerConfig:
     b2: float = 0.999
     trust_coefficient: float = 0.001
     trust_clip: bool = False
+    trust_eps: float = 0.0
     clip_norm: float | None = None
 
 
@@ -218,6 +220,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
         (
             *("data.size", "model.norm_group", "model.projector_hidden"),
             *("optimizer.learning_rate", "optimizer.warmup_epochs", "optimizer.weight_decay"),
+            "optimizer.trust_eps",
             *("train.evaluate_every", "train.checkpoint_every"),
             *("evaluate.train_limit", "runtime.devices"),
         ),

@@ -119,6 +119,7 @@ def test_json_keeps_optional_values_and_integers_for_floats():
         ("optimizer", {"b1": -0.1}, "optimizer.b1"),
         ("optimizer", {"b2": math.nan}, "optimizer.b2 is nan"),
         ("optimizer", {"trust_coefficient": 0.0}, "optimizer.trust_coefficient is 0.0"),
+        ("optimizer", {"trust_eps": -1e-8}, "optimizer.trust_eps is -1e-08; give zero or a pos"),
         ("optimizer", {"clip_norm": 0.0}, "optimizer.clip_norm is 0.0"),
         ("optimizer", {"clip_norm": math.inf}, "optimizer.clip_norm is inf"),
         ("optimizer", {"learning_rate": math.inf}, "optimizer.learning_rate is inf"),

@@ -126,6 +126,7 @@ def make_optimizer(
     eps: float = 1e-8,
     trust_coefficient: float = 0.001,
     trust_clip: bool = False,
+    trust_eps: float = 0.0,
     clip_norm: float | None = None,
     exclude_norm_and_bias: bool = True,
 ) -> optax.GradientTransformation:
@@ -135,7 +136,7 @@ def make_optimizer(
     learning rate and v the momentum buffer:
 
     - "lars" (You et al. 2017, as in SimCLR's TensorFlow code): u = g + λw;
-      trust = ``trust_coefficient`` ‖w‖ / ‖u‖ per tensor, without an epsilon, and 1 for what is
+      trust = ``trust_coefficient`` ‖w‖ / (‖u‖ + ``trust_eps``) per tensor, and 1 for what is
       excluded or where a norm is 0; v = momentum v + lr trust u; w = w - v. The learning rate is
       inside the buffer.
     - "sgd" (as ``torch.optim.SGD``): v = momentum v + g + λw; w = w - lr v.
@@ -154,6 +155,7 @@ def make_optimizer(
       trust_coefficient: η of "lars".
       trust_clip: in "lars", min(trust / lr, 1) takes the place of trust, as ``clip_lr`` of
         solo-learn's LARS (after LARC): no tensor moves faster than lr.
+      trust_eps: ε of "lars". The TensorFlow code has none, solo-learn 1e-8.
       clip_norm: largest global norm of the raw gradient, before decay; None leaves it as it is.
       exclude_norm_and_bias: leave out what ``is_norm_or_bias`` says, from decay in all four and
         from adaptation in "lars". False decays and adapts every parameter.
@@ -163,15 +165,14 @@ def make_optimizer(
       wider. ``optax.apply_updates`` keeps the parameters' own type.
 
     Raises:
-      UserError: an unknown name, a ``clip_norm`` not above 0, or ``nesterov`` with an Adam.
+      UserError: an unknown name, a ``clip_norm`` not above 0, ``nesterov`` with an Adam, or
+        ``trust_clip`` without "lars".
     """
     mask = decay_mask if exclude_norm_and_bias else _everything
     decay = optax.add_decayed_weights(weight_decay, mask)
-    adapt = (
-        clipped_trust_ratio(schedule, trust_coefficient)
-        if trust_clip
-        else optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient)
-    )
+    adapt = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient, eps=trust_eps)
+    if trust_clip:
+        adapt = clipped_trust_ratio(schedule, trust_coefficient, trust_eps)
     learn = optax.scale_by_learning_rate(schedule)
     trace = optax.trace(momentum, nesterov)
     chains = {
@@ -181,21 +182,31 @@ def make_optimizer(
         "adamw": (optax.scale_by_adam(b1, b2, eps), decay, learn),
     }
     chain = _choose("optimizer", chains, name)
-    if nesterov and name in ("adam", "adamw"):
-        raise UserError(f'nesterov=True has no meaning for "{name}"; use "sgd" or "lars", or False')
-    if trust_clip and name != "lars":
-        raise UserError(f'trust_clip=True has no meaning for "{name}"; use "lars", or False')
+    _refuse_options_without_meaning(name, nesterov, trust_clip, clip_norm)
     if clip_norm is not None:
-        if clip_norm <= 0:
-            raise UserError(f"clip_norm {clip_norm} would stop training; use None for no clipping")
         chain = (optax.clip_by_global_norm(clip_norm), *chain)
     return _in_float32_or_wider(optax.chain(*chain))
 
 
+def _refuse_options_without_meaning(
+    name: str, nesterov: bool, trust_clip: bool, clip_norm: float | None
+) -> None:
+    if nesterov and name in ("adam", "adamw"):
+        raise UserError(f'nesterov=True has no meaning for "{name}"; use "sgd" or "lars", or False')
+    if trust_clip and name != "lars":
+        raise UserError(f'trust_clip=True has no meaning for "{name}"; use "lars", or False')
+    if clip_norm is not None and clip_norm <= 0:
+        raise UserError(f"clip_norm {clip_norm} would stop training; use None for no clipping")
+
+
 def clipped_trust_ratio(
-    schedule: optax.Schedule, trust_coefficient: float
+    schedule: optax.Schedule, trust_coefficient: float, eps: float = 0.0
 ) -> optax.GradientTransformation:
-    """Scale every tensor's update u by min(η ‖w‖ / (‖u‖ lr), 1); by 1 where a norm or lr is 0."""
+    """Scale every tensor's update u by min(η ‖w‖ / ((‖u‖ + ε) lr), 1).
+
+    The scale is 1 where a norm or lr is 0. This is ``clip_lars_lr`` of solo-learn's LARS (in its
+    configs ``clip_lr``): after the learning rate, a tensor moves at min(η ‖w‖ / (‖u‖ + ε), lr).
+    """
 
     def init(params: PyTree) -> optax.ScaleByScheduleState:
         return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
@@ -206,9 +217,10 @@ def clipped_trust_ratio(
         rate = schedule(state.count)
 
         def scale(u: jax.Array, w: jax.Array) -> jax.Array:
-            weight, reach = jnp.linalg.norm(w.ravel()), jnp.linalg.norm(u.ravel()) * rate
-            ratio = trust_coefficient * weight / jnp.where(reach > 0, reach, 1)
-            return u * jnp.where((weight > 0) & (reach > 0), jnp.minimum(ratio, 1), 1)
+            weight, length = jnp.linalg.norm(w.ravel()), jnp.linalg.norm(u.ravel())
+            adapted = (weight > 0) & (length > 0) & (rate > 0)
+            ratio = trust_coefficient * weight / jnp.where(adapted, (length + eps) * rate, 1)
+            return u * jnp.where(adapted, jnp.minimum(ratio, 1), 1)
 
         count = optax.safe_increment(state.count)
         return jax.tree.map(scale, updates, params), optax.ScaleByScheduleState(count)

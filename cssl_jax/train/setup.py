@@ -124,6 +124,7 @@ def make_optimizer(
         b2=options.b2,
         trust_coefficient=options.trust_coefficient,
         trust_clip=options.trust_clip,
+        trust_eps=options.trust_eps,
         clip_norm=options.clip_norm,
         exclude_norm_and_bias=options.exclude_norm_and_bias,
     )
