@@ -18,9 +18,9 @@ die() {
     exit 2
 }
 
-# The comment at the head of the calling script is its help.
+# The comment at the head of the calling script is its help; every script runs in the checkout.
 usage() {
-    sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+    sed -n '/^#[!S]/d; /^#/!q; s/^# \{0,1\}//p' "launch/$(basename "$0")"
     exit 0
 }
 

@@ -10,12 +10,14 @@
 # Today `cssl-jax pretrain` says on several hosts that it runs on one; `cssl-jax doctor` shows them.
 
 set -euo pipefail
-cd "$(dirname "$0")/.."
-. launch/common.sh
+checkout=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=launch/common.sh
+. "$checkout/launch/common.sh"
 
-case " $* " in *" -h "* | *" --help "*)
-    sed -n '2,/^$/s/^# \{0,1\}//p' launch/tpu_pod.sh
-    exit 0
-    ;;
-esac
-exec bash launch/tpu_vm.sh --type v4-32 "$@"
+for word in "$@"; do
+    case $word in
+    -h | --help) cd "$checkout" && usage ;;
+    --) break ;; # what follows is the command's
+    esac
+done
+exec bash "$checkout/launch/tpu_vm.sh" --type v4-32 "$@"

@@ -6,16 +6,23 @@
 #   --name NAME      of the TPU VM and of its queued resource
 #   --zone ZONE      such as us-central2-b
 #   --type TYPE      accelerator type (default v4-8)
-#   --runtime IMAGE  (default tpu-ubuntu2204-base; v2-alpha-tpuv5-lite for v5e, v2-alpha-tpuv6e for
-#                    v6e: docs.cloud.google.com/tpu/docs/runtimes)
+#   --runtime IMAGE  (default tpu-ubuntu2204-base, for v4 and older; v5p v2-alpha-tpuv5, v5e
+#                    v2-alpha-tpuv5-lite, v6e v2-alpha-tpuv6e: docs.cloud.google.com/tpu/docs/runtimes)
 #   --project ID     of Google Cloud (default: gcloud's own)
 #   --spot           preemptible and cheaper; --reserved: of a reservation
+#   --upload PATH    a folder or file to copy to every worker, such as your pictures; the command
+#                    finds it by its last name
 #   --logs DIR       where logs come to (default runs/NAME)
 #   --timeout MIN    minutes to wait for the resource (default 120)
 #   --delete         delete the TPU and its queued resource at the end
 #   --delete-only    do nothing else
 #   --dry-run        print the commands
 #
+#   launch/tpu_vm.sh --name mine --zone us-central2-b --upload ~/pictures -- \
+#       cssl-jax pretrain folder --data.source pictures --workdir runs/mine
+#
+# Sent is the checkout as committed. Where a connection breaks, the same line goes on with the TPU that
+# is there, and pretrain with its run; a Spot TPU that is taken away takes the run along.
 # One host or many: every worker gets the same files and runs the same command, which is how JAX
 # wants it (docs.jax.dev/en/latest/multi_process.html). COMMAND is `cssl-jax demo` unless given.
 # Today `cssl-jax pretrain` runs on one host (v4-8, v5litepod-8, v6e-8); on several it says so.
@@ -26,10 +33,11 @@
 # queued resource in docs.cloud.google.com/tpu/docs/queued-resources; uv in docs.astral.sh/uv.
 
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 . launch/common.sh
 
-name='' zone='' type=v4-8 runtime=tpu-ubuntu2204-base project='' kind='' logs='' minutes=120
+name='' zone='' type=v4-8 runtime=tpu-ubuntu2204-base project='' kind='' upload='' logs='' minutes=120
 delete=0 only_delete=0
 while [ $# -gt 0 ]; do
     case $1 in
@@ -38,6 +46,8 @@ while [ $# -gt 0 ]; do
     --type) type=${2:?--type needs a value}; shift 2 ;;
     --runtime) runtime=${2:?--runtime needs a value}; shift 2 ;;
     --project) project=${2:?--project needs a value}; shift 2 ;;
+    --upload) upload=${2:?--upload needs a folder or file}; shift 2
+        [[ $upload = /* ]] || upload=$here/$upload ;;
     --logs) logs=${2:?--logs needs a folder}; shift 2 ;;
     --timeout) minutes=${2:?--timeout needs minutes}; shift 2 ;;
     --spot | --reserved) kind=$1; shift ;;
@@ -51,7 +61,13 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$name" ] && [ -n "$zone" ] || die "give --name and --zone; see --help"
 [ $# -gt 0 ] || set -- cssl-jax demo
+[ -z "$upload" ] || [ "$DRY_RUN" = 1 ] || [ -e "$upload" ] || die "--upload $upload does not exist"
 need gcloud "see cloud.google.com/sdk/docs/install"
+if [ "$DRY_RUN" = 0 ] && [ "$only_delete" = 0 ]; then
+    git rev-parse --quiet --verify HEAD >/dev/null 2>&1 ||
+        die "$PWD is no git checkout, and what git tracks is what is sent; clone the repository"
+    git diff --quiet HEAD || echo "note: changes that are not committed are not sent" >&2
+fi
 logs=${logs:-runs/$name}
 where=(--zone "$zone")
 [ -z "$project" ] || where+=(--project "$project")
@@ -76,7 +92,7 @@ wait_until_active() {
         case $now in
         ACTIVE) return 0 ;;
         FAILED | SUSPENDED | SUSPENDING | DELETING)
-            die "the queued resource is $now; look at it with gcloud compute tpus queued-resources describe $name, and delete it" ;;
+            die "the queued resource is $now; look at it with gcloud compute tpus queued-resources describe $name, and delete it with --delete-only" ;;
         esac
         sleep 30
     done
@@ -97,16 +113,27 @@ if [ "$DRY_RUN" = 1 ] || ! state >/dev/null 2>&1; then
 fi
 wait_until_active
 
+packed=/tmp/cssl-jax
+[ "$DRY_RUN" = 1 ] || packed=$(mktemp -d)
+
+# Unpacks an archive of this machine into the checkout of every worker.
+send() {
+    tpus tpu-vm scp "$packed/$1" "$name:$1" --worker all
+    everywhere "mkdir -p cssl-jax && tar -xzf $1 -C cssl-jax && rm $1"
+}
+
 # What git tracks, and no more: no environment, no runs.
-archive=$(mktemp -u /tmp/cssl-jax-XXXXXX.tar.gz)
-[ "$DRY_RUN" = 0 ] || archive=/tmp/cssl-jax.tar.gz
-run git archive --format tar.gz --output "$archive" HEAD
-tpus tpu-vm scp "$archive" "$name:cssl-jax.tar.gz" --worker all
-everywhere 'mkdir -p cssl-jax && tar -xzf cssl-jax.tar.gz -C cssl-jax'
+run git archive --format tar.gz --output "$packed/checkout.tar.gz" HEAD
+send checkout.tar.gz
+if [ -n "$upload" ]; then
+    run tar -chzf "$packed/upload.tar.gz" -C "$(dirname "$upload")" "$(basename "$upload")"
+    send upload.tar.gz
+fi
+run rm -r "$packed"
 everywhere 'command -v ~/.local/bin/uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh'
 # shellcheck disable=SC2088 # the remote shell expands it
 everywhere '~/.local/bin/uv venv --allow-existing --python 3.12 ~/venv'
-everywhere 'cd cssl-jax && ~/.local/bin/uv pip install --python ~/venv/bin/python "jax[tpu]>=0.10,<0.13" .'
+everywhere 'cd cssl-jax && ~/.local/bin/uv pip install --python ~/venv/bin/python --reinstall-package cssl-jax "jax[tpu]>=0.10,<0.13" .'
 
 status=0
 everywhere "cd cssl-jax && set -o pipefail && PATH=~/venv/bin:\$PATH $(quoted "$@") 2>&1 | tee ~/run.log" ||

@@ -96,15 +96,23 @@ class WandB:
         identity = run / "wandb_id.txt"
         if not identity.exists():
             write_text(identity, secrets.token_hex(6) + "\n")
-        self._run = wandb.init(
-            project=project,
-            name=run.name,
-            id=identity.read_text().strip(),
-            dir=str(run),
-            config=config,
-            resume="allow",
-            settings=wandb.Settings(save_code=False, disable_git=True, silent=True),
-        )
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=run.name,
+                id=identity.read_text().strip(),
+                dir=str(run),
+                config=config,
+                resume="allow",
+                settings=wandb.Settings(save_code=False, disable_git=True, silent=True),
+            )
+        except wandb.Error as error:
+            raise UserError(
+                f"train.wandb is {project!r}, but W&B refuses: {str(error).rstrip('.')}; or set "
+                "WANDB_MODE=offline, or leave train.wandb out"
+            ) from error
+        if not (self._run.offline or self._run.disabled):
+            print(f"W&B: {self._run.url}", file=sys.stderr)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Logs every number of ``values``; W&B itself drops steps that it has already."""

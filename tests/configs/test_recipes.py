@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import math
 import operator
+import pathlib
 import re
 
 import jax
@@ -297,6 +298,36 @@ def test_a_summary_is_a_line_with_data_encoder_batch_and_epochs(name):
     assert config.model.encoder.replace("resnet", "ResNet-") in summary
     assert f"batch {config.train.batch_size}, {config.train.epochs} epochs" in summary
     assert re.match(r"SimCLR on (ImageNet|CIFAR-10|your own pictures), ", summary)
+
+
+def readme_rows():
+    readme = (pathlib.Path(__file__).resolve().parents[2] / "README.md").read_text()
+    section = readme.partition("\n## Recipes\n")[2].partition("\n## ")[0]
+    return {
+        row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \|(.*)\|(.*)\|(.*)\|$", section, re.M)
+    }
+
+
+def test_the_readme_lists_every_recipe():
+    assert sorted(readme_rows()) == recipes.recipe_names()
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_the_readme_has_the_recipes_figures_and_what_its_header_expects(name):
+    config, (run, optimizer, published) = recipes.load(name), readme_rows()[name]
+    assert config.model.encoder.replace("resnet", "ResNet-") in run
+    batch, epochs = map(int, re.search(r", (\d+), (\d+) $", run).groups())
+    assert (batch, epochs) == (config.train.batch_size, config.train.epochs)
+    words = optimizer.strip().lower().split(", ")
+    assert words[0] == config.optimizer.name
+    scaling = {"linear": "linear", "square root": "sqrt"}
+    assert all(
+        scaling.get(word, config.optimizer.scaling) == config.optimizer.scaling for word in words
+    )
+    assert ("clipped" in words) == config.optimizer.trust_clip
+    figures = re.findall(r"\d\d\.\d", published)
+    assert bool(figures) == (name in PUBLISHED)
+    assert all(figure in header(name) for figure in figures)
 
 
 def test_the_diff_shows_what_two_recipes_set_differently():

@@ -6,8 +6,10 @@ import os
 import pathlib
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -17,9 +19,10 @@ SCRIPTS = [*sorted(LAUNCH.glob("*.sh")), LAUNCH / "slurm.sbatch"]
 COMMAND = ["cssl-jax", "pretrain", "folder", "--data.source", "my pictures", "--workdir", "runs/x"]
 
 
-def call(script, *arguments, path=None, **environment):
+def call(script, *arguments, path=None, cwd=None, **environment):
     return subprocess.run(
-        ["bash", str(LAUNCH / script), *arguments],
+        ["bash", script if cwd else str(LAUNCH / script), *arguments],
+        cwd=cwd,
         capture_output=True,
         text=True,
         env={**os.environ, **({"PATH": path} if path else {}), **environment},
@@ -27,11 +30,11 @@ def call(script, *arguments, path=None, **environment):
     )
 
 
-def dry(script, *arguments):
+def dry(script, *arguments, **environment):
     """The commands of a dry run, each as its words, without any cloud tool at hand."""
-    done = call(script, "--dry-run", *arguments)
+    done = call(script, "--dry-run", *arguments, **environment)
     assert done.returncode == 0, done.stderr
-    return [shlex.split(line) for line in done.stdout.splitlines()]
+    return [shlex.split(line) for line in done.stdout.splitlines() if line[0] != "#"]
 
 
 def option(command, name):
@@ -55,11 +58,15 @@ def test_scripts_parse_and_shellcheck_finds_nothing(script):
 
 
 @pytest.mark.parametrize("script", ["local_gpu.sh", "tpu_vm.sh", "tpu_pod.sh", "slurm.sbatch"])
-def test_help_is_told_and_unknown_options_are_refused_with_the_way_out(script):
+def test_help_is_told_and_unknown_options_are_refused_with_the_way_out(script, tmp_path):
     shown = call(script, "--help")
     assert shown.returncode == 0
+    first = next(x for x in (LAUNCH / script).read_text().splitlines() if x.startswith("# "))
+    assert shown.stdout.startswith(first.removeprefix("# "))
     assert "cssl-jax" in shown.stdout
     assert "--dry-run" in shown.stdout
+    relative = os.path.relpath(LAUNCH / script, tmp_path)  # as a user calls it from elsewhere
+    assert call(relative, "--help", cwd=tmp_path).stdout == shown.stdout
     refused = call(script, "--fast")
     assert refused.returncode == 2
     assert "unknown option --fast; see --help" in refused.stderr
@@ -113,6 +120,54 @@ def test_a_tpu_is_asked_for_awaited_installed_run_and_read_back(script, type_):
     assert rest[-1][1:6] == ["compute", "tpus", "queued-resources", "delete", "mine"]
 
 
+@pytest.mark.parametrize("script", ["tpu_vm.sh", "tpu_pod.sh"])
+def test_pictures_are_sent_to_every_worker_before_the_command_runs(script, tmp_path):
+    (tmp_path / "my pictures").mkdir()
+    given = ["--name", "mine", "--zone", "z", "--upload", "my pictures", "--", *COMMAND]
+    relative = os.path.relpath(LAUNCH / script, tmp_path)
+    commands = dry(relative, *given, cwd=tmp_path)
+    pack = next(i for i, c in enumerate(commands) if c[0] == "tar")
+    assert commands[pack][-3:] == ["-C", str(tmp_path), "my pictures"]
+    archive = commands[pack][2]
+    sent, unpacked = commands[pack + 1], commands[pack + 2]
+    assert archive in sent
+    assert option(sent, "--worker") == option(unpacked, "--worker") == "all"
+    assert f"tar -xzf {pathlib.Path(archive).name} -C cssl-jax" in option(unpacked, "--command")
+    runs = [i for i, c in enumerate(commands) if "pretrain" in " ".join(c)]
+    assert pack + 2 < runs[0]
+
+
+def test_pictures_that_are_not_there_are_told_before_a_tpu_is_asked_for(tmp_path):
+    fake(tmp_path, "gcloud", f"touch {tmp_path}/called")
+    done = call(
+        "tpu_vm.sh", "--name", "p", "--zone", "z", "--upload", "/nowhere",
+        path=f"{tmp_path}:{os.environ['PATH']}",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "--upload /nowhere does not exist" in done.stderr
+    assert not (tmp_path / "called").exists()
+
+
+def test_a_folder_that_git_does_not_know_is_told_before_a_tpu_is_asked_for(tmp_path):
+    shutil.copytree(LAUNCH, tmp_path / "launch")
+    fake(tmp_path, "gcloud", f"touch {tmp_path}/called")
+    done = call(
+        *("launch/tpu_vm.sh", "--name", "p", "--zone", "z"),
+        path=f"{tmp_path}:{os.environ['PATH']}",
+        cwd=tmp_path,
+        GIT_CEILING_DIRECTORIES=str(tmp_path.parent),
+    )
+    assert done.returncode == 2
+    assert f"{tmp_path} is no git checkout" in done.stderr
+    assert "clone the repository" in done.stderr
+    assert not (tmp_path / "called").exists()
+
+
+def test_options_after_the_dashes_are_the_commands():
+    commands = dry("tpu_pod.sh", "--name", "n", "--zone", "z", "--", "cssl-jax", "pretrain", "-h")
+    assert any("cssl-jax pretrain -h" in " ".join(c) for c in commands)
+
+
 def test_a_tpu_without_a_name_is_refused():
     done = call("tpu_vm.sh", "--dry-run", "--zone", "z")
     assert done.returncode == 2
@@ -152,14 +207,34 @@ def test_a_resource_that_failed_is_told(tmp_path):
     assert "is FAILED" in done.stderr
 
 
-def test_slurm_runs_the_command_and_requeues_after_the_signal(tmp_path):
-    assert dry("slurm.sbatch", *COMMAND)[0] == ["srun", "--kill-on-bad-exit=1", *COMMAND]
+def test_slurms_commands_are_the_step_the_signal_and_the_requeue():
+    srun = ["srun", "--kill-on-bad-exit=1", "--cpus-per-task=16", *COMMAND]
+    job = {"SLURM_CPUS_PER_TASK": "16", "SLURM_JOB_ID": "42"}
+    commands = [srun, ["scancel", "--signal=TERM", "42"], ["scontrol", "requeue", "42"]]
+    assert dry("slurm.sbatch", *COMMAND, **job) == commands
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_slurm_lets_the_task_save_and_requeues_unless_cancelled(tmp_path, cancelled):
     (tmp_path / "launch").symlink_to(LAUNCH)
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     fake(tmp_path / "venv" / "bin", "python", "exit 0")
-    # Saves when it is told to, as pretrain does, and exits 1.
-    fake(tmp_path, "srun", f'trap "touch {tmp_path}/saved; exit 1" TERM\ntouch {tmp_path}/up\n'
-         "while true; do sleep 0.05; done")  # fmt: skip
+    # The task saves when it is told to, as pretrain does, and exits 1. Slurm's srun does not hand a
+    # SIGTERM on: it kills its tasks. Only scancel reaches them.
+    fake(
+        tmp_path,
+        "srun",
+        f"""
+trap 'kill -KILL $task; touch {tmp_path}/killed; exit 143' TERM
+( trap "sleep 0.2; touch {tmp_path}/saved; exit 1" TERM
+  touch {tmp_path}/up; while :; do sleep 0.05; done ) &
+task=$!
+echo $task > {tmp_path}/task
+wait $task""",
+    )
+    fake(
+        tmp_path, "scancel", f'[ "$*" = "--signal=TERM 42" ] && kill -TERM "$(cat {tmp_path}/task)"'
+    )
     fake(tmp_path, "scontrol", f'echo "$@" > {tmp_path}/requeued')
     environment = {
         **os.environ,
@@ -169,12 +244,30 @@ def test_slurm_runs_the_command_and_requeues_after_the_signal(tmp_path):
         "CSSL_VENV": "venv",
     }
     job = subprocess.Popen(["bash", str(LAUNCH / "slurm.sbatch"), *COMMAND], env=environment)
-    while not (tmp_path / "up").exists():
+    while not ((tmp_path / "up").exists() and (tmp_path / "task").exists()):
         assert job.poll() is None
-    job.terminate()
+        time.sleep(0.01)
+    if cancelled:  # Slurm signals the task and, in some versions, the shell
+        os.kill(int((tmp_path / "task").read_text()), signal.SIGTERM)
+    job.send_signal(signal.SIGTERM if cancelled else signal.SIGUSR1)
     assert job.wait(timeout=30) == 1
     assert (tmp_path / "saved").exists()
-    assert (tmp_path / "requeued").read_text().split() == ["requeue", "42"]
+    assert not (tmp_path / "killed").exists()
+    if cancelled:
+        assert not (tmp_path / "requeued").exists()
+    else:
+        assert (tmp_path / "requeued").read_text().split() == ["requeue", "42"]
+
+
+def test_slurm_refuses_another_folder_and_several_tasks_with_the_way_out(tmp_path):
+    away = call("slurm.sbatch", *COMMAND, SLURM_SUBMIT_DIR=str(tmp_path))
+    assert (away.returncode, away.stderr) == (
+        2,
+        f"slurm.sbatch: {tmp_path} is not the checkout; submit from there\n",
+    )
+    several = call("slurm.sbatch", "--dry-run", *COMMAND, SLURM_NTASKS="4")
+    assert several.returncode == 2
+    assert "4 tasks would train the same run side by side; ask for one" in several.stderr
 
 
 # -------------------------------------------------------------------------------------------- YAML
@@ -230,8 +323,8 @@ def test_the_other_documents_fit_kubernetes():
         kubernetes.validate(broken, kubernetes.latest_version(), strict=True)
 
 
-def test_every_host_gets_its_chips_and_jax_may_list_its_peers():
-    account, role, binding, jobset = documents()
+def test_every_host_gets_its_chips_and_the_bucket_as_folders():
+    account, jobset = documents()
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     pod = job["template"]["spec"]
     resources = pod["containers"][0]["resources"]
@@ -239,6 +332,14 @@ def test_every_host_gets_its_chips_and_jax_may_list_its_peers():
     topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
     chips = math.prod(map(int, topology.split("x")))
     assert chips == job["completions"] * resources["limits"]["google.com/tpu"]
+    assert job["completions"] == job["parallelism"]
     assert pod["serviceAccountName"] == account["metadata"]["name"]
-    assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    assert {"pods", "jobs"} == {r for rule in role["rules"] for r in rule["resources"]}
+    (volume,) = pod["volumes"]
+    (mount,) = pod["containers"][0]["volumeMounts"]
+    assert volume["name"] == mount["name"]
+    # Uploaded pictures lie in folders that nobody made; checkpoints are committed by a rename.
+    options = volume["csi"]["volumeAttributes"]["mountOptions"].split(",")
+    assert {o.split(":")[-2] if ":" in o else o for o in options} == {
+        "implicit-dirs",
+        "rename-dir-limit",
+    }

@@ -2,6 +2,7 @@
 
 import struct
 import sys
+import time
 
 import pytest
 
@@ -54,11 +55,25 @@ def test_figures_and_config_are_logged_and_a_resumed_run_is_the_same_run(tmp_pat
         for step in steps:
             writer.write(step, {"loss": step / 4, "note": "no number"})
         writer.close()
+        time.sleep(1)  # W&B names the folder of each start by the second
     history, config, identities = records(tmp_path)
     assert {step: float(row["loss"]) for step, row in history.items()} == {1: 0.25, 2: 0.5, 3: 0.75}
     assert "note" not in history[1]
     assert '"seed":3' in config["train"].replace(" ", "")
     assert len(identities) == 1
+
+
+def test_where_nobody_is_logged_in_the_message_says_the_ways_out(tmp_path, monkeypatch):
+    pytest.importorskip("wandb").teardown()  # it remembers the mode of an earlier run
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where a key would lie
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(
+        UserError,
+        match=r"'contrastive', but W&B refuses: No API key.*`wandb login`.*WANDB_MODE=offline",
+    ):
+        WandB("contrastive", tmp_path, {})
 
 
 def test_where_wandb_is_missing_the_message_says_how_to_get_it(tmp_path, monkeypatch):
