@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import io
 import logging
 import pathlib
 import sys
@@ -14,7 +15,7 @@ from cssl_jax.version import __version__
 try:
     import tyro
 
-    from cssl_jax.config import Config
+    from cssl_jax.config import Config, DataConfig, validate
     from cssl_jax.data.options import PictureOptions
 except (ImportError, RuntimeError) as error:  # no command can be defined: only the doctor can speak
     from cssl_jax.doctor import instead_of_commands
@@ -246,13 +247,19 @@ def data_check(argv: Sequence[str]) -> int:
     for option in ("rejected", "json"):
         if path := getattr(options, option):
             _check_parent(path, f"--{option}")
-    records, index, groups = check.examine(options.source, options.options)
+    records, index, groups = check.examine(options.source, _within_limits(options.options))
     print(check.report(records, index, groups))
     if options.rejected:
         scan.write_rejected(options.rejected, scan.rejected(records.names, index))
     if options.json:
         write_json(options.json, check.figures(records, index, groups))
     return 0
+
+
+def _within_limits(options: PictureOptions) -> PictureOptions:
+    """The options, after the same checks as a run's."""
+    validate(Config(data=DataConfig(**dataclasses.asdict(options))))
+    return options
 
 
 def data_split(argv: Sequence[str]) -> int:
@@ -263,7 +270,7 @@ def data_split(argv: Sequence[str]) -> int:
     for path, count in lists.split_source(
         options.source,
         options.output,
-        options.options,
+        _within_limits(options.options),
         fractions=options.fractions,
         seed=options.seed,
     ):
@@ -316,6 +323,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0 done, 1 a run failed, 2 wrong use."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be in no encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if argv else 2

@@ -21,7 +21,7 @@ def cache_folder(name: str) -> pathlib.Path:
 
 def cached_json(key: str, make: Callable[[], T]) -> T:
     """What ``make`` gives, plain JSON, remembered by ``key`` in the folder of indices."""
-    place = hashlib.blake2b(key.encode(), digest_size=10).hexdigest()
+    place = hashlib.blake2b(to_bytes(key), digest_size=10).hexdigest()
     path = cache_folder("index") / f"{place}.json"
     try:
         known = json.loads(path.read_text())
@@ -43,7 +43,12 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file in one piece."""
-    write_bytes(path, text.encode())
+    write_bytes(path, to_bytes(text))
+
+
+def to_bytes(text: str) -> bytes:
+    """UTF-8; file names that are in no encoding keep the bytes that they have on disk."""
+    return text.encode(errors="surrogateescape")
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:

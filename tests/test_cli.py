@@ -1,6 +1,7 @@
 """Every command, as a person types it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -144,6 +145,9 @@ def test_a_misspelt_option_is_refused_with_the_nearest_right_name(tmp_path, caps
         (["pretrain", "debug", "--model.encoder", "resnet19"], "did you mean 'resnet1"),
         (["pretrain", "debug", "--runtime.devices", "99"], "but there are 8"),
         (["pretrain", "debug", "--train.init", "nowhere"], "holds no checkpoint"),
+        (["data", "check", "nowhere"], "'nowhere' does not exist"),
+        (["data", "check", "nowhere", "--channels", "2"], "data.channels is 2; give 1, 3 or 4"),
+        (["data", "split", "nowhere", "--output", "x", "--min-side", "0"], "a positive number"),
         (["evaluate", "nowhere"], "nowhere is no run folder"),
         (["embed", "nowhere", "--data.source", "digits", "--output", "f.npz"], "no run folder"),
         (["embed", "nowhere", "--data.source", "digits", "--output", "f.csv"], "end in .npz"),
@@ -155,12 +159,26 @@ def test_wrong_use_is_one_line_and_status_2(arguments, message, tmp_path, capsys
         arguments = [*arguments, "--workdir", "run"]
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"cssl-jax {arguments[0]}: ")
+    assert error.startswith(
+        f"cssl-jax {' '.join(arguments[: 2 if arguments[0] == 'data' else 1])}: "
+    )
     assert message in error
     assert len(error.splitlines()) == 1
     assert "Traceback" not in error
     if arguments[0] == "pretrain":
         assert not (tmp_path / "run").exists()  # nothing in the way of the corrected command
+
+
+def test_data_check_writes_names_that_are_in_no_encoding(tmp_path):
+    name = b"caf\xe9.jpg"  # Latin-1, as old archives have it
+    with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+        file.write(b"no picture")
+    rejected = tmp_path / "rejected.csv"
+    command = [sys.executable, "-m", "cssl_jax", "data", "check", tmp_path, "--rejected", rejected]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict", "CSSL_JAX_CACHE": str(tmp_path)}
+    done = subprocess.run(command, env=strict, capture_output=True, check=True)
+    assert rb"caf\udce9.jpg" in done.stdout
+    assert rejected.read_bytes().splitlines()[1].startswith(name + b",unreadable,")
 
 
 def test_without_a_command_the_commands_are_shown(capsys):

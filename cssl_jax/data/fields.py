@@ -1,5 +1,6 @@
 """Which fields of a record are its picture and label, and numbers for the labels."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,10 @@ import numpy as np
 from cssl_jax.errors import UserError
 
 MAX_CLASSES = 1_000_000
+# Of files and folders that are parts of a set, not classes of it.
+PART_NAMES = frozenset(
+    ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
+)
 
 
 def choose_field(
@@ -35,6 +40,11 @@ def choose_field(
     if len(set(candidates)) > 1 and kind not in candidates:
         raise UserError(f"{where} has the {kind}s {', '.join(candidates)}; choose one by {option}")
     return kind if kind in candidates else candidates[0]
+
+
+def is_whole_number(text: str) -> bool:
+    """Whether a label that is written as text is a number."""
+    return re.fullmatch(r"-?\d+", text, re.ASCII) is not None
 
 
 def number_labels(

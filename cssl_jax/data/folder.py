@@ -5,10 +5,11 @@ import dataclasses
 import io
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
+from cssl_jax.data.fields import PART_NAMES, is_whole_number, number_labels
 from cssl_jax.data.pictures import is_picture_name
 from cssl_jax.errors import UserError
 
@@ -59,7 +60,10 @@ def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
         raise UserError(f"{path} is no folder; give the folder that holds the pictures")
     found = sorted(_files(root))
     if not found:
-        raise UserError(f"{path} holds no pictures (.jpg, .png, .webp, .bmp, .gif or .tif files)")
+        raise UserError(
+            f"{path} holds no pictures (.jpg, .png, .webp, .bmp, .gif or .tif files); "
+            f"shards further down are given by a pattern such as '{path}/**/*.tar'"
+        )
     names, stamps = zip(*found, strict=True)
     records = FileRecords(str(root), root, names, stamps)
     if labels == "none":
@@ -68,6 +72,7 @@ def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
         return _with_table(records, pathlib.Path(labels).expanduser())
     tops = [name.partition("/")[0] if "/" in name else "" for name in names]
     classes = tuple(sorted(set(tops)))
+    _check_no_parts(path, classes)
     if "" not in classes and len(classes) > 1:
         numbers = {name: number for number, name in enumerate(classes)}
         return dataclasses.replace(
@@ -80,6 +85,15 @@ def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
             f"{why}; sort them by class, or leave data.labels out"
         )
     return records
+
+
+def _check_no_parts(path: str | pathlib.Path, classes: tuple[str, ...]) -> None:
+    """Taken as classes, parts would be trained on all alike, and judged by which is which."""
+    if len(classes) > 1 and {name.lower() for name in classes} <= PART_NAMES:
+        raise UserError(
+            f"{path} holds the parts {' and '.join(classes)}, which are no classes; give one of "
+            f"them, {path}/{classes[0]}, or take all without labels by --data.labels none"
+        )
 
 
 def open_list(path: str | pathlib.Path) -> FileRecords:
@@ -100,7 +114,7 @@ def open_list(path: str | pathlib.Path) -> FileRecords:
         raise UserError(f"{path} names {_some(missing)}, which cannot be found beside it")
     names = tuple(name for name, _, _ in rows)
     records = FileRecords(str(table), table.parent, names, tuple(stamps))
-    return _labelled(records, {name: (label, kind) for name, label, kind in rows})
+    return _labelled(records, {name: (label, kind) for name, label, kind in rows}, str(table))
 
 
 def _files(root: pathlib.Path) -> Iterator[tuple[str, str]]:
@@ -134,12 +148,14 @@ def _with_table(records: FileRecords, table: pathlib.Path) -> FileRecords:
     unknown = sorted({name for name, _, _ in rows} - set(records.names))
     if unknown:
         raise UserError(f"{table} names {_some(unknown)}, which {records.name} does not hold")
-    return _labelled(records, {name: (label, kind) for name, label, kind in rows})
+    return _labelled(records, {name: (label, kind) for name, label, kind in rows}, str(table))
 
 
-def _labelled(records: FileRecords, table: dict[str, tuple[str, str]]) -> FileRecords:
+def _labelled(records: FileRecords, table: dict[str, tuple[str, str]], where: str) -> FileRecords:
     given = [table.get(name, ("", ""))[0] for name in records.names]
-    labels, classes = number_labels(given)
+    numbered = all(is_whole_number(label) for label in given if label)
+    values = [int(label) if label and numbered else label for label in given]
+    labels, classes = number_labels(values, where)
     if labels is None:
         return records
     kinds = {label: kind for label, kind in table.values() if kind}
@@ -147,27 +163,11 @@ def _labelled(records: FileRecords, table: dict[str, tuple[str, str]]) -> FileRe
     return dataclasses.replace(records, labels=labels, classes=classes)
 
 
-def number_labels(given: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """(int64 [n], class names): whole numbers stay what they are, names go by the alphabet.
-
-    "" is no label, -1; where nothing has one, the labels are None.
-    """
-    known = set(given) - {""}
-    if not known:
-        return None, ()
-    if all(label.isdecimal() for label in known):
-        classes = tuple(str(n) for n in range(max(map(int, known)) + 1))
-    else:
-        classes = tuple(sorted(known))
-    numbers = {name: number for number, name in enumerate(classes)}
-    return np.array([numbers.get(label, -1) for label in given], np.int64), classes
-
-
 def _read_table(path: pathlib.Path) -> list[tuple[str, str, str]]:
     """Rows (path, label, class name) of a CSV file with a header."""
     try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text("utf-8-sig", errors="surrogateescape")  # as names of files are
+    except OSError as error:
         raise UserError(f"{path} cannot be read as a list of pictures: {error}") from error
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
@@ -181,7 +181,7 @@ def _read_table(path: pathlib.Path) -> list[tuple[str, str, str]]:
     label = next((columns[name] for name in LABEL_COLUMNS if name in columns), None)
     kind = columns.get("class") if "label" in columns else None
     rows: dict[str, tuple[str, str, str]] = {}
-    for line in reader:
+    for line in _lines(reader, path):
         name = pathlib.PurePath((line[place] or "").strip()).as_posix()
         values = [(line[c] or "").strip() if c else "" for c in (label, kind)]
         row = (name, values[0], values[1])
@@ -190,6 +190,15 @@ def _read_table(path: pathlib.Path) -> list[tuple[str, str, str]]:
     if not rows:
         raise UserError(f"{path} names no pictures")
     return list(rows.values())
+
+
+def _lines(reader: csv.DictReader, path: pathlib.Path) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {reader.line_num}: {error}; is a quote left open?"
+        ) from error
 
 
 def _some(names: list[str]) -> str:

@@ -15,7 +15,7 @@ from cssl_jax.data.folder import FileRecords
 from cssl_jax.data.near import near_duplicates
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.errors import UserError
-from cssl_jax.files import write_text
+from cssl_jax.files import to_bytes, write_text
 
 PARTS = ("train", "validation", "test")
 
@@ -54,7 +54,7 @@ def split(
 
     def key(unit: tuple[int, ...]) -> bytes:
         name = min(names[i] for i in unit)
-        return hashlib.blake2b(f"{seed}|{name}".encode(), digest_size=16).digest()
+        return hashlib.blake2b(to_bytes(f"{seed}|{name}"), digest_size=16).digest()
 
     parts: list[list[int]] = [[] for _ in fractions]
     classes = np.zeros(len(names), int) if labels is None else labels
@@ -74,15 +74,20 @@ def write_lists(
 ) -> list[tuple[pathlib.Path, int]]:
     """Writes a list a part: path (relative to the list), label (a number), class (its name).
 
+    A list of an empty part is taken away: it would be of an earlier split, whose parts overlap.
+
     Returns:
         (file, number of pictures) of every part that is not empty.
     """
     folder = folder.expanduser().absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{name}.csv" for name in PARTS]
+        for path in paths:
+            path.unlink(missing_ok=True)
         return [
-            (_write(records, part, folder / f"{name}.csv"), len(part))
-            for name, part in zip(PARTS, parts, strict=True)
+            (_write(records, part, path), len(part))
+            for path, part in zip(paths, parts, strict=True)
             if len(part)
         ]
     except OSError as error:

@@ -15,6 +15,7 @@ KINDS = (
     "'digits', an .npz file, a folder of pictures, a .csv list of pictures, 'tfds:NAME@SPLIT', "
     "'wds:SHARDS.tar' or a .parquet file"
 )
+TAR_SUFFIXES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")  # packed ones get the way to unpack
 
 
 def absolute_spec(spec: str) -> str:
@@ -30,7 +31,13 @@ def absolute_spec(spec: str) -> str:
 
 
 def _absolute(path: str) -> str:
+    _check_local(path)
     return str(pathlib.Path(path).expanduser().absolute())
+
+
+def _check_local(spec: str) -> None:
+    if "://" in spec:
+        raise UserError(f"{spec} is not on this machine; copy it here, or mount it")
 
 
 def load_source(spec: str, options: PictureOptions | None = None) -> Source:
@@ -64,28 +71,29 @@ def open_records(spec: str, options: PictureOptions) -> Records:
     Raises:
         UserError: Nothing is there, or what is there is no set of pictures.
     """
+    _check_local(spec)
     scheme, _, rest = spec.partition(":")
     openers = {"tfds": _tfds, "wds": _tar}
     if scheme in openers and rest:
         return openers[scheme](rest, options)
     path = pathlib.Path(spec).expanduser().absolute()
-    by_suffix = {".csv": _list, ".parquet": _parquet, ".tar": _tar}
+    by_suffix = {".csv": _list, ".parquet": _parquet, **dict.fromkeys(TAR_SUFFIXES, _tar)}
     if path.suffix in by_suffix:
         return by_suffix[path.suffix](str(path), options)
     if path.is_dir():
         return _opener_of(path)(str(path), options)
-    raise UserError(f"data source {spec!r} does not exist; give {KINDS}")
+    trouble = "is no set of pictures" if path.exists() else "does not exist"
+    raise UserError(f"data source {spec!r} {trouble}; give {KINDS}")
 
 
 def _opener_of(folder: pathlib.Path) -> Callable[[str, PictureOptions], Records]:
     """By what lies in a folder: a prepared TFDS set, shards, else pictures."""
     if (folder / "dataset_info.json").is_file():
         return _tfds
-    if any(folder.glob("*.tar")):
+    suffixes = {path.suffix for path in folder.iterdir() if not path.name.startswith(".")}
+    if ".tar" in suffixes:
         return _tar
-    if any(folder.glob("*.parquet")):
-        return _parquet
-    return _folder
+    return _parquet if ".parquet" in suffixes else _folder
 
 
 def _folder(path: str, options: PictureOptions) -> Records:

@@ -28,11 +28,14 @@ def near_duplicates(phash: np.ndarray, distance: int = DISTANCE) -> list[tuple[i
     for low, high in itertools.pairwise(edges):
         band = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
         order = np.argsort(band, kind="stable")
+        start = np.arange(len(hashes))
         for shift in range(1, len(hashes)):
-            same = np.flatnonzero(band[order[:-shift]] == band[order[shift:]])
-            if not len(same):
+            # Sorted, what differs from a neighbour differs from all that are further away.
+            start = start[start + shift < len(hashes)]
+            start = start[band[order[start]] == band[order[start + shift]]]
+            if not len(start):
                 break
-            pair = np.stack([order[same], order[same + shift]], axis=1)
+            pair = np.stack([order[start], order[start + shift]], axis=1)
             bits = np.bitwise_count(hashes[pair[:, 0]] ^ hashes[pair[:, 1]])
             pairs.append(pair[(bits <= distance) & (hashes[pair] != 0).all(axis=1)])
     near = np.concatenate(pairs)

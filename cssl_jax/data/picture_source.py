@@ -16,7 +16,7 @@ from cssl_jax.data.records import Records
 from cssl_jax.data.sources import ArraySource, Rejected, Source
 from cssl_jax.data.threads import ahead
 from cssl_jax.errors import RunError, UserError
-from cssl_jax.files import cache_folder
+from cssl_jax.files import cache_folder, to_bytes
 
 IN_MEMORY_LIMIT = 2**30  # bytes of decoded pictures that are kept without being asked to
 
@@ -184,11 +184,13 @@ def _fits(source: PictureSource, in_memory: bool | None) -> bool:
 
 
 def _decoded(source: PictureSource) -> ArraySource:
-    images = np.stack(list(ahead(source.image, range(len(source)))))
+    images = np.empty((len(source), *source.sizes[0], source.channels), np.uint8)
+    for number, image in enumerate(ahead(source.image, range(len(source)))):
+        images[number] = image
     return ArraySource(source.name, images, source.labels, source.names, source.rejected)
 
 
 def cache_path(records: Records, channels: int) -> pathlib.Path:
     """Where the scan of these records is kept."""
-    place = hashlib.blake2b(f"{records.name}|{channels}".encode(), digest_size=10).hexdigest()
+    place = hashlib.blake2b(to_bytes(f"{records.name}|{channels}"), digest_size=10).hexdigest()
     return cache_folder("index") / f"{place}.npz"

@@ -231,8 +231,14 @@ def choose(
 
 
 def _choose_engine(engine: str, augment_on: str) -> tuple[str, str]:
+    installed = importlib.util.find_spec("tensorflow") is not None
+    if engine == "tf" and not installed:
+        raise UserError(
+            "data.engine=tf needs TensorFlow, which is not installed; leave data.engine out for "
+            "the threads that do the same, or `pip install tensorflow`"
+        )
     if engine == "auto":
-        engine = "tf" if importlib.util.find_spec("tensorflow") else "threads"
+        engine = "tf" if installed else "threads"
     by = "tf.data" if engine == "tf" else "threads"
     if augment_on == "host":
         return engine, f"augmentation on the host was asked for; {by} does it"

@@ -22,10 +22,10 @@ from cssl_jax.data.threads import ahead
 from cssl_jax.errors import UserError
 from cssl_jax.files import write_bytes, write_text
 
-FORMAT = 1  # of the cache file; another number makes old ones void
+FORMAT = 2  # of the cache file; another number makes old ones void
 _ROWS = {  # dtype and trailing shape; the channel statistics besides
-    "height": (np.int32, ()),
-    "width": (np.int32, ()),
+    "height": (np.int64, ()),  # a header may claim anything below 2^32
+    "width": (np.int64, ()),
     "bytes": (np.int64, ()),
     "plain_jpeg": (np.bool_, ()),
     "digest": (np.uint8, (16,)),
@@ -43,8 +43,8 @@ class Index:
             "truncated", "oversize", "too small" or "duplicate" (same bytes as an earlier one).
         detail: More about it.
         kind: Format and mode of the file, such as "JPEG RGB"; "" where unknown.
-        height: int32 [n] in pixels, upright; 0 where unknown.
-        width: int32 [n].
+        height: int64 [n] in pixels, upright; 0 where unknown.
+        width: int64 [n].
         bytes: int64 [n], of the file.
         plain_jpeg: bool [n]; TensorFlow's decoder gives the same pixels.
         digest: uint8 [n, 16], BLAKE2b of the file.
@@ -87,21 +87,25 @@ def scan(
         min_side: Shorter sides are "too small".
         max_pixels: More are "oversize", and never decoded.
         cache: File of what is known: a record of the same name and stamp is not read again. Other
-            limits need no new scan.
+            limits need no new scan, and one that is interrupted goes on from where it was.
     """
     known = _load(cache, channels)
-    facts: list[Any] = []
-    for name, stamp in zip(records.names, records.stamps, strict=True):
-        fact: Any = known.get((name, stamp))
-        undecoded = fact is not None and fact["reason"] == "oversize"
-        if undecoded and int(fact["height"]) * int(fact["width"]) <= max_pixels:
-            fact = None
-        facts.append(fact)
-    unknown = [i for i, fact in enumerate(facts) if fact is None]
+    facts: list[Any] = [known.get(key) for key in zip(records.names, records.stamps, strict=True)]
+    unknown = [i for i, fact in enumerate(facts) if not (fact and _is_settled(fact, max_pixels))]
     if unknown:
-        _examine(records, facts, unknown, channels, max_pixels)
-        _save(cache, records, facts, channels)
+        try:
+            _examine(records, facts, unknown, channels, max_pixels)
+        finally:
+            _save(cache, records, facts, channels)
     return _judge(records.names, facts, channels, min_side, max_pixels)
+
+
+def _is_settled(fact: dict[str, Any], max_pixels: int) -> bool:
+    """Whether another look could tell no more."""
+    if fact["reason"] == "oversize":  # by the limit of then, and not decoded
+        return int(fact["height"]) * int(fact["width"]) > max_pixels
+    # Permissions and mounts, which keep bytes from being read, leave no trace in a stamp.
+    return fact["reason"] != "unreadable" or fact["bytes"] > 0
 
 
 def _examine(
@@ -132,8 +136,7 @@ def examine(records: Records, index: int, channels: int, max_pixels: int) -> dic
         height, width = error.size
         size = {"height": height, "width": width}
         return {**fact, **size, "reason": error.reason, "detail": error.detail}
-    counts = [np.bincount(picture.pixels[..., c].ravel(), minlength=256) for c in range(channels)]
-    shares = np.array(counts) / picture.pixels[..., 0].size
+    shares = _histograms(picture.pixels) / picture.pixels[..., 0].size
     values = np.arange(256) / 255
     return {
         **fact,
@@ -145,6 +148,12 @@ def examine(records: Records, index: int, channels: int, max_pixels: int) -> dic
         "mean": shares @ values,
         "square": shares @ values**2,
     }
+
+
+def _histograms(pixels: np.ndarray) -> np.ndarray:
+    """Counts of the levels, int64 [channels, 256]; NumPy's would take 8 bytes a value."""
+    channels = np.moveaxis(pixels, -1, 0)
+    return np.array([PIL.Image.fromarray(channel).histogram() for channel in channels])
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
@@ -226,11 +235,13 @@ def _load(cache: pathlib.Path | None, channels: int) -> dict[tuple[str, str], di
 def _save(cache: pathlib.Path | None, records: Records, facts: list, channels: int) -> None:
     if cache is None:
         return
+    seen = [i for i, fact in enumerate(facts) if fact is not None]
+    facts = [facts[i] for i in seen]
     words: dict[str, Any] = {
         name: [fact[name] for fact in facts] for name in ("reason", "detail", "kind")
     }
     words |= {"format": FORMAT, "channels": channels}
-    words |= {"names": list(records.names), "stamps": list(records.stamps)}
+    words |= {name: [getattr(records, name)[i] for i in seen] for name in ("names", "stamps")}
     file = io.BytesIO()
     text = np.frombuffer(json.dumps(words).encode(), np.uint8)
     np.savez(file, words=text, **_columns(facts, channels))  # type: ignore[arg-type]

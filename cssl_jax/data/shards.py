@@ -10,10 +10,10 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 
+from cssl_jax.data.fields import PART_NAMES
 from cssl_jax.errors import UserError
 
 MAX_OPEN = 128  # descriptors of one set; many systems allow a process 1024
-_PARTS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _expand_braces(text: str) -> Iterator[str]:
 
 def _check_one_part(folder: pathlib.Path, paths: list[pathlib.Path], suffix: str) -> None:
     """Training on what is tested on is the worst that a folder of shards can do unnoticed."""
-    words = {path: _PARTS & set(re.split(r"[^a-z]+", path.name.lower())) for path in paths}
+    words = {path: PART_NAMES & set(re.split(r"[^a-z]+", path.name.lower())) for path in paths}
     parts = set().union(*words.values())
     if len(parts) > 1:
         patterns = " or ".join(f"'{folder}/*{part}*{suffix}'" for part in sorted(parts))

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from cssl_jax.data.fields import number_labels
+from cssl_jax.data.fields import is_whole_number, number_labels
 from cssl_jax.data.pictures import is_picture_name
 from cssl_jax.data.shards import Shard, ShardReader, find_shards
 from cssl_jax.data.threads import ahead
@@ -200,7 +200,7 @@ def _label(file: BinaryIO, members: dict[str, _Member], label_key: str, where: s
         extension = label_key.lower() or "cls"
         if extension in members:
             text = content(extension).strip()
-            return int(text) if re.fullmatch(r"-?\d+", text, re.ASCII) else text
+            return int(text) if is_whole_number(text) else text
         if "json" in members:
             fields = json.loads(content("json"))
             return fields.get(label_key or "label") if isinstance(fields, dict) else None

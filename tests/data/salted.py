@@ -74,14 +74,14 @@ def animated(seed, format_):
     return file.getvalue()
 
 
-def bomb():
-    """A PNG of a few bytes whose header claims 60,000 x 60,000 pixels."""
+def bomb(width=60000, height=60000):
+    """A PNG of a few bytes whose header claims that many pixels."""
 
     def chunk(kind, body):
         check = zlib.crc32(kind + body)
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress(bytes(1000)))
     return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
 

@@ -1,6 +1,7 @@
 """Folders, labels and lists."""
 
 import collections
+import os
 
 import numpy as np
 import pytest
@@ -40,6 +41,17 @@ def test_otherwise_nothing_is_labelled_and_insisting_says_why(tmp_path, names):
         open_folder(root, "folder")
 
 
+@pytest.mark.parametrize("names", [("train/a/1.png", "val/a/2.png"), ("Test/1.png", "train/2.png")])
+def test_parts_of_a_set_are_not_taken_for_classes(tmp_path, names):
+    root = fill(tmp_path, *names)
+    for labels in ("auto", "folder"):
+        with pytest.raises(UserError, match=r"are no classes; give one of them, .*/[Tt]"):
+            open_folder(root, labels)
+    assert len(open_folder(root, "none").names) == 2
+    fill(tmp_path, "cat/3.png")  # a test of something else
+    assert len(open_folder(root).classes) == 3
+
+
 def test_labels_can_be_left_out(tmp_path):
     root = fill(tmp_path, "a/1.png", "b/2.png")
     assert open_folder(root, "none").labels is None
@@ -70,7 +82,40 @@ def test_labels_that_are_whole_numbers_keep_them(tmp_path):
     assert len(records.classes) == 11
 
 
+def test_minus_one_is_no_label(tmp_path):
+    root = fill(tmp_path / "pictures", "a.png", "b.png", "c.png")
+    text = "path,label\na.png,-1\nb.png,10\nc.png,9\n"
+    np.testing.assert_array_equal(
+        open_folder(root, table(tmp_path / "l.csv", text)).labels, [-1, 10, 9]
+    )
+
+
+def test_labels_of_which_one_is_no_number_are_names(tmp_path):
+    root = fill(tmp_path / "pictures", "a.png", "b.png")
+    records = open_folder(root, table(tmp_path / "l.csv", "path,label\na.png,747\nb.png,a320\n"))
+    assert records.classes == ("747", "a320")
+
+
+def test_names_in_no_encoding_are_read_labelled_split_and_written(tmp_path):
+    root = fill(tmp_path / "pictures", "a.png", "b.png", "c.png", "d.png")
+    old = os.fsencode(root) + b"/caf\xe9.png"  # Latin-1, as old archives have it
+    os.rename(root / "d.png", old)
+    labels = tmp_path / "labels.csv"
+    labels.write_bytes(b"path,label\ncaf\xe9.png,1\na.png,0\n")
+    options = PictureOptions(labels=str(labels))
+    np.testing.assert_array_equal(open_folder(root, str(labels)).labels, [0, -1, -1, 1])
+    written = lists.split_source(
+        str(root), tmp_path / "lists", options, fractions=(1.0, 0.0, 0.0), seed=0
+    )
+    assert [count for _, count in written] == [4]
+    records = open_list(written[0][0])
+    with open(old, "rb") as file:
+        assert file.read() in [records.read(i) for i in range(4)]
+
+
 @pytest.mark.parametrize(("text", "message"), [
+    ("path,label\na.png,4294967296\n", r"labels\.csv: label 4294967296 is no class number"),
+    ('path,label\na.png,"' + "x" * 2**18, r"labels\.csv, line 1: .*is a quote left open\?"),
     ("path,label\nb.png,1\n", r"names b\.png, which .* does not hold"),
     ("path,label\na.png,1\na.png,2\n", "twice with other labels"),
     ("picture,label\na.png,1\n", "its first line must say path,label"),
@@ -188,6 +233,20 @@ def test_written_lists_open_as_sources_with_the_same_labels(tmp_path):
     (root / "a" / "0, a.png").unlink()
     with pytest.raises(UserError, match="cannot be found beside it"):
         [open_list(path) for path, _ in written]
+
+
+def test_no_list_of_an_earlier_split_is_left(tmp_path):
+    root = fill(tmp_path / "pictures", *(f"{i}.png" for i in range(20)))
+
+    def split(*fractions):
+        written = lists.split_source(
+            str(root), tmp_path / "lists", PictureOptions(), fractions=fractions, seed=0
+        )
+        assert {path.name for path, _ in written} == set(os.listdir(tmp_path / "lists"))
+        return [path.stem for path, _ in written]
+
+    assert split(0.5, 0.25, 0.25) == ["train", "validation", "test"]
+    assert split(0.5, 0.5, 0.0) == ["train", "validation"]
 
 
 # ------------------------------------------------------------------------------------------- check

@@ -1,3 +1,4 @@
+import importlib.util
 import itertools
 import threading
 
@@ -102,6 +103,15 @@ def test_the_choice_follows_size_and_wishes_and_says_why():
     assert choose(augment_on="split")[0] == "tf-split"
     with pytest.raises(UserError, match="exclude each other"):
         choose(augment_on="host", resident=True)
+
+
+def test_tensorflow_that_is_not_installed_is_asked_for_in_vain(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert choose(augment_on="host")[0] == "threads"
+    with pytest.raises(
+        UserError, match=r"data\.engine=tf needs TensorFlow, .* leave data\.engine out"
+    ):
+        choose(augment_on="host", engine="tf")
 
 
 def test_prefetch_keeps_order_and_ends():

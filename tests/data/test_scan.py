@@ -119,6 +119,65 @@ def test_what_was_too_large_to_decode_is_decoded_when_the_limit_rises(tmp_path):
     np.testing.assert_allclose(index.mean[0], salted.pixels(0).mean(axis=(0, 1)) / 255)
 
 
+def test_a_header_may_claim_any_size(tmp_path):
+    root = tmp_path / "pictures"
+    root.mkdir()
+    (root / "good.png").write_bytes(salted.encode(salted.pixels(0), "PNG"))
+    (root / "wide.png").write_bytes(salted.bomb(2**32 - 1, 1))
+    (root / "wide-and-high.png").write_bytes(salted.bomb(2**32 - 1, 2**32 - 1))
+    (root / "no-pixels.png").write_bytes(salted.bomb(0, 0))
+    cache = tmp_path / "index.npz"
+    for _ in range(2):  # seen, then remembered
+        reasons = dict(zip(open_folder(root).names, look(root, cache=cache).reason, strict=True))
+        assert reasons == {
+            "good.png": "",
+            "no-pixels.png": "unreadable",
+            "wide-and-high.png": "oversize",
+            "wide.png": "oversize",
+        }
+
+
+class Refusing(Counting):
+    """Records of which some cannot be read, or end the whole scan."""
+
+    refused = ("a.png",)
+    error = PermissionError(13, "Permission denied")
+
+    def read(self, index):
+        if self.names[index] in self.refused:
+            raise self.error
+        return super().read(index)
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path):
+    root, cache = tmp_path / "pictures", tmp_path / "index.npz"
+    root.mkdir()
+    for seed, name in enumerate("abc"):
+        (root / f"{name}.png").write_bytes(salted.encode(salted.pixels(seed), "PNG"))
+    (root / "c.png").write_bytes(b"this stays unreadable")
+    index = scan.scan(Refusing(open_folder(root)), **LIMITS, cache=cache)
+    assert index.reason == ("unreadable", "", "unreadable")
+    assert index.detail[0] == "Permission denied"
+    readable = Counting(open_folder(root))  # chmod changes neither size nor modification time
+    assert scan.scan(readable, **LIMITS, cache=cache).reason == ("", "", "unreadable")
+    assert readable.read_names == ["a.png"]
+
+
+def test_an_interrupted_scan_goes_on_from_where_it_was(tmp_path):
+    root, cache = tmp_path / "pictures", tmp_path / "index.npz"
+    root.mkdir()
+    for seed in range(200):
+        content = salted.encode(salted.pixels(seed), "PNG")
+        (root / f"{seed:03d}.png").write_bytes(content)
+    stopped = Refusing(open_folder(root))
+    stopped.refused, stopped.error = ("150.png",), KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        scan.scan(stopped, **LIMITS, cache=cache)
+    rest = Counting(open_folder(root))
+    assert scan.scan(rest, **LIMITS, cache=cache).reason == ("",) * 200
+    assert sorted(rest.read_names) == [f"{seed:03d}.png" for seed in range(150, 200)]
+
+
 @pytest.mark.parametrize("content", [b"", b"no zip file", b"PK\x03\x04 broken"])
 def test_a_damaged_cache_is_made_again(folder, tmp_path, content):
     root, _, bad = folder

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cssl_jax.data.loading import load_source
+from cssl_jax.data.loading import absolute_spec, load_source
 from cssl_jax.data.sources import channel_statistics, split
 from cssl_jax.errors import UserError
 
@@ -81,6 +81,35 @@ def test_what_is_no_source_is_refused(tmp_path):
     (tmp_path / "cut.npz").write_bytes(good.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"no readable \.npz"):
         load_source(str(tmp_path / "cut.npz"))
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("photos.zip", r"photos\.zip' is no set of pictures; give 'digits'"),
+    ("shard.tar.gz", r"unpack it by `gunzip .*/shard\.tar\.gz`"),
+])  # fmt: skip
+def test_a_file_of_another_kind_is_said_to_be_one(tmp_path, name, message):
+    (tmp_path / name).write_bytes(b"\x1f\x8b of some kind")
+    with pytest.raises(UserError, match=message):
+        load_source(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("spec", ["gs://b/train-*.tar", "wds:https://b/{0..3}.tar", "hf://a/b"])
+def test_what_lies_on_another_machine_is_refused_as_such(spec):
+    for function in (load_source, absolute_spec):
+        with pytest.raises(UserError, match="is not on this machine; copy it here, or mount it"):
+            function(spec)
+
+
+@pytest.mark.parametrize(("spec", "absolute"), [
+    ("wds:s-{000..002}.tar", "wds:HERE/s-{000..002}.tar"),
+    ("a/**/*.parquet", "HERE/a/**/*.parquet"),
+    ("tfds:mnist@train[:10%]", "tfds:mnist@train[:10%]"),
+    ("tfds:./set@test", "tfds:HERE/set@test"),
+    ("digits", "digits"),
+])  # fmt: skip
+def test_a_spec_holds_from_any_folder(tmp_path, monkeypatch, spec, absolute):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_spec(spec) == absolute.replace("HERE", str(tmp_path))
 
 
 def test_the_split_is_a_partition_that_the_seed_decides():
