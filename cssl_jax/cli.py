@@ -249,6 +249,10 @@ def data_check(argv: Sequence[str]) -> int:
             _check_parent(path, f"--{option}")
     records, index, groups = check.examine(options.source, _within_limits(options.options))
     print(check.report(records, index, groups))
+    try:
+        scan.check_share(index, records.name, options.options.max_rejected)
+    except UserError as error:
+        print(f"\na run would stop: {error}")
     if options.rejected:
         scan.write_rejected(options.rejected, scan.rejected(records.names, index))
     if options.json:

@@ -54,8 +54,12 @@ def to_bytes(text: str) -> bytes:
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
     """Writes a file in one piece; writers at the same time do not disturb each other."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _plain(value: Any) -> Any:

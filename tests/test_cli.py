@@ -181,6 +181,30 @@ def test_data_check_writes_names_that_are_in_no_encoding(tmp_path):
     assert rejected.read_bytes().splitlines()[1].startswith(name + b",unreadable,")
 
 
+def test_data_says_of_a_set_that_is_broken_what_a_run_would(tmp_path, capsys):
+    pictures, lists = tmp_path / "pictures", tmp_path / "lists"
+    pictures.mkdir()
+    for name in ("1.jpg", "2.jpg"):
+        (pictures / name).write_bytes(b"no picture")
+    assert cli.main(["data", "check", str(pictures)]) == 0
+    out = capsys.readouterr().out
+    assert "a run would stop: " in out
+    assert "none of 2 pictures can be used (2 unreadable)" in out
+    assert cli.main(["data", "split", str(pictures), "--output", str(lists)]) == 2
+    assert "none of 2 pictures can be used (2 unreadable)" in capsys.readouterr().err
+    assert not lists.exists()
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path, capsys):
+    pictures, target = tmp_path / "pictures", tmp_path / "target"
+    for folder in (pictures, target):
+        folder.mkdir()
+    (pictures / "1.jpg").write_bytes(b"no picture")
+    assert cli.main(["data", "check", str(pictures), "--json", str(target)]) == 1
+    assert "Is a directory" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"pictures", "target"}
+
+
 def test_without_a_command_the_commands_are_shown(capsys):
     assert cli.main([]) == 2
     out = capsys.readouterr().out

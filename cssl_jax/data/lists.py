@@ -14,6 +14,7 @@ from cssl_jax.data.check import examine
 from cssl_jax.data.folder import FileRecords
 from cssl_jax.data.near import near_duplicates
 from cssl_jax.data.options import PictureOptions
+from cssl_jax.data.scan import check_share
 from cssl_jax.errors import UserError
 from cssl_jax.files import to_bytes, write_text
 
@@ -102,10 +103,16 @@ def split_source(
     fractions: Sequence[float],
     seed: int,
 ) -> list[tuple[pathlib.Path, int]]:
-    """Scans a folder or list, leaves out what is broken, splits the rest and writes the lists."""
+    """Scans a folder or list, leaves out what is broken, splits the rest and writes the lists.
+
+    Raises:
+        UserError: More is broken than ``options.max_rejected`` allows, or the fractions are no
+            shares of a whole.
+    """
     records, index, _ = examine(source, options)
     if not isinstance(records, FileRecords):
         raise UserError(f"{source} is no folder or list of files; its splits are its own")
+    check_share(index, records.name, options.max_rejected)
     kept = index.kept
     records = dataclasses.replace(
         records,
