@@ -1,23 +1,37 @@
-"""The core that the losses share: unit length, the gather, and what each anchor sees."""
+"""What the losses share: unit length, the gather, products, and what each anchor sees."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.errors import UserError
+
+TileSize = int | str | None
+
+DENSE_ENTRIES = 2**18  # similarities that are not worth a loop: 256 pairs on one device
+CPU_TILE = 1024  # its tile stays in a core's cache; accelerators want larger products
+ACCELERATOR_TILE = 4096
+
 
 class Contrast(NamedTuple):
     """What the losses and their metrics are read from, one row an anchor.
 
+    Only ``mean_log_sum_exp`` and ``positive`` carry gradients; the rest is for metrics.
+
     Attributes:
-        log_sum_exp: [rows], over every candidate of the anchor, its positive included.
+        mean_log_sum_exp: Scalar, the mean of ``log_sum_exp``.
+        log_sum_exp: [rows], over every candidate of the anchor.
         positive: [rows], the positive's similarity over temperature.
-        hardest_negative: [rows], the largest similarity over temperature among the others.
+        hardest_negative: [rows], the largest similarity over temperature among the negatives.
+        expected: [rows], mean similarity over temperature under the softmax over the candidates.
     """
 
+    mean_log_sum_exp: jax.Array
     log_sum_exp: jax.Array
     positive: jax.Array
     hardest_negative: jax.Array
+    expected: jax.Array
 
 
 def unit_length(z: jax.Array) -> jax.Array:
@@ -38,34 +52,52 @@ def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
     return x if axis_name is None else jax.lax.all_gather(x, axis_name, tiled=True)
 
 
-def two_view_contrast(
-    z1: jax.Array, z2: jax.Array, *, temperature: jax.Array | float, axis_name: str | None
-) -> Contrast:
-    """Contrasts each of this device's 2n rows with all other rows of the global batch.
+def first_row(rows: int, axis_name: str | None) -> jax.Array | int:
+    """Position in the gathered batch of this device's first row."""
+    return 0 if axis_name is None else jax.lax.axis_index(axis_name) * rows
+
+
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """A [m, k] times b [k, n] in at least float32, with all its digits."""
+    # HIGHEST: by default a float32 product is bfloat16 on TPU and TF32 on GPU.
+    kind = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.matmul(a, b, precision=highest, preferred_element_type=kind)
+
+
+def choose_tile(tile_size: TileSize, rows: int, columns: int) -> int | None:
+    """Side of a tile for a matrix of similarities [rows, columns]; None is the whole matrix.
 
     Args:
-        z1: Projections of the first view, [n, d]; of any length.
-        z2: Of the second view, [n, d]; row i shows the same example as row i of z1.
-        temperature: Positive; divides the cosine similarity.
-        axis_name: Mapped axis that the batch is split over, or None.
+        tile_size: None; a side; or "auto": the whole matrix where it is small, else tiles.
+        rows: Anchors of this device.
+        columns: Candidates.
 
-    Returns:
-        Rows in the order (z1, z2), [2n] each; at least float32.
+    Raises:
+        UserError: It is none of these.
     """
-    n = z1.shape[0]
-    local = jnp.stack([unit_length(z1), unit_length(z2)])  # [2, n, d]
-    everyone = jax.vmap(lambda z: gather(z, axis_name))(local) if axis_name else local
-    total = everyone.shape[1]
-    anchors, candidates = local.reshape(2 * n, -1), everyone.reshape(2 * total, -1)
-    # HIGHEST: by default a float32 product is bfloat16 on TPU and TF32 on GPU.
-    similarity = jnp.matmul(anchors, candidates.T, precision=jax.lax.Precision.HIGHEST)
-    logits = similarity / temperature
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * n
-    rows = first + jnp.arange(n)
-    own = jnp.concatenate([rows, rows + total])[:, None]
-    partner = jnp.concatenate([rows + total, rows])[:, None]
-    column = jnp.arange(2 * total)[None, :]
-    positive = jnp.take_along_axis(logits, partner, axis=1)[:, 0]
-    others = jnp.where(column == own, -jnp.inf, logits)
-    negatives = jnp.where(column == partner, -jnp.inf, jax.lax.stop_gradient(others))
-    return Contrast(jax.nn.logsumexp(others, axis=1), positive, jnp.max(negatives, axis=1))
+    if tile_size == "auto":
+        if rows * columns <= DENSE_ENTRIES:
+            return None
+        return CPU_TILE if jax.default_backend() == "cpu" else ACCELERATOR_TILE
+    if tile_size is None or (isinstance(tile_size, int) and tile_size > 0):
+        return tile_size
+    raise UserError(
+        f'tile_size is {tile_size!r}; give None (the whole matrix), "auto", or a positive number '
+        "of rows, such as 1024"
+    )
+
+
+def check_pairs(first: jax.Array, second: jax.Array, what: str = "views") -> None:
+    """Raises UserError unless both are [n, d]."""
+    if first.ndim != 2 or first.shape != second.shape:
+        raise UserError(
+            f"{what} have shapes {first.shape} and {second.shape}; give two equal [n, d]"
+        )
+
+
+def check_positive(**values: jax.Array | float) -> None:
+    """Raises UserError at a number, known beforehand, that is not positive and finite."""
+    for name, value in values.items():
+        if isinstance(value, int | float) and not 0 < value < float("inf"):
+            raise UserError(f"{name} is {value}; give a positive number, such as 0.1")

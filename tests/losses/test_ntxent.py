@@ -2,40 +2,21 @@ import math
 
 import jax
 import jax.numpy as jnp
+import loops
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 from cssl_jax import parallel
 from cssl_jax.errors import UserError
 from cssl_jax.losses import nt_xent
-from cssl_jax.losses.ntxent import accuracy_from, chance_level, contrast
-from cssl_jax.losses.similarity import unit_length
+from cssl_jax.losses.ntxent import accuracy_from, chance_level, entropy_from, loss_from
+from cssl_jax.losses.similarity import choose_tile, unit_length
+from cssl_jax.losses.two_views import two_view_contrast
 
-
-def loop_nt_xent(z1, z2, temperature):
-    """Algorithm 1 of arXiv 2002.05709 as a double loop; complex input passes through."""
-    z = [row / np.sqrt(np.sum(row * row)) for row in np.concatenate([z1, z2])]
-    n = len(z1)
-    total = 0.0
-    for i in range(2 * n):
-        partner = (i + n) % (2 * n)
-        denominator = sum(np.exp(np.sum(z[i] * z[k]) / temperature) for k in range(2 * n) if k != i)
-        total = total - np.sum(z[i] * z[partner]) / temperature + np.log(denominator)
-    return total / (2 * n)
-
-
-def loop_gradient(z1, z2, temperature):
-    """Complex-step derivative of the double loop: exact to rounding, with no step to choose."""
-    gradients = []
-    for which in (0, 1):
-        gradient = np.zeros_like(z1)
-        for index in np.ndindex(z1.shape):
-            moved = [z1.astype(complex), z2.astype(complex)]
-            moved[which][index] += 1e-30j
-            gradient[index] = loop_nt_xent(*moved, temperature).imag / 1e-30
-        gradients.append(gradient)
-    return gradients
+TILES = [None, 3]
 
 
 def draw(n, d, seed=0):
@@ -58,43 +39,55 @@ def on_devices(function, devices):
     )
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
-@pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_value_and_gradient_equal_the_float64_loop_on_any_number_of_devices(devices, temperature):
-    z1, z2 = draw(8, 5)
-    with jax.enable_x64(True):
-        step = on_devices(
-            lambda a, b: nt_xent(a, b, temperature=temperature, axis_name="data"), devices
-        )
-        loss, gradients = step(z1, z2)
-    # float64 against float64: only the order of a few hundred sums differs.
-    assert float(loss) == pytest.approx(loop_nt_xent(z1, z2, temperature), rel=1e-12)
-    for ours, theirs in zip(gradients, loop_gradient(z1, z2, temperature), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12 * np.abs(theirs).max())
+def value_and_gradients(z1, z2, temperature, tile):
+    def loss(a, b):
+        return nt_xent(a, b, temperature=temperature, tile_size=tile)
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(z1, z2)
 
 
+def assert_is(loss, gradients, z1, z2, temperature=0.1, rtol=3e-6, of_largest=1e-5):
+    """``loss`` and gradients are those of the loops, gradients up to a share of the largest."""
+    assert float(loss) == pytest.approx(loops.nt_xent(z1, z2, temperature), rel=rtol, abs=rtol)
+    expected = loops.gradient(lambda a, b: loops.nt_xent(a, b, temperature), z1, z2)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        bound = of_largest * np.abs(theirs).max()
+        np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("devices", [1, 8])
-def test_float32_agrees_with_the_loop(devices):
+def test_float32_agrees_with_the_loop(devices, tile):
     z1, z2 = draw(16, 32, seed=3)
-    step = on_devices(lambda a, b: nt_xent(a, b, axis_name="data"), devices)
-    loss, gradients = step(z1.astype(np.float32), z2.astype(np.float32))
+    step = on_devices(lambda a, b: nt_xent(a, b, axis_name="data", tile_size=tile), devices)
     # A similarity is good to a few 1e-7, and dividing by 0.1 makes logits good to a few 1e-6.
-    assert float(loss) == pytest.approx(loop_nt_xent(z1, z2, 0.1), rel=3e-6)
-    for ours, theirs in zip(gradients, loop_gradient(z1, z2, 0.1), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+    assert_is(*step(z1.astype(np.float32), z2.astype(np.float32)), z1, z2)
 
 
-def test_without_an_axis_it_is_the_same_loss():
-    z1, z2 = draw(6, 4, seed=1)
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    n=st.integers(1, 20),
+    d=st.integers(1, 9),
+    tile=st.integers(1, 45),
+    temperature=st.floats(0.05, 2.0),
+)
+def test_tiles_of_any_size_give_the_loss_of_the_whole(n, d, tile, temperature):
+    z1, z2 = draw(n, d, seed=n + 100 * d)
     with jax.enable_x64(True):
-        assert float(nt_xent(z1, z2)) == pytest.approx(loop_nt_xent(z1, z2, 0.1), rel=1e-12)
+        loss, gradients = value_and_gradients(z1, z2, temperature, tile)
+    # float64; a gradient that vanishes is compared with 1 over the temperature.
+    expected = loops.gradient(lambda a, b: loops.nt_xent(a, b, temperature), z1, z2)
+    assert float(loss) == pytest.approx(loops.nt_xent(z1, z2, temperature), rel=1e-11, abs=1e-12)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12 / temperature)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("n", [8, 16])
-def test_equal_vectors_give_the_chance_level(n, devices):
+def test_equal_vectors_give_the_chance_level(n, devices, tile):
     equal = np.ones((n, 7), np.float32)
-    step = on_devices(lambda a, b: nt_xent(a, b, axis_name="data"), devices)
+    step = on_devices(lambda a, b: nt_xent(a, b, axis_name="data", tile_size=tile), devices)
     loss, _ = step(equal, equal)
     assert float(loss) == pytest.approx(math.log(2 * n - 1), rel=1e-6)
     assert chance_level(n) == math.log(2 * n - 1)
@@ -107,59 +100,170 @@ def test_the_views_are_interchangeable_and_length_does_not_matter():
     assert float(nt_xent(100 * z1, 0.01 * z2)) == pytest.approx(loss, rel=1e-6)
 
 
-def test_accuracy_counts_anchors_nearer_to_their_positive_than_to_all_others():
+@pytest.mark.parametrize("tile", TILES)
+def test_metrics_are_those_of_the_softmax_over_all_other_rows(tile):
     z1, z2 = draw(9, 3, seed=5)
-    z = np.concatenate([z1, z2])
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
-    hits = 0
+    z, partner = loops.rows_of(z1, z2)
+    hits, entropies = 0, []
     for i in range(18):
         similarity = z @ z[i]
-        positive = similarity[(i + 9) % 18]
-        hits += all(positive > similarity[k] for k in range(18) if k not in (i, (i + 9) % 18))
-    assert float(accuracy_from(contrast(z1, z2))) == pytest.approx(hits / 18)
+        others = [k for k in range(18) if k != i]
+        hits += max(others, key=lambda k, s=similarity: s[k]) == partner[i]
+        share = np.exp(similarity[others] / 0.2) / np.exp(similarity[others] / 0.2).sum()
+        entropies.append(-np.sum(share * np.log(share)))
+    seen = two_view_contrast(z1, z2, temperature=0.2, tile_size=tile)
+    assert float(accuracy_from(seen)) == pytest.approx(hits / 18)
     assert 0 < hits < 18
+    assert float(entropy_from(seen)) == pytest.approx(np.mean(entropies), rel=1e-5)
+    assert float(loss_from(seen)) == pytest.approx(loops.nt_xent(z1, z2, 0.2), rel=1e-5)
 
 
-def test_bfloat16_projections_give_a_float32_loss():
+# ---------------------------------------------------------------------------------------- numerics
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_bfloat16_projections_give_float32_similarities(tile):
     z1, z2 = (jnp.asarray(z, jnp.bfloat16) for z in draw(8, 16))
-    loss = nt_xent(z1, z2)
+    loss = nt_xent(z1, z2, tile_size=tile)
     assert loss.dtype == jnp.float32
-    exact = loop_nt_xent(np.asarray(z1, np.float64), np.asarray(z2, np.float64), 0.1)
+    exact = loops.nt_xent(np.asarray(z1, np.float64), np.asarray(z2, np.float64), 0.1)
     assert float(loss) == pytest.approx(exact, rel=3e-6)  # inputs are rounded, sums are not
 
 
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("magnitude", [1e-30, 1.0, 1e30])
-def test_magnitudes_that_would_overflow_or_vanish_when_squared(magnitude):
+def test_magnitudes_that_would_overflow_or_vanish_when_squared(magnitude, tile):
     z1, z2 = draw(4, 6, seed=7)
     a, b = (z1 * magnitude).astype(np.float32), (z2 * magnitude).astype(np.float32)
-    loss, gradient = jax.value_and_grad(nt_xent)(a, b)
-    assert float(loss) == pytest.approx(loop_nt_xent(z1, z2, 0.1), rel=1e-5)
-    expected = loop_gradient(z1, z2, 0.1)[0]
-    np.testing.assert_allclose(
-        np.asarray(gradient, np.float64) * magnitude, expected, atol=1e-5 * np.abs(expected).max()
+    loss, gradients = value_and_gradients(a, b, 0.1, tile)
+    gradients = [np.asarray(g, np.float64) * magnitude for g in gradients]
+    assert_is(loss, gradients, z1, z2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("temperature", [0.01, 0.05, 5.0])
+def test_temperatures_whose_exponentials_float32_cannot_hold(temperature, tile):
+    """At 0.01 logits go from -100 to 100: e^100 overflows, and e^-100 is no normal number."""
+    z1, z2 = draw(6, 8, seed=9)
+    z2[:3] = z1[:3]  # some positives at 100, the others' everything far below
+    loss, gradients = value_and_gradients(
+        z1.astype(np.float32), z2.astype(np.float32), temperature, tile
     )
+    # Similarities are good to 1e-7, logits to that over the temperature.
+    bound = 4e-7 / temperature
+    assert_is(loss, gradients, z1, z2, temperature, rtol=bound, of_largest=max(1e-5, bound))
 
 
-def test_a_zero_vector_stays_finite():
+@pytest.mark.parametrize("tile", TILES)
+def test_a_zero_vector_stays_finite(tile):
     z1, z2 = (z.astype(np.float32) for z in draw(4, 6))
     z1[0] = 0.0
-    loss, gradient = jax.value_and_grad(nt_xent)(z1, z2)
-    assert np.isfinite(loss)
+    loss, gradient = jax.value_and_grad(lambda a: nt_xent(a, z2, tile_size=tile))(z1)
+    # Similar to nothing: all its logits are 0.
+    z = np.concatenate([z1, z2]).astype(np.float64)
+    z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-300)
+    logits = np.where(np.eye(8, dtype=bool), -np.inf, z @ z.T / 0.1)
+    positive = logits[np.arange(8), (np.arange(8) + 4) % 8]
+    expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - positive)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(unit_length(jnp.zeros((1, 3))), np.zeros((1, 3)))
 
 
-def test_the_smallest_batch_has_one_positive_and_no_negative():
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("n", [2, 5])
+def test_duplicates_among_examples_and_views(n, tile):
+    z1, _ = draw(n, 4, seed=11)
+    z1[1] = z1[0]
+    loss, gradients = value_and_gradients(z1.astype(np.float32), z1.astype(np.float32), 0.1, tile)
+    # Gradients of equal rows cancel, to what rounding leaves of terms of order 1 / temperature.
+    assert float(loss) == pytest.approx(loops.nt_xent(z1, z1, 0.1), rel=1e-5)
+    expected = loops.gradient(lambda a, b: loops.nt_xent(a, b, 0.1), z1, z1)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_the_smallest_batch_has_one_positive_and_no_negative(tile):
     z1, z2 = draw(1, 4)
-    assert float(nt_xent(z1, z2)) == pytest.approx(0.0, abs=1e-6)  # ln(2 * 1 - 1)
+    assert float(nt_xent(z1, z2, tile_size=tile)) == pytest.approx(0.0, abs=1e-6)  # ln(2 - 1)
 
 
-def test_a_traced_temperature_has_a_gradient():
-    z1, z2 = draw(6, 4, seed=4)
+# ------------------------------------------------------------------------- what tiles do and do not
+
+
+def on_four_devices(tile, weights):
+    """Gradient of the sum of the devices' shares, each times a weight of its own."""
+
+    def share(a, b):
+        weight = jnp.asarray(weights)[jax.lax.axis_index("data")]
+        return 4 * weight * nt_xent(a, b, axis_name="data", tile_size=tile)
+
     with jax.enable_x64(True):
-        gradient = jax.grad(lambda t: nt_xent(z1, z2, temperature=t))(0.3)
-    expected = loop_nt_xent(z1, z2, 0.3 + 1e-30j).imag / 1e-30
-    assert float(gradient) == pytest.approx(expected, rel=1e-10)
+        return on_devices(share, 4)(*draw(8, 5))[1]
+
+
+def test_tiles_are_exact_where_devices_weigh_alike_and_only_there():
+    whole, tiled = (on_four_devices(tile, [0.25] * 4) for tile in TILES)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), whole, tiled)
+    whole, tiled = (on_four_devices(tile, [0.1, 0.2, 0.3, 0.4]) for tile in TILES)
+    assert np.abs(whole[0] - tiled[0]).max() > 0.01 * np.abs(whole[0]).max()
+
+
+def test_the_backward_pass_in_tiles_needs_no_collective():
+    mesh = parallel.make_mesh(jax.devices()[:4])
+
+    def pull(z1, z2):
+        _, backward = jax.vjp(lambda a, b: nt_xent(a, b, axis_name="data", tile_size=4), z1, z2)
+        return backward(jnp.float32(1))
+
+    specs = (P("data"), P("data"))
+    step = jax.shard_map(pull, mesh=mesh, in_specs=specs, out_specs=specs, check_vma=False)
+    text = str(jax.make_jaxpr(step)(*(z.astype(np.float32) for z in draw(8, 5))))
+    # Forward: the projections and their log-sum-exps. A derivative of a gather would be a scatter.
+    assert text.count("all_gather[") == 2
+    assert "reduce_scatter" not in text
+    assert "psum" not in text
+
+
+def test_nothing_of_the_size_of_the_matrix_is_held_in_tiles():
+    n, tile = 512, 64
+    shape = jax.ShapeDtypeStruct((n, 16), jnp.float32)
+
+    def memory(tile_size):
+        step = jax.jit(jax.value_and_grad(lambda a, b: nt_xent(a, b, tile_size=tile_size)))
+        return step.lower(shape, shape).compile().memory_analysis().temp_size_in_bytes
+
+    matrix = (2 * n) ** 2 * 4
+    assert memory(None) >= matrix
+    assert memory(tile) < matrix / 10
+
+
+def test_second_derivatives_are_there_for_the_whole_and_refused_in_tiles():
+    z1, z2 = draw(2, 2)
+    with jax.enable_x64(True):
+        hessian = jax.jit(jax.hessian(nt_xent))(z1, z2)
+        moved = z1 + 1e-6 * np.eye(2)
+        slope = jax.jit(jax.grad(nt_xent))
+        slopes = [slope(z, z2) for z in (z1, moved)]
+        change = np.tensordot(hessian, 1e-6 * np.eye(2), axes=2)
+        np.testing.assert_allclose(slopes[1] - slopes[0], change, rtol=1e-3)
+    for second in (jax.hessian, lambda f: jax.grad(lambda a, b: jax.grad(f)(a, b).sum())):
+        with pytest.raises(UserError, match="first derivatives only; give tile_size=None"):
+            second(lambda a, b: nt_xent(a, b, tile_size=3))(z1, z2)
+
+
+def test_a_tile_is_chosen_by_the_size_of_the_matrix():
+    assert choose_tile(None, 10**6, 10**6) is None
+    assert choose_tile(7, 4, 4) == 7
+    assert choose_tile("auto", 64, 64) is None
+    assert choose_tile("auto", 2**14, 2**14) == 1024  # on a CPU
+
+
+@pytest.mark.parametrize("tile_size", [0, -3, "all", 2.5])
+def test_a_tile_that_is_none_is_refused(tile_size):
+    with pytest.raises(UserError, match=r'give None .*"auto", or a positive number'):
+        nt_xent(*draw(4, 3), tile_size=tile_size)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])

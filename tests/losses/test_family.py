@@ -1,0 +1,286 @@
+"""Every loss against its formula in loops: whole and in tiles, on one device and on several."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import loops
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from cssl_jax import losses, parallel
+from cssl_jax.data import sampler
+from cssl_jax.errors import UserError
+from cssl_jax.losses.infonce import query_contrast
+
+N, D = 8, 5
+RNG = np.random.default_rng(0)
+Z1, Z2 = RNG.normal(size=(2, N, D))
+Z2 = Z2 + 0.7 * Z1  # so that positives are nearer than most negatives
+QUEUE = RNG.normal(size=(7, D))
+LABELS = np.array([0, 1, -1, 0, 2, 1, -1, 0])
+KEYS = sampler.example_key(3, 0, np.arange(N))
+DRAWN = 5
+
+
+def drawn():
+    """Negatives of each query: the first of a keyed permutation, by its NumPy form."""
+    words = sampler.mix(sampler.mix(KEYS[:, 0]) ^ KEYS[:, 1])
+    return [sampler.permute(np.arange(DRAWN), word, N - 1 + len(QUEUE)) for word in words]
+
+
+def stacked(z1, z2):
+    return np.stack([z1, z2], axis=1)
+
+
+# name -> (ours: (z1, z2, place of the rows, how) -> share, the loops: (z1, z2) -> loss)
+LOSSES = {
+    "nt_xent": (
+        lambda a, b, rows, **how: losses.nt_xent(a, b, temperature=0.2, **how),
+        lambda a, b: loops.nt_xent(a, b, 0.2),
+    ),
+    "dcl": (
+        lambda a, b, rows, **how: losses.dcl(a, b, temperature=0.2, **how),
+        lambda a, b: loops.dcl(a, b, 0.2),
+    ),
+    "dcl-w": (
+        lambda a, b, rows, **how: losses.dcl(a, b, temperature=0.2, sigma=0.5, **how),
+        lambda a, b: loops.dcl(a, b, 0.2, 0.5),
+    ),
+    "hard": (
+        lambda a, b, rows, **how: losses.hard_nt_xent(a, b, temperature=0.5, beta=1.5, **how),
+        lambda a, b: loops.hard_nt_xent(a, b, 0.5, 1.5, 0.1),
+    ),
+    "debiased": (  # a share so large that some anchors reach the least that is allowed
+        lambda a, b, rows, **how: losses.hard_nt_xent(
+            a, b, temperature=0.5, beta=0.0, tau_plus=0.3, **how
+        ),
+        lambda a, b: loops.hard_nt_xent(a, b, 0.5, 0.0, 0.3),
+    ),
+    "nt_logistic": (
+        lambda a, b, rows, **how: losses.nt_logistic(a, b, temperature=0.3, **how),
+        lambda a, b: loops.nt_logistic(a, b, 0.3),
+    ),
+    "contrastive": (
+        lambda a, b, rows, **how: losses.contrastive(a, b, margin=1.2, **how),
+        lambda a, b: loops.contrastive(a, b, 1.2),
+    ),
+    "info_nce": (
+        lambda a, b, rows, **how: losses.info_nce(a, b, temperature=0.2, **how),
+        lambda a, b: loops.info_nce(a, b, 0.2),
+    ),
+    "info_nce and a queue": (
+        lambda a, b, rows, **how: losses.info_nce(a, b, temperature=0.2, queue=QUEUE, **how),
+        lambda a, b: loops.info_nce(a, b, 0.2, QUEUE),
+    ),
+    "moco": (
+        lambda a, b, rows, **how: losses.info_nce(
+            a, b, temperature=0.2, queue=QUEUE, in_batch=False, **how
+        ),
+        lambda a, b: loops.info_nce(a, b, 0.2, QUEUE, in_batch=False),
+    ),
+    "drawn negatives": (
+        lambda a, b, rows, **how: losses.info_nce(
+            a,
+            b,
+            temperature=0.2,
+            queue=QUEUE,
+            num_negatives=DRAWN,
+            example_keys=jnp.asarray(KEYS)[rows],
+            **how,
+        ),
+        lambda a, b: loops.info_nce(a, b, 0.2, QUEUE, drawn=drawn()),
+    ),
+    "clip": (
+        lambda a, b, rows, **how: losses.clip(a, b, temperature=0.2, **how),
+        lambda a, b: loops.clip(a, b, 0.2),
+    ),
+    "siglip": (
+        lambda a, b, rows, **how: losses.siglip(a, b, scale=5.0, bias=-2.0, **how),
+        lambda a, b: loops.siglip(a, b, 5.0, -2.0),
+    ),
+    "sup_con": (
+        lambda a, b, rows, **how: losses.sup_con(
+            jnp.stack([a, b], axis=1), jnp.asarray(LABELS)[rows], temperature=0.2, **how
+        ),
+        lambda a, b: loops.sup_con(stacked(a, b), LABELS, 0.2),
+    ),
+}
+WHOLE_ONLY = {
+    f"triplet, {mining}": (
+        lambda a, b, rows, mining=mining, tile_size=None, **how: losses.triplet(
+            a, b, margin=0.4, mining=mining, **how
+        ),
+        lambda a, b, mining=mining: loops.triplet(a, b, 0.4, mining),
+    )
+    for mining in ("all", "semi-hard", "hard")
+}
+ALL = {**LOSSES, **WHOLE_ONLY}
+
+
+@functools.cache
+def expected(name):
+    """(loss, gradients) by the loops."""
+    loop = ALL[name][1]
+    return loop(Z1, Z2), loops.gradient(loop, Z1, Z2)
+
+
+@functools.cache
+def computed(devices, tile):
+    """Of every loss (loss, gradients), compiled as one program."""
+    members = {**LOSSES, **WHOLE_ONLY} if tile is None else LOSSES
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+
+    def local(z1, z2):
+        n = N // devices
+        rows = jax.lax.axis_index("data") * n + jnp.arange(n)
+        results = {}
+        for name, (ours, _) in members.items():
+            loss, grads = jax.value_and_grad(
+                lambda a, b, ours=ours: ours(a, b, rows, axis_name="data", tile_size=tile),
+                argnums=(0, 1),
+            )(z1, z2)
+            results[name] = (jax.lax.pmean(loss, "data"), tuple(g / devices for g in grads))
+        return results
+
+    specs = {name: (P(), (P("data"), P("data"))) for name in members}
+    step = jax.shard_map(
+        local, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=specs, check_vma=False
+    )
+    with jax.enable_x64(True):
+        return jax.device_get(jax.jit(step)(Z1, Z2))
+
+
+@pytest.mark.parametrize(
+    ("devices", "tile"),
+    [(1, None), (8, None), (1, 3), (1, 16), (2, 5), (4, 3), (8, 7)],  # mostly with odd remainders
+)
+@pytest.mark.parametrize("name", ALL)
+def test_value_and_gradient_are_those_of_the_float64_loops(name, devices, tile):
+    if tile is not None and name in WHOLE_ONLY:
+        pytest.skip("has no tiles")
+    loss, grads = computed(devices, tile)[name]
+    reference, reference_grads = expected(name)
+    # float64 against float64: only the order of a few hundred sums differs.
+    assert loss == pytest.approx(reference, rel=1e-11)
+    for ours, theirs in zip(grads, reference_grads, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("tile", [None, 3])
+@pytest.mark.parametrize(
+    ("ours", "loop", "at"),
+    [
+        (lambda t, tile: losses.nt_xent(Z1, Z2, temperature=t, tile_size=tile),
+         lambda t: loops.nt_xent(Z1, Z2, t), 0.3),
+        (lambda t, tile: losses.dcl(Z1, Z2, temperature=t, sigma=0.5, tile_size=tile),
+         lambda t: loops.dcl(Z1, Z2, t, 0.5), 0.3),
+        (lambda t, tile: losses.clip(Z1, Z2, temperature=t, tile_size=tile),
+         lambda t: loops.clip(Z1, Z2, t), 0.3),
+        (lambda s, tile: losses.siglip(Z1, Z2, scale=s, bias=s - 5, tile_size=tile),
+         lambda s: loops.siglip(Z1, Z2, s, s - 5), 3.0),
+        (lambda b, tile: losses.hard_nt_xent(Z1, Z2, beta=b, tile_size=tile),
+         lambda b: loops.hard_nt_xent(Z1, Z2, 0.5, b, 0.1), 0.8),
+        (lambda m, tile: losses.contrastive(Z1, Z2, margin=m, tile_size=tile),
+         lambda m: loops.contrastive(Z1, Z2, m), 1.2),
+    ],
+    ids=["nt_xent", "dcl-w", "clip", "siglip", "beta", "margin"],
+)  # fmt: skip
+def test_scalars_may_be_learnt(ours, loop, at, tile):
+    with jax.enable_x64(True):
+        value, slope = jax.value_and_grad(lambda x: ours(x, tile))(at)
+    assert float(value) == pytest.approx(loop(at), rel=1e-11)
+    assert float(slope) == pytest.approx(np.imag(loop(at + 1e-30j)) / 1e-30, rel=1e-10)
+
+
+@pytest.mark.parametrize("tile", [None, 4])
+@pytest.mark.parametrize("name", LOSSES)
+def test_bfloat16_rows_give_a_float32_loss_and_bfloat16_gradients(name, tile):
+    ours, loop = LOSSES[name]
+    z1, z2 = (jnp.asarray(z, jnp.bfloat16) for z in (Z1, Z2))
+    loss, grad = jax.jit(jax.value_and_grad(lambda a: ours(a, z2, jnp.arange(N), tile_size=tile)))(
+        z1
+    )
+    assert loss.dtype == jnp.float32
+    assert grad.dtype == jnp.bfloat16
+    exact = loop(np.asarray(z1, np.float64), np.asarray(z2, np.float64))
+    # Inputs are rounded, sums are not: a few float32 roundings of numbers up to 10.
+    assert float(loss) == pytest.approx(exact, rel=1e-5, abs=1e-5)
+    assert np.isfinite(np.asarray(grad, np.float32)).all()
+
+
+def test_more_views_than_two_and_classes_of_one():
+    z, labels = np.random.default_rng(4).normal(size=(5, 3, 4)), np.array([2, 0, 2, -1, 1])
+    for views in (1, 3):
+        reference = loops.sup_con(z[:, :views], labels, 0.3)
+        with jax.enable_x64(True):
+            for tile in (None, 4):
+                loss = losses.sup_con(
+                    jnp.asarray(z[:, :views]),
+                    jnp.asarray(labels),
+                    temperature=0.3,
+                    tile_size=tile,
+                )
+                assert float(loss) == pytest.approx(reference, rel=1e-12)
+
+
+def test_without_labels_and_with_two_views_sup_con_is_nt_xent():
+    with jax.enable_x64(True):
+        alone = losses.sup_con(jnp.asarray(stacked(Z1, Z2)), jnp.full(N, -1))
+        assert float(alone) == pytest.approx(loops.nt_xent(Z1, Z2, 0.1), rel=1e-12)
+
+
+def test_hard_negatives_of_no_concentration_and_no_debiasing_are_nt_xent():
+    with jax.enable_x64(True):
+        plain = losses.hard_nt_xent(Z1, Z2, temperature=0.2, beta=0.0, tau_plus=0.0)
+    assert float(plain) == pytest.approx(loops.nt_xent(Z1, Z2, 0.2), rel=1e-12)
+
+
+def test_drawing_all_negatives_is_the_whole_loss():
+    with jax.enable_x64(True):
+        all_drawn = losses.info_nce(
+            Z1, Z2, num_negatives=N - 1, example_keys=jnp.asarray(KEYS), tile_size=3
+        )
+    assert float(all_drawn) == pytest.approx(loops.info_nce(Z1, Z2, 0.1), rel=1e-12)
+
+
+def test_draws_differ_between_queries_and_repeat_with_their_keys():
+    places = np.array(drawn())
+    assert len({tuple(sorted(row)) for row in places.tolist()}) > 1
+    assert all(len(set(row)) == DRAWN for row in places.tolist())
+
+
+def test_what_a_query_sees_is_the_same_whole_and_in_tiles():
+    whole, tiled = (
+        query_contrast(Z1, Z2, temperature=0.2, queue=QUEUE, tile_size=tile) for tile in (None, 3)
+    )
+    logits = loops.unit(Z1) @ np.concatenate([loops.unit(Z2), loops.unit(QUEUE)]).T / 0.2
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(whole.expected, (shares * logits).sum(axis=1), rtol=1e-5)
+    negatives = np.where(np.eye(N, N + len(QUEUE), dtype=bool), -np.inf, logits)
+    np.testing.assert_allclose(whole.hardest_negative, negatives.max(axis=1), rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, tiled)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: losses.info_nce(Z1, Z2, in_batch=False), "leaves no negatives; give a queue"),
+        (lambda: losses.info_nce(Z1, Z2, num_negatives=8, example_keys=KEYS), "from 1 to 7"),
+        (lambda: losses.info_nce(Z1, Z2, num_negatives=3), "example_keys, which are None"),
+        (lambda: losses.dcl(Z1[:1], Z2[:1]), "one pair has no negative"),
+        (lambda: losses.hard_nt_xent(Z1[:1], Z2[:1]), "one pair has no negative"),
+        (lambda: losses.hard_nt_xent(Z1, Z2, tau_plus=1.0), "tau_plus is 1.0"),
+        (lambda: losses.hard_nt_xent(Z1, Z2, beta=-1.0), "beta is -1.0"),
+        (lambda: losses.sup_con(Z1, LABELS), r"z is \(8, 5\) and labels \(8,\)"),
+        (lambda: losses.siglip(Z1, Z2, scale=0.0), "scale is 0.0"),
+        (lambda: losses.contrastive(Z1, Z2, margin=-1.0), "margin is -1.0"),
+        (lambda: losses.triplet(Z1, Z2, mining="soft"), "'soft' is unknown; use one of all, semi"),
+        (lambda: losses.clip(Z1, Z2[:4]), r"\(8, 5\) and \(4, 5\)"),
+        (lambda: losses.siglip(Z1, Z2, tile_size=0), "tile_size is 0; give None"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_way_out(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
