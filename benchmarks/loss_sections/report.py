@@ -1,0 +1,68 @@
+"""What the sections share: the CPU's environment, targets with their verdicts, cells of tables."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+
+PACKAGES = ("cssl_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def cpu_environment() -> dict[str, str]:
+    """Of a process that measures on the CPU, with no programs compiled earlier."""
+    return {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+
+
+def machine() -> str:
+    """CPU model and cores."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    model = names[0] if names else platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores, {platform.machine()}"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what computes; read without importing any of it."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def target(text: str, figures: list[float | None], bound: float) -> dict:
+    """A verdict: the largest figure must not be above ``bound``.
+
+    One figure above it misses. It is met only where every figure was measured: a contender that
+    failed is no win.
+    """
+    known = [figure for figure in figures if figure is not None]
+    missed = any(figure > bound for figure in known)
+    return {
+        "target": text,
+        "bound": bound,
+        "figure": max(known, default=None),
+        "met": False if missed else True if figures and len(known) == len(figures) else None,
+    }
+
+
+def verdict(found: dict) -> str:
+    """One line."""
+    word = {True: "met", False: "MISSED", None: "not measured"}[found["met"]]
+    figure = "-" if found["figure"] is None else f"{found['figure']:.4g}"
+    if found["met"] is None and found["figure"] is not None:
+        word += " in full"
+    return f"{word:<22}{found['target']:<52}{figure:>10} (at most {found['bound']:.4g})"
+
+
+def megabytes(size: float) -> str:
+    """Of 1e6 bytes."""
+    return f"{size / 1e6:,.0f} MB"
+
+
+def gigabytes(size: float) -> str:
+    """Of 1e9 bytes."""
+    return f"{size / 1e9:.2f} GB"
+
+
+def span(values: list[float]) -> str:
+    """Smallest and largest."""
+    return f"({min(values):.3g} - {max(values):.3g})"
