@@ -28,6 +28,7 @@ BUSY = (
     "load average {load:.1f} on {cores} cores before: threads that wait for each other lose most, "
     "so compare times on an idle machine only"
 )
+PATHS = ("results", "peer_python")  # of this machine
 SECTIONS = {"peers": peers, "scale": scale, "devices": devices, "joint": joint}
 
 
@@ -89,6 +90,7 @@ def save(options: argparse.Namespace, name: str, section: dict) -> None:
     report = json.loads(path.read_text()) if path.exists() else {}
     report[name] = {
         "command": f"python benchmarks/loss.py --sections {name}",
+        "options": {key: value for key, value in vars(options).items() if key not in PATHS},
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": versions(),

@@ -110,9 +110,10 @@ def _targets(ratios: list[dict], sizes: list[int]) -> list[dict]:
         return [found.get(pairs) for pairs in chosen]
 
     large, largest = [n for n in sizes if n >= 2048], [n for n in sizes if n == 8192]
+    all_sizes = ", ".join(f"{pairs:,}" for pairs in sizes)
     return [
         target("time / lightly's, from 2,048 pairs", against("lightly", "time", large), 0.3),
-        target("time / dense JAX's, any size", against("jax", "time", sizes), 1.05),
+        target(f"time / dense JAX's, {all_sizes} pairs", against("jax", "time", sizes), 1.05),
         target("memory / lightly's, 8,192 pairs", against("lightly", "memory", largest), 0.15),
         target("time / own dense's, 8,192 pairs", against("dense", "time", largest), 1.0),
         target("memory / own dense's, 8,192 pairs", against("dense", "memory", largest), 0.1),

@@ -50,7 +50,7 @@ def verdict(found: dict) -> str:
     figure = "-" if found["figure"] is None else f"{found['figure']:.4g}"
     if found["met"] is None and found["figure"] is not None:
         word += " in full"
-    return f"{word:<22}{found['target']:<52}{figure:>10} (at most {found['bound']:.4g})"
+    return f"{word:<22}{found['target']:<56}{figure:>10} (at most {found['bound']:.4g})"
 
 
 def megabytes(size: float) -> str:
