@@ -55,8 +55,10 @@ class ModelConfig:
         encoder: Name of the encoder: resnet10, 14, 18, 34, 50, 101, 152 or 200.
         width: Multiplier of every channel count.
         stem: "imagenet" (7x7 stride 2 and max-pool) or "cifar" (3x3 stride 1).
-        norm_group: Images that share BatchNorm statistics; 0 is the global batch.
-        remat: Recompute activations in the backward pass: less memory, a second forward.
+        norm_group: Images that share BatchNorm statistics; 0 is the global batch, or the
+            micro-batch (train.micro_batch).
+        remat: Recompute activations in the backward pass: less memory, a second forward. XLA undoes
+            it on a CPU.
         dtype: Compute precision; parameters, statistics and losses stay float32.
         projector_layers: 1 to 3 (the paper 2, SimCLRv2 3).
         projector_hidden: Width of the hidden layers; 0 is the feature width.
@@ -134,6 +136,12 @@ class TrainConfig:
 
     Attributes:
         batch_size: Global batch N, in examples, over all devices.
+        micro_batch: Examples, over all devices, that are encoded at a time; 0 is all of the batch.
+            The gradient is the whole batch's (GradCache, arXiv 2101.06983), the memory a
+            micro-batch's; the encoder runs forward twice.
+        micro_batch_norm: BatchNorm with micro_batch: "batch" takes the statistics of each
+            micro-batch, as model.norm_group would, and moves the running ones by their average;
+            "frozen" takes the running ones and leaves them, to go on from weights (init).
         epochs: Passes over the training part.
         seed: Of initialisation, order, augmentation and, without data.split_seed, the split.
         init: Folder of an earlier run whose weights to start from; "" starts at random.
@@ -146,6 +154,8 @@ class TrainConfig:
     """
 
     batch_size: int = 256
+    micro_batch: int = 0
+    micro_batch_norm: Literal["batch", "frozen"] = "batch"
     epochs: int = 100
     seed: int = 0
     init: str = ""
@@ -221,7 +231,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
             *("data.size", "model.norm_group", "model.projector_hidden"),
             *("optimizer.learning_rate", "optimizer.warmup_epochs", "optimizer.weight_decay"),
             "optimizer.trust_eps",
-            *("train.evaluate_every", "train.checkpoint_every"),
+            *("train.micro_batch", "train.evaluate_every", "train.checkpoint_every"),
             *("evaluate.train_limit", "runtime.devices"),
         ),
         lambda value: 0 <= value < math.inf,
@@ -265,6 +275,17 @@ def validate(config: Config) -> Config:
         )
     if config.train.batch_size < 2:
         raise UserError("train.batch_size is 1; a contrastive loss needs other examples, give 2+")
+    if config.train.micro_batch_norm == "frozen":
+        if not config.train.micro_batch:
+            raise UserError(
+                "train.micro_batch_norm is 'frozen' and train.micro_batch 0; give the micro-batch, "
+                f"e.g. --train.micro-batch {config.train.batch_size} for the whole batch"
+            )
+        if not config.train.init:
+            raise UserError(
+                "train.micro_batch_norm is 'frozen' and train.init empty: random weights have no "
+                "running statistics; give --train.init a run, or leave micro_batch_norm out"
+            )
     if config.optimizer.warmup_epochs > config.train.epochs:
         raise UserError(
             f"optimizer.warmup_epochs {config.optimizer.warmup_epochs} exceeds train.epochs "

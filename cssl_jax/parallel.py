@@ -36,22 +36,44 @@ def per_device_batch(batch_size: int, mesh: Mesh) -> int:
     return batch_size // devices
 
 
-def norm_groups(batch_size: int, norm_group: int, mesh: Mesh) -> int:
-    """Groups of ``norm_group`` images (0: the global batch) that BatchNorm statistics are over.
+def micro_batches(batch_size: int, mesh: Mesh, micro_batch: int) -> int:
+    """Parts of ``micro_batch`` examples, over all devices, of the global batch; 0 is one part.
 
     Raises:
-        UserError: The groups do not divide the batch, or straddle devices unevenly.
+        UserError: They do not make up the global batch, or do not divide over the mesh.
     """
-    size = norm_group or batch_size
-    if not 0 < size <= batch_size or batch_size % size:
-        raise UserError(
-            f"model.norm_group {size} does not divide the global batch {batch_size}; use a divisor"
-        )
-    groups = batch_size // size
+    per_device_batch(batch_size, mesh)
+    if not micro_batch:
+        return 1
+    if not batch_size % micro_batch and not micro_batch % mesh.size:
+        return batch_size // micro_batch
+    fitting = [n for n in range(mesh.size, batch_size + 1, mesh.size) if not batch_size % n]
+    below = [n for n in fitting if n < micro_batch]
+    nearest = below[-1:] + fitting[len(below) :][:1]
+    over = f"over {mesh.size} devices"
+    what = f"the global batch {batch_size}" if batch_size % micro_batch else over
+    choices = " or ".join(map(str, nearest))
+    raise UserError(f"train.micro_batch {micro_batch} does not divide {what}; use {choices}")
+
+
+def norm_groups(batch_size: int, norm_group: int, mesh: Mesh, micro_batch: int = 0) -> int:
+    """Groups of ``norm_group`` images that BatchNorm statistics are over (0: one group).
+
+    They are groups of what is encoded at once: of the global batch, or of ``micro_batch``.
+
+    Raises:
+        UserError: The groups do not make up that batch, or straddle devices unevenly.
+    """
+    whole = micro_batch or batch_size
+    name = f"train.micro_batch {whole}" if micro_batch else f"global batch {whole}"
+    size = norm_group or whole
+    if not 0 < size <= whole or whole % size:
+        raise UserError(f"model.norm_group {size} does not divide the {name}; use a divisor")
+    groups = whole // size
     if groups % mesh.size and mesh.size % groups:
         raise UserError(
-            f"model.norm_group {size} makes {groups} groups of the batch {batch_size}, which "
-            f"neither divide nor are divided by {mesh.size} devices; use a power of two"
+            f"model.norm_group {size} makes {groups} groups of the {name}, which neither divide "
+            f"nor are divided by {mesh.size} devices; use a power of two"
         )
     return groups
 
@@ -122,11 +144,16 @@ def put_batch(batch: PyTree, mesh: Mesh, backend: str = "shard_map") -> PyTree:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
-def process_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
-    """Rows of the global batch that this process feeds, in the order its devices hold them."""
-    n = per_device_batch(batch_size, mesh)
+def process_rows(batch_size: int, mesh: Mesh, micro_batch: int = 0) -> np.ndarray:
+    """Rows of the global batch that this process feeds, in the order its devices hold them.
+
+    Micro-batch k of b rows is the rows [k b, (k + 1) b) on any number of devices, each of which
+    holds a contiguous share of every micro-batch: device p of P the rows k b + p b / P + r.
+    """
+    parts = micro_batches(batch_size, mesh, micro_batch)
+    rows = np.arange(batch_size).reshape(parts, mesh.size, -1)
     mine = [i for i, d in enumerate(mesh.devices.flat) if d.process_index == jax.process_index()]
-    return np.concatenate([np.arange(i * n, (i + 1) * n) for i in mine])
+    return rows[:, mine].swapaxes(0, 1).ravel()
 
 
 def assert_replicated(tree: PyTree) -> None:

@@ -13,7 +13,8 @@ from cssl_jax.data.sources import ArraySource
 from cssl_jax.models.encoder import ENCODERS
 from cssl_jax.models.resnet import BasicBlock, ResNet
 from cssl_jax.train import setup
-from cssl_jax.train.step import make_gradient, make_train_step
+from cssl_jax.train.gradient import make_gradient
+from cssl_jax.train.step import make_train_step
 
 # Two stages have all that deeper encoders have, a downsampling shortcut included.
 ENCODERS["tiny"] = functools.partial(ResNet, (1, 1), BasicBlock)
@@ -47,6 +48,7 @@ class Run:
         self.backend = backend
         train = source or pictures()
         spec = setup.input_spec(config, train)
+        batch = config.train.batch_size, self.mesh, config.train.micro_batch
         sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
         self.method = setup.make_method(config, self.mesh)
         self.pipeline = pipelines.PIPELINES[pipeline](
@@ -57,12 +59,18 @@ class Run:
             size=spec.size,
             mean=spec.mean,
             std=spec.std,
-            rows=parallel.process_rows(config.train.batch_size, self.mesh),
+            rows=parallel.process_rows(*batch),
         )
         self.optimizer, self.schedule, self.total_steps = setup.make_optimizer(config, sampler)
         self.first_state = setup.init_state(self.method, self.optimizer, spec, config.train.seed)
         self.constants = parallel.replicate(self.pipeline.constants, self.mesh)
         self.sampler = sampler
+        self.options = {
+            "total_steps": self.total_steps,
+            "axis_name": parallel.AXIS,
+            "micro_batches": parallel.micro_batches(*batch),
+            "frozen_norm": config.train.micro_batch_norm == "frozen",
+        }
 
     def state(self, dtype=None):
         def cast(x):
@@ -76,9 +84,7 @@ class Run:
             yield parallel.put_batch(feed, self.mesh, self.backend)
 
     def gradient(self):
-        return make_gradient(
-            self.method, self.pipeline.make_batch, total_steps=self.total_steps, axis_name="data"
-        )
+        return make_gradient(self.method, self.pipeline.make_batch, **self.options)
 
     def spread(self, function):
         return parallel.data_parallel(function, self.mesh, self.backend, donate=False)
@@ -91,8 +97,7 @@ class Run:
                 self.optimizer,
                 self.schedule,
                 self.pipeline.make_batch,
-                total_steps=self.total_steps,
-                axis_name="data",
+                **self.options,
             )
         )
         state, losses = self.state(dtype), []

@@ -16,12 +16,14 @@ class Context(NamedTuple):
         total_steps: Of the run.
         axis_name: Mapped axis that the batch is split over, or None.
         train: Batch statistics and random masks on.
+        frozen_norm: BatchNorm uses its running statistics and leaves them as they are.
     """
 
     step: jax.Array
     total_steps: int
     axis_name: str | None
     train: bool = True
+    frozen_norm: bool = False
 
 
 class Method(Protocol):
@@ -30,6 +32,10 @@ class Method(Protocol):
     A batch is ``{"views": {group: [n, k, ...]}, "index": [n], "key": [n, 2], "mask": [n]}``, with
     ``"label": [n]`` where there are labels; views are normalised floats and all views of an example
     lie on one device.
+
+    The loss is ``objective`` of ``encode``. They are apart so that a batch can be encoded in parts,
+    see ``train.gradient``: an example's outputs must not depend on the others, but through
+    BatchNorm, and whatever examples have to do with each other is in ``objective``.
     """
 
     @property
@@ -41,16 +47,32 @@ class Method(Protocol):
         """(params, model_state, method_state) for batches shaped like this one."""
         ...
 
-    def loss(
+    def encode(
         self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
-    ) -> tuple[jax.Array, dict[str, Any]]:
-        """This device's loss, and aux with "model_state" (replicated) and "metrics" (scalars)."""
+    ) -> tuple[PyTree, PyTree]:
+        """What the objective needs of this device's examples, and the next model_state.
+
+        Outputs are floats [n, ...]; the model_state is replicated.
+        """
+        ...
+
+    def objective(
+        self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """This device's loss, whose mean over devices is the global one, and metrics (scalars).
+
+        ``outputs`` are those of ``encode`` for all n examples of this device, and ``examples`` is
+        their batch without its views. Parameters used here get their gradient too.
+        """
         ...
 
     def after_update(
         self, params: PyTree, method_state: PyTree, aux: dict[str, Any], ctx: Context
     ) -> PyTree:
-        """The next method_state, given the updated parameters."""
+        """The next method_state, given the updated parameters.
+
+        ``aux`` holds "outputs" (this device's), "model_state" and "metrics" (replicated).
+        """
         ...
 
     def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool | jax.Array:

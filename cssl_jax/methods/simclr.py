@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cssl_jax.losses import ntxent
+from cssl_jax.losses.two_views import two_view_contrast
 from cssl_jax.methods.base import Batch, Context, PyTree
 
 
@@ -42,23 +43,27 @@ class SimCLR:
         state = {name: variables.get("batch_stats", {}) for name, variables in modules.items()}
         return params, state, {}
 
-    def loss(
+    def encode(
         self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
-    ) -> tuple[jax.Array, dict[str, Any]]:
-        """NT-Xent of this device's examples against the global batch."""
+    ) -> tuple[jax.Array, PyTree]:
+        """Projections [n, 2, d]."""
         images = batch["views"]["main"]
         encoded, encoder_state = self._run("encoder", params, model_state, _flatten(images), ctx)
         projections, projector_state = self._run(
             "projector", params, model_state, encoded["features"], ctx
         )
-        pairs = projections.reshape(*images.shape[:2], -1)
-        seen = ntxent.contrast(
-            pairs[:, 0], pairs[:, 1], temperature=self.temperature, axis_name=ctx.axis_name
+        state = {"encoder": encoder_state, "projector": projector_state}
+        return projections.reshape(*images.shape[:2], -1), state
+
+    def objective(
+        self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """NT-Xent of this device's examples against the global batch."""
+        seen = two_view_contrast(
+            outputs[:, 0], outputs[:, 1], temperature=self.temperature, axis_name=ctx.axis_name
         )
         loss = ntxent.loss_from(seen)
-        metrics = {"loss": loss, "contrastive_accuracy": ntxent.accuracy_from(seen)}
-        state = {"encoder": encoder_state, "projector": projector_state}
-        return loss, {"metrics": metrics, "model_state": state}
+        return loss, {"loss": loss, "contrastive_accuracy": ntxent.accuracy_from(seen)}
 
     def after_update(
         self, params: PyTree, method_state: PyTree, aux: dict[str, Any], ctx: Context
@@ -75,7 +80,8 @@ class SimCLR:
     ) -> tuple[Any, PyTree]:
         variables = {"params": params[name], "batch_stats": model_state[name]}
         module: nn.Module = getattr(self, name)
-        output, updated = module.apply(variables, x, train=ctx.train, mutable=["batch_stats"])
+        train = ctx.train and not ctx.frozen_norm  # the modules have BatchNorm to tell only
+        output, updated = module.apply(variables, x, train=train, mutable=["batch_stats"])
         return output, updated.get("batch_stats", {})
 
 

@@ -129,6 +129,8 @@ def _train(
         parts.pipeline.make_batch,
         total_steps=parts.total_steps,
         axis_name=parallel.AXIS,
+        micro_batches=parts.micro_batches,
+        frozen_norm=config.train.micro_batch_norm == "frozen",
     )
     step = parallel.data_parallel(train_step, parts.mesh, config.runtime.backend)
     constants = parallel.replicate(parts.pipeline.constants, parts.mesh)

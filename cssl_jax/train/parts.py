@@ -33,6 +33,7 @@ class Parts:
         optimizer: The update.
         schedule: The learning rate it follows.
         total_steps: Of the run.
+        micro_batches: Parts that a batch is encoded in.
         evaluator: What judges the encoder.
         meta: What is saved beside every checkpoint, ready for JSON.
     """
@@ -48,6 +49,7 @@ class Parts:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     total_steps: int
+    micro_batches: int
     evaluator: Evaluator
     meta: dict[str, Any]
 
@@ -59,10 +61,11 @@ def assemble(config: Config) -> Parts:
         UserError: The config, the data and the devices do not fit each other.
     """
     mesh = runtime.make_mesh(config.runtime.devices)
-    rows = parallel.process_rows(config.train.batch_size, mesh)
+    batch_size, micro_batch = config.train.batch_size, config.train.micro_batch
+    rows = parallel.process_rows(batch_size, mesh, micro_batch)
     train, validation = setup.load_data(config)
     spec = setup.input_spec(config, train)
-    sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
+    sampler = Sampler(len(train), batch_size, config.train.seed)
     method = setup.make_method(config, mesh)
     name, reason = pipelines.choose(
         train,
@@ -101,6 +104,7 @@ def assemble(config: Config) -> Parts:
         optimizer=optimizer,
         schedule=schedule,
         total_steps=total_steps,
+        micro_batches=parallel.micro_batches(batch_size, mesh, micro_batch),
         evaluator=evaluator,
         meta=meta,
     )

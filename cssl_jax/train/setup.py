@@ -80,7 +80,9 @@ def make_method(config: Config, mesh: Mesh) -> SimCLR:
     dtype = jnp.bfloat16 if config.model.dtype == "bfloat16" else None
     shared: dict[str, Any] = {
         "axis_name": parallel.AXIS,
-        "norm_groups": parallel.norm_groups(config.train.batch_size, config.model.norm_group, mesh),
+        "norm_groups": parallel.norm_groups(
+            config.train.batch_size, config.model.norm_group, mesh, config.train.micro_batch
+        ),
         "dtype": dtype,
     }
     encoder = build_encoder(

@@ -1,43 +1,16 @@
 """The train step, written once: per-device code over one named axis, the same for every method."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from cssl_jax.methods.base import Batch, Context, Method, PyTree
+from cssl_jax.methods.base import Context, Method, PyTree
+from cssl_jax.train.gradient import MakeBatch, make_gradient
 from cssl_jax.train.state import TrainState
 
-MakeBatch = Callable[[jax.Array, PyTree, PyTree], Batch]
 Metrics = dict[str, jax.Array]
-
-
-def make_gradient(
-    method: Method, make_batch: MakeBatch, *, total_steps: int, axis_name: str | None
-) -> Callable[[TrainState, PyTree, PyTree], tuple[PyTree, dict[str, Any]]]:
-    """Builds ``(state, constants, feed) -> (gradient, aux)`` of the global batch, replicated.
-
-    Each device differentiates its own mean loss, collectives included (a gather becomes a
-    reduce-scatter), and the gradients are averaged over the axis.
-    """
-
-    def gradient(
-        state: TrainState, constants: PyTree, feed: PyTree
-    ) -> tuple[PyTree, dict[str, Any]]:
-        batch = make_batch(state.step, constants, feed)
-        ctx = Context(state.step, total_steps, axis_name)
-
-        def loss(params: PyTree) -> tuple[jax.Array, dict[str, Any]]:
-            return method.loss(params, state.model_state, state.method_state, batch, ctx)
-
-        grads, aux = jax.grad(loss, has_aux=True)(state.params)
-        if axis_name is not None:
-            grads, aux["metrics"] = jax.lax.pmean((grads, aux["metrics"]), axis_name)
-        return grads, aux
-
-    return gradient
 
 
 def make_train_step(
@@ -48,6 +21,8 @@ def make_train_step(
     *,
     total_steps: int,
     axis_name: str | None,
+    micro_batches: int = 1,
+    frozen_norm: bool = False,
 ) -> Callable[[TrainState, PyTree, PyTree], tuple[TrainState, Metrics]]:
     """Builds ``(state, constants, feed) -> (state, metrics)`` for ``parallel.data_parallel``.
 
@@ -58,11 +33,20 @@ def make_train_step(
         make_batch: ``(step, constants, feed) -> batch`` on the device; see ``data.pipeline``.
         total_steps: Of the run.
         axis_name: Mapped axis, or None on a single device.
+        micro_batches: See ``make_gradient``.
+        frozen_norm: See ``Context``.
 
     Returns:
         The function; metrics are replicated scalars, of the parameters before the update.
     """
-    gradient = make_gradient(method, make_batch, total_steps=total_steps, axis_name=axis_name)
+    gradient = make_gradient(
+        method,
+        make_batch,
+        total_steps=total_steps,
+        axis_name=axis_name,
+        micro_batches=micro_batches,
+        frozen_norm=frozen_norm,
+    )
 
     def train_step(
         state: TrainState, constants: PyTree, feed: PyTree
@@ -74,7 +58,7 @@ def make_train_step(
             updates,
         )
         params = optax.apply_updates(state.params, updates)
-        ctx = Context(state.step, total_steps, axis_name)
+        ctx = Context(state.step, total_steps, axis_name, frozen_norm=frozen_norm)
         metrics = {
             **aux["metrics"],
             "gradient_norm": optax.tree.norm(grads),
