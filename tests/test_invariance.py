@@ -7,7 +7,7 @@ import pytest
 import tiny
 from cssl_jax import parallel
 from cssl_jax.errors import UserError
-from cssl_jax.losses import similarity
+from cssl_jax.losses import two_views
 
 FLOAT32_BOUND = 1e-5  # of the tree's largest gradient; DESIGN rule 1
 
@@ -64,10 +64,8 @@ def test_a_gradient_scaled_by_the_number_of_devices_is_caught(one_device, backen
 
 
 def test_a_gather_without_its_gradient_is_caught(one_device, monkeypatch):
-    gather = similarity.gather
-    monkeypatch.setattr(
-        similarity, "gather", lambda x, axis: jax.lax.stop_gradient(gather(x, axis))
-    )
+    gather = two_views.gather
+    monkeypatch.setattr(two_views, "gather", lambda x, axis: jax.lax.stop_gradient(gather(x, axis)))
     grads, loss = gradient_on(4)
     assert loss == pytest.approx(one_device[1], rel=1e-6)  # the loss alone does not tell
     assert largest_difference(grads, one_device[0]) > 0.01
