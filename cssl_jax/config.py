@@ -138,7 +138,8 @@ class TrainConfig:
         batch_size: Global batch N, in examples, over all devices.
         micro_batch: Examples, over all devices, that are encoded at a time; 0 is all of the batch.
             The gradient is the whole batch's (GradCache, arXiv 2101.06983), the memory a
-            micro-batch's; the encoder runs forward twice.
+            micro-batch's; the encoder runs forward twice. For accelerators: on a CPU XLA runs
+            convolutions that are in a loop some 20 to 40 times slower.
         micro_batch_norm: BatchNorm with micro_batch: "batch" takes the statistics of each
             micro-batch, as model.norm_group would, and moves the running ones by their average;
             "frozen" takes the running ones and leaves them, to go on from weights (init).
