@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cssl_jax.evaluate.encoder import evaluate_run, load_encoder
     from cssl_jax.recipes import load as load_recipe
     from cssl_jax.train.loop import pretrain
+    from cssl_jax.train.views import draw_views
 
 __all__ = [
     "Config",
@@ -22,6 +23,7 @@ __all__ = [
     "RunError",
     "UserError",
     "__version__",
+    "draw_views",
     "evaluate_run",
     "load_encoder",
     "load_recipe",
@@ -33,6 +35,7 @@ _HOMES = {
     "ImagePolicy": ("cssl_jax.augment.policy", "ImagePolicy"),
     "RunError": ("cssl_jax.errors", "RunError"),
     "UserError": ("cssl_jax.errors", "UserError"),
+    "draw_views": ("cssl_jax.train.views", "draw_views"),
     "evaluate_run": ("cssl_jax.evaluate.encoder", "evaluate_run"),
     "load_encoder": ("cssl_jax.evaluate.encoder", "load_encoder"),
     "load_recipe": ("cssl_jax.recipes", "load"),

@@ -41,6 +41,25 @@ class Pretrain:
 
 
 @dataclasses.dataclass(frozen=True)
+class Views:
+    """Draw pictures and their views as training sees them, with what each underwent in words.
+
+    Attributes:
+        recipe: As for pretrain.
+        output: File to write (.png).
+        examples: Pictures, the first of the batch.
+        step: Of the run, from 0.
+        config: Every field of the config; defaults are the recipe's.
+    """
+
+    recipe: tyro.conf.Positional[str]
+    output: pathlib.Path
+    examples: int = 6
+    step: int = 0
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Measure a run's encoder beside the untrained one and raw pixels.
 
@@ -162,19 +181,23 @@ class Demo:
 
 def pretrain(argv: Sequence[str]) -> int:
     """`cssl-jax pretrain RECIPE --workdir RUN [--section.field VALUE ...]`."""
+    config = _recipe_first("pretrain", "--workdir RUN", argv)
+    default = Pretrain(tyro.MISSING, tyro.MISSING, config)
+    return _run(_parse(Pretrain, "pretrain", argv, default))
+
+
+def _recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:
+    """The recipe that is named first: its values are the defaults of every other option."""
     from cssl_jax import recipes
 
-    # The recipe's values are the defaults of every other option, so it comes first.
     asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
     named = [word for word in argv[:1] if not word.startswith("-")]
     if not named and not asks_for_help:
         raise UserError(
-            "name the recipe first: cssl-jax pretrain RECIPE --workdir RUN [options]; "
+            f"name the recipe first: cssl-jax {command} RECIPE {needed} [options]; "
             f"there are {', '.join(recipes.recipe_names())}"
         )
-    config = recipes.load(named[0]) if named else Config()
-    default = Pretrain(tyro.MISSING, tyro.MISSING, config)
-    return _run(_parse(Pretrain, "pretrain", argv, default))
+    return recipes.load(named[0]) if named else Config()
 
 
 def _run(options: Pretrain) -> int:
@@ -192,6 +215,24 @@ def demo(argv: Sequence[str]) -> int:
 
     options = _parse(Demo, "demo", argv)
     return _run(Pretrain(options.recipe, options.workdir, recipes.load(options.recipe)))
+
+
+def views(argv: Sequence[str]) -> int:
+    """`cssl-jax views RECIPE --output views.png [--section.field VALUE ...]`."""
+    from cssl_jax.files import write_bytes
+    from cssl_jax.train.views import draw_views
+
+    config = _recipe_first("views", "--output views.png", argv)
+    options = _parse(Views, "views", argv, Views(tyro.MISSING, tyro.MISSING, config=config))
+    if options.output.suffix != ".png":
+        raise UserError(f"--output {options.output} must end in .png")
+    _check_parent(options.output, "--output")
+    sheet = draw_views(options.config, step=options.step, examples=options.examples)
+    content = io.BytesIO()
+    sheet.save(content, "PNG", optimize=True)
+    write_bytes(options.output, content.getvalue())
+    print(f"{options.output}: {options.examples} pictures and their views at step {options.step}")
+    return 0
 
 
 def evaluate(argv: Sequence[str]) -> int:
@@ -313,6 +354,7 @@ def diff_recipes(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
     "pretrain": (pretrain, Pretrain),
+    "views": (views, Views),
     "evaluate": (evaluate, Evaluate),
     "embed": (embed, Embed),
     "data check": (data_check, DataCheck),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 
 import tiny
@@ -70,6 +71,17 @@ def test_embed_writes_features_and_labels(run, tmp_path, capsys):
     assert content["features"].shape == (13, 128)
     assert content["features"].dtype == np.float32
     np.testing.assert_array_equal(content["labels"], pictures.labels)
+
+
+def test_views_draws_a_sheet_of_the_recipe_with_its_overrides(tmp_path, capsys):
+    output = tmp_path / "views.png"
+    words = ["--output", str(output), "--examples", "2", "--step", "3", "--data.size", "10"]
+    assert cli.main(["views", "digits", *words, "--augment.blur", "1.0"]) == 0
+    assert capsys.readouterr().out == f"{output}: 2 pictures and their views at step 3\n"
+    with PIL.Image.open(output) as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.width > 3 * 224
+        assert sheet.height > 2 * 224
 
 
 def test_doctor_tells_devices_versions_memory_and_tensorflow(capsys):
@@ -148,6 +160,13 @@ def test_a_misspelt_option_is_refused_with_the_nearest_right_name(tmp_path, caps
         (["data", "check", "nowhere"], "'nowhere' does not exist"),
         (["data", "check", "nowhere", "--channels", "2"], "data.channels is 2; give 1, 3 or 4"),
         (["data", "split", "nowhere", "--output", "x", "--min-side", "0"], "a positive number"),
+        (["views", "--output", "x.png"], "name the recipe first: cssl-jax views RECIPE --output"),
+        (["views", "digts", "--output", "x.png"], "did you mean 'digits'?"),
+        (["views", "digits", "--output", "x.jpg"], "--output x.jpg must end in .png"),
+        (["views", "digits", "--output", "no/x.png"], "the folder does not exist; make it first"),
+        (["views", "digits", "--output", "x.png", "--examples", "65"], "a sheet shows 1 to 64"),
+        (["views", "digits", "--output", "x.png", "--step", "275"], "no step 275 in this run"),
+        (["views", "digits", "--output", "x.png", "--data.source", "no.npz"], "does not exist"),
         (["evaluate", "nowhere"], "nowhere is no run folder"),
         (["embed", "nowhere", "--data.source", "digits", "--output", "f.npz"], "no run folder"),
         (["embed", "nowhere", "--data.source", "digits", "--output", "f.csv"], "end in .npz"),

@@ -55,6 +55,19 @@ class Pipeline:
         """Arrays to put on every device once."""
         return {}
 
+    @property
+    def work(self) -> Work:
+        """What the host's engines, and whoever repeats the draws, need to know."""
+        (count,) = self.views.values()
+        return Work(
+            source=self.source,
+            sampler=self.sampler,
+            policy=self.policy,
+            views=count,
+            size=self.size,
+            rows=self.rows,
+        )
+
     def feeds(self, start: int, stop: int) -> Generator[Feed]:
         """What each step in [start, stop) is fed, this process's rows."""
         raise NotImplementedError
@@ -151,16 +164,7 @@ class HostPipeline(Pipeline):
             from cssl_jax.data.tf_pipeline import batches
         else:
             from cssl_jax.data.thread_pipeline import batches
-        (count,) = self.views.values()
-        work = Work(
-            source=self.source,
-            sampler=self.sampler,
-            policy=self.policy,
-            views=count,
-            size=self.size,
-            whole=self.whole,
-            rows=self.rows,
-        )
+        work = dataclasses.replace(self.work, whole=self.whole)
         for feed in batches(work, start, stop):
             yield self._labelled(feed)
 

@@ -67,22 +67,14 @@ def assemble(config: Config) -> Parts:
     spec = setup.input_spec(config, train)
     sampler = Sampler(len(train), batch_size, config.train.seed)
     method = setup.make_method(config, mesh)
-    name, reason = pipelines.choose(
+    pipeline, reason = setup.make_pipeline(
+        config,
+        sampler,
+        spec,
         train,
-        augment_on=config.data.augment_on,
-        resident=config.data.resident,
-        engine=config.data.engine,
-        memory=runtime.device_memory(mesh.devices.flat[0]),
-    )
-    pipeline = pipelines.PIPELINES[name](
-        source=train,
-        sampler=sampler,
-        policy=config.augment,
         views=method.views,
-        size=spec.size,
-        mean=spec.mean,
-        std=spec.std,
         rows=rows,
+        memory=runtime.device_memory(mesh.devices.flat[0]),
     )
     optimizer, schedule, total_steps = setup.make_optimizer(config, sampler)
     evaluator = Evaluator(config, method.encoder, spec, train, validation, mesh)
@@ -100,7 +92,7 @@ def assemble(config: Config) -> Parts:
         sampler=sampler,
         method=method,
         pipeline=pipeline,
-        input_reason=f"{name}: {reason}",
+        input_reason=reason,
         optimizer=optimizer,
         schedule=schedule,
         total_steps=total_steps,

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from cssl_jax import parallel
 from cssl_jax.config import Config
+from cssl_jax.data import pipeline as pipelines
 from cssl_jax.data import sources
 from cssl_jax.data.loading import load_source
 from cssl_jax.data.sampler import Sampler
@@ -100,6 +101,37 @@ def make_method(config: Config, mesh: Mesh) -> SimCLR:
         **shared,
     )
     return METHODS[config.method.name](encoder, projector, config.method.temperature)
+
+
+def make_pipeline(
+    config: Config,
+    sampler: Sampler,
+    spec: InputSpec,
+    train: Source,
+    *,
+    views: dict[str, int],
+    rows: np.ndarray,
+    memory: int | None,
+) -> tuple[pipelines.Pipeline, str]:
+    """(pipeline, its name and why it was chosen); arguments as ``Pipeline`` and ``choose`` say."""
+    name, reason = pipelines.choose(
+        train,
+        augment_on=config.data.augment_on,
+        resident=config.data.resident,
+        engine=config.data.engine,
+        memory=memory,
+    )
+    pipeline = pipelines.PIPELINES[name](
+        source=train,
+        sampler=sampler,
+        policy=config.augment,
+        views=views,
+        size=spec.size,
+        mean=spec.mean,
+        std=spec.std,
+        rows=rows,
+    )
+    return pipeline, f"{name}: {reason}"
 
 
 def make_optimizer(

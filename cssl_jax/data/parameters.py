@@ -1,0 +1,43 @@
+"""What every view of some steps undergoes: drawn again from (seed, step), with no pixel read."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cssl_jax.data import host
+from cssl_jax.data.host import Drawn, Work
+
+# What the box was made from; the box says it all.
+_CANDIDATES = ("crop_area", "crop_log_ratio", "crop_y", "crop_x")
+
+
+def view_parameters(work: Work) -> Callable[[int, int], dict[str, np.ndarray]]:
+    """Compiles (start, stop) -> parameters of the steps [start, stop), s of them.
+
+    Every draw is keyed by (seed, epoch, example, view), so this is what the train step applies, in
+    whatever order and wherever it is made; on other devices floats may differ in the last bit.
+
+    Args:
+        work: Whose ``rows`` r, ``views`` k, policy, order and sizes count; no image is read.
+
+    Returns:
+        A function that gives step int64 [s], from 0; index int32 [s, r] in the training part; key
+        uint32 [s, r, 2]; box int32 [s, r, k, 4] in pixels (top, left, height, width); and [s, r, k,
+        ...] what ``augment.policy.sample`` documents, but for the candidates of the crop.
+        Saturation, hue and grayscale are drawn for images without 3 channels too, not applied.
+    """
+
+    def without_candidates(drawn: Drawn) -> Drawn:
+        return {name: value for name, value in drawn.items() if name not in _CANDIDATES}
+
+    draw = host.draws(work, without_candidates)
+
+    def of_steps(start: int, stop: int) -> dict[str, np.ndarray]:
+        steps = []
+        for step in range(start, stop):
+            index, key = work.sampler.draw(step, work.rows)
+            drawn = draw(key, work.source.sizes[index])
+            steps.append({"step": np.int64(step), "index": index, "key": key, **drawn})
+        return {name: np.stack([one[name] for one in steps]) for name in steps[0]}
+
+    return of_steps

@@ -1,0 +1,113 @@
+"""The views of a recipe, as its train step sees them: in a picture and in figures."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import PIL.Image
+
+from cssl_jax import parallel, recipes, runtime
+from cssl_jax.augment import sheet, words
+from cssl_jax.config import Config
+from cssl_jax.data.parameters import view_parameters
+from cssl_jax.data.pipeline import Pipeline
+from cssl_jax.data.sampler import Sampler
+from cssl_jax.errors import UserError
+from cssl_jax.train import setup
+
+MOST = 64  # examples on a sheet
+
+
+def draw_views(config: Config, *, step: int = 0, examples: int = 6) -> PIL.Image.Image:
+    """Draws the first examples of one step's batch, their views, and what these underwent.
+
+    The views are the ones that training by this config sees at that step: made by the same
+    pipeline, from the same keys.
+
+    Args:
+        config: The run; see ``recipes.load``.
+        step: From 0; ``metrics.jsonl`` counts from 1.
+        examples: Rows of the sheet.
+
+    Raises:
+        UserError: The config and the data do not fit each other, or there is no such step.
+    """
+    config = recipes.canonical(config)
+    most = min(MOST, config.train.batch_size)
+    if not 1 <= examples <= most:
+        raise UserError(
+            f"{examples} examples; a sheet shows 1 to {most}"
+            + (f", one batch (--train.batch-size {most})" if most < MOST else "")
+        )
+    runtime.set_compile_cache(config.runtime.compile_cache)
+    pipeline, reason = _pipeline(config, np.arange(examples))
+    last = config.train.epochs * pipeline.sampler.steps_per_epoch - 1
+    _check_steps(step, step + 1, last)
+    views = _views(pipeline, step)
+    drawn = {
+        name: value[0] for name, value in view_parameters(pipeline.work)(step, step + 1).items()
+    }
+    rows = [_example(pipeline, _part(drawn, row), views[row]) for row in range(examples)]
+    name = "/".join(pathlib.PurePath(config.data.source).parts[-2:])
+    facts = (
+        f"seed {config.train.seed}",
+        f"the first {examples} of {config.train.batch_size} examples",
+        f"views of {pipeline.size} px",
+        f"pipeline {reason.partition(':')[0]}",
+    )
+    title, subtitle = f"{name}: views of step {step}", " · ".join(facts)
+    return sheet.draw_sheet(rows, title, subtitle)
+
+
+def _pipeline(config: Config, rows: np.ndarray) -> tuple[Pipeline, str]:
+    """What feeds these rows of the global batch, and why it was chosen."""
+    train, _ = setup.load_data(config)
+    mesh = parallel.make_mesh(jax.devices()[:1])  # what is drawn depends on no other device
+    return setup.make_pipeline(
+        config,
+        Sampler(len(train), config.train.batch_size, config.train.seed),
+        setup.input_spec(config, train),
+        train,
+        views=setup.make_method(config, mesh).views,
+        rows=rows,
+        memory=runtime.device_memory(jax.devices()[0]),
+    )
+
+
+def _check_steps(start: int, stop: int, last: int) -> None:
+    if not 0 <= start < stop <= last + 1:
+        asked = f"step {start}" if stop == start + 1 else f"steps {start} to {stop - 1}"
+        raise UserError(f"there is no {asked} in this run; give 0 to {last}")
+
+
+def _views(pipeline: Pipeline, step: int) -> np.ndarray:
+    """Of the pipeline's rows at one step: uint8 [rows, k, size, size, C]."""
+    feeds = pipeline.feeds(step, step + 1)
+    batch = jax.jit(pipeline.make_batch)(np.int32(step), pipeline.constants, next(feeds))
+    feeds.close()
+    (views,) = jax.device_get(batch["views"]).values()
+    pixels = views * np.asarray(pipeline.std) + np.asarray(pipeline.mean)
+    return np.rint(255 * pixels.clip(0.0, 1.0)).astype(np.uint8)
+
+
+def _part(drawn: dict[str, Any], i: int) -> dict[str, Any]:
+    return {name: value[i] for name, value in drawn.items() if np.ndim(value)}
+
+
+def _example(pipeline: Pipeline, drawn: dict[str, Any], views: np.ndarray) -> sheet.Example:
+    source, policy, index = pipeline.source, pipeline.policy, int(drawn.pop("index"))
+    del drawn["key"]
+    pixels = source.image(index)
+    shown = []
+    for view, seen in enumerate(views):
+        one = _part(drawn, view)
+        shown.append(
+            sheet.View(
+                pixels=seen,
+                outline=words.outline(one, size=pipeline.size, policy=policy),
+                words=words.describe(one, *pixels.shape, policy=policy),
+            )
+        )
+    name = f"picture {index}" if source.names is None else pathlib.Path(source.names[index]).name
+    return sheet.Example(pixels, [name, f"{pixels.shape[1]} x {pixels.shape[0]} px"], shown)
