@@ -6,27 +6,29 @@ import pathlib
 import jax
 
 from cssl_jax.config import Config
-from cssl_jax.data.sampler import Sampler
+from cssl_jax.data.advice import advice
+from cssl_jax.data.pipeline import Pipeline
 from cssl_jax.errors import RunError
 from cssl_jax.losses.ntxent import chance_level
 from cssl_jax.recipes import to_dict
-from cssl_jax.train.metrics import JsonLines, Meter, Progress, TensorBoard, WandB
+from cssl_jax.train.metrics import InputWatch, JsonLines, Meter, Progress, TensorBoard, WandB
 
 
 class Journal:
     """Everything a run writes down while it steps; figures are fetched two steps late."""
 
     def __init__(
-        self, run: pathlib.Path, config: Config, sampler: Sampler, start: int, total_steps: int
+        self, run: pathlib.Path, config: Config, pipeline: Pipeline, start: int, total_steps: int
     ) -> None:
         self._every = config.train.log_every
         self._batch_size = config.train.batch_size
-        self._steps_per_epoch = sampler.steps_per_epoch
+        self._pipeline = pipeline
+        self._steps_per_epoch = pipeline.sampler.steps_per_epoch
         self._chance = chance_level(config.train.batch_size)
         self._total_steps = total_steps
         self._pending: tuple[int, dict[str, jax.Array], dict[str, float]] | None = None
         self._in_flight: list[jax.Array] = []
-        self._meter = Meter()
+        self._meter, self._watch = Meter(), InputWatch()
         self._progress = Progress(total_steps, start, config.train.batch_size)
         self._metrics = JsonLines(run / "metrics.jsonl", keep_until=start)
         self._timings = JsonLines(run / "timings.jsonl", keep_until=start)
@@ -73,6 +75,10 @@ class Journal:
         values = finite(step, metrics)
         values["chance_level"] = self._chance
         self._progress.show(values, timing)
+        if share := self._watch.judge(timing):
+            self._progress.say(
+                f"waiting for input {100 * share:.0f} % of the time: {advice(self._pipeline)}"
+            )
         epoch = step / self._steps_per_epoch
         self._metrics.write(step, {"epoch": epoch, **values})
         self._timings.write(step, timing)

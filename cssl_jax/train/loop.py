@@ -135,7 +135,7 @@ def _train(
     step = parallel.data_parallel(train_step, parts.mesh, config.runtime.backend)
     constants = parallel.replicate(parts.pipeline.constants, parts.mesh)
     feeds = _placed_feeds(parts, start, config.runtime.backend)
-    journal = Journal(run, config, parts.sampler, start, parts.total_steps)
+    journal = Journal(run, config, parts.pipeline, start, parts.total_steps)
     figures: dict[str, Any] = {}
     with journal, runtime.catch_signals() as interruption:
         for done, (feed, wait) in enumerate(_timed(feeds), start + 1):

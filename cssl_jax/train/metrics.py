@@ -190,3 +190,36 @@ class Meter:
         }
         self._start, self._wait, self._images = time.perf_counter(), 0.0, 0
         return figures
+
+
+class InputWatch:
+    """Decides when waiting for input is worth a sentence: once, and again where it got far worse.
+
+    Attributes:
+        seconds: Of steps that are judged together; a short stall is no finding.
+        share: Of time spent waiting that is too much.
+        worse: By how much a share must exceed the one that was told last.
+    """
+
+    seconds, share, worse = 2.0, 0.1, 0.2
+
+    def __init__(self) -> None:
+        self._compiled = False
+        self._told = 0.0
+        self._time = self._wait = 0.0
+
+    def judge(self, timing: dict[str, float]) -> float | None:
+        """The share of waiting to tell of, or None; takes what ``Meter.read`` gives."""
+        if not self._compiled:  # the first interval waits for the compiler
+            self._compiled = True
+            return None
+        self._time += timing["seconds"]
+        self._wait += timing["input_wait"] * timing["seconds"]
+        if self._time < self.seconds:
+            return None
+        share = self._wait / self._time
+        self._time = self._wait = 0.0
+        if share <= max(self.share, self._told + self.worse if self._told else 0.0):
+            return None
+        self._told = share
+        return share

@@ -1,6 +1,8 @@
 import json
 import math
+import re
 import signal
+import time
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import cssl_jax
 import tiny
 from cssl_jax import parallel
+from cssl_jax.data import pipeline
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.train import journal
 from cssl_jax.train.checkpoints import Checkpoints
@@ -154,6 +157,25 @@ def test_a_signal_saves_and_the_next_start_goes_on(config, run, tmp_path, monkey
         assert checkpoints.latest == 5
     cssl_jax.pretrain(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", run[0])
+
+
+def test_a_run_that_waits_for_input_says_so_once_and_what_to_change(
+    arrays, tmp_path, monkeypatch, capfd
+):
+    feeds = pipeline.StreamPipeline.feeds
+
+    def slow(self, start, stop):
+        for feed in feeds(self, start, stop):
+            time.sleep(0.4)
+            yield feed
+
+    monkeypatch.setattr(pipeline.StreamPipeline, "feeds", slow)
+    cssl_jax.pretrain(make_config(arrays, resident=False), tmp_path / "run")
+    err = capfd.readouterr().err
+    found = re.findall(r"waiting for input (\d+) % of the time: (.*)", err)
+    assert len(found) == 1
+    assert int(found[0][0]) > 10
+    assert "--data.resident True" in found[0][1]
 
 
 @pytest.mark.parametrize("placement", [{"resident": False}, {"augment_on": "host"}])

@@ -8,7 +8,7 @@ import pytest
 from cssl_jax import runtime
 from cssl_jax.errors import UserError
 from cssl_jax.files import write_json
-from cssl_jax.train.metrics import JsonLines, Meter
+from cssl_jax.train.metrics import InputWatch, JsonLines, Meter
 
 
 def test_lines_beyond_the_restored_step_and_lines_cut_short_go(tmp_path):
@@ -52,6 +52,24 @@ def test_the_meter_tells_throughput_and_the_share_of_waiting():
     assert figures["images_per_second"] == pytest.approx(64 / figures["seconds"])
     assert figures["input_wait"] == pytest.approx(0.02 / figures["seconds"])
     assert meter.read()["images_per_second"] == 0.0
+
+
+def told(watch, *shares, seconds=3.0):
+    return [watch.judge({"input_wait": share, "seconds": seconds}) for share in shares]
+
+
+def test_waiting_for_input_is_told_of_once_and_again_where_it_got_far_worse():
+    assert told(InputWatch(), 0.9, 0.05, 0.09) == [None] * 3  # the first interval compiles
+    found = told(InputWatch(), 0.0, 0.3, 0.3, 0.45, 0.05, 0.3, 0.6, 0.7)
+    expected = [None, 0.3, None, None, None, None, 0.6, None]
+    assert found == [share and pytest.approx(share) for share in expected]
+
+
+def test_a_stall_in_a_short_interval_is_judged_with_its_neighbours():
+    watch = InputWatch()
+    assert told(watch, 0.0, 0.9, *[0.0] * 18, seconds=0.1) == [None] * 20
+    assert told(watch, *[0.0] * 2, seconds=0.1) == [None] * 2
+    assert told(watch, *[0.5] * 20, seconds=0.1)[-2:] != [None] * 2
 
 
 def test_signals_are_noted_inside_and_as_before_outside():

@@ -1,0 +1,58 @@
+"""What to change where a run waits for its input, by the pipeline that makes it."""
+
+import importlib.util
+
+import numpy as np
+
+from cssl_jax.data.pipeline import HostPipeline, Pipeline, ResidentPipeline
+from cssl_jax.data.sources import ArraySource
+from cssl_jax.data.threads import cores
+
+
+def advice(pipeline: Pipeline) -> str:
+    """What limits the input and what to change, in words that end a sentence."""
+    count = cores()
+    on = f"{count} host core{'s' if count > 1 else ''}"
+    if isinstance(pipeline, HostPipeline):
+        return _of_host(pipeline, on)
+    if isinstance(pipeline, ResidentPipeline):
+        return (
+            f"the images lie on the device, so the {on} cannot send off steps fast enough; "
+            "stop what else runs on them"
+        )
+    return (
+        "gathering images and sending them to the device is the limit; keep them there with "
+        f"--data.resident True ({_mebibytes(pipeline)} MiB)"
+    )
+
+
+def _of_host(pipeline: HostPipeline, on: str) -> str:
+    if isinstance(pipeline.source, ArraySource):
+        work = "augmentation" if pipeline.whole else "cropping and resizing"
+        return f"{work} on {on} is the limit; leave it to the device with --data.augment-on device"
+    if pipeline.whole:
+        return (
+            f"decoding and augmentation on {on} are the limit; leave all but decoding and cropping "
+            "to the device with --data.augment-on split"
+        )
+    ways = []
+    shorter = int(np.median(pipeline.source.sizes.min(axis=1)))
+    if shorter > 2.5 * pipeline.size:
+        ways.append(
+            f"store pictures at about twice the view's side ({2 * pipeline.size} px; now {shorter})"
+        )
+    if (pipeline.source.sizes == pipeline.source.sizes[0]).all():
+        ways.append(f"decode them once with --data.in-memory True ({_mebibytes(pipeline)} MiB)")
+    if pipeline.engine == "threads":
+        installed = importlib.util.find_spec("tensorflow") is not None
+        ways.append(
+            "decode by tf.data with --data.engine tf" if installed else "pip install tensorflow"
+        )
+    ways.append("use more host cores")
+    return f"decoding on {on} is the limit; " + ", or ".join(ways)
+
+
+def _mebibytes(pipeline: Pipeline) -> str:
+    """Of all training images, decoded."""
+    pixels = pipeline.source.sizes.astype(np.int64).prod(axis=1).sum()
+    return f"{pixels * pipeline.source.channels / 2**20:.0f}"
