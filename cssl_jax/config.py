@@ -85,10 +85,13 @@ class MethodConfig:
     Attributes:
         name: "simclr".
         temperature: tau of NT-Xent.
+        tile_size: Rows of a tile of the similarity matrix, which then is never held as a whole;
+            "auto" takes tiles where it is large, None never. See docs/losses.md.
     """
 
     name: Literal["simclr"] = "simclr"
     temperature: float = 0.1
+    tile_size: int | Literal["auto"] | None = "auto"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,12 +217,12 @@ class Config:
     runtime: RuntimeConfig = RuntimeConfig()
 
 
-# (fields, what they must satisfy, that in words); None passes: it is a choice of its own.
+# (fields, what they must satisfy, that in words); None and "auto" are choices of their own.
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
         (
             *("train.batch_size", "train.epochs", "train.log_every", "train.keep"),
-            *("model.width", "model.projector_dim", "method.temperature"),
+            *("model.width", "model.projector_dim", "method.temperature", "method.tile_size"),
             *("optimizer.trust_coefficient", "optimizer.clip_norm"),
             *("data.min_side", "data.max_pixels"),
             *("evaluate.knn_k", "evaluate.knn_temperature", "evaluate.batch_size"),
@@ -266,7 +269,7 @@ def validate(config: Config) -> Config:
     for names, fits, wanted in _RANGES:
         for name in names:
             value = operator.attrgetter(name)(config)
-            if value is not None and not fits(value):
+            if value is not None and value != "auto" and not fits(value):
                 wanted = wanted if abs(value) < math.inf else "a finite number"
                 raise UserError(f"{name} is {value}; give {wanted}")
     if round(64 * config.model.width) < 1:  # channels of the stem

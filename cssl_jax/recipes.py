@@ -67,10 +67,12 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         if value in arguments:
             return value
         raise UserError(f"{name} is {value!r}; give one of {', '.join(map(repr, arguments))}")
-    if origin is types.UnionType:
-        if value is None:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, name)
+    if origin in (types.UnionType, typing.Union):
+        choices = [a for a in arguments if a is not type(None)]
+        named = [a for a in choices if value in typing.get_args(a)]  # of a Literal
+        if value is None or named:
+            return value
+        return _convert(choices[0], value, name)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise UserError(f"{name} is {value!r}; give a list")

@@ -93,6 +93,10 @@ def test_json_keeps_optional_values_and_integers_for_floats():
     assert recipes.from_dict({"data": {"resident": None}}).data.resident is None
     assert recipes.from_dict({"data": {"resident": True}}).data.resident is True
     assert recipes.from_dict({"optimizer": {"clip_norm": 1}}).optimizer.clip_norm == 1.0
+    for tile_size in ("auto", None, 64):
+        assert recipes.from_dict({"method": {"tile_size": tile_size}}).method.tile_size == tile_size
+    with pytest.raises(UserError, match="method.tile_size is 'all'"):
+        recipes.from_dict({"method": {"tile_size": "all"}})
 
 
 @pytest.mark.parametrize(
@@ -102,6 +106,7 @@ def test_json_keeps_optional_values_and_integers_for_floats():
         ("train", {"batch_size": 1}, "a contrastive loss needs other examples"),
         ("train", {"epochs": -1}, "train.epochs"),
         ("method", {"temperature": 0.0}, "method.temperature is 0.0"),
+        ("method", {"tile_size": 0}, "method.tile_size is 0; give a positive number"),
         ("method", {"temperature": float("nan")}, "method.temperature is nan"),
         ("optimizer", {"warmup_epochs": 50.0}, "exceeds train.epochs"),
         ("optimizer", {"weight_decay": -1.0}, "optimizer.weight_decay"),

@@ -138,7 +138,7 @@ def kept_bytes(encoder: str, size: int, dtype: str, remat: bool) -> dict:
     from cssl_jax.methods.base import Context
     from cssl_jax.train import setup
 
-    method, optimizer, spec = joint_device.parts(encoder, size, dtype, remat, axis_name=None)
+    method, optimizer, spec = joint_device.parts(encoder, size, dtype, remat=remat, axis_name=None)
     state = jax.eval_shape(setup.initializer(method, optimizer, spec), jax.random.key(0))
 
     def residuals(n: int) -> int:

@@ -68,7 +68,15 @@ def backend() -> dict:
     return {"backend": jax.default_backend(), "device": jax.devices()[0].device_kind}
 
 
-def parts(encoder: str, size: int, dtype: str, remat: bool, axis_name: str | None):
+def parts(
+    encoder: str,
+    size: int,
+    dtype: str,
+    *,
+    remat: bool,
+    axis_name: str | None,
+    tile: str | None = None,
+):
     """(method, optimizer, input) of SimCLR by LARS, as the recipe for ImageNet has them."""
     import jax.numpy as jnp
     import optax
@@ -81,7 +89,10 @@ def parts(encoder: str, size: int, dtype: str, remat: bool, axis_name: str | Non
 
     shared = {"axis_name": axis_name, "dtype": jnp.bfloat16 if dtype == "bfloat16" else None}
     method = SimCLR(
-        build_encoder(encoder, remat=remat, **shared), ProjectionHead(**shared), TEMPERATURE
+        build_encoder(encoder, remat=remat, **shared),
+        ProjectionHead(**shared),
+        TEMPERATURE,
+        tile,
     )
     schedule = optax.constant_schedule(1e-3)
     optimizer = optimizers.make_optimizer("lars", schedule, weight_decay=1e-6)
@@ -102,23 +113,12 @@ def attempt(
     import jax.numpy as jnp
 
     from cssl_jax import parallel
-    from cssl_jax.losses import nt_xent
     from cssl_jax.train import setup
     from cssl_jax.train.step import make_train_step
 
-    method, optimizer, spec = parts(encoder, size, dtype, step == "remat", parallel.AXIS)
-
-    class Chosen(type(method)):
-        """SimCLR with the loss under test and no other metrics."""
-
-        def objective(self, params, method_state, outputs, examples, ctx):
-            views = outputs[:, 0], outputs[:, 1]
-            loss = nt_xent(
-                *views, temperature=self.temperature, axis_name=ctx.axis_name, tile_size=tile
-            )
-            return loss, {"loss": loss}
-
-    method = Chosen(method.encoder, method.projector, method.temperature)
+    method, optimizer, spec = parts(
+        encoder, size, dtype, remat=step == "remat", axis_name=parallel.AXIS, tile=tile
+    )
     mesh = parallel.make_mesh(jax.devices()[:1])
     train = parallel.data_parallel(
         make_train_step(

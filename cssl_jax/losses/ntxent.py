@@ -8,8 +8,6 @@ import jax.numpy as jnp
 from cssl_jax.losses.similarity import Contrast, TileSize
 from cssl_jax.losses.two_views import two_view_contrast
 
-contrast = two_view_contrast  # until the methods call it by its name
-
 
 def nt_xent(
     z1: jax.Array,

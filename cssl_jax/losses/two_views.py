@@ -239,9 +239,12 @@ def _statistics(matrix: _Matrix, *, tile: int, positive_in_sum: bool) -> _Rows:
             mine = add(take(running, i, height), values, negatives, 1)
             running = put(running, mine, i, height)
             if matrix.is_square:
-                before = take(running, j, width)
-                after = add(before, values, negatives, 0)
-                theirs = jax.tree.map(lambda a, b: jnp.where(i == j, a, b), before, after)
+                theirs = lax.cond(
+                    i == j,
+                    lambda old: old,
+                    lambda old: add(old, values, negatives, 0),
+                    take(running, j, width),
+                )
                 running = put(running, theirs, j, width)
             return running
 
@@ -275,8 +278,13 @@ def _pull(
             shares = jnp.exp(values - row_sum) + jnp.exp(values - take(column_sums, j, width)[None])
             mine = mine + product(shares, take(matrix.candidates, j, width))
             if matrix.is_square:
-                theirs = jnp.where(i == j, 0, product(shares.T, anchors))
-                gradient = put(gradient, take(gradient, j, width) + theirs, j, width)
+                theirs = lax.cond(
+                    i == j,
+                    lambda old: old,
+                    lambda old: old + product(shares.T, anchors),
+                    take(gradient, j, width),
+                )
+                gradient = put(gradient, theirs, j, width)
             return gradient, mine
 
         start = (gradient, jnp.zeros_like(anchors))

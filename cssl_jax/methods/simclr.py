@@ -8,23 +8,26 @@ import jax
 import jax.numpy as jnp
 
 from cssl_jax.losses import ntxent
+from cssl_jax.losses.similarity import TileSize
 from cssl_jax.losses.two_views import two_view_contrast
 from cssl_jax.methods.base import Batch, Context, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class SimCLR:
-    """Attributes name the modules and the one knob of the objective.
+    """Attributes name the modules and the knobs of the objective.
 
     Attributes:
         encoder: Images to features; its output is a dict with "features" [n, D].
         projector: Features to projections [n, d].
         temperature: tau of NT-Xent; 0.1 on ImageNet, 0.5 on CIFAR-10 over long runs (App. B.9).
+        tile_size: Of the loss; see ``nt_xent``.
     """
 
     encoder: nn.Module
     projector: nn.Module
     temperature: float = 0.1
+    tile_size: TileSize = None
 
     @property
     def views(self) -> dict[str, int]:
@@ -60,10 +63,18 @@ class SimCLR:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """NT-Xent of this device's examples against the global batch."""
         seen = two_view_contrast(
-            outputs[:, 0], outputs[:, 1], temperature=self.temperature, axis_name=ctx.axis_name
+            outputs[:, 0],
+            outputs[:, 1],
+            temperature=self.temperature,
+            axis_name=ctx.axis_name,
+            tile_size=self.tile_size,
         )
         loss = ntxent.loss_from(seen)
-        return loss, {"loss": loss, "contrastive_accuracy": ntxent.accuracy_from(seen)}
+        metrics = {
+            "contrastive_accuracy": ntxent.accuracy_from(seen),
+            "contrastive_entropy": ntxent.entropy_from(seen),
+        }
+        return loss, {"loss": loss, **metrics}
 
     def after_update(
         self, params: PyTree, method_state: PyTree, aux: dict[str, Any], ctx: Context

@@ -59,6 +59,7 @@ class Learned(SimCLR):
             outputs[:, 1],
             temperature=params["temperature"],
             axis_name=ctx.axis_name,
+            tile_size=self.tile_size,
         )
         loss = ntxent.loss_from(seen) + jnp.mean(examples["label"] * jnp.tanh(outputs[:, 0, 0]))
         paired = jnp.mean(examples["index"] * outputs[:, 1, 1])
@@ -154,6 +155,13 @@ def test_micro_batches_give_the_plain_gradient_on_any_number_of_devices(whole, d
     assert result[0]["temperature"].dtype == np.float64
     assert abs(result[0]["temperature"]) > 0.1  # what the objective alone uses is learnt too
     assert_near(result, whole)
+
+
+def test_micro_batches_and_a_loss_in_tiles_give_the_plain_gradient(whole):
+    def tiled(*modules):
+        return Learned(*modules, tile_size=5)
+
+    assert_near(vector_gradient(4, micro_batch=MICRO_BATCH, method=tiled), whole)
 
 
 def test_statistics_may_be_over_groups_within_a_micro_batch(whole):

@@ -82,6 +82,7 @@ def test_metrics_hold_loss_chance_accuracy_norm_and_rate_of_every_step(run):
     for line in steps:
         assert line["chance_level"] == math.log(2 * 16 - 1)
         assert 0.0 <= line["contrastive_accuracy"] <= 1.0
+        assert 0.0 < line["contrastive_entropy"] <= line["chance_level"]
         assert line["gradient_norm"] > 0.0
         assert line["epoch"] == line["step"] / 3
     rates = [line["learning_rate"] for line in steps]
