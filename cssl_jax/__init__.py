@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cssl_jax.evaluate.encoder import evaluate_run, load_encoder
     from cssl_jax.recipes import load as load_recipe
     from cssl_jax.train.loop import pretrain
-    from cssl_jax.train.views import draw_views
+    from cssl_jax.train.views import draw_views, load_views
 
 __all__ = [
     "Config",
@@ -27,6 +27,7 @@ __all__ = [
     "evaluate_run",
     "load_encoder",
     "load_recipe",
+    "load_views",
     "pretrain",
 ]
 
@@ -39,6 +40,7 @@ _HOMES = {
     "evaluate_run": ("cssl_jax.evaluate.encoder", "evaluate_run"),
     "load_encoder": ("cssl_jax.evaluate.encoder", "load_encoder"),
     "load_recipe": ("cssl_jax.recipes", "load"),
+    "load_views": ("cssl_jax.train.views", "load_views"),
     "pretrain": ("cssl_jax.train.loop", "pretrain"),
 }
 

@@ -155,6 +155,7 @@ class TrainConfig:
         keep: Newest checkpoints that are kept, beside the best.
         tensorboard: Write TensorBoard events too.
         wandb: Project of Weights & Biases to log to as well; "" is none.
+        record_views: Write what every view of every step underwent; see ``load_views``.
     """
 
     batch_size: int = 256
@@ -169,6 +170,7 @@ class TrainConfig:
     keep: int = 2
     tensorboard: bool = True
     wandb: str = ""
+    record_views: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,10 @@ from cssl_jax.config import Config, validate
 from cssl_jax.errors import UserError
 
 # What a run may change when it is resumed: it determines no figure.
-_NO_RESULT = ("runtime", "train.checkpoint_every", "train.keep", "train.tensorboard", "train.wandb")
+_NO_RESULT = (
+    *("runtime", "train.checkpoint_every", "train.keep", "train.tensorboard", "train.wandb"),
+    "train.record_views",
+)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

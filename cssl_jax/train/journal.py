@@ -1,13 +1,16 @@
 """What a run writes down while it steps."""
 
+import dataclasses
 import math
 import pathlib
 
 import jax
+import numpy as np
 
 from cssl_jax.config import Config
 from cssl_jax.data.advice import advice
 from cssl_jax.data.pipeline import Pipeline
+from cssl_jax.data.record import FOLDER, ViewRecord
 from cssl_jax.errors import RunError
 from cssl_jax.losses.ntxent import chance_level
 from cssl_jax.recipes import to_dict
@@ -32,6 +35,11 @@ class Journal:
         self._progress = Progress(total_steps, start, config.train.batch_size)
         self._metrics = JsonLines(run / "metrics.jsonl", keep_until=start)
         self._timings = JsonLines(run / "timings.jsonl", keep_until=start)
+        self._views: ViewRecord | None = None
+        if config.train.record_views:
+            rows = np.arange(config.train.batch_size)
+            work = dataclasses.replace(pipeline.work, rows=rows)
+            self._views = ViewRecord(run / FOLDER, work, start)
         self._boards: list[TensorBoard | WandB] = []
         if config.train.tensorboard:
             self._boards.append(TensorBoard(run / "tensorboard", start_step=start))
@@ -45,13 +53,16 @@ class Journal:
         if error[0] is None:
             self.flush()
         self._progress.close()
-        for writer in (self._metrics, self._timings, *self._boards):
-            writer.close()
+        for writer in (self._metrics, self._timings, *self._boards, self._views):
+            if writer is not None:
+                writer.close()
 
     def add(self, step: int, metrics: dict[str, jax.Array], wait: float) -> None:
         """Notes one step that was sent off; does not wait for it."""
         self._meter.add(self._batch_size, wait)
         self._progress.advance()
+        if self._views is not None:
+            self._views.add(step)
         # Two steps stay in flight: the device is never idle, and inputs do not pile up on it.
         self._in_flight.append(metrics["loss"])
         if len(self._in_flight) > 2:

@@ -6,12 +6,15 @@ from typing import Any
 import jax
 import numpy as np
 import PIL.Image
+from jax.sharding import Mesh
 
 from cssl_jax import parallel, recipes, runtime
 from cssl_jax.augment import sheet, words
 from cssl_jax.config import Config
+from cssl_jax.data.host import Work
 from cssl_jax.data.parameters import view_parameters
 from cssl_jax.data.pipeline import Pipeline
+from cssl_jax.data.record import FOLDER, read_record
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError
 from cssl_jax.train import setup
@@ -60,16 +63,63 @@ def draw_views(config: Config, *, step: int = 0, examples: int = 6) -> PIL.Image
     return sheet.draw_sheet(rows, title, subtitle)
 
 
+def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[str, np.ndarray]:
+    """What every view of the steps [start, stop) of a run underwent, of the whole global batch.
+
+    Read from what the run wrote (``train.record_views``), or else drawn again from its config: each
+    draw is keyed by (seed, epoch, example, view), so that both are the same, and steps that are yet
+    to come are known too. Drawing again takes the data (for the pictures' sizes), reading does not.
+
+    Args:
+        run: Run folder, or a config.
+        start: First step, from 0; ``metrics.jsonl`` counts from 1.
+        stop: One past the last.
+
+    Returns:
+        For s steps, N examples of k views: step int64 [s]; index int32 [s, N] in the training part;
+        key uint32 [s, N, 2]; box int32 [s, N, k, 4] in pixels of the picture (top, left, height,
+        width); and the parameters [s, N, k, ...] that ``augment.policy.sample`` documents.
+
+    Raises:
+        UserError: There is no such run or no such step, or the data are gone.
+    """
+    if isinstance(run, Config):
+        config = recipes.canonical(run)
+    else:
+        folder = pathlib.Path(run).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{run} is no run folder: it has no config.json")
+        if 0 <= start < stop and (found := read_record(folder / FOLDER, start, stop)):
+            return found
+        config = recipes.read_json(folder / "config.json")
+    train, _ = setup.load_data(config)
+    sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
+    _check_steps(start, stop, config.train.epochs * sampler.steps_per_epoch - 1)
+    (count,) = setup.make_method(config, _one_device()).views.values()
+    work = Work(
+        source=train,
+        sampler=sampler,
+        policy=config.augment,
+        views=count,
+        size=config.data.size,
+        rows=np.arange(config.train.batch_size),
+    )
+    return view_parameters(work)(start, stop)
+
+
+def _one_device() -> Mesh:
+    return parallel.make_mesh(jax.devices()[:1])  # no draw depends on the others
+
+
 def _pipeline(config: Config, rows: np.ndarray) -> tuple[Pipeline, str]:
     """What feeds these rows of the global batch, and why it was chosen."""
     train, _ = setup.load_data(config)
-    mesh = parallel.make_mesh(jax.devices()[:1])  # what is drawn depends on no other device
     return setup.make_pipeline(
         config,
         Sampler(len(train), config.train.batch_size, config.train.seed),
         setup.input_spec(config, train),
         train,
-        views=setup.make_method(config, mesh).views,
+        views=setup.make_method(config, _one_device()).views,
         rows=rows,
         memory=runtime.device_memory(jax.devices()[0]),
     )
@@ -77,8 +127,8 @@ def _pipeline(config: Config, rows: np.ndarray) -> tuple[Pipeline, str]:
 
 def _check_steps(start: int, stop: int, last: int) -> None:
     if not 0 <= start < stop <= last + 1:
-        asked = f"step {start}" if stop == start + 1 else f"steps {start} to {stop - 1}"
-        raise UserError(f"there is no {asked} in this run; give 0 to {last}")
+        asked = f"is no step {start}" if stop == start + 1 else f"are no steps [{start}, {stop})"
+        raise UserError(f"there {asked} in this run; its steps are 0 to {last}")
 
 
 def _views(pipeline: Pipeline, step: int) -> np.ndarray:

@@ -10,7 +10,9 @@ import pytest
 import cssl_jax
 import tiny
 from cssl_jax.augment import sheet
+from cssl_jax.data import record
 from cssl_jax.errors import UserError
+from cssl_jax.train import journal
 from cssl_jax.train.parts import assemble
 
 
@@ -89,10 +91,83 @@ def test_photos_of_any_size_are_shown_with_their_names_and_sizes(tmp_path, monke
     [
         ({"examples": 17}, r"17 examples; a sheet shows 1 to 16, one batch \(--train.batch-size"),
         ({"examples": 0}, "0 examples; a sheet shows 1 to 16"),
-        ({"step": 9}, "there is no step 9 in this run; give 0 to 8"),
-        ({"step": -1}, "there is no step -1 in this run; give 0 to 8"),
+        ({"step": 9}, "there is no step 9 in this run; its steps are 0 to 8"),
+        ({"step": -1}, "there is no step -1 in this run; its steps are 0 to 8"),
     ],
 )
 def test_what_is_not_in_the_run_is_refused(arrays, options, message):
     with pytest.raises(UserError, match=message):
         cssl_jax.draw_views(make_config(arrays), **options)
+
+
+class CrashError(Exception):
+    pass
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.fixture(scope="module")
+def plain(arrays, tmp_path_factory):
+    """A run that records nothing."""
+    folder = tmp_path_factory.mktemp("runs") / "plain"
+    cssl_jax.pretrain(make_config(arrays), folder)
+    return folder
+
+
+def test_what_a_run_records_is_what_its_config_draws(arrays, plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "SHARD", 4)
+    config = tiny.replace(make_config(arrays), "train", record_views=True)
+    cssl_jax.pretrain(config, tmp_path / "run")
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert metrics == (plain / "metrics.jsonl").read_bytes()  # recording changes nothing
+    files = sorted(path.name for path in (tmp_path / "run" / "views").iterdir())
+    assert files == ["00000000.npz", "00000004.npz", "00000008.npz"]
+    expected = cssl_jax.load_views(config, 0, 9)
+    assert expected["step"].tolist() == list(range(9))
+    assert expected["box"].shape == (9, 16, 2, 4)
+    (tmp_path / "run" / "config.json").write_text("no run could be read from this")
+    assert_same(cssl_jax.load_views(tmp_path / "run", 0, 9), expected)
+    one = cssl_jax.load_views(str(tmp_path / "run"), 5, 6)
+    assert_same(one, {name: value[5:6] for name, value in expected.items()})
+
+
+@pytest.mark.parametrize("crash", [2, 4, 6])
+def test_a_killed_run_records_no_step_twice_and_leaves_none_out(
+    arrays, tmp_path, monkeypatch, crash
+):
+    monkeypatch.setattr(record, "SHARD", 2)
+    config = tiny.replace(make_config(arrays), "train", record_views=True, checkpoint_every=1)
+    add = journal.Journal.add
+
+    def stop(self, done, *rest):
+        add(self, done, *rest)
+        if done == crash:
+            self._views._done = self._views._first  # as where nothing more was written
+            raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "add", stop)
+        with pytest.raises(CrashError):
+            cssl_jax.pretrain(config, tmp_path / "run")
+    cssl_jax.pretrain(config, tmp_path / "run")
+    steps = []
+    for path in sorted((tmp_path / "run" / "views").iterdir()):
+        with np.load(path, allow_pickle=False) as content:
+            steps += content["step"].tolist()
+    assert steps == list(range(9))
+
+
+def test_a_run_that_recorded_nothing_can_be_asked_too(arrays, plain):
+    assert not (plain / "views").exists()
+    expected = cssl_jax.load_views(make_config(arrays), 2, 5)
+    assert_same(cssl_jax.load_views(plain, 2, 5), expected)
+    with pytest.raises(
+        UserError, match=r"there are no steps \[7, 12\) in this run; its steps are 0"
+    ):
+        cssl_jax.load_views(plain, 7, 12)
+    with pytest.raises(UserError, match="nowhere is no run folder"):
+        cssl_jax.load_views("nowhere", 0, 1)
