@@ -100,7 +100,8 @@ def make_method(config: Config, mesh: Mesh) -> SimCLR:
         norm=config.model.projector_norm,
         **shared,
     )
-    return METHODS[config.method.name](encoder, projector, config.method.temperature)
+    options = config.method
+    return METHODS[options.name](encoder, projector, options.temperature, options.tile_size)
 
 
 def make_pipeline(
