@@ -35,7 +35,9 @@ def get_config() -> Config:
             size=32,
             normalize="unit",
         ),
-        augment=ImagePolicy(jitter_strength=0.5, brightness_mode="additive", blur=(0.0,)),
+        augment=ImagePolicy(
+            jitter_strength=0.5, brightness_mode="additive", blur=(0.0,), antialias=False
+        ),
         model=ModelConfig(
             encoder="resnet50",
             stem="cifar",

@@ -39,7 +39,8 @@ def get_config() -> Config:
             size=224,
             normalize="unit",
         ),
-        augment=ImagePolicy(brightness_mode="additive"),  # the other defaults are this paper's
+        # Its other defaults are this paper's; its code resizes without antialiasing.
+        augment=ImagePolicy(brightness_mode="additive", antialias=False),
         model=ModelConfig(
             encoder="resnet50", projector_layers=2, projector_hidden=2048, projector_dim=128
         ),

@@ -34,6 +34,8 @@ def only(**changes):
 POLICIES = {
     "crop bilinear": only(crop=(1.0,), interpolation="bilinear"),
     "crop bicubic": only(crop=(1.0,)),
+    "crop bilinear, plain": only(crop=(1.0,), interpolation="bilinear", antialias=False),
+    "crop bicubic, plain": only(crop=(1.0,), antialias=False),
     "horizontal flip": only(horizontal_flip=(1.0,)),
     "vertical flip": only(vertical_flip=(1.0,)),
     "affine": only(
@@ -113,9 +115,33 @@ def crop_box(drawn, height, width, policy):
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def interpolate(line, size, kind):
+    """Plain interpolation of numbers a pixel apart; cubic as Keys (1981) with a = -1/2."""
+    points = []
+    for i in range(size):
+        at = (i + 0.5) * len(line) / size - 0.5
+        total, weights = 0.0, 0.0
+        for k, value in enumerate(line):
+            t = abs(k - at)
+            if kind == "bilinear":
+                weight = max(0.0, 1 - t)
+            elif t < 1:
+                weight = 3 / 2 * t**3 - 5 / 2 * t**2 + 1
+            else:
+                weight = -1 / 2 * t**3 + 5 / 2 * t**2 - 4 * t + 2 if t < 2 else 0.0
+            total, weights = total + weight * value, weights + weight
+        points.append(total / weights)
+    return np.array(points)
+
+
 def crop_and_resize(x, box, size, policy):
     """Pillow's crop, then resize, in its float mode: its 8-bit mode rounds and clips in between."""
     top, left, height, width = box
+    if not policy.antialias:  # which Pillow's resize always does
+        cut = x[top : top + height, left : left + width].astype(float)
+        lines = interpolate(cut, size, policy.interpolation)
+        lines = interpolate(lines.swapaxes(0, 1), size, policy.interpolation).swapaxes(0, 1)
+        return np.clip(lines, 0, 1)
     kernel = {"bilinear": PIL.Image.BILINEAR, "bicubic": PIL.Image.BICUBIC}[policy.interpolation]
     channels = []
     for channel in np.moveaxis(x, -1, 0):

@@ -1,5 +1,8 @@
 """Crop, resize and affine maps, batched: every image with its own box and matrix."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -50,60 +53,75 @@ def crop_box(
 
 
 def crop_and_resize(
-    x: jax.Array, box: tuple[jax.Array, ...], size: int, interpolation: str
+    x: jax.Array,
+    box: tuple[jax.Array, ...],
+    size: int,
+    interpolation: str,
+    antialias: bool = True,
 ) -> jax.Array:
     """Cuts each image's box and resizes it to a square by two small matrix products.
 
-    Equal to cropping first and resizing the crop with an antialiased separable kernel (Pillow's
-    ``resize``, ``tf.image.resize(antialias=True)``): nothing outside the box is read.
+    Equal to cropping first and resizing the crop with a separable kernel: Pillow's ``resize`` with
+    antialiasing, ``tf.image.resize`` with and without. Nothing outside the box is read.
 
     Args:
         x: float [n, H, W, C].
         box: (top, left, height, width), int [n] each.
         size: Side of the output.
         interpolation: "bilinear" or "bicubic".
+        antialias: Widen the kernel with the reduction.
 
     Returns:
         float [n, size, size, C], clipped to [0, 1] (bicubic overshoots).
     """
     top, left, height, width = box
-    rows = jax.vmap(lambda s, n: resize_matrix(s, n, x.shape[1], size, interpolation))
-    columns = jax.vmap(lambda s, n: resize_matrix(s, n, x.shape[2], size, interpolation))
+
+    def weights(start: jax.Array, length: jax.Array, in_size: int) -> jax.Array:
+        one = functools.partial(resize_matrix, interpolation=interpolation, antialias=antialias)
+        return jax.vmap(lambda s, n: one(s, n, in_size, size))(start, length).astype(x.dtype)
+
     highest = jax.lax.Precision.HIGHEST
-    y = jnp.einsum("nsh,nhwc->nswc", rows(top, height).astype(x.dtype), x, precision=highest)
-    y = jnp.einsum("ntw,nswc->nstc", columns(left, width).astype(x.dtype), y, precision=highest)
+    rows, columns = weights(top, height, x.shape[1]), weights(left, width, x.shape[2])
+    y = jnp.einsum("nsh,nhwc->nswc", rows, x, precision=highest)
+    y = jnp.einsum("ntw,nswc->nstc", columns, y, precision=highest)
     return jnp.clip(y, 0.0, 1.0)
 
 
 def resize_matrix(
-    start: jax.Array, length: jax.Array, in_size: int, out_size: int, interpolation: str
+    start: jax.Array,
+    length: jax.Array,
+    in_size: int,
+    out_size: int,
+    interpolation: str,
+    antialias: bool = True,
 ) -> jax.Array:
     """Weights [out_size, in_size] that resample pixels start .. start + length to out_size ones.
 
     Half-pixel centres; the kernel widens with the reduction (antialias) and is cut at the box and
-    renormalised there, which for enlargement is clamping to the border.
+    renormalised there, which for linear interpolation is clamping to the border.
     """
     scale = length / out_size
-    reach = jnp.maximum(scale, 1.0)
+    reach = jnp.maximum(scale, 1.0) if antialias else 1.0
     pixels = jnp.arange(in_size)
     centres = start + (jnp.arange(out_size) + 0.5) * scale - 0.5
-    weights = _KERNELS[interpolation](jnp.abs((pixels[None, :] - centres[:, None]) / reach))
+    weights = KERNELS[interpolation](jnp.abs((pixels[None, :] - centres[:, None]) / reach))
     weights = jnp.where((pixels >= start) & (pixels < start + length), weights, 0.0)
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _triangle(t: jax.Array) -> jax.Array:
-    return jnp.maximum(0.0, 1.0 - t)
+def _triangle(t: Any, xp: Any = jnp) -> Any:
+    return xp.maximum(0.0, 1.0 - t)
 
 
-def _keys_cubic(t: jax.Array) -> jax.Array:
+def _keys_cubic(t: Any, xp: Any = jnp) -> Any:
     # Keys (1981) with a = -0.5, the value of Pillow and of TensorFlow.
     near = (1.5 * t - 2.5) * t * t + 1.0
     far = ((-0.5 * t + 2.5) * t - 4.0) * t + 2.0
-    return jnp.where(t < 1.0, near, jnp.where(t < 2.0, far, 0.0))
+    return xp.where(t < 1.0, near, xp.where(t < 2.0, far, 0.0))
 
 
-_KERNELS = {"bilinear": _triangle, "bicubic": _keys_cubic}
+# Of a distance in pixels, 0 or more; ``xp`` is ``jax.numpy`` or ``numpy``.
+KERNELS = {"bilinear": _triangle, "bicubic": _keys_cubic}
 
 
 def affine_matrix(parameters: Parameters, size: int) -> jax.Array:

@@ -35,7 +35,7 @@ def cut(images: jax.Array, parameters: Parameters, *, policy: ImagePolicy, size:
     x = to_float(images)
     if policy.uses("crop") or x.shape[1:3] != (size, size):
         box = crop_box(parameters, *x.shape[1:3], policy=policy)
-        x = crop_and_resize(x, box, size, policy.interpolation)
+        x = crop_and_resize(x, box, size, policy.interpolation, policy.antialias)
     return x
 
 

@@ -10,6 +10,8 @@ import PIL.Image
 import PIL.ImageOps
 import PIL.JpegImagePlugin
 
+from cssl_jax.augment.geometry import KERNELS
+
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 )
@@ -175,20 +177,23 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def resize(pixels: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+def resize(pixels: np.ndarray, size: int, interpolation: str, antialias: bool = True) -> np.ndarray:
     """``resample`` rounded to uint8 [size, size, C]."""
     if pixels.shape[:2] == (size, size):
         return pixels
-    return np.rint(resample(pixels, size, interpolation)).astype(np.uint8)
+    return np.rint(resample(pixels, size, interpolation, antialias)).astype(np.uint8)
 
 
-def resample(pixels: np.ndarray, size: int, interpolation: str) -> np.ndarray:
-    """Antialiased resize to a square, as ``tf.image.resize(antialias=True)`` does it.
+def resample(
+    pixels: np.ndarray, size: int, interpolation: str, antialias: bool = True
+) -> np.ndarray:
+    """Resizes to a square, as ``tf.image.resize`` does it.
 
     Args:
         pixels: uint8 [h, w, C].
         size: Side of the output.
         interpolation: "bilinear" or "bicubic".
+        antialias: Widen the kernel with the reduction.
 
     Returns:
         float32 [size, size, C] in [0, 255], not rounded: Pillow's 8-bit resize would round between
@@ -196,9 +201,25 @@ def resample(pixels: np.ndarray, size: int, interpolation: str) -> np.ndarray:
     """
     if pixels.shape[:2] == (size, size):
         return pixels.astype(np.float32)
+    if not antialias:  # Pillow's resize always does
+        rows = _interpolate(pixels, size, interpolation)
+        return _interpolate(rows.swapaxes(0, 1), size, interpolation).swapaxes(0, 1).clip(0, 255)
     filter_ = PIL.Image.Resampling[interpolation.upper()]
     channels = [
         PIL.Image.fromarray(pixels[..., c].astype(np.float32)).resize((size, size), filter_)
         for c in range(pixels.shape[-1])
     ]
     return np.stack([np.asarray(c) for c in channels], axis=-1).clip(0.0, 255.0)
+
+
+def _interpolate(x: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    """Plain interpolation along the first axis: float32 [size, ...]; half-pixel centres."""
+    length = len(x)
+    centres = (np.arange(size) + 0.5) * (length / size) - 0.5
+    reach = {"bilinear": 1, "bicubic": 2}[interpolation]
+    taps = np.floor(centres).astype(int)[:, None] + np.arange(1 - reach, reach + 1)
+    weights = KERNELS[interpolation](np.abs(taps - centres[:, None]), np)
+    weights = np.where((taps >= 0) & (taps < length), weights, 0.0)
+    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    taps = taps.clip(0, length - 1)
+    return sum(w[:, None, None] * x[tap] for w, tap in zip(weights.T, taps.T, strict=True))

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from cssl_jax.augment import geometry, image
 from cssl_jax.augment.color import LUMA
-from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.augment.policy import JITTER_ORDERS, ImagePolicy
 from cssl_jax.data import host
 from cssl_jax.data.host import PREFETCH, Drawn, Work
 from cssl_jax.data.picture_source import PictureSource
@@ -28,7 +28,7 @@ GREY = np.repeat(np.array(LUMA, np.float32)[:, None], 3, axis=1)  # RGB @ GREY: 
 _PARAMETERS = {
     "horizontal_flip": ("horizontal_flip",),
     "vertical_flip": ("vertical_flip",),
-    "jitter": ("order", "brightness", "brightness_shift", "contrast", "saturation", "hue"),
+    "jitter": ("brightness", "brightness_shift", "contrast", "saturation", "hue"),
     "grayscale": ("grayscale",),
     "blur": ("blur_sigma",),
     "solarize": ("solarize",),
@@ -146,7 +146,18 @@ def _needed(work: Work, drawn: Drawn) -> Drawn:
         matrix = geometry.affine_matrix(drawn, work.size).reshape(-1, work.views, 6)
         # TensorFlow's maps are projective; the last two numbers, 0, keep this one affine.
         needed["matrix"] = jnp.pad(matrix, [(0, 0), (0, 0), (0, 2)])
+    if work.whole and work.policy.uses("jitter"):
+        needed["order"] = _order_number(drawn)
     return jax.tree.map(_at_most_float32, needed)
+
+
+def _order_number(drawn: Drawn) -> jax.Array:
+    """Which of JITTER_ORDERS a view has; their number for a view whose colours stay."""
+    same = jnp.all(drawn["order"][..., None, :] == jnp.asarray(JITTER_ORDERS), axis=-1)
+    neutral = {"brightness": 1.0, "brightness_shift": 0.0, "contrast": 1.0, "saturation": 1.0}
+    stays = jnp.all(jnp.stack([drawn[name] == value for name, value in neutral.items()]), axis=0)
+    number = jnp.where(stays & (drawn["hue"] == 0.0), len(JITTER_ORDERS), jnp.argmax(same, axis=-1))
+    return number.astype(jnp.int32)
 
 
 def _at_most_float32(x: jax.Array) -> jax.Array:
@@ -173,7 +184,7 @@ def _view(picture: tf.Tensor, drawn: Drawn, work: Work) -> tf.Tensor:
     x = _crop_and_resize(picture, drawn["box"], work.policy, work.size)
     if work.whole:
         x = _finish(x / 255.0, drawn, work.policy) * 255.0
-    return tf.cast(tf.round(x), tf.uint8)
+    return tf.cast(x + 0.5, tf.uint8)  # rounds: nothing is below 0
 
 
 def _finish(x: tf.Tensor, drawn: Drawn, policy: ImagePolicy) -> tf.Tensor:
@@ -211,8 +222,12 @@ def _crop_and_resize(
     if policy.uses("crop") or picture.shape[:2] != (size, size):
         top, left, height, width = tf.unstack(box)
         picture = picture[top : top + height, left : left + width]
-        picture = tf.image.resize(picture, (size, size), policy.interpolation, antialias=True)
-    return tf.clip_by_value(tf.cast(picture, tf.float32), 0.0, 255.0)
+        picture = tf.image.resize(
+            picture, (size, size), policy.interpolation, antialias=policy.antialias
+        )
+        if policy.interpolation == "bicubic":  # which overshoots
+            picture = tf.clip_by_value(picture, 0.0, 255.0)
+    return tf.cast(picture, tf.float32)
 
 
 def _transform(x: tf.Tensor, matrix: tf.Tensor, fill: float) -> tf.Tensor:
@@ -249,20 +264,29 @@ def _color_jitter(x: tf.Tensor, drawn: Drawn) -> tf.Tensor:
     def hue(x: tf.Tensor) -> tf.Tensor:
         return tf.raw_ops.AdjustHue(images=x, delta=drawn["hue"]) if color else x
 
-    for turn in range(4):
-        branches = [
-            lambda x=x, operation=operation: operation(x)
-            for operation in (brightness, contrast, saturation, hue)
-        ]
-        x = tf.clip_by_value(tf.switch_case(drawn["order"][turn], branches), 0.0, 1.0)
-    return x
+    operations = (brightness, contrast, saturation, hue)
+
+    def in_order(order: np.ndarray) -> tf.Tensor:
+        y = x
+        for operation in order:
+            y = tf.clip_by_value(operations[operation](y), 0.0, 1.0)
+        return y
+
+    # A branch an order: control flow costs more than a few operations on a small picture.
+    branches = [functools.partial(in_order, order) for order in JITTER_ORDERS]
+    return tf.switch_case(drawn["order"], [*branches, lambda: x])
 
 
 def _blur(x: tf.Tensor, sigma: tf.Tensor, radius: int) -> tf.Tensor:
-    """The same taps as ``image.blur_weights``, along both axes; mirrors at the border."""
-    offsets = tf.range(-radius, radius + 1, dtype=x.dtype)
+    """The taps of ``image.blur_weights`` that matter, along both axes; mirrors at the border."""
+    # Beyond 4 deviations lie 6e-5 of the weight: a hundredth of a grey level.
+    reach = tf.minimum(radius, tf.cast(tf.math.ceil(4 * sigma), tf.int32))
+    offsets = tf.cast(tf.range(-reach, reach + 1), x.dtype)
     taps = tf.exp(-0.5 * tf.square(offsets / tf.maximum(sigma, 0.05)))
-    taps = tf.tile((taps / tf.reduce_sum(taps))[:, None, None], [1, x.shape[-1], 1])
-    x = tf.pad(x, [[radius, radius], [radius, radius], [0, 0]], "REFLECT")[None]
-    x = tf.nn.depthwise_conv2d(x, taps[:, None], [1] * 4, "VALID")
-    return tf.nn.depthwise_conv2d(x, taps[None], [1] * 4, "VALID")[0]
+    height, width, channels = x.shape
+    taps = tf.tile((taps / tf.reduce_sum(taps))[:, None, None, None], [1, 1, width * channels, 1])
+    for _ in range(2):  # down the columns, each number of a row a channel: then turned over
+        rows = tf.pad(tf.reshape(x, (height, -1)), [[reach, reach], [0, 0]], "REFLECT")
+        rows = tf.nn.depthwise_conv2d(rows[None, :, None], taps, [1] * 4, "VALID")
+        x = tf.transpose(tf.reshape(rows, (height, width, channels)), (1, 0, 2))
+    return x

@@ -59,13 +59,14 @@ def _part(drawn: Drawn, i: int) -> Drawn:
 def _viewer(work: Work) -> Callable[[np.ndarray, Drawn], np.ndarray]:
     """One view of one image, uint8 [h, w, C] -> [size, size, C]."""
     finish = _finisher(work) if work.whole else None
+    kernel = work.policy.interpolation, work.policy.antialias
 
     def view(picture: np.ndarray, drawn: Drawn) -> np.ndarray:
         top, left, height, width = drawn["box"]
         picture = picture[top : top + height, left : left + width]
         if finish is None:
-            return pictures.resize(picture, work.size, work.policy.interpolation)
-        return finish(pictures.resample(picture, work.size, work.policy.interpolation), drawn)
+            return pictures.resize(picture, work.size, *kernel)
+        return finish(pictures.resample(picture, work.size, *kernel), drawn)
 
     return view
 

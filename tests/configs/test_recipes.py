@@ -28,7 +28,8 @@ PAPER = {
     "augment.crop": (1.0,),  # appendix A: from here on, to the blur
     "augment.crop_area": (0.08, 1.0),
     "augment.crop_ratio": (3 / 4, 4 / 3),
-    "augment.interpolation": "bicubic",  # the code's data_util.py
+    "augment.interpolation": "bicubic",  # the code's data_util.py, as is the next
+    "augment.antialias": False,
     "augment.horizontal_flip": (0.5,),
     "augment.jitter": (0.8,),
     "augment.jitter_strength": 1.0,
@@ -74,6 +75,7 @@ TORCHVISION = {  # what the three ports to PyTorch share
     "augment.horizontal_flip": (0.5,),
     "augment.jitter": (0.8,),
     "augment.brightness_mode": "multiplicative",
+    "augment.antialias": True,  # Pillow's resize
     "model.encoder": "resnet18",
     "model.stem": "cifar",
     "model.projector_layers": 2,
