@@ -15,7 +15,7 @@ WIDTH = 128
 TEMPERATURE = 0.1
 LABELS = {
     "tiled": "ours, tiles (auto)",
-    "tiled-512": "ours, tiles of 512",
+    "tiled-1024": "ours, tiles of 1,024",
     "dense": "ours, dense",
     "jax": "dense JAX",
     "optax": "optax",
@@ -118,7 +118,7 @@ def _norm(gradient: list[np.ndarray]) -> float:
 def _ours(contender: str, *views: np.ndarray) -> tuple[Callable[[], Run], tuple[str, ...]]:
     from cssl_jax.losses import nt_xent
 
-    tile = {"dense": None, "tiled": "auto", "tiled-512": 512}[contender]
+    tile = {"dense": None, "tiled": "auto", "tiled-1024": 1024}[contender]
 
     def loss(z1, z2):
         return nt_xent(z1, z2, temperature=TEMPERATURE, tile_size=tile)

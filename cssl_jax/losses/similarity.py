@@ -10,7 +10,7 @@ from cssl_jax.errors import UserError
 TileSize = int | str | None
 
 DENSE_ENTRIES = 2**18  # similarities that are not worth a loop: 256 pairs on one device
-CPU_TILE = 1024  # its tile stays in a core's cache; accelerators want larger products
+CPU_TILE = 512  # its tile stays in a core's cache; accelerators want larger products
 ACCELERATOR_TILE = 4096
 
 
