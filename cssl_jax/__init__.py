@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cssl_jax.errors import RunError, UserError
     from cssl_jax.evaluate.encoder import evaluate_run, load_encoder
     from cssl_jax.recipes import load as load_recipe
+    from cssl_jax.train.bench_input import bench_input
     from cssl_jax.train.loop import pretrain
     from cssl_jax.train.views import draw_views, load_views
 
@@ -23,6 +24,7 @@ __all__ = [
     "RunError",
     "UserError",
     "__version__",
+    "bench_input",
     "draw_views",
     "evaluate_run",
     "load_encoder",
@@ -36,6 +38,7 @@ _HOMES = {
     "ImagePolicy": ("cssl_jax.augment.policy", "ImagePolicy"),
     "RunError": ("cssl_jax.errors", "RunError"),
     "UserError": ("cssl_jax.errors", "UserError"),
+    "bench_input": ("cssl_jax.train.bench_input", "bench_input"),
     "draw_views": ("cssl_jax.train.views", "draw_views"),
     "evaluate_run": ("cssl_jax.evaluate.encoder", "evaluate_run"),
     "load_encoder": ("cssl_jax.evaluate.encoder", "load_encoder"),

@@ -60,6 +60,21 @@ class Views:
 
 
 @dataclasses.dataclass(frozen=True)
+class BenchInput:
+    """Measure what each part of a recipe's input costs, and say what limits it.
+
+    Attributes:
+        recipe: As for pretrain.
+        seconds: Of each measurement.
+        config: Every field of the config; defaults are the recipe's.
+    """
+
+    recipe: tyro.conf.Positional[str]
+    seconds: float = 3.0
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Measure a run's encoder beside the untrained one and raw pixels.
 
@@ -235,6 +250,17 @@ def views(argv: Sequence[str]) -> int:
     return 0
 
 
+def bench_input(argv: Sequence[str]) -> int:
+    """`cssl-jax bench-input RECIPE [--seconds 3] [--section.field VALUE ...]`."""
+    from cssl_jax.train.bench_input import bench_input
+
+    config = _recipe_first("bench-input", "[--seconds 3]", argv)
+    default = BenchInput(tyro.MISSING, config=config)
+    options = _parse(BenchInput, "bench-input", argv, default)
+    print(bench_input(options.config, seconds=options.seconds))
+    return 0
+
+
 def evaluate(argv: Sequence[str]) -> int:
     """`cssl-jax evaluate RUN [--protocol knn|linear]`."""
     from cssl_jax.evaluate.encoder import evaluate_run
@@ -355,6 +381,7 @@ def diff_recipes(argv: Sequence[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
     "pretrain": (pretrain, Pretrain),
     "views": (views, Views),
+    "bench-input": (bench_input, BenchInput),
     "evaluate": (evaluate, Evaluate),
     "embed": (embed, Embed),
     "data check": (data_check, DataCheck),

@@ -11,30 +11,44 @@ from cssl_jax.data.threads import cores
 
 def advice(pipeline: Pipeline) -> str:
     """What limits the input and what to change, in words that end a sentence."""
+    return f"{_limit(pipeline)}; {change(pipeline)}"
+
+
+def host_cores() -> str:
+    """How many there are, in words."""
     count = cores()
-    on = f"{count} host core{'s' if count > 1 else ''}"
+    return f"{count} host core{'s' if count > 1 else ''}"
+
+
+def _limit(pipeline: Pipeline) -> str:
+    """The likely one; ``data.bench`` measures it."""
+    on = host_cores()
     if isinstance(pipeline, HostPipeline):
-        return _of_host(pipeline, on)
+        if isinstance(pipeline.source, ArraySource):
+            work = "augmentation" if pipeline.whole else "cropping and resizing"
+            return f"{work} on {on} is the limit"
+        if pipeline.whole:
+            return f"decoding and augmentation on {on} are the limit"
+        return f"decoding on {on} is the limit"
     if isinstance(pipeline, ResidentPipeline):
-        return (
-            f"the images lie on the device, so the {on} cannot send off steps fast enough; "
-            "stop what else runs on them"
-        )
-    return (
-        "gathering images and sending them to the device is the limit; keep them there with "
-        f"--data.resident True ({_mebibytes(pipeline)} MiB)"
-    )
+        return f"the images lie on the device, so the {on} cannot send off steps fast enough"
+    return "gathering images and sending them to the device is the limit"
 
 
-def _of_host(pipeline: HostPipeline, on: str) -> str:
+def change(pipeline: Pipeline) -> str:
+    """What to change where the host is the limit."""
+    if isinstance(pipeline, HostPipeline):
+        return _change_of_host(pipeline)
+    if isinstance(pipeline, ResidentPipeline):
+        return "stop what else runs on them"
+    return f"keep them there with --data.resident True ({_mebibytes(pipeline)} MiB)"
+
+
+def _change_of_host(pipeline: HostPipeline) -> str:
     if isinstance(pipeline.source, ArraySource):
-        work = "augmentation" if pipeline.whole else "cropping and resizing"
-        return f"{work} on {on} is the limit; leave it to the device with --data.augment-on device"
+        return "leave it to the device with --data.augment-on device"
     if pipeline.whole:
-        return (
-            f"decoding and augmentation on {on} are the limit; leave all but decoding and cropping "
-            "to the device with --data.augment-on split"
-        )
+        return "leave all but decoding and cropping to the device with --data.augment-on split"
     ways = []
     shorter = int(np.median(pipeline.source.sizes.min(axis=1)))
     if shorter > 2.5 * pipeline.size:
@@ -49,7 +63,7 @@ def _of_host(pipeline: HostPipeline, on: str) -> str:
             "decode by tf.data with --data.engine tf" if installed else "pip install tensorflow"
         )
     ways.append("use more host cores")
-    return f"decoding on {on} is the limit; " + ", or ".join(ways)
+    return ", or ".join(ways)
 
 
 def _mebibytes(pipeline: Pipeline) -> str:

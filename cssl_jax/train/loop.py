@@ -6,16 +6,15 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import optax
-from jax.sharding import Mesh
 
 from cssl_jax import parallel, recipes, runtime
 from cssl_jax.config import Config
-from cssl_jax.data import pipeline as pipelines
+from cssl_jax.data.feeds import placed_feeds
 from cssl_jax.data.loading import LABEL_RULES, absolute_spec
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.scan import write_rejected
@@ -134,7 +133,9 @@ def _train(
     )
     step = parallel.data_parallel(train_step, parts.mesh, config.runtime.backend)
     constants = parallel.replicate(parts.pipeline.constants, parts.mesh)
-    feeds = _placed_feeds(parts, start, config.runtime.backend)
+    feeds = placed_feeds(
+        parts.pipeline, parts.mesh, config.runtime.backend, start, parts.total_steps
+    )
     journal = Journal(run, config, parts.pipeline, start, parts.total_steps)
     figures: dict[str, Any] = {}
     with journal, runtime.catch_signals() as interruption:
@@ -219,22 +220,6 @@ def _write_config(run: pathlib.Path, config: Config) -> None:
 
 
 # -------------------------------------------------------------------------------------------- input
-
-
-def _placed_feeds(parts: Parts, start: int, backend: str) -> Generator[Any]:
-    """Each step's input on the devices; for resident data one transfer serves them all."""
-    feeds = parts.pipeline.feeds(start, parts.total_steps)
-    if parts.pipeline.constant_feed:
-        return _repeat(feeds, parts.mesh, backend)
-    return pipelines.prefetch(feeds, lambda feed: parallel.put_batch(feed, parts.mesh, backend))
-
-
-def _repeat(feeds: Iterator[Any], mesh: Mesh, backend: str) -> Generator[Any]:
-    placed = None
-    for feed in feeds:
-        if placed is None:
-            placed = parallel.put_batch(feed, mesh, backend)
-        yield placed
 
 
 def _timed(items: Iterator[Any]) -> Iterator[tuple[Any, float]]:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from cssl_jax import parallel
+from cssl_jax import parallel, runtime
 from cssl_jax.config import Config
 from cssl_jax.data import pipeline as pipelines
 from cssl_jax.data import sources
@@ -133,6 +133,20 @@ def make_pipeline(
         rows=rows,
     )
     return pipeline, f"{name}: {reason}"
+
+
+def pipeline_alone(config: Config, mesh: Mesh, rows: np.ndarray) -> tuple[pipelines.Pipeline, str]:
+    """``make_pipeline`` without the rest of a run, for these rows of the global batch."""
+    train, _ = load_data(config)
+    return make_pipeline(
+        config,
+        Sampler(len(train), config.train.batch_size, config.train.seed),
+        input_spec(config, train),
+        train,
+        views=make_method(config, mesh).views,
+        rows=rows,
+        memory=runtime.device_memory(mesh.devices.flat[0]),
+    )
 
 
 def make_optimizer(

@@ -44,7 +44,7 @@ def draw_views(config: Config, *, step: int = 0, examples: int = 6) -> PIL.Image
             + (f", one batch (--train.batch-size {most})" if most < MOST else "")
         )
     runtime.set_compile_cache(config.runtime.compile_cache)
-    pipeline, reason = _pipeline(config, np.arange(examples))
+    pipeline, reason = setup.pipeline_alone(config, _one_device(), np.arange(examples))
     last = config.train.epochs * pipeline.sampler.steps_per_epoch - 1
     _check_steps(step, step + 1, last)
     views = _views(pipeline, step)
@@ -109,20 +109,6 @@ def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[
 
 def _one_device() -> Mesh:
     return parallel.make_mesh(jax.devices()[:1])  # no draw depends on the others
-
-
-def _pipeline(config: Config, rows: np.ndarray) -> tuple[Pipeline, str]:
-    """What feeds these rows of the global batch, and why it was chosen."""
-    train, _ = setup.load_data(config)
-    return setup.make_pipeline(
-        config,
-        Sampler(len(train), config.train.batch_size, config.train.seed),
-        setup.input_spec(config, train),
-        train,
-        views=setup.make_method(config, _one_device()).views,
-        rows=rows,
-        memory=runtime.device_memory(jax.devices()[0]),
-    )
 
 
 def _check_steps(start: int, stop: int, last: int) -> None:
