@@ -32,15 +32,17 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
+# Two at a time: most of it is XLA compiling, which keeps one core busy; a file's fixtures stay together.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-full: test
 	$(BIN)/python -m pytest -m slow
 
 # What a second Python version is tried with.
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow" tests/data tests/losses tests/train tests/test_config.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" \
+		tests/data tests/losses tests/train tests/test_config.py
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

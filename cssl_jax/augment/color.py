@@ -47,17 +47,25 @@ def color_jitter(x: jax.Array, parameters: Parameters) -> jax.Array:
 
 
 def shift_hue(x: jax.Array, turn: jax.Array) -> jax.Array:
-    """Turns the hue of RGB x [..., 3] by a share of the circle; HSV value and saturation stay."""
-    red, green, blue = x[..., 0:1], x[..., 1:2], x[..., 2:3]
-    value = jnp.max(x, axis=-1, keepdims=True)
-    chroma = value - jnp.min(x, axis=-1, keepdims=True)
-    safe = jnp.where(chroma > 0, chroma, 1.0)
+    """Turns the hue of RGB x [..., 3] by a share of the circle; HSV value and saturation stay.
+
+    ``turn`` broadcasts to x's leading axes with a last axis of 1, or is a scalar.
+    """
+    # A plane a channel: XLA's CPU backend does not vectorise over an axis of 3.
+    red, green, blue = x[..., 0], x[..., 1], x[..., 2]
+    turn = turn[..., 0] if jnp.ndim(turn) else turn
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
+    scale = 1.0 / jnp.where(chroma > 0, chroma, 1.0)
+    # By order, not by ``value == red``: a compiler may round the two differently. Ties are smooth.
     sector = jnp.where(
-        value == red,
-        (green - blue) / safe,
-        jnp.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
+        (red >= green) & (red >= blue),
+        (green - blue) * scale,
+        jnp.where(green >= blue, 2.0 + (blue - red) * scale, 4.0 + (red - green) * scale),
     )
-    sector = sector + 6.0 * turn
-    offsets = jnp.asarray([5.0, 3.0, 1.0], x.dtype)  # red, green, blue
-    k = jnp.mod(offsets + sector, 6.0)
-    return value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
+    planes = []
+    for offset in (5.0, 3.0, 1.0):  # red, green, blue
+        k = sector + (6.0 * turn + offset)
+        k = k - 6.0 * jnp.floor(k / 6.0)
+        planes.append(value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0))
+    return jnp.stack(planes, axis=-1)

@@ -1,7 +1,7 @@
 """The policy applied on the host by threads: the twin of ``tf_pipeline`` without TensorFlow.
 
 Pillow decodes and resizes, letting other threads work meanwhile. The rest of the policy, where it
-is asked for, is the device's own code compiled for the CPU.
+is asked for, is JAX's, compiled for the CPU, one view at a time.
 """
 
 import collections
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cssl_jax.augment import image
+from cssl_jax.augment import single
 from cssl_jax.augment.policy import sample_views
 from cssl_jax.data import host, pictures
 from cssl_jax.data.host import PREFETCH, Drawn, Work
@@ -76,12 +76,12 @@ def _finisher(work: Work) -> Callable[[np.ndarray, Drawn], np.ndarray]:
     keys = jax.ShapeDtypeStruct((1, 2), np.uint32)
     drawn = jax.eval_shape(lambda keys: sample_views(keys, work.policy, 1), keys)
     # One view at a time: its bits then depend on nothing but itself.
-    shapes = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in drawn.items()}
-    shape = (1, work.size, work.size, work.source.channels)
+    shapes = {name: jax.ShapeDtypeStruct(x.shape[2:], x.dtype) for name, x in drawn.items()}
+    shape = (work.size, work.size, work.source.channels)
 
     def finish(x: jax.Array, parameters: Drawn) -> jax.Array:
-        x = image.finish(x.astype(float) / 255, parameters, policy=work.policy)
+        x = single.finish(x.astype(float) / 255, parameters, policy=work.policy)
         return jnp.round(x * 255).astype(np.uint8)
 
     compiled = host.on_cpu(finish, jax.ShapeDtypeStruct(shape, np.float32), shapes)
-    return lambda x, one: compiled(x[None], {name: one[name][None] for name in shapes})[0]
+    return lambda x, one: compiled(x, {name: one[name] for name in shapes})
