@@ -19,9 +19,10 @@ import json
 import os
 import pathlib
 
-from loss_sections import devices, joint, peers, process, scale
+from loss_sections import devices, joint, peers, scale
 from loss_sections.contenders import LABELS
-from loss_sections.report import machine, verdict, versions
+from measuring import process
+from measuring.report import machine, verdict, versions
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 BUSY = (

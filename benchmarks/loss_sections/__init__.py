@@ -1,1 +1,1 @@
-"""The sections of ``benchmarks/loss.py`` and the fresh processes that they measure in."""
+"""The sections of ``benchmarks/loss.py``."""

@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-
-from loss_sections import process
+from measuring import process
 
 WIDTH = 128
 TEMPERATURE = 0.1

@@ -2,9 +2,10 @@
 
 import argparse
 
-from loss_sections import process
+from measuring import process
+from measuring.report import cpu_environment, megabytes, target
+
 from loss_sections.contenders import TEMPERATURE, WIDTH
-from loss_sections.report import cpu_environment, megabytes, target
 
 DENSE_BOUNDS = {16_384: 1 / 12, 65_536: 1 / 40}
 GATHERED_BOUND = 2.5
@@ -18,7 +19,7 @@ def run(options: argparse.Namespace) -> dict:
         row = {"pairs": pairs, "devices": options.devices, "gathered_bytes": 2 * pairs * WIDTH * 4}
         for name, tile in (("dense", None), ("tiled", "auto")):
             figures = process.call(
-                "devices.compiled",
+                "loss_sections.devices.compiled",
                 pairs=pairs,
                 tile=tile,
                 environment={**cpu_environment(), "XLA_FLAGS": flags},

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from measuring import process
+from measuring.report import cpu_environment, megabytes
 
-from loss_sections import joint_device, process
+from loss_sections import joint_device
 from loss_sections.contenders import TEMPERATURE, WIDTH
-from loss_sections.report import cpu_environment, megabytes
 
 LOSSES = {"dense": None, "tiled": "auto"}
 STEPS = ("plain", "remat", "GradCache")
@@ -47,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict:
     measured = options.joint == "measured"
     if options.joint == "auto":
-        found = process.call("joint_device.backend")
+        found = process.call("loss_sections.joint_device.backend")
         measured = found.get("backend", "cpu") != "cpu"
     model = {key: getattr(options, key) for key in ("encoder", "size", "dtype")}
     setting = {**model, "micro_batch": options.micro_batch, "projections": WIDTH}
@@ -60,12 +61,17 @@ def run(options: argparse.Namespace) -> dict:
 def _from_shapes(options: argparse.Namespace, model: dict) -> dict:
     common: dict[str, Any] = {"environment": cpu_environment(), "timeout": options.timeout}
     kept = {
-        kind: process.call("joint.kept_bytes", **common, **model, remat=kind == "remat")
+        kind: process.call(
+            "loss_sections.joint.kept_bytes", **common, **model, remat=kind == "remat"
+        )
         for kind in ("plain", "remat")
     }
     temporary = {
         loss: [
-            {"pairs": n, **process.call("joint.loss_bytes", **common, pairs=n, tile=tile)}
+            {
+                "pairs": n,
+                **process.call("loss_sections.joint.loss_bytes", **common, pairs=n, tile=tile),
+            }
             for n in LOSS_PAIRS[loss]
         ]
         for loss, tile in LOSSES.items()

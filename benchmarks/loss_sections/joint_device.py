@@ -4,8 +4,8 @@ import argparse
 import statistics
 import time
 
-from loss_sections import process
-from loss_sections.report import gigabytes
+from measuring import process
+from measuring.report import gigabytes
 
 # Of the device's memory; JAX takes three quarters unless told.
 ENVIRONMENT = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
@@ -22,7 +22,7 @@ def run(
         fitted = [found for found in tries if "failed" not in found]
         best = max(fitted, key=lambda found: found["batch"], default={})
         rows.append({"step": step, "loss": loss, "largest": best, "tries": tries})
-    found = process.call("joint_device.backend")
+    found = process.call("loss_sections.joint_device.backend")
     memory = {"memory_fraction": ENVIRONMENT["XLA_PYTHON_CLIENT_MEM_FRACTION"]}
     return {"device": found.get("device", "unknown device"), **memory, "rows": rows}
 
@@ -32,7 +32,7 @@ def _search(options: argparse.Namespace, kind: dict) -> list[dict]:
 
     def fits(batch: int) -> bool:
         figures = process.call(
-            "joint_device.attempt",
+            "loss_sections.joint_device.attempt",
             **kind,
             batch=batch,
             micro_batch=options.micro_batch if kind["step"] == "GradCache" else 0,

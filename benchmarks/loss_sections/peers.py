@@ -3,9 +3,10 @@
 import argparse
 import statistics
 
-from loss_sections import process
+from measuring import process
+from measuring.report import cpu_environment, gigabytes, megabytes, span, target
+
 from loss_sections.contenders import LABELS
-from loss_sections.report import cpu_environment, gigabytes, megabytes, span, target
 
 OURS = "tiled"
 ABSENT = "not measured: no --peer-python"
@@ -44,7 +45,7 @@ def _measure(name: str, pairs: int, options: argparse.Namespace) -> dict:
             return {"failed": ABSENT}
         peer = {"python": options.peer_python, "imports": options.peer_imports}
     return process.call(
-        "contenders.measure",
+        "loss_sections.contenders.measure",
         contender=name,
         pairs=pairs,
         seconds=options.seconds,

@@ -3,9 +3,8 @@
 import argparse
 
 import numpy as np
-
-from loss_sections import process
-from loss_sections.report import cpu_environment, gigabytes, megabytes, target
+from measuring import process
+from measuring.report import cpu_environment, gigabytes, megabytes, target
 
 LARGEST, LARGEST_GB = 65_536, 1.5
 
@@ -15,7 +14,7 @@ def run(options: argparse.Namespace) -> dict:
     rows = []
     for pairs in options.scale_pairs:
         figures = process.call(
-            "contenders.measure",
+            "loss_sections.contenders.measure",
             contender="tiled",
             pairs=pairs,
             seconds=options.seconds,

@@ -1,6 +1,6 @@
 """A function in a process of its own: its figures, or in words why there are none.
 
-``call("contenders.measure", pairs=512)`` runs that function of this package in a new interpreter,
+``call("loss_sections.contenders.measure", pairs=512)`` runs that function in a new interpreter,
 possibly one of another environment, and takes the JSON that it returns.
 """
 
@@ -42,7 +42,7 @@ def call(
     memory_limit: float | None = None,
     **arguments: object,
 ) -> dict:
-    """Figures of ``function(**arguments)``, "module.name" of this package.
+    """Figures of ``function(**arguments)``, "package.module.name" below ``benchmarks``.
 
     Args:
         function: Returns a dict that JSON can hold.
@@ -60,7 +60,7 @@ def call(
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         try:
             child = subprocess.Popen(
-                [python, "-m", "loss_sections.process", function, json.dumps(arguments)],
+                [python, "-m", "measuring.process", function, json.dumps(arguments)],
                 cwd=BENCHMARKS,
                 env={**kept, **(environment or {})},
                 stdout=out,
@@ -151,8 +151,8 @@ def _largest_by_rusage() -> int:
 
 
 def _main(function: str, arguments: str) -> None:
-    module, name = function.split(".")
-    found = getattr(importlib.import_module(f"loss_sections.{module}"), name)
+    module, _, name = function.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
     print(json.dumps(found(**json.loads(arguments))))
 
 

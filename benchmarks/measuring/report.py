@@ -28,18 +28,20 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def target(text: str, figures: list[float | None], bound: float) -> dict:
-    """A verdict: the largest figure must not be above ``bound``.
+def target(text: str, figures: list[float | None], bound: float, *, at_least: bool = False) -> dict:
+    """A verdict: no figure may be above ``bound``, or below it with ``at_least``.
 
-    One figure above it misses. It is met only where every figure was measured: a contender that
+    One figure beyond it misses. It is met only where every figure was measured: a contender that
     failed is no win.
     """
     known = [figure for figure in figures if figure is not None]
-    missed = any(figure > bound for figure in known)
+    missed = any(figure < bound if at_least else figure > bound for figure in known)
+    worst = min if at_least else max
     return {
         "target": text,
         "bound": bound,
-        "figure": max(known, default=None),
+        "at_least": at_least,
+        "figure": worst(known, default=None),
         "met": False if missed else True if figures and len(known) == len(figures) else None,
     }
 
@@ -48,9 +50,10 @@ def verdict(found: dict) -> str:
     """One line."""
     word = {True: "met", False: "MISSED", None: "not measured"}[found["met"]]
     figure = "-" if found["figure"] is None else f"{found['figure']:.4g}"
+    side = "at least" if found["at_least"] else "at most"
     if found["met"] is None and found["figure"] is not None:
         word += " in full"
-    return f"{word:<22}{found['target']:<56}{figure:>10} (at most {found['bound']:.4g})"
+    return f"{word:<22}{found['target']:<56}{figure:>10} ({side} {found['bound']:.4g})"
 
 
 def megabytes(size: float) -> str:

@@ -72,10 +72,11 @@ def test_no_path_of_this_machine_is_in_the_json(ran):
 
 
 def test_a_process_that_wants_more_than_it_may_is_out_of_memory():
-    from loss_sections import process
+    from measuring import process
 
-    found = process.call("contenders.measure", contender="jax", memory_limit=0.01, seconds=0.1,
-                         pairs=64)  # fmt: skip
+    arguments = {"contender": "jax", "pairs": 64, "seconds": 0.1}
+    measure = "loss_sections.contenders.measure"
+    found = process.call(measure, memory_limit=0.01, **arguments)
     assert found["failed"].startswith("out of memory")
 
 
@@ -90,13 +91,13 @@ def test_a_process_that_wants_more_than_it_may_is_out_of_memory():
     ],
 )  # fmt: skip
 def test_causes_of_death(code, errors, expected):
-    from loss_sections import process
+    from measuring import process
 
     assert process.cause(code, errors) == expected
 
 
 def test_a_verdict_needs_every_figure():
-    from loss_sections.report import target
+    from measuring.report import target
 
     assert target("t", [0.1, 0.2], 0.3)["met"] is True
     assert target("t", [0.1, None], 0.3)["met"] is None

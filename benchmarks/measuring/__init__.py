@@ -1,0 +1,1 @@
+"""What the benchmarks share: fresh processes to measure in, targets and cells of tables."""
