@@ -62,6 +62,8 @@ def _change_of_host(pipeline: HostPipeline) -> str:
         ways.append(
             "decode by tf.data with --data.engine tf" if installed else "pip install tensorflow"
         )
+    if pipeline.engine == "tf" and pipeline.policy.antialias:
+        ways.append("resize without antialiasing by --augment.no-antialias")
     ways.append("use more host cores")
     return ", or ".join(ways)
 
