@@ -66,6 +66,6 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
-def span(values: list[float]) -> str:
+def span(values: list[float], form: str = ".3g") -> str:
     """Smallest and largest."""
-    return f"({min(values):.3g} - {max(values):.3g})"
+    return f"({min(values):{form}} - {max(values):{form}})"

@@ -1,0 +1,160 @@
+"""Section ``resident``: what making the views costs a step of ResNet-18 on a GPU."""
+
+import argparse
+import dataclasses
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+from measuring import process
+from measuring.report import target
+
+ELSEWHERE = "not measured: JAX's default backend is {backend}, not gpu"
+SHARE, HOST_MS = 0.05, 2.0
+DISPATCHED = 20  # steps sent off without waiting
+
+
+def run(options: argparse.Namespace) -> dict:
+    """On a GPU; elsewhere it says so."""
+    found = process.call("input_sections.resident.backend")
+    backend = found.get("backend", found.get("failed"))
+    if backend != "gpu":
+        return {"failed": ELSEWHERE.format(backend=backend), "targets": _targets({})}
+    arguments = {"seconds": options.seconds, "overrides": {}}
+    figures = process.call("input_sections.resident.measure", **arguments, timeout=options.timeout)
+    return {**figures, "targets": _targets(figures)}
+
+
+def _targets(figures: dict) -> list[dict]:
+    return [
+        target("resident pipeline / ResNet-18 step", [figures.get("share")], SHARE),
+        target("host time a step, ms", [figures.get("host_ms")], HOST_MS),
+    ]
+
+
+def table(section: dict) -> str:
+    if "failed" in section:
+        return f"resident CIFAR-10 beside a ResNet-18 step  {section['failed']}"
+    return (
+        f"{section['device']}, batch {section['batch_size']}, {section['dtype']}: step "
+        f"{section['step_ms']:.2f} ms, with views made beforehand {section['fixed_ms']:.2f} ms, "
+        f"host {section['host_ms']:.2f} ms a step"
+    )
+
+
+# ---------------------------------------------------------------------- in a process of its own
+
+
+def backend() -> dict:
+    """Of JAX here."""
+    import jax
+
+    return {"backend": jax.default_backend()}
+
+
+def measure(seconds: float, overrides: dict[str, dict[str, Any]]) -> dict:
+    """Time of a training step with its views made in it, and with views that lie there.
+
+    Args:
+        seconds: Of each timing.
+        overrides: Section -> field -> value, on top of the recipe ``cifar10_resnet18``.
+    """
+    import jax
+
+    from cssl_jax import parallel, recipes
+    from cssl_jax.data.feeds import placed_feeds
+    from cssl_jax.train import setup
+    from cssl_jax.train.parts import assemble
+
+    config = recipes.load("cifar10_resnet18")
+    for section, values in overrides.items():
+        replaced = dataclasses.replace(getattr(config, section), **values)
+        config = dataclasses.replace(config, **{section: replaced})
+    with tempfile.TemporaryDirectory() as folder:
+        source = _noise(pathlib.Path(folder), 50_000)
+        data = dataclasses.replace(config.data, source=str(source), validation_source="",
+                                   validation_fraction=0.1, resident=True)  # fmt: skip
+        runtime = dataclasses.replace(config.runtime, devices=1)
+        parts = assemble(dataclasses.replace(config, data=data, runtime=runtime))
+    mesh, name = parts.mesh, config.runtime.backend
+    state = setup.init_state(parts.method, parts.optimizer, parts.spec, 0)
+    constants = parallel.replicate(parts.pipeline.constants, mesh)
+    feed = next(placed_feeds(parts.pipeline, mesh, name, 0, 1))
+    first = parallel.data_parallel(parts.pipeline.make_batch, mesh, name, donate=False)
+    fixed = first(np.int32(0), constants, feed)
+    making = _Steps(parts, state, parts.pipeline.make_batch, constants, feed)
+    given = _Steps(parts, state, lambda step, constants, feed: feed, {}, fixed)
+    times = [(making.time(seconds), given.time(seconds)) for _ in range(3)]
+    step_ms, fixed_ms = (1000 * float(np.median(column)) for column in zip(*times, strict=True))
+    return {
+        "device": jax.devices()[0].device_kind,
+        "batch_size": config.train.batch_size,
+        "dtype": config.model.dtype,
+        "step_ms": step_ms,
+        "fixed_ms": fixed_ms,
+        "share": 1 - fixed_ms / step_ms,
+        "host_ms": 1000 * making.host(),
+    }
+
+
+def _noise(folder: pathlib.Path, count: int) -> pathlib.Path:
+    """What the pixels are does not change what they cost."""
+    images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+    np.savez(folder / "noise.npz", images=images)
+    return folder / "noise.npz"
+
+
+class _Steps:
+    """Training steps one after another on the same feed."""
+
+    def __init__(self, parts: Any, state: Any, make_batch: Any, constants: Any, feed: Any) -> None:
+        from cssl_jax import parallel
+        from cssl_jax.train.step import make_train_step
+
+        step = make_train_step(
+            parts.method,
+            parts.optimizer,
+            parts.schedule,
+            make_batch,
+            total_steps=parts.total_steps,
+            axis_name=parallel.AXIS,
+            micro_batches=parts.micro_batches,
+            frozen_norm=False,
+        )
+        self._step = parallel.data_parallel(step, parts.mesh, "shard_map")
+        self._state = parallel.replicate(state, parts.mesh)
+        self._constants, self._feed = constants, feed
+        self._wait(self._send())
+
+    def _send(self) -> Any:
+        self._state, metrics = self._step(self._state, self._constants, self._feed)
+        return metrics
+
+    def _wait(self, metrics: Any) -> None:
+        import jax
+
+        jax.block_until_ready((self._state, metrics))
+
+    def time(self, seconds: float) -> float:
+        """Seconds a step, two in flight."""
+        self._wait(self._send())
+        start = time.perf_counter()
+        latest, count = self._send(), 1
+        while time.perf_counter() - start < seconds:
+            before, latest = latest, self._send()
+            before["loss"].block_until_ready()
+            count += 1
+        self._wait(latest)
+        return (time.perf_counter() - start) / count
+
+    def host(self) -> float:
+        """Seconds of the host's a step: what sending it off takes, with nothing waited for."""
+        self._wait(self._send())
+        start = time.perf_counter()
+        for _ in range(DISPATCHED):
+            metrics = self._send()
+        elapsed = time.perf_counter() - start
+        self._wait(metrics)
+        return elapsed / DISPATCHED
