@@ -13,7 +13,7 @@ import tiny
 from cssl_jax import parallel
 from cssl_jax.data import pipeline
 from cssl_jax.errors import RunError, UserError
-from cssl_jax.train import journal
+from cssl_jax.train import journal, metrics
 from cssl_jax.train.checkpoints import Checkpoints
 
 EPOCHS, STEPS_PER_EPOCH = 3, 3
@@ -160,9 +160,11 @@ def test_a_signal_saves_and_the_next_start_goes_on(config, run, tmp_path, monkey
     assert_same_run(tmp_path / "run", run[0])
 
 
-def test_a_run_that_waits_for_input_says_so_once_and_what_to_change(
+def test_a_run_that_waits_for_input_says_so_and_what_to_change(
     arrays, tmp_path, monkeypatch, capfd
 ):
+    # Nine steps are few: judge each alone, since some find their input made while XLA compiled.
+    monkeypatch.setattr(metrics.InputWatch, "seconds", 0.0)
     feeds = pipeline.StreamPipeline.feeds
 
     def slow(self, start, stop):
@@ -174,8 +176,7 @@ def test_a_run_that_waits_for_input_says_so_once_and_what_to_change(
     cssl_jax.pretrain(make_config(arrays, resident=False), tmp_path / "run")
     err = capfd.readouterr().err
     found = re.findall(r"waiting for input (\d+) % of the time: (.*)", err)
-    assert len(found) == 1
-    assert int(found[0][0]) > 10
+    assert int(found[0][0]) > 10  # how often it says so is InputWatch's own test
     assert "--data.resident True" in found[0][1]
 
 
