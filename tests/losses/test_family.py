@@ -210,6 +210,60 @@ def test_bfloat16_rows_give_a_float32_loss_and_bfloat16_gradients(name, tile):
     assert np.isfinite(np.asarray(grad, np.float32)).all()
 
 
+@functools.cache
+def in_float32(tile):
+    """(z1, z2) -> of every loss (loss, gradients), one program for one device."""
+
+    def all_losses(z1, z2):
+        return {
+            name: jax.value_and_grad(
+                lambda a, b, ours=ours: ours(a, b, jnp.arange(N), tile_size=tile), argnums=(0, 1)
+            )(z1, z2)
+            for name, (ours, _) in LOSSES.items()
+        }
+
+    return jax.jit(all_losses)
+
+
+@pytest.mark.parametrize("tile", [None, 4])
+@pytest.mark.parametrize("magnitude", [1e-30, 1e30])
+def test_lengths_do_not_matter_however_large_or_small(magnitude, tile):
+    z1, z2 = Z1.astype(np.float32), Z2.astype(np.float32)
+    scaled = in_float32(tile)(z1 * np.float32(magnitude), z2 * np.float32(magnitude))
+    for name, (loss, grads) in in_float32(tile)(z1, z2).items():
+        other_loss, other_grads = scaled[name]
+        assert float(other_loss) == pytest.approx(float(loss), rel=1e-5, abs=1e-5), name
+        for ours, theirs in zip(other_grads, grads, strict=True):
+            ours = np.asarray(ours, np.float64) * magnitude
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("tile", [None, 4])
+def test_zero_vectors_and_duplicates_stay_finite(tile):
+    z1, z2 = Z1.astype(np.float32), Z2.astype(np.float32)
+    z1[0], z2[2], z1[3], z1[5] = 0.0, 0.0, z2[3], z1[4]
+    for name, results in in_float32(tile)(z1, z2).items():
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(results)), name
+
+
+@pytest.mark.parametrize("tile", [None, 4])
+def test_a_temperature_of_a_hundredth(tile):
+    z1, z2 = Z1.astype(np.float32), Z2.astype(np.float32)
+    how = {"temperature": 0.01, "tile_size": tile}
+    found = {
+        "dcl": (losses.dcl(z1, z2, **how), loops.dcl(Z1, Z2, 0.01)),
+        "hard": (losses.hard_nt_xent(z1, z2, **how), loops.hard_nt_xent(Z1, Z2, 0.01, 1.0, 0.1)),
+        "info_nce": (losses.info_nce(z1, z2, **how), loops.info_nce(Z1, Z2, 0.01)),
+        "sup_con": (
+            losses.sup_con(jnp.asarray(stacked(z1, z2)), jnp.asarray(LABELS), **how),
+            loops.sup_con(stacked(Z1, Z2), LABELS, 0.01),
+        ),
+    }
+    for name, (ours, theirs) in found.items():
+        # Similarities are good to 1e-7 and logits, up to 100, to 1e-5.
+        assert float(ours) == pytest.approx(theirs, rel=1e-5, abs=1e-4), name
+
+
 def test_more_views_than_two_and_classes_of_one():
     z, labels = np.random.default_rng(4).normal(size=(5, 3, 4)), np.array([2, 0, 2, -1, 1])
     for views in (1, 3):
