@@ -8,6 +8,8 @@ from cssl_jax.data.pipeline import HostPipeline, Pipeline, ResidentPipeline
 from cssl_jax.data.sources import ArraySource
 from cssl_jax.data.threads import cores
 
+PLAIN_RESIZE = "resize without antialiasing by --augment.no-antialias"
+
 
 def advice(pipeline: Pipeline) -> str:
     """What limits the input and what to change, in words that end a sentence."""
@@ -63,7 +65,7 @@ def _change_of_host(pipeline: HostPipeline) -> str:
             "decode by tf.data with --data.engine tf" if installed else "pip install tensorflow"
         )
     if pipeline.engine == "tf" and pipeline.policy.antialias:
-        ways.append("resize without antialiasing by --augment.no-antialias")
+        ways.append(PLAIN_RESIZE)
     ways.append("use more host cores")
     return ", or ".join(ways)
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from cssl_jax import parallel
 from cssl_jax.augment.policy import NEUTRAL_AFFINE, PROBABILITIES, ImagePolicy
-from cssl_jax.data.advice import change, host_cores
+from cssl_jax.data.advice import PLAIN_RESIZE, change, host_cores
 from cssl_jax.data.feeds import placed_feeds
 from cssl_jax.data.host import PREFETCH
 from cssl_jax.data.picture_source import PictureSource
@@ -309,8 +309,9 @@ def verdict(measured: Measurement) -> str:
     stage, pipeline = measured.limit, measured.pipeline
     if stage.side == "host":
         words = f"{_WORDS[stage.name]} on {host_cores()} is the limit; "
-        ways = [_cheaper(stage, pipeline), change(pipeline)]
-        return words + ", or ".join(filter(None, ways))
+        cheaper, way_out = _cheaper(stage, pipeline), change(pipeline)
+        said = not cheaper or cheaper in way_out
+        return words + (way_out if said else f"{cheaper}, or {way_out}")
     smaller = f"smaller views (--data.size, now {pipeline.size}) cost less"
     if stage.side == "transfer":
         streams = isinstance(pipeline, StreamPipeline)
@@ -339,8 +340,9 @@ def _cheaper(stage: Stage, pipeline: Pipeline) -> str:
         return "put the pictures on a local disk or into shards (wds:)"
     if stage.name != "crop + resize":
         return ""
-    if stage.side == "host" and getattr(pipeline.policy, "antialias", False):
-        return "resize without antialiasing, as the paper's code does (--augment.antialias False)"
+    engine = pipeline.engine if isinstance(pipeline, HostPipeline) else None
+    if engine == "tf" and pipeline.policy.antialias:
+        return PLAIN_RESIZE
     if pipeline.policy.interpolation == "bicubic":
         return "resize with --augment.interpolation bilinear"
     return ""

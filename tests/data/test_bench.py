@@ -154,6 +154,13 @@ def test_the_sentence_names_the_limit_and_a_way_out(placement, platform, costs, 
     assert words in sentence
 
 
+@pytest.mark.parametrize(("placement", "times"), [("tf", 1), ("threads", 0)])
+def test_the_plain_resize_is_advised_once_and_where_it_helps(placement, times):
+    """Pillow's resize gains nothing by it."""
+    sentence = bench.verdict(measurement(placement, "gpu", host_crop_resize=2.0))
+    assert sentence.count("--augment.no-antialias") == times
+
+
 def test_the_table_tells_what_a_core_pays():
     text = bench.table(measurement("tf-split", "gpu", host_decode=0.001, device_augment=0.0))
     assert "1,000           2.000" in text  # a view in 1 ms by two cores
