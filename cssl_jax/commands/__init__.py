@@ -1,0 +1,1 @@
+"""The commands, one module a subject: options as a dataclass, and what they do."""

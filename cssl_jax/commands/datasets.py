@@ -1,0 +1,100 @@
+"""Commands on pictures: what is in them, and lists of them."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from cssl_jax.commands.parsing import check_parent, parse
+from cssl_jax.config import Config, DataConfig, validate
+from cssl_jax.data.options import PictureOptions
+from cssl_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCheck:
+    """Say what is in a set of pictures: broken files, duplicates, sizes, classes.
+
+    Attributes:
+        source: Folder, .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or .parquet file.
+        options: How pictures are read; the data.* options of a run with the same names.
+        rejected: File to write the pictures to that would be left out, with the reason (.csv).
+        json: File to write all figures to.
+    """
+
+    source: tyro.conf.Positional[str]
+    options: Annotated[PictureOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=PictureOptions
+    )
+    rejected: pathlib.Path | None = None
+    json: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSplit:
+    """Write train.csv, validation.csv and test.csv: lists that data.source takes.
+
+    Classes keep their shares, near-duplicates stay on one side, and the same pictures and seed give
+    the same lists on any machine.
+
+    Attributes:
+        source: Folder or .csv list of pictures.
+        output: Folder to write the lists to.
+        fractions: Of train, validation and test.
+        seed: Of the split.
+        options: How pictures are read; the data.* options of a run with the same names.
+    """
+
+    source: tyro.conf.Positional[str]
+    output: pathlib.Path
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
+    options: Annotated[PictureOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=PictureOptions
+    )
+
+
+def data_check(argv: Sequence[str]) -> int:
+    """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
+    from cssl_jax.data import check, scan
+    from cssl_jax.files import write_json
+
+    options = parse(DataCheck, "data check", argv)
+    for option in ("rejected", "json"):
+        if path := getattr(options, option):
+            check_parent(path, f"--{option}")
+    records, index, groups = check.examine(options.source, _within_limits(options.options))
+    print(check.report(records, index, groups))
+    try:
+        scan.check_share(index, records.name, options.options.max_rejected)
+    except UserError as error:
+        print(f"\na run would stop: {error}")
+    if options.rejected:
+        scan.write_rejected(options.rejected, scan.rejected(records.names, index))
+    if options.json:
+        write_json(options.json, check.figures(records, index, groups))
+    return 0
+
+
+def _within_limits(options: PictureOptions) -> PictureOptions:
+    """The options, after the same checks as a run's."""
+    validate(Config(data=DataConfig(**dataclasses.asdict(options))))
+    return options
+
+
+def data_split(argv: Sequence[str]) -> int:
+    """`cssl-jax data split SOURCE --output FOLDER`."""
+    from cssl_jax.data import lists
+
+    options = parse(DataSplit, "data split", argv)
+    for path, count in lists.split_source(
+        options.source,
+        options.output,
+        _within_limits(options.options),
+        fractions=options.fractions,
+        seed=options.seed,
+    ):
+        print(f"{path}: {count} pictures")
+    return 0

@@ -1,0 +1,128 @@
+"""Commands that take a recipe: train, look at its views, measure its input."""
+
+import dataclasses
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from cssl_jax.commands.parsing import check_parent, parse, recipe_first
+from cssl_jax.config import Config
+from cssl_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """Train an encoder on unlabelled pictures; on a folder with a run in it, go on with that run.
+
+    Attributes:
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
+        workdir: Run folder.
+        config: Every field of the config; defaults are the recipe's.
+    """
+
+    recipe: tyro.conf.Positional[str]
+    workdir: pathlib.Path
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Draw pictures and their views as training sees them, with what each underwent in words.
+
+    Attributes:
+        recipe: As for pretrain.
+        output: File to write (.png).
+        examples: Pictures, the first of the batch.
+        step: Of the run, from 0.
+        config: Every field of the config; defaults are the recipe's.
+    """
+
+    recipe: tyro.conf.Positional[str]
+    output: pathlib.Path
+    examples: int = 6
+    step: int = 0
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchInput:
+    """Measure what each part of a recipe's input costs, and say what limits it.
+
+    Attributes:
+        recipe: As for pretrain.
+        seconds: Of each measurement.
+        config: Every field of the config; defaults are the recipe's.
+    """
+
+    recipe: tyro.conf.Positional[str]
+    seconds: float = 3.0
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Train on the embedded digits and show what was learnt: a few minutes on a laptop.
+
+    Attributes:
+        workdir: Run folder; a run that is there already is gone on with.
+        recipe: Recipe to run.
+    """
+
+    workdir: pathlib.Path = pathlib.Path("runs/demo")
+    recipe: str = "digits"
+
+
+def pretrain(argv: Sequence[str]) -> int:
+    """`cssl-jax pretrain RECIPE --workdir RUN [--section.field VALUE ...]`."""
+    config = recipe_first("pretrain", "--workdir RUN", argv)
+    default = Pretrain(tyro.MISSING, tyro.MISSING, config)
+    return _run(parse(Pretrain, "pretrain", argv, default))
+
+
+def _run(options: Pretrain) -> int:
+    from cssl_jax.evaluate.protocols import table
+    from cssl_jax.train.loop import pretrain
+
+    results = pretrain(options.config, options.workdir)
+    print(f"\n{table(results)}\n\nresults: {options.workdir / 'results.json'}")
+    return 0
+
+
+def demo(argv: Sequence[str]) -> int:
+    """`cssl-jax demo [--workdir DIR]`."""
+    from cssl_jax import recipes
+
+    options = parse(Demo, "demo", argv)
+    return _run(Pretrain(options.recipe, options.workdir, recipes.load(options.recipe)))
+
+
+def views(argv: Sequence[str]) -> int:
+    """`cssl-jax views RECIPE --output views.png [--section.field VALUE ...]`."""
+    from cssl_jax.files import write_bytes
+    from cssl_jax.train.views import draw_views
+
+    config = recipe_first("views", "--output views.png", argv)
+    options = parse(Views, "views", argv, Views(tyro.MISSING, tyro.MISSING, config=config))
+    if options.output.suffix != ".png":
+        raise UserError(f"--output {options.output} must end in .png")
+    check_parent(options.output, "--output")
+    sheet = draw_views(options.config, step=options.step, examples=options.examples)
+    content = io.BytesIO()
+    sheet.save(content, "PNG", optimize=True)
+    write_bytes(options.output, content.getvalue())
+    print(f"{options.output}: {options.examples} pictures and their views at step {options.step}")
+    return 0
+
+
+def bench_input(argv: Sequence[str]) -> int:
+    """`cssl-jax bench-input RECIPE [--seconds 3] [--section.field VALUE ...]`."""
+    from cssl_jax.train.bench_input import bench_input
+
+    config = recipe_first("bench-input", "[--seconds 3]", argv)
+    default = BenchInput(tyro.MISSING, config=config)
+    options = parse(BenchInput, "bench-input", argv, default)
+    print(bench_input(options.config, seconds=options.seconds))
+    return 0
