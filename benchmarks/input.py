@@ -4,6 +4,7 @@
 and its targets' verdicts for each section; writes ``benchmarks/results/input.json``.
 
     host      ours, a plain tf.data and lightly's DataLoader in interleaved rounds; memory
+    decode    ways to decode a JPEG for two windows, at 500 x 375 and 2,000 x 1,500
     resident  CIFAR-10 on a GPU: views made in the step, as a share of it
 
 Command: python benchmarks/input.py --photos PHOTOS.tar [--no-antialias] [--peer-python PATH]
@@ -15,12 +16,12 @@ import argparse
 import os
 import pathlib
 
-from input_sections import host, resident
+from input_sections import decode, host, resident
 from input_sections.contenders import LABELS
 from measuring import sections
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
-SECTIONS = {"host": host, "resident": resident}
+SECTIONS = {"host": host, "decode": decode, "resident": resident}
 
 
 def main() -> None:

@@ -36,7 +36,11 @@ def get_config() -> Config:
             normalize="unit",
         ),
         augment=ImagePolicy(
-            jitter_strength=0.5, brightness_mode="additive", blur=(0.0,), antialias=False
+            jitter_strength=0.5,
+            brightness_mode="additive",
+            blur=(0.0,),
+            antialias=False,
+            dct_scaling=False,
         ),
         model=ModelConfig(
             encoder="resnet50",

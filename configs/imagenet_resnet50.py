@@ -39,8 +39,8 @@ def get_config() -> Config:
             size=224,
             normalize="unit",
         ),
-        # Its other defaults are this paper's; its code resizes without antialiasing.
-        augment=ImagePolicy(brightness_mode="additive", antialias=False),
+        # Other defaults are the paper's; its code decodes whole and resizes without antialiasing.
+        augment=ImagePolicy(brightness_mode="additive", antialias=False, dct_scaling=False),
         model=ModelConfig(
             encoder="resnet50", projector_layers=2, projector_hidden=2048, projector_dim=128
         ),

@@ -12,15 +12,20 @@ SIZE, QUALITY = (500, 375), 90  # width and height
 ABSENT = "scikit-learn's two sample photos, in random crops; no --photos"
 
 
-def make(folder: pathlib.Path, source: pathlib.Path | None, count: int) -> str:
-    """Writes ``count`` JPEGs; says in words what they were made from."""
+def make(
+    folder: pathlib.Path,
+    source: pathlib.Path | None,
+    count: int,
+    size: tuple[int, int] = SIZE,
+) -> str:
+    """Writes ``count`` JPEGs of a width and height; says in words what they were made from."""
     photos = _from_tar(source) if source else _samples()
     for number in range(count):
         try:
             photo = next(photos)
         except StopIteration:
             raise SystemExit(f"{source} has {number} photos; give --count {number}") from None
-        resized = photo.convert("RGB").resize(SIZE, PIL.Image.Resampling.BICUBIC)
+        resized = photo.convert("RGB").resize(size, PIL.Image.Resampling.BICUBIC)
         resized.save(folder / f"{number:05}.jpg", quality=QUALITY)
     return source.name if source else ABSENT
 

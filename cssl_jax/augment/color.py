@@ -51,9 +51,14 @@ def shift_hue(x: jax.Array, turn: jax.Array) -> jax.Array:
 
     ``turn`` broadcasts to x's leading axes with a last axis of 1, or is a scalar.
     """
-    # A plane a channel: XLA's CPU backend does not vectorise over an axis of 3.
-    red, green, blue = x[..., 0], x[..., 1], x[..., 2]
     turn = turn[..., 0] if jnp.ndim(turn) else turn
+    return jnp.stack(shift_hue_planes(x[..., 0], x[..., 1], x[..., 2], turn), axis=-1)
+
+
+def shift_hue_planes(
+    red: jax.Array, green: jax.Array, blue: jax.Array, turn: jax.Array
+) -> list[jax.Array]:
+    """``shift_hue`` a channel: XLA's CPU backend does not vectorise over a last axis of 3."""
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
     scale = 1.0 / jnp.where(chroma > 0, chroma, 1.0)
@@ -68,4 +73,4 @@ def shift_hue(x: jax.Array, turn: jax.Array) -> jax.Array:
         k = sector + (6.0 * turn + offset)
         k = k - 6.0 * jnp.floor(k / 6.0)
         planes.append(value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0))
-    return jnp.stack(planes, axis=-1)
+    return planes

@@ -40,6 +40,9 @@ class ImagePolicy:
         interpolation: Kernel of the resize; the paper's code uses bicubic.
         antialias: Widen the kernel with the reduction, as Pillow and torchvision do. Plain
             interpolation, as in the paper's code, is several times faster in tf.data.
+        dct_scaling: Decode a JPEG at 1/2, 1/4 or 1/8 of its size where the windows of all its views
+            stay larger than a view: large photos then take a fraction of the time. The windows are
+            widened to whole pixels of what is decoded.
         horizontal_flip: Probability of a left-right flip.
         vertical_flip: Probability of a top-bottom flip.
         affine: Probability of an affine map (rotation, translation, scaling and shear together).
@@ -68,6 +71,7 @@ class ImagePolicy:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     antialias: bool = True
+    dct_scaling: bool = True
     horizontal_flip: tuple[float, ...] = (0.5,)
     vertical_flip: tuple[float, ...] = (0.0,)
     affine: tuple[float, ...] = (0.0,)

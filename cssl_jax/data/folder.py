@@ -37,9 +37,13 @@ class FileRecords:
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
 
+    def path(self, index: int) -> pathlib.Path:
+        """Of the file."""
+        return self.root / self.names[index]
+
     def read(self, index: int) -> bytes:
         """The file's bytes."""
-        return (self.root / self.names[index]).read_bytes()
+        return self.path(index).read_bytes()
 
 
 def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:

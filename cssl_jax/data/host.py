@@ -10,6 +10,7 @@ import numpy as np
 
 from cssl_jax.augment import geometry
 from cssl_jax.augment.policy import ImagePolicy, sample_views
+from cssl_jax.data.picture_source import PictureSource
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources import Source
 from cssl_jax.data.threads import cores
@@ -52,21 +53,49 @@ class Work:
 def draws(
     work: Work, also: Callable[[Drawn], Drawn] = lambda drawn: drawn
 ) -> Callable[[np.ndarray, np.ndarray], Drawn]:
-    """Compiles (keys uint32 [r, 2], sizes int32 [r, 2]) -> parameters, leaves [r, views, ...].
+    """Compiles (index int32 [r], keys uint32 [r, 2]) -> parameters, leaves [r, views, ...].
 
-    Beside what ``policy.sample`` gives there is box int32 [r, views, 4]: top, left, height, width.
-    ``also`` maps the parameters to what the engine takes.
+    Beside what ``policy.sample`` gives there are box int32 [r, views, 4]: top, left, height, width;
+    halvings int32 [r], with which a JPEG is to be decoded; and reduced_box, the box in what that
+    gives. ``also`` maps the parameters to what the engine takes.
     """
+    source = work.source
+    reducible = np.zeros(len(source), bool)
+    if isinstance(source, PictureSource) and work.policy.dct_scaling:
+        reducible = source.plain_jpeg
 
-    def draw(keys: jax.Array, sizes: jax.Array) -> Drawn:
+    def draw(keys: jax.Array, sizes: jax.Array, reducible: jax.Array) -> Drawn:
         drawn = sample_views(keys, work.policy, work.views)
         height, width = sizes[:, :1], sizes[:, 1:]
-        box = geometry.crop_box(drawn, height, width, policy=work.policy)
-        return also({**drawn, "box": jnp.stack(box, -1)})
+        box = jnp.stack(geometry.crop_box(drawn, height, width, policy=work.policy), -1)
+        halvings = jnp.where(reducible, _halvings(box, work.size), 0)
+        reduced = _reduced(box, halvings[:, None, None])
+        return also({**drawn, "box": box, "halvings": halvings, "reduced_box": reduced})
 
     rows = len(work.rows)
-    keys = jax.ShapeDtypeStruct((rows, 2), np.uint32)
-    return on_cpu(draw, keys, jax.ShapeDtypeStruct((rows, 2), np.int32))
+    compiled = on_cpu(
+        draw,
+        jax.ShapeDtypeStruct((rows, 2), np.uint32),
+        jax.ShapeDtypeStruct((rows, 2), np.int32),
+        jax.ShapeDtypeStruct((rows,), bool),
+    )
+    return lambda index, keys: compiled(keys, source.sizes[index], reducible[index])
+
+
+def _halvings(box: jax.Array, size: int) -> jax.Array:
+    """int32 [r]: how often a picture's sides halve with no window [r, views, 4] below ``size``.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size from fewer coefficients of its blocks.
+    """
+    smallest = jnp.min(box[..., 2:], axis=(-2, -1))
+    return sum((smallest >= size << n).astype(jnp.int32) for n in (1, 2, 3))  # type: ignore[return-value]
+
+
+def _reduced(box: jax.Array, halvings: jax.Array) -> jax.Array:
+    """The whole pixels of the reduced picture that hold the box: less than one more on a side."""
+    start = box[..., :2] >> halvings
+    end = -(-(box[..., :2] + box[..., 2:]) >> halvings)
+    return jnp.concatenate([start, end - start], -1)
 
 
 def on_cpu(function: Callable[..., Any], *shapes: Any) -> Callable[..., Any]:

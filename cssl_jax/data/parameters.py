@@ -7,8 +7,8 @@ import numpy as np
 from cssl_jax.data import host
 from cssl_jax.data.host import Drawn, Work
 
-# What the box was made from; the box says it all.
-_CANDIDATES = ("crop_area", "crop_log_ratio", "crop_y", "crop_x")
+# What the box was made from, and what is made from it: the box says it all.
+_BY_THE_BOX = ("crop_area", "crop_log_ratio", "crop_y", "crop_x", "halvings", "reduced_box")
 
 
 def view_parameters(work: Work) -> Callable[[int, int], dict[str, np.ndarray]]:
@@ -27,16 +27,16 @@ def view_parameters(work: Work) -> Callable[[int, int], dict[str, np.ndarray]]:
         Saturation, hue and grayscale are drawn for images without 3 channels too, not applied.
     """
 
-    def without_candidates(drawn: Drawn) -> Drawn:
-        return {name: value for name, value in drawn.items() if name not in _CANDIDATES}
+    def needed(drawn: Drawn) -> Drawn:
+        return {name: value for name, value in drawn.items() if name not in _BY_THE_BOX}
 
-    draw = host.draws(work, without_candidates)
+    draw = host.draws(work, needed)
 
     def of_steps(start: int, stop: int) -> dict[str, np.ndarray]:
         steps = []
         for step in range(start, stop):
             index, key = work.sampler.draw(step, work.rows)
-            drawn = draw(key, work.source.sizes[index])
+            drawn = draw(index, key)
             steps.append({"step": np.int64(step), "index": index, "key": key, **drawn})
         return {name: np.stack([one[name] for one in steps]) for name in steps[0]}
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import os
 import pathlib
 import zlib
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cssl_jax.data import pictures, scan
+from cssl_jax.data.folder import FileRecords
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.data.records import Records
 from cssl_jax.data.sources import ArraySource, Rejected, Source
@@ -109,17 +111,30 @@ class PictureSource:
                 "restore it and run the same command to go on"
             ) from error
 
-    def image(self, index: int) -> np.ndarray:
+    @functools.cached_property
+    def files(self) -> np.ndarray | None:
+        """Bytes [size], paths for those who read files themselves; None where none is a file."""
+        if not isinstance(self.records, FileRecords):
+            return None
+        return np.array([os.fsencode(self.records.path(int(n))) for n in self.numbers])
+
+    def image(self, index: int, halvings: int = 0) -> np.ndarray:
         """One picture, uint8 [h, w, C].
+
+        Args:
+            index: Of the picture.
+            halvings: How often its sides are to be halved in decoding, up to 3; a ``plain_jpeg``
+                only. Odd sides are rounded up.
 
         Raises:
             RunError: It is no longer what the scan saw.
         """
         content = self.encoded(index)
         number = int(self.numbers[index])
-        expected = (int(self.index.height[number]), int(self.index.width[number]), self.channels)
+        height, width = int(self.index.height[number]), int(self.index.width[number])
+        expected = (-(-height >> halvings), -(-width >> halvings), self.channels)
         try:
-            image = pictures.decode(content, self.channels)
+            image = pictures.decode(content, self.channels, halvings)
         except pictures.PictureError as error:
             raise self._changed(number, str(error)) from error
         if image.shape != expected:

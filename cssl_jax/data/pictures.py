@@ -10,8 +10,6 @@ import PIL.Image
 import PIL.ImageOps
 import PIL.JpegImagePlugin
 
-from cssl_jax.augment.geometry import KERNELS
-
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 )
@@ -56,12 +54,14 @@ def is_picture_name(path: str) -> bool:
     return not name.startswith(".") and dot + suffix.lower() in SUFFIXES
 
 
-def decode(content: bytes, channels: int) -> np.ndarray:
+def decode(content: bytes, channels: int, halvings: int = 0) -> np.ndarray:
     """The pixels alone; see ``decode_picture``."""
-    return decode_picture(content, channels).pixels
+    return decode_picture(content, channels, halvings=halvings).pixels
 
 
-def decode_picture(content: bytes, channels: int, max_pixels: float = np.inf) -> Picture:
+def decode_picture(
+    content: bytes, channels: int, max_pixels: float = np.inf, *, halvings: int = 0
+) -> Picture:
     """Decodes JPEG, PNG, WebP, BMP, GIF or TIFF; of several frames the first.
 
     EXIF orientation is undone. Transparent pictures are laid on white, or keep their transparency
@@ -71,6 +71,8 @@ def decode_picture(content: bytes, channels: int, max_pixels: float = np.inf) ->
         content: The file.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
         max_pixels: More, by the header, are refused before anything is decoded.
+        halvings: How often the sides of a JPEG are halved in decoding, by leaving out coefficients
+            of its blocks; odd sides are rounded up.
 
     Raises:
         PictureError: It is empty, unreadable, cut short, or oversize.
@@ -87,6 +89,8 @@ def decode_picture(content: bytes, channels: int, max_pixels: float = np.inf) ->
             )
         kind = f"{image.format} {image.mode}"
         plain = _is_plain(image, channels)
+        if halvings:  # the largest reduction that leaves no side below these
+            image.draft(None, (image.width >> halvings, image.height >> halvings))
         image.load()
         orientation = _orientation(image)
         pixels = _pixels(image, channels, orientation)
@@ -177,49 +181,29 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def resize(pixels: np.ndarray, size: int, interpolation: str, antialias: bool = True) -> np.ndarray:
+def resize(pixels: np.ndarray, size: int, interpolation: str) -> np.ndarray:
     """``resample`` rounded to uint8 [size, size, C]."""
     if pixels.shape[:2] == (size, size):
         return pixels
-    return np.rint(resample(pixels, size, interpolation, antialias)).astype(np.uint8)
+    planes = np.rint(resample(pixels, size, interpolation)).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
 
 
-def resample(
-    pixels: np.ndarray, size: int, interpolation: str, antialias: bool = True
-) -> np.ndarray:
-    """Resizes to a square, as ``tf.image.resize`` does it.
+def resample(pixels: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    """Resizes to a square with antialiasing, as ``tf.image.resize(antialias=True)`` does.
 
     Args:
         pixels: uint8 [h, w, C].
         size: Side of the output.
         interpolation: "bilinear" or "bicubic".
-        antialias: Widen the kernel with the reduction.
 
     Returns:
-        float32 [size, size, C] in [0, 255], not rounded: Pillow's 8-bit resize would round between
+        float32 [C, size, size] in [0, 255], not rounded: Pillow's 8-bit resize would round between
         its two passes.
     """
+    planes = np.moveaxis(pixels, -1, 0).astype(np.float32)
     if pixels.shape[:2] == (size, size):
-        return pixels.astype(np.float32)
-    if not antialias:  # Pillow's resize always does
-        rows = _interpolate(pixels, size, interpolation)
-        return _interpolate(rows.swapaxes(0, 1), size, interpolation).swapaxes(0, 1).clip(0, 255)
+        return planes
     filter_ = PIL.Image.Resampling[interpolation.upper()]
-    channels = [
-        PIL.Image.fromarray(pixels[..., c].astype(np.float32)).resize((size, size), filter_)
-        for c in range(pixels.shape[-1])
-    ]
-    return np.stack([np.asarray(c) for c in channels], axis=-1).clip(0.0, 255.0)
-
-
-def _interpolate(x: np.ndarray, size: int, interpolation: str) -> np.ndarray:
-    """Plain interpolation along the first axis: float32 [size, ...]; half-pixel centres."""
-    length = len(x)
-    centres = (np.arange(size) + 0.5) * (length / size) - 0.5
-    reach = {"bilinear": 1, "bicubic": 2}[interpolation]
-    taps = np.floor(centres).astype(int)[:, None] + np.arange(1 - reach, reach + 1)
-    weights = KERNELS[interpolation](np.abs(taps - centres[:, None]), np)
-    weights = np.where((taps >= 0) & (taps < length), weights, 0.0)
-    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    taps = taps.clip(0, length - 1)
-    return sum(w[:, None, None] * x[tap] for w, tap in zip(weights.T, taps.T, strict=True))
+    resized = [PIL.Image.fromarray(plane).resize((size, size), filter_) for plane in planes]
+    return np.stack([np.asarray(plane) for plane in resized]).clip(0.0, 255.0)

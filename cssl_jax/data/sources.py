@@ -55,8 +55,13 @@ class Source(Protocol):
         """The examples at ``index`` int [n], in that order."""
         ...
 
-    def image(self, index: int) -> np.ndarray:
-        """One image, uint8 [h, w, C]; called from many threads at once."""
+    def image(self, index: int, halvings: int = 0) -> np.ndarray:
+        """One image, uint8 [h, w, C]; called from many threads at once.
+
+        Args:
+            index: Of the image.
+            halvings: How often its sides are halved in decoding; see ``host.draws``.
+        """
         ...
 
     def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:
@@ -121,8 +126,9 @@ class ArraySource:
         names = None if self.names is None else self.names[index]
         return dataclasses.replace(self, images=self.images[index], labels=labels, names=names)
 
-    def image(self, index: int) -> np.ndarray:
-        """One image, uint8 [H, W, C]."""
+    def image(self, index: int, halvings: int = 0) -> np.ndarray:
+        """One image, uint8 [H, W, C]; decoded already, so never halved."""
+        assert not halvings
         return self.images[index]
 
     def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:

@@ -3,6 +3,7 @@
 Parameters come ready-made from ``augment.policy`` (JAX, on the CPU): TensorFlow draws nothing.
 """
 
+import atexit
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -56,32 +57,38 @@ def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]
 
     def step_inputs(step: int) -> Drawn:
         index, key = work.sampler.draw(step, work.rows)
-        return {**open_image.inputs(index), **draw(key, work.source.sizes[index])}
+        return {**open_image.inputs(index), **draw(index, key)}
 
     @tf.autograph.experimental.do_not_convert
     def augment(example: Drawn) -> tf.Tensor:
         picture = open_image.open(example, troubles)
-        drawn = [{name: example[name][v] for name in parameters} for v in range(work.views)]
+        drawn = [{name: example[name][v] for name in of_views} for v in range(work.views)]
         return tf.stack([_view(picture, one, work) for one in drawn])
 
     first = step_inputs(start)
-    parameters = first.keys() - open_image.inputs(np.zeros(1, np.int32)).keys()
+    of_views = first.keys() - open_image.inputs(np.zeros(1, np.int32)).keys() - {"halvings"}
     dataset = tf.data.Dataset.from_generator(
         lambda: map(step_inputs, range(start, stop)), output_signature=_signature(first)
     )
     dataset = dataset.unbatch().map(augment, num_parallel_calls=work.workers, deterministic=True)
     dataset = dataset.batch(len(work.rows)).prefetch(PREFETCH).with_options(_options(work.workers))
-    batches = dataset.as_numpy_iterator()
-    for step in range(start, stop):
-        try:
-            views = next(batches)
-        except tf.errors.OpError as error:
-            if not troubles:  # of the decoder: say which picture it was
-                for number in work.sampler.draw(step, work.rows)[0]:
-                    work.source.image(int(number))
-            raise (troubles[0] if troubles else error) from None
-        index, key = work.sampler.draw(step, work.rows)
-        yield {"views": views, "index": index, "key": key}
+    running = [dataset.as_numpy_iterator()]
+    # Its threads call Python: were it to outlive the interpreter, the process would never end.
+    atexit.register(running.clear)
+    try:
+        for step in range(start, stop):
+            index, key = work.sampler.draw(step, work.rows)
+            try:
+                views = next(running[0])
+            except tf.errors.OpError as error:
+                if not troubles:  # of the decoder: say which picture it was
+                    for number in index:
+                        work.source.image(int(number))
+                raise (troubles[0] if troubles else error) from None
+            yield {"views": views, "index": index, "key": key}
+    finally:
+        atexit.unregister(running.clear)
+        running.clear()
 
 
 class _Arrays:
@@ -105,10 +112,11 @@ class _Pictures:
 
     def __init__(self, source: PictureSource) -> None:
         self._source = source
-        self._plain = source.plain_jpeg
+        self._plain, self._files = source.plain_jpeg, source.files
 
     def inputs(self, index: np.ndarray) -> Drawn:
-        return {"number": index, "plain": self._plain[index]}
+        inputs = {"number": index, "plain": self._plain[index]}
+        return inputs if self._files is None else {**inputs, "file": self._files[index]}
 
     def open(self, example: Drawn, troubles: list[BaseException]) -> tf.Tensor:
         def call(function: Callable[[int], Any], dtype: tf.DType) -> tf.Tensor:
@@ -121,9 +129,20 @@ class _Pictures:
 
             return tf.numpy_function(guarded, [example["number"]], dtype, stateful=False)
 
+        def encoded() -> tf.Tensor:
+            if "file" in example:  # no Python, which one thread at a time could run
+                return tf.io.read_file(example["file"])
+            return call(self._source.encoded, tf.string)
+
         def decode_jpeg() -> tf.Tensor:
-            encoded = call(self._source.encoded, tf.string)
-            return tf.io.decode_jpeg(encoded, self._source.channels, dct_method="INTEGER_ACCURATE")
+            content, channels = encoded(), self._source.channels
+            decoders = [
+                lambda ratio=2**n: tf.io.decode_jpeg(
+                    content, channels, ratio=ratio, dct_method="INTEGER_ACCURATE"
+                )
+                for n in range(4)
+            ]
+            return tf.switch_case(example["halvings"], decoders)
 
         picture = tf.cond(example["plain"], decode_jpeg, lambda: call(self._source.image, tf.uint8))
         return tf.ensure_shape(picture, (None, None, self._source.channels))
@@ -137,8 +156,8 @@ def _opener(source: Source) -> "_Arrays | _Pictures":
 
 
 def _needed(work: Work, drawn: Drawn) -> Drawn:
-    """What ``_view`` reads of the parameters."""
-    needed = {"box": drawn["box"]}
+    """What ``_view`` and the decoder read of the parameters."""
+    needed = {"halvings": drawn["halvings"], "box": drawn["reduced_box"]}
     for operation, names in _PARAMETERS.items():
         if work.whole and work.policy.uses(operation):
             needed |= {name: drawn[name] for name in names}

@@ -20,7 +20,8 @@ def _benchmarks_on_the_path(monkeypatch):
 def ran(tmp_path_factory):
     """(what it printed, its JSON) at sizes that take no time, without a peer and without a GPU."""
     results = tmp_path_factory.mktemp("input") / "input.json"
-    options = ["--contenders", "tf-split,threads,plain,lightly", "--size", "16", "--count", "8"]
+    options = ["--sections", "host,resident"]
+    options += ["--contenders", "tf-split,threads,plain,lightly", "--size", "16", "--count", "8"]
     options += ["--examples", "4", "--rounds", "1", "--seconds", "0.01", "--growth-batches", "4"]
     options += ["--no-antialias", "--peer-python", "", "--results", str(results)]
     command = [sys.executable, str(BENCHMARKS / "input.py"), *options]
@@ -93,6 +94,7 @@ def test_too_few_photos_are_refused_in_words(tmp_path):
         photos.make(tmp_path, tmp_path / "photos.tar", 2)
 
 
+@pytest.mark.slow
 def test_a_step_that_makes_its_views_takes_longer_than_one_that_is_given_them():
     from measuring import process
 

@@ -30,6 +30,7 @@ PAPER = {
     "augment.crop_ratio": (3 / 4, 4 / 3),
     "augment.interpolation": "bicubic",  # the code's data_util.py, as is the next
     "augment.antialias": False,
+    "augment.dct_scaling": False,
     "augment.horizontal_flip": (0.5,),
     "augment.jitter": (0.8,),
     "augment.jitter_strength": 1.0,

@@ -2,13 +2,15 @@
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 from augment_oracles import POLICIES, only
 
-from cssl_jax.data import thread_pipeline
+from cssl_jax.data import host, thread_pipeline
 from cssl_jax.data.host import Work
 from cssl_jax.data.loading import load_source
 from cssl_jax.data.options import PictureOptions
@@ -131,6 +133,111 @@ def test_tensorflow_and_threads_apply_the_same_policy(folder):
         assert difference.mean() <= 0.3
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_tensorflow_and_threads_agree_without_antialiasing(folder, whole):
+    source = load_source(str(folder))
+    policy = dataclasses.replace(
+        POLICIES["everything"], interpolation="bilinear", antialias=False, dct_scaling=False
+    )
+    for ours, twins in zip(
+        engine("tf")(work(source, policy, whole=whole), 0, 3),
+        engine("threads")(work(source, policy, whole=whole), 0, 3),
+        strict=True,
+    ):
+        difference = np.abs(ours["views"].astype(int) - twins["views"])
+        assert difference.max() <= (2 if whole else 1)
+        assert difference.mean() <= 0.3
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Large beside a view: JPEGs, a PNG and a JPEG that lies on its side."""
+    monkeypatch.setenv("CSSL_JAX_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "photos"
+    root.mkdir()
+    for number, (height, width) in enumerate([(230, 315), (401, 203), (97, 150), (60, 60)]):
+        smooth(height, width, number).save(root / f"{number}.jpg", quality=95)
+    smooth(300, 300, 9).save(root / "plain.png")
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    smooth(300, 310, 8).save(root / "turned.jpg", exif=exif)
+    return root
+
+
+def test_large_jpegs_are_decoded_small_where_both_windows_allow_it(photos):
+    source = load_source(str(photos))
+    policy = only(crop=(1.0,), crop_area=(0.3, 1.0))
+    one = work(source, policy)
+    draw = host.draws(one)
+    seen = set()
+    for step in range(8):
+        index, key = one.sampler.draw(step, one.rows)
+        drawn = draw(index, key)
+        for number, boxes, halvings in zip(index, drawn["box"], drawn["halvings"], strict=True):
+            side = min(min(box[2:]) for box in boxes.tolist())
+            expected = max(n for n in range(4) if n == 0 or side >= SIZE * 2**n)
+            plain = source.names[number].endswith("jpg") and source.names[number][0] != "t"
+            assert halvings == (expected if plain else 0)
+            seen.add(int(halvings))
+    assert {0, 1, 2} <= seen
+
+
+@pytest.mark.parametrize("name", ["tf", "threads"])
+def test_views_of_small_decoded_jpegs_are_those_of_whole_ones_but_for_less_than_a_pixel(
+    photos, name
+):
+    source = load_source(str(photos))
+    policy = only(crop=(1.0,), crop_area=(0.3, 1.0), interpolation="bilinear")
+    whole = dataclasses.replace(policy, dct_scaling=False)
+    for small, large in zip(
+        engine(name)(work(source, policy), 0, 6),
+        engine(name)(work(source, whole), 0, 6),
+        strict=True,
+    ):
+        difference = np.abs(small["views"].astype(int) - large["views"])
+        assert difference.mean() < 4  # windows move by up to a pixel of what is decoded
+        assert difference.mean() > 0
+
+
+def test_tensorflow_and_threads_agree_on_small_decoded_jpegs(photos):
+    source = load_source(str(photos))
+    policy = only(crop=(1.0,), crop_area=(0.3, 1.0), interpolation="bilinear")
+    for ours, twins in zip(
+        engine("tf")(work(source, policy), 0, 6), engine("threads")(work(source, policy), 0, 6),
+        strict=True,
+    ):  # fmt: skip
+        difference = np.abs(ours["views"].astype(int) - twins["views"])
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 2e-3
+
+
+@pytest.mark.parametrize("name", ["tf", "threads"])
+def test_a_process_ends_though_its_batches_were_not_used_up(photos, name):
+    if name == "tf":
+        pytest.importorskip("tensorflow")
+    code = f"""
+import numpy as np
+from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.data.pipeline import PIPELINES
+from cssl_jax.data.loading import load_source
+from cssl_jax.data.sampler import Sampler
+source = load_source({str(photos)!r})
+feeds = PIPELINES["{name}-split"](
+    source=source, sampler=Sampler(6, 4, seed=0), policy=ImagePolicy(), views={{"views": 2}},
+    size=24, mean=(0.0,) * 3, std=(1.0,) * 3, rows=np.arange(4),
+).feeds(0, 10**6)
+for _ in range(5):
+    next(feeds)
+print("done")
+"""
+    for _ in range(2):
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        )
+        assert ran.stdout == "done\n", ran.stderr
+        assert ran.returncode == 0
+
+
 @pytest.mark.parametrize("name", ["tf", "threads"])
 @pytest.mark.parametrize("whole", [False, True])
 def test_the_bits_depend_on_neither_start_nor_parallelism_nor_rows(folder, name, whole):
@@ -146,7 +253,8 @@ def test_the_bits_depend_on_neither_start_nor_parallelism_nor_rows(folder, name,
 @pytest.mark.parametrize("name", ["tf", "threads"])
 def test_without_a_crop_a_view_is_the_centre_square(folder, name):
     source = load_source(str(folder))
-    (batch,) = engine(name)(work(source, only(interpolation="bilinear")), 0, 1)
+    policy = only(interpolation="bilinear", dct_scaling=False)
+    (batch,) = engine(name)(work(source, policy), 0, 1)
     squares = np.concatenate(list(source.blocks(5, SIZE)))
     difference = np.abs(batch["views"][:, 0].astype(int) - squares[batch["index"]])
     assert difference.max() <= 1
