@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from cssl_jax.errors import RunError, UserError
+from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.version import __version__
 
 try:
@@ -32,7 +32,11 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status: 0 done, 1 a run failed, 2 wrong use."""
+    """Runs a command; returns the exit status.
+
+    0: done. 1: a run failed. 2: wrong use. 75: a signal came and what was done is saved, the same
+    command goes on. 130: interrupted, with nothing to save.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be in no encoding
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -56,6 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"cssl-jax {name}: {error}", file=sys.stderr)
         return 2
+    except InterruptedRunError as error:
+        print(f"cssl-jax {name}: {error}", file=sys.stderr)
+        return 75  # EX_TEMPFAIL of sysexits.h
+    except KeyboardInterrupt:
+        print(f"cssl-jax {name}: interrupted", file=sys.stderr)
+        return 130  # 128 + SIGINT, as a shell reports it
     except RunError as error:
         print(f"cssl-jax {name}: {error}", file=sys.stderr)
         return 1

@@ -151,8 +151,18 @@ class TrainConfig:
         init: Folder of an earlier run whose weights to start from; "" starts at random.
         log_every: Steps between two lines of metrics.jsonl.
         evaluate_every: Epochs between two online evaluations; 0 evaluates at the end only.
-        checkpoint_every: Epochs between two checkpoints; 0 saves at the end only.
+        checkpoint_every: Epochs between two checkpoints; 0 leaves it to the next two, and saves
+            after every evaluation and at the end.
+        checkpoint_steps: Steps between two checkpoints; 0 is never.
+        checkpoint_minutes: Most minutes between two checkpoints, what a lost machine costs at most;
+            0 is any.
         keep: Newest checkpoints that are kept, beside the best.
+        on_nonfinite: A loss or gradient that is not finite changes no weight. Then "stop"; "skip"
+            goes on with the next batch; "rollback" as well, from the weights of the last regular
+            checkpoint. RUN/sick tells what led there; see docs/robustness.md.
+        nonfinite_limit: Most such steps, in a row (skip) or since the checkpoint (rollback).
+        check_replicas_every: Steps between two checks, on several devices, that all hold the same
+            weights, made before a checkpoint as well; 0 is never.
         tensorboard: Write TensorBoard events too.
         wandb: Project of Weights & Biases to log to as well; "" is none.
         record_views: Write what every view of every step underwent; see ``load_views``.
@@ -167,7 +177,12 @@ class TrainConfig:
     log_every: int = 10
     evaluate_every: int = 10
     checkpoint_every: int = 10
+    checkpoint_steps: int = 0
+    checkpoint_minutes: float = 30.0
     keep: int = 2
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    nonfinite_limit: int = 10
+    check_replicas_every: int = 1000
     tensorboard: bool = True
     wandb: str = ""
     record_views: bool = False
@@ -224,6 +239,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
         (
             *("train.batch_size", "train.epochs", "train.log_every", "train.keep"),
+            "train.nonfinite_limit",
             *("model.width", "model.projector_dim", "method.temperature", "method.tile_size"),
             *("optimizer.trust_coefficient", "optimizer.clip_norm"),
             *("data.min_side", "data.max_pixels"),
@@ -238,6 +254,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
             *("optimizer.learning_rate", "optimizer.warmup_epochs", "optimizer.weight_decay"),
             "optimizer.trust_eps",
             *("train.micro_batch", "train.evaluate_every", "train.checkpoint_every"),
+            *("train.checkpoint_steps", "train.checkpoint_minutes", "train.check_replicas_every"),
             *("evaluate.train_limit", "runtime.devices"),
         ),
         lambda value: 0 <= value < math.inf,

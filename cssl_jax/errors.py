@@ -7,3 +7,10 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """A run cannot go on, though it was set up well. The command line exits with status 1."""
+
+
+class InterruptedRunError(RunError):
+    """A signal came; what was done is saved. The command line exits with status 75 (EX_TEMPFAIL).
+
+    The same command goes on, so that a scheduler may tell "again" (75) from "failed" (1).
+    """

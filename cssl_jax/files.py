@@ -52,14 +52,27 @@ def to_bytes(text: str) -> bytes:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file in one piece; writers at the same time do not disturb each other."""
+    """Writes a file in one piece; writers at the same time do not disturb each other.
+
+    The content is on the disk before the name is: neither a kill nor a power cut leaves half of it.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes what killed writers left in a folder; nobody may be writing there."""
+    for path in folder.glob("*.tmp"):
+        if path.suffixes[-2:-1] and path.suffixes[-2][1:].isdigit():  # as write_bytes names them
+            path.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

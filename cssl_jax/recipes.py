@@ -17,10 +17,12 @@ from typing import Any, Literal
 from cssl_jax.config import Config, validate
 from cssl_jax.errors import UserError
 
-# What a run may change when it is resumed: it determines no figure.
+# What a run may change when it is resumed: it determines no figure. on_nonfinite decides only how a
+# run goes on that would otherwise end there; results.json tells how many steps were skipped.
 _NO_RESULT = (
-    *("runtime", "train.checkpoint_every", "train.keep", "train.tensorboard", "train.wandb"),
-    "train.record_views",
+    *("runtime", "train.checkpoint_every", "train.checkpoint_steps", "train.checkpoint_minutes"),
+    *("train.keep", "train.tensorboard", "train.wandb", "train.record_views"),
+    *("train.on_nonfinite", "train.nonfinite_limit", "train.check_replicas_every"),
 )
 
 

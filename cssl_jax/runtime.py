@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from cssl_jax import parallel
-from cssl_jax.errors import UserError
+from cssl_jax.errors import InterruptedRunError, UserError
 from cssl_jax.files import cache_folder
 from cssl_jax.version import __version__
 
@@ -81,14 +81,37 @@ def versions() -> dict[str, str]:
 
 
 class Interruption:
-    """Remembers a signal, so that the loop can save before it stops."""
+    """What a signal does to a run: it is noted, so that the loop can save before it stops.
+
+    While the main thread waits for something that may be given up (``breakable``), the signal
+    raises InterruptedRunError there; elsewhere it only sets ``signal_number``.
+    """
 
     signal_number: int | None = None
+    _breakable = False
 
     def __call__(self, number: int, frame: types.FrameType | None) -> None:
         """The handler; a second signal of the same kind is not held back."""
         self.signal_number = number
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else _interrupt)
+        if self._breakable:
+            raise InterruptedRunError(self.name)
+
+    @property
+    def name(self) -> str:
+        """Of the signal, "" where none came."""
+        return signal.Signals(self.signal_number).name if self.signal_number else ""
+
+    @contextlib.contextmanager
+    def breakable(self) -> Iterator[None]:
+        """Within it a signal, or one that was noted before, raises InterruptedRunError at once."""
+        self._breakable = True
+        try:
+            if self.signal_number:
+                raise InterruptedRunError(self.name)
+            yield
+        finally:
+            self._breakable = False
 
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:

@@ -1,6 +1,9 @@
 """The Orbax room: save, resume, and load parts of a run."""
 
 import pathlib
+import shutil
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -8,11 +11,14 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cssl_jax.errors import RunError, UserError
+from cssl_jax.train import replicas
 from cssl_jax.train.state import TrainState
 
 PyTree = Any
 _FAILURES = (OSError, ValueError, RuntimeError)  # Orbax passes on what its storage raises
 FOLDER = "checkpoints"
+DAMAGED = "damaged"  # checkpoints that could not be read
+DIGESTS = "digests"  # in meta: name of a leaf -> its digest
 BEST = ("knn.top1", "view_retrieval")  # what "best" is judged by: with labels, without
 
 
@@ -20,14 +26,39 @@ def _score(metrics: dict[str, float]) -> float:
     return next(metrics[name] for name in BEST if name in metrics)
 
 
+class DamagedError(ValueError):
+    """A checkpoint does not hold what was saved."""
+
+
+class _NewestRegular:
+    """Preserves the newest checkpoint whose step is regular: what a rollback goes back to."""
+
+    def __init__(self, regular: Callable[[int], bool]) -> None:
+        self._regular = regular
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        newest = max((c.step for c in checkpoints if self._regular(c.step)), default=None)
+        return [c.step == newest for c in checkpoints]
+
+
 class Checkpoints:
-    """Checkpoints of a run: the newest ``keep`` and the best; a context manager.
+    """Checkpoints of a run: the newest ``keep``, the best, the newest regular; a context manager.
 
     Items of a checkpoint: ``model`` (params, model_state), ``train`` (the rest of the state) and
-    ``meta`` (JSON: config, normalisation, versions); an encoder loads without its optimizer.
+    ``meta`` (JSON: config, normalisation, versions, digests); an encoder loads without its
+    optimizer. A checkpoint is written beside its place and gets its name in one step once it is
+    whole; what it held is known by its digests, so that damage done later is found as well.
     """
 
-    def __init__(self, run: pathlib.Path, *, keep: int = 2, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        run: pathlib.Path,
+        *,
+        keep: int = 2,
+        read_only: bool = False,
+        regular: Callable[[int], bool] = lambda step: True,
+    ) -> None:
+        """Opens the folder of a run's checkpoints; ``regular`` is ``cadence.Cadence.regular``."""
         policies = ocp.checkpoint_managers
         # Retention by max_to_keep with best_fn deletes the newest checkpoint; a policy without
         # best_fn writes no metrics. Both together keep what is meant.
@@ -39,13 +70,15 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(keep),
+                    _NewestRegular(regular),
                     policies.BestN(
                         get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
                     ),
                 ]
             ),
         )
-        self._folder = (run / FOLDER).absolute()
+        self._run, self._folder = run, (run / FOLDER).absolute()
+        self._regular = regular
         if not read_only:
             self._folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -75,6 +108,11 @@ class Checkpoints:
         """Steps that are kept."""
         return sorted(self._manager.all_steps())
 
+    def last_regular(self) -> int | None:
+        """The newest step that is regular, once all saves are done."""
+        self.wait()
+        return max(filter(self._regular, self.steps), default=None)
+
     def save(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float]) -> None:
         """Starts writing the state in the background; without a ``BEST`` figure it is not ranked.
 
@@ -82,13 +120,14 @@ class Checkpoints:
             RunError: It cannot be written, or Orbax declined, which it does without an error.
         """
         step = int(state.step)
-        train = {"step": state.step, "opt_state": state.opt_state}
-        if state.method_state:
-            train["method_state"] = state.method_state
+        tree = {"model": state.model, "train": _rest(state)}
+        found = jax.device_get(replicas.digests(tree)).tolist()
         items = ocp.args.Composite(
-            model=ocp.args.StandardSave(state.model),
-            train=ocp.args.StandardSave(train),
-            meta=ocp.args.JsonSave(meta),
+            model=ocp.args.StandardSave(tree["model"]),
+            train=ocp.args.StandardSave(tree["train"]),
+            meta=ocp.args.JsonSave(
+                {**meta, DIGESTS: dict(zip(replicas.names(tree), found, strict=True))}
+            ),
         )
         ranked = metrics if any(name in metrics for name in BEST) else None
         try:
@@ -101,18 +140,70 @@ class Checkpoints:
                 f"{self.latest}; remove newer checkpoints or use another --workdir"
             )
 
-    def restore(self, like: TrainState, mesh: Mesh) -> TrainState:
-        """The newest state, on every device of the mesh, shaped as ``like`` (arrays or shapes)."""
-        train = {"step": like.step, "opt_state": like.opt_state}
-        if like.method_state:
-            train["method_state"] = like.method_state
+    def replace(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Saves a step anew, with the figures that were missing."""
+        self._manager.delete(int(state.step))
+        self.save(state, meta, metrics)
+
+    def wait(self) -> None:
+        """Waits until everything is written.
+
+        Raises:
+            RunError: It could not be.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except _FAILURES as failure:
+            raise self._not_written(failure) from failure
+
+    def resume(self, like: TrainState, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:
+        """The newest state that is whole, and what was saved beside it.
+
+        Newer ones that are damaged are moved to RUN/damaged, and told of.
+
+        Raises:
+            RunError: None is whole; they stay where they are.
+        """
+        damaged: dict[int, str] = {}
+        for step in reversed(self.steps):
+            try:
+                found = self.restore(like, mesh, step), self.meta(step)
+            except Exception as error:  # whatever a storage makes of missing or broken files
+                damaged[step] = _first_line(error)
+                continue
+            if damaged and jax.process_index() == 0:
+                self._move_aside(damaged, step)
+            if damaged:
+                self._manager.reload()
+            return found
+        reasons = "".join(f"\n  step {step}: {reason}" for step, reason in damaged.items())
+        raise RunError(
+            f"no checkpoint in {self._folder} can be read; restore one from a copy, or begin anew "
+            f"in another --workdir:{reasons}"
+        )
+
+    def restore(self, like: TrainState, mesh: Mesh, step: int | None = None) -> TrainState:
+        """A state, on every device of the mesh, shaped as ``like`` (arrays or shapes).
+
+        Args:
+            like: The state before the first step, or its shapes.
+            mesh: Of devices.
+            step: Which; None is the newest.
+
+        Raises:
+            DamagedError: It is not what was saved.
+        """
+        step = step or self.latest
         restored = self._manager.restore(
-            self.latest,
+            step,
             args=ocp.args.Composite(
                 model=ocp.args.StandardRestore(_abstract(like.model, mesh)),
-                train=ocp.args.StandardRestore(_abstract(train, mesh)),
+                train=ocp.args.StandardRestore(_abstract(_rest(like), mesh)),
+                meta=ocp.args.JsonRestore(),
             ),
         )
+        _compare(restored.meta, {"model": restored.model, "train": restored.train})
         return TrainState(
             **restored.model,
             **{"method_state": like.method_state, **restored.train},
@@ -121,27 +212,72 @@ class Checkpoints:
     def restore_model(
         self, like: dict[str, PyTree], mesh: Mesh, step: int | None = None
     ) -> dict[str, PyTree]:
-        """{"params", "model_state"} of a step; None is the newest."""
-        args = ocp.args.Composite(model=ocp.args.StandardRestore(_abstract(like, mesh)))
-        return self._manager.restore(step or self.latest, args=args).model
+        """{"params", "model_state"} of a step; None is the newest.
 
-    def meta(self) -> dict[str, Any]:
-        """What was saved beside the newest checkpoint.
+        Raises:
+            ValueError: They are not shaped as ``like``, or damaged.
+        """
+        args = ocp.args.Composite(
+            model=ocp.args.StandardRestore(_abstract(like, mesh)), meta=ocp.args.JsonRestore()
+        )
+        restored = self._manager.restore(step or self.latest, args=args)
+        _compare(restored.meta, {"model": restored.model})
+        return restored.model
+
+    def meta(self, step: int | None = None) -> dict[str, Any]:
+        """What was saved beside a checkpoint; None is the newest.
 
         Raises:
             UserError: There is no checkpoint.
         """
-        if self.latest is None:
+        step = step or self.latest
+        if step is None:
             raise UserError(f"{self._folder} holds no checkpoint; pretrain into this folder first")
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(self.latest, args=args).meta
+        meta = self._manager.restore(
+            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+        ).meta
+        meta.pop(DIGESTS, None)
+        return meta
+
+    def _move_aside(self, damaged: dict[int, str], whole: int) -> None:
+        """Out of the way of a new save of the same step, yet there to be looked at."""
+        for step, reason in damaged.items():
+            place = self._run / DAMAGED / str(step)
+            shutil.rmtree(place, ignore_errors=True)
+            place.parent.mkdir(exist_ok=True)
+            (self._folder / str(step)).replace(place)
+            print(
+                f"checkpoint of step {step} is damaged ({reason}): moved to {place}; going on from "
+                f"step {whole}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _not_written(self, failure: BaseException) -> RunError:
-        reason = str(failure).splitlines()[0]
+        reason = _first_line(failure)
         return RunError(
             f"a checkpoint could not be written to {self._folder}: {reason}; make room or "
             "get write access, then run the same command to go on from the one before"
         )
+
+
+def _rest(state: TrainState) -> dict[str, PyTree]:
+    """The state but for its model; a method without a state of its own has no entry."""
+    rest = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
+    return {**rest, "method_state": state.method_state} if state.method_state else rest
+
+
+def _compare(meta: dict[str, Any], tree: PyTree) -> None:
+    expected = meta.get(DIGESTS, {})
+    found = jax.device_get(replicas.digests(tree)).tolist()
+    for name, digest in zip(replicas.names(tree), found, strict=True):
+        if expected.get(name, digest) != digest:
+            raise DamagedError(f"{name} is not what was saved")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) < 200 else lines[0][:200] + "..."
 
 
 def _abstract(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -1,8 +1,9 @@
 """What a run writes down while it steps."""
 
+import collections
 import dataclasses
-import math
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,29 +12,55 @@ from cssl_jax.config import Config
 from cssl_jax.data.advice import advice
 from cssl_jax.data.pipeline import Pipeline
 from cssl_jax.data.record import FOLDER, ViewRecord
-from cssl_jax.errors import RunError
 from cssl_jax.losses.ntxent import chance_level
 from cssl_jax.recipes import to_dict
 from cssl_jax.train.metrics import InputWatch, JsonLines, Meter, Progress, TensorBoard, WandB
+from cssl_jax.train.sickness import RollBack, Sickness
+
+IN_FLIGHT = 2  # steps: the device is never idle, and inputs do not pile up on it
+
+
+@dataclasses.dataclass
+class _Step:
+    number: int
+    metrics: dict[str, jax.Array]
+    timing: dict[str, float] | None = None  # of a step that is logged
 
 
 class Journal:
-    """Everything a run writes down while it steps; figures are fetched two steps late."""
+    """Everything a run writes down while it steps; figures are fetched two steps late.
+
+    Of a step that is not logged only whether it was finite comes to the host, in a copy that began
+    when the step was sent off.
+    """
 
     def __init__(
-        self, run: pathlib.Path, config: Config, pipeline: Pipeline, start: int, total_steps: int
+        self,
+        run: pathlib.Path,
+        config: Config,
+        pipeline: Pipeline,
+        start: int,
+        total_steps: int,
+        sickness: Sickness,
+        *,
+        unscored: bool = False,
     ) -> None:
+        """Opens the files of a run that has ``start`` steps behind it; lines beyond go.
+
+        With ``unscored`` the evaluation of step ``start`` is to be made again.
+        """
         self._every = config.train.log_every
         self._batch_size = config.train.batch_size
         self._pipeline = pipeline
         self._steps_per_epoch = pipeline.sampler.steps_per_epoch
         self._chance = chance_level(config.train.batch_size)
         self._total_steps = total_steps
-        self._pending: tuple[int, dict[str, jax.Array], dict[str, float]] | None = None
-        self._in_flight: list[jax.Array] = []
+        self._sickness = sickness
+        self._in_flight: collections.deque[_Step] = collections.deque()
         self._meter, self._watch = Meter(), InputWatch()
         self._progress = Progress(total_steps, start, config.train.batch_size)
-        self._metrics = JsonLines(run / "metrics.jsonl", keep_until=start)
+        again = _is_score if unscored else None
+        self._metrics = JsonLines(run / "metrics.jsonl", keep_until=start, again=again)
         self._timings = JsonLines(run / "timings.jsonl", keep_until=start)
         self._views: ViewRecord | None = None
         if config.train.record_views:
@@ -58,43 +85,34 @@ class Journal:
                 writer.close()
 
     def add(self, step: int, metrics: dict[str, jax.Array], wait: float) -> None:
-        """Notes one step that was sent off; does not wait for it."""
-        self._meter.add(self._batch_size, wait)
-        self._progress.advance()
-        if self._views is not None:
-            self._views.add(step)
-        # Two steps stay in flight: the device is never idle, and inputs do not pile up on it.
-        self._in_flight.append(metrics["loss"])
-        if len(self._in_flight) > 2:
-            jax.block_until_ready(self._in_flight.pop(0))
-        if self._pending is not None and step >= self._pending[0] + 2:
-            self.flush()  # has been waited for already
-        if step % self._every == 0 or step in (1, self._total_steps):
-            self.flush()
-            self._pending = (step, metrics, self._meter.read())
-
-    def flush(self) -> None:
-        """Fetches and writes what is pending.
+        """Notes one step that was sent off; waits only for the one before the last.
 
         Raises:
-            RunError: The loss or the gradient is not finite.
+            RunError, RollBack: That one was not finite; see ``Sickness.judge``.
         """
-        if self._pending is None:
-            return
-        step, metrics, timing = self._pending
-        self._pending = None
-        values = finite(step, metrics)
-        values["chance_level"] = self._chance
-        self._progress.show(values, timing)
-        if share := self._watch.judge(timing):
-            self._progress.say(
-                f"waiting for input {100 * share:.0f} % of the time: {advice(self._pipeline)}"
-            )
-        epoch = step / self._steps_per_epoch
-        self._metrics.write(step, {"epoch": epoch, **values})
-        self._timings.write(step, timing)
-        for board in self._boards:
-            board.write(step, {**values, **timing})
+        self._meter.add(self._batch_size, wait)
+        self._progress.advance(step)
+        if self._views is not None:
+            self._views.add(step)
+        metrics["finite"].copy_to_host_async()
+        self._in_flight.append(_Step(step, metrics))
+        while len(self._in_flight) > IN_FLIGHT:
+            self._settle()
+        if step % self._every == 0 or step in (1, self._total_steps):
+            self._in_flight[-1].timing = self._meter.read()
+
+    def flush(self) -> None:
+        """Waits for what is in flight, and writes it.
+
+        Raises:
+            RunError, RollBack: A step was not finite; see ``Sickness.judge``.
+        """
+        while self._in_flight:
+            self._settle()
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._progress.say(text)
 
     def scores(self, step: int, scores: dict[str, float]) -> None:
         """Writes the figures of an online evaluation, whose time counts for no interval."""
@@ -105,19 +123,44 @@ class Journal:
         self._progress.say(f"step {step}: {shown}")
         self._meter.read()
 
+    def _settle(self) -> None:
+        """Waits for the oldest step in flight, writes it, and judges whether it was finite."""
+        oldest = self._in_flight.popleft()
+        finite = bool(oldest.metrics["finite"])
+        if finite and oldest.timing is None:
+            return
+        arrays = jax.device_get(oldest.metrics)
+        values = _figures(arrays)
+        if oldest.timing is not None:
+            self._write(oldest.number, values, oldest.timing)
+        if finite:
+            return
+        row = int(arrays["skipped"][1])
+        try:
+            self.say(self._sickness.judge(oldest.number, values, arrays["norms"], row))
+        except RollBack:
+            self._in_flight.clear()  # made from weights that are given up
+            raise
 
-def finite(step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
-    """The metrics of a step on the host.
+    def _write(self, step: int, values: dict[str, float], timing: dict[str, float]) -> None:
+        values = {**values, "chance_level": self._chance}
+        self._sickness.remember(step, values)
+        self._progress.show(values, timing)
+        if share := self._watch.judge(timing):
+            self.say(f"waiting for input {100 * share:.0f} % of the time: {advice(self._pipeline)}")
+        epoch = step / self._steps_per_epoch
+        self._metrics.write(step, {"epoch": epoch, **values})
+        self._timings.write(step, timing)
+        for board in self._boards:
+            board.write(step, {**values, **timing})
 
-    Raises:
-        RunError: The loss or the gradient is not finite.
-    """
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    for name in ("loss", "gradient_norm"):
-        if not math.isfinite(values[name]):
-            raise RunError(
-                f"{name} is {values[name]} at step {step}; checkpoints saved before stand. Lower "
-                "optimizer.learning_rate, lengthen optimizer.warmup_epochs, set "
-                "optimizer.clip_norm, or raise method.temperature"
-            )
-    return values
+
+def _figures(arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    """The scalars of a step, and how many steps were skipped so far."""
+    apart = ("finite", "skipped", "norms")
+    values = {name: float(value) for name, value in arrays.items() if name not in apart}
+    return {**values, "skipped_steps": int(arrays["skipped"][0])}
+
+
+def _is_score(line: dict[str, Any]) -> bool:
+    return "loss" not in line

@@ -1,11 +1,13 @@
 """Where a run's figures go: JSON lines, TensorBoard events, the progress bar."""
 
 import json
+import math
 import pathlib
 import secrets
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -15,19 +17,41 @@ from cssl_jax.files import write_text
 
 
 class JsonLines:
-    """Appends one JSON object a line; ``metrics.jsonl`` holds deterministic figures only."""
+    """Appends one JSON object a line; ``metrics.jsonl`` holds deterministic figures only.
 
-    def __init__(self, path: pathlib.Path, *, keep_until: int) -> None:
-        """Opens ``path``; lines beyond step ``keep_until`` (a resumed run rewrites them) go."""
+    A number that is not finite becomes null, since JSON has no word for it.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        *,
+        keep_until: int,
+        again: Callable[[dict[str, Any]], bool] | None = None,
+    ) -> None:
+        """Opens ``path``; lines beyond step ``keep_until`` (a resumed run rewrites them) go.
+
+        So do lines of that very step that ``again`` picks.
+        """
+
+        def keep(line: str) -> bool:
+            content = _parse(line)
+            step = content.get("step", math.inf)
+            return step < keep_until or (step == keep_until and not (again and again(content)))
+
         kept = []
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step(line) <= keep_until]
+            kept = [line for line in path.read_text().splitlines() if keep(line)]
         write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Appends one line."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        plain = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in values.items()
+        }
+        self._file.write(json.dumps({"step": step, **plain}, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -35,11 +59,12 @@ class JsonLines:
         self._file.close()
 
 
-def _step(line: str) -> float:
+def _parse(line: str) -> dict[str, Any]:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line cut short by a kill is dropped
+        content = json.loads(line)
+    except ValueError:
+        return {}  # cut short by a kill: dropped
+    return content if isinstance(content, dict) else {}
 
 
 class TensorBoard:
@@ -143,9 +168,9 @@ class Progress:
             "[{elapsed}<{remaining}{postfix}]",
         )
 
-    def advance(self) -> None:
-        """Counts one step that was sent off."""
-        self._bar.update()
+    def advance(self, done: int) -> None:
+        """Shows that ``done`` steps were sent off."""
+        self._bar.update(done - self._bar.n)
 
     def show(self, values: dict[str, float], timing: dict[str, float]) -> None:
         """Shows the newest figures that have come back."""

@@ -8,9 +8,10 @@ import optax
 
 from cssl_jax.methods.base import Context, Method, PyTree
 from cssl_jax.train.gradient import MakeBatch, make_gradient
-from cssl_jax.train.state import TrainState
+from cssl_jax.train.state import TrainState, is_schedule
 
 Metrics = dict[str, jax.Array]
+NORMS = ("parameters", "gradient")  # rows of metrics["norms"]
 
 
 def make_train_step(
@@ -26,6 +27,9 @@ def make_train_step(
 ) -> Callable[[TrainState, PyTree, PyTree], tuple[TrainState, Metrics]]:
     """Builds ``(state, constants, feed) -> (state, metrics)`` for ``parallel.data_parallel``.
 
+    An update whose loss or gradient is not finite is never made: the step counts, but parameters,
+    statistics and optimizer stay as they were. What follows from it is the loop's to decide.
+
     Args:
         method: The objective.
         optimizer: From ``optimizers.make_optimizer``.
@@ -37,7 +41,9 @@ def make_train_step(
         frozen_norm: See ``Context``.
 
     Returns:
-        The function; metrics are replicated scalars, of the parameters before the update.
+        The function; metrics are replicated, of the parameters before the update: scalars,
+        "finite" (bool: the update was made), "skipped" (see ``TrainState``) and "norms" (float
+        [2, groups]: ``NORMS`` of each of ``parameter_groups``).
     """
     gradient = make_gradient(
         method,
@@ -52,25 +58,61 @@ def make_train_step(
         state: TrainState, constants: PyTree, feed: PyTree
     ) -> tuple[TrainState, Metrics]:
         grads, aux = gradient(state, constants, feed)
+        gradient_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(aux["metrics"]["loss"]) & jnp.isfinite(gradient_norm)
+
+        def where_finite(new: PyTree, old: PyTree) -> PyTree:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = jax.tree_util.tree_map_with_path(
             lambda path, u: u if (on := method.trainable(path, state.step)) is True else u * on,
             updates,
         )
-        params = optax.apply_updates(state.params, updates)
+        params = where_finite(optax.apply_updates(state.params, updates), state.params)
         ctx = Context(state.step, total_steps, axis_name, frozen_norm=frozen_norm)
-        metrics = {
-            **aux["metrics"],
-            "gradient_norm": optax.tree.norm(grads),
-            "learning_rate": jnp.asarray(schedule(state.step)),
-        }
+        method_state = method.after_update(params, state.method_state, aux, ctx)
+        opt_state = jax.tree.map(
+            lambda n, o: n if is_schedule(n) else where_finite(n, o),
+            opt_state,
+            state.opt_state,
+            is_leaf=is_schedule,
+        )
+        in_all, in_a_row = state.skipped
+        lost = jnp.where(finite, 0, 1).astype(in_all.dtype)
         new_state = TrainState(
             step=state.step + 1,
             params=params,
-            model_state=aux["model_state"],
-            method_state=method.after_update(params, state.method_state, aux, ctx),
+            model_state=where_finite(aux["model_state"], state.model_state),
+            method_state=where_finite(method_state, state.method_state),
             opt_state=opt_state,
+            skipped=jnp.stack([in_all + lost, (in_a_row + lost) * lost]),
         )
+        metrics = {
+            **aux["metrics"],
+            "gradient_norm": gradient_norm,
+            "learning_rate": jnp.asarray(schedule(state.step)),
+            "finite": finite,
+            "skipped": new_state.skipped,
+            "norms": jnp.stack([_group_norms(state.params), _group_norms(grads)]),
+        }
         return new_state, metrics
 
     return train_step
+
+
+def parameter_groups(params: PyTree) -> list[str]:
+    """Names of the groups that norms are told of: modules two levels down, as "encoder/conv"."""
+    return list(_groups(params))
+
+
+def _group_norms(tree: PyTree) -> jax.Array:
+    return jnp.stack([optax.tree.norm(leaves) for leaves in _groups(tree).values()])
+
+
+def _groups(tree: PyTree) -> dict[str, list[jax.Array]]:
+    groups: dict[str, list[jax.Array]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path[:2], simple=True, separator="/")
+        groups.setdefault(name, []).append(leaf)
+    return groups

@@ -1,0 +1,158 @@
+"""A run's folder: whose it is, who writes to it, and what to say when it cannot be written."""
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+from typing import IO
+
+from cssl_jax import recipes
+from cssl_jax.config import Config
+from cssl_jax.errors import RunError, UserError
+from cssl_jax.files import remove_unfinished, write_text
+from cssl_jax.train.checkpoints import FOLDER
+
+LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of the file system
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+def check(run: pathlib.Path, config: Config) -> None:
+    """Makes sure that the folder is new, empty, this config's run, or a run that saved nothing.
+
+    Raises:
+        UserError: It is something else, or ``train.init`` is no run.
+    """
+    path = run / "config.json"
+    begun = has_checkpoint(run)
+    if config.train.init and not begun and not has_checkpoint(pathlib.Path(config.train.init)):
+        raise UserError(
+            f"train.init {config.train.init} holds no checkpoint; give the folder of a run, or "
+            "leave it out to start from random weights"
+        )
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run} is a file; give --workdir a folder")
+    if path.is_file():
+        changed = recipes.differences(recipes.read_json(path), config)
+        if changed and begun:
+            raise UserError(
+                f"{run} holds a run with another config; use another --workdir, or undo:\n  "
+                + "\n  ".join(changed)
+            )
+    elif run.is_dir() and any(entry.name != LOCK for entry in run.iterdir()):
+        raise UserError(f"{run} is not empty and holds no run; use another --workdir")
+
+
+def has_checkpoint(run: pathlib.Path) -> bool:
+    """Whether something was saved, whole or not; what a kill left unfinished does not count."""
+    return any(path.name.isdigit() for path in (run / FOLDER).glob("[0-9]*"))
+
+
+class Claim:
+    """One writer to a run's folder, by a lock that ends with its process, however that ends.
+
+    ``flock`` on RUN/.lock: the kernel lets go of it when the process is gone, also by kill -9, so
+    that no lock is ever stale and the file may stay. Over NFS it holds between hosts (as a byte-
+    range lock) where the server has its lock service; a FUSE bucket or some cluster file systems
+    lock within one host only, or not at all: there, starting one run once is the user's part.
+    """
+
+    def __init__(self, run: pathlib.Path) -> None:
+        self._path = run / LOCK
+        self._file: IO[str] | None = None
+
+    def take(self) -> None:
+        """Locks the folder, which must exist, unless this claim has it already.
+
+        Raises:
+            UserError: Another run has it.
+        """
+        if self._file is not None:
+            return
+        file = self._path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                owner = file.read().strip() or "by an unknown process"
+            raise UserError(
+                f"{self._path.parent} is being written by another run ({owner}); wait for it, end "
+                "it, or use another --workdir"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                file.close()
+                raise
+        file.truncate(0)
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Lets others in."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> "Claim":
+        if self._path.parent.is_dir():  # refuse before the data are read
+            with writable(self._path.parent):
+                self.take()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def begin(run: pathlib.Path, config: Config, claim: Claim) -> None:
+    """Makes the folder this run's, once all parts stand: a config that is refused leaves no folder.
+
+    Raises:
+        UserError: It cannot be written, or another run has it.
+    """
+    with writable(run):
+        run.mkdir(parents=True, exist_ok=True)
+        claim.take()
+        remove_unfinished(run)
+        write_text(run / "config.json", recipes.to_json(config))
+
+
+@contextlib.contextmanager
+def writable(run: pathlib.Path) -> Iterator[None]:
+    """Within it, an OSError means that ``run`` is no place to write to."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {run}: {error.strerror}; use another --workdir, or get write access "
+            "or room there"
+        ) from error
+
+
+@contextlib.contextmanager
+def while_running(run: pathlib.Path) -> Iterator[None]:
+    """Within it, a disk that can no longer be written is a failure of the run.
+
+    Raises:
+        RunError: A full or read-only disk, or a quota or file size that was exceeded.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise RunError(unwritten(run, error.strerror or str(error))) from error
+
+
+def unwritten(what: pathlib.Path, reason: str) -> str:
+    """Words for a file or folder that could not be written."""
+    return (
+        f"cannot write to {what}: {reason}; checkpoints saved before stand. Make room or get write "
+        "access, then run the same command to go on"
+    )
