@@ -48,16 +48,19 @@ class ViewRecord:
             self._flush()
             self._first = done
 
+    def wait(self) -> None:
+        """Waits for the file that is being written; a checkpoint saved after it finds it whole."""
+        if self._pending is not None:
+            self._pending.result()
+
     def close(self) -> None:
         """Writes what is left."""
         self._flush()
         self._pool.shutdown()
-        if self._pending is not None:
-            self._pending.result()
+        self.wait()
 
     def _flush(self) -> None:
-        if self._pending is not None:
-            self._pending.result()  # one at a time; raises what went wrong
+        self.wait()  # one at a time; raises what went wrong
         if self._done > self._first:
             self._pending = self._pool.submit(self._write, self._first, self._done)
 

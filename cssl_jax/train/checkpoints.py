@@ -1,5 +1,7 @@
 """The Orbax room: save, resume, and load parts of a run."""
 
+import json
+import math
 import pathlib
 import shutil
 import sys
@@ -23,7 +25,7 @@ BEST = ("knn.top1", "view_retrieval")  # what "best" is judged by: with labels, 
 
 
 def _score(metrics: dict[str, float]) -> float:
-    return next(metrics[name] for name in BEST if name in metrics)
+    return next((metrics[name] for name in BEST if name in metrics), -math.inf)
 
 
 class DamagedError(ValueError):
@@ -81,6 +83,7 @@ class Checkpoints:
         self._regular = regular
         if not read_only:
             self._folder.mkdir(parents=True, exist_ok=True)
+        _forget_broken_scores(self._folder, read_only)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -246,11 +249,9 @@ class Checkpoints:
             shutil.rmtree(place, ignore_errors=True)
             place.parent.mkdir(exist_ok=True)
             (self._folder / str(step)).replace(place)
-            print(
+            _say(
                 f"checkpoint of step {step} is damaged ({reason}): moved to {place}; going on from "
-                f"step {whole}",
-                file=sys.stderr,
-                flush=True,
+                f"step {whole}"
             )
 
     def _not_written(self, failure: BaseException) -> RunError:
@@ -273,6 +274,25 @@ def _compare(meta: dict[str, Any], tree: PyTree) -> None:
     for name, digest in zip(replicas.names(tree), found, strict=True):
         if expected.get(name, digest) != digest:
             raise DamagedError(f"{name} is not what was saved")
+
+
+def _forget_broken_scores(folder: pathlib.Path, read_only: bool) -> None:
+    """A checkpoint whose score cannot be read is whole all the same: it is ranked no more."""
+    for path in folder.glob("[0-9]*/metrics/metrics"):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            if read_only:
+                raise RunError(
+                    f"{path} is damaged; delete it, it ranks a checkpoint only"
+                ) from None
+            path.unlink()
+            _say(f"{path} was damaged and is gone: this checkpoint is not ranked any more")
+
+
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def _first_line(error: BaseException) -> str:

@@ -102,13 +102,15 @@ class Journal:
             self._in_flight[-1].timing = self._meter.read()
 
     def flush(self) -> None:
-        """Waits for what is in flight, and writes it.
+        """Waits for what is in flight, and writes it; all of it is on file before a state is saved.
 
         Raises:
             RunError, RollBack: A step was not finite; see ``Sickness.judge``.
         """
         while self._in_flight:
             self._settle()
+        if self._views is not None:
+            self._views.wait()
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""

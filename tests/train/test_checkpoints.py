@@ -5,7 +5,7 @@ import pytest
 
 from cssl_jax import parallel
 from cssl_jax.errors import RunError, UserError
-from cssl_jax.train.checkpoints import Checkpoints
+from cssl_jax.train.checkpoints import Checkpoints, DamagedError
 from cssl_jax.train.state import TrainState
 
 META = {"config": {"a": [1, None, "x"]}, "input": {"mean": [0.25]}}
@@ -87,3 +87,102 @@ def test_a_folder_without_checkpoints_is_refused(tmp_path):
         Checkpoints(tmp_path, read_only=True) as checkpoints,
     ):
         checkpoints.meta()
+
+
+def files_of(folder, step):
+    """What holds the arrays and the facts of a checkpoint; the rest is Orbax's bookkeeping."""
+    place = folder / "checkpoints" / str(step)
+    return {
+        "arrays": next(path for path in (place / "model" / "d").iterdir()),
+        "index": place / "model" / "manifest.ocdbt",
+        "optimizer": next(path for path in (place / "train" / "d").iterdir()),
+        "facts": place / "meta" / "metadata",
+    }
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "harm", [cut, lambda path: path.unlink(), lambda path: path.write_bytes(b"")]
+)
+@pytest.mark.parametrize("part", ["arrays", "index", "optimizer", "facts"])
+def test_a_damaged_newest_checkpoint_is_moved_aside_and_the_one_before_taken(
+    tmp_path, capfd, part, harm
+):
+    save(tmp_path, [1, 2, 3])
+    harm(files_of(tmp_path, 3)[part])
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    with Checkpoints(tmp_path) as checkpoints:
+        state, meta = checkpoints.resume(make_state(0), mesh)
+        assert_equal(state, make_state(2))
+        assert meta == META
+        said = capfd.readouterr().err
+        assert "checkpoint of step 3 is damaged" in said
+        assert f"moved to {tmp_path / 'damaged' / '3'}; going on from step 2" in said
+        checkpoints.save(parallel.replicate(make_state(3), mesh), META, {})  # its place is free
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert_equal(checkpoints.resume(make_state(0), mesh)[0], make_state(3))
+    assert (tmp_path / "damaged" / "3" / "model").is_dir()
+
+
+def test_arrays_that_changed_without_a_trace_are_found_by_their_digest(tmp_path):
+    save(tmp_path, [1])
+    other = make_state(2)
+    other = other.replace(step=jnp.int32(2), params=make_state(1).params)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(other, META, {})
+    # A whole item of the right shapes, of another checkpoint, in place of this one's.
+    place = tmp_path / "checkpoints"
+    (place / "2" / "train").rename(tmp_path / "away")
+    (place / "1" / "train").rename(place / "2" / "train")
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    with (
+        pytest.raises(DamagedError, match=r"train/opt_state/0/trace is not what was saved"),
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+    ):
+        checkpoints.restore(make_state(0), mesh, 2)
+
+
+def test_where_no_checkpoint_is_whole_all_stay_and_the_way_out_is_told(tmp_path):
+    save(tmp_path, [1, 2])
+    for step in (1, 2):
+        cut(files_of(tmp_path, step)["facts"])
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    with (
+        pytest.raises(RunError, match=r"no checkpoint in .* can be read; .* another --workdir"),
+        Checkpoints(tmp_path) as checkpoints,
+    ):
+        checkpoints.resume(make_state(0), mesh)
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
+
+
+def test_a_damaged_score_costs_the_ranking_and_no_more(tmp_path, capfd):
+    save(tmp_path, [1, 2, 3], scores={1: 0.9, 2: 0.5}, keep=3)
+    (path,) = (tmp_path / "checkpoints" / "1" / "metrics").glob("metrics")
+    cut(path)
+    with pytest.raises(RunError, match="is damaged; delete it"):
+        Checkpoints(tmp_path, read_only=True)
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        assert checkpoints.best == 2
+        assert checkpoints.steps == [1, 2, 3]
+    assert "is not ranked any more" in capfd.readouterr().err
+
+
+def test_the_newest_regular_checkpoint_outlives_those_between(tmp_path):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    with Checkpoints(tmp_path, keep=1, regular=lambda step: step % 3 == 0) as checkpoints:
+        for step in range(2, 9):
+            checkpoints.save(parallel.replicate(make_state(step), mesh), META, {})
+        assert checkpoints.last_regular() == 6
+        assert checkpoints.steps == [6, 8]
+
+
+def test_a_step_is_saved_anew_with_the_score_that_was_missing(tmp_path):
+    save(tmp_path, [1, 2], scores={1: 0.3})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.replace(make_state(2), META, {"knn.top1": 0.7})
+        checkpoints.wait()
+        assert checkpoints.best == 2
+        assert checkpoints.steps == [1, 2]
