@@ -219,14 +219,14 @@ def test_slurm_lets_the_task_save_and_requeues_unless_cancelled(tmp_path, cancel
     (tmp_path / "launch").symlink_to(LAUNCH)
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     fake(tmp_path / "venv" / "bin", "python", "exit 0")
-    # The task saves when it is told to, as pretrain does, and exits 1. Slurm's srun does not hand a
+    # The task saves when it is told to, as pretrain does, and exits 75. Slurm's srun does not hand a
     # SIGTERM on: it kills its tasks. Only scancel reaches them.
     fake(
         tmp_path,
         "srun",
         f"""
 trap 'kill -KILL $task; touch {tmp_path}/killed; exit 143' TERM
-( trap "sleep 0.2; touch {tmp_path}/saved; exit 1" TERM
+( trap "sleep 0.2; touch {tmp_path}/saved; exit 75" TERM
   touch {tmp_path}/up; while :; do sleep 0.05; done ) &
 task=$!
 echo $task > {tmp_path}/task
@@ -250,7 +250,7 @@ wait $task""",
     if cancelled:  # Slurm signals the task and, in some versions, the shell
         os.kill(int((tmp_path / "task").read_text()), signal.SIGTERM)
     job.send_signal(signal.SIGTERM if cancelled else signal.SIGUSR1)
-    assert job.wait(timeout=30) == 1
+    assert job.wait(timeout=30) == 75
     assert (tmp_path / "saved").exists()
     assert not (tmp_path / "killed").exists()
     if cancelled:
@@ -304,6 +304,7 @@ def test_the_jobset_fits_its_schema():
     ("spec", "replicatedJobs", 0, "template", "spec"),
     ("spec", "replicatedJobs", 0, "template", "spec", "template", "spec"),
     ("spec", "failurePolicy"),
+    ("spec", "replicatedJobs", 0, "template", "spec", "podFailurePolicy", "rules", 0),
 ])  # fmt: skip
 def test_a_misspelt_field_would_be_found(path):
     jobset = documents()[-1]
@@ -321,6 +322,23 @@ def test_the_other_documents_fit_kubernetes():
     broken = {**documents()[0], "automountToken": True}
     with pytest.raises(kubernetes.ValidationError):
         kubernetes.validate(broken, kubernetes.latest_version(), strict=True)
+
+
+def test_a_preempted_pod_is_restarted_without_counting_as_a_failure():
+    jobset = documents()[-1]["spec"]
+    job = jobset["replicatedJobs"][0]["template"]["spec"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    containers = [c["name"] for c in job["template"]["spec"]["containers"]]
+    assert rule["action"] == "FailJob"
+    assert rule["onExitCodes"] == {
+        "containerName": containers[0],
+        "operator": "In",
+        "values": [75],  # what test_interruption sees the command exit with
+    }
+    assert job["template"]["spec"]["restartPolicy"] == "Never"  # else the policy is refused
+    (outer,) = jobset["failurePolicy"]["rules"]
+    assert outer["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    assert outer["onJobFailureReasons"] == ["PodFailurePolicy"]
 
 
 def test_every_host_gets_its_chips_and_the_bucket_as_folders():
