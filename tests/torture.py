@@ -22,12 +22,13 @@ import time
 import numpy as np
 
 import cssl_jax
+from cssl_jax.train.checkpoints import FOLDER
 
 TIMEOUT = 300
 ARGUMENTS = [
     *("pretrain", "debug", "--model.encoder", "resnet10", "--model.width", "0.0625"),
     *("--train.batch-size", "64", "--train.log-every", "3", "--runtime.devices", "1"),
-    *("--train.checkpoint-steps", "10", "--train.checkpoint-every", "0"),
+    *("--train.checkpoint-steps", "30", "--train.checkpoint-every", "0"),
     *("--train.record-views", "--train.no-tensorboard"),
 ]
 
@@ -46,12 +47,19 @@ def steps_logged(folder):
         return 0
 
 
-def is_saving(folder):
-    return any((folder / "checkpoints").glob("*tmp*"))
+def is_saving(folder, since=0.0):
+    """Whether a checkpoint is unfinished that was begun after ``since``, a time of the clock."""
+    for path in (folder / FOLDER).glob("*tmp*"):
+        try:
+            if path.stat().st_mtime >= since:
+                return True
+        except OSError:
+            pass  # finished meanwhile
+    return False
 
 
 def newest(folder):
-    names = [path.name for path in (folder / "checkpoints").glob("*") if path.name.isdigit()]
+    names = [path.name for path in (folder / FOLDER).glob("*") if path.name.isdigit()]
     return max(map(int, names), default=0)
 
 
@@ -76,7 +84,7 @@ class Killer:
 
     def kill(self):
         """Starts the run and kills it; False where it came to its end before."""
-        before = newest(self.folder)
+        before, begun = newest(self.folder), time.time()
         process = start(self.folder, self.epochs)
         moment = self.draw.choices(["start", "step", "save"], [1, 3, 3])[0]
         number = self.draw.choices([signal.SIGKILL, signal.SIGTERM], [3, 1])[0]
@@ -88,9 +96,9 @@ class Killer:
             target = before + 1 + self.draw.uniform(0.0, share)
             wait(process, lambda: steps_logged(self.folder) >= min(target, self.total))
             if moment == "save":
-                wait(process, lambda: is_saving(self.folder))
+                wait(process, lambda: is_saving(self.folder, begun))
             time.sleep(self.draw.uniform(0.0, 0.03))
-        reached, saving = steps_logged(self.folder), is_saving(self.folder)
+        reached, saving = steps_logged(self.folder), is_saving(self.folder, begun)
         process.send_signal(number)
         _, errors = process.communicate(timeout=TIMEOUT)
         if process.returncode == 0:
@@ -101,8 +109,8 @@ class Killer:
             self.done["by SIGTERM"] += 1
         else:
             assert process.returncode == -signal.SIGKILL, (process.returncode, errors)
-        where = "while saving" if saving else "between steps" if reached > before else None
-        self.done[where or "while starting"] += 1
+        where = "between steps" if reached > before else "while starting"
+        self.done["while saving" if saving else where] += 1
         self.lost.append(max(reached - newest(self.folder), 0))
         self.left -= 1
         return True
@@ -124,7 +132,7 @@ def views(folder):
 
 def digests(folder):
     step = newest(folder)
-    (meta,) = (folder / "checkpoints" / str(step) / "meta").glob("metadata")
+    (meta,) = (folder / FOLDER / str(step) / "meta").glob("metadata")
     return step, json.loads(meta.read_text())["digests"]
 
 

@@ -289,4 +289,4 @@ def prefetch(items: Generator[Any], place: Callable[[Any], Any], depth: int = 2)
             yield value
     finally:
         closed.set()
-        thread.join()
+        thread.join(timeout=5.0)  # a read that hangs must not keep a run from ending

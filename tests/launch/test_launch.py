@@ -219,8 +219,8 @@ def test_slurm_lets_the_task_save_and_requeues_unless_cancelled(tmp_path, cancel
     (tmp_path / "launch").symlink_to(LAUNCH)
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     fake(tmp_path / "venv" / "bin", "python", "exit 0")
-    # The task saves when it is told to, as pretrain does, and exits 75. Slurm's srun does not hand a
-    # SIGTERM on: it kills its tasks. Only scancel reaches them.
+    # The task saves when it is told to, as pretrain does, and exits 75. Slurm's srun does not hand
+    # a SIGTERM on: it kills its tasks. Only scancel reaches them.
     fake(
         tmp_path,
         "srun",

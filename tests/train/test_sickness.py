@@ -1,8 +1,8 @@
 """Steps that are not finite, provoked by one poisoned picture among healthy ones.
 
 The healthy pictures hold 0 and 1, the poisoned one 255, and data.std is such that the squares of
-healthy activations just fit float32 and those of the poisoned one do not: in its group of two images
-BatchNorm's variance is the difference of two infinities.
+healthy activations just fit float32 and those of the poisoned one do not: in its group of two
+images BatchNorm's variance is the difference of two infinities.
 """
 
 import json
