@@ -2,8 +2,10 @@
 
 import contextlib
 import importlib.metadata
+import os
 import pathlib
 import signal
+import time
 import types
 from collections.abc import Iterator
 
@@ -78,6 +80,17 @@ def versions() -> dict[str, str]:
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"cssl_jax": __version__, **found}
+
+
+def process_age() -> float | None:
+    """Seconds since this process was started; None where the system does not tell (not Linux)."""
+    try:
+        # Fields after the command's name, which may hold anything but ends with the last bracket.
+        fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
 
 
 class Interruption:

@@ -20,11 +20,13 @@ class Pretrain:
     Attributes:
         recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
         workdir: Run folder.
+        profile_steps: Steps to trace into RUN/profile, for xprof: FIRST:LAST, such as 10:20.
         config: Every field of the config; defaults are the recipe's.
     """
 
     recipe: tyro.conf.Positional[str]
     workdir: pathlib.Path
+    profile_steps: str = ""
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
@@ -78,7 +80,7 @@ class Demo:
 def pretrain(argv: Sequence[str]) -> int:
     """`cssl-jax pretrain RECIPE --workdir RUN [--section.field VALUE ...]`."""
     config = recipe_first("pretrain", "--workdir RUN", argv)
-    default = Pretrain(tyro.MISSING, tyro.MISSING, config)
+    default = Pretrain(tyro.MISSING, tyro.MISSING, config=config)
     return _run(parse(Pretrain, "pretrain", argv, default))
 
 
@@ -86,7 +88,7 @@ def _run(options: Pretrain) -> int:
     from cssl_jax.evaluate.protocols import table
     from cssl_jax.train.loop import pretrain
 
-    results = pretrain(options.config, options.workdir)
+    results = pretrain(options.config, options.workdir, profile_steps=options.profile_steps)
     print(f"\n{table(results)}\n\nresults: {options.workdir / 'results.json'}")
     return 0
 
@@ -96,7 +98,7 @@ def demo(argv: Sequence[str]) -> int:
     from cssl_jax import recipes
 
     options = parse(Demo, "demo", argv)
-    return _run(Pretrain(options.recipe, options.workdir, recipes.load(options.recipe)))
+    return _run(Pretrain(options.recipe, options.workdir, config=recipes.load(options.recipe)))
 
 
 def views(argv: Sequence[str]) -> int:

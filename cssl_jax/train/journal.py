@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cssl_jax import runtime
 from cssl_jax.config import Config
 from cssl_jax.data.advice import advice
 from cssl_jax.data.pipeline import Pipeline
@@ -55,7 +56,7 @@ class Journal:
         self._steps_per_epoch = pipeline.sampler.steps_per_epoch
         self._chance = chance_level(config.train.batch_size)
         self._total_steps = total_steps
-        self._sickness = sickness
+        self._sickness, self._begun = sickness, False
         self._in_flight: collections.deque[_Step] = collections.deque()
         self._meter, self._watch = Meter(), InputWatch()
         self._progress = Progress(total_steps, start, config.train.batch_size)
@@ -129,6 +130,10 @@ class Journal:
         """Waits for the oldest step in flight, writes it, and judges whether it was finite."""
         oldest = self._in_flight.popleft()
         finite = bool(oldest.metrics["finite"])
+        if not self._begun:
+            self._begun = True
+            if (age := runtime.process_age()) is not None:
+                self.say(f"first step done {age:.1f} s after the process was started")
         if finite and oldest.timing is None:
             return
         arrays = jax.device_get(oldest.metrics)

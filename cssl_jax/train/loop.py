@@ -20,16 +20,21 @@ from cssl_jax.train import folder, optimizers, setup
 from cssl_jax.train.cadence import Cadence
 from cssl_jax.train.checkpoints import Checkpoints
 from cssl_jax.train.parts import Parts, assemble
+from cssl_jax.train.profile import FOLDER as TRACES
+from cssl_jax.train.profile import Profile
 from cssl_jax.train.state import TrainState
 from cssl_jax.train.training import UNSCORED, Training
 
 
-def pretrain(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+def pretrain(
+    config: Config, workdir: str | pathlib.Path, *, profile_steps: str = ""
+) -> dict[str, Any]:
     """Trains an encoder into a run folder; on a folder with a run in it, goes on where it stopped.
 
     Args:
         config: The run; see ``recipes.load``.
         workdir: Run folder: config.json, metrics.jsonl, timings.jsonl, checkpoints/, results.json.
+        profile_steps: "FIRST:LAST", steps to trace into RUN/profile; "" is none.
 
     Returns:
         The content of results.json.
@@ -42,11 +47,12 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     runtime.refuse_several_processes("pretraining")
     config = _with_absolute_paths(recipes.canonical(config))
     run = pathlib.Path(workdir).expanduser().absolute()
+    profile = Profile(run / TRACES, profile_steps)
     folder.check(run, config)
     with runtime.catch_signals() as interruption:
         try:
             with folder.while_running(run), folder.Claim(run) as claim:
-                return _pretrain(config, run, claim, interruption)
+                return _pretrain(config, run, claim, interruption, profile)
         except InterruptedRunError as stopped:
             if str(stopped) != interruption.name:
                 raise
@@ -57,7 +63,11 @@ def pretrain(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
 
 def _pretrain(
-    config: Config, run: pathlib.Path, claim: folder.Claim, interruption: runtime.Interruption
+    config: Config,
+    run: pathlib.Path,
+    claim: folder.Claim,
+    interruption: runtime.Interruption,
+    profile: Profile,
 ) -> dict[str, Any]:
     with interruption.breakable():
         cache = runtime.set_compile_cache(config.runtime.compile_cache)
@@ -90,6 +100,7 @@ def _pretrain(
                 state=state,
                 start=start,
                 unscored=unscored,
+                profile=profile,
             )
             state, figures = training.run()
 

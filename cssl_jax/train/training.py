@@ -18,6 +18,8 @@ from cssl_jax.train.cadence import Cadence
 from cssl_jax.train.checkpoints import Checkpoints
 from cssl_jax.train.journal import Journal
 from cssl_jax.train.parts import Parts
+from cssl_jax.train.profile import FOLDER as TRACES
+from cssl_jax.train.profile import Profile
 from cssl_jax.train.sickness import RollBack, Sickness
 from cssl_jax.train.state import TrainState, is_schedule
 from cssl_jax.train.step import make_train_step, parameter_groups
@@ -39,6 +41,7 @@ class Training:
         state: Where it goes on, at step ``start``.
         start: Steps that are behind it.
         unscored: The evaluation of that very step is still to be made.
+        profile: Steps to trace.
     """
 
     def __init__(
@@ -53,11 +56,14 @@ class Training:
         state: TrainState,
         start: int,
         unscored: bool = False,
+        profile: Profile | None = None,
     ) -> None:
-        self._config, self._parts, self._checkpoints = config, parts, checkpoints
+        self._config, self._run = config, run
+        self._parts, self._checkpoints = parts, checkpoints
         self._interruption, self._first = interruption, first
         self._state, self._done, self._unscored = state, start, unscored
         self._cadence = Cadence(config.train, parts.sampler.steps_per_epoch)
+        self._profile = profile or Profile(run, "")
         self._agreement = Agreement(parts.mesh)
         self._replicas = None
         if config.train.check_replicas_every and parts.mesh.size > 1:
@@ -124,11 +130,15 @@ class Training:
         )
         try:
             for feed, wait in self._timed(feeds):
+                self._profile.before(self._done + 1)
                 self._state, metrics = step(self._state, constants, feed)
                 self._done += 1
+                if self._profile.after(self._done, metrics):
+                    self._journal.say(f"step {self._done}: traced into {self._run / TRACES}")
                 self._journal.add(self._done, metrics, wait)
                 figures = self._after(self._done)
         finally:
+            self._profile.close()
             feeds.close()
         return figures
 

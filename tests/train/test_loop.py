@@ -183,11 +183,20 @@ def test_a_run_that_waits_for_input_says_so_and_what_to_change(
     assert "--data.resident True" in found[0][1]
 
 
-@pytest.mark.parametrize("placement", [{"resident": False}, {"augment_on": "host"}])
+@pytest.mark.parametrize(
+    "placement",
+    [
+        {"resident": False},
+        {"augment_on": "host", "engine": "tf"},
+        {"augment_on": "split", "engine": "threads"},
+        pytest.param({"augment_on": "split", "engine": "tf"}, marks=pytest.mark.slow),
+        pytest.param({"augment_on": "host", "engine": "threads"}, marks=pytest.mark.slow),
+    ],
+)
 def test_resume_is_exact_wherever_the_input_is_made(arrays, tmp_path, monkeypatch, placement):
-    if placement.get("augment_on") == "host":
+    if placement.get("engine") == "tf":
         pytest.importorskip("tensorflow")
-    config = make_config(arrays, **placement)
+    config = tiny.replace(make_config(arrays, **placement), "train", record_views=True)
     cssl_jax.pretrain(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_at(patch, 5)
@@ -195,6 +204,24 @@ def test_resume_is_exact_wherever_the_input_is_made(arrays, tmp_path, monkeypatc
             cssl_jax.pretrain(config, tmp_path / "run")
     cssl_jax.pretrain(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+    for path in (tmp_path / "whole" / "views").iterdir():
+        with np.load(path) as theirs, np.load(tmp_path / "run" / "views" / path.name) as ours:
+            assert ours.files == theirs.files
+            for name in theirs.files:
+                np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_the_step_is_compiled_once_in_a_whole_run(config, tmp_path, monkeypatch):
+    compiled, make = [], parallel.data_parallel
+
+    def remember(*arguments, **options):
+        compiled.append(make(*arguments, **options))
+        return compiled[-1]
+
+    monkeypatch.setattr(parallel, "data_parallel", remember)
+    cssl_jax.pretrain(config, tmp_path / "run")
+    (step,) = compiled
+    assert step._cache_size() == 1
 
 
 def test_what_is_logged_does_not_depend_on_where_a_run_was_stopped(config, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 
 import cssl_jax
 import tiny
-from cssl_jax import cli, recipes
+from cssl_jax import cli, parallel, recipes
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import RunError
 from cssl_jax.train import journal
@@ -165,9 +165,20 @@ def expected_losses(config):
     return losses
 
 
-def test_rollback_goes_on_with_the_next_batch_from_the_last_checkpoint(make, tmp_path, capfd):
+def test_rollback_goes_on_with_the_next_batch_from_the_last_checkpoint(
+    make, tmp_path, monkeypatch, capfd
+):
     config = make(on_nonfinite="rollback")
-    results = cssl_jax.pretrain(config, tmp_path / "run")
+    compiled, data_parallel = [], parallel.data_parallel
+
+    def remember(*arguments, **options):
+        compiled.append(data_parallel(*arguments, **options))
+        return compiled[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parallel, "data_parallel", remember)
+        results = cssl_jax.pretrain(config, tmp_path / "run")
+    assert [step._cache_size() for step in compiled] == [1]  # a restored state compiles nothing
     said, lines = capfd.readouterr().err, logged(tmp_path / "run")
     for bad in bad_steps():
         back = (bad - 1) // STEPS_PER_EPOCH * STEPS_PER_EPOCH

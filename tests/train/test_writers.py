@@ -1,5 +1,7 @@
 import json
 import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -79,6 +81,15 @@ def test_signals_are_noted_inside_and_as_before_outside():
         signal.raise_signal(signal.SIGTERM)
         assert interruption.signal_number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_process_knows_its_age():
+    code = (
+        "import time; time.sleep(0.5); from cssl_jax import runtime; print(runtime.process_age())"
+    )
+    begun = time.monotonic()
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert 0.5 < float(printed) < time.monotonic() - begun + 0.05
 
 
 def test_a_second_interrupt_is_not_held_back():
