@@ -10,7 +10,7 @@ from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.version import __version__
 
 try:
-    from cssl_jax.commands import datasets, evaluation, information, training
+    from cssl_jax.commands import datasets, evaluation, information, scaling, training
 except (ImportError, RuntimeError) as error:  # no command can be defined: only the doctor can speak
     from cssl_jax.doctor import instead_of_commands
 
@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
     "pretrain": (training.pretrain, training.Pretrain),
     "views": (training.views, training.Views),
     "bench-input": (training.bench_input, training.BenchInput),
+    "selfcheck": (scaling.selfcheck, scaling.SelfCheckOptions),
     "evaluate": (evaluation.evaluate, evaluation.Evaluate),
     "embed": (evaluation.embed, evaluation.Embed),
     "data check": (datasets.data_check, datasets.DataCheck),

@@ -70,7 +70,8 @@ class PictureSource:
     @functools.cached_property
     def sizes(self) -> np.ndarray:
         """int32 [size, 2], height and width after orientation."""
-        return np.stack([self.index.height, self.index.width], axis=1)[self.numbers]
+        sizes = np.stack([self.index.height, self.index.width], axis=1)[self.numbers]
+        return sizes.astype(np.int32)  # a kept picture has max_pixels at most
 
     @functools.cached_property
     def plain_jpeg(self) -> np.ndarray:
