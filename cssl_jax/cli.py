@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
     "pretrain": (training.pretrain, training.Pretrain),
     "views": (training.views, training.Views),
     "bench-input": (training.bench_input, training.BenchInput),
+    "plan": (scaling.plan, scaling.PlanOptions),
     "selfcheck": (scaling.selfcheck, scaling.SelfCheckOptions),
     "evaluate": (evaluation.evaluate, evaluation.Evaluate),
     "embed": (evaluation.embed, evaluation.Embed),

@@ -8,6 +8,8 @@ import tyro
 
 from cssl_jax.commands.parsing import parse, recipe_first
 from cssl_jax.config import Config
+from cssl_jax.errors import UserError
+from cssl_jax.planning.scaling import Hardware, rows, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,33 @@ class SelfCheckOptions:
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """Count what a recipe costs on so many devices, and the largest batch that fits.
+
+    Attributes:
+        recipe: As for pretrain.
+        devices: That share a batch; several numbers give a table by formulas alone.
+        memory_gb: GiB of one device; without it the device that is here is asked.
+        compile: Compile the step as well, for the devices here or for simulated CPUs.
+        per_device: Of the table: examples on each device; 0 divides the recipe's batch.
+        hardware: Of the table: what a device is assumed to sustain.
+        timeout: Seconds for compiling.
+        config: Every field of the config; defaults are the recipe's.
+    """
+
+    recipe: tyro.conf.Positional[str]
+    devices: tuple[int, ...] = (1,)
+    memory_gb: float | None = None
+    compile: bool = True
+    per_device: int = 0
+    hardware: Annotated[Hardware, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=Hardware
+    )
+    timeout: float = 900.0
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
 def selfcheck(argv: Sequence[str]) -> int:
     """`cssl-jax selfcheck [RECIPE] [--devices 8] [--section.field VALUE ...]`."""
     from cssl_jax.train.selfcheck import say, selfcheck
@@ -50,3 +79,29 @@ def selfcheck(argv: Sequence[str]) -> int:
     )
     print(found)
     return 0 if found.passed else 1
+
+
+def plan(argv: Sequence[str]) -> int:
+    """`cssl-jax plan RECIPE --devices 32 [--memory-gb 16] [--section.field VALUE ...]`."""
+    from cssl_jax.planning.planner import plan
+    from cssl_jax.planning.shapes import input_of
+
+    config = recipe_first("plan", "--devices 32", argv)
+    options = parse(PlanOptions, "plan", argv, PlanOptions(tyro.MISSING, config=config))
+    if not options.devices:
+        raise UserError("--devices is empty; give one number, or several for a table")
+    if len(options.devices) == 1 and not options.per_device:
+        print(
+            plan(
+                options.config,
+                devices=options.devices[0],
+                memory_gb=options.memory_gb,
+                compile=options.compile,
+                timeout=options.timeout,
+            )
+        )
+        return 0
+    given = input_of(options.config, None)
+    found = rows(options.config, given, options.devices, options.per_device, options.hardware)
+    print(table(found, options.hardware))
+    return 0

@@ -1,0 +1,106 @@
+"""The cost by hand is that of the published architectures, and that of the program as written."""
+
+import dataclasses
+
+import jax
+import pytest
+
+import tiny
+from cssl_jax import parallel, recipes
+from cssl_jax.config import ModelConfig
+from cssl_jax.errors import UserError
+from cssl_jax.evaluate.features import InputSpec
+from cssl_jax.models.encoder import ENCODERS
+from cssl_jax.models.resnet import Bottleneck
+from cssl_jax.planning import formulas, planner
+from cssl_jax.planning.formulas import convolutions
+from cssl_jax.planning.shapes import input_of
+from cssl_jax.train import setup
+
+# torchvision's documentation of its weights: 10^9 multiply-additions at 224 px, and parameters;
+# with a classifier of 1000 classes, which is taken off here.
+TORCHVISION = {
+    "resnet18": (1.814, 11_689_512, 512),
+    "resnet34": (3.664, 21_797_672, 512),
+    "resnet50": (4.089, 25_557_032, 2048),
+    "resnet101": (7.801, 44_549_160, 2048),
+    "resnet152": (11.514, 60_192_808, 2048),
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_a_resnet_has_the_published_operations_and_parameters(name):
+    billions, parameters, features = TORCHVISION[name]
+    layers = list(convolutions(ModelConfig(encoder=name), 224, 3))
+    operations = sum(layer.flops for layer in layers) / 2 + 1000 * features
+    assert operations / 1e9 == pytest.approx(billions, abs=6e-4)  # three digits are published
+    norms = sum(2 * layer.outputs for layer in layers)
+    convolved = sum(layer.parameters for layer in layers)
+    assert convolved + norms == parameters - 1000 * (features + 1)
+
+
+@pytest.mark.parametrize("name", formulas.RESNETS)
+def test_every_encoder_is_counted_with_the_blocks_it_has(name):
+    stages, bottleneck = formulas.RESNETS[name]
+    assert ENCODERS[name].args == (stages, ENCODERS[name].args[1])
+    assert bottleneck == (ENCODERS[name].args[1] is Bottleneck)
+
+
+@pytest.mark.parametrize("name", recipes.recipe_names())
+def test_a_recipe_has_as_many_parameters_as_counted(name):
+    config = recipes.load(name)
+    spec = InputSpec(config.data.size or 32, 3, (0.5,) * 3, (0.25,) * 3)
+    method = setup.make_method(config, parallel.make_mesh(jax.devices()[:1]))
+    batch = {"views": {"main": jax.ShapeDtypeStruct((2, 2, spec.size, spec.size, 3), "float32")}}
+    params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+    found = formulas.cost(config.model, size=spec.size, channels=3, batch=2, devices=1, tiled=False)
+    assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def test_an_encoder_that_is_not_counted_is_named():
+    with pytest.raises(UserError, match="'tiny' is not known; use one of resnet10"):
+        list(convolutions(ModelConfig(encoder="tiny"), 8, 1))
+
+
+STEPS = {
+    "plain": {},
+    "in tiles": {"method": {"tile_size": 8}},
+    "remat": {"model": {"remat": True}},
+    "GradCache": {"train": {"micro_batch": 16}},
+    "GradCache and remat": {"train": {"micro_batch": 16}, "model": {"remat": True}},
+    "groups of two devices": {"model": {"norm_group": 16}},
+    "groups within a device": {"model": {"norm_group": 4}},
+    "a head without norm": {"model": {"projector_norm": False, "projector_layers": 3}},
+    "one device": {},
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(name):
+    config = recipes.load("debug")
+    for section, values in STEPS[name].items():
+        config = tiny.replace(config, section, **values)
+    shapes = planner.shapes_of(config, 1 if name == "one device" else 8, input_of(config, None))
+    cost = shapes.cost
+    assert dict(shapes.collectives) == {
+        kind: size
+        for kind, size in {
+            "all-gather": cost.all_gather,
+            "all-reduce": cost.all_reduce + cost.norm_all_reduce,
+            "reduce-scatter": cost.reduce_scatter,
+        }.items()
+        if size
+    }
+
+
+def test_rings_send_what_they_are_known_to_send():
+    # 4 devices: a quarter stays, three quarters go; a reduction does so twice.
+    cost = dataclasses.replace(
+        planner.cost_of(recipes.load("debug"), 4, input_of(recipes.load("debug"), None)),
+        all_gather=400,
+        reduce_scatter=80,
+        all_reduce=1000,
+        norm_all_reduce=200,
+    )
+    assert cost.sent(4) == (400 + 80) * 0.75 + 2 * (1000 + 200) * 0.75
+    assert cost.sent(1) == 0

@@ -1,0 +1,260 @@
+"""The largest batch that fits, what is warned of, and the tables of the document."""
+
+import dataclasses
+import pathlib
+import re
+import shlex
+
+import pytest
+
+import tiny
+from cssl_jax import children, cli, recipes
+from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.errors import UserError
+from cssl_jax.planning import planner
+from cssl_jax.planning.advice import warnings
+from cssl_jax.planning.scaling import Hardware, rows
+from cssl_jax.planning.shapes import input_of
+
+DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
+GIB = 2**30
+NOTHING = ImagePolicy(  # is traced in half the time
+    **dict.fromkeys(("crop", "horizontal_flip", "jitter", "grayscale", "blur"), (0.0,))
+)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda n: 1000 + 37 * n,
+        lambda n: 1000 + 10 * n + n * n // 50,
+        lambda n: 500 + 37 * max(n, 40),
+        lambda n: 37 * n + (300 if n > 90 else 0),
+    ],
+)
+@pytest.mark.parametrize("memory", [600, 1036, 1500, 5000, 123_456])
+def test_the_largest_count_is_the_largest_that_fits(held, memory):
+    expected = max((n for n in range(1, 20_000) if held(n) <= memory), default=0)
+    assert planner.largest_count(held, memory, start=8) == expected
+
+
+def test_the_largest_count_needs_few_tries():
+    tries = []
+
+    def held(count):
+        tries.append(count)
+        return 10**9 + 123_457 * count
+
+    assert planner.largest_count(held, 16 * GIB, start=8) == (16 * GIB - 10**9) // 123_457
+    assert len(tries) <= 6
+
+
+@pytest.fixture(scope="module")
+def given():
+    config = tiny.replace(recipes.load("debug"), "model", encoder="resnet10")
+    config = dataclasses.replace(config, augment=NOTHING)
+    return config, input_of(config, None)
+
+
+MEMORY, MICRO, DEVICES = 64 * 2**20, 4, 8
+CPU = {"platform": "cpu", "kind": "cpu", "count": 1, "memory": None}  # tells no memory
+
+
+@pytest.fixture(scope="module")
+def planned(given):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(children, "devices", lambda timeout: CPU)
+        config = tiny.replace(given[0], "train", micro_batch=MICRO * DEVICES)
+        return planner.plan(config, devices=DEVICES, memory_gb=MEMORY / GIB, compile=False)
+
+
+@pytest.fixture(scope="module")
+def largest(planned):
+    return planned.largest
+
+
+def test_the_report_has_what_was_found(planned):
+    words = str(planned)
+    assert "resnet10 of width 0.125, float32, 8 px, batch 64 over 8 device(s), 8 examples" in words
+    for kind, batch in planned.largest.items():
+        assert re.search(rf"^  {kind} +{batch:,} \({batch // 8:,} a device\)", words, re.M)
+    assert "--train.micro-batch 32" in words
+    assert f"  all-gather{planned.shapes.cost.all_gather:>22,}" in words
+    assert "by shapes it fits" in words
+    assert "section 2.2, global BN" in " ".join(words.split())
+    assert "compiled" not in words
+
+
+@pytest.mark.parametrize("kind", planner.KINDS)
+def test_the_largest_batch_fits_and_the_next_does_not(given, largest, kind):
+    config, known = given
+    unit = DEVICES * (MICRO if kind == "GradCache" else 1)
+    assert largest[kind] > 0
+    assert largest[kind] % unit == 0
+
+    def held(batch):
+        tried = planner.with_step(config, kind, batch, MICRO * DEVICES)
+        return planner.shapes_of(tried, DEVICES, known).held
+
+    assert held(largest[kind]) <= MEMORY < held(largest[kind] + unit)
+
+
+def test_gradcache_and_remat_fit_more(largest):
+    assert largest["plain"] < largest["remat"] < largest["GradCache"]
+
+
+def test_less_memory_than_the_model_fits_no_batch(given):
+    config, known = given
+    assert planner.largest_batch(config, "plain", 8, known, 2**20, 4) == 0
+
+
+# ------------------------------------------------------------------------------------------- advice
+
+
+def test_linear_scaling_of_a_small_batch_is_warned_of_with_the_papers_figures():
+    config = recipes.load("imagenet_resnet50")
+    (warning,) = warnings(tiny.replace(config, "train", batch_size=256))
+    assert "5.3 points at batch 256 and 100 epochs, 57.5 % against 62.8 %" in warning
+    assert "arXiv 2002.05709, table B.1" in warning
+    (warning,) = warnings(tiny.replace(config, "train", batch_size=500))
+    assert "3.1 points at batch 512" in warning
+    assert warnings(tiny.replace(config, "train", batch_size=256, epochs=800)) == []
+    assert warnings(recipes.load("imagenet_resnet50_small")) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "seen"),
+    [
+        ("method", {"temperature": 1.0}, "58.0 % at 1, 64.4 % at 0.1"),
+        ("method", {"temperature": 0.02}, "59.7 % at 0.05"),
+        ("augment", {"jitter": (0.0,)}, "section 3.1 and figure 6"),
+        ("augment", {"jitter_strength": 0.2}, "61.0 % at 1/4"),
+        ("model", {"projector_layers": 1}, "3 points"),
+        ("model", {"norm_group": 32}, "section 2.2"),
+        ("train", {"micro_batch": 256}, "section 2.2"),
+    ],
+)
+def test_what_the_paper_measured_is_warned_of(section, values, seen):
+    config = recipes.load("imagenet_resnet50")
+    assert warnings(config) == []
+    (warning,) = warnings(tiny.replace(config, section, **values))
+    assert seen in warning
+    assert "arXiv 2002.05709" in warning
+
+
+@pytest.mark.parametrize("name", ["cifar10_resnet18", "cifar10_resnet50", "digits", "folder"])
+def test_a_recipe_for_other_data_is_not_judged_by_imagenets_figures(name):
+    assert warnings(recipes.load(name)) == []
+
+
+# ------------------------------------------------------------------------------------------ command
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    monkeypatch.setattr(children, "devices", lambda timeout: CPU)
+
+
+def test_the_memory_must_be_known(machine, capsys):
+    assert cli.main(["plan", "debug", "--no-compile"]) == 2
+    assert "give that of the devices that are planned for, e.g. --memory-gb 16" in (
+        capsys.readouterr().err
+    )
+
+
+def test_an_indivisible_batch_is_refused(machine, capsys):
+    words = ["plan", "debug", "--devices", "24", "--memory-gb", "1", "--no-compile"]
+    assert cli.main(words) == 2
+    assert "global batch 64 does not divide over 24 devices; use 48 or 72" in (
+        capsys.readouterr().err
+    )
+
+
+def test_data_that_is_not_here_needs_a_size_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # cifar10_train.npz is not there
+    config = recipes.load("cifar10_resnet18")
+    with pytest.raises(UserError, match=r"give the side of a view, e.g. --data.size 32"):
+        input_of(config, None)
+    known = input_of(tiny.replace(config, "data", size=32), None)
+    assert known.note.startswith("cifar10_train.npz is not here: taken as 32 px images")
+    assert (known.pipeline, known.spec.size, known.spec.channels) == ("stream", 32, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_command_compiles_for_devices_that_are_not_here(capsys):
+    assert cli.main(["plan", "debug", "--devices", "16", "--memory-gb", "1"]) == 0
+    out = capsys.readouterr().out
+    numbers = re.search(r"^  all-reduce +([\d,]+) +([\d,]+) +([\d,]+)$", out, re.M).groups()
+    by_hand, written, compiled = (int(number.replace(",", "")) for number in numbers)
+    assert by_hand == written
+    assert 0.98 * written <= compiled <= written
+    flops = [float(x) for x in re.findall(r"([\d.e-]+) TFLOP", out)]
+    assert flops[1] == pytest.approx(flops[0], rel=0.2)  # 12 px: much of it is padding
+    assert "compiled, CPU" in out
+
+
+# ------------------------------------------------------------------------------------------ scaling
+
+
+def test_a_fixed_batch_and_a_growing_one(given):
+    config, known = given
+    hardware = Hardware(teraflops=2, gigabytes=3, microseconds=10)
+    fixed = rows(config, known, (1, 4, 16), 0, hardware)
+    assert [row.batch for row in fixed] == [64] * 3
+    # The encoder's work is shared; so is the loss, whose rows are this device's.
+    assert [row.cost.flops for row in fixed] == [fixed[0].cost.flops // n for n in (1, 4, 16)]
+    assert fixed[0].wires == fixed[0].waits == 0
+    assert fixed[2].compute == fixed[2].cost.flops / 2e12
+    assert fixed[2].wires == fixed[2].cost.sent(16) / 3e9
+    # Two layers' averages a norm, over a tree of 16 devices up and down.
+    norms = 1 + 4 * 2 + 3 + 2  # stem, blocks, shortcuts, head
+    assert fixed[2].waits == pytest.approx(2 * norms * 2 * 4 * 10e-6)
+    growing = rows(config, known, (4, 8), 2, hardware)
+    assert [row.batch for row in growing] == [8, 16]
+    assert growing[1].cost.encoder_flops == growing[0].cost.encoder_flops
+    assert growing[1].cost.loss_flops == 2 * growing[0].cost.loss_flops
+
+
+def test_groups_of_batchnorm_wait_for_their_own_devices_only(given):
+    config, known = given
+    grouped = tiny.replace(config, "model", norm_group=8)
+    (row,) = rows(grouped, known, (16,), 0, Hardware())
+    assert row.cost.norm_devices == 2
+    (within,) = rows(tiny.replace(config, "model", norm_group=4), known, (16,), 0, Hardware())
+    assert within.waits == 0
+
+
+def test_wrong_tables_are_refused(given):
+    config, known = given
+    with pytest.raises(UserError, match="batch 64 does not divide over 24 devices"):
+        rows(config, known, (8, 24), 0, Hardware())
+    with pytest.raises(UserError, match="teraflops is 0"):
+        Hardware(teraflops=0)
+
+
+def commands():
+    """(words after cssl-jax, table) of each table of the document."""
+    found = re.findall(r"`cssl-jax (plan [^`]*)`\n\n((?:\|.*\n)+)", DOCUMENT.read_text())
+    return [(shlex.split(words), text) for words, text in found]
+
+
+def test_the_documents_tables_are_what_the_command_prints(capsys):
+    assert len(commands()) >= 3
+    for words, text in commands():
+        assert cli.main(words) == 0
+        assert capsys.readouterr().out == text, " ".join(words)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_documents_plan_is_what_the_command_prints(machine, capsys):
+    words, text = re.search(
+        r"\$ cssl-jax (plan .*)\n((?:.*\n)*?)```", DOCUMENT.read_text()
+    ).groups()
+    assert cli.main(shlex.split(words)) == 0
+
+    def untimed(report):
+        return re.sub(r"in \d+ s\b", "", report)
+
+    assert untimed(capsys.readouterr().out) == untimed(text)
