@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from cssl_jax.errors import RunError, UserError
 from cssl_jax.losses import two_views
 from cssl_jax.train import step
 from cssl_jax.train.reduction import examples_of, reduced
-from cssl_jax.train.selfcheck import Row, SelfCheck, judge, selfcheck
+from cssl_jax.train.selfcheck import Row, SelfCheck, judge, planned, selfcheck
 from cssl_jax.train.trial import compare
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -199,6 +200,41 @@ def test_half_precision_is_replaced_and_told(tmp_path):
     assert "model.dtype bfloat16 -> float32" in words
 
 
+def tried(platform, count, simulated, devices):
+    found = {"platform": platform, "kind": "thing", "count": count}
+    plan, left_out = planned(found, simulated, devices, 20)
+    return plan, " ".join(left_out)
+
+
+def test_eight_simulated_devices_are_tried_in_powers_and_four_in_several_processes():
+    (first, *shared), left_out = tried("cpu", 1, True, 8)
+    processes, cases = first
+    assert processes == 1
+    assert cases[0] == ("float32", 1, "shard_map", 1)  # the reference
+    for precision, steps in (("float32", 1), ("float64", 20)):
+        for devices in (1, 2, 4, 8):
+            assert (precision, devices, "shard_map", steps) in cases
+        assert (precision, 8, "pmap", steps) in cases
+    case = [("float64", 4, "shard_map", 20)]
+    assert shared == [(2, case), (4, case)]
+    assert left_out == ""
+
+
+def test_a_number_of_devices_that_is_no_power_is_tried_with_its_divisors():
+    (_, cases), *shared = tried("cpu", 1, True, 6)[0]
+    assert {devices for _, devices, _, _ in cases} == {1, 2, 6}
+    assert shared == [(2, [("float64", 2, "shard_map", 20)])]
+    assert len(tried("cpu", 1, True, 7)[0]) == 1
+
+
+def test_what_a_machine_cannot_try_is_told():
+    ((_, cases),), left_out = tried("tpu", 4, False, 4)
+    assert {precision for precision, *_ in cases} == {"float32"}
+    assert "float64: a TPU has none" in left_out
+    assert "several processes: an accelerator belongs to one" in left_out
+    assert "the one thing here: there is nothing to compare it with" in tried("gpu", 1, True, 8)[1]
+
+
 def test_a_check_of_nothing_is_refused():
     with pytest.raises(UserError, match=r"--devices 1 .* give at least 2 devices"):
         selfcheck(tiny.config(), devices=1)
@@ -212,7 +248,7 @@ from cssl_jax import children
 
 def main(tell, *, rank, end="well"):
     os.write(1, b"[Gloo] not for the parent\\n")
-    tell(rank=rank, flags=os.environ["XLA_FLAGS"])
+    tell(rank=rank, flags=os.environ["XLA_FLAGS"], pid=os.getpid())
     if end == "fails" and rank:
         sys.exit("no such thing")
     if end == "hangs" or end == "fails":
@@ -253,6 +289,38 @@ def test_one_child_that_fails_ends_all_with_its_words(child):
 def test_children_that_hang_are_ended(child):
     with pytest.raises(RunError, match="took longer than 3 s"):
         child(3, end="hangs")
+
+
+PARENT = """
+from cssl_jax import children
+
+children.run("some_child", [{"rank": 0, "end": "hangs"}], timeout=50,
+             variables=children.environment(simulated=True),
+             heard=lambda line: print(line["pid"], flush=True))
+"""
+
+
+def alive(pid):
+    """Runs, and does not merely wait for someone to take note of its end."""
+    try:
+        os.kill(pid, 0)
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return state != "Z"
+
+
+def test_children_end_with_a_parent_that_is_killed(child):
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+    end = time.monotonic() + 20
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not alive(pid)
 
 
 # ---------------------------------------------------------------------------------------- the whole
