@@ -20,15 +20,14 @@ _FLAG = re.compile(r"--xla_force_host_platform_device_count=\S*")
 _DROPPED = ("JAX_NUM_CPU_DEVICES", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
 
 
-def environment(*, simulated: bool, xla_flags: str = "") -> dict[str, str]:
+def environment(*, simulated: bool) -> dict[str, str]:
     """This process's environment for a child that chooses its devices itself.
 
     Args:
         simulated: On CPU devices, whatever else there is.
-        xla_flags: To add.
     """
     kept = {name: value for name, value in os.environ.items() if name not in _DROPPED}
-    kept["XLA_FLAGS"] = f"{_FLAG.sub('', kept.get('XLA_FLAGS', ''))} {xla_flags}".strip()
+    kept["XLA_FLAGS"] = _FLAG.sub("", kept.get("XLA_FLAGS", "")).strip()
     if simulated:
         kept["JAX_PLATFORMS"] = "cpu"
     return {"TF_CPP_MIN_LOG_LEVEL": "2", **kept}

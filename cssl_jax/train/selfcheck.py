@@ -28,8 +28,6 @@ BOUNDS = {
 }
 SHARED_DEVICES = 4  # by several processes: two of two each, and four of one each
 Case = tuple[str, int, str, int]  # precision, devices, backend, steps
-# Trials compile far more than they compute; but at 0 a float64 convolution is twenty times slower.
-QUICK = "--xla_backend_optimization_level=1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,9 +181,7 @@ class _Trials:
     progress: Callable[[str], None]
 
     def run(self, processes: int, cases: Sequence[Case]) -> list[Row]:
-        variables = children.environment(
-            simulated=self.simulated, xla_flags=QUICK if self.simulated else ""
-        )
+        variables = children.environment(simulated=self.simulated)
         # Of the index of pictures that soon go.
         variables["CSSL_JAX_CACHE"] = str(self.folder / "cache")
         most = max(devices for _, devices, _, _ in cases)

@@ -262,13 +262,13 @@ children.serve(main)
 def child(tmp_path, monkeypatch):
     (tmp_path / "some_child.py").write_text(CHILD)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
-    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_force_host_platform_device_count=8")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_force_host_platform_device_count=8 --xla_b=2")
 
     def run(timeout=50, **options):
         return children.run(
             "some_child",
             [{"rank": rank, **options} for rank in range(2)],
-            variables=children.environment(simulated=True, xla_flags="--xla_b=2"),
+            variables=children.environment(simulated=True),
             timeout=timeout,
         )
 
