@@ -344,7 +344,7 @@ def command(tmp_path, change=None, *options):
             *("--runtime.compile-cache", str(cache)),
         ],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "XLA_FLAGS": ""},
         capture_output=True,
         text=True,
         timeout=600,
