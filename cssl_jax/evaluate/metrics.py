@@ -1,12 +1,21 @@
 """Figures of classification, as shares in [0, 1], and the check of what they are made from."""
 
+from typing import Any
+
 import numpy as np
 
 from cssl_jax.errors import UserError
 
+CONFUSION_LIMIT = 256  # classes
+
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of rows whose label is among the k highest scores.
+    """Share of rows, in [0, 1], that ``top_k_hits`` finds right."""
+    return float(np.mean(top_k_hits(scores, labels, k)))
+
+
+def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Which rows have their label among the k highest scores.
 
     Args:
         scores: float [N, classes], higher is likelier; of equal scores the lower class is first.
@@ -15,19 +24,45 @@ def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
         k: With k at or above the number of classes every row without NaN is a hit.
 
     Returns:
-        A share in [0, 1].
+        bool [N].
     """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     later = np.arange(scores.shape[1])[None, :] > labels[:, None]
     # Counting what the label beats, not what beats it: every comparison with NaN is false.
     beaten = np.sum((own > scores) | ((own == scores) & later), axis=1)
-    hit = (beaten >= scores.shape[1] - k) & ~np.isnan(own[:, 0])
-    return float(np.mean(hit))
+    return (beaten >= scores.shape[1] - k) & ~np.isnan(own[:, 0])
 
 
 def top1_top5(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """{"top1", "top5"} of scores [N, classes] for labels [N]."""
     return {f"top{k}": top_k_accuracy(scores, labels, k) for k in (1, 5)}
+
+
+def classification(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """What single classes score, ready for JSON.
+
+    Args:
+        scores: float [N, classes]; of equal scores the lower class is predicted, of NaN none.
+        labels: int [N] in [0, classes).
+
+    Returns:
+        {"per_class": share of each class's rows that are right, None for a class without rows;
+        "confusion": counts [classes][classes], a row a true class, a column a prediction}; of more
+        than ``CONFUSION_LIMIT`` classes no confusion, which nobody reads and no file should hold.
+    """
+    classes = scores.shape[1]
+    known = ~np.isnan(scores).any(axis=1)
+    predicted = np.argmax(scores[known], axis=1)
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels[known], predicted), 1)
+    rows = np.bincount(labels, minlength=classes)
+    right = np.diagonal(confusion)
+    figures: dict[str, Any] = {
+        "per_class": [
+            float(hits / count) if count else None for hits, count in zip(right, rows, strict=True)
+        ]
+    }
+    return figures | ({"confusion": confusion.tolist()} if classes <= CONFUSION_LIMIT else {})
 
 
 def checked_labels(

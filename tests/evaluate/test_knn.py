@@ -6,7 +6,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import knn as knn_module
-from cssl_jax.evaluate.knn import knn, knn_predict
+from cssl_jax.evaluate.knn import knn, knn_predict, neighbours
 from cssl_jax.evaluate.metrics import top_k_accuracy
 
 CLASSES = 5
@@ -80,9 +80,42 @@ def test_no_query_is_dropped_whatever_the_block(block_size):
 
 def test_all_blocks_share_one_compilation():
     bank, labels, queries, _ = draw(queries=37)
-    knn_module._vote.clear_cache()
+    knn_module._nearest.clear_cache()
     knn_predict(bank, labels, queries, num_classes=CLASSES, k=9, block_size=8)
-    assert knn_module._vote._cache_size() == 1
+    assert knn_module._nearest._cache_size() == 1
+
+
+@pytest.mark.parametrize("rows", [7, 40, 119])
+def test_a_bank_in_parts_has_the_neighbours_of_the_whole(monkeypatch, rows):
+    bank, _, queries, _ = draw()
+    bank[70] = bank[3]  # of equals the earlier row, whatever part it is in
+    similarity = unit(queries) @ unit(bank).T
+    monkeypatch.setattr(knn_module, "BANK_BLOCK", rows)
+    found = list(neighbours(bank, queries, k=20, block_size=16))
+    assert [len(index) for _, index in found] == [16, 16, 5]
+    values, index = (np.concatenate(part) for part in zip(*found, strict=True))
+    np.testing.assert_allclose(values, -np.sort(-similarity, axis=1)[:, :20], atol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(similarity, index, axis=1), values, atol=1e-6)
+    places = np.where(index == 3, np.arange(20), 99).min(axis=1)
+    copies = np.where(index == 70, np.arange(20), 99).min(axis=1)
+    assert (places <= copies).all()
+    assert (places < copies).any()
+
+
+def test_a_list_of_k_gives_what_each_gives_alone():
+    bank, labels, queries, query_labels = draw()
+    given = (bank, labels, queries, query_labels)
+    several = knn(*given, num_classes=CLASSES, k=(20, 1, 500, 3))
+    alone = {k: knn(*given, num_classes=CLASSES, k=k) for k in (1, 3, 20, 120)}
+    assert several["by_k"] == {str(k): figures for k, figures in alone.items()}
+    assert several["top1"] == alone[20]["top1"]  # the first of the list
+    assert len({figures["top1"] for figures in alone.values()}) > 1
+
+
+def test_neighbours_beyond_the_bank_are_refused():
+    bank, _, queries, _ = draw(rows=10)
+    with pytest.raises(UserError, match="k is 11 beside a bank of 10 rows"):
+        list(neighbours(bank, queries, k=11))
 
 
 def test_more_neighbours_than_the_bank_holds_are_the_whole_bank():
