@@ -194,15 +194,29 @@ class EvaluateConfig:
 
     Attributes:
         knn_k: Neighbours that vote.
+        knn_ks: Further numbers of neighbours, from the same search; after a run.
         knn_temperature: Of the vote.
         batch_size: Images embedded at once.
         train_limit: Training images that probes see at most, the first of the split; 0 is all.
+        l2_values: Penalties that the linear probe chooses from; () is the SimCLR paper's 45 values.
+        online_l2_values: Those of the evaluations during a run, few for speed.
+        probe_seeds: Held-out parts that the penalty is chosen on, after a run; figures are means.
+        shots: Labels a class, of the few-shot protocol.
+        draws: Of them.
+        recall_at: The ks of retrieval's recall@k.
     """
 
     knn_k: int = 200
     knn_temperature: float = 0.1
     batch_size: int = 256
     train_limit: int = 0
+    knn_ks: tuple[int, ...] = (1, 5, 10, 20, 50, 100, 200)
+    l2_values: tuple[float, ...] = ()
+    online_l2_values: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    probe_seeds: int = 3
+    shots: tuple[int, ...] = (1, 5, 10)
+    draws: int = 100
+    recall_at: tuple[int, ...] = (1, 5, 10)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,6 +258,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
             *("optimizer.trust_coefficient", "optimizer.clip_norm"),
             *("data.min_side", "data.max_pixels"),
             *("evaluate.knn_k", "evaluate.knn_temperature", "evaluate.batch_size"),
+            *("evaluate.probe_seeds", "evaluate.knn_ks", "evaluate.shots", "evaluate.recall_at"),
         ),
         lambda value: 0 < value < math.inf,
         "a positive number",
@@ -256,6 +271,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
             *("train.micro_batch", "train.evaluate_every", "train.checkpoint_every"),
             *("train.checkpoint_steps", "train.checkpoint_minutes", "train.check_replicas_every"),
             *("evaluate.train_limit", "runtime.devices"),
+            *("evaluate.l2_values", "evaluate.online_l2_values"),
         ),
         lambda value: 0 <= value < math.inf,
         "zero or a positive number",
@@ -269,6 +285,11 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
         ("data.max_rejected",),
         lambda value: 0 <= value <= 1,
         "a share within [0, 1]",
+    ),
+    (  # an interval needs two
+        ("evaluate.draws",),
+        lambda value: value >= 2,
+        "2 or more",
     ),
     (
         ("data.channels",),
@@ -288,9 +309,10 @@ def validate(config: Config) -> Config:
     for names, fits, wanted in _RANGES:
         for name in names:
             value = operator.attrgetter(name)(config)
-            if value is not None and value != "auto" and not fits(value):
-                wanted = wanted if abs(value) < math.inf else "a finite number"
-                raise UserError(f"{name} is {value}; give {wanted}")
+            for one in value if isinstance(value, tuple) else (value,):
+                if one is not None and one != "auto" and not fits(one):
+                    wanted = wanted if abs(one) < math.inf else "a finite number"
+                    raise UserError(f"{name} is {value}; give {wanted}")
     if round(64 * config.model.width) < 1:  # channels of the stem
         raise UserError(
             f"model.width is {config.model.width}, which leaves no channel; the smallest useful "

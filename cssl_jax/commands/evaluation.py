@@ -8,20 +8,29 @@ from typing import Literal
 import tyro
 
 from cssl_jax.commands.parsing import check_parent, parse
+from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.errors import UserError
+
+Protocol = Literal["knn", "linear", "few-shot", "retrieval"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Measure a run's encoder beside the untrained one and raw pixels.
+    """Measure a run's encoder beside the untrained one and raw pixels; on its data, or on other.
 
     Attributes:
-        run: Run folder.
-        protocol: One protocol instead of both.
+        run: Run folder; its config's values are the defaults of all that follows.
+        protocol: Which protocols; see docs/evaluation.md.
+        json: File to write all figures to; the run's results.json has them in any case.
+        data: Labelled pictures to fit and report on.
+        evaluate: Settings of the protocols.
     """
 
     run: tyro.conf.Positional[pathlib.Path]
-    protocol: Literal["knn", "linear"] | None = None
+    protocol: tuple[Protocol, ...] = ()
+    json: pathlib.Path | None = None
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +62,37 @@ class Embed:
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    """`cssl-jax evaluate RUN [--protocol knn|linear]`."""
+    """`cssl-jax evaluate RUN [--protocol NAME ...] [--data.source SOURCE] [--json FILE]`."""
     from cssl_jax.evaluate.encoder import evaluate_run
-    from cssl_jax.evaluate.protocols import table
+    from cssl_jax.evaluate.tables import table
+    from cssl_jax.files import write_json
 
-    options = parse(Evaluate, "evaluate", argv)
-    results = evaluate_run(options.run, options.protocol)
-    print(f"step {results['step']} of {options.run}\n\n{table(results)}")
+    own = _config_of(argv)
+    default = Evaluate(tyro.MISSING, data=own.data, evaluate=own.evaluate)
+    options = parse(Evaluate, "evaluate", argv, default)
+    if options.json:
+        check_parent(options.json, "--json")
+    results = evaluate_run(
+        options.run, options.protocol or None, data=options.data, options=options.evaluate
+    )
+    split = results["split"]
+    print(
+        f"step {results['step']} of {options.run}, fitted on {split['train']:,} images of "
+        f"{results['source']}, reported on {split['validation']:,} "
+        f"({results['validation_source']})\n\n{table(results)}"
+    )
+    if options.json:
+        write_json(options.json, results)
     return 0
+
+
+def _config_of(argv: Sequence[str]) -> Config:
+    """Of the run that is named first; any where none is, which the parser will miss."""
+    from cssl_jax import recipes
+
+    named = [word for word in argv[:1] if not word.startswith("-")]
+    path = pathlib.Path(named[0]).expanduser() / "config.json" if named else None
+    return recipes.read_json(path) if path and path.is_file() else Config()
 
 
 def embed(argv: Sequence[str]) -> int:

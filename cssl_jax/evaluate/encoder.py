@@ -1,7 +1,9 @@
 """A trained encoder, opened from a run folder, and its evaluation after the run."""
 
+import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,11 +11,11 @@ import numpy as np
 import optax
 
 from cssl_jax import parallel, recipes, runtime
-from cssl_jax.config import Config
+from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.data.sources import ArraySource, Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate import protocols
-from cssl_jax.evaluate.evaluator import Evaluator
+from cssl_jax.evaluate import leakage, protocols
+from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
 from cssl_jax.evaluate.features import InputSpec, Model, encoder_variables, make_embed
 from cssl_jax.files import write_json
 from cssl_jax.train import setup
@@ -26,6 +28,7 @@ class Encoder:
     Attributes:
         config: Of the run.
         spec: What the encoder takes.
+        data: Fingerprints of the run's "train" and "validation" part.
         step: Of the checkpoint.
         model: {"params", "model_state"}, each with "encoder" and "projector".
     """
@@ -49,9 +52,12 @@ class Encoder:
             devices = min(self.config.runtime.devices, jax.device_count())
             self.mesh = runtime.make_mesh(devices)
             self.spec = InputSpec.from_dict(meta["input"])
+            self.data: dict[str, str] = meta["data"]
             # BatchNorm groups matter to training only; one device divides every batch.
             self.method = setup.make_method(self.config, parallel.make_mesh(jax.devices()[:1]))
-            self.step = checkpoints.best if checkpoint == "best" else checkpoints.latest
+            step = checkpoints.best if checkpoint == "best" else checkpoints.latest
+            assert step is not None  # meta() has found one
+            self.step = step
             self.model: Model = checkpoints.restore_model(self._shapes(), self.mesh, self.step)
         self._embed = make_embed(
             self.method.encoder,
@@ -73,12 +79,16 @@ class Encoder:
 
     def embed(self, source: Source) -> np.ndarray:
         """A source of N images (see ``data.loading.load_source``) to features float32 [N, D]."""
+        self.check_channels(source)
+        return self._embed(encoder_variables(self.model), source)
+
+    def check_channels(self, source: Source) -> None:
+        """Raises UserError where a source's images are none that the encoder takes."""
         if source.channels != self.spec.channels:
             raise UserError(
                 f"{source.name}: images have {source.channels} channels; this encoder takes "
                 f"{self.spec.channels}"
             )
-        return self._embed(encoder_variables(self.model), source)
 
     def untrained(self) -> Model:
         """The model as it was before the first step."""
@@ -98,7 +108,8 @@ def load_encoder(
     Args:
         run: Folder of the run; it may still be training.
         batch_size: Images embedded at once; 0 is the config's.
-        checkpoint: "last", or "best" by online kNN (without labels: by view retrieval).
+        checkpoint: "last", or "best" by online kNN (without labels: by view retrieval)
+            on the half of the validation part that ranks checkpoints.
 
     Raises:
         UserError: The folder holds no run, or no checkpoint yet.
@@ -106,42 +117,114 @@ def load_encoder(
     return Encoder(run, batch_size=batch_size, checkpoint=checkpoint)
 
 
-def evaluate_run(run: str | pathlib.Path, protocol: str | None = None) -> dict[str, Any]:
-    """Evaluates a run's newest checkpoint on the run's own data.
+def evaluate_run(
+    run: str | pathlib.Path,
+    protocol: str | Sequence[str] | None = None,
+    *,
+    data: DataConfig | None = None,
+    options: EvaluateConfig | None = None,
+) -> dict[str, Any]:
+    """Evaluates a run's last and best checkpoint, on the run's own data or on other.
 
-    Where results.json is of the same step, its figures are replaced.
+    The figures go into the run's results.json: those on its own data in place of earlier ones of
+    the same step, those on other data below "transfer" by the name of the source.
 
     Args:
         run: Folder of the run.
-        protocol: "knn" or "linear"; None is both.
+        protocol: One of ``protocols.PROTOCOLS``, or several; None is all of them.
+        data: Labelled images to fit and report on; None is the run's. With another source, a
+            validation_source or labels that the run's own had are its own no longer.
+        options: Of the protocols; None is the run's.
 
     Returns:
-        The figures of the protocols, with "random_init", "pixels" and "step".
+        ``Evaluator.report``'s figures, with "source", "validation_source" and "split".
+
+    Raises:
+        UserError: A protocol, the data or an option does not fit.
+        RunError: A protocol changed the encoder.
     """
-    names = protocols.PROTOCOLS if protocol is None else (protocol,)
+    names = protocols.PROTOCOLS if protocol is None else protocol
+    names = (names,) if isinstance(names, str) else tuple(names)
     protocols.check_names(names)  # before the run is opened
     encoder = load_encoder(run)
-    runtime.set_compile_cache(encoder.config.runtime.compile_cache)
-    train, validation = setup.load_data(encoder.config)
+    own = encoder.config
+    config = _with(own, data, options)
+    runtime.set_compile_cache(config.runtime.compile_cache)
+    train, validation = setup.load_data(config)
+    for part in (train, validation):
+        encoder.check_channels(part)
     evaluator = Evaluator(
-        encoder.config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh
+        config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh
     )
     if protocol is not None and not evaluator.labelled:
         raise UserError(
-            f"protocol {protocol!r} needs labels on both parts; training images have "
+            f"protocol {names[0]!r} needs labels on both parts; training images have "
             f"{'some' if train.labels is not None else 'none'}, validation images "
             f"{'some' if validation.labels is not None else 'none'}"
         )
-    judged = evaluator.judge(evaluator.features(encoder.model), names)
+    last = Checkpoint(encoder.step, encoder.model)
+    best = load_encoder(run, checkpoint="best")
+    transfer = _images(config.data) != _images(own.data)
     figures = {
-        "step": encoder.step,
-        **evaluator.beside_floors(judged, encoder.untrained(), names),
+        "source": config.data.source,
+        "validation_source": config.data.validation_source or "held out of source",
+        "split": {"train": len(train), "validation": len(validation)},
+        **evaluator.report(
+            last,
+            last if best.step == last.step else Checkpoint(best.step, best.model),
+            encoder.untrained(),
+            names,
+            chose_best=not transfer or validation.fingerprint() == encoder.data["validation"],
+        ),
     }
-    path = encoder.run / "results.json"
-    if path.is_file():
-        known = json.loads(path.read_text())
-        for name in ("random_init", "pixels"):
-            figures[name] = {**known.get(name, {}), **figures[name]}
-        if known.get("step") == encoder.step:
-            write_json(path, {**known, **figures})
+    if transfer:
+        figures["leakage"]["pretraining"] = _leakage_of_pretraining(own, validation)
+    _save(encoder.run / "results.json", figures, transfer)
     return figures
+
+
+def _with(own: Config, data: DataConfig | None, options: EvaluateConfig | None) -> Config:
+    """The run's config with other data and options."""
+    data = data or own.data
+    if data.source != own.data.source:
+        # What names the run's own images or labels says nothing of another source's.
+        if data.validation_source == own.data.validation_source:
+            data = dataclasses.replace(data, validation_source="")
+        if data.labels == own.data.labels:
+            data = dataclasses.replace(data, labels="auto")
+    return recipes.canonical(dataclasses.replace(own, data=data, evaluate=options or own.evaluate))
+
+
+def _images(data: DataConfig) -> tuple:
+    """What decides which images there are, and which are held out."""
+    return data.source, data.validation_source, data.validation_fraction, data.split_seed
+
+
+def _leakage_of_pretraining(own: Config, validation: Source) -> dict[str, Any]:
+    learnt_from = "images that the encoder was pretrained on"
+    try:
+        return leakage.look(setup.load_data(own)[0], validation, learnt_from)
+    except UserError as error:
+        return {"words": f"leakage from the {learnt_from}: not looked for; {error}"}
+
+
+def _save(path: pathlib.Path, figures: dict[str, Any], transfer: bool) -> None:
+    """Puts figures into a finished run's results.json."""
+    if not path.is_file():
+        return
+    known = json.loads(path.read_text())
+    if transfer:
+        sources = {**known.get("transfer", {}), figures["source"]: figures}
+        write_json(path, {**known, "transfer": sources})
+    elif known.get("step") == figures["step"]:
+        write_json(path, _merged(known, figures, ("random_init", "pixels", "best", "last")))
+
+
+def _merged(known: dict[str, Any], new: dict[str, Any], nested: tuple[str, ...]) -> dict[str, Any]:
+    """New figures in place of old ones; those of other protocols stay."""
+    deeper = {
+        name: _merged(known.get(name, {}), value, nested)
+        for name, value in new.items()
+        if name in nested and known.get(name, {}).get("step") == value.get("step")
+    }
+    return {**known, **new, **deeper}

@@ -1,6 +1,6 @@
-"""What a run's results are: every protocol, beside the untrained encoder and raw pixels."""
+"""Every protocol on frozen features, with labels and without."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,15 @@ from cssl_jax.data.sources import ArraySource, Source
 from cssl_jax.data.views import view_pairs
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import diagnostics
-from cssl_jax.evaluate.knn import knn
-from cssl_jax.evaluate.linear import linear_probe
+from cssl_jax.evaluate.few_shot import few_shot
+from cssl_jax.evaluate.knn import knn_hits, shares
+from cssl_jax.evaluate.linear import L2_VALUES, linear_probe
+from cssl_jax.evaluate.retrieval import retrieval
+from cssl_jax.evaluate.tables import table as table
 
 Features = Callable[[Source], np.ndarray]
-PROTOCOLS = ("knn", "linear")
+PROTOCOLS = ("knn", "linear", "few-shot", "retrieval")
+ONLINE = ("knn", "linear")  # during a run and at its end
 
 
 def check_names(names: tuple[str, ...]) -> None:
@@ -33,49 +37,75 @@ def labelled(
     knn_k: int,
     knn_temperature: float,
     seed: int,
+    knn_ks: Sequence[int] = (),
+    l2_values: Sequence[float] = L2_VALUES,
+    probe_seeds: int = 1,
+    shots: Sequence[int] = (1, 5, 10),
+    draws: int = 100,
+    recall_at: Sequence[int] = (1, 5, 10),
+    selection: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Runs protocols on frozen features: fitted on ``train``, reported on ``validation``.
 
     Args:
         features: Source of N images -> float32 [N, D].
-        train: Labelled bank of the kNN and training set of the probe.
-        validation: Labelled, never used to choose anything.
+        train: Labelled bank of the kNN, training set of the probes, and gallery.
+        validation: Labelled; chooses no setting of a protocol.
         protocols: Of ``PROTOCOLS``.
         knn_k: Neighbours that vote.
         knn_temperature: Of the vote.
-        seed: Of the probe's held-out part of ``train``, on which its regularisation is chosen.
+        seed: Of the probe's held-out part of ``train``, on which its regularisation is chosen, and
+            of the few-shot draws.
+        knn_ks: Further numbers of neighbours.
+        l2_values: Penalties that the probe chooses from.
+        probe_seeds: Held-out parts that it chooses on, one after the other.
+        shots: Labels a class, of few-shot.
+        draws: Of them.
+        recall_at: ks of retrieval's recall.
+        selection: int [r], validation rows by which checkpoints are ranked.
 
     Returns:
-        {"knn": {"top1", "top5", "k"}, "linear": {"top1", "top5", "l2"}}, shares in [0, 1].
+        {"knn": {"top1", "top5", "k"}, "linear": as ``linear_probe``, "few_shot": as ``few_shot``,
+        "retrieval": as ``retrieval``}, shares in [0, 1]; of kNN also "by_k" with ``knn_ks``, and
+        "selection_top1", its top-1 on the rows of ``selection``.
     """
     check_names(protocols)
     assert train.labels is not None
     assert validation.labels is not None
     classes = max(train.num_classes, validation.num_classes)
-    bank, queries = features(train), features(validation)
+    # In the order that every protocol takes them.
+    parts = features(train), train.labels, features(validation), validation.labels
     results: dict[str, Any] = {}
     if "knn" in protocols:
-        results["knn"] = {
-            **knn(
-                bank,
-                train.labels,
-                queries,
-                validation.labels,
-                num_classes=classes,
-                k=knn_k,
-                temperature=knn_temperature,
-            ),
-            "k": min(knn_k, len(bank)),
-        }
+        ks = (knn_k, *knn_ks)
+        hits = knn_hits(*parts, num_classes=classes, ks=ks, temperature=knn_temperature)
+        k = min(knn_k, len(train))
+        results["knn"] = {**shares(hits[k]), "k": k}
+        if knn_ks:
+            results["knn"]["by_k"] = {str(number): shares(hits[number]) for number in sorted(hits)}
+        if selection is not None:
+            results["knn"]["selection_top1"] = float(np.mean(hits[k][0, selection]))
     if "linear" in protocols:
         results["linear"] = linear_probe(
-            bank, train.labels, queries, validation.labels, num_classes=classes, seed=seed
+            *parts, num_classes=classes, l2_values=tuple(l2_values), seed=seed, seeds=probe_seeds
         )
+    if "few-shot" in protocols:
+        results["few_shot"] = few_shot(
+            *parts, num_classes=classes, shots=shots, draws=draws, seed=seed
+        )
+    if "retrieval" in protocols:
+        results["retrieval"] = retrieval(*parts, num_classes=classes, recall_at=recall_at)
     return results
 
 
 def unlabelled(
-    features: Features, validation: Source, policy: ImagePolicy, *, size: int, seed: int
+    features: Features,
+    validation: Source,
+    policy: ImagePolicy,
+    *,
+    size: int,
+    seed: int,
+    selection: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Label-free figures on two held-out views an image.
 
@@ -85,41 +115,24 @@ def unlabelled(
         policy: Draws the views, as in training.
         size: Of the views.
         seed: Of the draws.
+        selection: int [r], rows by which checkpoints are ranked.
 
     Returns:
-        {"view_retrieval": share in [0, 1], "alignment", "uniformity", "rankme"}.
+        {"view_retrieval": share in [0, 1], "alignment", "uniformity", "rankme"}; with
+        ``selection``, "selection_view_retrieval" among its rows.
     """
     parts = [
         [features(ArraySource("views", views[:, v])) for v in range(2)]
         for views in view_pairs(validation, policy, size=size, seed=seed)
     ]
     z1, z2 = (np.concatenate(views) for views in zip(*parts, strict=True))
-    return {
+    figures = {
         "view_retrieval": float(diagnostics.view_retrieval(z1, z2)),
         "alignment": float(diagnostics.alignment(z1, z2)),
         "uniformity": float(diagnostics.uniformity(z1)),
         "rankme": float(diagnostics.rankme(z1)),
     }
-
-
-def table(results: dict[str, Any]) -> str:
-    """The figures that a person compares, as plain text."""
-    rows = [
-        ("trained encoder", results),
-        ("untrained encoder", results["random_init"]),
-        ("raw pixels", results["pixels"]),
-    ]
-    names = [name for name in ("linear", "knn") if name in results]
-    if names:
-        columns = [(f"{name} {top}", name, top) for name in names for top in ("top1", "top5")]
-        cells = [[f"{100 * row[name][top]:.1f} %" for _, name, top in columns] for _, row in rows]
-        heads = [title.replace("top", "top-") for title, _, _ in columns]
-    else:
-        heads = ["view_retrieval", "alignment", "uniformity", "rankme"]
-        cells = [[f"{row[name]:.3f}" for name in heads] for _, row in rows]
-    lines = [" " * 20 + "".join(f"{head:>16}" for head in heads)]
-    lines += [
-        f"{label:<20}" + "".join(f"{cell:>16}" for cell in row)
-        for (label, _), row in zip(rows, cells, strict=True)
-    ]
-    return "\n".join(lines)
+    if selection is not None:
+        chosen = diagnostics.view_retrieval(z1[selection], z2[selection])
+        figures["selection_view_retrieval"] = float(chosen)
+    return figures

@@ -21,7 +21,8 @@ _FAILURES = (OSError, ValueError, RuntimeError)  # Orbax passes on what its stor
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # checkpoints that could not be read
 DIGESTS = "digests"  # in meta: name of a leaf -> its digest
-BEST = ("knn.top1", "view_retrieval")  # what "best" is judged by: with labels, without
+# What "best" is judged by: with labels, without; then what earlier versions wrote.
+BEST = ("knn.selection_top1", "selection_view_retrieval", "knn.top1", "view_retrieval")
 
 
 def _score(metrics: dict[str, float]) -> float:

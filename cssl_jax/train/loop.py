@@ -15,6 +15,7 @@ from cssl_jax.config import Config
 from cssl_jax.data.loading import LABEL_RULES, absolute_spec
 from cssl_jax.data.scan import write_rejected
 from cssl_jax.errors import InterruptedRunError, UserError
+from cssl_jax.evaluate.evaluator import Checkpoint
 from cssl_jax.files import write_json
 from cssl_jax.train import folder, optimizers, setup
 from cssl_jax.train.cadence import Cadence
@@ -103,15 +104,15 @@ def _pretrain(
                 profile=profile,
             )
             state, figures = training.run()
-
-    with interruption.breakable():
-        return _results(config, run, parts, state, figures)
+        with interruption.breakable():
+            return _results(config, run, parts, checkpoints, state, figures)
 
 
 def _results(
     config: Config,
     run: pathlib.Path,
     parts: Parts,
+    checkpoints: Checkpoints,
     state: TrainState,
     figures: dict[str, Any] | None,
 ) -> dict[str, Any]:
@@ -119,19 +120,20 @@ def _results(
     results_path = run / "results.json"
     if figures is None and results_path.is_file():
         return json.loads(results_path.read_text())
-    if figures is None:
-        figures = parts.evaluator.judge(parts.evaluator.features(state.model))
+    last = Checkpoint(parts.total_steps, state.model)
+    best = _best(last, parts, checkpoints)
     untrained = setup.init_state(parts.method, optax.identity(), parts.spec, config.train.seed)
     results = {
         "config_hash": recipes.config_hash(config),
         "seed": config.train.seed,
-        "step": parts.total_steps,
         "skipped_steps": int(state.skipped[0]),
         "epochs": config.train.epochs,
         "source": config.data.source,
         "validation_source": config.data.validation_source or "held out of source",
         "split": {"train": len(parts.train), "validation": len(parts.validation)},
-        **parts.evaluator.beside_floors(figures, parallel.replicate(untrained.model, parts.mesh)),
+        **parts.evaluator.report(
+            last, best, parallel.replicate(untrained.model, parts.mesh), figures=figures
+        ),
         "versions": runtime.versions(),
     }
     write_json(results_path, results)
@@ -152,6 +154,15 @@ def _begin(config: Config, parts: Parts) -> TrainState:
                 f"run with the same model.* fields: {error}"
             ) from error
     return parallel.replicate(state, parts.mesh).replace(**model)
+
+
+def _best(last: Checkpoint, parts: Parts, checkpoints: Checkpoints) -> Checkpoint:
+    """The checkpoint that the evaluations during the run ranked first."""
+    checkpoints.wait()  # the last one may be on its way to the disk
+    step = checkpoints.best
+    if step is None or step == last.step:
+        return last
+    return Checkpoint(step, checkpoints.restore_model(last.model, parts.mesh, step))
 
 
 def _resume(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, bool]:

@@ -168,7 +168,8 @@ class Training:
         if evaluate:
             try:
                 with self._interruption.breakable():
-                    figures = evaluator.judge(evaluator.features(self._state.model))
+                    features = evaluator.features(self._state.model)
+                    figures = evaluator.judge(features, full=done == self._parts.total_steps)
             except InterruptedRunError:
                 if not again:  # else it is saved already
                     self._checkpoints.save(self._state, {**meta, UNSCORED: True}, {})

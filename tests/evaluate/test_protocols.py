@@ -86,7 +86,7 @@ def test_a_class_that_only_validation_has_is_missed_and_not_an_error():
 
 def test_an_unknown_protocol_is_named_before_anything_is_computed():
     train = source([0, 1])
-    with pytest.raises(UserError, match="protocol 'knm' is unknown; use knn or linear"):
+    with pytest.raises(UserError, match="protocol 'knm' is unknown; use knn or linear or"):
         protocols.labelled(
             lambda source: pytest.fail("computed"),
             train,

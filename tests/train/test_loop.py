@@ -285,7 +285,7 @@ def test_a_folder_in_which_nothing_was_saved_takes_a_corrected_config(config, tm
 def test_the_best_checkpoint_can_be_opened(config, run):
     folder, _ = run
     online = {
-        line["step"]: line["knn.top1"]
+        line["step"]: line["knn.selection_top1"]
         for line in lines(folder / "metrics.jsonl")
         if "knn.top1" in line
     }
@@ -370,7 +370,7 @@ def test_evaluating_a_run_again_gives_its_results(run):
     assert figures["knn"] == results["knn"]
     assert figures["random_init"]["knn"] == results["random_init"]["knn"]
     assert json.loads((folder / "results.json").read_text()) == results
-    with pytest.raises(UserError, match="'svm' is unknown; use knn or linear"):
+    with pytest.raises(UserError, match="'svm' is unknown; use knn or linear or"):
         cssl_jax.evaluate_run(folder, "svm")
 
 

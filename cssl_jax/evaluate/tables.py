@@ -1,0 +1,113 @@
+"""The figures of an evaluation that a person compares, as plain text."""
+
+from collections.abc import Sequence
+from typing import Any
+
+Row = tuple[str, dict[str, Any]]
+
+
+def table(results: dict[str, Any]) -> str:
+    """All of an evaluation's figures and findings that are in ``results``."""
+    rows = [
+        ("trained encoder", results),
+        ("untrained encoder", results["random_init"]),
+        ("raw pixels", results["pixels"]),
+    ]
+    parts = [_accuracies(rows), _by_k(rows), _few_shot(rows), _retrieval(rows)]
+    parts += [_checkpoints(results), "\n".join(_sentences(results))]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _accuracies(rows: Sequence[Row]) -> str:
+    names = [name for name in ("linear", "knn") if name in rows[0][1]]
+    if names:
+        columns = [(f"{name} {top}", name, top) for name in names for top in ("top1", "top5")]
+        heads = [title.replace("top", "top-") for title, _, _ in columns]
+        cells = [[f"{100 * row[name][top]:.1f} %" for _, name, top in columns] for _, row in rows]
+    elif "view_retrieval" in rows[0][1]:
+        heads = ["view_retrieval", "alignment", "uniformity", "rankme"]
+        cells = [[f"{row[name]:.3f}" for name in heads] for _, row in rows]
+    else:
+        return ""
+    return _lines("", heads, [label for label, _ in rows], cells, 16)
+
+
+def _by_k(rows: Sequence[Row]) -> str:
+    ks = list(rows[0][1].get("knn", {}).get("by_k", ()))
+    if len(ks) < 2:
+        return ""
+    cells = [[f"{100 * row['knn']['by_k'][k]['top1']:.1f} %" for k in ks] for _, row in rows]
+    return _lines("knn top-1 by k", ks, [label for label, _ in rows], cells, 9)
+
+
+def _few_shot(rows: Sequence[Row]) -> str:
+    found = rows[0][1].get("few_shot", {})
+    if not found.get("shots"):
+        return ""
+    heads = [f"{k} a class" for k in found["shots"]]
+    cells = [
+        [_with_interval(row["few_shot"]["shots"][k]) for k in found["shots"]] for _, row in rows
+    ]
+    return _lines("labels, top-1", heads, [label for label, _ in rows], cells, 16)
+
+
+def _with_interval(figure: dict[str, float]) -> str:
+    return f"{100 * figure['top1']:.1f} +- {100 * figure['ci95']:.1f} %"
+
+
+def _retrieval(rows: Sequence[Row]) -> str:
+    found = rows[0][1].get("retrieval")
+    if not found or not found["queries"]:
+        return ""
+    heads = [*(f"recall@{k}" for k in found["recall"]), "mAP"]
+    cells = [
+        [
+            f"{100 * value:.1f} %"
+            for value in (*row["retrieval"]["recall"].values(), row["retrieval"]["map"])
+        ]
+        for _, row in rows
+    ]
+    return _lines("retrieval", heads, [label for label, _ in rows], cells, 12)
+
+
+def _checkpoints(results: dict[str, Any]) -> str:
+    best = results.get("best")
+    if not best or "last" not in best:
+        return ""
+    rows = [(f"last, step {results['step']}", best["last"]), (f"best, step {best['step']}", best)]
+    return f"on {best['images']:,} images that chose neither\n{_accuracies(rows)}"
+
+
+def _sentences(results: dict[str, Any]) -> list[str]:
+    lines = []
+    if "top1_std" in results.get("linear", {}):
+        probe = results["linear"]
+        lines.append(
+            f"linear: penalty {probe['l2']:.2g} chosen on a held-out fifth of the training images; "
+            f"{probe['seeds']} such fifths, top-1 deviates by {100 * probe['top1_std']:.2f} points"
+        )
+    if "few_shot" in results:
+        found = results["few_shot"]
+        lines.append(f"few labels: mean of {found['draws']} draws +- its 95 % interval")
+        if found["left_out"]:
+            lines[-1] += (
+                f"; left out: {', '.join(map(str, found['left_out']))} a class, since the smallest "
+                f"class has {found['smallest_class']}"
+            )
+    if "selection" in results:
+        lines.append(results["selection"]["words"])
+    if "encoder_hash" in results:
+        lines.append(f"encoder: the same before and after, {results['encoder_hash']['last'][:12]}")
+    lines += [found["words"] for found in results.get("leakage", {}).values()]
+    return lines
+
+
+def _lines(
+    corner: str, heads: Sequence[str], labels: Sequence[str], cells: list[list[str]], width: int
+) -> str:
+    lines = [f"{corner:<20}" + "".join(f"{head:>{width}}" for head in heads)]
+    lines += [
+        f"{label:<20}" + "".join(f"{cell:>{width}}" for cell in row)
+        for label, row in zip(labels, cells, strict=True)
+    ]
+    return "\n".join(lines)
