@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cssl_jax.evaluate.encoder import evaluate_run, load_encoder
     from cssl_jax.recipes import load as load_recipe
     from cssl_jax.train.bench_input import bench_input
+    from cssl_jax.train.finetune import finetune, finetune_config
     from cssl_jax.train.loop import pretrain
     from cssl_jax.train.views import draw_views, load_views
 
@@ -27,6 +28,8 @@ __all__ = [
     "bench_input",
     "draw_views",
     "evaluate_run",
+    "finetune",
+    "finetune_config",
     "load_encoder",
     "load_recipe",
     "load_views",
@@ -41,6 +44,8 @@ _HOMES = {
     "bench_input": ("cssl_jax.train.bench_input", "bench_input"),
     "draw_views": ("cssl_jax.train.views", "draw_views"),
     "evaluate_run": ("cssl_jax.evaluate.encoder", "evaluate_run"),
+    "finetune": ("cssl_jax.train.finetune", "finetune"),
+    "finetune_config": ("cssl_jax.train.finetune", "finetune_config"),
     "load_encoder": ("cssl_jax.evaluate.encoder", "load_encoder"),
     "load_recipe": ("cssl_jax.recipes", "load"),
     "load_views": ("cssl_jax.train.views", "load_views"),

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
     "plan": (scaling.plan, scaling.PlanOptions),
     "selfcheck": (scaling.selfcheck, scaling.SelfCheckOptions),
     "evaluate": (evaluation.evaluate, evaluation.Evaluate),
+    "finetune": (training.finetune, training.Finetune),
     "embed": (evaluation.embed, evaluation.Embed),
     "data check": (datasets.data_check, datasets.DataCheck),
     "data split": (datasets.data_split, datasets.DataSplit),

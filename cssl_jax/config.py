@@ -83,15 +83,41 @@ class MethodConfig:
     """The objective.
 
     Attributes:
-        name: "simclr".
+        name: "simclr", or "classifier" (fine-tuning: see ClassifierConfig).
         temperature: tau of NT-Xent.
         tile_size: Rows of a tile of the similarity matrix, which then is never held as a whole;
             "auto" takes tiles where it is large, None never. See docs/losses.md.
     """
 
-    name: Literal["simclr"] = "simclr"
+    name: Literal["simclr", "classifier"] = "simclr"
     temperature: float = 0.1
     tile_size: int | Literal["auto"] | None = "auto"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """What method.name "classifier" trains, with labels.
+
+    Attributes:
+        num_classes: Of the labels.
+        label_fraction: Share of each class's labelled training images that are trained on.
+        stages: Of the encoder that are trained, from the last: "all", or a number; 0 trains the
+            classifier alone on frozen features, the linear probe by SGD. BatchNorm uses its running
+            statistics unless it is "all".
+        head_layers: Hidden layers of the projection head that are kept below the classifier;
+            SimCLRv2 keeps one of three.
+        layer_decay: Learning rate of a stage over that of the stage after it.
+        dropout: Share of the classifier's inputs that are set to 0.
+        label_smoothing: Share of the label that goes to all classes alike.
+    """
+
+    num_classes: int = 0
+    label_fraction: float = 1.0
+    stages: int | Literal["all"] = "all"
+    head_layers: int = 0
+    layer_decay: float = 1.0
+    dropout: float = 0.0
+    label_smoothing: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,6 +268,7 @@ class Config:
     augment: ImagePolicy = dataclasses.field(default_factory=ImagePolicy)
     model: ModelConfig = ModelConfig()
     method: MethodConfig = MethodConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -277,9 +304,17 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
         "zero or a positive number",
     ),
     (
-        ("optimizer.momentum", "optimizer.b1", "optimizer.b2", "data.validation_fraction"),
+        (
+            *("optimizer.momentum", "optimizer.b1", "optimizer.b2", "data.validation_fraction"),
+            *("classifier.dropout", "classifier.label_smoothing"),
+        ),
         lambda value: 0 <= value < 1,
         "a number within [0, 1)",
+    ),
+    (
+        ("classifier.label_fraction", "classifier.layer_decay"),
+        lambda value: 0 < value <= 1,
+        "a number within (0, 1]",
     ),
     (
         ("data.max_rejected",),
@@ -341,6 +376,8 @@ def validate(config: Config) -> Config:
         raise UserError(
             f"model.projector_layers is {config.model.projector_layers}; give 1, 2 or 3"
         )
+    if config.method.name == "classifier":
+        _validate_classifier(config)
     mean, std = config.data.mean, config.data.std
     finite = all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std)
     if bool(mean) != bool(std) or not finite:
@@ -360,3 +397,25 @@ def validate(config: Config) -> Config:
                 "one probability for both or one for each"
             )
     return config
+
+
+def _validate_classifier(config: Config) -> None:
+    options = config.classifier
+    if options.num_classes < 2:
+        raise UserError(
+            f"classifier.num_classes is {options.num_classes}; give the number of classes, or use "
+            "`cssl-jax finetune RUN`, which counts them"
+        )
+    hidden = config.model.projector_layers - 1
+    if not 0 <= options.head_layers <= hidden:
+        raise UserError(
+            f"classifier.head_layers is {options.head_layers}; this projection head has {hidden} "
+            f"hidden layer(s): give 0 to {hidden}"
+        )
+    if options.stages != "all" and options.stages < 0:
+        raise UserError(f'classifier.stages is {options.stages}; give "all", 0 or a number above')
+    if config.train.micro_batch:
+        raise UserError(
+            f"train.micro_batch is {config.train.micro_batch}; it is for contrastive losses: for "
+            "a classifier give a smaller train.batch_size"
+        )

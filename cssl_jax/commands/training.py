@@ -31,6 +31,24 @@ class Pretrain:
 
 
 @dataclasses.dataclass(frozen=True)
+class Finetune:
+    """Train a run's encoder on with labels, beside random weights and raw pixels.
+
+    Attributes:
+        run: Run folder of the pretrained encoder.
+        workdir: Folder for the trainings and finetune.json.
+        fractions: Shares of each class's training labels, such as 0.01 0.1 1.
+        config: Every field of the trainings' config; defaults are the run's, with the SimCLR
+            paper's fine-tuning. See the options --classifier.*.
+    """
+
+    run: tyro.conf.Positional[pathlib.Path]
+    workdir: pathlib.Path
+    fractions: tuple[float, ...] = (1.0,)
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+@dataclasses.dataclass(frozen=True)
 class Views:
     """Draw pictures and their views as training sees them, with what each underwent in words.
 
@@ -90,6 +108,24 @@ def _run(options: Pretrain) -> int:
 
     results = pretrain(options.config, options.workdir, profile_steps=options.profile_steps)
     print(f"\n{table(results)}\n\nresults: {options.workdir / 'results.json'}")
+    return 0
+
+
+def finetune(argv: Sequence[str]) -> int:
+    """`cssl-jax finetune RUN --workdir DIR [--fractions 0.1 1] [--section.field VALUE ...]`."""
+    from cssl_jax.train.finetune import finetune, finetune_config, table
+
+    asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
+    named = [word for word in argv[:1] if not word.startswith("-")]
+    if not named and not asks_for_help:
+        raise UserError("name the run first: cssl-jax finetune RUN --workdir DIR [options]")
+    config = finetune_config(named[0]) if named else Config()
+    default = Finetune(tyro.MISSING, tyro.MISSING, config=config)
+    options = parse(Finetune, "finetune", argv, default)
+    results = finetune(
+        options.run, options.workdir, fractions=options.fractions, config=options.config
+    )
+    print(f"\n{table(results)}\n\nresults: {options.workdir / 'finetune.json'}")
     return 0
 
 

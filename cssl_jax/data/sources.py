@@ -137,6 +137,26 @@ class ArraySource:
             yield self.images[start : start + rows]
 
 
+def labelled_share(source: Source, fraction: float, *, seed: int) -> Source:
+    """A keyed share of each class's labelled examples, at least one of each, in order.
+
+    A larger share of the same seed holds every smaller one.
+
+    Args:
+        source: With labels, -1 for none.
+        fraction: Within (0, 1].
+        seed: Of the choice.
+    """
+    labels = np.asarray(source.labels)
+    rank = sampler.permute(np.arange(len(source)), sampler.epoch_key(seed, 2), len(source))
+    chosen = []
+    for label in np.unique(labels[labels >= 0]):
+        members = np.flatnonzero(labels == label)
+        members = members[np.argsort(rank[members])]
+        chosen.append(members[: max(1, round(fraction * len(members)))])
+    return source.take(np.sort(np.concatenate(chosen)).astype(np.int64))
+
+
 def split(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits [0, size) by a keyed permutation: (training, validation) indices, each sorted.
 

@@ -51,7 +51,7 @@ class Evaluator:
         self._config = config
         self._spec = spec
         self._all_train, self._all_validation = train, validation
-        train = _labelled_part(train)
+        train = labelled_part(train)
         limit = config.evaluate.train_limit
         if limit == 1:
             raise UserError("evaluate.train_limit is 1; a probe needs 2 images or more, 0 is all")
@@ -60,8 +60,8 @@ class Evaluator:
             order = permute(np.arange(len(train)), epoch_key(config.train.seed, 0), len(train))
             train = train.take(np.sort(order[:limit]).astype(np.int64))
         self._train = train
-        self._validation = _labelled_part(validation)
-        self._selection, self._reporting = _halves(validation, config.train.seed)
+        self._validation = labelled_part(validation)
+        self._selection, self._reporting = halves(validation, config.train.seed)
         self._embed = make_embed(
             encoder,
             mesh,
@@ -275,8 +275,8 @@ def variables_hash(model: Model) -> str:
     return digest.hexdigest()
 
 
-def _halves(validation: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A keyed half of the images, and the rest: rows of ``_labelled_part``, each sorted."""
+def halves(validation: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A keyed half of the images, and the rest: rows of ``labelled_part``, each sorted."""
     size = len(validation)
     # Of another epoch than the split of data, whose order must not decide again.
     order = permute(np.arange(size), epoch_key(seed, 1), size)
@@ -300,7 +300,7 @@ def _as_floor(figures: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _labelled_part(source: Source) -> Source:
+def labelled_part(source: Source) -> Source:
     """The examples that have a label, where some have and some have not."""
     if source.labels is None or source.labels.min() >= 0 or source.labels.max() < 0:
         return source

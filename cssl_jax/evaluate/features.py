@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -75,8 +75,16 @@ def preprocess(
     return image.normalize(x, mean, std)
 
 
+class Applies(Protocol):
+    """An encoder, or what is applied as one is."""
+
+    def apply(self, variables: Any, images: jax.Array, *, train: bool) -> Any:
+        """{"features": [n, D], ...} of normalised images [n, H, W, C]."""
+        ...
+
+
 def make_embed(
-    encoder: nn.Module,
+    encoder: nn.Module | Applies,
     mesh: Mesh,
     *,
     size: int,

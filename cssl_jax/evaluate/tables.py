@@ -8,18 +8,16 @@ Row = tuple[str, dict[str, Any]]
 
 def table(results: dict[str, Any]) -> str:
     """All of an evaluation's figures and findings that are in ``results``."""
-    rows = [
-        ("trained encoder", results),
-        ("untrained encoder", results["random_init"]),
-        ("raw pixels", results["pixels"]),
-    ]
+    rows = [("trained encoder", results)]
+    floors = {"untrained encoder": "random_init", "raw pixels": "pixels"}
+    rows += [(label, results[name]) for label, name in floors.items() if name in results]
     parts = [_accuracies(rows), _by_k(rows), _few_shot(rows), _retrieval(rows)]
     parts += [_checkpoints(results), "\n".join(_sentences(results))]
     return "\n\n".join(part for part in parts if part)
 
 
 def _accuracies(rows: Sequence[Row]) -> str:
-    names = [name for name in ("linear", "knn") if name in rows[0][1]]
+    names = [name for name in ("linear", "knn", "classifier") if name in rows[0][1]]
     if names:
         columns = [(f"{name} {top}", name, top) for name in names for top in ("top1", "top5")]
         heads = [title.replace("top", "top-") for title, _, _ in columns]

@@ -27,7 +27,7 @@ class Context(NamedTuple):
 
 
 class Method(Protocol):
-    """A self-supervised objective; one file in this folder implements it.
+    """An objective, with labels or without; one file in this folder implements it.
 
     A batch is ``{"views": {group: [n, k, ...]}, "index": [n], "key": [n, 2], "mask": [n]}``, with
     ``"label": [n]`` where there are labels; views are normalised floats and all views of an example
@@ -75,6 +75,6 @@ class Method(Protocol):
         """
         ...
 
-    def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool | jax.Array:
-        """Whether the parameter at ``path`` is updated at ``step``."""
+    def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool | float | jax.Array:
+        """Whether, or at what share of the learning rate, a parameter is updated at ``step``."""
         ...

@@ -14,6 +14,7 @@ class ProjectionHead(nn.Module):
         layers: 1 (linear) to 3 dense layers with ReLU between them.
         hidden: Width of the hidden layers; 0 is the width of the features, as in the paper.
         out: Projection width d.
+        keep: Layers that are applied, hidden ones with their ReLU; None is all.
         norm: BatchNorm after every layer, the last without a bias, as in the paper's code.
         axis_name: Mapped axis of cross-replica BatchNorm, or None.
         norm_groups: Groups of the global batch with BatchNorm statistics of their own.
@@ -23,6 +24,7 @@ class ProjectionHead(nn.Module):
     layers: int = 2
     hidden: int = 0
     out: int = 128
+    keep: int | None = None
     norm: bool = True
     axis_name: str | None = None
     norm_groups: int = 1
@@ -33,7 +35,7 @@ class ProjectionHead(nn.Module):
         """Features [n, D] -> projections [n, d], at least float32, not of unit length."""
         x = features
         hidden = self.hidden or features.shape[-1]
-        for i in range(self.layers):
+        for i in range(self.layers if self.keep is None else self.keep):
             last = i == self.layers - 1
             x = nn.Dense(
                 self.out if last else hidden,

@@ -22,7 +22,10 @@ FOLDER = "checkpoints"
 DAMAGED = "damaged"  # checkpoints that could not be read
 DIGESTS = "digests"  # in meta: name of a leaf -> its digest
 # What "best" is judged by: with labels, without; then what earlier versions wrote.
-BEST = ("knn.selection_top1", "selection_view_retrieval", "knn.top1", "view_retrieval")
+BEST = (
+    *("knn.selection_top1", "selection_view_retrieval", "classifier.selection_top1"),
+    *("knn.top1", "view_retrieval"),
+)
 
 
 def _score(metrics: dict[str, float]) -> float:

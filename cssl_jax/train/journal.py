@@ -13,9 +13,9 @@ from cssl_jax.config import Config
 from cssl_jax.data.advice import advice
 from cssl_jax.data.pipeline import Pipeline
 from cssl_jax.data.record import FOLDER, ViewRecord
-from cssl_jax.losses.ntxent import chance_level
 from cssl_jax.recipes import to_dict
 from cssl_jax.train.metrics import InputWatch, JsonLines, Meter, Progress, TensorBoard, WandB
+from cssl_jax.train.setup import chance_level
 from cssl_jax.train.sickness import RollBack, Sickness
 
 IN_FLIGHT = 2  # steps: the device is never idle, and inputs do not pile up on it
@@ -54,7 +54,7 @@ class Journal:
         self._batch_size = config.train.batch_size
         self._pipeline = pipeline
         self._steps_per_epoch = pipeline.sampler.steps_per_epoch
-        self._chance = chance_level(config.train.batch_size)
+        self._chance = chance_level(config)
         self._total_steps = total_steps
         self._sickness, self._begun = sickness, False
         self._in_flight: collections.deque[_Step] = collections.deque()

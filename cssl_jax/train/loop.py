@@ -15,8 +15,11 @@ from cssl_jax.config import Config
 from cssl_jax.data.loading import LABEL_RULES, absolute_spec
 from cssl_jax.data.scan import write_rejected
 from cssl_jax.errors import InterruptedRunError, UserError
+from cssl_jax.evaluate.encoder import load_encoder
 from cssl_jax.evaluate.evaluator import Checkpoint
+from cssl_jax.evaluate.features import Model
 from cssl_jax.files import write_json
+from cssl_jax.methods.classifier import Classifier
 from cssl_jax.train import folder, optimizers, setup
 from cssl_jax.train.cadence import Cadence
 from cssl_jax.train.checkpoints import Checkpoints
@@ -145,6 +148,9 @@ def _begin(config: Config, parts: Parts) -> TrainState:
     state = setup.init_state(parts.method, parts.optimizer, parts.spec, config.train.seed)
     if not config.train.init:
         return parallel.replicate(state, parts.mesh)
+    if isinstance(parts.method, Classifier):
+        adopted = parts.method.adopt(state.model, _pretrained(config, parts))
+        return parallel.replicate(state.replace(**adopted), parts.mesh)
     with Checkpoints(pathlib.Path(config.train.init), read_only=True) as checkpoints:
         try:
             model = checkpoints.restore_model(state.model, parts.mesh)
@@ -154,6 +160,26 @@ def _begin(config: Config, parts: Parts) -> TrainState:
                 f"run with the same model.* fields: {error}"
             ) from error
     return parallel.replicate(state, parts.mesh).replace(**model)
+
+
+def _pretrained(config: Config, parts: Parts) -> Model:
+    """The model of the run ``train.init``, whose encoder this one's must be."""
+    encoder = load_encoder(config.train.init)
+    ours, theirs = config.model, encoder.config.model
+    own = {"dtype", "norm_group", "remat"}  # change no parameter
+    for field in dataclasses.fields(ours):
+        mine, its = getattr(ours, field.name), getattr(theirs, field.name)
+        if field.name not in own and mine != its:
+            raise UserError(
+                f"model.{field.name} is {mine!r}, in train.init {config.train.init} {its!r}; "
+                "give the model that was pretrained"
+            )
+    if encoder.spec.channels != parts.spec.channels:
+        raise UserError(
+            f"the images have {parts.spec.channels} channels, those of train.init "
+            f"{config.train.init} {encoder.spec.channels}; see data.channels"
+        )
+    return jax.device_get(encoder.model)
 
 
 def _best(last: Checkpoint, parts: Parts, checkpoints: Checkpoints) -> Checkpoint:

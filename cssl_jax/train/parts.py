@@ -11,9 +11,11 @@ from cssl_jax.config import Config
 from cssl_jax.data import pipeline as pipelines
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources import Source
+from cssl_jax.evaluate.classified import ClassifierEvaluator
 from cssl_jax.evaluate.evaluator import Evaluator
 from cssl_jax.evaluate.features import InputSpec
 from cssl_jax.methods.base import Method
+from cssl_jax.methods.classifier import Classifier
 from cssl_jax.train import setup
 
 
@@ -34,7 +36,7 @@ class Parts:
         schedule: The learning rate it follows.
         total_steps: Of the run.
         micro_batches: Parts that a batch is encoded in.
-        evaluator: What judges the encoder.
+        evaluator: What judges the model.
         meta: What is saved beside every checkpoint, ready for JSON.
     """
 
@@ -50,7 +52,7 @@ class Parts:
     schedule: optax.Schedule
     total_steps: int
     micro_batches: int
-    evaluator: Evaluator
+    evaluator: Evaluator | ClassifierEvaluator
     meta: dict[str, Any]
 
 
@@ -77,7 +79,11 @@ def assemble(config: Config) -> Parts:
         memory=runtime.device_memory(mesh.devices.flat[0]),
     )
     optimizer, schedule, total_steps = setup.make_optimizer(config, sampler)
-    evaluator = Evaluator(config, method.encoder, spec, train, validation, mesh)
+    evaluator: Evaluator | ClassifierEvaluator
+    if isinstance(method, Classifier):
+        evaluator = ClassifierEvaluator(config, method, spec, validation, mesh)
+    else:
+        evaluator = Evaluator(config, method.encoder, spec, train, validation, mesh)
     meta = {
         "config": recipes.to_dict(config),
         "input": vars(spec),

@@ -1,5 +1,7 @@
 """From a config to the parts of a run: data, modules, optimizer, first state."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,9 @@ from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources import Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.features import InputSpec, pixel_sides
+from cssl_jax.losses import ntxent
 from cssl_jax.methods.base import Method
+from cssl_jax.methods.classifier import Classifier
 from cssl_jax.methods.simclr import SimCLR
 from cssl_jax.models.encoder import build_encoder
 from cssl_jax.models.heads import ProjectionHead
@@ -28,6 +32,18 @@ from cssl_jax.train.state import TrainState
 
 def load_data(config: Config) -> tuple[Source, Source]:
     """(training part, validation part), by a source of its own or a keyed split."""
+    train, validation = _load_parts(config)
+    if config.method.name == "classifier":
+        for name, part in (("training", train), ("validation", validation)):
+            if part.labels is None or part.labels.max() < 0:
+                raise UserError(f"the {name} images have no labels; a classifier needs them")
+        train = sources.labelled_share(
+            train, config.classifier.label_fraction, seed=config.train.seed
+        )
+    return train, validation
+
+
+def _load_parts(config: Config) -> tuple[Source, Source]:
     source = load_source(config.data.source, config.data)
     if config.data.validation_source:
         validation = load_source(config.data.validation_source, config.data)
@@ -73,10 +89,7 @@ def _common_height(source: Source) -> int:
     return int(heights[0])
 
 
-METHODS = {"simclr": SimCLR}
-
-
-def make_method(config: Config, mesh: Mesh) -> SimCLR:
+def make_method(config: Config, mesh: Mesh) -> SimCLR | Classifier:
     """The method with its modules; ``mesh`` decides nothing but where BatchNorm groups lie."""
     dtype = jnp.bfloat16 if config.model.dtype == "bfloat16" else None
     shared: dict[str, Any] = {
@@ -93,15 +106,35 @@ def make_method(config: Config, mesh: Mesh) -> SimCLR:
         remat=config.model.remat,
         **shared,
     )
-    projector = ProjectionHead(
+    head = functools.partial(
+        ProjectionHead,
         layers=config.model.projector_layers,
         hidden=config.model.projector_hidden,
         out=config.model.projector_dim,
         norm=config.model.projector_norm,
         **shared,
     )
-    options = config.method
-    return METHODS[options.name](encoder, projector, options.temperature, options.tile_size)
+    if config.method.name == "simclr":
+        options = config.method
+        return SimCLR(encoder, head(), options.temperature, options.tile_size)
+    kept = config.classifier
+    return Classifier(
+        encoder,
+        head(keep=kept.head_layers) if kept.head_layers else None,
+        num_classes=kept.num_classes,
+        stages=kept.stages,
+        num_stages=len(encoder.stage_sizes),
+        layer_decay=kept.layer_decay,
+        dropout=kept.dropout,
+        label_smoothing=kept.label_smoothing,
+    )
+
+
+def chance_level(config: Config) -> float:
+    """Loss of a model that knows nothing."""
+    if config.method.name == "classifier":
+        return math.log(config.classifier.num_classes)
+    return ntxent.chance_level(config.train.batch_size)
 
 
 def make_pipeline(
