@@ -22,4 +22,11 @@ def get_config() -> Config:
         train=dataclasses.replace(
             config.train, batch_size=64, epochs=1, evaluate_every=1, checkpoint_every=1
         ),
+        evaluate=dataclasses.replace(
+            config.evaluate,
+            l2_values=config.evaluate.online_l2_values,
+            probe_seeds=1,
+            knn_ks=(1, 5),
+            draws=10,
+        ),
     )
