@@ -20,7 +20,7 @@ class Evaluate:
 
     Attributes:
         run: Run folder; its config's values are the defaults of all that follows.
-        protocol: Which protocols; see docs/evaluation.md.
+        protocol: Which protocols, all where none is named; see docs/evaluation.md.
         json: File to write all figures to; the run's results.json has them in any case.
         data: Labelled pictures to fit and report on.
         evaluate: Settings of the protocols.

@@ -117,13 +117,13 @@ class Evaluator:
                 "knn_ks": options.knn_ks,
                 "probe_seeds": options.probe_seeds,
             }
-        if rows is not None:  # features of all rows may be known
-            whole = features
-            features = lambda source: (  # noqa: E731
-                whole(self._validation)[rows] if source is validation else whole(source)
-            )
+
+        def of_rows(source: Source) -> np.ndarray:  # those of all rows may be known
+            part = source is validation and rows is not None
+            return features(self._validation)[rows] if part else features(source)
+
         return protocols.labelled(
-            features,
+            of_rows,
             self._train,
             validation,
             protocols=names,
