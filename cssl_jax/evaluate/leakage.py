@@ -121,7 +121,7 @@ class _Small:
             pixels = self._read(index)
             grey = pixels[..., : min(3, pixels.shape[-1])].mean(axis=-1, dtype=np.float32)
             image = PIL.Image.fromarray(grey).resize((32, 32), PIL.Image.Resampling.BOX)
-            small = np.asarray(image, np.float64).ravel()
+            small = np.asarray(image, np.float32).ravel()
             self._known[index] = small - small.mean()
         return self._known[index]
 
