@@ -57,6 +57,7 @@ def save(
         "options": {key: value for key, value in vars(options).items() if key not in PATHS},
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
+        "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "versions": versions(),
         **section,
     }
