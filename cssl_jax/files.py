@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -68,10 +69,15 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
         raise
 
 
+def is_unfinished(path: pathlib.Path) -> bool:
+    """Whether a file is one that ``write_bytes`` had begun when it was killed."""
+    return re.fullmatch(r".+\.\d+\.tmp", path.name) is not None
+
+
 def remove_unfinished(folder: pathlib.Path) -> None:
     """Removes what killed writers left in a folder; nobody may be writing there."""
-    for path in folder.glob("*.tmp"):
-        if path.suffixes[-2:-1] and path.suffixes[-2][1:].isdigit():  # as write_bytes names them
+    for path in folder.iterdir():
+        if is_unfinished(path):
             path.unlink(missing_ok=True)
 
 

@@ -23,6 +23,7 @@ Batch = dict[str, Any]
 Feed = dict[str, np.ndarray]
 RESIDENT_SHARE = 0.25  # of a device's memory that resident images may take
 HOST_LIMIT = 2**30  # bytes, where a device does not tell its memory (CPU)
+HANGING = 5.0  # seconds that a read which does not come is waited for at the end
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -289,4 +290,4 @@ def prefetch(items: Generator[Any], place: Callable[[Any], Any], depth: int = 2)
             yield value
     finally:
         closed.set()
-        thread.join(timeout=5.0)  # a read that hangs must not keep a run from ending
+        thread.join(timeout=HANGING)  # a read that hangs must not keep a run from ending

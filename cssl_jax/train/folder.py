@@ -10,10 +10,12 @@ import socket
 from collections.abc import Iterator
 from typing import IO
 
+import jax
+
 from cssl_jax import recipes
 from cssl_jax.config import Config
 from cssl_jax.errors import RunError, UserError
-from cssl_jax.files import remove_unfinished, write_text
+from cssl_jax.files import is_unfinished, remove_unfinished, write_text
 from cssl_jax.train.checkpoints import FOLDER
 
 LOCK = ".lock"
@@ -43,7 +45,7 @@ def check(run: pathlib.Path, config: Config) -> None:
                 f"{run} holds a run with another config; use another --workdir, or undo:\n  "
                 + "\n  ".join(changed)
             )
-    elif run.is_dir() and any(entry.name != LOCK for entry in run.iterdir()):
+    elif run.is_dir() and not all(e.name == LOCK or is_unfinished(e) for e in run.iterdir()):
         raise UserError(f"{run} is not empty and holds no run; use another --workdir")
 
 
@@ -54,6 +56,8 @@ def has_checkpoint(run: pathlib.Path) -> bool:
 
 class Claim:
     """One writer to a run's folder, by a lock that ends with its process, however that ends.
+
+    Of several processes of one run the first takes it for all.
 
     ``flock`` on RUN/.lock: the kernel lets go of it when the process is gone, also by kill -9, so
     that no lock is ever stale and the file may stay. Over NFS it holds between hosts (as a byte-
@@ -71,7 +75,7 @@ class Claim:
         Raises:
             UserError: Another run has it.
         """
-        if self._file is not None:
+        if self._file is not None or jax.process_index() != 0:
             return
         file = self._path.open("a+")
         try:
@@ -119,8 +123,9 @@ def begin(run: pathlib.Path, config: Config, claim: Claim) -> None:
     with writable(run):
         run.mkdir(parents=True, exist_ok=True)
         claim.take()
-        remove_unfinished(run)
-        write_text(run / "config.json", recipes.to_json(config))
+        if jax.process_index() == 0:
+            remove_unfinished(run)
+            write_text(run / "config.json", recipes.to_json(config))
 
 
 @contextlib.contextmanager

@@ -105,6 +105,9 @@ class Training:
                     figures = self._steps(step, constants)
                 except RollBack as sick:
                     self._roll_back(sick)
+                    if self._cadence.regular(self._done):  # what was due after the sick step
+                        evaluate = self._cadence.evaluates(self._done)
+                        figures = self._finish(self._done, evaluate=evaluate)
         return self._state, figures
 
     def _compiled(self) -> Callable[..., Any]:

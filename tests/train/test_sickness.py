@@ -192,6 +192,23 @@ def test_rollback_goes_on_with_the_next_batch_from_the_last_checkpoint(
 
 
 @pytest.mark.parametrize("mode", ["skip", "rollback"])
+def test_a_last_step_that_is_sick_is_evaluated_and_saved_all_the_same(make, tmp_path, mode):
+    # Two epochs, the second of which ends with the poisoned batch: another seed, another order.
+    for seed in range(50):
+        sampler = Sampler(STEPS_PER_EPOCH * BATCH, BATCH, seed)
+        last = sampler.draw(2 * STEPS_PER_EPOCH - 1, np.arange(BATCH))[0]
+        first = sampler.draw(0, np.arange(BATCH))[0]
+        if POISONED in last and POISONED not in first:
+            break
+    config = make(on_nonfinite=mode, seed=seed)
+    config = tiny.replace(config, "train", epochs=2)
+    results = cssl_jax.pretrain(config, tmp_path / "run")
+    assert results["skipped_steps"] == 2
+    assert cssl_jax.load_encoder(tmp_path / "run").step == 6
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("knn.top1") == 1
+
+
+@pytest.mark.parametrize("mode", ["skip", "rollback"])
 def test_a_killed_run_repeats_its_skips_to_the_bit(make, tmp_path, monkeypatch, mode):
     config = make(on_nonfinite=mode)
     cssl_jax.pretrain(config, tmp_path / "whole")
