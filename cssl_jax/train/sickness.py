@@ -123,7 +123,7 @@ class Sickness:
             },
             "examples": index.tolist(),
             "example_names": names,
-            "before": list(self._trail),
+            "before": [line for line in self._trail if line["step"] < step],
         }
         try:
             self._folder.mkdir(exist_ok=True)
