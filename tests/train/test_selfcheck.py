@@ -382,7 +382,11 @@ def test_the_command_passes_the_recipe_in_one_process_and_in_several(tmp_path):
             "loss, gradient",
         ),
         (
-            ("parallel.py", "if d.process_index == jax.process_index()]", "][: len(rows[0]) // 2]"),
+            (
+                "parallel.py",
+                "if d.process_index == jax.process_index()]",
+                "][: len(rows[0]) // jax.process_count()]",
+            ),
             "other examples",
         ),
     ],
