@@ -10,7 +10,14 @@ from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.version import __version__
 
 try:
-    from cssl_jax.commands import datasets, evaluation, information, scaling, training
+    from cssl_jax.commands import (
+        datasets,
+        evaluation,
+        information,
+        reporting,
+        scaling,
+        training,
+    )
 except (ImportError, RuntimeError) as error:  # no command can be defined: only the doctor can speak
     from cssl_jax.doctor import instead_of_commands
 
@@ -25,6 +32,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
     "evaluate": (evaluation.evaluate, evaluation.Evaluate),
     "finetune": (training.finetune, training.Finetune),
     "embed": (evaluation.embed, evaluation.Embed),
+    "report": (reporting.report, reporting.Report),
+    "plot": (reporting.plot, reporting.Plot),
     "data check": (datasets.data_check, datasets.DataCheck),
     "data split": (datasets.data_split, datasets.DataSplit),
     "recipes": (information.list_recipes, information.Recipes),

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import os
 import pathlib
+import platform
 import signal
 import time
 import types
@@ -91,6 +92,17 @@ def process_age() -> float | None:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started
     except (OSError, ValueError, IndexError, AttributeError):
         return None
+
+
+def environment(mesh: Mesh) -> dict[str, str]:
+    """The machine in words: python, system, devices and cores of this host."""
+    device = mesh.devices.flat[0]
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "devices": f"{mesh.size} x {device.device_kind} ({device.platform})",
+        "cores": str(os.cpu_count()),
+    }
 
 
 class Interruption:

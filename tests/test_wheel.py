@@ -32,7 +32,8 @@ def installed(tmp_path_factory):
 
 def test_the_wheel_holds_recipes_digits_and_types_and_no_tests(installed):
     names = zipfile.ZipFile(installed[0]).namelist()
-    for name in ("configs/digits.py", "data/digits.npz", "data/digits.txt", "py.typed"):
+    assets = ("evaluate/report.css", "evaluate/report.js")
+    for name in ("configs/digits.py", "data/digits.npz", "data/digits.txt", "py.typed", *assets):
         assert f"cssl_jax/{name}" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "configs"))]
 

@@ -104,10 +104,14 @@ def pretrain(argv: Sequence[str]) -> int:
 
 def _run(options: Pretrain) -> int:
     from cssl_jax.evaluate.protocols import table
+    from cssl_jax.evaluate.run_folder import open_run
     from cssl_jax.train.loop import pretrain
 
     results = pretrain(options.config, options.workdir, profile_steps=options.profile_steps)
-    print(f"\n{table(results)}\n\nresults: {options.workdir / 'results.json'}")
+    print(f"\n{table(results)}\n")
+    for verdict in open_run(options.workdir).verdicts:
+        print(f"{verdict.grade:<8} {verdict}")
+    print(f"\nresults: {options.workdir / 'results.json'}")
     return 0
 
 

@@ -31,6 +31,7 @@ class Encoder:
         data: Fingerprints of the run's "train" and "validation" part.
         step: Of the checkpoint.
         model: {"params", "model_state"}, each with "encoder" and "projector".
+        meta: What was saved beside the checkpoint: config, data, versions, environment.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Encoder:
             )
         with Checkpoints(self.run, read_only=True) as checkpoints:
             meta = checkpoints.meta()
+            self.meta: dict[str, Any] = meta
             self.config: Config = recipes.from_dict(meta["config"])
             # A run from a larger machine opens on a smaller one.
             devices = min(self.config.runtime.devices, jax.device_count())

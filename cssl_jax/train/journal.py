@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from cssl_jax.config import Config
 from cssl_jax.data.advice import advice
 from cssl_jax.data.pipeline import Pipeline
 from cssl_jax.data.record import FOLDER, ViewRecord
+from cssl_jax.evaluate import verdicts
 from cssl_jax.recipes import to_dict
 from cssl_jax.train.metrics import InputWatch, JsonLines, Meter, Progress, TensorBoard, WandB
 from cssl_jax.train.setup import chance_level
@@ -58,6 +60,9 @@ class Journal:
         self._total_steps = total_steps
         self._sickness, self._begun = sickness, False
         self._in_flight: collections.deque[_Step] = collections.deque()
+        self._facts = verdicts.facts(config, self._steps_per_epoch)
+        self._newest: collections.deque[dict[str, Any]] = collections.deque(maxlen=verdicts.LINES)
+        self._told: set[str] = set()
         self._meter, self._watch = Meter(), InputWatch()
         self._progress = Progress(total_steps, start, config.train.batch_size)
         again = _is_score if unscored else None
@@ -122,8 +127,17 @@ class Journal:
         self._metrics.write(step, {"epoch": step / self._steps_per_epoch, **scores})
         for board in self._boards:
             board.write(step, scores)
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        self._progress.say(f"step {step}: {shown}")
+        shown = [
+            f"{name} {value:.4f}"
+            for name, value in scores.items()
+            if not name.startswith("features.")
+        ]
+        if "features.rankme" in scores:
+            most = scores["features.rank_limit"]
+            shown.append(f"RankMe {scores['features.rankme']:.1f} of {most:.0f}")
+        self._progress.say(f"step {step}: {', '.join(shown)}")
+        if self._facts is not None:
+            self._tell(step, verdicts.of_features({"step": step, **scores}, self._facts))
         self._meter.read()
 
     def _settle(self) -> None:
@@ -149,12 +163,23 @@ class Journal:
             self._in_flight.clear()  # made from weights that are given up
             raise
 
+    def _tell(self, step: int, found: Sequence[verdicts.Verdict]) -> None:
+        """Says each kind of verdict once, at the step at which it first holds."""
+        for verdict in found:
+            if verdict.kind not in self._told:
+                self._told.add(verdict.kind)
+                self.say(f"step {step}: {verdict}")
+
     def _write(self, step: int, values: dict[str, float], timing: dict[str, float]) -> None:
         values = {**values, "chance_level": self._chance}
         self._sickness.remember(step, values)
         self._progress.show(values, timing)
         if share := self._watch.judge(timing):
-            self.say(f"waiting for input {100 * share:.0f} % of the time: {advice(self._pipeline)}")
+            for verdict in verdicts.of_input(share, advice(self._pipeline)):
+                self.say(str(verdict))  # again where it got worse: the watch decides
+        if self._facts is not None:
+            self._newest.append({"step": step, **values})
+            self._tell(step, verdicts.of_steps(self._newest, self._facts))
         epoch = step / self._steps_per_epoch
         self._metrics.write(step, {"epoch": epoch, **values})
         self._timings.write(step, timing)

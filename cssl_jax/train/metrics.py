@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cssl_jax.errors import UserError
+from cssl_jax.evaluate.verdicts import INPUT_WAIT
 from cssl_jax.files import write_text
 
 
@@ -226,7 +227,7 @@ class InputWatch:
         worse: By how much a share must exceed the one that was told last.
     """
 
-    seconds, share, worse = 2.0, 0.1, 0.2
+    seconds, share, worse = 2.0, INPUT_WAIT, 0.2
 
     def __init__(self) -> None:
         self._compiled = False

@@ -14,6 +14,7 @@ from cssl_jax.data.sources import Source
 from cssl_jax.evaluate.classified import ClassifierEvaluator
 from cssl_jax.evaluate.evaluator import Evaluator
 from cssl_jax.evaluate.features import InputSpec
+from cssl_jax.evaluate.health import Health
 from cssl_jax.methods.base import Method
 from cssl_jax.methods.classifier import Classifier
 from cssl_jax.train import setup
@@ -37,6 +38,7 @@ class Parts:
         total_steps: Of the run.
         micro_batches: Parts that a batch is encoded in.
         evaluator: What judges the model.
+        health: What tells whether the encoder collapsed, without labels too; None where they train.
         meta: What is saved beside every checkpoint, ready for JSON.
     """
 
@@ -53,6 +55,7 @@ class Parts:
     total_steps: int
     micro_batches: int
     evaluator: Evaluator | ClassifierEvaluator
+    health: Health | None
     meta: dict[str, Any]
 
 
@@ -89,6 +92,7 @@ def assemble(config: Config) -> Parts:
         "input": vars(spec),
         "data": {"train": train.fingerprint(), "validation": validation.fingerprint()},
         "versions": runtime.versions(),
+        "environment": runtime.environment(mesh),
     }
     return Parts(
         mesh=mesh,
@@ -104,5 +108,8 @@ def assemble(config: Config) -> Parts:
         total_steps=total_steps,
         micro_batches=parallel.micro_batches(batch_size, mesh, micro_batch),
         evaluator=evaluator,
+        health=None
+        if isinstance(method, Classifier)
+        else Health(validation, config.augment, size=spec.size, seed=config.train.seed),
         meta=meta,
     )

@@ -24,6 +24,7 @@ def make_train_step(
     axis_name: str | None,
     micro_batches: int = 1,
     frozen_norm: bool = False,
+    figures: Callable[[PyTree, PyTree], Metrics] | None = None,
 ) -> Callable[[TrainState, PyTree, PyTree], tuple[TrainState, Metrics]]:
     """Builds ``(state, constants, feed) -> (state, metrics)`` for ``parallel.data_parallel``.
 
@@ -39,6 +40,7 @@ def make_train_step(
         axis_name: Mapped axis, or None on a single device.
         micro_batches: See ``make_gradient``.
         frozen_norm: See ``Context``.
+        figures: ``(gradient, params) -> more metrics``; see ``train.trust``.
 
     Returns:
         The function; metrics are replicated, of the parameters before the update: scalars,
@@ -96,6 +98,8 @@ def make_train_step(
             "skipped": new_state.skipped,
             "norms": jnp.stack([_group_norms(state.params), _group_norms(grads)]),
         }
+        if figures is not None:
+            metrics |= figures(grads, state.params)
         return new_state, metrics
 
     return train_step

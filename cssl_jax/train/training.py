@@ -23,6 +23,7 @@ from cssl_jax.train.profile import Profile
 from cssl_jax.train.sickness import RollBack, Sickness
 from cssl_jax.train.state import TrainState, is_schedule
 from cssl_jax.train.step import make_train_step, parameter_groups
+from cssl_jax.train.trust import trust_figures
 
 UNSCORED = "evaluation_due"  # in a checkpoint's meta: its step's evaluation was broken off
 _SAVE = 1  # a wish; larger ones are the numbers of signals
@@ -121,6 +122,7 @@ class Training:
             axis_name=parallel.AXIS,
             micro_batches=parts.micro_batches,
             frozen_norm=self._config.train.micro_batch_norm == "frozen",
+            figures=trust_figures(self._config.optimizer),
         )
         return parallel.data_parallel(train_step, parts.mesh, self._config.runtime.backend)
 
@@ -173,11 +175,12 @@ class Training:
                 with self._interruption.breakable():
                     features = evaluator.features(self._state.model)
                     figures = evaluator.judge(features, full=done == self._parts.total_steps)
+                    health = self._parts.health.figures(features) if self._parts.health else {}
             except InterruptedRunError:
                 if not again:  # else it is saved already
                     self._checkpoints.save(self._state, {**meta, UNSCORED: True}, {})
                 self._stop(done)
-            scores = evaluator.flat(figures)
+            scores = {**evaluator.flat(figures), **health}
             self._journal.scores(done, scores)
         save = self._checkpoints.replace if again else self._checkpoints.save
         save(self._state, meta, scores)

@@ -1,0 +1,41 @@
+"""What a report costs: seconds and megabytes of the whole command on 10,000 embedded pictures.
+
+A small encoder is trained for a few steps on made-up pictures (1/f noise in the colours of ten
+classes, 64 px), then ``cssl-jax report`` and ``cssl-jax plot`` run in processes of their own:
+import, compilation, embedding, PCA, t-SNE, neighbours, the probe behind the confusion matrix,
+thumbnails, page, Markdown and PNGs. Writes ``benchmarks/results/report.json``.
+
+Command: python benchmarks/report.py
+"""
+
+import argparse
+import pathlib
+
+from measuring import sections
+from report_sections import command, parts
+
+RESULTS = pathlib.Path(__file__).resolve().parent / "results"
+SECTIONS = {"command": command, "parts": parts}
+
+
+def main() -> None:
+    options = parse()
+    path = options.results / "report.json"
+    sections.run(SECTIONS, options, command="benchmarks/report.py", path=path)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--sections", type=sections.names(SECTIONS), default=list(SECTIONS))
+    parser.add_argument("--pictures", type=int, default=10_000, help="validation pictures")
+    parser.add_argument("--training", type=int, default=2_000, help="training pictures")
+    parser.add_argument("--side", type=int, default=64, help="of a picture, pixels")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds a process may take")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="folder")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Commands that show runs: a report, and single figures."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+import tyro
+
+from cssl_jax.commands.parsing import check_parent, parse
+from cssl_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write one page on one or several runs: verdict, curves, tables, maps, neighbours, views.
+
+    The page holds all that it shows and opens without a network; the same as Markdown and the
+    figures as PNG are written beside it. A run may still be training.
+
+    Attributes:
+        runs: Run folders; several stand side by side.
+        output: File to write (.html); by default report.html in the folder of a single run.
+        images: Validation pictures to embed at most; 0 leaves out what needs them.
+        figures: Write the figures as PNG too.
+    """
+
+    runs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    output: pathlib.Path | None = None
+    images: int = 10_000
+    figures: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draw one figure of a run.
+
+    Attributes:
+        run: Run folder; it may still be training.
+        output: File to write (.png).
+        kind: What to draw.
+        images: Validation pictures to embed at most.
+    """
+
+    run: tyro.conf.Positional[pathlib.Path]
+    output: pathlib.Path
+    kind: Literal["curves", "pca", "tsne", "umap", "confusion", "neighbours", "views"] = "tsne"
+    images: int = 10_000
+
+
+def report(argv: Sequence[str]) -> int:
+    """`cssl-jax report RUN [RUN ...] [--output report.html]`."""
+    from cssl_jax.evaluate.report import write_report
+    from cssl_jax.evaluate.run_folder import open_run
+
+    options = parse(Report, "report", argv)
+    path = write_report(
+        options.runs, options.output, images=options.images, figures=options.figures, say=_say
+    )
+    for run in options.runs:
+        opened = open_run(run)
+        print(f"{opened.name}: {opened.state}")
+        for verdict in opened.verdicts:
+            print(f"  {verdict.grade:<8} {verdict}")
+    print(f"\n{path} ({path.stat().st_size / 1e6:.1f} MB), {path.with_suffix('.md')}")
+    return 0
+
+
+def plot(argv: Sequence[str]) -> int:
+    """`cssl-jax plot RUN --kind tsne --output tsne.png`."""
+    from cssl_jax.evaluate.plots import draw
+
+    options = parse(Plot, "plot", argv)
+    if options.output.suffix != ".png":
+        raise UserError(f"--output {options.output} must end in .png")
+    check_parent(options.output, "--output")
+    picture = draw(options.run, options.kind, images=options.images)
+    try:
+        picture.save(options.output)
+    except OSError as error:
+        raise UserError(f"cannot write {options.output}: {error.strerror}") from error
+    print(f"{options.output}: {options.kind}, {picture.width} x {picture.height} px")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"  {text} ...", file=sys.stderr, flush=True)

@@ -1,0 +1,82 @@
+"""A report as Markdown: what a terminal, a pull request or a language model reads."""
+
+import datetime
+from collections.abc import Sequence
+
+from cssl_jax.evaluate import report_tables
+from cssl_jax.evaluate.curves import charts
+from cssl_jax.evaluate.gallery import printable
+from cssl_jax.evaluate.report_tables import Table
+from cssl_jax.evaluate.run_folder import RunFolder
+from cssl_jax.evaluate.svg import described
+
+
+def markdown(
+    runs: Sequence[RunFolder],
+    *,
+    notes: Sequence[Sequence[str]],
+    environments: Sequence[dict[str, str]],
+    figures: dict[str, str],
+) -> str:
+    """The report of runs.
+
+    Args:
+        runs: At least one.
+        notes: Of each run, why something is not there.
+        environments: Of each run; empty where it has no checkpoint.
+        figures: Title to path, relative to the file, of every picture.
+    """
+    lines = [f"# {', '.join(_plain(run.name) for run in runs)}", "", _date(), ""]
+    for run, missing in zip(runs, notes, strict=True):
+        lines += [
+            f"## {_plain(run.name)}",
+            "",
+            f"{run.state}. {report_tables.speed(run)}".strip(),
+            "",
+        ]
+        lines += [f"- **{verdict.grade}** {_plain(str(verdict))}" for verdict in run.verdicts]
+        lines += [f"- not shown: {_plain(note)}" for note in missing]
+        lines += ["", "Repeat it:", "", f"    {_line(report_tables.repeat_command(run))}", ""]
+    sections = {
+        "Results": report_tables.results_table(runs),
+        "Diagnostics": report_tables.diagnostics_table(runs),
+        "Config": report_tables.config_table(runs),
+        "Environment": report_tables.environment_table(runs, environments),
+    }
+    for title, table in sections.items():
+        if table is not None and table.rows:
+            lines += [f"## {title}", "", *_table(table), ""]
+    lines += ["## Curves", ""]
+    lines += [f"- {chart.title}: {_plain(described(chart))}" for chart in charts(runs)]
+    lines += [""]
+    for title, path in figures.items():
+        lines += [f"## {_plain(title)}", "", f"![{_plain(title)}]({_link(path)})", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(table: Table) -> list[str]:
+    def row(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(map(_plain, cells)) + " |"
+
+    ruler = "|" + "|".join([" --- ", *[" ---: "] * (len(table.head) - 1)]) + "|"
+    return [row(table.head), ruler, *map(row, table.rows)]
+
+
+def _plain(text: str) -> str:
+    """Text whose signs mean nothing to Markdown or HTML."""
+    text = _line(text).replace("&", "&amp;").replace("<", "&lt;")
+    for sign in "\\`*_[]|":
+        text = text.replace(sign, "\\" + sign)
+    return text
+
+
+def _line(text: str) -> str:
+    return " ".join(printable(text).split())
+
+
+def _link(path: str) -> str:
+    return "<" + printable(path).replace("<", "%3C").replace(">", "%3E") + ">"
+
+
+def _date() -> str:
+    return datetime.datetime.now().astimezone().strftime("Made on %Y-%m-%d at %H:%M %Z.")
