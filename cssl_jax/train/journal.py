@@ -60,7 +60,9 @@ class Journal:
         self._total_steps = total_steps
         self._sickness, self._begun = sickness, False
         self._in_flight: collections.deque[_Step] = collections.deque()
-        self._facts = verdicts.facts(config, self._steps_per_epoch)
+        self._facts = None  # of what verdicts are about: a contrast and its features
+        if config.method.name != "classifier":
+            self._facts = verdicts.facts(config, self._steps_per_epoch)
         self._newest: collections.deque[dict[str, Any]] = collections.deque(maxlen=verdicts.LINES)
         self._told: set[str] = set()
         self._meter, self._watch = Meter(), InputWatch()
