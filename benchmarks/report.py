@@ -1,7 +1,7 @@
 """What a report costs: seconds and megabytes of the whole command on 10,000 embedded pictures.
 
 A small encoder is trained for a few steps on made-up pictures (1/f noise in the colours of ten
-classes, 64 px), then ``cssl-jax report`` and ``cssl-jax plot`` run in processes of their own:
+classes, 64 px), then ``cssl-jax report`` runs in a process of its own:
 import, compilation, embedding, PCA, t-SNE, neighbours, the probe behind the confusion matrix,
 thumbnails, page, Markdown and PNGs. Writes ``benchmarks/results/report.json``.
 
@@ -32,6 +32,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=10_000, help="validation pictures")
     parser.add_argument("--training", type=int, default=2_000, help="training pictures")
     parser.add_argument("--side", type=int, default=64, help="of a picture, pixels")
+    parser.add_argument("--plots", nargs="*", default=[], help="kinds of cssl-jax plot to time too")
     parser.add_argument("--timeout", type=float, default=600, help="seconds a process may take")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="folder")
     return parser.parse_args()

@@ -13,7 +13,6 @@ from measuring import process
 from measuring.report import cpu_environment, target
 
 BOUND_SECONDS, BOUND_MEGABYTES = 90.0, 15.0
-PLOTS = ("tsne",)
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -34,7 +33,7 @@ def run(options: argparse.Namespace) -> dict:
         page = root / "report.html"
         rows = [timed("report", ["report", root / "run", "--output", page], options)]
         rows[0]["megabytes"] = page.stat().st_size / 1e6 if page.is_file() else None
-        for kind in PLOTS:
+        for kind in options.plots:
             picture = root / f"{kind}.png"
             words = ["plot", root / "run", "--kind", kind, "--output", picture]
             rows.append(timed(f"plot {kind}", words, options))
