@@ -17,7 +17,7 @@ from cssl_jax.evaluate import gallery as galleries
 from cssl_jax.evaluate import maps
 from cssl_jax.evaluate.curves import charts
 from cssl_jax.evaluate.gallery import Confusion, Gallery
-from cssl_jax.evaluate.page import Shown
+from cssl_jax.evaluate.page_data import Shown
 from cssl_jax.evaluate.run_folder import RunFolder, open_run
 
 KINDS = ("curves", *maps.KINDS, "confusion", "neighbours", "views")

@@ -11,7 +11,8 @@ import numpy as np
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import gallery as galleries
 from cssl_jax.evaluate import maps, plots
-from cssl_jax.evaluate.page import Shown, page
+from cssl_jax.evaluate.page import page
+from cssl_jax.evaluate.page_data import Shown
 from cssl_jax.evaluate.run_folder import RunFolder, open_run
 from cssl_jax.evaluate.text import markdown
 from cssl_jax.files import write_text

@@ -19,7 +19,7 @@ import tiny
 from cssl_jax import cli
 from cssl_jax.data.sources import ArraySource
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate import gallery, maps, page, plots
+from cssl_jax.evaluate import gallery, maps, page_data, plots
 from cssl_jax.evaluate.report import write_report
 from cssl_jax.evaluate.run_folder import open_run
 from cssl_jax.evaluate.thumbnails import make_sprite
@@ -145,7 +145,7 @@ def test_classes_are_called_by_their_folders_where_each_has_one():
 
 def test_json_cannot_leave_its_script():
     hostile = {"a": "</script><script>alert(1)</script><!-- \u2028 & ' \" \\"}
-    text = page.json_for_script(hostile)
+    text = page_data.json_for_script(hostile)
     assert not re.search(r"[<>&\u2028]", text)
     assert json.loads(text) == hostile
 
@@ -193,8 +193,8 @@ def test_the_map_holds_every_validation_picture_with_its_label_and_thumbnail(rep
         numbers = np.array(place["points"]).reshape(-1, 2)
         assert numbers.shape == (len(validation), 2)
         assert numbers.min() >= 0
-        assert numbers.max() <= page.PLACES
-        assert np.ptp(numbers, axis=0).max() == pytest.approx(page.PLACES, abs=1)
+        assert numbers.max() <= page_data.PLACES
+        assert np.ptp(numbers, axis=0).max() == pytest.approx(page_data.PLACES, abs=1)
 
 
 def test_markdown_has_the_same_tables_and_its_figures_exist(report, run):
