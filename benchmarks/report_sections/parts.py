@@ -47,7 +47,7 @@ def measure(rows: int, side: int) -> dict:
     clock("pca", lambda: maps.project(features, "pca"))
     clock("neighbours", lambda: nearest(features, 8))
     sprite = clock("thumbnails", lambda: thumbnails.make_sprite(ArraySource("made", images)))
-    clock("webp", lambda: thumbnails.data_uri(sprite.image, exact=False))
+    clock("encoding", lambda: thumbnails.data_uri(sprite.image, exact=False))
     find, purity = importlib.util.find_spec, {}
     for package, hidden in (("openTSNE", ""), ("scikit-learn", "openTSNE")):
         if find("openTSNE" if not hidden else "sklearn") is None:
