@@ -39,9 +39,13 @@ def start(folder, epochs):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def steps_logged(folder):
+def steps_logged(folder, since=0.0):
+    """The last step that was written down by a process that began after ``since``."""
+    path = folder / "metrics.jsonl"
     try:
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        if path.stat().st_mtime < since:
+            return 0  # lines of an earlier process, of which it may cut some
+        lines = path.read_text().splitlines()
         return json.loads(lines[-1])["step"] if lines else 0
     except (OSError, ValueError):
         return 0
@@ -94,11 +98,11 @@ class Killer:
         else:
             share = 2 * (self.total - before) / max(self.left, 1)
             target = before + 1 + self.draw.uniform(0.0, share)
-            wait(process, lambda: steps_logged(self.folder) >= min(target, self.total))
+            wait(process, lambda: steps_logged(self.folder, begun) >= min(target, self.total))
             if moment == "save":
                 wait(process, lambda: is_saving(self.folder, begun))
             time.sleep(self.draw.uniform(0.0, 0.03))
-        reached, saving = steps_logged(self.folder), is_saving(self.folder, begun)
+        reached, saving = steps_logged(self.folder, begun), is_saving(self.folder, begun)
         process.send_signal(number)
         _, errors = process.communicate(timeout=TIMEOUT)
         if process.returncode == 0:
