@@ -186,7 +186,7 @@ class TrainConfig:
         on_nonfinite: A loss or gradient that is not finite changes no weight. Then "stop"; "skip"
             goes on with the next batch; "rollback" as well, from the weights of the last regular
             checkpoint. RUN/sick tells what led there; see docs/robustness.md.
-        nonfinite_limit: Most such steps, in a row (skip) or since the checkpoint (rollback).
+        nonfinite_limit: Most such steps in a row, and since the checkpoint gone back to.
         check_replicas_every: Steps between two checks, on several devices, that all hold the same
             weights, made before a checkpoint as well; 0 is never.
         tensorboard: Write TensorBoard events too.

@@ -28,12 +28,13 @@ class RollBack(Exception):  # noqa: N818 - no error: the run goes on
     Attributes:
         step: That was not finite.
         skipped: Steps of the run that were not, this one included.
+        row: How many of them in a row.
         words: What happened.
     """
 
-    def __init__(self, step: int, skipped: int, words: str) -> None:
+    def __init__(self, step: int, skipped: int, row: int, words: str) -> None:
         super().__init__(words)
-        self.step, self.skipped, self.words = step, skipped, words
+        self.step, self.skipped, self.row, self.words = step, skipped, row, words
 
 
 class Sickness:
@@ -91,9 +92,9 @@ class Sickness:
                 "batch: the same command with --train.on-nonfinite skip (or rollback)"
             )
         skipped = int(values["skipped_steps"])
-        if mode == "rollback":
-            raise RollBack(step, skipped, f"{what}; {told}")
         self.limit(row, f"{what}; {told}", "in a row")
+        if mode == "rollback":
+            raise RollBack(step, skipped, row, f"{what}; {told}")
         return f"{what}: update skipped, {skipped} so far; {told}"
 
     def limit(self, lost: int, words: str, where: str) -> None:

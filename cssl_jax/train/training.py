@@ -241,7 +241,7 @@ class Training:
 
         self._state = state.replace(
             step=placed(sick.step),
-            skipped=placed([sick.skipped, 0]),
+            skipped=placed([sick.skipped, sick.row]),
             opt_state=jax.tree.map(
                 lambda node: node._replace(count=placed(sick.step)) if is_schedule(node) else node,
                 state.opt_state,
