@@ -159,7 +159,7 @@ def charts(runs: Sequence[RunFolder]) -> list[Chart]:
 def _series(
     lines: list[Line], name: str, label: str, run: int, factor: float, look: str = "series"
 ) -> list[Series]:
-    points = [(line["epoch"], factor * line[name]) for line in lines if name in line]
+    points = [(line["epoch"], factor * line[name]) for line in lines if line.get(name) is not None]
     if not points:
         return []
     x, y = map(list, zip(*points, strict=True))

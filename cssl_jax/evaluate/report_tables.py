@@ -85,8 +85,10 @@ def diagnostics_table(runs: Sequence[RunFolder]) -> Table | None:
 def _newest(run: RunFolder) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     if run.steps:
-        figures |= run.steps[-1]
-        figures["loss_minus_chance"] = figures["loss"] - figures.get("chance_level", 0.0)
+        # A step whose update was skipped has nulls.
+        figures |= {name: value for name, value in run.steps[-1].items() if value is not None}
+        if "loss" in figures:
+            figures["loss_minus_chance"] = figures["loss"] - figures.get("chance_level", 0.0)
     for line in run.online:
         figures |= {name: value for name, value in line.items() if name.startswith("features.")}
     if "features.std" in figures:

@@ -95,7 +95,7 @@ def least_loss(pairs: int, temperature: float) -> float:
 
 def of_steps(lines: Iterable[Figures], known: Facts) -> list[Verdict]:
     """Judges the newest lines of training, each with "step"; nothing before ``judged_from``."""
-    lines = [line for line in lines if "loss" in line][-LINES:]
+    lines = [line for line in lines if _is_finite(line.get("loss"))][-LINES:]
     if not lines or lines[-1]["step"] < known.judged_from:
         return []
     step = lines[-1]["step"]
@@ -151,7 +151,7 @@ def _worse_than_chance(loss: float, chance: float) -> Verdict:
 
 def _of_trust(line: Figures, known: Facts) -> list[Verdict]:
     """Of the LARS trust ratios eta |w| / |u|, u = gradient + lambda w."""
-    if "trust_ratio_median" not in line:
+    if not _is_finite(line.get("trust_ratio_median")):
         return []
     found, median = [], line["trust_ratio_median"]
     if known.weight_decay:
@@ -321,6 +321,11 @@ def of_results(results: Figures) -> list[Verdict]:
     return found
 
 
+def _is_finite(figure: Any) -> bool:
+    """Of a step whose update was skipped, metrics.jsonl has nulls."""
+    return figure is not None and math.isfinite(figure)
+
+
 def _mean(lines: Sequence[Figures], name: str, default: float = math.nan) -> float:
-    values = [line[name] for line in lines if name in line]
+    values = [line[name] for line in lines if _is_finite(line.get(name))]
     return sum(values) / len(values) if values else default

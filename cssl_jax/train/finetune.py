@@ -13,7 +13,7 @@ from cssl_jax.data.sources import Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.evaluator import labelled_part
 from cssl_jax.evaluate.features import pixels
-from cssl_jax.evaluate.linear import linear_probe
+from cssl_jax.evaluate.linear import L2_VALUES, linear_probe
 from cssl_jax.files import write_json
 from cssl_jax.train import setup
 from cssl_jax.train.checkpoints import Checkpoints
@@ -145,6 +145,7 @@ def _pixels(train: Source, validation: Source, config: Config) -> dict[str, floa
         pixels(validation),
         np.asarray(validation.labels),
         num_classes=config.classifier.num_classes,
+        l2_values=config.evaluate.l2_values or L2_VALUES,
         seed=config.train.seed,
     )
     return {name: found[name] for name in ("top1", "top5")}

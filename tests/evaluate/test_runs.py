@@ -91,15 +91,15 @@ def test_half_of_the_validation_images_rank_checkpoints_and_the_other_half_repor
 
 def test_the_same_images_rank_with_labels_and_without():
     labelled = tiny.pictures(21)
-    chose, report = module._halves(labelled, 3)
-    bare = module._halves(dataclasses.replace(labelled, labels=None), 3)
+    chose, report = module.halves(labelled, 3)
+    bare = module.halves(dataclasses.replace(labelled, labels=None), 3)
     np.testing.assert_array_equal(bare[0], chose)
     np.testing.assert_array_equal(bare[1], report)
     labels = labelled.labels.copy()
     labels[::3] = -1  # of some images only
     some = dataclasses.replace(labelled, labels=labels)
     kept = np.flatnonzero(labels >= 0)
-    ranked, reported = module._halves(some, 3)
+    ranked, reported = module.halves(some, 3)
     np.testing.assert_array_equal(kept[ranked], np.intersect1d(chose, kept))
     np.testing.assert_array_equal(kept[reported], np.intersect1d(report, kept))
 

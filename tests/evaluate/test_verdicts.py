@@ -333,3 +333,10 @@ def test_the_digits_recipe_is_accused_of_nothing(tmp_path, capfd):
     # Sixteen of 25 epochs are behind raw pixels yet, which is said and true.
     wrong = [v for v in open_run(tmp_path / "run").verdicts if v.grade != "good"]
     assert {verdict.title for verdict in wrong} <= {"no better than raw pixels"}
+
+
+def test_steps_whose_update_was_skipped_are_not_judged():
+    skipped = line(step=60, loss=None, trust_ratio_median=None)
+    stuck = line(step=59, loss=CHANCE, entropy=CHANCE)
+    assert titles(verdicts.of_steps([stuck, skipped], KNOWN)) == ["at chance"]
+    assert verdicts.of_steps([skipped], KNOWN) == []

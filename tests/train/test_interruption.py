@@ -98,12 +98,12 @@ def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(
 ):
     judge, times = Evaluator.judge, []
 
-    def interrupted(self, features, *names):
+    def interrupted(self, features, **options):
         times.append(1)
         if len(times) == step // 3:
             signal.raise_signal(signal.SIGTERM)
             pytest.fail("the evaluation went on")
-        return judge(self, features, *names)
+        return judge(self, features, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "judge", interrupted)
@@ -124,7 +124,7 @@ def test_a_kill_while_the_evaluation_is_made_up_for_repeats_no_line(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "judge", lambda self, *a: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(Evaluator, "judge", lambda self, *a, **o: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(InterruptedRunError):
             cssl_jax.pretrain(config, tmp_path / "run")
     with monkeypatch.context() as patch:  # its line is written, its checkpoint is not
@@ -138,17 +138,30 @@ def test_a_kill_while_the_evaluation_is_made_up_for_repeats_no_line(
 @pytest.mark.parametrize("last", [5, slow(6)])  # 6 was saved, as it was evaluated
 def test_a_signal_does_not_wait_for_an_input_that_hangs(config, whole, tmp_path, monkeypatch, last):
     feeds, freed = pipeline.StreamPipeline.feeds, threading.Event()
+    after, reached = training.Training._after, threading.Event()
+
+    def noted(self, done):
+        figures = after(self, done)
+        if done == last:
+            reached.set()
+        return figures
+
+    def interrupt():
+        reached.wait(60)
+        time.sleep(0.3)  # it waits for the next input by now
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def hanging(self, start, stop):
         for step, feed in enumerate(feeds(self, start, stop), start):
             if step == last:
-                threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                threading.Thread(target=interrupt).start()
                 freed.wait(120)
             yield feed
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "HANGING", 0.5)
         patch.setattr(pipeline.StreamPipeline, "feeds", hanging)
+        patch.setattr(training.Training, "_after", noted)
         begun = time.monotonic()
         with pytest.raises(InterruptedRunError, match=f"SIGTERM at step {last} of 9: saved"):
             cssl_jax.pretrain(config, tmp_path / "run")
