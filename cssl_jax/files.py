@@ -11,7 +11,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from cssl_jax.errors import UserError
+
 T = TypeVar("T")
+
+
+def existing_run(run: str | pathlib.Path) -> pathlib.Path:
+    """The absolute path of a run folder.
+
+    Raises:
+        UserError: It is none.
+    """
+    path = pathlib.Path(run).expanduser().absolute()
+    if not (path / "config.json").is_file():
+        raise UserError(f"{run} is no run folder: it has no config.json; pretrain into it first")
+    return path
 
 
 def cache_folder(name: str) -> pathlib.Path:

@@ -72,17 +72,7 @@ class Bare:
         self._parts = parts
         first = functools.partial(begin, config, parts)
         with tempfile.TemporaryDirectory() as folder, opened(folder) as checkpoints:
-            training = Training(
-                config,
-                pathlib.Path(folder),
-                parts,
-                checkpoints,
-                runtime.Interruption(),
-                first=first,
-                state=first(),
-                start=0,
-            )
-            self._step = training._compiled()
+            self._step = from_the_start(config, folder, parts, checkpoints)._compiled()
         self._first = first
         self._constants = parallel.replicate(parts.pipeline.constants, parts.mesh)
 
@@ -99,24 +89,29 @@ class Bare:
         return (time.perf_counter() - begun) / (self._parts.total_steps - 1)
 
 
+def from_the_start(config: Config, folder: str, parts: Parts, checkpoints: Checkpoints) -> Training:
+    """The loop before its first step."""
+    first = functools.partial(begin, config, parts)
+    return Training(
+        config,
+        pathlib.Path(folder),
+        parts,
+        checkpoints,
+        runtime.Interruption(),
+        first=first,
+        state=first(),
+        start=0,
+    )
+
+
 def looped(config: Config, parts: Parts, save_every: int) -> tuple[float, int]:
     """(seconds a step in the loop, saves), of all but the first; evaluation counts for nothing."""
     train = dataclasses.replace(config.train, checkpoint_steps=save_every)
     config = dataclasses.replace(config, train=train)
-    first = functools.partial(begin, config, parts)
     with tempfile.TemporaryDirectory() as folder, opened(folder) as checkpoints:
-        run = pathlib.Path(folder)
-        Training(
-            config,
-            run,
-            parts,
-            checkpoints,
-            runtime.Interruption(),
-            first=first,
-            state=first(),
-            start=0,
-        ).run()
-        lines = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()]
+        from_the_start(config, folder, parts, checkpoints).run()
+        timings = pathlib.Path(folder) / "timings.jsonl"
+        lines = [json.loads(line) for line in timings.read_text().splitlines()]
     seconds = sum(line["seconds"] for line in lines if line["step"] > 1)
     saves = (parts.total_steps - 1) // save_every if save_every else 0
     return seconds / (parts.total_steps - 1), saves

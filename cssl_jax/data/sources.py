@@ -137,6 +137,17 @@ class ArraySource:
             yield self.images[start : start + rows]
 
 
+def keyed_part(source: Source, limit: int, *, seed: int) -> Source:
+    """At most ``limit`` examples, chosen by the seed and in order.
+
+    The first rows of a set that is sorted by class would lack classes.
+    """
+    if len(source) <= limit:
+        return source
+    order = sampler.permute(np.arange(len(source)), sampler.epoch_key(seed, 0), len(source))
+    return source.take(np.sort(order[:limit]).astype(np.int64))
+
+
 def labelled_share(source: Source, fraction: float, *, seed: int) -> Source:
     """A keyed share of each class's labelled examples, at least one of each, in order.
 

@@ -17,7 +17,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage, protocols
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
 from cssl_jax.evaluate.features import InputSpec, Model, encoder_variables, make_embed
-from cssl_jax.files import write_json
+from cssl_jax.files import existing_run, write_json
 from cssl_jax.train import setup
 from cssl_jax.train.checkpoints import Checkpoints
 
@@ -41,11 +41,7 @@ class Encoder:
         runtime.refuse_several_processes("evaluation")
         if checkpoint not in ("last", "best"):
             raise UserError(f"checkpoint {checkpoint!r} is unknown; use 'last' or 'best'")
-        self.run = pathlib.Path(run).expanduser().absolute()
-        if not (self.run / "config.json").is_file():
-            raise UserError(
-                f"{run} is no run folder: it has no config.json; pretrain into it first"
-            )
+        self.run = existing_run(run)
         with Checkpoints(self.run, read_only=True) as checkpoints:
             meta = checkpoints.meta()
             self.meta: dict[str, Any] = meta

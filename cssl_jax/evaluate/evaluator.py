@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from cssl_jax.config import Config
 from cssl_jax.data.sampler import epoch_key, permute
-from cssl_jax.data.sources import Source
+from cssl_jax.data.sources import Source, keyed_part
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.evaluate import leakage, linear, protocols
 from cssl_jax.evaluate.features import (
@@ -55,11 +55,7 @@ class Evaluator:
         limit = config.evaluate.train_limit
         if limit == 1:
             raise UserError("evaluate.train_limit is 1; a probe needs 2 images or more, 0 is all")
-        if 0 < limit < len(train):
-            # A keyed part: the first rows of a set sorted by class would lack classes.
-            order = permute(np.arange(len(train)), epoch_key(config.train.seed, 0), len(train))
-            train = train.take(np.sort(order[:limit]).astype(np.int64))
-        self._train = train
+        self._train = keyed_part(train, limit or len(train), seed=config.train.seed)
         self._validation = labelled_part(validation)
         self._selection, self._reporting = halves(validation, config.train.seed)
         self._embed = make_embed(

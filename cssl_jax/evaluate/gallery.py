@@ -8,7 +8,7 @@ import PIL.Image
 
 from cssl_jax import runtime
 from cssl_jax.data.sampler import epoch_key, permute
-from cssl_jax.data.sources import Source
+from cssl_jax.data.sources import Source, keyed_part
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.evaluate import maps
 from cssl_jax.evaluate.encoder import Encoder, load_encoder
@@ -100,7 +100,7 @@ def open_gallery(run: RunFolder, *, images: int = IMAGES) -> tuple[Gallery, Enco
     encoder = _newest(run)
     runtime.set_compile_cache(run.config.runtime.compile_cache)
     _, validation = setup.load_data(encoder.config)
-    part = _part(validation, images, encoder.config.train.seed)
+    part = keyed_part(validation, images, seed=encoder.config.train.seed)
     gallery = Gallery(
         step=encoder.step or 0,
         source=part,
@@ -120,13 +120,6 @@ def _newest(run: RunFolder) -> Encoder:
         return load_encoder(run.path)
     except (OSError, ValueError):
         return load_encoder(run.path)
-
-
-def _part(source: Source, images: int, seed: int) -> Source:
-    if len(source) <= images:
-        return source
-    order = permute(np.arange(len(source)), epoch_key(seed, 0), len(source))
-    return source.take(np.sort(order[:images]).astype(np.int64))
 
 
 def _environment(encoder: Encoder) -> dict[str, str]:
@@ -180,7 +173,7 @@ def confusion(run: RunFolder, gallery: Gallery, encoder: Encoder, images: int) -
     if "confusion" in probe:
         return Confusion(np.asarray(probe["confusion"]), "linear probe of results.json")
     train, _ = setup.load_data(encoder.config)
-    bank = _part(_labelled(train), images, gallery.seed)
+    bank = keyed_part(_labelled(train), images, seed=gallery.seed)
     shown = gallery.labels
     if bank.labels is None or shown is None or not len(bank):
         raise UserError("a confusion matrix needs labels on the training and the validation part")

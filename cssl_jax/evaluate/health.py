@@ -3,8 +3,7 @@
 import numpy as np
 
 from cssl_jax.augment.policy import ImagePolicy
-from cssl_jax.data.sampler import epoch_key, permute
-from cssl_jax.data.sources import ArraySource, Source
+from cssl_jax.data.sources import ArraySource, Source, keyed_part
 from cssl_jax.data.views import view_pairs
 from cssl_jax.evaluate import diagnostics
 from cssl_jax.evaluate.neighbours import nearest
@@ -28,9 +27,7 @@ class Health:
             size: Of the views.
             seed: Of the draws.
         """
-        if len(source) > ROWS:
-            order = permute(np.arange(len(source)), epoch_key(seed, 0), len(source))
-            source = source.take(np.sort(order[:ROWS]).astype(np.int64))
+        source = keyed_part(source, ROWS, seed=seed)
         self._source, self._policy, self._size, self._seed = source, policy, size, seed
         self._kept: list[np.ndarray] | None = None
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from cssl_jax.errors import UserError
+from cssl_jax.evaluate.knn import neighbours
 
 
 def nearest(features: np.ndarray, k: int, *, block_size: int = 1024) -> np.ndarray:
@@ -11,7 +12,7 @@ def nearest(features: np.ndarray, k: int, *, block_size: int = 1024) -> np.ndarr
     Args:
         features: float [N, D]; a zero row is similar to nothing.
         k: Below N.
-        block_size: Rows at a time: memory is block_size x N floats.
+        block_size: Rows at a time, see ``knn.neighbours``.
 
     Returns:
         int64 [N, k]; of equally near rows the first.
@@ -21,15 +22,8 @@ def nearest(features: np.ndarray, k: int, *, block_size: int = 1024) -> np.ndarr
     """
     if features.ndim != 2 or not 0 < k < len(features):
         raise UserError(f"{k} neighbours of features {features.shape}; give [N, D] with 0 < k < N")
-    x = np.asarray(features, np.float32)
-    lengths = np.linalg.norm(x, axis=1, keepdims=True)
-    unit = np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0)
-    found = []
-    for start in range(0, len(unit), block_size):
-        similarity = unit[start : start + block_size] @ unit.T
-        rows = np.arange(len(similarity))
-        similarity[rows, start + rows] = -np.inf
-        some = np.sort(np.argpartition(-similarity, k - 1, axis=1)[:, :k], axis=1)
-        order = np.argsort(-np.take_along_axis(similarity, some, axis=1), axis=1, kind="stable")
-        found.append(np.take_along_axis(some, order, axis=1))
-    return np.concatenate(found)
+    blocks = neighbours(features, features, k=k + 1, block_size=block_size)
+    found = np.concatenate([index for _, index in blocks]).astype(np.int64)
+    others = found != np.arange(len(found))[:, None]
+    others[others.all(axis=1), -1] = False  # a row that equals others, or zero, may not find itself
+    return found[others].reshape(-1, k)

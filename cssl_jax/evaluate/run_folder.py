@@ -8,9 +8,9 @@ from typing import Any
 
 from cssl_jax import recipes
 from cssl_jax.config import Config
-from cssl_jax.errors import UserError
 from cssl_jax.evaluate import verdicts
 from cssl_jax.evaluate.verdicts import Facts, Verdict
+from cssl_jax.files import existing_run
 
 Line = dict[str, Any]
 
@@ -104,9 +104,7 @@ def open_run(run: str | pathlib.Path) -> RunFolder:
     Raises:
         UserError: It is no run folder, or its config is of another version.
     """
-    path = pathlib.Path(run).expanduser().absolute()
-    if not (path / "config.json").is_file():
-        raise UserError(f"{run} is no run folder: it has no config.json; pretrain into it first")
+    path = existing_run(run)
     metrics = _lines(path / "metrics.jsonl")
     return RunFolder(
         path=path,

@@ -14,7 +14,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate.evaluator import labelled_part
 from cssl_jax.evaluate.features import pixels
 from cssl_jax.evaluate.linear import L2_VALUES, linear_probe
-from cssl_jax.files import write_json
+from cssl_jax.files import existing_run, write_json
 from cssl_jax.train import setup
 from cssl_jax.train.checkpoints import Checkpoints
 from cssl_jax.train.loop import pretrain
@@ -32,9 +32,7 @@ def finetune_config(run: str | pathlib.Path) -> Config:
     Raises:
         UserError: There is no run, or no checkpoint.
     """
-    folder = pathlib.Path(run).expanduser().absolute()
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{run} is no run folder: it has no config.json; pretrain into it first")
+    folder = existing_run(run)
     with Checkpoints(folder, read_only=True) as checkpoints:
         meta = checkpoints.meta()
     base = recipes.from_dict(meta["config"])

@@ -17,6 +17,7 @@ from cssl_jax.data.pipeline import Pipeline
 from cssl_jax.data.record import FOLDER, read_record
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError
+from cssl_jax.files import existing_run
 from cssl_jax.train import setup
 
 MOST = 64  # examples on a sheet
@@ -86,9 +87,7 @@ def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[
     if isinstance(run, Config):
         config = recipes.canonical(run)
     else:
-        folder = pathlib.Path(run).expanduser()
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{run} is no run folder: it has no config.json")
+        folder = existing_run(run)
         if 0 <= start < stop and (found := read_record(folder / FOLDER, start, stop)):
             return found
         config = recipes.read_json(folder / "config.json")
