@@ -123,4 +123,4 @@ def on_cpu(function: Callable[..., Any], *shapes: Any) -> Callable[..., Any]:
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placement), shapes
     )
     compiled = jax.jit(function).lower(*placed).compile()
-    return lambda *arrays: jax.device_get(compiled(*jax.device_put(arrays, placement)))
+    return lambda *arrays: jax.device_get(compiled(*arrays))

@@ -20,9 +20,9 @@ class Taps(NamedTuple):
     """What the pixels of a resized square read, and its weights.
 
     Attributes:
-        pixels: uint32 [T, T, size, size], packed by ``pack``; rows first.
-        row_weights: float32 [T, size], of each row's taps; sum to 1.
-        column_weights: float32 [T, size].
+        pixels: uint32 [..., T, T, size, size], packed by ``pack``; rows first.
+        row_weights: float32 [..., T, size], of each row's taps; sum to 1.
+        column_weights: float32 [..., T, size].
     """
 
     pixels: np.ndarray
@@ -30,11 +30,11 @@ class Taps(NamedTuple):
     column_weights: np.ndarray
 
     @staticmethod
-    def shapes(size: int, interpolation: str) -> "Taps":
-        """As ``jax.ShapeDtypeStruct``."""
+    def shapes(views: int, size: int, interpolation: str) -> "Taps":
+        """Of several views, as ``jax.ShapeDtypeStruct``."""
         taps = 2 * REACH[interpolation]
-        weights = jax.ShapeDtypeStruct((taps, size), np.float32)
-        pixels = jax.ShapeDtypeStruct((taps, taps, size, size), np.uint32)
+        weights = jax.ShapeDtypeStruct((views, taps, size), np.float32)
+        pixels = jax.ShapeDtypeStruct((views, taps, taps, size, size), np.uint32)
         return Taps(pixels, weights, weights)  # type: ignore[arg-type]
 
 
@@ -49,21 +49,25 @@ def pack(picture: np.ndarray) -> np.ndarray:
     return packed.view(np.uint32)[..., 0]
 
 
-def gather(packed: np.ndarray, box: np.ndarray, size: int, interpolation: str) -> Taps:
-    """Cuts a box (top, left, height, width) out of ``packed`` [h, w]; reads nothing outside it.
+def gather(packed: np.ndarray, boxes: np.ndarray, size: int, interpolation: str) -> Taps:
+    """Cuts boxes [views, 4] (top, left, height, width) out of ``packed`` [h, w].
 
     Half-pixel centres; taps outside the box weigh nothing, the others more in their place.
+
+    Returns:
+        Taps with a leading axis of views.
     """
-    top, left, height, width = (int(edge) for edge in box)
-    rows, row_weights = _places(height, size, interpolation)
-    columns, column_weights = _places(width, size, interpolation)
-    rows, columns = rows + top, columns + left
-    # Whole rows first: they are copied in one piece each.
-    pixels = np.empty((len(rows), len(columns), size, size), np.uint32)
-    for across, row in zip(pixels, rows, strict=True):
-        chosen = packed.take(row, 0)
-        for out, column in zip(across, columns, strict=True):
-            chosen.take(column, 1, out=out, mode="clip")  # within bounds: the default would copy
+    width = 2 * REACH[interpolation]
+    pixels = np.empty((len(boxes), width, width, size, size), np.uint32)
+    row_weights, column_weights = np.empty((2, len(boxes), width, size), np.float32)
+    for i, (top, left, box_height, box_width) in enumerate(boxes.tolist()):
+        rows, row_weights[i] = _places(box_height, size, interpolation)
+        columns, column_weights[i] = _places(box_width, size, interpolation)
+        columns += left
+        for across, row in zip(pixels[i], rows + top, strict=True):
+            chosen = packed.take(row, 0)  # whole rows first: they are copied in one piece each
+            for out, column in zip(across, columns, strict=True):
+                chosen.take(column, 1, out=out, mode="clip")  # all within; the default would copy
     return Taps(pixels, row_weights, column_weights)
 
 
@@ -78,7 +82,7 @@ def _places(length: int, size: int, interpolation: str) -> tuple[np.ndarray, np.
 
 
 def weigh(taps: Taps, channels: int) -> jax.Array:
-    """The resized square, float32 [channels, size, size] in [0, 255] (bicubic overshoots: cut)."""
+    """One view's square, float32 [channels, size, size] in [0, 255] (bicubic overshoots: cut)."""
     places = range(channels) if sys.byteorder == "little" else range(3, 3 - channels, -1)
     shifts = 8 * jnp.array(places, jnp.uint32)[:, None, None]
     total = jnp.zeros((), jnp.float32)
