@@ -4,7 +4,7 @@ Parameters come ready-made from ``augment.policy`` (JAX, on the CPU): TensorFlow
 """
 
 import atexit
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from cssl_jax.data import host
 from cssl_jax.data.host import PREFETCH, Drawn, Work
 from cssl_jax.data.picture_source import PictureSource
 from cssl_jax.data.sources import ArraySource, Source
-from cssl_jax.data.viewer import finisher, resample, vectors
+from cssl_jax.data.viewer import finisher, vectors
 
 tf.config.set_visible_devices([], "GPU")  # they are JAX's; TensorFlow would take all their memory
 
@@ -37,7 +37,7 @@ def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]
         UserError: JAX was told to leave out its CPU backend.
         RunError: A picture has changed since it was scanned.
     """
-    draw, crop = host.draws(work, vectors(work.policy)), _cropper(work)
+    draw = host.draws(work, vectors(work.policy))
     open_image = _opener(work.source)
     troubles: list[BaseException] = []
 
@@ -47,10 +47,16 @@ def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]
 
     @tf.autograph.experimental.do_not_convert
     def cropped(example: Drawn) -> Any:
-        crops = crop(open_image.open(example, troubles), example["box"])
+        picture, boxes = open_image.open(example, troubles), tf.unstack(example["box"], work.views)
+        crops = tf.stack([_crop_and_resize(picture, box, work.policy, work.size) for box in boxes])
         if work.whole:
             return crops, example["vector"]
         return tf.cast(crops + 0.5, tf.uint8)  # rounds: nothing is below 0
+
+    @tf.autograph.experimental.do_not_convert
+    def finished(crops: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
+        views = tf.numpy_function(finish, [crops, drawn], tf.uint8, stateful=False)
+        return tf.ensure_shape(views, crops.shape)
 
     first = step_inputs(start)
     dataset = tf.data.Dataset.from_generator(
@@ -62,7 +68,7 @@ def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]
         together = min(TOGETHER, len(work.rows))
         finish = finisher(work, together)
         dataset = dataset.batch(together)
-        dataset = dataset.map(lambda *x: _call(finish, x, x[0].shape), **parallel).unbatch()
+        dataset = dataset.map(finished, **parallel).unbatch()
     dataset = dataset.batch(len(work.rows)).prefetch(PREFETCH).with_options(_options(work.workers))
     running = [dataset.as_numpy_iterator()]
     # Its threads call Python: were it to outlive the interpreter, the process would never end.
@@ -73,8 +79,8 @@ def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]
             try:
                 views = next(running[0])
             except tf.errors.OpError as error:
-                if not troubles:  # of the decoder: say which picture it was
-                    for number in index:
+                if not troubles:  # of the decoder: say which picture it was, here or one step on
+                    for number in (*index, *work.sampler.draw(step + 1, work.rows)[0]):
                         work.source.image(int(number))
                 raise (troubles[0] if troubles else error) from None
             yield {"views": views, "index": index, "key": key}
@@ -162,44 +168,16 @@ def _options(parallelism: int) -> tf.data.Options:
     return options
 
 
-def _call(
-    function: Callable[..., np.ndarray],
-    inputs: Sequence[tf.Tensor],
-    shape: Any,
-    dtype: tf.DType = tf.uint8,
-) -> tf.Tensor:
-    """What a function of NumPy arrays gives, of that shape."""
-    return tf.ensure_shape(tf.numpy_function(function, inputs, dtype, stateful=False), shape)
-
-
-def _cropper(work: Work) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(picture [h, w, C], boxes [views, 4]) -> float32 [views, size, size, C] in [0, 255].
-
-    TensorFlow interpolates faster than Pillow, and antialiases slower.
-    """
-    views, size, policy = work.views, work.size, work.policy
-
-    def resampled(picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        return resample(picture, boxes, work)
-
-    def crop(picture: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-        if policy.antialias:
-            shape = (views, work.source.channels, size, size)
-            planes = _call(resampled, (picture, boxes), shape, tf.float32)
-            return tf.transpose(planes, (0, 2, 3, 1))
-        each = tf.unstack(boxes, views)
-        return tf.stack([_crop_and_resize(picture, box, policy, size) for box in each])
-
-    return crop
-
-
 def _crop_and_resize(
     picture: tf.Tensor, box: tf.Tensor, policy: ImagePolicy, size: int
 ) -> tf.Tensor:
+    """float32 [size, size, C] in [0, 255]; TensorFlow cuts and resizes faster than any Python."""
     if policy.uses("crop") or picture.shape[:2] != (size, size):
         top, left, height, width = tf.unstack(box)
         picture = picture[top : top + height, left : left + width]
-        picture = tf.image.resize(picture, (size, size), policy.interpolation)
+        picture = tf.image.resize(
+            picture, (size, size), policy.interpolation, antialias=policy.antialias
+        )
         if policy.interpolation == "bicubic":  # which overshoots
             picture = tf.clip_by_value(picture, 0.0, 255.0)
     return tf.cast(picture, tf.float32)

@@ -49,7 +49,12 @@ def viewer(work: Work) -> Viewer:
     if work.policy.antialias:
         planes = jax.ShapeDtypeStruct((work.views, channels, size, size), np.float32)
         finish = _finisher(work, lambda x: x, planes)
-        return lambda picture, boxes, drawn: finish(resample(picture, boxes, work), drawn)
+
+        def antialiased(picture: np.ndarray, boxes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+            cuts = (picture[y : y + height, x : x + width] for y, x, height, width in boxes)
+            return finish(np.stack([pictures.resample(cut, size, kernel) for cut in cuts]), drawn)
+
+        return antialiased
     weigh = _finisher(
         work, lambda seen: taps.weigh(seen, channels), taps.Taps.shapes(work.views, size, kernel)
     )
@@ -58,12 +63,6 @@ def viewer(work: Work) -> Viewer:
         return weigh(taps.gather(taps.pack(picture), boxes, size, kernel), drawn)
 
     return plain
-
-
-def resample(picture: np.ndarray, boxes: np.ndarray, work: Work) -> np.ndarray:
-    """Boxes of uint8 [h, w, C] resized with antialiasing: float32 [views, C, size, size]."""
-    cuts = (picture[top : top + height, left : left + width] for top, left, height, width in boxes)
-    return np.stack([pictures.resample(cut, work.size, work.policy.interpolation) for cut in cuts])
 
 
 def finisher(work: Work, examples: int) -> Finisher:
