@@ -29,7 +29,8 @@ class DataConfig(PictureOptions):
         std: Standard deviation a channel; given with mean.
         augment_on: "device" (JAX, in the compiled step), "host", "split" (crop and resize on the
             host, the rest on the device), or "auto" (device for arrays, split for pictures).
-        resident: Keep the images on the device; None decides by size.
+        resident: Keep the images on the devices: all on each (True), a part on each ("split", each
+            step fetches its rows over the network), or none; None decides by size.
         engine: Of the host: "tf" (tf.data), "threads" (no TensorFlow), or "auto" (tf where it is
             installed).
     """
@@ -43,7 +44,7 @@ class DataConfig(PictureOptions):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     augment_on: Literal["auto", "device", "host", "split"] = "auto"
-    resident: bool | None = None
+    resident: bool | Literal["split"] | None = None
     engine: Literal["auto", "tf", "threads"] = "auto"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -84,6 +85,7 @@ def data_parallel(
     backend: str = "shard_map",
     *,
     donate: bool = True,
+    split_constants: bool = False,
 ) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
     """Runs ``step(state, constants, feed)`` on every device of the mesh.
 
@@ -98,6 +100,7 @@ def data_parallel(
         mesh: From ``make_mesh``.
         backend: "shard_map", or "pmap" (one process only).
         donate: Reuse the memory of ``state`` for the result.
+        split_constants: ``constants`` are split on the leading axis too, see ``put_constants``.
 
     Returns:
         A compiled function of the same arguments, ``feed`` as made by ``put_batch``.
@@ -107,7 +110,7 @@ def data_parallel(
     """
     donated = (0,) if donate else ()
     if backend == "shard_map":
-        specs = (PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS))
+        specs = argument_specs(split_constants)
         mapped = jax.shard_map(
             step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
         )
@@ -121,12 +124,75 @@ def data_parallel(
         return jax.pmap(
             step,
             axis_name=AXIS,
-            in_axes=(None, None, 0),
+            in_axes=(None, 0 if split_constants else None, 0),
             out_axes=None,
             donate_argnums=donated,
             devices=list(mesh.devices.flat),
         )
     raise UserError(f"runtime.backend {backend!r} is unknown; use one of {', '.join(BACKENDS)}")
+
+
+def argument_specs(split_constants: bool = False) -> tuple[PartitionSpec, ...]:
+    """Of state, constants and feed under ``data_parallel``."""
+    split = PartitionSpec(AXIS)
+    return PartitionSpec(), split if split_constants else PartitionSpec(), split
+
+
+def put_constants(constants: PyTree, mesh: Mesh, backend: str, split: bool) -> PyTree:
+    """Puts host arrays on the devices once: whole on each, or ``split`` on the leading axis.
+
+    All processes give the whole arrays, and each puts its devices' part. Where they do not divide
+    over the mesh, zeros follow.
+    """
+    if not split:
+        return replicate(constants, mesh)
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def put(x: np.ndarray) -> jax.Array:
+        rows = rows_held(len(x), mesh.size)
+
+        def part(at: Any, unit: int = 1) -> np.ndarray:
+            held = x[unit * (at[0].start or 0) :][:rows]
+            return np.pad(held, [(0, rows - len(held)), *[(0, 0)] * (x.ndim - 1)])
+
+        if backend == "pmap":  # which wants the device axis written out
+            shape = (mesh.size, rows, *x.shape[1:])
+            return jax.make_array_from_callback(shape, sharding, lambda at: part(at, rows)[None])
+        shape = (mesh.size * rows, *x.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return jax.tree.map(put, constants)
+
+
+def rows_held(rows: int, devices: int) -> int:
+    """Rows of split constants that each device holds."""
+    return -(-rows // devices)
+
+
+def fetch_rows(tree: PyTree, index: jax.Array) -> PyTree:
+    """Rows of split constants, wherever they lie; per-device code.
+
+    Every device hears what all want and gives what it holds, so that N rows go over the network a
+    call, whatever the size of the constants.
+
+    Args:
+        tree: This device's part of each array, integers [S / devices, ...].
+        index: int [n], this device's wishes.
+
+    Returns:
+        Arrays [n, ...].
+    """
+    wanted = jax.lax.all_gather(index, AXIS, tiled=True)
+
+    def fetch(held: jax.Array) -> jax.Array:
+        place = wanted - jax.lax.axis_index(AXIS) * len(held)
+        here = (place >= 0) & (place < len(held))
+        rows = held[jnp.where(here, place, 0)]
+        given = jnp.where(here.reshape(-1, *[1] * (held.ndim - 1)), rows, 0)
+        # One device gives the row, the others zeros: a sum of integers is exact.
+        return jax.lax.psum_scatter(given, AXIS, scatter_dimension=0, tiled=True)
+
+    return jax.tree.map(fetch, tree)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:

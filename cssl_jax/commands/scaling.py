@@ -101,7 +101,7 @@ def plan(argv: Sequence[str]) -> int:
             )
         )
         return 0
-    given = input_of(options.config, None)
+    given = input_of(options.config, None, max(options.devices))
     found = rows(options.config, given, options.devices, options.per_device, options.hardware)
     print(table(found, options.hardware))
     return 0

@@ -239,8 +239,9 @@ def _runner(pipeline: Pipeline, mesh: Mesh, backend: str) -> tuple[Any, Any]:
     def make_views(step: Any, constants: Any, feed: Any) -> Any:
         return pipeline.make_batch(step, constants, feed)["views"]
 
-    run = parallel.data_parallel(make_views, mesh, backend, donate=False)
-    return run, parallel.replicate(pipeline.constants, mesh)
+    split = pipeline.split_constants
+    run = parallel.data_parallel(make_views, mesh, backend, donate=False, split_constants=split)
+    return run, parallel.put_constants(pipeline.constants, mesh, backend, split)
 
 
 def _whole(pipeline: Pipeline, mesh: Mesh, backend: str, seconds: float) -> float:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cssl_jax import parallel
 from cssl_jax.augment import image
 from cssl_jax.augment.policy import ImagePolicy, sample_views
 from cssl_jax.data.host import Work
@@ -50,10 +51,11 @@ class Pipeline:
     std: tuple[float, ...]
     rows: np.ndarray
     constant_feed: ClassVar[bool] = False  # every step is fed the same: one transfer does
+    split_constants: ClassVar[bool] = False  # a part a device, see ``parallel.put_constants``
 
     @property
     def constants(self) -> Feed:
-        """Arrays to put on every device once."""
+        """Arrays to put on the devices once."""
         return {}
 
     @property
@@ -127,9 +129,22 @@ class ResidentPipeline(ArrayPipeline):
         """Draws, gathers and augments."""
         drawn = self.sampler.draw(step, feed["row"], jnp)
         index, key = jax.lax.optimization_barrier(drawn)
-        views = self._augment(constants["images"][index], key)
-        labels = {"label": constants["labels"][index]} if "labels" in constants else {}
+        rows = self._rows(constants, index)
+        views = self._augment(rows["images"], key)
+        labels = {"label": rows["labels"]} if "labels" in rows else {}
         return self._batch(views, {"index": index, "key": key, **labels})
+
+    def _rows(self, constants: Any, index: jax.Array) -> Any:
+        return jax.tree.map(lambda x: x[index], constants)
+
+
+class SplitResidentPipeline(ResidentPipeline):
+    """The same with a part of the images on each device: each step fetches its rows from all."""
+
+    split_constants = True
+
+    def _rows(self, constants: Any, index: jax.Array) -> Any:
+        return parallel.fetch_rows(constants, index)
 
 
 class StreamPipeline(ArrayPipeline):
@@ -181,6 +196,7 @@ class HostPipeline(Pipeline):
 
 PIPELINES: dict[str, Callable[..., Pipeline]] = {
     "resident": ResidentPipeline,
+    "resident-split": SplitResidentPipeline,
     "stream": StreamPipeline,
     "tf": functools.partial(HostPipeline, engine="tf", whole=True),
     "tf-split": functools.partial(HostPipeline, engine="tf", whole=False),
@@ -193,18 +209,20 @@ def choose(
     source: Source,
     *,
     augment_on: str,
-    resident: bool | None,
+    resident: bool | Literal["split"] | None,
     engine: str,
     memory: int | None,
+    devices: int,
 ) -> tuple[str, str]:
     """Picks a pipeline by name, with the reason.
 
     Args:
         source: The training part.
         augment_on: "auto", "device", "host" or "split".
-        resident: Keep the images on the device; None decides by size.
+        resident: Keep the images on the devices, all on each or "split"; None decides by size.
         engine: "auto", "tf" or "threads".
         memory: Bytes of one device, or None where it does not tell.
+        devices: Of all processes.
 
     Raises:
         UserError: The wishes contradict each other.
@@ -224,15 +242,22 @@ def choose(
     if augment_on in ("host", "split") or not arrays:
         return _choose_engine(engine, augment_on)
     assert isinstance(source, ArraySource)
+    if resident == "split":
+        split = devices > 1
+        return ("resident-split" if split else "resident"), "resident data, split, were asked for"
     if resident is not None:
         wish = "resident data was asked for" if resident else "resident data was turned off"
         return ("resident" if resident else "stream"), wish
     limit = HOST_LIMIT if memory is None else int(memory * RESIDENT_SHARE)
-    within = source.images.nbytes <= limit
-    size = f"{source.images.nbytes / 2**20:.1f} MiB of images"
-    relation = "fit" if within else "exceed"
-    name = "resident" if within else "stream"
-    return name, f"{size} {relation} the {limit / 2**20:.0f} MiB allowed on a device"
+    nbytes = source.images.nbytes
+    what = f"{nbytes / 2**20:.1f} MiB of images"
+    allowed = f"the {limit / 2**20:.0f} MiB allowed on a device"
+    if nbytes <= limit:
+        return "resident", f"{what} fit {allowed}"
+    # Simulated devices, which do not tell their memory, share it.
+    if memory is not None and parallel.rows_held(nbytes, devices) <= limit:
+        return "resident-split", f"{what} exceed {allowed}; a part on each of {devices} fits"
+    return "stream", f"{what} exceed {allowed}"
 
 
 def _choose_engine(engine: str, augment_on: str) -> tuple[str, str]:

@@ -35,8 +35,8 @@ def main(
     jax.config.update("jax_enable_compilation_cache", False)
     start = time.monotonic()
     mesh = parallel.make_mesh(jax.devices()[:devices])
-    step = step_of(known, mesh, input_of(known, memory))
-    function = parallel.data_parallel(step.function, mesh)
+    step = step_of(known, mesh, input_of(known, memory, devices))
+    function = parallel.data_parallel(step.function, mesh, split_constants=step.split_constants)
     made = function.lower(step.state, step.constants, step.feed).compile()  # type: ignore[attr-defined]
     tell(
         memory=compiled.memory(made),

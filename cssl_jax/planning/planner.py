@@ -107,7 +107,7 @@ def plan(
     step_fits(config, devices)
     found = children.devices(timeout)
     memory = _memory(memory_gb, found)
-    given = input_of(config, memory)
+    given = input_of(config, memory, devices)
     here = found["platform"] != "cpu" and found["count"] >= devices
     # Before anything is traced here: tracing takes hold of an accelerator, which belongs to one.
     told = _compiled(config, devices, here, memory, timeout) if compile else {}

@@ -25,7 +25,7 @@ Jaxpr = Any
 
 def device_program(step: Step, mesh: Mesh) -> Jaxpr:
     """The program of one device: a jaxpr with the shapes that it sees. Compiles nothing."""
-    specs = (PartitionSpec(), PartitionSpec(), PartitionSpec(parallel.AXIS))
+    specs = parallel.argument_specs(step.split_constants)
     mapped = jax.shard_map(
         step.function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
     )

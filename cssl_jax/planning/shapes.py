@@ -48,14 +48,16 @@ class Step:
     Attributes:
         function: ``(state, constants, feed) -> (state, metrics)``.
         state: Replicated.
-        constants: Replicated.
+        constants: Replicated, or split over the devices.
         feed: Of the global batch, split over the devices.
+        split_constants: Whether they are.
     """
 
     function: Callable[[PyTree, PyTree, PyTree], PyTree]
     state: PyTree
     constants: PyTree
     feed: PyTree
+    split_constants: bool = False
 
 
 def abstract_mesh(devices: int) -> Mesh:
@@ -64,12 +66,13 @@ def abstract_mesh(devices: int) -> Mesh:
     return cast(Mesh, mesh)
 
 
-def input_of(config: Config, memory: int | None) -> Input:
+def input_of(config: Config, memory: int | None, devices: int) -> Input:
     """How a recipe's data would come to the device.
 
     Args:
         config: The run.
         memory: Bytes of one device, which decide whether a set stays on it.
+        devices: Of the run, over which it may be split.
 
     Raises:
         UserError: The size of the views is in the data, and that is not here.
@@ -79,6 +82,7 @@ def input_of(config: Config, memory: int | None) -> Input:
         "resident": config.data.resident,
         "engine": config.data.engine,
         "memory": memory,
+        "devices": devices,
     }
     spec, size = config.data.source, config.data.size
     arrays = spec == "digits" or spec.endswith(".npz")
@@ -145,23 +149,26 @@ def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
         frozen_norm=config.train.micro_batch_norm == "frozen",
     )
     state = jax.eval_shape(setup.initializer(method, optimizer, spec), jax.random.key(0))
-    constants, feed = _fed(given, batch, sum(method.views.values()))
-    return Step(function, state, constants, feed)
+    constants, feed = _fed(given, batch, sum(method.views.values()), mesh.size)
+    return Step(function, state, constants, feed, pipeline.split_constants)
 
 
-def _fed(given: Input, batch: int, views: int) -> tuple[PyTree, PyTree]:
+def _fed(given: Input, batch: int, views: int, devices: int) -> tuple[PyTree, PyTree]:
     """(constants, feed) as the pipelines make them; labels, a few bytes, are left out."""
     size, channels = given.spec.size, given.spec.channels
     rows = {
         "index": jax.ShapeDtypeStruct((batch,), jnp.int32),
         "key": jax.ShapeDtypeStruct((batch, 2), jnp.uint32),
     }
-    if given.pipeline == "resident":
+    if given.pipeline in ("resident", "resident-split"):
         assert given.images is not None
-        images = jax.ShapeDtypeStruct(given.images, jnp.uint8)
+        count, *shape = given.images
+        if given.pipeline == "resident-split":
+            count = devices * parallel.rows_held(count, devices)
+        images = jax.ShapeDtypeStruct((count, *shape), jnp.uint8)
         return {"images": images}, {"row": rows["index"]}
     if given.pipeline == "stream":
         assert given.images is not None
         return {}, {**rows, "images": jax.ShapeDtypeStruct((batch, *given.images[1:]), jnp.uint8)}
-    shape = (batch, views, size, size, channels)
-    return {}, {**rows, "views": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+    made = jax.ShapeDtypeStruct((batch, views, size, size, channels), jnp.uint8)
+    return {}, {**rows, "views": made}

@@ -80,6 +80,7 @@ def assemble(config: Config) -> Parts:
         views=method.views,
         rows=rows,
         memory=runtime.device_memory(mesh.devices.flat[0]),
+        devices=mesh.size,
     )
     optimizer, schedule, total_steps = setup.make_optimizer(config, sampler)
     evaluator: Evaluator | ClassifierEvaluator

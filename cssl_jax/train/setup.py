@@ -146,6 +146,7 @@ def make_pipeline(
     views: dict[str, int],
     rows: np.ndarray,
     memory: int | None,
+    devices: int,
 ) -> tuple[pipelines.Pipeline, str]:
     """(pipeline, its name and why it was chosen); arguments as ``Pipeline`` and ``choose`` say."""
     name, reason = pipelines.choose(
@@ -154,6 +155,7 @@ def make_pipeline(
         resident=config.data.resident,
         engine=config.data.engine,
         memory=memory,
+        devices=devices,
     )
     pipeline = pipelines.PIPELINES[name](
         source=train,
@@ -179,6 +181,7 @@ def pipeline_alone(config: Config, mesh: Mesh, rows: np.ndarray) -> tuple[pipeli
         views=make_method(config, mesh).views,
         rows=rows,
         memory=runtime.device_memory(mesh.devices.flat[0]),
+        devices=mesh.size,
     )
 
 

@@ -100,7 +100,13 @@ class Training:
             if self._unscored:
                 figures = self._finish(self._done, evaluate=True, again=True)
             step = self._compiled()
-            constants = parallel.replicate(self._parts.pipeline.constants, self._parts.mesh)
+            pipeline = self._parts.pipeline
+            constants = parallel.put_constants(
+                pipeline.constants,
+                self._parts.mesh,
+                self._config.runtime.backend,
+                pipeline.split_constants,
+            )
             while self._done < self._parts.total_steps:
                 try:
                     figures = self._steps(step, constants)
@@ -124,7 +130,12 @@ class Training:
             frozen_norm=self._config.train.micro_batch_norm == "frozen",
             figures=trust_figures(self._config.optimizer),
         )
-        return parallel.data_parallel(train_step, parts.mesh, self._config.runtime.backend)
+        return parallel.data_parallel(
+            train_step,
+            parts.mesh,
+            self._config.runtime.backend,
+            split_constants=parts.pipeline.split_constants,
+        )
 
     def _steps(self, step: Callable[..., Any], constants: Any) -> dict[str, Any]:
         """To the end of the run, whose figures are returned."""

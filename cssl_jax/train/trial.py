@@ -95,6 +95,7 @@ class Trial:
                 resident=config.data.resident,
                 engine=config.data.engine,
                 memory=None,
+                devices=self.mesh.size,
             )
         self.pipeline = pipelines.PIPELINES[pipeline](
             source=train,
@@ -110,7 +111,9 @@ class Trial:
         self.first_state = first_state or setup.init_state(
             self.method, self.optimizer, spec, config.train.seed
         )
-        self.constants = parallel.replicate(self.pipeline.constants, self.mesh)
+        self.constants = parallel.put_constants(
+            self.pipeline.constants, self.mesh, backend, self.pipeline.split_constants
+        )
         self.options: dict[str, Any] = {
             "total_steps": self.total_steps,
             "axis_name": parallel.AXIS,
@@ -138,7 +141,13 @@ class Trial:
 
     def spread(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """Per-device code over the devices."""
-        return parallel.data_parallel(function, self.mesh, self.backend, donate=False)
+        return parallel.data_parallel(
+            function,
+            self.mesh,
+            self.backend,
+            donate=False,
+            split_constants=self.pipeline.split_constants,
+        )
 
     def train_step(
         self, optimizer: optax.GradientTransformation | None = None

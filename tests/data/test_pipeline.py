@@ -1,3 +1,4 @@
+import functools
 import importlib.util
 import itertools
 import threading
@@ -71,6 +72,27 @@ def test_a_batch_has_what_the_contract_says():
     assert not np.array_equal(batch["views"]["main"][:, 0], batch["views"]["main"][:, 1])
 
 
+@pytest.mark.parametrize("backend", ["shard_map", "pmap"])
+def test_images_split_over_the_devices_make_the_same_batches(backend):
+    source = tiny.pictures(45, channels=3)  # the last of 8 devices holds fewer
+    for resident in batches("resident", (0, 1), source):
+        run = tiny.Run(tiny.config(), 8, backend, source=source, pipeline="resident-split")
+        held = {shard.data.nbytes for shard in run.constants["images"].addressable_shards}
+        assert held == {-(-len(source) // 8) * source.images[0].nbytes}
+
+        def whole(step, constants, feed, make=run.pipeline.make_batch):
+            gather = functools.partial(jax.lax.all_gather, axis_name="data", tiled=True)
+            return jax.tree.map(gather, make(step, constants, feed))
+
+        split = run.spread(whole)(np.int32(0), run.constants, next(run.feeds(0, 1)))
+        np.testing.assert_array_equal(split["index"], resident["index"])
+        np.testing.assert_array_equal(split["label"], resident["label"])
+        # Two compilations of the same float32 arithmetic.
+        np.testing.assert_allclose(
+            split["views"]["main"], resident["views"]["main"], rtol=0, atol=1e-5
+        )
+
+
 def test_without_labels_a_batch_has_none():
     source = tiny.pictures()
     source = type(source)("bare", source.images, None)
@@ -87,7 +109,8 @@ def test_views_do_not_change_with_where_the_feed_starts():
 def choose(**options):
     return pipeline.choose(
         tiny.pictures(),
-        **{"augment_on": "auto", "resident": None, "memory": None, "engine": "auto", **options},
+        **{"augment_on": "auto", "resident": None, "memory": None, "engine": "auto", "devices": 1}
+        | options,
     )
 
 
@@ -97,6 +120,12 @@ def test_the_choice_follows_size_and_wishes_and_says_why():
     assert choose(memory=1000)[0] == "stream"
     assert "exceed the" in choose(memory=1000)[1]
     assert choose(resident=False)[0] == "stream"
+    assert choose(resident="split", devices=2)[0] == "resident-split"
+    assert choose(resident="split")[0] == "resident"
+    quarter = 4 * (tiny.pictures().images.nbytes // 2 + 8)
+    assert choose(memory=quarter, devices=2)[0] == "resident-split"
+    assert "a part on each of 2 fits" in choose(memory=quarter, devices=2)[1]
+    assert choose(memory=quarter)[0] == "stream"
     assert choose(resident=True, memory=1)[0] == "resident"
     assert choose(augment_on="host")[0] == "tf"
     assert choose(augment_on="host", engine="threads")[0] == "threads"

@@ -80,7 +80,7 @@ def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(name):
     config = recipes.load("debug")
     for section, values in STEPS[name].items():
         config = tiny.replace(config, section, **values)
-    shapes = planner.shapes_of(config, 1 if name == "one device" else 8, input_of(config, None))
+    shapes = planner.shapes_of(config, 1 if name == "one device" else 8, input_of(config, None, 8))
     cost = shapes.cost
     assert dict(shapes.collectives) == {
         kind: size
@@ -96,7 +96,7 @@ def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(name):
 def test_rings_send_what_they_are_known_to_send():
     # 4 devices: a quarter stays, three quarters go; a reduction does so twice.
     cost = dataclasses.replace(
-        planner.cost_of(recipes.load("debug"), 4, input_of(recipes.load("debug"), None)),
+        planner.cost_of(recipes.load("debug"), 4, input_of(recipes.load("debug"), None, 4)),
         all_gather=400,
         reduce_scatter=80,
         all_reduce=1000,

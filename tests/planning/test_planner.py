@@ -53,7 +53,7 @@ def test_the_largest_count_needs_few_tries():
 def given():
     config = tiny.replace(recipes.load("debug"), "model", encoder="resnet10")
     config = dataclasses.replace(config, augment=NOTHING)
-    return config, input_of(config, None)
+    return config, input_of(config, None, 8)
 
 
 MEMORY, MICRO, DEVICES = 64 * 2**20, 4, 8
@@ -174,8 +174,8 @@ def test_data_that_is_not_here_needs_a_size_only(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # cifar10_train.npz is not there
     config = recipes.load("cifar10_resnet18")
     with pytest.raises(UserError, match=r"give the side of a view, e.g. --data.size 32"):
-        input_of(config, None)
-    known = input_of(tiny.replace(config, "data", size=32), None)
+        input_of(config, None, 8)
+    known = input_of(tiny.replace(config, "data", size=32), None, 8)
     assert known.note.startswith("cifar10_train.npz is not here: taken as 32 px images")
     assert (known.pipeline, known.spec.size, known.spec.channels) == ("stream", 32, 3)
 

@@ -134,7 +134,7 @@ def test_collectives_are_read_from_a_compiled_programs_text():
 def debug():
     """(traced, compiled) step of a recipe on 8 devices."""
     config = recipes.load("debug")
-    given = input_of(config, None)
+    given = input_of(config, None, 8)
     mesh = abstract_mesh(8)
     jaxpr = program.device_program(step_of(config, mesh, given), mesh)
     step = step_of(config, parallel.make_mesh(jax.devices()[:8]), given)
@@ -165,7 +165,7 @@ def test_the_shapes_are_those_that_a_pipeline_feeds(pipeline):
     )
     config = tiny.replace(tiny.config(), "data", **placement)
     run = tiny.Run(config, pipeline=pipeline, source=tiny.pictures(1438))
-    given = input_of(config, None)
+    given = input_of(config, None, 8)
     assert given.pipeline == pipeline
     step = step_of(config, abstract_mesh(1), given)
     fed = {k: v for k, v in next(run.pipeline.feeds(0, 1)).items() if k != "label"}
