@@ -1,8 +1,8 @@
-# `make demo`, `make test`, `make test-full`; PYTHON=... chooses the interpreter, VENV=... the environment.
+# `make demo`, `make test`, `make test-full`, `make fuzz`; PYTHON=... chooses the interpreter, VENV=... the environment.
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo install lint types test test-full test-fast clean
+.PHONY: demo install lint types test test-full test-fast fuzz clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/cssl-jax demo
@@ -43,6 +43,10 @@ test-full: test
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" \
 		tests/data tests/losses tests/train tests/test_config.py
+
+# Broken files of every format, for every reader and the config; `make test` tries 300.
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python tests/fuzz.py --count 10000
 
 clean:
 	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

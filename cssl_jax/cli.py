@@ -16,6 +16,7 @@ try:
         information,
         reporting,
         scaling,
+        sweeping,
         training,
     )
 except (ImportError, RuntimeError) as error:  # no command can be defined: only the doctor can speak
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
     "selfcheck": (scaling.selfcheck, scaling.SelfCheckOptions),
     "evaluate": (evaluation.evaluate, evaluation.Evaluate),
     "finetune": (training.finetune, training.Finetune),
+    "sweep": (sweeping.sweep, sweeping.Sweep),
     "embed": (evaluation.embed, evaluation.Embed),
     "report": (reporting.report, reporting.Report),
     "plot": (reporting.plot, reporting.Plot),

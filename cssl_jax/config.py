@@ -349,6 +349,8 @@ def validate(config: Config) -> Config:
                 if one is not None and one != "auto" and not fits(one):
                     wanted = wanted if abs(one) < math.inf else "a finite number"
                     raise UserError(f"{name} is {value}; give {wanted}")
+    if config.model.width > 1024:
+        raise UserError(f"model.width is {config.model.width}; the widest in use is 4")
     if round(64 * config.model.width) < 1:  # channels of the stem
         raise UserError(
             f"model.width is {config.model.width}, which leaves no channel; the smallest useful "

@@ -9,6 +9,10 @@ class RunError(RuntimeError):
     """A run cannot go on, though it was set up well. The command line exits with status 1."""
 
 
+class StoppedRunError(RunError):
+    """Whoever watches a run wants no more of it; what was done is saved."""
+
+
 class InterruptedRunError(RunError):
     """A signal came; what was done is saved. The command line exits with status 75 (EX_TEMPFAIL).
 

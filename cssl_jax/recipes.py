@@ -49,6 +49,25 @@ def canonical(config: Config) -> Config:
     return from_dict(to_dict(config))
 
 
+def override(config: Config, values: dict[str, Any]) -> Config:
+    """The config with other values of some fields, by dotted names: {"model.width": 0.5, ...}.
+
+    Raises:
+        UserError: An unknown field, with the nearest right name, or a value that cannot work.
+    """
+    content = to_dict(config)
+    for name, value in values.items():
+        section, _, field = str(name).partition(".")
+        if section not in content or not field:
+            known = [f"{part}.{inner}" for part, fields in content.items() for inner in fields]
+            by_field = [full for full in known if full.endswith(f".{name}")]
+            near = by_field or difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "give section.field"
+            raise UserError(f"no config field is called {name}; {hint}")
+        content[section][field] = value
+    return from_dict(content)
+
+
 def _build(cls: type, content: Any, prefix: str) -> Any:
     if not isinstance(content, dict):
         raise UserError(f"config field {prefix[:-1] or 'top level'} must hold named fields")
@@ -86,7 +105,10 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         return tuple(_convert(arguments[0], item, name) for item in value)
     right = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{name} has {len(str(value))} digits; give a smaller number") from None
     if not right:
         raise UserError(f"{name} is {value!r}; give a value of type {hint.__name__}")
     return value
@@ -170,9 +192,9 @@ def load(recipe: str) -> Config:
         if not path.is_file():
             raise UserError(f"recipe file {recipe} does not exist")
         try:
-            return canonical(_get_config(_import_file(path)))
+            return canonical(_get_config(import_file(path)))
         except Exception as error:  # whatever a user's code may raise
-            raise _recipe_error(recipe, path, error) from error
+            raise code_error(f"recipe {recipe}", path, error) from error
     names = recipe_names()
     if recipe not in names:
         near = difflib.get_close_matches(recipe, names, n=1)
@@ -185,7 +207,8 @@ def load(recipe: str) -> Config:
     return canonical(_get_config(module))
 
 
-def _import_file(path: pathlib.Path) -> types.ModuleType:
+def import_file(path: pathlib.Path) -> types.ModuleType:
+    """A user's own Python file as a module."""
     spec = importlib.util.spec_from_file_location("cssl_jax_recipe", path)
     assert spec is not None
     assert spec.loader is not None
@@ -203,8 +226,8 @@ def _get_config(module: types.ModuleType) -> Config:
     return config
 
 
-def _recipe_error(recipe: str, path: pathlib.Path, error: Exception) -> UserError:
-    """Says what went wrong in a recipe file: the file, the line and the error's own words."""
+def code_error(what: str, path: pathlib.Path, error: Exception) -> UserError:
+    """Says what went wrong in a user's file: which, the line and the error's own words."""
     file = str(path.absolute())
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]
@@ -213,7 +236,7 @@ def _recipe_error(recipe: str, path: pathlib.Path, error: Exception) -> UserErro
         lines, words = [error.lineno], error.msg
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     where = f", line {lines[-1]}" if lines and lines[-1] else ""
-    return UserError(f"recipe {recipe}{where}: {kind}{words}{_nearest_keyword(words)}")
+    return UserError(f"{what}{where}: {kind}{words}{_nearest_keyword(words)}")
 
 
 def _nearest_keyword(words: str) -> str:
@@ -235,7 +258,7 @@ def read_json(path: pathlib.Path) -> Config:
     """
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"config {path} cannot be read: {error}") from error
     return from_dict(content)
 

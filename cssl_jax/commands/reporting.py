@@ -14,13 +14,13 @@ from cssl_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write one page on one or several runs: verdict, curves, tables, maps, neighbours, views.
+    """Write one page on one or several runs, or on a sweep: verdict, curves, tables, maps, views.
 
     The page holds all that it shows and opens without a network; the same as Markdown and the
     figures as PNG are written beside it. A run may still be training.
 
     Attributes:
-        runs: Run folders; several stand side by side.
+        runs: Run folders, which stand side by side; or the folder of one sweep.
         output: File to write (.html); by default report.html in the folder of a single run.
         images: Validation pictures to embed at most; 0 leaves out what needs them.
         figures: Write the figures as PNG too.
@@ -53,8 +53,11 @@ def report(argv: Sequence[str]) -> int:
     """`cssl-jax report RUN [RUN ...] [--output report.html]`."""
     from cssl_jax.evaluate.report import write_report
     from cssl_jax.evaluate.run_folder import open_run
+    from cssl_jax.sweeps import record
 
     options = parse(Report, "report", argv)
+    if sweeps := [folder for folder in options.runs if record.is_sweep(folder)]:
+        return _report_sweep(options, sweeps[0])
     path = write_report(
         options.runs, options.output, images=options.images, figures=options.figures, say=_say
     )
@@ -64,6 +67,17 @@ def report(argv: Sequence[str]) -> int:
         for verdict in opened.verdicts:
             print(f"  {verdict.grade:<8} {verdict}")
     print(f"\n{path} ({path.stat().st_size / 1e6:.1f} MB), {path.with_suffix('.md')}")
+    return 0
+
+
+def _report_sweep(options: Report, folder: pathlib.Path) -> int:
+    from cssl_jax.sweeps import record
+    from cssl_jax.sweeps.report import write_report
+
+    if len(options.runs) > 1:
+        raise UserError(f"{folder} is a sweep; a sweep has a report of its own: name it alone")
+    path = write_report(folder, options.output, figures=options.figures)
+    print("\n".join(record.read(folder).words) + f"\n\n{path}, {path.with_suffix('.md')}")
     return 0
 
 

@@ -2,13 +2,14 @@
 
 import importlib.resources
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 
 from cssl_jax.data.sources import ArraySource
 from cssl_jax.errors import UserError
+
+# An archive that unpacks to more of these bytes, this many times its own, holds no pictures.
+_BOMB_BYTES, _BOMB_RATIO = 2**28, 100
 
 
 def digits() -> ArraySource:
@@ -35,14 +36,20 @@ def npz(path: pathlib.Path) -> ArraySource:
         )
     try:
         with np.load(path, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files if name in ("images", "labels")}
             names = content.files
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            _refuse_bomb(path, content)
+            arrays = {name: content[name] for name in names if name in ("images", "labels")}
+    except UserError:
+        raise
+    except Exception as error:  # of zip, its compressions and NumPy's headers, of many kinds
         # NumPy's own words would advise to unpickle the file, which nothing here ever does.
         raise UserError(
             f"{path} is no readable .npz file of plain arrays; write it with "
             "numpy.savez(path, images=..., labels=...)"
         ) from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is none
+            raise UserError(f"{path}: {name!r} is no array; write it by numpy.savez")
     if "images" not in arrays:
         raise UserError(f"{path} holds {names}; it needs an array named 'images'")
     images, labels = arrays["images"], arrays.get("labels")
@@ -68,3 +75,13 @@ def npz(path: pathlib.Path) -> ArraySource:
             )
         labels = labels.astype(np.int64)
     return ArraySource(path.name, images, labels)
+
+
+def _refuse_bomb(path: pathlib.Path, content: np.lib.npyio.NpzFile) -> None:
+    for member in content.zip.infolist():  # type: ignore[union-attr]
+        size = member.file_size
+        if size > _BOMB_BYTES and size > _BOMB_RATIO * member.compress_size:
+            raise UserError(
+                f"{path}: {member.filename!r} would unpack from {member.compress_size / 2**20:.1f} "
+                f"to {size / 2**20:.0f} MiB, which no pictures do; write it by numpy.savez"
+            )

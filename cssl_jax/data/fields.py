@@ -42,6 +42,12 @@ def choose_field(
     return kind if kind in candidates else candidates[0]
 
 
+def short(value: object) -> str:
+    """A value as code has it, cut where it is long: for messages, which may quote any file."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def is_whole_number(text: str) -> bool:
     """Whether a label that is written as text is a number."""
     return re.fullmatch(r"-?\d+", text, re.ASCII) is not None
@@ -70,7 +76,8 @@ def number_labels(
     if words and len(words) < len(given):
         number = next(value for value in given if value not in words)
         raise UserError(
-            f"{where}: some labels are names ({min(words)!r}) and some are numbers ({number!r}); "
+            f"{where}: some labels are names ({short(min(words))}) and some are numbers "
+            f"({short(number)}); "
             "make them all of one kind"
         )
     if words:
@@ -78,7 +85,7 @@ def number_labels(
         numbers = {name: number for number, name in enumerate(classes)}
         if not words <= numbers.keys():
             raise UserError(
-                f"{where}: label {min(words - numbers.keys())!r} is none of its classes"
+                f"{where}: label {short(min(words - numbers.keys()))} is none of its classes"
             )
         labels = [numbers.get(value, -1) if isinstance(value, str) else -1 for value in values]
         return np.array(labels, np.int64), classes
@@ -86,9 +93,10 @@ def number_labels(
     low, high = min(labels), max(labels)
     limit = len(names) if names else MAX_CLASSES
     if low < -1 or high >= limit:
+        wrong = short(low if low < -1 else high)
         raise UserError(
-            f"{where}: label {low if low < -1 else high} is no class number; labels are whole "
-            f"numbers from 0 to {limit - 1}, -1 for none, or names"
+            f"{where}: label {wrong} is no class number; labels are whole numbers from 0 to "
+            f"{limit - 1}, -1 for none, or names"
         )
     return np.array(labels, np.int64), tuple(names or map(str, range(high + 1)))
 
@@ -99,6 +107,6 @@ def _is_given(value: object, where: str) -> bool:
     if isinstance(value, (str, int, np.integer)):
         return value not in ("", -1)
     raise UserError(
-        f"{where}: label {value!r} is neither a whole number nor a name; choose another by "
+        f"{where}: label {short(value)} is neither a whole number nor a name; choose another by "
         "--data.label-key"
     )

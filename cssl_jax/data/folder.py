@@ -1,20 +1,24 @@
 """Folders and lists of picture files."""
 
+import collections
 import csv
 import dataclasses
 import io
 import os
 import pathlib
+import stat
 from collections.abc import Iterator
 
 import numpy as np
 
-from cssl_jax.data.fields import PART_NAMES, is_whole_number, number_labels
+from cssl_jax.data.fields import PART_NAMES, is_whole_number, number_labels, short
 from cssl_jax.data.pictures import is_picture_name
 from cssl_jax.errors import UserError
 
 PATH_COLUMNS = ("path", "file", "filename", "name")
 LABEL_COLUMNS = ("label", "class")
+MAX_BYTES = 2**30  # of a picture's file; data.max_pixels can only judge what was read
+MAX_VISITS = 100  # of one folder, by links
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +46,18 @@ class FileRecords:
         return self.root / self.names[index]
 
     def read(self, index: int) -> bytes:
-        """The file's bytes."""
-        return self.path(index).read_bytes()
+        """The file's bytes.
+
+        Raises:
+            OSError: It cannot be read, is no file (a pipe would never end), or is too large.
+        """
+        with open(self.path(index), "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("no regular file")
+            if status.st_size > MAX_BYTES:
+                raise OSError(f"{status.st_size:,} bytes, at most {MAX_BYTES:,}")
+            return file.read(MAX_BYTES)
 
 
 def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
@@ -112,7 +126,7 @@ def open_list(path: str | pathlib.Path) -> FileRecords:
     for name, _, _ in rows:
         try:
             stamps.append(_stamp((table.parent / name).stat()))
-        except OSError:
+        except (OSError, ValueError):  # a name with a zero byte
             missing.append(name)
     if missing:
         raise UserError(f"{path} names {_some(missing)}, which cannot be found beside it")
@@ -124,6 +138,7 @@ def open_list(path: str | pathlib.Path) -> FileRecords:
 def _files(root: pathlib.Path) -> Iterator[tuple[str, str]]:
     """(relative path, stamp) of every picture file; links are followed, loops are not."""
     pending = [("", frozenset[tuple[int, int]]())]
+    visits: collections.Counter[tuple[int, int]] = collections.Counter()
     while pending:
         folder, above = pending.pop()
         with os.scandir(root / folder) as entries:
@@ -132,19 +147,29 @@ def _files(root: pathlib.Path) -> Iterator[tuple[str, str]]:
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
                 try:
-                    stat = entry.stat()
+                    status = entry.stat()
                 except OSError:
                     continue  # a link to nowhere
                 if entry.is_dir():
-                    place = (stat.st_dev, stat.st_ino)
+                    place = (status.st_dev, status.st_ino)
+                    visits[place] += 1
+                    if visits[place] > MAX_VISITS:  # folders that link to each other: ways multiply
+                        raise UserError(
+                            f"{root}: more than {MAX_VISITS} ways lead to {relative}; remove the "
+                            "links that go round"
+                        )
                     if place not in above:
                         pending.append((relative + "/", above | {place}))
                 elif is_picture_name(entry.name):
-                    yield relative, _stamp(stat)
+                    yield relative, _stamp(status)
 
 
-def _stamp(stat: os.stat_result) -> str:
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # else a pipe without a writer waits for one
+
+
+def _stamp(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _with_table(records: FileRecords, table: pathlib.Path) -> FileRecords:
@@ -179,9 +204,8 @@ def _read_table(path: pathlib.Path) -> list[tuple[str, str, str]]:
     columns = {column.strip().lower(): column for column in reader.fieldnames or ()}
     place = next((columns[name] for name in PATH_COLUMNS if name in columns), None)
     if place is None:
-        raise UserError(
-            f"{path} has the columns {list(columns)}; its first line must say path,label"
-        )
+        found = ", ".join(map(short, list(columns)[:8]))
+        raise UserError(f"{path} has the columns {found}; its first line must say path,label")
     label = next((columns[name] for name in LABEL_COLUMNS if name in columns), None)
     kind = columns.get("class") if "label" in columns else None
     rows: dict[str, tuple[str, str, str]] = {}
@@ -190,7 +214,9 @@ def _read_table(path: pathlib.Path) -> list[tuple[str, str, str]]:
         values = [(line[c] or "").strip() if c else "" for c in (label, kind)]
         row = (name, values[0], values[1])
         if rows.setdefault(name, row) != row:
-            raise UserError(f"{path} gives {name} twice with other labels; keep one of the lines")
+            raise UserError(
+                f"{path} gives {_some([name])} twice with other labels; keep one of the lines"
+            )
     if not rows:
         raise UserError(f"{path} names no pictures")
     return list(rows.values())
@@ -207,4 +233,4 @@ def _lines(reader: csv.DictReader, path: pathlib.Path) -> Iterator[dict[str, str
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    return ", ".join(name if len(name) <= 200 else short(name) for name in names[:3]) + more

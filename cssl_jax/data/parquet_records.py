@@ -63,7 +63,7 @@ def open_parquet(path: str, *, image_key: str = "", label_key: str = "") -> Parq
     """
     shards = find_shards(path, ".parquet")
     metadata = [read_metadata(shard.path) for shard in shards]
-    schema = metadata[0].schema.to_arrow_schema()
+    schema = _arrow_schema(shards[0].path, metadata[0])
     features = _features(schema)
     image = choose_field("image", image_key, _image_columns(schema, features), schema.names, path)
     if image is None or not _is_picture(schema.field(image).type):
@@ -102,7 +102,7 @@ def _labels(
     names = []
     for shard, file in zip(shards, metadata, strict=True):
         values += _values(shard.path, column)
-        names.append(_features(file.schema.to_arrow_schema()).get(column, {}).get("names"))
+        names.append(_class_names(_features(_arrow_schema(shard.path, file)).get(column, {})))
         if names[-1] != names[0]:
             raise UserError(
                 f"{shard.path} numbers the classes of column {column} in another way than "
@@ -209,8 +209,11 @@ class BinaryColumn:
             values = table.column(0)
             for field in self._leaf.split(".")[1:]:
                 values = pc.struct_field(values, field)
+            wanted = self._metadata[shard].row_group(number).num_rows
+            if len(values) != wanted:
+                raise OSError(f"{len(values)} rows, the footer says {wanted}")
             return values
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             path = self._shards[shard].path
             raise OSError(f"{path}: row group {number}: {_words(error)}") from error
 
@@ -237,8 +240,24 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _class_names(feature: dict[str, Any]) -> list[str] | None:
+    """Of a ClassLabel; None where they are missing or are no names."""
+    names = feature.get("names")
+    right = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if right else None
+
+
+def _arrow_schema(path: pathlib.Path, metadata: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        return metadata.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise UserError(f"{path} has a damaged schema: {_words(error)}; copy it again") from error
 
 
 def _image_columns(schema: Any, features: dict[str, dict[str, Any]]) -> list[str]:
@@ -276,7 +295,18 @@ def _group_rows(path: pathlib.Path, metadata: Any, leaf: str) -> list[int]:
     leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
     if leaf not in leaves:
         raise UserError(f"{path} has no column {leaf}; its columns are {', '.join(leaves)}")
+    if metadata.num_row_groups > path.stat().st_size:
+        raise UserError(f"{path} is damaged: more row groups than bytes; copy it again")
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    counts = [group.num_rows for group in groups]
+    # A row takes a bit at least, and a damaged count would fill the memory with names of rows.
+    if min(counts, default=0) < 0 or sum(counts) > 8 * path.stat().st_size:
+        raise UserError(f"{path} is damaged: it claims {sum(counts):,} rows; copy it again")
+    if sum(counts) != metadata.num_rows:
+        raise UserError(
+            f"{path} is damaged: {metadata.num_rows:,} rows, {sum(counts):,} in its row groups; "
+            "copy it again"
+        )
     largest = max(
         (group.column(leaves.index(leaf)).total_uncompressed_size for group in groups), default=0
     )
@@ -287,7 +317,7 @@ def _group_rows(path: pathlib.Path, metadata: Any, leaf: str) -> list[int]:
             f"as p; f = p.ParquetFile('{path}'); w = p.ParquetWriter('{path}.new', f.schema_arrow);"
             f' [w.write_batch(b) for b in f.iter_batches(100)]; w.close()" && mv {path}.new {path}'
         )
-    return [group.num_rows for group in groups]
+    return counts
 
 
 def _values(path: pathlib.Path, column: str) -> list[Any]:

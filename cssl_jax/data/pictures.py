@@ -16,6 +16,7 @@ SUFFIXES = frozenset(
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 ORIENTATION = 0x0112  # of EXIF
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_END_OF_JPEG = b"\xff\xd9"
 _SUBSAMPLINGS = (0, 1, 2)  # 4:4:4, 4:2:2, 4:2:0: of others, decoders differ in the last bit
 
 
@@ -88,7 +89,8 @@ def decode_picture(
                 "oversize", f"{size[1]} x {size[0]} px, at most {max_pixels:,.0f} pixels", size
             )
         kind = f"{image.format} {image.mode}"
-        plain = _is_plain(image, channels)
+        # TensorFlow reads on to the end marker, Pillow to the last row.
+        plain = _is_plain(image, channels) and content.endswith(_END_OF_JPEG)
         if halvings:  # the largest reduction that leaves no side below these
             image.draft(None, (image.width >> halvings, image.height >> halvings))
         image.load()

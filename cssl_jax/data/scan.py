@@ -22,7 +22,7 @@ from cssl_jax.data.threads import ahead
 from cssl_jax.errors import UserError
 from cssl_jax.files import write_bytes, write_text
 
-FORMAT = 2  # of the cache file; another number makes old ones void
+FORMAT = 3  # of the cache file; another number makes old ones void
 _ROWS = {  # dtype and trailing shape; the channel statistics besides
     "height": (np.int64, ()),  # a header may claim anything below 2^32
     "width": (np.int64, ()),
@@ -126,8 +126,9 @@ def examine(records: Records, index: int, channels: int, max_pixels: int) -> dic
     fact |= {"mean": np.zeros(channels), "square": np.zeros(channels)}
     try:
         content = records.read(index)
-    except OSError as error:
-        return {**fact, "reason": "unreadable", "detail": error.strerror or str(error)}
+    except (OSError, MemoryError) as error:
+        detail = getattr(error, "strerror", None) or str(error) or "too large for memory"
+        return {**fact, "reason": "unreadable", "detail": detail}
     digest = hashlib.blake2b(content, digest_size=16).digest()
     fact |= {"bytes": len(content), "digest": np.frombuffer(digest, np.uint8)}
     try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import json
 import pathlib
 import re
@@ -19,6 +20,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.files import cached_json
 
 _BLOCK = 512  # bytes, of a tar
+_MAX_LABEL = 2**24  # bytes of a text or .json with a label
 _PACKED = {  # first bytes -> program that unpacks
     b"\x1f\x8b": "gunzip",
     b"BZh": "bunzip2",
@@ -151,9 +153,10 @@ def _members(path: pathlib.Path) -> Iterator[tuple[str, _Member]]:
             program = next((_PACKED[magic] for magic in _PACKED if head.startswith(magic)), None)
             if program is None:
                 yield from _walk(file)
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+    except Exception as error:  # tarfile takes sizes and chains of headers as they are
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"{path} is damaged or cut short: {error}; copy it again, or make it anew"
+            f"{path} is damaged or cut short: {reason}; copy it again, or make it anew"
         ) from error
     if program is not None:
         raise UserError(
@@ -165,7 +168,13 @@ def _members(path: pathlib.Path) -> Iterator[tuple[str, _Member]]:
 def _walk(file: BinaryIO) -> Iterator[tuple[str, _Member]]:
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
+        end, before = file.seek(0, io.SEEK_END), 0
         while (info := tar.next()) is not None:
+            if info.size < 0 or tar.offset <= before:  # it would go round
+                raise tarfile.ReadError(f"a size below 0 at byte {info.offset}")
+            if info.isreg() and info.offset_data + info.size > end:
+                raise tarfile.ReadError(f"a file beyond the end at byte {info.offset}")
+            before = tar.offset
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
             if info.isreg() and not info.issparse():
                 yield info.name.removeprefix("./"), (info.offset_data, info.size)
@@ -193,6 +202,8 @@ def _label(file: BinaryIO, members: dict[str, _Member], label_key: str, where: s
 
     def content(extension: str) -> str:
         start, size = members[extension]
+        if size > _MAX_LABEL:
+            raise ValueError(f".{extension} has {size:,} bytes, at most {_MAX_LABEL:,}")
         file.seek(start)
         return file.read(size).decode()
 
@@ -204,6 +215,6 @@ def _label(file: BinaryIO, members: dict[str, _Member], label_key: str, where: s
         if "json" in members:
             fields = json.loads(content("json"))
             return fields.get(label_key or "label") if isinstance(fields, dict) else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: its label cannot be read: {error}") from error
     return None

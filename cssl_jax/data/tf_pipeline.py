@@ -16,6 +16,7 @@ from cssl_jax.data.host import PREFETCH, Drawn, Work
 from cssl_jax.data.picture_source import PictureSource
 from cssl_jax.data.sources import ArraySource, Source
 from cssl_jax.data.viewer import finisher, vectors
+from cssl_jax.errors import RunError
 
 tf.config.set_visible_devices([], "GPU")  # they are JAX's; TensorFlow would take all their memory
 
@@ -82,7 +83,12 @@ def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]
                 if not troubles:  # of the decoder: say which picture it was, here or one step on
                     for number in (*index, *work.sampler.draw(step + 1, work.rows)[0]):
                         work.source.image(int(number))
-                raise (troubles[0] if troubles else error) from None
+                if not troubles:
+                    raise RunError(
+                        f"TensorFlow cannot decode a picture of step {step}, which Pillow can: "
+                        f"{error.message.splitlines()[0]}; use --data.engine threads"
+                    ) from error
+                raise troubles[0] from None
             yield {"views": views, "index": index, "key": key}
     finally:
         atexit.unregister(running.clear)

@@ -5,6 +5,7 @@ import html
 import importlib.resources
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def page(shown: Sequence[Shown]) -> str:
     title = ", ".join(text(run.name) for run in runs)
     sections = [
         ("summary", "Summary", _summary(shown)),
-        ("curves", "Curves", _curves(drawn)),
+        ("curves", "Curves", curves_html(drawn)),
         ("map", "Feature map", _maps(shown)),
         ("neighbours", "Nearest neighbours", _side_by_side(shown, _neighbour_sheet)),
         ("confusion", "Confusion matrix", _side_by_side(shown, _confusion)),
@@ -53,17 +54,31 @@ def page(shown: Sequence[Shown]) -> str:
         ("config", "Config", _config(runs)),
         ("environment", "Environment and command", _environment(shown)),
     ]
+    tiles = "".join(_sprite_rule(i, sprite) for i, sprite in enumerate(sprites))
+    return document(title, sections, data, tiles)
+
+
+def document(
+    title: str, sections: Sequence[tuple[str, str, str]], data: dict[str, Any], rules: str = ""
+) -> str:
+    """A whole page.
+
+    Args:
+        title: As HTML.
+        sections: (anchor, heading, HTML) each; those without HTML are left out.
+        data: {"maps": [...], "charts": [...]}, for the script.
+        rules: Further CSS.
+    """
     there = [(name, head, body) for name, head, body in sections if body]
     links = "".join(f'<li><a href="#{name}">{head}</a></li>' for name, head, _ in there)
     body = "".join(f'<h2 id="{name}">{head}</h2>{content}' for name, head, content in there)
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    tiles = "".join(_sprite_rule(i, sprite) for i, sprite in enumerate(sprites))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>{title}: report</title><style>{_asset('report.css')}{tiles}</style></head><body>\n"
+        f"<title>{title}: report</title><style>{_asset('report.css')}{rules}</style></head><body>\n"
         f'<header><h1>{title}</h1><p class="pale">Report of cssl_jax {__version__}, {now}</p>'
         f'</header><nav aria-label="Sections"><ul>{links}</ul></nav>\n<main>{body}</main>'
         '<footer class="pale">This page holds all that it shows and asks no server for anything.'
@@ -115,14 +130,15 @@ def _summary(shown: Sequence[Shown]) -> str:
     runs = [one.run for one in shown]
     results, figures = report_tables.results_table(runs), report_tables.diagnostics_table(runs)
     if results is not None:
-        body += f"<h3>Results, on pictures that were not trained on</h3>{_table(results)}"
+        body += f"<h3>Results, on pictures that were not trained on</h3>{table_html(results)}"
     if figures is not None:
-        body += f"<details><summary>Diagnostics and their thresholds</summary>{_table(figures)}"
+        body += f"<details><summary>Diagnostics and their thresholds</summary>{table_html(figures)}"
         body += "</details>"
     return body
 
 
-def _table(table: Table, kind: str = "") -> str:
+def table_html(table: Table, kind: str = "") -> str:
+    """A table, its first column as row heads; ``kind`` "words" is for text rather than figures."""
     head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in table.head)
     rows = "".join(
         f'<tr><th scope="row">{text(row[0])}</th>'
@@ -136,7 +152,8 @@ def _table(table: Table, kind: str = "") -> str:
     )
 
 
-def _curves(drawn: Sequence[Chart]) -> str:
+def curves_html(drawn: Sequence[Chart]) -> str:
+    """Charts side by side; the script finds their values in ``chart_data`` by their order."""
     cards = []
     for number, chart in enumerate(drawn):
         graph = svg.line_chart(chart)
@@ -239,7 +256,7 @@ def _confusion(one: Shown) -> str:
     pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, off.shape), strict=True)]
     rows = [[names[i], names[j], str(off[i, j])] for i, j in pairs if off[i, j]]
     if rows:
-        table = _table(Table(["true", "predicted", "times"], rows))
+        table = table_html(Table(["true", "predicted", "times"], rows))
         body += f"<details><summary>What is confused most</summary>{table}</details>"
     return f'{body}<p class="note">{text(one.confusion.origin)}.</p>'
 
@@ -254,7 +271,7 @@ def _views(one: Shown) -> str:
 
 def _config(runs: Sequence[RunFolder]) -> str:
     table = report_tables.config_table(runs)
-    body = _table(table, "words") if table.rows else "<p>No field differs.</p>"
+    body = table_html(table, "words") if table.rows else "<p>No field differs.</p>"
     if len(runs) == 1 and not table.rows:
         body = f"<p>This is the recipe {text(table.head[1].removeprefix('recipe '))} as it is.</p>"
     for run in runs:
@@ -278,4 +295,4 @@ def _environment(shown: Sequence[Shown]) -> str:
         body += f"<h3>{text(run.name)}</h3>" + (f"<p>{text(speed)}</p>" if speed else "")
         body += f"<p>The same again:</p><pre>{text(report_tables.repeat_command(run))}</pre>"
     table = report_tables.environment_table(runs, [one.environment for one in shown])
-    return body + (_table(table, "words") if table else "")
+    return body + (table_html(table, "words") if table else "")

@@ -15,7 +15,7 @@ import PIL.ImageFont
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import gallery as galleries
 from cssl_jax.evaluate import maps
-from cssl_jax.evaluate.curves import charts
+from cssl_jax.evaluate.curves import Chart, charts
 from cssl_jax.evaluate.gallery import Confusion, Gallery
 from cssl_jax.evaluate.page_data import Shown
 from cssl_jax.evaluate.run_folder import RunFolder, open_run
@@ -86,10 +86,14 @@ def of_run(one: Shown) -> Iterator[tuple[str, str, Image]]:
 
 def curves(runs: Sequence[RunFolder]) -> Image:
     """All charts of runs, each run in a colour of its own."""
-    drawn = charts(runs)
+    return chart_figure(charts(runs))
+
+
+def chart_figure(drawn: Sequence[Chart]) -> Image:
+    """Charts in rows of three."""
     columns = min(3, len(drawn))
     rows = math.ceil(len(drawn) / columns)
-    figure = _figure(4.6 * columns, 3.1 * rows)
+    figure = new_figure(4.6 * columns, 3.1 * rows)
     styles = {"series upper": "--", "series lower": ":", "floor": "--", "floor dots": (0, (1, 2))}
     for i, chart in enumerate(drawn):
         axes = figure.add_subplot(rows, columns, i + 1)
@@ -104,7 +108,7 @@ def curves(runs: Sequence[RunFolder]) -> Image:
                 alpha=0.75 if one.floor else 1.0,
                 marker=marker,
                 markersize=4,
-                label=_plain(one.label),
+                label=plain(one.label),
             )
         axes.set(title=chart.title, xlabel="epoch", ylabel=chart.unit)
         if chart.logarithmic:
@@ -112,15 +116,15 @@ def curves(runs: Sequence[RunFolder]) -> Image:
         if chart.from_zero:
             axes.update_datalim([(0, 0)])
             axes.autoscale_view()
-        _tidy(axes)
+        tidy(axes)
         if len(chart.series) > 1:
             axes.legend(fontsize=7, frameon=False)
-    return _picture(figure)
+    return as_picture(figure)
 
 
 def map_figure(gallery: Gallery, kind: str, places: np.ndarray, name: str) -> Image:
     """Places of pictures, coloured and shaped by class."""
-    figure = _figure(7.6, 6.4)
+    figure = new_figure(7.6, 6.4)
     axes = figure.add_subplot()
     size = 60 / math.sqrt(max(1, len(places) / 100))
     labels = gallery.labels
@@ -135,23 +139,23 @@ def map_figure(gallery: Gallery, kind: str, places: np.ndarray, name: str) -> Im
             marker=MARKERS[label // len(COLORS) % len(MARKERS)] if label >= 0 else "o",
             alpha=0.8,
             linewidths=0,
-            label=None if title is None else _plain(title),
+            label=None if title is None else plain(title),
         )
     title = maps.TITLES[kind]
     unit = "" if kind == "pca" else " (no unit)"
     axes.set(
-        title=_plain(f"{name}, step {gallery.step}: {title} of {len(gallery):,} pictures"),
+        title=plain(f"{name}, step {gallery.step}: {title} of {len(gallery):,} pictures"),
         xlabel=f"{title} 1{unit}",
         ylabel=f"{title} 2{unit}",
         aspect="equal",
         adjustable="datalim",
     )
-    _tidy(axes)
+    tidy(axes)
     if labels is not None and len(np.unique(groups)) <= NAMED_CLASSES:
         axes.legend(
             bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=8, frameon=False, markerscale=1.5
         )
-    return _picture(figure)
+    return as_picture(figure)
 
 
 def confusion_figure(found: Confusion, classes: Sequence[str], name: str) -> Image:
@@ -159,26 +163,26 @@ def confusion_figure(found: Confusion, classes: Sequence[str], name: str) -> Ima
     counts = found.counts
     few = len(counts) <= NAMED_CLASSES
     side = 2.4 + 0.36 * len(counts) if few else 8.0
-    figure = _figure(side + 0.6, side)
+    figure = new_figure(side + 0.6, side)
     axes = figure.add_subplot()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     hits = np.trace(counts) / max(counts.sum(), 1)
     axes.set(
-        title=_plain(f"{name}: {hits:.1%} on the diagonal"),
+        title=plain(f"{name}: {hits:.1%} on the diagonal"),
         xlabel="predicted class",
         ylabel="true class",
     )
     if few:
         names = [*classes, *map(str, range(len(classes), len(counts)))]
-        names = [_plain(n if len(n) <= 16 else n[:15] + "…") for n in names]
+        names = [plain(n if len(n) <= 16 else n[:15] + "…") for n in names]
         axes.set_xticks(range(len(counts)), names, rotation=45, ha="right", fontsize=8)
         axes.set_yticks(range(len(counts)), names, fontsize=8)
         for row, column in zip(*np.nonzero(counts), strict=True):
             ink = "white" if shares[row, column] > 0.55 else "black"
             text = str(counts[row, column])
             axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
-    return _picture(figure)
+    return as_picture(figure)
 
 
 def neighbour_sheet(gallery: Gallery, neighbours: np.ndarray) -> Image:
@@ -225,7 +229,8 @@ def _require_matplotlib() -> None:
         raise UserError(f"figures need matplotlib, which is not installed: {maps.INSTALL}")
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure; sides in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -234,19 +239,21 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _picture(figure: Any) -> Image:
+def as_picture(figure: Any) -> Image:
+    """A matplotlib figure as RGB pixels."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return PIL.Image.open(buffer).convert("RGB")
 
 
-def _tidy(axes: Any) -> None:
+def tidy(axes: Any) -> None:
+    """The looks that all plots share."""
     axes.grid(True, color="#d9dde3", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.title.set_fontsize(10)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that matplotlib takes as it is: no mathematics between dollar signs."""
     return galleries.printable(text).replace("$", r"\$")

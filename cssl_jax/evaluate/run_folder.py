@@ -8,6 +8,7 @@ from typing import Any
 
 from cssl_jax import recipes
 from cssl_jax.config import Config
+from cssl_jax.errors import UserError
 from cssl_jax.evaluate import verdicts
 from cssl_jax.evaluate.verdicts import Facts, Verdict
 from cssl_jax.files import existing_run
@@ -105,7 +106,7 @@ def open_run(run: str | pathlib.Path) -> RunFolder:
         UserError: It is no run folder, or its config is of another version.
     """
     path = existing_run(run)
-    metrics = _lines(path / "metrics.jsonl")
+    metrics = [line for line in _lines(path / "metrics.jsonl") if "epoch" in line]
     return RunFolder(
         path=path,
         config=recipes.read_json(path / "config.json"),
@@ -120,15 +121,32 @@ def _lines(path: pathlib.Path) -> list[Line]:
     if not path.is_file():
         return []
     found = []
-    for text in path.read_text().splitlines():
+    for text in path.read_text(errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:  # being written at this moment, or cut short by a kill
+        except (ValueError, RecursionError):  # being written at this moment, or cut short by a kill
             continue
-        if isinstance(line, dict) and "step" in line:
+        if isinstance(line, dict) and _is_sound(line):
             found.append(line)
     return found
 
 
+def _is_sound(line: Line) -> bool:
+    """Whether a line is one of figures, at a step and an epoch that can be."""
+    figures = all(value is None or isinstance(value, int | float) for value in line.values())
+    places = (line.get("step"), line.get("epoch", 1.0))
+    return figures and all(place is not None and 0 < place < 2**53 for place in places)
+
+
 def _results(path: pathlib.Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or not isinstance(found["step"], int):
+            raise ValueError("it holds no results")
+    except (ValueError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error!r}; delete it and run the same command again"
+        ) from error
+    return found

@@ -26,17 +26,17 @@ def markdown(
         environments: Of each run; empty where it has no checkpoint.
         figures: Title to path, relative to the file, of every picture.
     """
-    lines = [f"# {', '.join(_plain(run.name) for run in runs)}", "", _date(), ""]
+    lines = [f"# {', '.join(plain(run.name) for run in runs)}", "", date(), ""]
     for run, missing in zip(runs, notes, strict=True):
         lines += [
-            f"## {_plain(run.name)}",
+            f"## {plain(run.name)}",
             "",
             f"{run.state}. {report_tables.speed(run)}".strip(),
             "",
         ]
-        lines += [f"- **{verdict.grade}** {_plain(str(verdict))}" for verdict in run.verdicts]
-        lines += [f"- not shown: {_plain(note)}" for note in missing]
-        lines += ["", "Repeat it:", "", f"    {_line(report_tables.repeat_command(run))}", ""]
+        lines += [f"- **{verdict.grade}** {plain(str(verdict))}" for verdict in run.verdicts]
+        lines += [f"- not shown: {plain(note)}" for note in missing]
+        lines += ["", "Repeat it:", "", f"    {one_line(report_tables.repeat_command(run))}", ""]
     sections = {
         "Results": report_tables.results_table(runs),
         "Diagnostics": report_tables.diagnostics_table(runs),
@@ -45,38 +45,43 @@ def markdown(
     }
     for title, table in sections.items():
         if table is not None and table.rows:
-            lines += [f"## {title}", "", *_table(table), ""]
+            lines += [f"## {title}", "", *table_lines(table), ""]
     lines += ["## Curves", ""]
-    lines += [f"- {chart.title}: {_plain(described(chart))}" for chart in charts(runs)]
+    lines += [f"- {chart.title}: {plain(described(chart))}" for chart in charts(runs)]
     lines += [""]
     for title, path in figures.items():
-        lines += [f"## {_plain(title)}", "", f"![{_plain(title)}]({_link(path)})", ""]
+        lines += [f"## {plain(title)}", "", f"![{plain(title)}]({link(path)})", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _table(table: Table) -> list[str]:
+def table_lines(table: Table) -> list[str]:
+    """A table as lines of Markdown."""
+
     def row(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(map(_plain, cells)) + " |"
+        return "| " + " | ".join(map(plain, cells)) + " |"
 
     ruler = "|" + "|".join([" --- ", *[" ---: "] * (len(table.head) - 1)]) + "|"
     return [row(table.head), ruler, *map(row, table.rows)]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text whose signs mean nothing to Markdown or HTML."""
-    text = _line(text).replace("&", "&amp;").replace("<", "&lt;")
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     for sign in "\\`*_[]|":
         text = text.replace(sign, "\\" + sign)
     return text
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Text without line breaks."""
     return " ".join(printable(text).split())
 
 
-def _link(path: str) -> str:
+def link(path: str) -> str:
+    """A relative path as the target of a link."""
     return "<" + printable(path).replace("<", "%3C").replace(">", "%3E") + ">"
 
 
-def _date() -> str:
+def date() -> str:
+    """When this is written, in words."""
     return datetime.datetime.now().astimezone().strftime("Made on %Y-%m-%d at %H:%M %Z.")

@@ -27,11 +27,15 @@ from cssl_jax.train.parts import Parts, assemble
 from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
 from cssl_jax.train.state import TrainState
-from cssl_jax.train.training import UNSCORED, Training
+from cssl_jax.train.training import UNSCORED, Training, Watch
 
 
 def pretrain(
-    config: Config, workdir: str | pathlib.Path, *, profile_steps: str = ""
+    config: Config,
+    workdir: str | pathlib.Path,
+    *,
+    profile_steps: str = "",
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Trains an encoder into a run folder; on a folder with a run in it, goes on where it stopped.
 
@@ -39,6 +43,8 @@ def pretrain(
         config: The run; see ``recipes.load``.
         workdir: Run folder: config.json, metrics.jsonl, timings.jsonl, checkpoints/, results.json.
         profile_steps: "FIRST:LAST", steps to trace into RUN/profile; "" is none.
+        watch: Is given the epoch and figures of every online evaluation but the last, once they are
+            saved; what it returns, unless "", is why the run ends there.
 
     Returns:
         The content of results.json.
@@ -46,6 +52,7 @@ def pretrain(
     Raises:
         UserError: The config, the data or the folder do not fit each other.
         InterruptedRunError: A signal came; what was done is saved.
+        StoppedRunError: ``watch`` ended the run; what was done is saved.
         RunError: The loss is not finite, devices differ, or something could not be written.
     """
     runtime.refuse_several_processes("pretraining")
@@ -56,7 +63,7 @@ def pretrain(
     with runtime.catch_signals() as interruption:
         try:
             with folder.while_running(run), folder.Claim(run) as claim:
-                return _pretrain(config, run, claim, interruption, profile)
+                return _pretrain(config, run, claim, interruption, profile, watch)
         except InterruptedRunError as stopped:
             if str(stopped) != interruption.name:
                 raise
@@ -72,6 +79,7 @@ def _pretrain(
     claim: folder.Claim,
     interruption: runtime.Interruption,
     profile: Profile,
+    watch: Watch | None,
 ) -> dict[str, Any]:
     with interruption.breakable():
         cache = runtime.set_compile_cache(config.runtime.compile_cache)
@@ -105,6 +113,7 @@ def _pretrain(
                 start=start,
                 unscored=unscored,
                 profile=profile,
+                watch=watch,
             )
             state, figures = training.run()
         with interruption.breakable():

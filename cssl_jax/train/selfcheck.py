@@ -215,7 +215,7 @@ def _load(folder: pathlib.Path, name: str, processes: int) -> Outcome:
     """An outcome; the examples are those of all its processes."""
     parts = []
     for rank in range(processes):
-        with np.load(folder / f"{name}_{rank}.npz") as content:
+        with np.load(folder / f"{name}_{rank}.npz", allow_pickle=False) as content:
             parts.append(Outcome(**content))
     examples = np.concatenate([part.examples for part in parts], axis=1)
     return parts[0]._replace(examples=np.sort(examples, axis=1))

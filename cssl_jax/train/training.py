@@ -11,7 +11,7 @@ import numpy as np
 from cssl_jax import parallel, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.data.feeds import placed_feeds
-from cssl_jax.errors import InterruptedRunError, RunError
+from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError
 from cssl_jax.train import replicas, sickness
 from cssl_jax.train.agreement import Agreement
 from cssl_jax.train.cadence import Cadence
@@ -25,6 +25,8 @@ from cssl_jax.train.state import TrainState, is_schedule
 from cssl_jax.train.step import make_train_step, parameter_groups
 from cssl_jax.train.trust import trust_figures
 
+# (epoch, figures of its evaluation) -> why the run should end there, "" to go on.
+Watch = Callable[[int, dict[str, float]], str]
 UNSCORED = "evaluation_due"  # in a checkpoint's meta: its step's evaluation was broken off
 _SAVE = 1  # a wish; larger ones are the numbers of signals
 
@@ -43,6 +45,7 @@ class Training:
         start: Steps that are behind it.
         unscored: The evaluation of that very step is still to be made.
         profile: Steps to trace.
+        watch: Sees every online evaluation but the last, once it is saved.
     """
 
     def __init__(
@@ -58,7 +61,9 @@ class Training:
         start: int,
         unscored: bool = False,
         profile: Profile | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch
         self._config, self._run = config, run
         self._parts, self._checkpoints = parts, checkpoints
         self._interruption, self._first = interruption, first
@@ -93,6 +98,7 @@ class Training:
 
         Raises:
             InterruptedRunError: A signal came; the state is saved.
+            StoppedRunError: The watch ended it; the state is saved.
             RunError: The run cannot go on.
         """
         figures: dict[str, Any] = {}
@@ -196,6 +202,11 @@ class Training:
         save = self._checkpoints.replace if again else self._checkpoints.save
         save(self._state, meta, scores)
         self._cadence.saved()
+        if self._watch is not None and evaluate and done < self._parts.total_steps:
+            epoch = done // self._parts.sampler.steps_per_epoch
+            if reason := self._watch(epoch, scores):
+                self._checkpoints.wait()
+                raise StoppedRunError(reason)
         return figures
 
     def _stop(self, done: int) -> None:

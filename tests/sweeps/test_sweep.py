@@ -1,0 +1,212 @@
+"""Sweeps of real runs: what is counted, pruned, failed, killed and gone on with."""
+
+import csv
+import json
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torture
+
+import tiny
+from cssl_jax import recipes
+from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError, UserError
+from cssl_jax.evaluate.run_folder import open_run
+from cssl_jax.sweeps.report import write_report
+from cssl_jax.sweeps.sweep import sweep
+from cssl_jax.train.checkpoints import FOLDER
+from cssl_jax.train.loop import pretrain
+
+optuna = pytest.importorskip("optuna")
+HEAD = '"""A space."""\n\n\ndef space(trial):\n    return {'
+# 1e30 makes the loss not finite; 0 learns nothing.
+RATES = "[0.0, 1e-3, 5e-3, 2e-2, 1e-1, 1e30]"
+MIXED = HEAD + f'"optimizer.learning_rate": trial.suggest_categorical("lr", {RATES})}}\n'
+CALM = HEAD + '"method.temperature": trial.suggest_float("tau", 0.1, 0.5)}\n'
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def configured(folder, **train):
+    rng = np.random.default_rng(0)  # classes that are told apart now and then
+    labels = rng.integers(0, 3, 96)
+    images = rng.integers(0, 200, (96, 8, 8, 1)) + 8 * labels[:, None, None, None]
+    np.savez(folder / "pictures.npz", images=images.astype(np.uint8), labels=labels)
+    config = tiny.config(**{"epochs": 3, "evaluate_every": 1, "tensorboard": False, **train})
+    config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16)
+    data = {"source": str(folder / "pictures.npz"), "validation_fraction": 0.4, "size": 8}
+    return tiny.replace(config, "data", **data)
+
+
+def plain(found):
+    return [(t.number, t.state, t.params, t.curve, t.reported) for t in found.trials]
+
+
+def test_failures_are_recorded_with_their_words_and_the_sweep_goes_on(tmp_path):
+    space = write(
+        tmp_path / "space.py",
+        HEAD + '"train.batch_size": trial.suggest_categorical("n", [30, 50000])}\n',
+    )
+    with pytest.raises(RunError, match="none of 4 trials was completed"):
+        sweep(configured(tmp_path), tmp_path / "sweep", space, trials=4)
+    with (tmp_path / "sweep" / "trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["failed"] * 4
+    words = {"30": "does not divide over 8 devices", "50000": "does not fit"}
+    assert all(words[row["n"]] in row["message"] for row in rows)
+    # The same command again counts none twice, and with more trials there are more.
+    with pytest.raises(RunError, match="none of 5"):
+        sweep(configured(tmp_path), tmp_path / "sweep", space, trials=5)
+
+
+def test_a_changed_recipe_or_space_is_not_gone_on_with(tmp_path):
+    space = write(
+        tmp_path / "space.py", HEAD + '"train.batch_size": trial.suggest_int("n", 30, 31)}\n'
+    )
+    config = configured(tmp_path)
+    with pytest.raises(RunError):
+        sweep(config, tmp_path / "sweep", space, trials=1)
+    with pytest.raises(UserError, match=r"train\.epochs: 3 -> 4"):
+        sweep(tiny.replace(config, "train", epochs=4), tmp_path / "sweep", space, trials=1)
+    write(space, CALM)
+    with pytest.raises(UserError, match="its text as it was is in"):
+        sweep(config, tmp_path / "sweep", space, trials=1)
+    with pytest.raises(UserError, match="holds no sweep"):
+        sweep(config, tmp_path, space, trials=1)
+
+
+@pytest.mark.slow
+def test_a_watched_run_ends_saved_and_goes_on_to_the_same_bits(tmp_path):
+    config, seen = configured(tmp_path), []
+
+    def watch(epoch, figures):
+        seen.append((epoch, figures["knn.selection_top1"]))
+        return "enough" if epoch == 2 else ""
+
+    with pytest.raises(StoppedRunError, match="enough"):
+        pretrain(config, tmp_path / "run", watch=watch)
+    online = open_run(tmp_path / "run").online
+    assert seen == [(round(line["epoch"]), line["knn.selection_top1"]) for line in online]
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert max(int(p.name) for p in (tmp_path / "run" / FOLDER).glob("[0-9]*")) == 6
+    pretrain(config, tmp_path / "run")
+    pretrain(config, tmp_path / "whole")
+    for name in ("metrics.jsonl", "results.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_sweep_prunes_by_the_median_and_comes_out_the_same_again(tmp_path):
+    config, space = configured(tmp_path), write(tmp_path / "space.py", MIXED)
+    found = sweep(config, tmp_path / "first", space, trials=14, sampler="random")
+    assert {t.state for t in found.trials} == {"complete", "pruned", "failed"}
+    done = {}
+    for trial in sorted(found.trials, key=lambda t: t.number):
+        run = tmp_path / "first" / trial.run
+        if trial.state == "failed":
+            assert trial.params["lr"] == 1e30
+            assert "loss is nan" in trial.message
+            continue
+        lines = open_run(run).online
+        assert trial.curve == tuple(
+            (round(line["epoch"]), line["knn.selection_top1"]) for line in lines
+        )
+        # The median rule (Golovin et al., KDD 2017), by hand: of five complete trials or more.
+        complete = [curve for curve in done.values() if 3 in dict(curve)]
+        for epoch in (1, 2):
+            best = max(score for at, score in trial.curve if at <= epoch)
+            others = [dict(curve)[epoch] for curve in complete]
+            worse = len(complete) >= 5 and best < statistics.median(others)
+            assert worse == (trial.state == "pruned" and epoch == trial.curve[-1][0])
+            if worse:
+                break
+        done[trial.number] = trial.curve
+        results = json.loads((run / "results.json").read_text()) if len(trial.curve) == 3 else None
+        assert (trial.state == "complete") == (results is not None)
+        if results is not None:
+            assert trial.reported["kNN top-1"] == results["best"]["knn"]["top1"]
+            assert found.images == (results["selection"]["images"], results["best"]["images"])
+    assert found.best.score == max(max(dict(c).values()) for c in done.values() if len(c) == 3)
+    assert recipes.read_json(tmp_path / "first" / found.best.run / "config.json").train.epochs == 3
+
+    again = sweep(config, tmp_path / "again", space, trials=14, sampler="random")
+    assert plain(again) == plain(found)
+    assert write_report(tmp_path / "first", figures=False).is_file()
+
+
+# ---------------------------------------------------------------------------------------- signals
+
+
+def start(folder, space, trials=3):
+    command = [sys.executable, "-m", "cssl_jax", "sweep", *torture.ARGUMENTS[1:]]
+    command += ["--train.epochs", "6", "--train.evaluate-every", "2", "--no-figures"]
+    command += ["--space", str(space), "--trials", str(trials), "--workdir", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def trials_of(folder):
+    return json.loads((folder / "trials.json").read_text())["trials"]
+
+
+def finish(folder, space):
+    process = start(folder, space)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_in_a_trial_and_stopped_in_another_ends_as_one_left_alone(tmp_path):
+    space = write(tmp_path / "space.py", CALM)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(whole, space)
+
+    process = start(killed, space)
+    first = killed / "trials" / "0000"
+    torture.wait(process, lambda: torture.steps_logged(first) > 70)  # a checkpoint every 30
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert torture.newest(first) > 0
+    assert [t["state"] for t in trials_of(killed)] in ([], ["running"])
+    begun = (first / "checkpoints" / str(torture.newest(first))).stat().st_mtime
+
+    process = start(killed, space)
+    second = killed / "trials" / "0001"
+    torture.wait(process, lambda: torture.steps_logged(second) > 50)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert time.monotonic() - sent < 15
+    assert "trial 1: SIGTERM at step" in errors
+    assert "resumed at step" in errors  # trial 0 went on from its checkpoint
+    assert time.time() > begun
+    finish(killed, space)
+    assert trials_of(killed) == trials_of(whole)
+    assert [t["number"] for t in sorted(trials_of(killed), key=lambda t: t["number"])] == [0, 1, 2]
+    for number in range(3):
+        for name in ("metrics.jsonl", "results.json", "config.json"):
+            ours = killed / "trials" / f"{number:04}" / name
+            assert ours.read_bytes() == (whole / "trials" / ours.parent.name / name).read_bytes()
+    shutil.rmtree(whole)
+
+
+def test_a_signal_before_the_first_trial_is_status_75_and_leaves_nothing(tmp_path, monkeypatch):
+    from cssl_jax.sweeps import sweep as module
+
+    def slow(config):
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the signal did not end it")
+
+    monkeypatch.setattr(module.setup, "load_data", slow)
+    with pytest.raises(InterruptedRunError, match="SIGTERM before the first trial"):
+        sweep(configured(tmp_path), tmp_path / "sweep", write(tmp_path / "space.py", CALM))
+    assert not (tmp_path / "sweep").exists()
