@@ -80,6 +80,8 @@ def _run(argv: list[str]) -> int:
     name = argv[0]
     try:
         options, argv = joining.options(argv)
+        if not argv:
+            raise UserError(f"no command after these options; there are {', '.join(COMMANDS)}")
         words = 2 if " ".join(argv[:2]) in COMMANDS else 1
         name = " ".join(argv[:words])
         if name not in COMMANDS:

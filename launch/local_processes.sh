@@ -57,8 +57,7 @@ done
 to_all() {
     for pid in "${pids[@]}"; do kill "-$1" "$pid" 2>/dev/null || true; done
 }
-trap 'to_all TERM' TERM
-trap 'to_all INT' INT
+trap 'to_all TERM' TERM INT # what runs in a shell's background is deaf to INT
 trap 'to_all KILL' EXIT
 
 status=0 end=''

@@ -12,8 +12,8 @@
 #   --spot           preemptible and cheaper; --reserved: of a reservation
 #   --upload PATH    a folder or file to copy to every worker, such as your pictures; the command
 #                    finds it by its last name
-#   --bucket NAME    a Cloud Storage bucket to mount on every worker (docs.cloud.google.com/storage/
-#                    docs/cloud-storage-fuse); the TPU's service account must be able to write to it
+#   --bucket NAME    a Cloud Storage bucket to mount on every worker, which needs gcsfuse there and a
+#                    service account that may write (docs.cloud.google.com/storage/docs/gcs-fuse)
 #   --logs DIR       where logs come to (default runs/NAME)
 #   --timeout MIN    minutes to wait for the resource (default 120)
 #   --delete         delete the TPU and its queued resource at the end
@@ -141,17 +141,16 @@ everywhere '~/.local/bin/uv venv --allow-existing --python 3.12 ~/venv'
 everywhere 'cd cssl-jax && ~/.local/bin/uv pip install --python ~/venv/bin/python --reinstall-package cssl-jax "jax[tpu]>=0.10,<0.13" .'
 
 if [ -n "$bucket" ]; then
+    everywhere 'command -v gcsfuse >/dev/null || { echo "gcsfuse is not installed here: see the address at --bucket" >&2; exit 1; }'
     # A checkpoint is committed by renaming its folder, which a bucket does file by file.
-    options='--implicit-dirs --rename-dir-limit 200000'
-    everywhere "command -v gcsfuse >/dev/null || { . /etc/os-release && curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee /usr/share/keyrings/cloud.google.asc >/dev/null && echo \"deb [signed-by=/usr/share/keyrings/cloud.google.asc] https://packages.cloud.google.com/apt gcsfuse-\$VERSION_CODENAME main\" | sudo tee /etc/apt/sources.list.d/gcsfuse.list && sudo apt-get update && sudo apt-get install -y gcsfuse; }"
-    everywhere "mkdir -p cssl-jax/bucket && { mountpoint -q cssl-jax/bucket || gcsfuse $options $(quoted "$bucket") cssl-jax/bucket; }"
+    everywhere "mkdir -p cssl-jax/bucket && { mountpoint -q cssl-jax/bucket || gcsfuse --implicit-dirs --rename-dir-limit 200000 $(quoted "$bucket") cssl-jax/bucket; }"
 fi
 
 status=0
 everywhere "cd cssl-jax && set -o pipefail && PATH=~/venv/bin:\$PATH $(quoted "$@") 2>&1 | tee ~/run.log" ||
     status=$?
 
-# The log of every worker and the runs of the first.
+# The log of every worker and the runs of the first, unless a bucket has them.
 run mkdir -p "$logs"
 workers=1
 if [ "$DRY_RUN" = 0 ]; then
@@ -161,7 +160,7 @@ fi
 for ((worker = 0; worker < workers; worker++)); do
     tpus tpu-vm scp "$name:run.log" "$logs/worker$worker.log" --worker "$worker" || status=1
 done
-tpus tpu-vm scp --recurse "$name:cssl-jax/runs" "$logs" --worker 0 || status=1
+[ -n "$bucket" ] || tpus tpu-vm scp --recurse "$name:cssl-jax/runs" "$logs" --worker 0 || status=1
 
 [ "$delete" = 0 ] || remove
 exit "$status"
