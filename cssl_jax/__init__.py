@@ -53,7 +53,10 @@ _HOMES = {
 }
 
 
-_SUBMODULES = ("augment", "config", "data", "interop", "losses", "methods", "models", "recipes")
+_SUBMODULES = (
+    *("augment", "config", "data", "distributed", "interop", "losses", "methods", "models"),
+    "recipes",
+)
 
 
 def __getattr__(name: str) -> Any:

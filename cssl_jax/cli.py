@@ -4,16 +4,19 @@ import difflib
 import io
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.version import __version__
 
 try:
+    from cssl_jax import distributed
     from cssl_jax.commands import (
         datasets,
         evaluation,
         information,
+        joining,
         reporting,
         scaling,
         sweeping,
@@ -45,13 +48,29 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
 }
 
 
+SHARED = ("pretrain", "evaluate", "finetune", "embed", "demo", "doctor")  # by several processes
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status.
 
     0: done. 1: a run failed. 2: wrong use. 75: a signal came and what was done is saved, the same
-    command goes on. 130: interrupted, with nothing to save.
+    command goes on. 130: interrupted, with nothing to save. One of several processes that fails
+    ends here: the interpreter's own end would wait for the others.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as error:
+        distributed.leave(error.code if isinstance(error.code, int) else 1)
+        raise
+    except BaseException as error:
+        distributed.leave(1, traceback.format_exception(error))
+        raise
+    distributed.leave(status)
+    return status
+
+
+def _run(argv: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be in no encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -60,9 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"cssl-jax {__version__}")
         return 0
-    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
-    name = " ".join(argv[:words])
+    name = argv[0]
     try:
+        options, argv = joining.options(argv)
+        if not argv:
+            raise UserError(f"no command after these options; there are {', '.join(COMMANDS)}")
+        words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+        name = " ".join(argv[:words])
         if name not in COMMANDS:
             near = [known for known in COMMANDS if known.startswith(name + " ")]
             near = near or difflib.get_close_matches(" ".join(argv[:2]), COMMANDS, n=1)
@@ -70,6 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(f"no command {name!r}; {hint}there are {', '.join(COMMANDS)}")
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes are not the user's
+        if name in SHARED and not {"-h", "--help"} & set(argv):
+            distributed.start(**options)
+        elif options:
+            raise UserError(f"several processes share {', '.join(SHARED)}; start {name} in one")
         return COMMANDS[name][0](argv[words:])
     except UserError as error:
         print(f"cssl-jax {name}: {error}", file=sys.stderr)
@@ -95,4 +122,5 @@ def _overview() -> str:
     lines = ["usage: cssl-jax COMMAND [options]", ""]
     for name, (_, options) in COMMANDS.items():
         lines.append(f"  {name:<13} {(options.__doc__ or '').splitlines()[0]}")
-    return "\n".join([*lines, "", "cssl-jax COMMAND --help tells the options of a command."])
+    lines += ["", "cssl-jax COMMAND --help tells the options of a command.", "", joining.HELP]
+    return "\n".join(lines)

@@ -16,9 +16,25 @@ PyTree = Any
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of one axis, "data", over ``devices`` (default: all), with Auto axis types."""
-    devices = list(devices or jax.devices())
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    """A mesh of one axis, "data", over ``devices`` (default: all), with Auto axis types.
+
+    The devices of a TPU slice lie beside each other, in the order that suits its network; slices,
+    which a slower one connects, follow one another.
+    """
+    ordered = [
+        device
+        for members in by_slice(list(devices or jax.devices()))
+        for device in jax.make_mesh((len(members),), (AXIS,), devices=members).devices
+    ]
+    return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def by_slice(devices: Sequence[Any]) -> list[list[Any]]:
+    """Devices by the slice that they are of, each slice's in the order given; most have one."""
+    slices: dict[int, list[Any]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+    return [slices[index] for index in sorted(slices)]
 
 
 def per_device_batch(batch_size: int, mesh: Mesh) -> int:

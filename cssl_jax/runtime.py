@@ -1,6 +1,8 @@
 """The process: platform, devices, compile cache, signals."""
 
 import contextlib
+import dataclasses
+import hashlib
 import importlib.metadata
 import os
 import pathlib
@@ -9,11 +11,13 @@ import signal
 import time
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from cssl_jax import parallel
+from cssl_jax import distributed, parallel, processes
+from cssl_jax.config import Config
 from cssl_jax.errors import InterruptedRunError, UserError
 from cssl_jax.files import cache_folder
 from cssl_jax.version import __version__
@@ -51,7 +55,7 @@ def make_mesh(devices: int) -> Mesh:
         UserError: There are fewer, or a part was asked for with several processes.
     """
     available = jax.devices()
-    if devices and jax.process_count() > 1 and devices != len(available):
+    if devices and not processes.alone() and devices != len(available):
         raise UserError(f"runtime.devices {devices} on several processes; leave it 0, which is all")
     if devices > len(available):
         raise UserError(
@@ -60,15 +64,6 @@ def make_mesh(devices: int) -> Mesh:
             f"XLA_FLAGS=--xla_force_host_platform_device_count={devices}"
         )
     return parallel.make_mesh(available[: devices or None])
-
-
-def refuse_several_processes(what: str) -> None:
-    """Raises UserError where JAX's distributed runtime has started more than one process."""
-    if jax.process_count() > 1:
-        raise UserError(
-            f"{what} runs in one process for now, not in {jax.process_count()}; start it on one "
-            "host, with all of that host's devices"
-        )
 
 
 def device_memory(device: jax.Device) -> int | None:
@@ -81,6 +76,36 @@ def versions() -> dict[str, str]:
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"cssl_jax": __version__, **found}
+
+
+def join(command: str) -> None:
+    """Joins the other processes that run this command, where there are some; see ``distributed``.
+
+    Raises:
+        UserError: They run another command, or other code.
+    """
+    distributed.start()
+    if not processes.alone():
+        processes.require_same({"command": command, **versions(), "cssl_jax's code": _source()})
+
+
+def facts(config: Config) -> dict[str, Any]:
+    """What processes that compute together must have in common, by name; plain JSON."""
+    return {
+        f"{section}.{name}": value
+        for section, fields in dataclasses.asdict(config).items()
+        for name, value in fields.items()
+        if section != "runtime" or name == "backend"
+    }
+
+
+def _source() -> str:
+    """A digest of this package's code, which its version does not tell apart."""
+    digest = hashlib.sha256()
+    folder = pathlib.Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def process_age() -> float | None:
@@ -109,7 +134,8 @@ class Interruption:
     """What a signal does to a run: it is noted, so that the loop can save before it stops.
 
     While the main thread waits for something that may be given up (``breakable``), the signal
-    raises InterruptedRunError there; elsewhere it only sets ``signal_number``.
+    raises InterruptedRunError there; elsewhere it only sets ``signal_number``. What several
+    processes do together is not given up by one of them: they agree on it.
     """
 
     signal_number: int | None = None
@@ -128,8 +154,15 @@ class Interruption:
         return signal.Signals(self.signal_number).name if self.signal_number else ""
 
     @contextlib.contextmanager
-    def breakable(self) -> Iterator[None]:
-        """Within it a signal, or one that was noted before, raises InterruptedRunError at once."""
+    def breakable(self, *, shared: bool = False) -> Iterator[None]:
+        """Within it a signal, or one that was noted before, raises InterruptedRunError at once.
+
+        Args:
+            shared: Other processes take part, where there are some: then it does not.
+        """
+        if shared and not processes.alone():
+            yield
+            return
         self._breakable = True
         try:
             if self.signal_number:

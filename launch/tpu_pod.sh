@@ -7,7 +7,8 @@
 # given a Python of 3.11 or newer, this checkout and jax[tpu] on every worker; all workers run the
 # same command; their logs come back as runs/NAME/worker0.log, worker1.log, ...; the exit status is
 # not 0 if any worker failed.
-# Today `cssl-jax pretrain` says on several hosts that it runs on one; `cssl-jax doctor` shows them.
+# `cssl-jax pretrain` on several hosts is one run: give it a --workdir that all of them see, by
+# --bucket; the log of the first worker is the run's. `cssl-jax doctor` shows all devices.
 
 set -euo pipefail
 checkout=$(cd "$(dirname "$0")/.." && pwd)

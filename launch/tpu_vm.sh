@@ -12,6 +12,8 @@
 #   --spot           preemptible and cheaper; --reserved: of a reservation
 #   --upload PATH    a folder or file to copy to every worker, such as your pictures; the command
 #                    finds it by its last name
+#   --bucket NAME    a Cloud Storage bucket to mount on every worker, which needs gcsfuse there and a
+#                    service account that may write (docs.cloud.google.com/storage/docs/gcs-fuse)
 #   --logs DIR       where logs come to (default runs/NAME)
 #   --timeout MIN    minutes to wait for the resource (default 120)
 #   --delete         delete the TPU and its queued resource at the end
@@ -25,7 +27,9 @@
 # is there, and pretrain with its run; a Spot TPU that is taken away takes the run along.
 # One host or many: every worker gets the same files and runs the same command, which is how JAX
 # wants it (docs.jax.dev/en/latest/multi_process.html). COMMAND is `cssl-jax demo` unless given.
-# Today `cssl-jax pretrain` runs on one host (v4-8, v5litepod-8, v6e-8); on several it says so.
+# On several hosts the run's folder must be one that all of them see: with --bucket NAME the Cloud
+# Storage bucket NAME is mounted as `bucket` in the checkout of every worker, for
+#   --workdir bucket/mine
 # The stock images have Python 3.10, this package needs 3.11: uv brings one of its own.
 #
 # Every flag is in the reference, docs.cloud.google.com/sdk/gcloud/reference/compute/tpus: pages
@@ -37,7 +41,7 @@ here=$PWD
 cd "$(dirname "$0")/.."
 . launch/common.sh
 
-name='' zone='' type=v4-8 runtime=tpu-ubuntu2204-base project='' kind='' upload='' logs='' minutes=120
+name='' zone='' type=v4-8 runtime=tpu-ubuntu2204-base project='' kind='' upload='' bucket='' logs='' minutes=120
 delete=0 only_delete=0
 while [ $# -gt 0 ]; do
     case $1 in
@@ -48,6 +52,7 @@ while [ $# -gt 0 ]; do
     --project) project=${2:?--project needs a value}; shift 2 ;;
     --upload) upload=${2:?--upload needs a folder or file}; shift 2
         [[ $upload = /* ]] || upload=$here/$upload ;;
+    --bucket) bucket=${2:?--bucket needs a name}; shift 2 ;;
     --logs) logs=${2:?--logs needs a folder}; shift 2 ;;
     --timeout) minutes=${2:?--timeout needs minutes}; shift 2 ;;
     --spot | --reserved) kind=$1; shift ;;
@@ -135,11 +140,17 @@ everywhere 'command -v ~/.local/bin/uv >/dev/null || curl -LsSf https://astral.s
 everywhere '~/.local/bin/uv venv --allow-existing --python 3.12 ~/venv'
 everywhere 'cd cssl-jax && ~/.local/bin/uv pip install --python ~/venv/bin/python --reinstall-package cssl-jax "jax[tpu]>=0.10,<0.13" .'
 
+if [ -n "$bucket" ]; then
+    everywhere 'command -v gcsfuse >/dev/null || { echo "gcsfuse is not installed here: see the address at --bucket" >&2; exit 1; }'
+    # A checkpoint is committed by renaming its folder, which a bucket does file by file.
+    everywhere "mkdir -p cssl-jax/bucket && { mountpoint -q cssl-jax/bucket || gcsfuse --implicit-dirs --rename-dir-limit 200000 $(quoted "$bucket") cssl-jax/bucket; }"
+fi
+
 status=0
 everywhere "cd cssl-jax && set -o pipefail && PATH=~/venv/bin:\$PATH $(quoted "$@") 2>&1 | tee ~/run.log" ||
     status=$?
 
-# The log of every worker and the runs of the first.
+# The log of every worker and the runs of the first, unless a bucket has them.
 run mkdir -p "$logs"
 workers=1
 if [ "$DRY_RUN" = 0 ]; then
@@ -149,7 +160,7 @@ fi
 for ((worker = 0; worker < workers; worker++)); do
     tpus tpu-vm scp "$name:run.log" "$logs/worker$worker.log" --worker "$worker" || status=1
 done
-tpus tpu-vm scp --recurse "$name:cssl-jax/runs" "$logs" --worker 0 || status=1
+[ -n "$bucket" ] || tpus tpu-vm scp --recurse "$name:cssl-jax/runs" "$logs" --worker 0 || status=1
 
 [ "$delete" = 0 ] || remove
 exit "$status"

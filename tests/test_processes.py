@@ -1,72 +1,96 @@
-"""Two real processes under JAX's distributed runtime."""
+"""Two and four real processes under JAX's distributed runtime: what each feeds and computes."""
 
-import pathlib
-import socket
-import subprocess
-import sys
+import importlib.util
 
+import jax
+import joined
 import numpy as np
 import pytest
 
-TESTS = pathlib.Path(__file__).resolve().parent
+import tiny
+from cssl_jax.data.sampler import Sampler
 
+# In each process; ``out`` takes what it found.
 CODE = """
 import sys
 import jax
-port, rank, out = sys.argv[1:]
-jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank))
+from cssl_jax import distributed
+from cssl_jax.commands import joining
+given, (out, *pipelines) = joining.options(sys.argv[1:])
+distributed.start(**given)
 import numpy as np
+from jax.experimental import multihost_utils
 import tiny
 from cssl_jax import parallel
+from cssl_jax.data.feeds import placed_feeds
+from cssl_jax.data.pipeline import PIPELINES
+from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError
 
-assert jax.process_count() == 2 and len(jax.devices()) == 4
+assert len(jax.devices()) == 4
 try:
     parallel.data_parallel(lambda *a: a, parallel.make_mesh(), "pmap")
 except UserError as error:
     print("refused:", error)
-run = tiny.Run(tiny.config(), 4, pipeline="stream")
-gradient = run.gradient()
-function = lambda *a: (lambda g, x: (g, x["metrics"]))(*gradient(*a))
-feed = next(run.pipeline.feeds(0, 1))
-grads, metrics = run.spread(function)(
-    run.state(), run.constants, parallel.put_batch(feed, run.mesh)
-)
-leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(grads))}
-np.savez(out, index=feed["index"], loss=np.asarray(metrics["loss"]), **leaves)
+config, source, mesh = tiny.config(), tiny.pictures(), parallel.make_mesh()
+found, sampler = {}, Sampler(len(source), 16, 0)
+for name in pipelines:
+    for micro_batch in (0, 8):
+        rows = parallel.process_rows(16, mesh, micro_batch)
+        made = PIPELINES[name](
+            source=source, sampler=sampler, policy=config.augment, views={"a": 2}, size=8,
+            mean=(0.5,), std=(0.2,), rows=rows,
+        )
+        # Global arrays, as the devices hold them.
+        for step, feed in enumerate(placed_feeds(made, mesh, "shard_map", 2, 4)):
+            index = feed["row" if name == "resident" else "index"]
+            index = multihost_utils.process_allgather(index, tiled=True)
+            if name == "resident":
+                index = sampler.draw(step + 2, index)[0]
+            found[f"{name}_{micro_batch}_{step + 2}"] = index
+if jax.process_count() == 2:
+    run = tiny.Run(config, 4, pipeline="stream")
+    gradient = run.gradient()
+    function = lambda *a: (lambda g, x: (g, x["metrics"]))(*gradient(*a))
+    feed = next(run.feeds(0, 1))
+    grads, metrics = run.spread(function)(run.state(), run.constants, feed)
+    found |= {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(grads))}
+    found["loss"] = np.asarray(metrics["loss"])
+np.savez(f"{out}/{jax.process_index()}.npz", **found)
 """
 
 
+def found_by(count, folder, pipelines):
+    ends = joined.run(CODE, [str(folder), *pipelines], count, devices=4 // count)
+    assert {end.status for end in ends} == {0}, ends
+    for end in ends:
+        assert f"refused: runtime.backend 'pmap' runs in one process, not in {count}" in end.out
+    return [np.load(folder / f"{rank}.npz") for rank in range(count)]
+
+
+def assert_same_batches(results, pipelines):
+    sampler = Sampler(len(tiny.pictures()), 16, 0)
+    for step in (2, 3):
+        batch, _ = sampler.draw(step, np.arange(16))
+        # Each of the 4 devices holds its share of every micro-batch of 8.
+        shares = batch.reshape(2, 4, 2).swapaxes(0, 1).ravel()
+        for result in results:
+            for name in pipelines:
+                np.testing.assert_array_equal(result[f"{name}_0_{step}"], batch)
+                np.testing.assert_array_equal(result[f"{name}_8_{step}"], shares)
+
+
 @pytest.mark.slow
-def test_two_processes_give_the_gradient_of_one_and_refuse_pmap(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}", "PATH": "/usr/bin:/bin"}
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", CODE, str(port), str(rank), str(tmp_path / f"{rank}.npz")],
-            env={**environment, "JAX_PLATFORMS": "cpu", "HOME": str(tmp_path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        for child in children:
-            out, err = child.communicate(timeout=300)
-            assert child.returncode == 0, err
-            assert "refused: runtime.backend 'pmap' runs in one process, not in 2" in out
-    finally:
-        for child in children:
-            child.kill()
+def test_four_processes_feed_the_batches_of_one(tmp_path):
+    assert_same_batches(found_by(4, tmp_path, ["resident", "stream"]), ["resident", "stream"])
 
-    import jax
 
-    import tiny
+@pytest.mark.slow
+def test_two_processes_feed_the_batches_and_give_the_gradient_of_one(tmp_path):
+    pipelines = ["resident", "stream", "threads-split"]
+    pipelines += ["tf"] if importlib.util.find_spec("tensorflow") else []
+    results = found_by(2, tmp_path, pipelines)
+    assert_same_batches(results, pipelines)
 
     run = tiny.Run(tiny.config(), 4, pipeline="stream")
     gradient = run.gradient()
@@ -76,9 +100,6 @@ def test_two_processes_give_the_gradient_of_one_and_refuse_pmap(tmp_path):
         return grads, aux["metrics"]
 
     grads, metrics = run.spread(function)(run.state(), run.constants, next(run.feeds(0, 1)))
-    results = [np.load(tmp_path / f"{rank}.npz") for rank in (0, 1)]
-    index = next(run.pipeline.feeds(0, 1))["index"]
-    np.testing.assert_array_equal(np.concatenate([r["index"] for r in results]), index)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))
     for result in results:
         assert float(result["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)

@@ -63,6 +63,7 @@ class Embed:
 
 def evaluate(argv: Sequence[str]) -> int:
     """`cssl-jax evaluate RUN [--protocol NAME ...] [--data.source SOURCE] [--json FILE]`."""
+    from cssl_jax import processes
     from cssl_jax.evaluate.encoder import evaluate_run
     from cssl_jax.evaluate.tables import table
     from cssl_jax.files import write_json
@@ -75,6 +76,8 @@ def evaluate(argv: Sequence[str]) -> int:
     results = evaluate_run(
         options.run, options.protocol or None, data=options.data, options=options.evaluate
     )
+    if not processes.first():
+        return 0
     split = results["split"]
     print(
         f"step {results['step']} of {options.run}, fitted on {split['train']:,} images of "
@@ -99,6 +102,7 @@ def embed(argv: Sequence[str]) -> int:
     """`cssl-jax embed RUN --data.source SOURCE --output features.npz`."""
     import numpy as np
 
+    from cssl_jax import processes
     from cssl_jax.data.loading import load_source
     from cssl_jax.evaluate.encoder import load_encoder
 
@@ -110,6 +114,8 @@ def embed(argv: Sequence[str]) -> int:
     read = dataclasses.replace(encoder.config.data, labels=options.data.labels)
     source = load_source(options.data.source, read)
     arrays = {"features": encoder.embed(source)}
+    if not processes.first():
+        return 0
     arrays |= {
         name: value for name in ("labels", "names") if (value := getattr(source, name)) is not None
     }

@@ -103,11 +103,14 @@ def pretrain(argv: Sequence[str]) -> int:
 
 
 def _run(options: Pretrain) -> int:
+    from cssl_jax import processes
     from cssl_jax.evaluate.protocols import table
     from cssl_jax.evaluate.run_folder import open_run
     from cssl_jax.train.loop import pretrain
 
     results = pretrain(options.config, options.workdir, profile_steps=options.profile_steps)
+    if not processes.first():
+        return 0
     print(f"\n{table(results)}\n")
     for verdict in open_run(options.workdir).verdicts:
         print(f"{verdict.grade:<8} {verdict}")
@@ -117,6 +120,7 @@ def _run(options: Pretrain) -> int:
 
 def finetune(argv: Sequence[str]) -> int:
     """`cssl-jax finetune RUN --workdir DIR [--fractions 0.1 1] [--section.field VALUE ...]`."""
+    from cssl_jax import processes
     from cssl_jax.train.finetune import finetune, finetune_config, table
 
     asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
@@ -129,7 +133,8 @@ def finetune(argv: Sequence[str]) -> int:
     results = finetune(
         options.run, options.workdir, fractions=options.fractions, config=options.config
     )
-    print(f"\n{table(results)}\n\nresults: {options.workdir / 'finetune.json'}")
+    if processes.first():
+        print(f"\n{table(results)}\n\nresults: {options.workdir / 'finetune.json'}")
     return 0
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from cssl_jax import parallel, recipes, runtime
+from cssl_jax import distributed, parallel, processes, recipes, runtime
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.data.sources import ArraySource, Source
 from cssl_jax.errors import UserError
@@ -38,7 +38,7 @@ class Encoder:
         self, run: str | pathlib.Path, *, batch_size: int = 0, checkpoint: str = "last"
     ) -> None:
         """Opens a run; arguments as for ``load_encoder``."""
-        runtime.refuse_several_processes("evaluation")
+        distributed.start()
         if checkpoint not in ("last", "best"):
             raise UserError(f"checkpoint {checkpoint!r} is unknown; use 'last' or 'best'")
         self.run = existing_run(run)
@@ -47,7 +47,7 @@ class Encoder:
             self.meta: dict[str, Any] = meta
             self.config: Config = recipes.from_dict(meta["config"])
             # A run from a larger machine opens on a smaller one.
-            devices = min(self.config.runtime.devices, jax.device_count())
+            devices = min(self.config.runtime.devices, jax.device_count()) * processes.alone()
             self.mesh = runtime.make_mesh(devices)
             self.spec = InputSpec.from_dict(meta["input"])
             self.data: dict[str, str] = meta["data"]
@@ -141,25 +141,51 @@ def evaluate_run(
         UserError: A protocol, the data or an option does not fit.
         RunError: A protocol changed the encoder.
     """
+    runtime.join("evaluate")
+    with processes.watched():
+        return _evaluate_run(run, protocol, data, options)
+
+
+def _evaluate_run(
+    run: str | pathlib.Path,
+    protocol: str | Sequence[str] | None,
+    data: DataConfig | None,
+    options: EvaluateConfig | None,
+) -> dict[str, Any]:
     names = protocols.PROTOCOLS if protocol is None else protocol
     names = (names,) if isinstance(names, str) else tuple(names)
     protocols.check_names(names)  # before the run is opened
+    processes.together(lambda: existing_run(run))
     encoder = load_encoder(run)
     own = encoder.config
-    config = _with(own, data, options)
-    runtime.set_compile_cache(config.runtime.compile_cache)
-    train, validation = setup.load_data(config)
-    for part in (train, validation):
-        encoder.check_channels(part)
-    evaluator = Evaluator(
-        config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh
-    )
-    if protocol is not None and not evaluator.labelled:
-        raise UserError(
-            f"protocol {names[0]!r} needs labels on both parts; training images have "
-            f"{'some' if train.labels is not None else 'none'}, validation images "
-            f"{'some' if validation.labels is not None else 'none'}"
+
+    def opened() -> tuple[Config, Source, Source, Evaluator]:
+        config = _with(own, data, options)
+        runtime.set_compile_cache(config.runtime.compile_cache)
+        train, validation = setup.load_data(config)
+        for part in (train, validation):
+            encoder.check_channels(part)
+        evaluator = Evaluator(
+            config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh
         )
+        if protocol is not None and not evaluator.labelled:
+            raise UserError(
+                f"protocol {names[0]!r} needs labels on both parts; training images have "
+                f"{'some' if train.labels is not None else 'none'}, validation images "
+                f"{'some' if validation.labels is not None else 'none'}"
+            )
+        return config, train, validation, evaluator
+
+    config, train, validation, evaluator = processes.together(opened)
+    processes.require_same(
+        {
+            "run": str(encoder.run),
+            "protocols": names,
+            **runtime.facts(config),
+            "training images": train.fingerprint(),
+            "validation images": validation.fingerprint(),
+        }
+    )
     last = Checkpoint(encoder.step, encoder.model)
     best = load_encoder(run, checkpoint="best")
     transfer = _images(config.data) != _images(own.data)
@@ -177,7 +203,7 @@ def evaluate_run(
     }
     if transfer:
         figures["leakage"]["pretraining"] = _leakage_of_pretraining(own, validation)
-    _save(encoder.run / "results.json", figures, transfer)
+    processes.by_first(lambda: _save(encoder.run / "results.json", figures, transfer))
     return figures
 
 

@@ -1,13 +1,15 @@
 """From images to features: the encoder under jit, and raw pixels as the floor to beat."""
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from cssl_jax import parallel
@@ -95,6 +97,7 @@ def make_embed(
     """Compiles ``(variables, source of N images) -> features float32 [N, D]``.
 
     Images are embedded in batches over the mesh; the last one is padded and cut, never dropped.
+    Each of several processes reads its own rows only, and all get the features of all rows.
     """
 
     @jax.jit
@@ -104,16 +107,34 @@ def make_embed(
         return encoded["features"]
 
     rows = -(-batch_size // mesh.size) * mesh.size
+    mine = parallel.process_rows(rows, mesh)
 
     def embed(variables: dict[str, PyTree], source: Source) -> np.ndarray:
+        starts = range(0, len(source), rows)
+        blocks = _own_blocks(source, starts, mine, size)
         parts = []
-        for block in source.blocks(rows, size):
-            padding = [(0, rows - len(block))] + [(0, 0)] * 3
+        for start, block in zip(starts, blocks, strict=False):
+            padding = [(0, len(mine) - len(block))] + [(0, 0)] * 3
             batch = parallel.put_batch(np.pad(block, padding), mesh)
-            parts.append(np.asarray(embed_batch(variables, batch), np.float32)[: len(block)])
+            features = multihost_utils.process_allgather(embed_batch(variables, batch), tiled=True)
+            parts.append(np.asarray(features, np.float32)[: len(source) - start])
         return np.concatenate(parts)
 
     return embed
+
+
+def _own_blocks(source: Source, starts: range, mine: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """This process's images of every batch, uint8 [r, h, w, C]; r is less in the last one."""
+    if len(mine) == starts.step:
+        yield from source.blocks(len(mine), size)
+        return
+    numbers = (np.asarray(starts)[:, None] + mine).ravel()
+    numbers = numbers[numbers < len(source)]
+    if not len(numbers):  # what it feeds is cut off, but it must feed something
+        numbers = np.zeros(1, int)
+    for block in source.take(numbers).blocks(len(mine), size):
+        yield block
+    yield from itertools.repeat(block)  # likewise, where its last row was in an earlier batch
 
 
 def pixels(source: Source) -> np.ndarray:

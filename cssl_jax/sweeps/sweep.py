@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from cssl_jax import recipes, runtime
+from cssl_jax import processes, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError, UserError
 from cssl_jax.evaluate.run_folder import open_run
@@ -76,7 +76,11 @@ def sweep(
         RunError: No trial was completed, or something could not be written.
     """
     study.require()
-    runtime.refuse_several_processes("a sweep")
+    if not processes.alone():
+        raise UserError(
+            f"a sweep runs in one process, not in {jax.process_count()}; start several, each with "
+            "its own --workdir and a --storage that they share"
+        )
     if trials < 1:
         raise UserError(f"--trials is {trials}; give 1 or more")
     for name, value, known in (

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cssl_jax import parallel
+from cssl_jax import parallel, processes
 
 EVERY = 8  # steps between two questions to the other processes
 
@@ -21,12 +21,17 @@ class Agreement:
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        self._alone = jax.process_count() == 1
+        self._alone = processes.alone()
         self._sharding = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
         replicated = NamedSharding(mesh, PartitionSpec())
         self._largest = jax.jit(lambda wishes: wishes.max(), out_shardings=replicated)
         self._shape = (mesh.size,)
         self._asked: jax.Array | None = None
+
+    @staticmethod
+    def at_once(wish: int) -> int:
+        """The largest wish of any process now; all wait for the answer."""
+        return max(processes.gather(wish))
 
     def reached(self, step: int, wish: int) -> int:
         """What is agreed on after ``step`` steps: 0, or the largest wish.

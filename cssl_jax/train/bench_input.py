@@ -2,9 +2,10 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 
-from cssl_jax import parallel, recipes, runtime
+from cssl_jax import parallel, processes, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.data import bench
 from cssl_jax.errors import UserError
@@ -58,7 +59,11 @@ def bench_input(config: Config, *, seconds: float = 3.0) -> InputReport:
     """
     if not 0 < seconds <= 3600:
         raise UserError(f"--seconds {seconds:g}; give more than 0, at most 3600")
-    runtime.refuse_several_processes("bench-input")
+    if not processes.alone():
+        raise UserError(
+            f"bench-input measures one host's input, not that of {jax.process_count()} processes; "
+            "start it by itself"
+        )
     config = recipes.canonical(config)
     runtime.set_compile_cache(config.runtime.compile_cache)
     mesh, batch_size = runtime.make_mesh(config.runtime.devices), config.train.batch_size

@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cssl_jax import processes
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.train import replicas
 from cssl_jax.train.state import TrainState
@@ -54,6 +55,9 @@ class Checkpoints:
     ``meta`` (JSON: config, normalisation, versions, digests); an encoder loads without its
     optimizer. A checkpoint is written beside its place and gets its name in one step once it is
     whole; what it held is known by its digests, so that damage done later is found as well.
+
+    Of several processes all open, save and restore, at the same step and from one folder; the first
+    writes what is not an array of its own.
     """
 
     def __init__(
@@ -64,7 +68,11 @@ class Checkpoints:
         read_only: bool = False,
         regular: Callable[[int], bool] = lambda step: True,
     ) -> None:
-        """Opens the folder of a run's checkpoints; ``regular`` is ``cadence.Cadence.regular``."""
+        """Opens the folder of a run's checkpoints; ``regular`` is ``cadence.Cadence.regular``.
+
+        Raises:
+            UserError: A process does not see the same checkpoints as the first.
+        """
         policies = ocp.checkpoint_managers
         # Retention by max_to_keep with best_fn deletes the newest checkpoint; a policy without
         # best_fn writes no metrics. Both together keep what is meant.
@@ -85,10 +93,9 @@ class Checkpoints:
         )
         self._run, self._folder = run, (run / FOLDER).absolute()
         self._regular = regular
-        if not read_only:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        _forget_broken_scores(self._folder, read_only)
+        processes.by_first(lambda: _prepare(self._folder, read_only))
         self._manager = ocp.CheckpointManager(self._folder, options=options)
+        processes.require_same({f"checkpoints in {self._folder}": self.steps})
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -174,14 +181,19 @@ class Checkpoints:
         """
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
+            found, trouble = None, ""
             try:
                 found = self.restore(like, mesh, step), self.meta(step)
             except Exception as error:  # whatever a storage makes of missing or broken files
-                damaged[step] = _first_line(error)
+                if processes.is_lost(error):
+                    raise
+                trouble = _first_line(error)
+            trouble = next(filter(None, processes.gather(trouble)), "")
+            if found is None or trouble:  # to one process is to all
+                damaged[step] = trouble
                 continue
-            if damaged and jax.process_index() == 0:
-                self._move_aside(damaged, step)
             if damaged:
+                self._move_aside(damaged, step)
                 self._manager.reload()
             return found
         reasons = "".join(f"\n  step {step}: {reason}" for step, reason in damaged.items())
@@ -248,17 +260,23 @@ class Checkpoints:
 
     def _move_aside(self, damaged: dict[int, str], whole: int) -> None:
         """Out of the way of a new save of the same step, yet there to be looked at."""
-        for step, reason in damaged.items():
-            place = self._run / DAMAGED / str(step)
-            shutil.rmtree(place, ignore_errors=True)
-            place.parent.mkdir(exist_ok=True)
-            (self._folder / str(step)).replace(place)
-            _say(
-                f"checkpoint of step {step} is damaged ({reason}): moved to {place}; going on from "
-                f"step {whole}"
-            )
+
+        def move() -> None:
+            for step, reason in damaged.items():
+                place = self._run / DAMAGED / str(step)
+                shutil.rmtree(place, ignore_errors=True)
+                place.parent.mkdir(exist_ok=True)
+                (self._folder / str(step)).replace(place)
+                _say(
+                    f"checkpoint of step {step} is damaged ({reason}): moved to {place}; going on "
+                    f"from step {whole}"
+                )
+
+        processes.by_first(move)
 
     def _not_written(self, failure: BaseException) -> RunError:
+        if processes.is_lost(failure):
+            return processes.lost(failure)
         reason = _first_line(failure)
         return RunError(
             f"a checkpoint could not be written to {self._folder}: {reason}; make room or "
@@ -280,8 +298,10 @@ def _compare(meta: dict[str, Any], tree: PyTree) -> None:
             raise DamagedError(f"{name} is not what was saved")
 
 
-def _forget_broken_scores(folder: pathlib.Path, read_only: bool) -> None:
-    """A checkpoint whose score cannot be read is whole all the same: it is ranked no more."""
+def _prepare(folder: pathlib.Path, read_only: bool) -> None:
+    """Makes the folder; a checkpoint whose score is broken is whole, but ranked no more."""
+    if not read_only:
+        folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("[0-9]*/metrics/metrics"):
         try:
             json.loads(path.read_bytes())
@@ -295,8 +315,7 @@ def _forget_broken_scores(folder: pathlib.Path, read_only: bool) -> None:
 
 
 def _say(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def _first_line(error: BaseException) -> str:

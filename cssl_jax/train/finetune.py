@@ -1,13 +1,14 @@
 """Fine-tuning a run's encoder with few labels or many, beside the floors."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from cssl_jax import recipes
+from cssl_jax import processes, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.data.sources import Source
 from cssl_jax.errors import UserError
@@ -95,13 +96,14 @@ def finetune(
     Raises:
         UserError: The run, the data or the config do not fit each other.
     """
+    runtime.join("finetune")
     config = config or finetune_config(run)
     folder = pathlib.Path(workdir).expanduser().absolute()
     if not fractions:
         raise UserError("no share of the labels is given; give one or more, such as 0.1 1.0")
     results: dict[str, Any] = {"run": pathlib.Path(run).name, "fractions": {}}
     for fraction in fractions:
-        resolved, parts = _resolve(config, fraction)
+        resolved, parts = processes.together(functools.partial(_resolve, config, fraction))
         found: dict[str, Any] = {"labels": len(parts[0])}
         for start in STARTS:
             init = resolved.train.init if start == "pretrained" else ""
@@ -117,7 +119,7 @@ def finetune(
         found["pixels"] = _pixels(*parts, resolved)
         results["fractions"][f"{fraction:g}"] = found
         results["selection"] = trained["selection"]
-        write_json(folder / "finetune.json", results)
+        processes.by_first(lambda: write_json(folder / "finetune.json", results))
     return results
 
 

@@ -7,18 +7,18 @@ import fcntl
 import os
 import pathlib
 import socket
+import time
 from collections.abc import Iterator
 from typing import IO
 
-import jax
-
-from cssl_jax import recipes
+from cssl_jax import processes, recipes
 from cssl_jax.config import Config
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.files import is_unfinished, remove_unfinished, write_text
 from cssl_jax.train.checkpoints import FOLDER
 
 LOCK = ".lock"
+_APPEARS = 10.0  # seconds in which a network file system shows to all what one host wrote
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of the file system
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
@@ -75,7 +75,7 @@ class Claim:
         Raises:
             UserError: Another run has it.
         """
-        if self._file is not None or jax.process_index() != 0:
+        if self._file is not None:
             return
         file = self._path.open("a+")
         try:
@@ -105,9 +105,12 @@ class Claim:
             self._file = None
 
     def __enter__(self) -> "Claim":
-        if self._path.parent.is_dir():  # refuse before the data are read
-            with writable(self._path.parent):
-                self.take()
+        def take_if_there() -> None:  # to refuse before the data are read
+            if self._path.parent.is_dir():
+                with writable(self._path.parent):
+                    self.take()
+
+        processes.by_first(take_if_there)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -118,14 +121,34 @@ def begin(run: pathlib.Path, config: Config, claim: Claim) -> None:
     """Makes the folder this run's, once all parts stand: a config that is refused leaves no folder.
 
     Raises:
-        UserError: It cannot be written, or another run has it.
+        UserError: It cannot be written, another run has it, or a process does not see it.
     """
-    with writable(run):
-        run.mkdir(parents=True, exist_ok=True)
-        claim.take()
-        if jax.process_index() == 0:
+
+    def make() -> None:
+        with writable(run):
+            run.mkdir(parents=True, exist_ok=True)
+            claim.take()
             remove_unfinished(run)
             write_text(run / "config.json", recipes.to_json(config))
+
+    processes.by_first(make)
+    processes.together(lambda: _require_sight(run / "config.json", recipes.to_json(config)))
+
+
+def _require_sight(path: pathlib.Path, content: str) -> None:
+    """Raises UserError where this process does not see a file as the first process wrote it."""
+    if processes.first():
+        return
+    end = time.monotonic() + _APPEARS
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            if path.read_text() == content:
+                return
+        time.sleep(0.1)
+    raise UserError(
+        f"{path}, which process 0 wrote, is not here: --workdir must lie on a file system that all "
+        "hosts of a run share, such as NFS or a mounted bucket"
+    )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cssl_jax import runtime
+from cssl_jax import processes, runtime
 from cssl_jax.config import Config
 from cssl_jax.data.advice import advice
 from cssl_jax.data.pipeline import Pipeline
@@ -32,6 +32,8 @@ class _Step:
 
 class Journal:
     """Everything a run writes down while it steps; figures are fetched two steps late.
+
+    Of several processes the first writes and speaks; all of them judge, alike, whether to go on.
 
     Of a step that is not logged only whether it was finite comes to the host, in a copy that began
     when the step was sent off.
@@ -66,16 +68,21 @@ class Journal:
         self._newest: collections.deque[dict[str, Any]] = collections.deque(maxlen=verdicts.LINES)
         self._told: set[str] = set()
         self._meter, self._watch = Meter(), InputWatch()
-        self._progress = Progress(total_steps, start, config.train.batch_size)
+        writes = processes.first()
+        self._progress = Progress(total_steps, start, config.train.batch_size, shown=writes)
+        self._metrics: JsonLines | None = None
+        self._timings: JsonLines | None = None
+        self._views: ViewRecord | None = None
+        self._boards: list[TensorBoard | WandB] = []
+        if not writes:
+            return
         again = _is_score if unscored else None
         self._metrics = JsonLines(run / "metrics.jsonl", keep_until=start, again=again)
         self._timings = JsonLines(run / "timings.jsonl", keep_until=start)
-        self._views: ViewRecord | None = None
         if config.train.record_views:
             rows = np.arange(config.train.batch_size)
             work = dataclasses.replace(pipeline.work, rows=rows)
             self._views = ViewRecord(run / FOLDER, work, start)
-        self._boards: list[TensorBoard | WandB] = []
         if config.train.tensorboard:
             self._boards.append(TensorBoard(run / "tensorboard", start_step=start))
         if config.train.wandb:
@@ -126,7 +133,8 @@ class Journal:
 
     def scores(self, step: int, scores: dict[str, float]) -> None:
         """Writes the figures of an online evaluation, whose time counts for no interval."""
-        self._metrics.write(step, {"epoch": step / self._steps_per_epoch, **scores})
+        if self._metrics is not None:
+            self._metrics.write(step, {"epoch": step / self._steps_per_epoch, **scores})
         for board in self._boards:
             board.write(step, scores)
         shown = [
@@ -183,8 +191,9 @@ class Journal:
             self._newest.append({"step": step, **values})
             self._tell(step, verdicts.of_steps(self._newest, self._facts))
         epoch = step / self._steps_per_epoch
-        self._metrics.write(step, {"epoch": epoch, **values})
-        self._timings.write(step, timing)
+        if self._metrics is not None and self._timings is not None:
+            self._metrics.write(step, {"epoch": epoch, **values})
+            self._timings.write(step, timing)
         for board in self._boards:
             board.write(step, {**values, **timing})
 

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import json
 import pathlib
+import signal
 import sys
 from typing import Any
 
 import jax
 import optax
 
-from cssl_jax import parallel, recipes, runtime
+from cssl_jax import parallel, processes, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.data.loading import LABEL_RULES, absolute_spec
 from cssl_jax.data.scan import write_rejected
@@ -39,6 +40,9 @@ def pretrain(
 ) -> dict[str, Any]:
     """Trains an encoder into a run folder; on a folder with a run in it, goes on where it stopped.
 
+    Several processes that do this together (``distributed.start``) compute what one would with all
+    their devices; the first alone writes.
+
     Args:
         config: The run; see ``recipes.load``.
         workdir: Run folder: config.json, metrics.jsonl, timings.jsonl, checkpoints/, results.json.
@@ -53,23 +57,29 @@ def pretrain(
         UserError: The config, the data or the folder do not fit each other.
         InterruptedRunError: A signal came; what was done is saved.
         StoppedRunError: ``watch`` ended the run; what was done is saved.
-        RunError: The loss is not finite, devices differ, or something could not be written.
+        RunError: The loss is not finite, devices differ, something could not be written, or
+            another process is gone.
     """
-    runtime.refuse_several_processes("pretraining")
-    config = _with_absolute_paths(recipes.canonical(config))
+    runtime.join("pretrain")
     run = pathlib.Path(workdir).expanduser().absolute()
-    profile = Profile(run / TRACES, profile_steps)
-    folder.check(run, config)
-    with runtime.catch_signals() as interruption:
+    config, profile = processes.together(
+        lambda: (
+            _with_absolute_paths(recipes.canonical(config)),
+            Profile(run / TRACES, profile_steps if processes.first() else ""),
+        )
+    )
+    processes.require_same({"workdir": str(run), **runtime.facts(config)})
+    processes.together(lambda: folder.check(run, config))
+    with runtime.catch_signals() as interruption, processes.watched():
         try:
             with folder.while_running(run), folder.Claim(run) as claim:
                 return _pretrain(config, run, claim, interruption, profile, watch)
         except InterruptedRunError as stopped:
-            if str(stopped) != interruption.name:
+            *_, name = str(stopped).split()
+            if name not in signal.Signals.__members__:
                 raise
             raise InterruptedRunError(  # before the first step, or after the last
-                f"{interruption.name} outside the steps: nothing is lost; run the same command to "
-                "go on"
+                f"{name} outside the steps: nothing is lost; run the same command to go on"
             ) from None
 
 
@@ -81,15 +91,18 @@ def _pretrain(
     profile: Profile,
     watch: Watch | None,
 ) -> dict[str, Any]:
-    with interruption.breakable():
-        cache = runtime.set_compile_cache(config.runtime.compile_cache)
-        parts = assemble(config)
-        folder.begin(run, config, claim)
-        if rejected := {*parts.train.rejected, *parts.validation.rejected}:
-            write_rejected(run / "rejected.csv", rejected)
+    def assembled() -> tuple[str | None, Parts]:
+        with interruption.breakable():
+            return runtime.set_compile_cache(config.runtime.compile_cache), assemble(config)
+
+    cache, parts = processes.together(assembled)
+    processes.require_same(parts.facts)
+    folder.begin(run, config, claim)
+    if rejected := {*parts.train.rejected, *parts.validation.rejected}:
+        processes.by_first(lambda: write_rejected(run / "rejected.csv", rejected))
     regular = Cadence(config.train, parts.sampler.steps_per_epoch).regular
     with Checkpoints(run, keep=config.train.keep, regular=regular) as checkpoints:
-        with interruption.breakable():
+        with interruption.breakable(shared=True):
             start, unscored, first = 0, False, functools.partial(_begin, config, parts)
             if checkpoints.latest:
                 state, unscored = _resume(parts, checkpoints)
@@ -102,21 +115,23 @@ def _pretrain(
                 _say(optimizers.describe_exclusions(state.params, options.exclude_norm_and_bias))
         figures = None
         if start < parts.total_steps or unscored:
-            training = Training(
-                config,
-                run,
-                parts,
-                checkpoints,
-                interruption,
-                first=first,
-                state=state,
-                start=start,
-                unscored=unscored,
-                profile=profile,
-                watch=watch,
+            training = processes.together(
+                lambda: Training(
+                    config,
+                    run,
+                    parts,
+                    checkpoints,
+                    interruption,
+                    first=first,
+                    state=state,
+                    start=start,
+                    unscored=unscored,
+                    profile=profile,
+                    watch=watch,
+                )
             )
             state, figures = training.run()
-        with interruption.breakable():
+        with interruption.breakable(shared=True):
             return _results(config, run, parts, checkpoints, state, figures)
 
 
@@ -130,7 +145,7 @@ def _results(
 ) -> dict[str, Any]:
     """Writes results.json, unless a finished run has it, and returns its content."""
     results_path = run / "results.json"
-    if figures is None and results_path.is_file():
+    if processes.from_first(lambda: figures is None and results_path.is_file()):
         return json.loads(results_path.read_text())
     last = Checkpoint(parts.total_steps, state.model)
     best = _best(last, parts, checkpoints)
@@ -148,7 +163,7 @@ def _results(
         ),
         "versions": runtime.versions(),
     }
-    write_json(results_path, results)
+    processes.by_first(lambda: write_json(results_path, results))
     return results
 
 
@@ -237,10 +252,11 @@ def _announce(
     device = parts.mesh.devices.flat[0]
     rejected = len({*parts.train.rejected, *parts.validation.rejected})
     left_out = f"{rejected} left out (rejected.csv), " if rejected else ""
+    shared = "" if processes.alone() else f" of {jax.process_count()} processes"
     judged = "by labels" if parts.evaluator.labelled else "without labels"
     _say(
         f"run       {run}" + (f" (resumed at step {start})" if start else "") + "\n"
-        f"devices   {parts.mesh.size} x {device.device_kind}, {config.runtime.backend}\n"
+        f"devices   {parts.mesh.size} x {device.device_kind}{shared}, {config.runtime.backend}\n"
         f"compiled  {cache or 'not kept'}\n"
         f"data      {config.data.source}: {len(parts.train)} to train on, "
         f"{len(parts.validation)} to validate on, {left_out}judged {judged}\n"
@@ -249,5 +265,5 @@ def _announce(
 
 
 def _say(text: str) -> None:
-    if jax.process_index() == 0:
+    if processes.first():
         print(text, file=sys.stderr, flush=True)

@@ -151,12 +151,16 @@ class WandB:
 
 
 class Progress:
-    """A bar with loss, chance level, images/s, waiting for input, and time left."""
+    """A bar with loss, chance level, images/s, waiting for input, and time left.
 
-    def __init__(self, total: int, done: int, batch_size: int) -> None:
+    Where it is not ``shown`` nothing is printed at all.
+    """
+
+    def __init__(self, total: int, done: int, batch_size: int, *, shown: bool = True) -> None:
         terminal = sys.stderr.isatty()
         self._batch_size = batch_size
         self._bar = tqdm(
+            disable=not shown,
             total=total,
             initial=done,
             unit="step",
@@ -171,7 +175,8 @@ class Progress:
 
     def advance(self, done: int) -> None:
         """Shows that ``done`` steps were sent off."""
-        self._bar.update(done - self._bar.n)
+        if not self._bar.disable:
+            self._bar.update(done - self._bar.n)
 
     def show(self, values: dict[str, float], timing: dict[str, float]) -> None:
         """Shows the newest figures that have come back."""
@@ -186,7 +191,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
-        self._bar.write(text, file=sys.stderr)
+        if not self._bar.disable:
+            self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

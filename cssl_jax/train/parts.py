@@ -40,6 +40,7 @@ class Parts:
         evaluator: What judges the model.
         health: What tells whether the encoder collapsed, without labels too; None where they train.
         meta: What is saved beside every checkpoint, ready for JSON.
+        facts: What must be the same in all processes, likewise.
     """
 
     mesh: Mesh
@@ -57,6 +58,7 @@ class Parts:
     evaluator: Evaluator | ClassifierEvaluator
     health: Health | None
     meta: dict[str, Any]
+    facts: dict[str, Any]
 
 
 def assemble(config: Config) -> Parts:
@@ -79,7 +81,7 @@ def assemble(config: Config) -> Parts:
         train,
         views=method.views,
         rows=rows,
-        memory=runtime.device_memory(mesh.devices.flat[0]),
+        memory=runtime.device_memory(mesh.local_devices[0]),
         devices=mesh.size,
     )
     optimizer, schedule, total_steps = setup.make_optimizer(config, sampler)
@@ -113,4 +115,11 @@ def assemble(config: Config) -> Parts:
         if isinstance(method, Classifier)
         else Health(validation, config.augment, size=spec.size, seed=config.train.seed),
         meta=meta,
+        facts={
+            "training examples": len(train),
+            "validation examples": len(validation),
+            **{f"{part} images": fingerprint for part, fingerprint in meta["data"].items()},
+            "input": vars(spec),
+            "pipeline": reason.partition(":")[0],
+        },
     )

@@ -180,7 +180,7 @@ def pipeline_alone(config: Config, mesh: Mesh, rows: np.ndarray) -> tuple[pipeli
         train,
         views=make_method(config, mesh).views,
         rows=rows,
-        memory=runtime.device_memory(mesh.devices.flat[0]),
+        memory=runtime.device_memory(mesh.local_devices[0]),
         devices=mesh.size,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cssl_jax import processes
 from cssl_jax.config import TrainConfig
 from cssl_jax.data.pipeline import Pipeline
 from cssl_jax.errors import RunError
@@ -126,9 +127,11 @@ class Sickness:
             "example_names": names,
             "before": [line for line in self._trail if line["step"] < step],
         }
+        path = self._folder / f"{step:08}.json"
+        if not processes.first():
+            return path
         try:
             self._folder.mkdir(exist_ok=True)
-            path = self._folder / f"{step:08}.json"
             write_json(path, content)
             written = sorted(
                 p for p in self._folder.iterdir() if re.fullmatch(r"\d+\.json", p.name)

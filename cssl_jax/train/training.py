@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cssl_jax import parallel, recipes, runtime
+from cssl_jax import parallel, processes, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.data.feeds import placed_feeds
 from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError
@@ -170,7 +170,7 @@ class Training:
         if self._replicas is not None and done % every == 0:
             self._check_replicas(done)
         wish = self._interruption.signal_number or 0
-        if not wish and jax.process_index() == 0 and self._cadence.overdue():
+        if not wish and processes.first() and self._cadence.overdue():
             wish = _SAVE
         agreed = self._agreement.reached(done, wish)
         stop = agreed > _SAVE and done < self._parts.total_steps
@@ -189,7 +189,8 @@ class Training:
         evaluator = self._parts.evaluator
         if evaluate:
             try:
-                with self._interruption.breakable():
+                self._stop_before_evaluating()
+                with self._interruption.breakable(shared=True):
                     features = evaluator.features(self._state.model)
                     figures = evaluator.judge(features, full=done == self._parts.total_steps)
                     health = self._parts.health.figures(features) if self._parts.health else {}
@@ -197,7 +198,8 @@ class Training:
                 if not again:  # else it is saved already
                     self._checkpoints.save(self._state, {**meta, UNSCORED: True}, {})
                 self._stop(done)
-            scores = {**evaluator.flat(figures), **health}
+            # Those of one process rank checkpoints in all, whatever the last bits are on its host.
+            scores = processes.from_first(lambda: {**evaluator.flat(figures), **health})
             self._journal.scores(done, scores)
         save = self._checkpoints.replace if again else self._checkpoints.save
         save(self._state, meta, scores)
@@ -208,6 +210,15 @@ class Training:
                 self._checkpoints.wait()
                 raise StoppedRunError(reason)
         return figures
+
+    def _stop_before_evaluating(self) -> None:
+        """Several processes do not break an evaluation off: they agree before it.
+
+        Raises:
+            InterruptedRunError: A signal came to one of them.
+        """
+        if self._agreement.at_once(self._interruption.signal_number or 0) > _SAVE:
+            raise InterruptedRunError(self._interruption.name)
 
     def _stop(self, done: int) -> None:
         begun = time.monotonic()
@@ -220,12 +231,12 @@ class Training:
 
     def _timed(self, feeds: Generator[Any]) -> Iterator[tuple[Any, float]]:
         """Each feed with the seconds it was waited for; a signal does not wait for a slow one."""
-        alone = jax.process_count() == 1  # several act on a signal at a step that all agree on
         while True:
             start = time.perf_counter()
             try:
-                if alone and not self._interruption.signal_number:
-                    with self._interruption.breakable():
+                if not self._interruption.signal_number:
+                    # Several processes act on a signal at a step that all agree on.
+                    with self._interruption.breakable(shared=True):
                         feed = next(feeds)
                 else:
                     feed = next(feeds)

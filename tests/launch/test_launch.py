@@ -57,7 +57,9 @@ def test_scripts_parse_and_shellcheck_finds_nothing(script):
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("script", ["local_gpu.sh", "tpu_vm.sh", "tpu_pod.sh", "slurm.sbatch"])
+@pytest.mark.parametrize(
+    "script", ["local_gpu.sh", "local_processes.sh", "tpu_vm.sh", "tpu_pod.sh", "slurm.sbatch"]
+)
 def test_help_is_told_and_unknown_options_are_refused_with_the_way_out(script, tmp_path):
     shown = call(script, "--help")
     assert shown.returncode == 0
@@ -259,15 +261,81 @@ wait $task""",
         assert (tmp_path / "requeued").read_text().split() == ["requeue", "42"]
 
 
-def test_slurm_refuses_another_folder_and_several_tasks_with_the_way_out(tmp_path):
+def test_slurm_refuses_another_folder_with_the_way_out(tmp_path):
     away = call("slurm.sbatch", *COMMAND, SLURM_SUBMIT_DIR=str(tmp_path))
     assert (away.returncode, away.stderr) == (
         2,
         f"slurm.sbatch: {tmp_path} is not the checkout; submit from there\n",
     )
-    several = call("slurm.sbatch", "--dry-run", *COMMAND, SLURM_NTASKS="4")
-    assert several.returncode == 2
-    assert "4 tasks would train the same run side by side; ask for one" in several.stderr
+
+
+def test_hosts_of_a_pod_get_a_bucket_that_all_of_them_see():
+    given = ["--name", "p", "--zone", "z", "--bucket", "mine", "--", *COMMAND]
+    commands = dry("tpu_pod.sh", *given)
+    (mount,) = [c for c in commands if "gcsfuse --implicit-dirs" in " ".join(c)]
+    assert option(mount, "--worker") == "all"
+    assert "200000 mine cssl-jax/bucket" in option(mount, "--command")
+    assert commands.index(mount) < next(
+        i for i, c in enumerate(commands) if "pretrain" in " ".join(c)
+    )
+    assert not any("mine:cssl-jax/runs" in word for c in commands for word in c)
+
+
+# ---------------------------------------------------------------------------------- on one machine
+
+
+def test_local_processes_are_told_of_one_another():
+    commands = dry("local_processes.sh", "--devices", "2", "3", *COMMAND)
+    assert len(commands) == 3
+    for number, command in enumerate(commands):
+        assert command[0] == "env"
+        assert command[-len(COMMAND) :] == COMMAND
+        variables = dict(word.split("=", 1) for word in command[1 : -len(COMMAND)])
+        assert variables["JAX_NUM_PROCESSES"] == "3"
+        assert variables["JAX_PROCESS_ID"] == str(number)
+        assert variables["JAX_NUM_CPU_DEVICES"] == "2"
+        assert variables["JAX_PLATFORMS"] == "cpu"
+    assert len({c[1] for c in commands}) == 1  # the address
+
+
+def test_local_processes_run_at_once_in_the_callers_folder_with_their_number(tmp_path):
+    relative = os.path.relpath(LAUNCH / "local_processes.sh", tmp_path)
+    # Each waits for the other: one after the other would not end.
+    script = "touch $JAX_PROCESS_ID; while [ ! -e 0 ] || [ ! -e 1 ]; do sleep 0.05; done; "
+    script += "echo out $JAX_COORDINATOR_ADDRESS; echo err >&2"
+    done = call(relative, "2", "sh", "-c", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = sorted(done.stdout.splitlines())
+    assert first.startswith("[0] out 127.0.0.1:")
+    assert second == first.replace("[0]", "[1]")
+    assert sorted(done.stderr.splitlines()) == ["[0] err", "[1] err"]
+
+
+def test_local_processes_end_all_when_one_fails():
+    script = "[ $JAX_PROCESS_ID = 0 ] || exit 7; while :; do sleep 0.1; done"
+    done = call("local_processes.sh", "--timeout", "1", "3", "bash", "-c", script)
+    assert done.returncode == 7
+    assert "stopping 1 process(es) that did not end by themselves" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_all_local_processes(tmp_path, number):
+    script = "trap 'exit 75' TERM INT; touch $JAX_PROCESS_ID; while :; do sleep 0.1; done"
+    job = subprocess.Popen(
+        ["bash", str(LAUNCH / "local_processes.sh"), "2", "bash", "-c", script], cwd=tmp_path
+    )
+    while not all((tmp_path / name).exists() for name in "01"):
+        assert job.poll() is None
+        time.sleep(0.01)
+    job.send_signal(number)
+    assert job.wait(timeout=30) == 75
+
+
+def test_local_processes_without_a_number_or_a_command_are_refused():
+    for words in ([], ["two", "true"], ["0", "true"], ["2"]):
+        refused = call("local_processes.sh", *words)
+        assert refused.returncode == 2
+        assert "see --help" in refused.stderr
 
 
 # -------------------------------------------------------------------------------------------- YAML
