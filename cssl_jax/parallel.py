@@ -102,6 +102,7 @@ def data_parallel(
     *,
     donate: bool = True,
     split_constants: bool = False,
+    deterministic: bool = False,
 ) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
     """Runs ``step(state, constants, feed)`` on every device of the mesh.
 
@@ -117,25 +118,32 @@ def data_parallel(
         backend: "shard_map", or "pmap" (one process only).
         donate: Reuse the memory of ``state`` for the result.
         split_constants: ``constants`` are split on the leading axis too, see ``put_constants``.
+        deterministic: Ask for the same bits at every execution, see ``same_bits``.
 
     Returns:
         A compiled function of the same arguments, ``feed`` as made by ``put_batch``.
 
     Raises:
-        UserError: Unknown backend, or pmap on several processes.
+        UserError: Unknown backend, or pmap on several processes, or with options of its own.
     """
     donated = (0,) if donate else ()
+    options = same_bits(mesh.devices.flat[0].platform) if deterministic else {}
     if backend == "shard_map":
         specs = argument_specs(split_constants)
         mapped = jax.shard_map(
             step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
         )
-        return jax.jit(mapped, donate_argnums=donated)
+        return jax.jit(mapped, donate_argnums=donated, compiler_options=options)
     if backend == "pmap":
         if jax.process_count() > 1:
             raise UserError(
                 f"runtime.backend 'pmap' runs in one process, not in {jax.process_count()}: it "
                 "would convert every parameter at each step; use 'shard_map'"
+            )
+        if options:
+            raise UserError(
+                "runtime.deterministic needs runtime.backend 'shard_map' on a GPU: pmap hands the "
+                "compiler no options"
             )
         return jax.pmap(
             step,
@@ -146,6 +154,16 @@ def data_parallel(
             devices=list(mesh.devices.flat),
         )
     raise UserError(f"runtime.backend {backend!r} is unknown; use one of {', '.join(BACKENDS)}")
+
+
+def same_bits(platform: str) -> dict[str, bool]:
+    """Options with which XLA compiles to the same bits at every execution and compilation.
+
+    On GPUs scatters and sums by atomics have an order of their own, and the algorithms of
+    convolutions and products are chosen by timing them; both are turned off. CPUs and TPUs need
+    nothing.
+    """
+    return {"xla_gpu_deterministic_ops": True} if platform in ("gpu", "cuda", "rocm") else {}
 
 
 def argument_specs(split_constants: bool = False) -> tuple[PartitionSpec, ...]:

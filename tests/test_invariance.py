@@ -92,6 +92,23 @@ def test_float64_training_agrees_after_20_steps():
         assert largest_difference(other_state.model_state, state.model_state) < 1e-9
 
 
+def test_determinism_is_asked_of_gpus_in_words_that_xla_knows():
+    options = parallel.same_bits("gpu")
+    compiled = jax.jit(lambda x: 2 * x, compiler_options=options)
+    assert compiled(1.0) == 2.0
+    (name,) = options
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        jax.jit(lambda x: 3 * x, compiler_options={name + "x": True})(1.0)
+    assert parallel.same_bits("cpu") == parallel.same_bits("tpu") == {}
+
+
+def test_the_same_step_gives_the_same_bits_twice():
+    run = tiny.Run(tiny.replace(tiny.config(), "runtime", deterministic=True), 4)
+    step, feed = run.train_step(), next(run.feeds(0, 1))
+    first, again = (jax.device_get(step(run.state(), run.constants, feed)[0]) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
+
+
 def test_a_batch_that_does_not_divide_is_refused_with_those_that_do():
     mesh = parallel.make_mesh(jax.devices()[:8])
     with pytest.raises(UserError, match="250 does not divide over 8 devices; use 248 or 256"):

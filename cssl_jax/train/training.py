@@ -141,6 +141,7 @@ class Training:
             parts.mesh,
             self._config.runtime.backend,
             split_constants=parts.pipeline.split_constants,
+            deterministic=self._config.runtime.deterministic,
         )
 
     def _steps(self, step: Callable[..., Any], constants: Any) -> dict[str, Any]:

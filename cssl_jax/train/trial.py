@@ -84,6 +84,7 @@ class Trial:
             first_state: Another trial's of this config, which spares initialising; None does.
         """
         self.mesh, self.backend = parallel.make_mesh(devices), backend
+        self._deterministic = config.runtime.deterministic
         batch = config.train.batch_size, self.mesh, config.train.micro_batch
         self.sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
         self.method = setup.make_method(config, self.mesh)
@@ -147,6 +148,7 @@ class Trial:
             self.backend,
             donate=False,
             split_constants=self.pipeline.split_constants,
+            deterministic=self._deterministic,
         )
 
     def train_step(
