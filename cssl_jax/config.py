@@ -93,6 +93,11 @@ class MethodConfig:
     temperature: float = 0.1
     tile_size: int | Literal["auto"] | None = "auto"
 
+    @property
+    def supervised(self) -> bool:
+        """Whether it trains a classifier, on labels."""
+        return self.name != "simclr"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
@@ -174,7 +179,8 @@ class TrainConfig:
             "frozen" takes the running ones and leaves them, to go on from weights (init).
         epochs: Passes over the training part.
         seed: Of initialisation, order, augmentation and, without data.split_seed, the split.
-        init: Folder of an earlier run whose weights to start from; "" starts at random.
+        init: Folder of an earlier run to start from: its encoder, and its projector where that has
+            the same shapes; the optimizer starts anew. "" starts at random.
         log_every: Steps between two lines of metrics.jsonl.
         evaluate_every: Epochs between two online evaluations; 0 evaluates at the end only.
         checkpoint_every: Epochs between two checkpoints; 0 leaves it to the next two, and saves
@@ -376,7 +382,7 @@ def validate(config: Config) -> Config:
         raise UserError(
             f"model.projector_layers is {config.model.projector_layers}; give 1, 2 or 3"
         )
-    if config.method.name == "classifier":
+    if config.method.supervised:
         _validate_classifier(config)
     mean, std = config.data.mean, config.data.std
     finite = all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std)

@@ -33,7 +33,7 @@ from cssl_jax.train.state import TrainState
 def load_data(config: Config) -> tuple[Source, Source]:
     """(training part, validation part), by a source of its own or a keyed split."""
     train, validation = _load_parts(config)
-    if config.method.name == "classifier":
+    if config.method.supervised:
         for name, part in (("training", train), ("validation", validation)):
             if part.labels is None or part.labels.max() < 0:
                 raise UserError(f"the {name} images have no labels; a classifier needs them")
@@ -132,7 +132,7 @@ def make_method(config: Config, mesh: Mesh) -> SimCLR | Classifier:
 
 def chance_level(config: Config) -> float:
     """Loss of a model that knows nothing."""
-    if config.method.name == "classifier":
+    if config.method.supervised:
         return math.log(config.classifier.num_classes)
     return ntxent.chance_level(config.train.batch_size)
 
