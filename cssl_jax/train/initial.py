@@ -13,7 +13,11 @@ from cssl_jax.train import setup
 from cssl_jax.train.parts import Parts
 from cssl_jax.train.state import TrainState
 
-_ENCODER: tuple[str, ...] = ("encoder", "width", "stem")  # fields of the config that decide its parameters
+_ENCODER: tuple[str, ...] = (
+    "encoder",
+    "width",
+    "stem",
+)  # fields of the config that decide its parameters
 _HEAD = ("projector_layers", "projector_hidden", "projector_norm")
 
 Origin = dict[str, Any]

@@ -173,12 +173,18 @@ def _with_absolute_paths(config: Config) -> Config:
     data: dict[str, Any] = {
         name: absolute_spec(getattr(config.data, name)) for name in ("source", "validation_source")
     }
+    adapt: dict[str, Any] = {
+        name: absolute_spec(getattr(config.adapt, name)) for name in ("target", "target_validation")
+    }
     if config.data.labels not in LABEL_RULES:
         data["labels"] = absolute_spec(config.data.labels)
+    if config.adapt.target_labels not in LABEL_RULES:
+        adapt["target_labels"] = absolute_spec(config.adapt.target_labels)
     init: dict[str, Any] = {"init": absolute_spec(config.train.init)} if config.train.init else {}
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, **data),
+        adapt=dataclasses.replace(config.adapt, **adapt),
         train=dataclasses.replace(config.train, **init),
     )
 
