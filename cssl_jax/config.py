@@ -266,6 +266,8 @@ class EvaluateConfig:
         shots: Labels a class, of the few-shot protocol.
         draws: Of them.
         recall_at: The ks of retrieval's recall@k.
+        segment_pixels: Pixels of all training masks, about, that the segment probe is fitted on.
+        segment_stages: Of the encoder, from 1, whose maps it sees; () is all.
     """
 
     knn_k: int = 200
@@ -279,6 +281,8 @@ class EvaluateConfig:
     shots: tuple[int, ...] = (1, 5, 10)
     draws: int = 100
     recall_at: tuple[int, ...] = (1, 5, 10)
+    segment_pixels: int = 20_000
+    segment_stages: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -323,6 +327,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
             *("data.min_side", "data.max_pixels"),
             *("evaluate.knn_k", "evaluate.knn_temperature", "evaluate.batch_size"),
             *("evaluate.probe_seeds", "evaluate.knn_ks", "evaluate.shots", "evaluate.recall_at"),
+            *("evaluate.segment_pixels", "evaluate.segment_stages"),
         ),
         lambda value: 0 < value < math.inf,
         "a positive number",
