@@ -11,6 +11,7 @@ from cssl_jax.version import __version__
 
 try:
     from cssl_jax.commands import (
+        adaptation,
         datasets,
         evaluation,
         information,
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
     "selfcheck": (scaling.selfcheck, scaling.SelfCheckOptions),
     "evaluate": (evaluation.evaluate, evaluation.Evaluate),
     "finetune": (training.finetune, training.Finetune),
+    "adapt": (adaptation.adapt, adaptation.Adapt),
     "embed": (evaluation.embed, evaluation.Embed),
     "report": (reporting.report, reporting.Report),
     "plot": (reporting.plot, reporting.Plot),

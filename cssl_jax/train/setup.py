@@ -200,6 +200,15 @@ def make_pipeline(
     return pipeline, f"{name}: {reason}"
 
 
+def check_channels(target: Source, channels: int) -> None:
+    """Raises UserError where images of the target have other channels than the source's."""
+    if target.channels != channels:
+        raise UserError(
+            f"adapt.target has images of {target.channels} channel(s) and data.source of "
+            f"{channels}; give both the same, see data.channels"
+        )
+
+
 def with_target(
     pipeline: pipelines.Pipeline, config: Config, target: Source, *, memory: int | None
 ) -> tuple[pipelines.Pipeline, str]:
@@ -209,11 +218,7 @@ def with_target(
         UserError: They have other channels, or are fewer than a batch.
     """
     channels = len(pipeline.mean)
-    if target.channels != channels:
-        raise UserError(
-            f"adapt.target has images of {target.channels} channel(s) and data.source of "
-            f"{channels}; give both the same, see data.channels"
-        )
+    check_channels(target, channels)
     if len(target) < pipeline.sampler.batch_size:
         raise UserError(
             f"global batch {pipeline.sampler.batch_size} does not fit the {len(target)} target "

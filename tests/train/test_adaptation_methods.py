@@ -29,15 +29,16 @@ def config(name, **adapt):
     return tiny.replace(changed, "classifier", num_classes=CLASSES)
 
 
-def target(labels=None):
+def inverted(labels=None):
     pictures = tiny.pictures(40, seed=1)
     return dataclasses.replace(pictures, images=255 - pictures.images, labels=labels)
 
 
 class Pairs(tiny.Run):
-    def __init__(self, config, devices=1, target=target(), **options):
+    def __init__(self, config, devices=1, target=None, **options):
         super().__init__(config, devices, **options)
-        self.pipeline, _ = setup.with_target(self.pipeline, config, target, memory=None)
+        beside = target or inverted()
+        self.pipeline, _ = setup.with_target(self.pipeline, config, beside, memory=None)
         self.constants = parallel.replicate(self.pipeline.constants, self.mesh)
 
     def placed(self):
@@ -150,16 +151,13 @@ def test_the_coral_objective_is_both_losses_by_numpy(layer):
     assert float(loss) == pytest.approx(entropy + 2 * distance, rel=1e-4)
 
 
-def test_target_labels_are_not_trained_on_and_target_images_are():
-    def trained(target):
-        return Pairs(config("dann"), target=target).train(3)[1].params
-
-    plain = trained(target())
-    labelled = trained(target(labels=np.arange(40) % CLASSES))
+def test_target_labels_are_not_trained_on_and_target_images_are(one_device):
+    plain, _ = one_device["dann"]
+    labelled, _ = Pairs(config("dann"), target=inverted(labels=np.arange(40) % CLASSES)).gradients()
     jax.tree.map(np.testing.assert_array_equal, plain, labelled)
-    other = dataclasses.replace(target(), images=target().images[::-1])
-    changed = trained(other)
-    assert difference(changed["encoder"], plain["encoder"]) > 1e-6
+    other = dataclasses.replace(inverted(), images=inverted().images[::-1])
+    changed, _ = Pairs(config("dann"), target=other).gradients()
+    assert difference(changed["encoder"], plain["encoder"]) > 0.01
 
 
 def test_targets_are_drawn_in_epochs_of_their_own_from_keys_of_their_own():
