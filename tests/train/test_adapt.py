@@ -37,15 +37,22 @@ def domains(tmp_path_factory):
 def run(domains, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapt") / "run"
     config = tiny.replace(recipes.load("debug"), "data", source=domains["source"])
+    config = tiny.replace(config, "model", encoder="resnet10", width=0.25)
     pretrain(tiny.replace(config, "train", epochs=1), folder)
     return folder
 
 
 def config(run, target, **train):
     chosen = tiny.replace(finetune_config(run), "adapt", target=target, coral_layer="features")
-    chosen = tiny.replace(chosen, "adapt", coral_weight=10.0)
+    chosen = tiny.replace(chosen, "adapt", coral_weight=10.0, dann_weight=0.3)
     chosen = tiny.replace(
-        chosen, "optimizer", name="adamw", learning_rate=2e-3, scaling="none", weight_decay=1e-4
+        chosen,
+        "optimizer",
+        name="adamw",
+        nesterov=False,
+        learning_rate=2e-3,
+        scaling="none",
+        weight_decay=1e-4,
     )
     chosen = tiny.replace(chosen, "data", size=8)
     return tiny.replace(chosen, "train", **{"epochs": 20, "evaluate_every": 0, **train})
@@ -53,7 +60,7 @@ def config(run, target, **train):
 
 @pytest.mark.slow
 def test_adaptation_helps_on_other_digits_that_are_pale_and_noisy(run, domains, tmp_path):
-    results = adapt(run, tmp_path, seeds=2, config=config(run, domains["target"], batch_size=64))
+    results = adapt(run, tmp_path, seeds=1, config=config(run, domains["target"], batch_size=64))
     assert json.loads((tmp_path / "adaptation.json").read_text()) == results
     rows = results["rows"]
     assert list(rows) == ["source", *ADAPTED, "target", "random", "pixels"]
@@ -71,9 +78,9 @@ def test_adaptation_helps_on_other_digits_that_are_pale_and_noisy(run, domains, 
         bn.model, (part.images / np.float32(255) - bn.spec.mean) / bn.spec.std
     )
     held_out = np.mean(np.argmax(logits, 1) == part.labels)  # most of them were not held out
-    assert held_out == pytest.approx(rows["bn"]["target"]["top1"][1], abs=0.1)
+    assert held_out == pytest.approx(rows["bn"]["target"]["top1"][0], abs=0.1)
     assert bn.meta["norm_statistics"]["run"] == str(source.run)
-    again = adapt(run, tmp_path, seeds=2, config=config(run, domains["target"], batch_size=64))
+    again = adapt(run, tmp_path, seeds=1, config=config(run, domains["target"], batch_size=64))
     assert again == results  # nothing is trained twice
 
 
