@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cssl_jax.errors import RunError, UserError
     from cssl_jax.evaluate.encoder import evaluate_run, load_encoder
     from cssl_jax.recipes import load as load_recipe
+    from cssl_jax.train.adapt import adapt
     from cssl_jax.train.bench_input import bench_input
     from cssl_jax.train.finetune import finetune, finetune_config
     from cssl_jax.train.loop import pretrain
@@ -25,6 +26,7 @@ __all__ = [
     "RunError",
     "UserError",
     "__version__",
+    "adapt",
     "bench_input",
     "draw_views",
     "evaluate_run",
@@ -41,6 +43,7 @@ _HOMES = {
     "ImagePolicy": ("cssl_jax.augment.policy", "ImagePolicy"),
     "RunError": ("cssl_jax.errors", "RunError"),
     "UserError": ("cssl_jax.errors", "UserError"),
+    "adapt": ("cssl_jax.train.adapt", "adapt"),
     "bench_input": ("cssl_jax.train.bench_input", "bench_input"),
     "draw_views": ("cssl_jax.train.views", "draw_views"),
     "evaluate_run": ("cssl_jax.evaluate.encoder", "evaluate_run"),

@@ -13,6 +13,7 @@ from cssl_jax.version import __version__
 try:
     from cssl_jax import distributed
     from cssl_jax.commands import (
+        adaptation,
         datasets,
         evaluation,
         information,
@@ -35,6 +36,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
     "selfcheck": (scaling.selfcheck, scaling.SelfCheckOptions),
     "evaluate": (evaluation.evaluate, evaluation.Evaluate),
     "finetune": (training.finetune, training.Finetune),
+    "adapt": (adaptation.adapt, adaptation.Adapt),
     "sweep": (sweeping.sweep, sweeping.Sweep),
     "embed": (evaluation.embed, evaluation.Embed),
     "report": (reporting.report, reporting.Report),

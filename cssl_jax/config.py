@@ -84,20 +84,31 @@ class MethodConfig:
     """The objective.
 
     Attributes:
-        name: "simclr", or "classifier" (fine-tuning: see ClassifierConfig).
+        name: "simclr"; "classifier" (fine-tuning: see ClassifierConfig); or "coral" and "dann", a
+            classifier that is adapted to another domain (see AdaptConfig).
         temperature: tau of NT-Xent.
         tile_size: Rows of a tile of the similarity matrix, which then is never held as a whole;
             "auto" takes tiles where it is large, None never. See docs/losses.md.
     """
 
-    name: Literal["simclr", "classifier"] = "simclr"
+    name: Literal["simclr", "classifier", "coral", "dann"] = "simclr"
     temperature: float = 0.1
     tile_size: int | Literal["auto"] | None = "auto"
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it trains a classifier, on labels."""
+        return self.name != "simclr"
+
+    @property
+    def adapts(self) -> bool:
+        """Whether it sees images of a second domain."""
+        return self.name in ("coral", "dann")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
-    """What method.name "classifier" trains, with labels.
+    """What method.name "classifier", and every other that has labels, trains.
 
     Attributes:
         num_classes: Of the labels.
@@ -119,6 +130,30 @@ class ClassifierConfig:
     layer_decay: float = 1.0
     dropout: float = 0.0
     label_smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """The domain that method.name "coral" and "dann" adapt to; labels are those of data.source.
+
+    Attributes:
+        target: Images of it, as data.source; their labels are not trained on.
+        target_validation: Images of it to report on, as data.validation_source; "" holds out a part
+            of the target, of the size and by the seed that hold out a part of the source.
+        target_labels: As data.labels, of the target.
+        coral_weight: Of the CORAL loss beside the cross entropy.
+        coral_layer: Whose covariances are aligned: "logits", as the paper does, or "features".
+        dann_weight: Of the reversed gradient; it is multiplied by the paper's schedule from 0 to 1.
+        dann_hidden: Width of the domain classifier's hidden layers; 0 is the feature width.
+    """
+
+    target: str = ""
+    target_validation: str = ""
+    target_labels: str = "auto"
+    coral_weight: float = 1.0
+    coral_layer: Literal["logits", "features"] = "logits"
+    dann_weight: float = 1.0
+    dann_hidden: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,7 +210,8 @@ class TrainConfig:
             "frozen" takes the running ones and leaves them, to go on from weights (init).
         epochs: Passes over the training part.
         seed: Of initialisation, order, augmentation and, without data.split_seed, the split.
-        init: Folder of an earlier run whose weights to start from; "" starts at random.
+        init: Folder of an earlier run to start from: its encoder, and its projector where that has
+            the same shapes; the optimizer starts anew. "" starts at random.
         log_every: Steps between two lines of metrics.jsonl.
         evaluate_every: Epochs between two online evaluations; 0 evaluates at the end only.
         checkpoint_every: Epochs between two checkpoints; 0 leaves it to the next two, and saves
@@ -231,6 +267,8 @@ class EvaluateConfig:
         shots: Labels a class, of the few-shot protocol.
         draws: Of them.
         recall_at: The ks of retrieval's recall@k.
+        segment_pixels: Pixels of all training masks, about, that the segment probe is fitted on.
+        segment_stages: Of the encoder, from 1, whose maps it sees; () is all.
     """
 
     knn_k: int = 200
@@ -244,6 +282,8 @@ class EvaluateConfig:
     shots: tuple[int, ...] = (1, 5, 10)
     draws: int = 100
     recall_at: tuple[int, ...] = (1, 5, 10)
+    segment_pixels: int = 20_000
+    segment_stages: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -273,6 +313,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     method: MethodConfig = MethodConfig()
     classifier: ClassifierConfig = ClassifierConfig()
+    adapt: AdaptConfig = AdaptConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -290,6 +331,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
             *("data.min_side", "data.max_pixels"),
             *("evaluate.knn_k", "evaluate.knn_temperature", "evaluate.batch_size"),
             *("evaluate.probe_seeds", "evaluate.knn_ks", "evaluate.shots", "evaluate.recall_at"),
+            *("evaluate.segment_pixels", "evaluate.segment_stages"),
         ),
         lambda value: 0 < value < math.inf,
         "a positive number",
@@ -297,6 +339,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
         (
             *("data.size", "model.norm_group", "model.projector_hidden"),
+            *("adapt.coral_weight", "adapt.dann_weight", "adapt.dann_hidden"),
             *("optimizer.learning_rate", "optimizer.warmup_epochs", "optimizer.weight_decay"),
             "optimizer.trust_eps",
             *("train.micro_batch", "train.evaluate_every", "train.checkpoint_every"),
@@ -382,7 +425,7 @@ def validate(config: Config) -> Config:
         raise UserError(
             f"model.projector_layers is {config.model.projector_layers}; give 1, 2 or 3"
         )
-    if config.method.name == "classifier":
+    if config.method.supervised:
         _validate_classifier(config)
     mean, std = config.data.mean, config.data.std
     finite = all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std)
@@ -424,4 +467,14 @@ def _validate_classifier(config: Config) -> None:
         raise UserError(
             f"train.micro_batch is {config.train.micro_batch}; it is for contrastive losses: for "
             "a classifier give a smaller train.batch_size"
+        )
+    if config.method.adapts and not config.adapt.target:
+        raise UserError(
+            f"method.name is {config.method.name!r} and adapt.target empty; give the images of the "
+            "domain to adapt to"
+        )
+    if config.method.adapts and options.stages == 0:
+        raise UserError(
+            f"method.name is {config.method.name!r} and classifier.stages 0, which leaves the "
+            "encoder as it is; give the number of stages that are to adapt, or 'all'"
         )

@@ -125,8 +125,10 @@ def config_hash(config: Config) -> str:
     for name in _NO_RESULT:
         section, _, field = name.partition(".")
         content[section].pop(field) if field else content.pop(section)
-    for name in ("source", "validation_source"):  # wherever the file lies
-        content["data"][name] = pathlib.Path(content["data"][name]).name
+    places = {"data": ("source", "validation_source"), "adapt": ("target", "target_validation")}
+    for section, names in places.items():  # wherever the file lies
+        for name in names:
+            content[section][name] = pathlib.Path(content[section][name]).name
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -157,6 +157,7 @@ def test_a_misspelt_option_is_refused_with_the_nearest_right_name(tmp_path, caps
         (["pretrain", "debug", "--model.encoder", "resnet19"], "did you mean 'resnet1"),
         (["pretrain", "debug", "--runtime.devices", "99"], "but there are 8"),
         (["pretrain", "debug", "--train.init", "nowhere"], "holds no checkpoint"),
+        (["pretrain", "debug", "--init", "nowhere"], "holds no checkpoint"),
         (["data", "check", "nowhere"], "'nowhere' does not exist"),
         (["data", "check", "nowhere", "--channels", "2"], "data.channels is 2; give 1, 3 or 4"),
         (["data", "split", "nowhere", "--output", "x", "--min-side", "0"], "a positive number"),

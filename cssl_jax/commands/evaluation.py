@@ -11,7 +11,7 @@ from cssl_jax.commands.parsing import check_parent, parse
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.errors import UserError
 
-Protocol = Literal["knn", "linear", "few-shot", "retrieval"]
+Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Evaluate:
 
     Attributes:
         run: Run folder; its config's values are the defaults of all that follows.
-        protocol: Which protocols, all where none is named; see docs/evaluation.md.
+        protocol: Which protocols, all that take labels where none is named; segment takes images
+            with masks. See docs/evaluation.md.
         json: File to write all figures to; the run's results.json has them in any case.
         data: Labelled pictures to fit and report on.
         evaluate: Settings of the protocols.

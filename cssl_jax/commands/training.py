@@ -20,12 +20,14 @@ class Pretrain:
     Attributes:
         recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
         workdir: Run folder.
+        init: Run whose encoder to train on from, in place of random weights; as --train.init.
         profile_steps: Steps to trace into RUN/profile, for xprof: FIRST:LAST, such as 10:20.
         config: Every field of the config; defaults are the recipe's.
     """
 
     recipe: tyro.conf.Positional[str]
     workdir: pathlib.Path
+    init: str = ""
     profile_steps: str = ""
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
@@ -96,7 +98,7 @@ class Demo:
 
 
 def pretrain(argv: Sequence[str]) -> int:
-    """`cssl-jax pretrain RECIPE --workdir RUN [--section.field VALUE ...]`."""
+    """`cssl-jax pretrain RECIPE --workdir RUN [--init RUN] [--section.field VALUE ...]`."""
     config = recipe_first("pretrain", "--workdir RUN", argv)
     default = Pretrain(tyro.MISSING, tyro.MISSING, config=config)
     return _run(parse(Pretrain, "pretrain", argv, default))
@@ -108,7 +110,11 @@ def _run(options: Pretrain) -> int:
     from cssl_jax.evaluate.run_folder import open_run
     from cssl_jax.train.loop import pretrain
 
-    results = pretrain(options.config, options.workdir, profile_steps=options.profile_steps)
+    config = options.config
+    if options.init:
+        train = dataclasses.replace(config.train, init=options.init)
+        config = dataclasses.replace(config, train=train)
+    results = pretrain(config, options.workdir, profile_steps=options.profile_steps)
     if not processes.first():
         return 0
     print(f"\n{table(results)}\n")

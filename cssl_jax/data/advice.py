@@ -4,6 +4,7 @@ import importlib.util
 
 import numpy as np
 
+from cssl_jax.data.pairs import PairPipeline
 from cssl_jax.data.pipeline import HostPipeline, Pipeline, ResidentPipeline
 from cssl_jax.data.sources import ArraySource
 from cssl_jax.data.threads import cores
@@ -13,6 +14,7 @@ PLAIN_RESIZE = "resize without antialiasing by --augment.no-antialias"
 
 def advice(pipeline: Pipeline) -> str:
     """What limits the input and what to change, in words that end a sentence."""
+    pipeline = pipeline.first if isinstance(pipeline, PairPipeline) else pipeline
     return f"{_limit(pipeline)}; {change(pipeline)}"
 
 

@@ -17,6 +17,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage, protocols
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
 from cssl_jax.evaluate.features import InputSpec, Model, encoder_variables, make_embed
+from cssl_jax.evaluate.segment_run import load_masked_parts, segment
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.train import setup
 from cssl_jax.train.checkpoints import Checkpoints
@@ -129,13 +130,15 @@ def evaluate_run(
 
     Args:
         run: Folder of the run.
-        protocol: One of ``protocols.PROTOCOLS``, or several; None is all of them.
+        protocol: One of ``protocols.PROTOCOLS``, or several; None is all of them. "segment", by
+            itself, takes images with masks, see ``data.masks.load_masks``.
         data: Labelled images to fit and report on; None is the run's. With another source, a
             validation_source or labels that the run's own had are its own no longer.
         options: Of the protocols; None is the run's.
 
     Returns:
-        ``Evaluator.report``'s figures, with "source", "validation_source" and "split".
+        ``Evaluator.report``'s figures (of "segment", ``segment_run.segment``'s), with "source",
+        "validation_source" and "split".
 
     Raises:
         UserError: A protocol, the data or an option does not fit.
@@ -158,6 +161,12 @@ def _evaluate_run(
     processes.together(lambda: existing_run(run))
     encoder = load_encoder(run)
     own = encoder.config
+    if protocols.SEGMENT in names:
+        if not processes.alone():
+            raise UserError(f"protocol {protocols.SEGMENT!r} runs in one process; start one")
+        config = _with(own, data, options)
+        runtime.set_compile_cache(config.runtime.compile_cache)
+        return _segment(encoder, config)
 
     def opened() -> tuple[Config, Source, Source, Evaluator]:
         config = _with(own, data, options)
@@ -204,6 +213,19 @@ def _evaluate_run(
     if transfer:
         figures["leakage"]["pretraining"] = _leakage_of_pretraining(own, validation)
     processes.by_first(lambda: _save(encoder.run / "results.json", figures, transfer))
+    return figures
+
+
+def _segment(encoder: Encoder, config: Config) -> dict[str, Any]:
+    train, validation = load_masked_parts(config)
+    figures = {
+        "source": config.data.source,
+        "validation_source": config.data.validation_source or "held out of source",
+        "split": {"train": len(train), "validation": len(validation)},
+        **segment(encoder, config, train, validation),
+    }
+    figures["leakage"]["pretraining"] = _leakage_of_pretraining(encoder.config, validation.images)
+    _save(encoder.run / "results.json", figures, transfer=True)
     return figures
 
 

@@ -96,11 +96,27 @@ def _choose(
     """The penalty with the lowest cross entropy on a fifth of the rows, fitted on the others."""
     if len(l2_values) == 1:
         return float(l2_values[0])
-    order = permute(np.arange(len(x)), epoch_key(seed, 0), len(x))
+    return choose_penalty(x, labels, num_classes, l2_values, held_out_part(len(x), seed))
+
+
+def held_out_part(size: int, seed: int) -> np.ndarray:
+    """Bool [size]: a keyed fifth, at least one."""
+    order = permute(np.arange(size), epoch_key(seed, 0), size)
+    held_out = np.zeros(size, bool)
+    held_out[order[: max(1, round(size * HELD_OUT))]] = True
+    return held_out
+
+
+def choose_penalty(
+    x: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    l2_values: tuple[float, ...],
+    held_out: np.ndarray,
+) -> float:
+    """The penalty with the lowest cross entropy on the rows held out (bool [N]) of x [N, D]."""
     # Held-out rows take part with weight 0, so that all fits have one shape and compile once.
-    fitted = np.ones(len(x), np.float32)
-    fitted[order[: max(1, round(len(x) * HELD_OUT))]] = 0.0
-    held_out = fitted == 0.0
+    fitted = np.where(held_out, np.float32(0), np.float32(1))
     kernels, biases = fit_all(
         x, labels, num_classes=num_classes, l2_values=l2_values, row_weights=fitted
     )
@@ -113,12 +129,17 @@ def _choose(
 
 def standardiser(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Rows [N, D] -> float32 [N, D], by the mean and standard deviation of ``features``."""
+    mean, scale = standardisation(features)
+    return lambda x: ((x - mean) * scale).astype(np.float32)
+
+
+def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and 1 / standard deviation of the columns of [N, D], float64 [D]; 0 of a constant."""
     mean = features.mean(axis=0, dtype=np.float64)
     std = features.std(axis=0, dtype=np.float64)
     # What varies by less than float32 can tell is constant: it is 0, not rounding noise blown up.
     varies = std > np.finfo(np.float32).eps * np.abs(features).max(axis=0)
-    scale = np.where(varies, 1 / np.where(varies, std, 1.0), 0.0)
-    return lambda x: ((x - mean) * scale).astype(np.float32)
+    return mean, np.where(varies, 1 / np.where(varies, std, 1.0), 0.0)
 
 
 def _cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:

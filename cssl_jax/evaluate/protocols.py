@@ -18,14 +18,18 @@ from cssl_jax.evaluate.tables import table as table
 
 Features = Callable[[Source], np.ndarray]
 PROTOCOLS = ("knn", "linear", "few-shot", "retrieval")
+SEGMENT = "segment"  # on images with masks, by itself; see ``segment_run``
 ONLINE = ("knn", "linear")  # during a run and at its end
 
 
 def check_names(names: tuple[str, ...]) -> None:
     """Raises UserError at the first name that is no protocol."""
     for name in names:
-        if name not in PROTOCOLS:
-            raise UserError(f"protocol {name!r} is unknown; use {' or '.join(PROTOCOLS)}")
+        if name not in (*PROTOCOLS, SEGMENT):
+            known = " or ".join((*PROTOCOLS, SEGMENT))
+            raise UserError(f"protocol {name!r} is unknown; use {known}")
+    if SEGMENT in names and len(names) > 1:
+        raise UserError(f"protocol {SEGMENT!r} is for images with masks; ask for it by itself")
 
 
 def labelled(

@@ -76,7 +76,7 @@ class RunFolder:
         """What holds now, the worst first; one "good" one where nothing is wrong."""
         if not self.last_step:
             return []
-        if self.config.method.name == "classifier":  # the others are about a contrast
+        if self.config.method.supervised:  # the others are about a contrast
             return verdicts.of_timings(self.timings)
         known = verdicts.facts(self.config, self.steps_per_epoch)
         found = verdicts.of_steps(self.steps, known)

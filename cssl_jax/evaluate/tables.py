@@ -11,7 +11,7 @@ def table(results: dict[str, Any]) -> str:
     rows = [("trained encoder", results)]
     floors = {"untrained encoder": "random_init", "raw pixels": "pixels"}
     rows += [(label, results[name]) for label, name in floors.items() if name in results]
-    parts = [_accuracies(rows), _by_k(rows), _few_shot(rows), _retrieval(rows)]
+    parts = [_accuracies(rows), _by_k(rows), _few_shot(rows), _retrieval(rows), _segment(rows)]
     parts += [_checkpoints(results), "\n".join(_sentences(results))]
     return "\n\n".join(part for part in parts if part)
 
@@ -66,6 +66,25 @@ def _retrieval(rows: Sequence[Row]) -> str:
         for _, row in rows
     ]
     return _lines("retrieval", heads, [label for label, _ in rows], cells, 12)
+
+
+def _segment(rows: Sequence[Row]) -> str:
+    if "segment" not in rows[0][1]:
+        return ""
+    labels = [label for label, _ in rows]
+    found = [row["segment"] for _, row in rows]
+    cells = [[_percent(f["mean_iou"]), _percent(f["pixel_accuracy"])] for f in found]
+    parts = [_lines("", ["mean IoU", "pixel accuracy"], labels, cells, 16)]
+    classes = len(found[0]["per_class_iou"])
+    for start in range(0, classes, 10):
+        heads = [str(number) for number in range(start, min(start + 10, classes))]
+        cells = [[_percent(iou) for iou in f["per_class_iou"][start : start + 10]] for f in found]
+        parts.append(_lines("IoU by class", heads, labels, cells, 9))
+    return "\n\n".join(parts)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _checkpoints(results: dict[str, Any]) -> str:

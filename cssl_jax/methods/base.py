@@ -78,3 +78,10 @@ class Method(Protocol):
     def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool | float | jax.Array:
         """Whether, or at what share of the learning rate, a parameter is updated at ``step``."""
         ...
+
+    def adopt(self, model: dict[str, PyTree], pretrained: dict[str, PyTree]) -> dict[str, PyTree]:
+        """The model, {"params", "model_state"}, with what can be taken over from a pretrained one.
+
+        Each holds modules by name; what is not taken over is the very object that was given.
+        """
+        ...

@@ -72,9 +72,7 @@ class Classifier:
         """Logits [n, C]."""
         train = ctx.train and not ctx.frozen_norm and self.stages == "all"
         x, state = self._represent(params, model_state, batch["views"]["main"][:, 0], train)
-        if ctx.train and self.dropout:
-            x = _drop(x, batch["key"], self.dropout)
-        return _logits(params, x), state
+        return logits_of(params, self._dropped(x, batch, ctx)), state
 
     def objective(
         self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context
@@ -113,7 +111,7 @@ class Classifier:
         ``variables`` holds "params" and "model_state" of a whole state.
         """
         x, _ = self._represent(variables["params"], variables["model_state"], images, False)
-        return _logits(variables["params"], x)
+        return logits_of(variables["params"], x)
 
     def adopt(self, model: dict[str, PyTree], pretrained: dict[str, PyTree]) -> dict[str, PyTree]:
         """The model with the encoder, and the head's layers, of a pretrained one."""
@@ -123,6 +121,9 @@ class Classifier:
                 params[part] = _only(params[part], pretrained["params"][source])
                 state[part] = _only(state[part], pretrained["model_state"][source])
         return {"params": params, "model_state": state}
+
+    def _dropped(self, x: jax.Array, batch: Batch, ctx: Context) -> jax.Array:
+        return _drop(x, batch["key"], self.dropout) if ctx.train and self.dropout else x
 
     def _represent(
         self, params: PyTree, model_state: PyTree, images: jax.Array, train: bool
@@ -144,7 +145,8 @@ def _run(
     return output, updated.get("batch_stats", {})
 
 
-def _logits(params: PyTree, x: jax.Array) -> jax.Array:
+def logits_of(params: PyTree, x: jax.Array) -> jax.Array:
+    """The classifier's [..., C] of what it classifies, [..., D]."""
     layer = params["classifier"]
     return jnp.matmul(x, layer["kernel"], precision=jax.lax.Precision.HIGHEST) + layer["bias"]
 

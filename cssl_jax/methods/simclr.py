@@ -86,6 +86,17 @@ class SimCLR:
         """Everything is."""
         return True
 
+    def adopt(self, model: dict[str, PyTree], pretrained: dict[str, PyTree]) -> dict[str, PyTree]:
+        """The model with a pretrained one's encoder and, of the same shapes, its projector."""
+        adopted = {part: dict(values) for part, values in model.items()}
+        for name in ("encoder", "projector"):
+            theirs = {part: pretrained[part].get(name) for part in adopted}
+            ours = {part: values[name] for part, values in adopted.items()}
+            if name == "encoder" or _shapes(ours) == _shapes(theirs):
+                for part, values in adopted.items():
+                    values[name] = theirs[part]
+        return adopted
+
     def _run(
         self, name: str, params: PyTree, model_state: PyTree, x: jax.Array, ctx: Context
     ) -> tuple[Any, PyTree]:
@@ -99,3 +110,7 @@ class SimCLR:
 def _flatten(views: jax.Array) -> jax.Array:
     """[n, k, ...] -> [n k, ...], an example's views together, as BatchNorm groups need them."""
     return views.reshape(-1, *views.shape[2:])
+
+
+def _shapes(variables: PyTree) -> PyTree:
+    return jax.tree.map(jnp.shape, variables)

@@ -18,6 +18,7 @@ class ProjectionHead(nn.Module):
         norm: BatchNorm after every layer, the last without a bias, as in the paper's code.
         axis_name: Mapped axis of cross-replica BatchNorm, or None.
         norm_groups: Groups of the global batch with BatchNorm statistics of their own.
+        norm_momentum: Share of BatchNorm's running statistics that survives a step.
         dtype: Compute dtype; None follows the input and the parameters.
     """
 
@@ -28,6 +29,7 @@ class ProjectionHead(nn.Module):
     norm: bool = True
     axis_name: str | None = None
     norm_groups: int = 1
+    norm_momentum: float = 0.9
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -47,6 +49,7 @@ class ProjectionHead(nn.Module):
                 x = BatchNorm(
                     axis_name=self.axis_name,
                     groups=self.norm_groups,
+                    momentum=self.norm_momentum,
                     use_bias=not last,
                     dtype=self.dtype,
                     name=f"bn{i + 1}",

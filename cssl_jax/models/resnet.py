@@ -82,6 +82,7 @@ class ResNet(nn.Module):
         stem: "imagenet" (7x7 stride 2, 3x3 max-pool) or "cifar" (3x3 stride 1, no pool; App. B.9).
         axis_name: Mapped axis of cross-replica BatchNorm, or None.
         norm_groups: Groups of the global batch with BatchNorm statistics of their own.
+        norm_momentum: Share of BatchNorm's running statistics that survives a step.
         remat: Recompute a block's activations in the backward pass instead of keeping them.
         dtype: Compute dtype; None follows the input and the parameters.
     """
@@ -92,6 +93,7 @@ class ResNet(nn.Module):
     stem: str = "imagenet"
     axis_name: str | None = None
     norm_groups: int = 1
+    norm_momentum: float = 0.9
     remat: bool = False
     dtype: jnp.dtype | None = None
 
@@ -113,7 +115,11 @@ class ResNet(nn.Module):
             raise UserError(f"stem {self.stem!r} is unknown; use 'imagenet' or 'cifar'")
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(
-            BatchNorm, axis_name=self.axis_name, groups=self.norm_groups, dtype=self.dtype
+            BatchNorm,
+            axis_name=self.axis_name,
+            groups=self.norm_groups,
+            momentum=self.norm_momentum,
+            dtype=self.dtype,
         )
         block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
         base = round(64 * self.width)

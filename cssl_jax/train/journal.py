@@ -63,7 +63,7 @@ class Journal:
         self._sickness, self._begun = sickness, False
         self._in_flight: collections.deque[_Step] = collections.deque()
         self._facts = None  # of what verdicts are about: a contrast and its features
-        if config.method.name != "classifier":
+        if not config.method.supervised:
             self._facts = verdicts.facts(config, self._steps_per_epoch)
         self._newest: collections.deque[dict[str, Any]] = collections.deque(maxlen=verdicts.LINES)
         self._told: set[str] = set()

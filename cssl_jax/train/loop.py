@@ -1,7 +1,6 @@
 """A whole run, readable from top to bottom: data, parts, resume, steps, evaluation, results."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 import signal
@@ -16,19 +15,19 @@ from cssl_jax.config import Config
 from cssl_jax.data.loading import LABEL_RULES, absolute_spec
 from cssl_jax.data.scan import write_rejected
 from cssl_jax.errors import InterruptedRunError, UserError
-from cssl_jax.evaluate.encoder import load_encoder
 from cssl_jax.evaluate.evaluator import Checkpoint
-from cssl_jax.evaluate.features import Model
 from cssl_jax.files import write_json
-from cssl_jax.methods.classifier import Classifier
 from cssl_jax.train import folder, optimizers, setup
 from cssl_jax.train.cadence import Cadence
 from cssl_jax.train.checkpoints import Checkpoints
+from cssl_jax.train.initial import first_state
 from cssl_jax.train.parts import Parts, assemble
 from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
 from cssl_jax.train.state import TrainState
 from cssl_jax.train.training import UNSCORED, Training, Watch
+
+ORIGIN = "init"  # in a checkpoint's meta and in results.json: whose weights the run began with
 
 
 def pretrain(
@@ -103,12 +102,13 @@ def _pretrain(
     regular = Cadence(config.train, parts.sampler.steps_per_epoch).regular
     with Checkpoints(run, keep=config.train.keep, regular=regular) as checkpoints:
         with interruption.breakable(shared=True):
-            start, unscored, first = 0, False, functools.partial(_begin, config, parts)
+            start, unscored = 0, False
             if checkpoints.latest:
                 state, unscored = _resume(parts, checkpoints)
                 start = int(state.step)
             else:
-                state = first()
+                state, origin = first_state(config, parts)
+                parts.meta.update({ORIGIN: origin} if origin else {})
             _announce(config, run, parts, cache, start)
             if not start:
                 options = config.optimizer
@@ -122,7 +122,7 @@ def _pretrain(
                     parts,
                     checkpoints,
                     interruption,
-                    first=first,
+                    first=lambda: first_state(config, parts)[0],
                     state=state,
                     start=start,
                     unscored=unscored,
@@ -158,6 +158,7 @@ def _results(
         "source": config.data.source,
         "validation_source": config.data.validation_source or "held out of source",
         "split": {"train": len(parts.train), "validation": len(parts.validation)},
+        **{name: parts.meta[name] for name in (ORIGIN,) if name in parts.meta},
         **parts.evaluator.report(
             last, best, parallel.replicate(untrained.model, parts.mesh), figures=figures
         ),
@@ -165,45 +166,6 @@ def _results(
     }
     processes.by_first(lambda: write_json(results_path, results))
     return results
-
-
-def _begin(config: Config, parts: Parts) -> TrainState:
-    """The state before the first step, from the seed or from an earlier run's weights."""
-    state = setup.init_state(parts.method, parts.optimizer, parts.spec, config.train.seed)
-    if not config.train.init:
-        return parallel.replicate(state, parts.mesh)
-    if isinstance(parts.method, Classifier):
-        adopted = parts.method.adopt(state.model, _pretrained(config, parts))
-        return parallel.replicate(state.replace(**adopted), parts.mesh)
-    with Checkpoints(pathlib.Path(config.train.init), read_only=True) as checkpoints:
-        try:
-            model = checkpoints.restore_model(state.model, parts.mesh)
-        except ValueError as error:
-            raise UserError(
-                f"train.init {config.train.init} holds other parameters than this model's; give a "
-                f"run with the same model.* fields: {error}"
-            ) from error
-    return parallel.replicate(state, parts.mesh).replace(**model)
-
-
-def _pretrained(config: Config, parts: Parts) -> Model:
-    """The model of the run ``train.init``, whose encoder this one's must be."""
-    encoder = load_encoder(config.train.init)
-    ours, theirs = config.model, encoder.config.model
-    own = {"dtype", "norm_group", "remat"}  # change no parameter
-    for field in dataclasses.fields(ours):
-        mine, its = getattr(ours, field.name), getattr(theirs, field.name)
-        if field.name not in own and mine != its:
-            raise UserError(
-                f"model.{field.name} is {mine!r}, in train.init {config.train.init} {its!r}; "
-                "give the model that was pretrained"
-            )
-    if encoder.spec.channels != parts.spec.channels:
-        raise UserError(
-            f"the images have {parts.spec.channels} channels, those of train.init "
-            f"{config.train.init} {encoder.spec.channels}; see data.channels"
-        )
-    return jax.device_get(encoder.model)
 
 
 def _best(last: Checkpoint, parts: Parts, checkpoints: Checkpoints) -> Checkpoint:
@@ -225,6 +187,8 @@ def _resume(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, bool]:
                 f"the {part} images have changed since the run began: {meta['data'][part]}, now "
                 f"{fingerprint}; restore them, or begin anew in another --workdir"
             )
+    if ORIGIN in meta:
+        parts.meta[ORIGIN] = meta[ORIGIN]
     return state, meta.get(UNSCORED, False)
 
 
@@ -233,12 +197,18 @@ def _with_absolute_paths(config: Config) -> Config:
     data: dict[str, Any] = {
         name: absolute_spec(getattr(config.data, name)) for name in ("source", "validation_source")
     }
+    adapt: dict[str, Any] = {
+        name: absolute_spec(getattr(config.adapt, name)) for name in ("target", "target_validation")
+    }
     if config.data.labels not in LABEL_RULES:
         data["labels"] = absolute_spec(config.data.labels)
+    if config.adapt.target_labels not in LABEL_RULES:
+        adapt["target_labels"] = absolute_spec(config.adapt.target_labels)
     init: dict[str, Any] = {"init": absolute_spec(config.train.init)} if config.train.init else {}
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, **data),
+        adapt=dataclasses.replace(config.adapt, **adapt),
         train=dataclasses.replace(config.train, **init),
     )
 
@@ -260,8 +230,15 @@ def _announce(
         f"compiled  {cache or 'not kept'}\n"
         f"data      {config.data.source}: {len(parts.train)} to train on, "
         f"{len(parts.validation)} to validate on, {left_out}judged {judged}\n"
-        f"input     {parts.input_reason}"
+        f"input     {parts.input_reason}" + _origin(parts.meta.get(ORIGIN))
     )
+
+
+def _origin(init: dict[str, Any] | None) -> str:
+    if not init:
+        return ""
+    modules = " and ".join(init["modules"])
+    return f"\nweights   {modules} of {init['run']}, step {init['step']}; the rest from the seed"
 
 
 def _say(text: str) -> None:

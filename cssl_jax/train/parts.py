@@ -74,16 +74,23 @@ def assemble(config: Config) -> Parts:
     spec = setup.input_spec(config, train)
     sampler = Sampler(len(train), batch_size, config.train.seed)
     method = setup.make_method(config, mesh)
+    memory = runtime.device_memory(mesh.local_devices[0])
     pipeline, reason = setup.make_pipeline(
         config,
         sampler,
         spec,
         train,
-        views=method.views,
+        views=setup.own_views(method),
         rows=rows,
-        memory=runtime.device_memory(mesh.local_devices[0]),
-        devices=mesh.size,
+        memory=memory,
+        devices=1 if config.method.adapts else mesh.size,  # pairs lie whole on each
     )
+    fingerprints = {"train": train.fingerprint(), "validation": validation.fingerprint()}
+    if config.method.adapts:
+        target, _ = setup.load_target(config)
+        pipeline, also = setup.with_target(pipeline, config, target, memory=memory)
+        reason += f"; {also}"
+        fingerprints["target"] = target.fingerprint()
     optimizer, schedule, total_steps = setup.make_optimizer(config, sampler)
     evaluator: Evaluator | ClassifierEvaluator
     if isinstance(method, Classifier):
@@ -93,7 +100,7 @@ def assemble(config: Config) -> Parts:
     meta = {
         "config": recipes.to_dict(config),
         "input": vars(spec),
-        "data": {"train": train.fingerprint(), "validation": validation.fingerprint()},
+        "data": fingerprints,
         "versions": runtime.versions(),
         "environment": runtime.environment(mesh),
     }

@@ -1,5 +1,6 @@
 """From a config to the parts of a run: data, modules, optimizer, first state."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -16,13 +17,17 @@ from cssl_jax.config import Config
 from cssl_jax.data import pipeline as pipelines
 from cssl_jax.data import sources
 from cssl_jax.data.loading import load_source
+from cssl_jax.data.pairs import PairPipeline, target_sampler
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources import Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.features import InputSpec, pixel_sides
 from cssl_jax.losses import ntxent
+from cssl_jax.methods.adaptation import TARGET
 from cssl_jax.methods.base import Method
 from cssl_jax.methods.classifier import Classifier
+from cssl_jax.methods.coral import DeepCORAL
+from cssl_jax.methods.dann import DANN, DomainClassifier
 from cssl_jax.methods.simclr import SimCLR
 from cssl_jax.models.encoder import build_encoder
 from cssl_jax.models.heads import ProjectionHead
@@ -33,7 +38,7 @@ from cssl_jax.train.state import TrainState
 def load_data(config: Config) -> tuple[Source, Source]:
     """(training part, validation part), by a source of its own or a keyed split."""
     train, validation = _load_parts(config)
-    if config.method.name == "classifier":
+    if config.method.supervised:
         for name, part in (("training", train), ("validation", validation)):
             if part.labels is None or part.labels.max() < 0:
                 raise UserError(f"the {name} images have no labels; a classifier needs them")
@@ -41,6 +46,22 @@ def load_data(config: Config) -> tuple[Source, Source]:
             train, config.classifier.label_fraction, seed=config.train.seed
         )
     return train, validation
+
+
+def target_config(config: Config) -> Config:
+    """The config with the domain that is adapted to in place of the source."""
+    data = dataclasses.replace(
+        config.data,
+        source=config.adapt.target,
+        validation_source=config.adapt.target_validation,
+        labels=config.adapt.target_labels,
+    )
+    return dataclasses.replace(config, data=data)
+
+
+def load_target(config: Config) -> tuple[Source, Source]:
+    """(training part, validation part) of the domain that is adapted to, as of the source."""
+    return _load_parts(target_config(config))
 
 
 def _load_parts(config: Config) -> tuple[Source, Source]:
@@ -117,22 +138,33 @@ def make_method(config: Config, mesh: Mesh) -> SimCLR | Classifier:
     if config.method.name == "simclr":
         options = config.method
         return SimCLR(encoder, head(), options.temperature, options.tile_size)
-    kept = config.classifier
-    return Classifier(
-        encoder,
-        head(keep=kept.head_layers) if kept.head_layers else None,
-        num_classes=kept.num_classes,
-        stages=kept.stages,
-        num_stages=len(encoder.stage_sizes),
-        layer_decay=kept.layer_decay,
-        dropout=kept.dropout,
-        label_smoothing=kept.label_smoothing,
-    )
+    kept, adapt = config.classifier, config.adapt
+    classifier: dict[str, Any] = {
+        "encoder": encoder,
+        "head": head(keep=kept.head_layers) if kept.head_layers else None,
+        "num_classes": kept.num_classes,
+        "stages": kept.stages,
+        "num_stages": len(encoder.stage_sizes),
+        "layer_decay": kept.layer_decay,
+        "dropout": kept.dropout,
+        "label_smoothing": kept.label_smoothing,
+    }
+    if config.method.name == "coral":
+        return DeepCORAL(**classifier, weight=adapt.coral_weight, layer=adapt.coral_layer)
+    if config.method.name == "dann":
+        domain = DomainClassifier(hidden=adapt.dann_hidden)
+        return DANN(**classifier, weight=adapt.dann_weight, domain=domain)
+    return Classifier(**classifier)
+
+
+def own_views(method: Method) -> dict[str, int]:
+    """The views that are made of data.source."""
+    return {group: count for group, count in method.views.items() if group != TARGET}
 
 
 def chance_level(config: Config) -> float:
     """Loss of a model that knows nothing."""
-    if config.method.name == "classifier":
+    if config.method.supervised:
         return math.log(config.classifier.num_classes)
     return ntxent.chance_level(config.train.batch_size)
 
@@ -170,6 +202,44 @@ def make_pipeline(
     return pipeline, f"{name}: {reason}"
 
 
+def check_channels(target: Source, channels: int) -> None:
+    """Raises UserError where images of the target have other channels than the source's."""
+    if target.channels != channels:
+        raise UserError(
+            f"adapt.target has images of {target.channels} channel(s) and data.source of "
+            f"{channels}; give both the same, see data.channels"
+        )
+
+
+def with_target(
+    pipeline: pipelines.Pipeline, config: Config, target: Source, *, memory: int | None
+) -> tuple[pipelines.Pipeline, str]:
+    """A pipeline of pairs with the images of the domain that is adapted to; and where these lie.
+
+    Raises:
+        UserError: They have other channels, or are fewer than a batch.
+    """
+    channels = len(pipeline.mean)
+    check_channels(target, channels)
+    if len(target) < pipeline.sampler.batch_size:
+        raise UserError(
+            f"global batch {pipeline.sampler.batch_size} does not fit the {len(target)} target "
+            f"images; use a batch of at most {len(target)}"
+        )
+    size, mean, std = pipeline.size, pipeline.mean, pipeline.std
+    second, where = make_pipeline(
+        config,
+        target_sampler(len(target), pipeline.sampler),
+        InputSpec(size=size, channels=channels, mean=mean, std=std),
+        target,
+        views={TARGET: 1},
+        rows=pipeline.rows,
+        memory=memory,
+        devices=1,
+    )
+    return PairPipeline.of(pipeline, second), f"target images {where}"
+
+
 def pipeline_alone(config: Config, mesh: Mesh, rows: np.ndarray) -> tuple[pipelines.Pipeline, str]:
     """``make_pipeline`` without the rest of a run, for these rows of the global batch."""
     train, _ = load_data(config)
@@ -178,7 +248,7 @@ def pipeline_alone(config: Config, mesh: Mesh, rows: np.ndarray) -> tuple[pipeli
         Sampler(len(train), config.train.batch_size, config.train.seed),
         input_spec(config, train),
         train,
-        views=make_method(config, mesh).views,
+        views=own_views(make_method(config, mesh)),
         rows=rows,
         memory=runtime.device_memory(mesh.local_devices[0]),
         devices=mesh.size,
@@ -220,11 +290,13 @@ def initializer(
     method: Method, optimizer: optax.GradientTransformation, spec: InputSpec
 ) -> Callable[[jax.Array], TrainState]:
     """A function from a key to the state before the first step; its shapes need no compilation."""
-    ((group, count),) = method.views.items()
-    views = np.zeros((2, count, spec.size, spec.size, spec.channels), np.float32)
+    views = {
+        group: np.zeros((2, count, spec.size, spec.size, spec.channels), np.float32)
+        for group, count in method.views.items()
+    }
 
     def init(key: jax.Array) -> TrainState:
-        params, model_state, method_state = method.init(key, {"views": {group: views}})
+        params, model_state, method_state = method.init(key, {"views": views})
         step = jnp.zeros((), jnp.int32)
         return TrainState(step, params, model_state, method_state, optimizer.init(params))
 

@@ -102,7 +102,7 @@ class Trial:
             source=train,
             sampler=self.sampler,
             policy=config.augment,
-            views=self.method.views,
+            views=setup.own_views(self.method),
             size=spec.size,
             mean=spec.mean,
             std=spec.std,

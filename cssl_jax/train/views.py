@@ -94,7 +94,7 @@ def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[
     train, _ = setup.load_data(config)
     sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
     _check_steps(start, stop, config.train.epochs * sampler.steps_per_epoch - 1)
-    (count,) = setup.make_method(config, _one_device()).views.values()
+    (count,) = setup.own_views(setup.make_method(config, _one_device())).values()
     work = Work(
         source=train,
         sampler=sampler,

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import shutil
 import signal
 import time
 
@@ -310,19 +311,64 @@ def test_a_folder_of_other_things_is_refused(config, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_run_starts_from_the_weights_of_another(config, run, tmp_path):
+@pytest.fixture(scope="module")
+def still(config, run):
+    """A run of one epoch that starts from another's weights and learns nothing."""
     frozen = tiny.replace(config, "optimizer", learning_rate=0.0, weight_decay=0.0)
-    frozen = tiny.replace(frozen, "train", init=str(run[0]), epochs=1)
-    cssl_jax.pretrain(frozen, tmp_path / "next")
-    ours = cssl_jax.load_encoder(tmp_path / "next").model["params"]
-    jax.tree.map(np.testing.assert_array_equal, ours, last_model(run[0])["params"])
+    return tiny.replace(frozen, "train", init=str(run[0]), epochs=1)
 
 
-def test_weights_of_another_shape_are_refused(config, run, tmp_path):
-    wider = tiny.replace(config, "model", width=0.25)
-    wider = tiny.replace(wider, "train", init=str(run[0]))
-    with pytest.raises(UserError, match="give a run with the same model"):
+def test_a_run_starts_from_the_weights_of_another_and_says_so(still, run, tmp_path, capfd):
+    results = cssl_jax.pretrain(still, tmp_path / "next")
+    encoder = cssl_jax.load_encoder(tmp_path / "next")
+    ours, theirs = jax.device_get(encoder.model["params"]), last_model(run[0])["params"]
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    origin = {
+        "run": str(run[0]),
+        "step": 9,
+        "encoder_hash": run[1]["encoder_hash"]["last"],
+        "modules": ["encoder", "projector"],
+    }
+    assert results["init"] == encoder.meta["init"] == origin
+    assert "encoder and projector of" in capfd.readouterr().err
+    assert encoder.step == 3  # steps, and with them the optimizer, begin anew
+    assert "init" not in run[1]
+
+
+def test_where_a_run_began_is_known_to_one_that_goes_on(still, run, tmp_path, monkeypatch):
+    copied = tmp_path / "first"
+    shutil.copytree(run[0], copied)
+    config = tiny.replace(still, "train", init=str(copied), epochs=2)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(CrashError):
+            cssl_jax.pretrain(config, tmp_path / "next")
+    shutil.rmtree(copied)  # what has begun needs it no more
+    results = cssl_jax.pretrain(config, tmp_path / "next")
+    assert results["init"]["encoder_hash"] == run[1]["encoder_hash"]["last"]
+
+
+def test_a_projector_of_another_shape_is_left_behind(still, run, tmp_path):
+    narrow = tiny.replace(still, "model", projector_dim=8)
+    results = cssl_jax.pretrain(narrow, tmp_path / "next")
+    assert results["init"]["modules"] == ["encoder"]
+    ours = jax.device_get(cssl_jax.load_encoder(tmp_path / "next").model["params"])
+    theirs = last_model(run[0])["params"]
+    jax.tree.map(np.testing.assert_array_equal, ours["encoder"], theirs["encoder"])
+    frozen = tiny.replace(narrow, "train", micro_batch=16, micro_batch_norm="frozen")
+    with pytest.raises(UserError, match=r"give the model\.projector_\* fields"):
+        cssl_jax.pretrain(frozen, tmp_path / "frozen")
+
+
+def test_weights_of_another_encoder_are_refused_by_name(still, tmp_path):
+    wider = tiny.replace(still, "model", width=0.25)
+    with pytest.raises(UserError, match=r"model\.width is 0\.25, in train\.init .*/whole"):
         cssl_jax.pretrain(wider, tmp_path / "next")
+    rgb = tiny.pictures(60, channels=3)
+    np.savez(tmp_path / "rgb.npz", images=rgb.images, labels=rgb.labels)
+    coloured = tiny.replace(still, "data", source=str(tmp_path / "rgb.npz"))
+    with pytest.raises(UserError, match="have 3 channels, those of"):
+        cssl_jax.pretrain(coloured, tmp_path / "next")
 
 
 @pytest.mark.parametrize("log_every", [1, 100])

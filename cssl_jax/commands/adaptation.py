@@ -1,0 +1,63 @@
+"""The command that takes a run to another domain."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import tyro
+
+from cssl_jax.commands.parsing import parse
+from cssl_jax.config import Config
+from cssl_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapt:
+    """Train on one domain's labels for another without, beside source-only and target-supervised.
+
+    Attributes:
+        run: Run folder of the pretrained encoder.
+        workdir: Folder for the trainings and adaptation.json.
+        target: Images of the domain to adapt to; as --adapt.target.
+        methods: bn: the target's BatchNorm statistics, no training; coral: alike covariances; dann:
+            features that a domain classifier cannot tell apart.
+        seeds: Trainings a row.
+        config: Every field of the trainings' config; defaults are the run's, with the SimCLR
+            paper's fine-tuning. See the options --adapt.* and --classifier.*.
+    """
+
+    run: tyro.conf.Positional[pathlib.Path]
+    workdir: pathlib.Path
+    target: str = ""
+    methods: tuple[Literal["bn", "coral", "dann"], ...] = ("bn", "coral", "dann")
+    seeds: int = 3
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+def adapt(argv: Sequence[str]) -> int:
+    """`cssl-jax adapt RUN --target SOURCE --workdir DIR [--section.field VALUE ...]`."""
+    from cssl_jax.train.adapt import RESULTS, adapt, table
+    from cssl_jax.train.finetune import finetune_config
+
+    asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
+    named = [word for word in argv[:1] if not word.startswith("-")]
+    if not named and not asks_for_help:
+        raise UserError(
+            "name the run first: cssl-jax adapt RUN --target SOURCE --workdir DIR [options]"
+        )
+    config = finetune_config(named[0]) if named else Config()
+    options = parse(Adapt, "adapt", argv, Adapt(tyro.MISSING, tyro.MISSING, config=config))
+    config = options.config
+    if options.target:
+        target = dataclasses.replace(config.adapt, target=options.target)
+        config = dataclasses.replace(config, adapt=target)
+    results = adapt(
+        options.run,
+        options.workdir,
+        methods=options.methods,
+        seeds=options.seeds,
+        config=config,
+    )
+    print(f"\n{table(results)}\n\nresults: {options.workdir / RESULTS}")
+    return 0

@@ -1,0 +1,82 @@
+"""The state before the first step: from the seed, or from another run's weights."""
+
+from typing import Any
+
+import jax
+
+from cssl_jax import parallel
+from cssl_jax.config import Config
+from cssl_jax.errors import UserError
+from cssl_jax.evaluate.encoder import Encoder, load_encoder
+from cssl_jax.evaluate.evaluator import variables_hash
+from cssl_jax.train import setup
+from cssl_jax.train.parts import Parts
+from cssl_jax.train.state import TrainState
+
+_ENCODER: tuple[str, ...] = (
+    "encoder",
+    "width",
+    "stem",
+)  # fields of the config that decide its parameters
+_HEAD = ("projector_layers", "projector_hidden", "projector_norm")
+
+Origin = dict[str, Any]
+
+
+def first_state(config: Config, parts: Parts) -> tuple[TrainState, Origin]:
+    """The state before the first step, on every device, and whose weights it starts from.
+
+    From an earlier run (``train.init``) come the newest checkpoint's encoder and, where it has the
+    same shapes, the head, each with its running statistics. Step and optimizer are new.
+
+    Returns:
+        The state; and {"run", "step", "encoder_hash" (see ``variables_hash``), "modules" (names of
+        what was taken over)}, ready for JSON; empty where all is drawn from the seed.
+
+    Raises:
+        UserError: The run's encoder is another one than this config's, or takes other images.
+    """
+    state = setup.init_state(parts.method, parts.optimizer, parts.spec, config.train.seed)
+    if not config.train.init:
+        return parallel.replicate(state, parts.mesh), {}
+    source = load_encoder(config.train.init)
+    _check(config, parts, source)
+    model = parts.method.adopt(state.model, jax.device_get(source.model))
+    taken = [name for name, of in model["params"].items() if of is not state.params[name]]
+    if config.train.micro_batch_norm == "frozen" and len(taken) < len(model["params"]):
+        raise UserError(
+            f"train.micro_batch_norm is 'frozen' and the projector of train.init {source.run} has "
+            "other shapes: random weights have no running statistics; give the model.projector_* "
+            "fields of that run, or leave micro_batch_norm out"
+        )
+    origin = {
+        "run": str(source.run),
+        "step": source.step,
+        "encoder_hash": variables_hash(source.model),
+        "modules": taken,
+    }
+    return parallel.replicate(state.replace(**model), parts.mesh), origin
+
+
+def _check(config: Config, parts: Parts, source: Encoder) -> None:
+    """Raises UserError, by the field that differs, where the weights do not fit."""
+    names = _ENCODER
+    if config.method.supervised and config.classifier.head_layers:
+        names += _HEAD
+        if "projector" not in source.model["params"]:
+            raise UserError(
+                f"train.init {source.run} has no projector to take classifier.head_layers "
+                f"{config.classifier.head_layers} from; give a pretrained run, or 0"
+            )
+    for name in names:
+        mine, its = getattr(config.model, name), getattr(source.config.model, name)
+        if mine != its:
+            raise UserError(
+                f"model.{name} is {mine!r}, in train.init {source.run} {its!r}; give the model "
+                "that was pretrained"
+            )
+    if source.spec.channels != parts.spec.channels:
+        raise UserError(
+            f"the images have {parts.spec.channels} channels, those of train.init {source.run} "
+            f"{source.spec.channels}; see data.channels"
+        )

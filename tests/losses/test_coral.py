@@ -1,0 +1,61 @@
+"""CORAL against NumPy's covariance, and over devices."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from cssl_jax import parallel
+from cssl_jax.errors import UserError
+from cssl_jax.losses import coral
+
+
+def features(rows, width, seed=0):
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(width, width))
+    return np.float32(rng.normal(size=(rows, width)) @ mixing + 30 * rng.normal(size=width))
+
+
+def reference(source, target):
+    difference = np.cov(np.float64(source), rowvar=False) - np.cov(np.float64(target), rowvar=False)
+    return np.sum(difference**2) / (4 * source.shape[1] ** 2)
+
+
+def test_it_is_the_distance_of_numpys_covariances():
+    source, target = features(24, 5), features(24, 5, seed=1)
+    # Means of 30 standard deviations: squares that are not centred would lose three digits.
+    assert float(coral(source, target)) == pytest.approx(reference(source, target), rel=1e-5)
+    assert float(coral(source, source + 7.0)) == pytest.approx(0.0, abs=1e-6)  # means are free
+
+
+def test_the_gradient_is_that_of_the_paper():
+    """Eq. 4: (C_S - C_T) applied to the centred rows, over d^2 (n - 1)."""
+    source, target = features(24, 5), features(24, 5, seed=1)
+    difference = np.cov(np.float64(source), rowvar=False) - np.cov(np.float64(target), rowvar=False)
+    expected = (source - source.mean(0, dtype=np.float64)) @ difference / (5**2 * 23)
+    found = jax.grad(coral)(source, target)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_covariances_are_those_of_the_rows_of_all_devices(devices):
+    source, target = features(24, 5), features(24, 5, seed=1)
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    rows, whole = PartitionSpec(parallel.AXIS), PartitionSpec()
+    spread = jax.shard_map(
+        lambda s, t: coral(s, t, axis_name=parallel.AXIS),
+        mesh=mesh,
+        in_specs=(rows, rows),
+        out_specs=whole,
+        check_vma=False,
+    )
+    assert float(jax.jit(spread)(source, target)) == pytest.approx(
+        reference(source, target), rel=1e-5
+    )
+
+
+def test_what_has_no_covariance_is_refused():
+    with pytest.raises(UserError, match=r"source features are \(4, 3\), target features \(4, 2\)"):
+        coral(np.ones((4, 3)), np.ones((4, 2)))
+    with pytest.raises(UserError, match="1 row has no covariance"):
+        coral(np.ones((1, 3)), np.ones((1, 3)))
