@@ -21,12 +21,13 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     The devices of a TPU slice lie beside each other, in the order that suits its network; slices,
     which a slower one connects, follow one another.
     """
+    auto: dict = {"axis_types": (AxisType.Auto,)}
     ordered = [
         device
         for members in by_slice(list(devices or jax.devices()))
-        for device in jax.make_mesh((len(members),), (AXIS,), devices=members).devices
+        for device in jax.make_mesh((len(members),), (AXIS,), devices=members, **auto).devices
     ]
-    return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
+    return Mesh(np.array(ordered), (AXIS,), **auto)
 
 
 def by_slice(devices: Sequence[Any]) -> list[list[Any]]:
