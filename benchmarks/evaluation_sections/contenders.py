@@ -209,11 +209,16 @@ def _sklearn_probe(warm: bool = False):
     def fit(x, labels, l2_values, tolerance):
         # The same objective: C is 1 / (l2 N). Falling penalties, for the warm start.
         found = {}
-        model = LogisticRegression(tol=tolerance, max_iter=10_000, warm_start=warm)
+        limit = 10_000
+        model = LogisticRegression(tol=tolerance, max_iter=limit, warm_start=warm)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # an unfinished fit is none
+            # float32 may leave its line search no way down before the tolerance is met: such a fit
+            # counts, by its objective.
+            warnings.simplefilter("ignore")
             for l2 in sorted(l2_values, reverse=True):
                 model.set_params(C=1 / (l2 * len(x))).fit(x, labels)
+                if model.n_iter_.max() >= limit:
+                    raise RuntimeError(f"unfinished after {limit} iterations at l2 {l2:g}")
                 found[l2] = model.coef_.copy(), model.intercept_.copy()
         return [found[l2] for l2 in l2_values]
 
