@@ -20,11 +20,11 @@ import json
 import os
 import pathlib
 import platform
-import statistics
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from measuring.report import spread
 
 import cssl_jax
 from cssl_jax import recipes, runtime
@@ -169,12 +169,6 @@ def table(name: str, found: dict[str, Any]) -> str:
         f"{images['target_test']} target images each; fitted on {images['source']} source labels"
     )
     return "\n".join(lines)
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.fmean(values):.1f} +- {deviation:.1f}"
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import json
 import os
 import pathlib
 import platform
-import statistics
 from typing import Any
 
 import numpy as np
+from measuring.report import spread
 
 import cssl_jax
 from cssl_jax import recipes, runtime
@@ -121,12 +121,6 @@ def table(name: str, found: dict[str, dict[str, list[float]]]) -> str:
             f"{spread(values['knn']):>16}{each:>26}"
         )
     return "\n".join(lines)
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.fmean(values):.1f} +- {deviation:.1f}"
 
 
 if __name__ == "__main__":

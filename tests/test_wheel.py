@@ -38,6 +38,7 @@ def test_the_wheel_holds_recipes_digits_and_types_and_no_tests(installed):
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "configs"))]
 
 
+@pytest.mark.slow
 def test_the_installed_command_runs_the_first_steps_of_the_demo(installed, tmp_path):
     _, target = installed
     environment = {**os.environ, "PYTHONPATH": str(target), "PYTHONSAFEPATH": "1"}

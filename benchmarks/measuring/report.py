@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import statistics
 
 PACKAGES = ("cssl_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -64,6 +65,12 @@ def megabytes(size: float) -> str:
 def gigabytes(size: float) -> str:
     """Of 1e9 bytes."""
     return f"{size / 1e9:.2f} GB"
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.fmean(values):.1f} +- {deviation:.1f}"
 
 
 def span(values: list[float], form: str = ".3g") -> str:

@@ -35,6 +35,7 @@ def rows(section):
     return {row["contender"]: row for row in section["rows"]}
 
 
+@pytest.mark.slow
 def test_json_says_what_was_measured_where(ran):
     for section in ran[1].values():
         assert {"command", "date", "machine", "versions", "options", "rows", "targets"} <= set(
@@ -43,6 +44,7 @@ def test_json_says_what_was_measured_where(ran):
     assert str(BENCHMARKS.parent) not in json.dumps(ran[1])
 
 
+@pytest.mark.slow
 def test_ours_and_scikit_learn_find_the_same_neighbours(ran):
     found = rows(ran[1]["knn"])
     for peer in ("sklearn", "sklearn-euclidean"):
@@ -51,6 +53,7 @@ def test_ours_and_scikit_learn_find_the_same_neighbours(ran):
     assert found["ours"]["above_features_bytes"] > 50e6  # JAX itself counts
 
 
+@pytest.mark.slow
 def test_a_claim_over_the_faster_of_two_needs_both(ran):
     try:
         import faiss  # noqa: F401
@@ -62,6 +65,7 @@ def test_a_claim_over_the_faster_of_two_needs_both(ran):
         assert ran[1]["knn"]["targets"][0]["met"] is not None
 
 
+@pytest.mark.slow
 def test_ours_and_scikit_learn_reach_the_same_objective(ran):
     section = ran[1]["single"]
     found = rows(section)

@@ -35,6 +35,7 @@ def row(ran, contender):
     return found
 
 
+@pytest.mark.slow
 def test_json_says_what_was_measured_where(ran):
     assert set(ran[1]) == {"host", "resident"}
     host = ran[1]["host"]
@@ -43,6 +44,7 @@ def test_json_says_what_was_measured_where(ran):
     assert host["photos"].startswith("scikit-learn's two sample photos")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contender", ["tf-split", "threads", "plain"])
 def test_every_contender_has_its_pace_and_its_memory(ran, contender):
     found = row(ran, contender)
@@ -52,6 +54,7 @@ def test_every_contender_has_its_pace_and_its_memory(ran, contender):
     assert ("growth" in found) == (contender != "plain")
 
 
+@pytest.mark.slow
 def test_what_was_not_measured_is_named_and_beats_nobody(ran):
     printed, sections = ran
     assert row(ran, "lightly")["failed"] == "not measured: no --peer-python"
@@ -65,6 +68,7 @@ def test_what_was_not_measured_is_named_and_beats_nobody(ran):
     assert absolute["tf.data, whole policy, views/s"] is None  # it was left out
 
 
+@pytest.mark.slow
 def test_no_path_of_this_machine_is_in_the_json(ran):
     text = json.dumps(ran[1])
     assert str(BENCHMARKS.parent) not in text

@@ -322,7 +322,10 @@ def test_local_processes_end_all_when_one_fails():
 def test_a_signal_reaches_all_local_processes(tmp_path, number):
     script = "trap 'exit 75' TERM INT; touch $JAX_PROCESS_ID; while :; do sleep 0.1; done"
     job = subprocess.Popen(
-        ["bash", str(LAUNCH / "local_processes.sh"), "2", "bash", "-c", script], cwd=tmp_path
+        ["bash", str(LAUNCH / "local_processes.sh"), "2", "bash", "-c", script],
+        cwd=tmp_path,
+        # A shell cannot trap what it was started to ignore, as jobs in the background are.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not all((tmp_path / name).exists() for name in "01"):
         assert job.poll() is None

@@ -169,6 +169,7 @@ def tuned(pretrained, tmp_path_factory):
     return folder, finetune(pretrained, folder, fractions=(0.05, 1.0), config=chosen)
 
 
+@pytest.mark.slow
 def test_results_stand_beside_random_weights_and_pixels(tuned):
     folder, results = tuned
     assert json.loads((folder / "finetune.json").read_text()) == results
@@ -184,6 +185,7 @@ def test_results_stand_beside_random_weights_and_pixels(tuned):
     assert list(differing) == ["train.init"]
 
 
+@pytest.mark.slow
 def test_a_figure_is_that_of_the_model_that_was_saved(tuned):
     folder, results = tuned
     encoder = load_encoder(folder / "1-pretrained")
@@ -195,6 +197,7 @@ def test_a_figure_is_that_of_the_model_that_was_saved(tuned):
     assert "chosen by nothing" in results["selection"]["words"]
 
 
+@pytest.mark.slow
 def test_a_linear_probe_by_sgd_leaves_the_encoder_as_it_was(pretrained, tmp_path):
     chosen = tiny.replace(finetune_config(pretrained), "train", epochs=1)
     chosen = tiny.replace(chosen, "classifier", stages=0)

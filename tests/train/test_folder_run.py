@@ -48,7 +48,9 @@ class CrashError(Exception):
 
 
 @pytest.mark.parametrize("data", [
-    {"engine": "tf"}, {"engine": "threads"}, {"engine": "threads", "augment_on": "host"}
+    {"engine": "tf"},
+    pytest.param({"engine": "threads"}, marks=pytest.mark.slow),
+    {"engine": "threads", "augment_on": "host"},
 ])  # fmt: skip
 def test_a_killed_run_on_pictures_ends_with_the_same_bits(folder, tmp_path, monkeypatch, data):
     if data["engine"] == "tf":

@@ -331,6 +331,7 @@ def test_recomputed_activations_are_not_kept():
 # -------------------------------------------------------------------------------------------- a run
 
 
+@pytest.mark.slow
 def test_a_run_in_micro_batches_that_stopped_ends_with_the_same_bits(tmp_path, monkeypatch):
     source = tiny.pictures(24)
     np.savez(tmp_path / "pictures.npz", images=source.images, labels=source.labels)
