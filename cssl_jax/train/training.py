@@ -235,8 +235,9 @@ class Training:
         while True:
             start = time.perf_counter()
             try:
-                if not self._interruption.signal_number:
-                    # Several processes act on a signal at a step that all agree on.
+                if self._done < self._parts.total_steps:
+                    # Also by a signal that came since the step; several processes act on one at a
+                    # step that all agree on.
                     with self._interruption.breakable(shared=True):
                         feed = next(feeds)
                 else:

@@ -135,8 +135,11 @@ def test_a_kill_while_the_evaluation_is_made_up_for_repeats_no_line(
     assert_same(tmp_path / "run", whole)
 
 
+@pytest.mark.parametrize("late", [True, slow(False)])  # while it waits, or just before it does
 @pytest.mark.parametrize("last", [5, slow(6)])  # 6 was saved, as it was evaluated
-def test_a_signal_does_not_wait_for_an_input_that_hangs(config, whole, tmp_path, monkeypatch, last):
+def test_a_signal_does_not_wait_for_an_input_that_hangs(
+    config, whole, tmp_path, monkeypatch, last, late
+):
     feeds, freed = pipeline.StreamPipeline.feeds, threading.Event()
     after, reached = training.Training._after, threading.Event()
 
@@ -144,12 +147,15 @@ def test_a_signal_does_not_wait_for_an_input_that_hangs(config, whole, tmp_path,
         figures = after(self, done)
         if done == last:
             reached.set()
+            if not late:
+                signal.raise_signal(signal.SIGTERM)
         return figures
 
     def interrupt():
         reached.wait(60)
         time.sleep(0.3)  # it waits for the next input by now
-        os.kill(os.getpid(), signal.SIGTERM)
+        if late:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def hanging(self, start, stop):
         for step, feed in enumerate(feeds(self, start, stop), start):
