@@ -260,7 +260,7 @@ class EvaluateConfig:
         knn_ks: Further numbers of neighbours, from the same search; after a run.
         knn_temperature: Of the vote.
         batch_size: Images embedded at once.
-        train_limit: Training images that probes see at most, the first of the split; 0 is all.
+        train_limit: Training images that probes see at most, a keyed part; 0 is all.
         l2_values: Penalties that the linear probe chooses from; () is the SimCLR paper's 45 values.
         online_l2_values: Those of the evaluations during a run, few for speed.
         probe_seeds: Held-out parts that the penalty is chosen on, after a run; figures are means.

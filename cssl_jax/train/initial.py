@@ -13,11 +13,8 @@ from cssl_jax.train import setup
 from cssl_jax.train.parts import Parts
 from cssl_jax.train.state import TrainState
 
-_ENCODER: tuple[str, ...] = (
-    "encoder",
-    "width",
-    "stem",
-)  # fields of the config that decide its parameters
+# Fields of the config that decide the parameters, of the encoder and of the head.
+_ENCODER: tuple[str, ...] = ("encoder", "width", "stem")
 _HEAD = ("projector_layers", "projector_hidden", "projector_norm")
 
 Origin = dict[str, Any]
