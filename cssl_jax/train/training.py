@@ -3,6 +3,7 @@
 import pathlib
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -235,12 +236,10 @@ class Training:
         while True:
             start = time.perf_counter()
             try:
-                if self._done < self._parts.total_steps:
-                    # Also by a signal that came since the step; several processes act on one at a
-                    # step that all agree on.
-                    with self._interruption.breakable(shared=True):
-                        feed = next(feeds)
-                else:
+                ended = self._done >= self._parts.total_steps
+                # Also by a signal that came since the step; several processes act on one at a step
+                # that all agree on.
+                with nullcontext() if ended else self._interruption.breakable(shared=True):
                     feed = next(feeds)
             except StopIteration:
                 return
