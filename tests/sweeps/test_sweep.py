@@ -19,6 +19,7 @@ from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError, User
 from cssl_jax.evaluate.run_folder import open_run
 from cssl_jax.sweeps.report import write_report
 from cssl_jax.sweeps.sweep import sweep
+from cssl_jax.train import setup
 from cssl_jax.train.checkpoints import FOLDER
 from cssl_jax.train.loop import pretrain
 
@@ -200,13 +201,11 @@ def test_a_sweep_killed_in_a_trial_and_stopped_in_another_ends_as_one_left_alone
 
 
 def test_a_signal_before_the_first_trial_is_status_75_and_leaves_nothing(tmp_path, monkeypatch):
-    from cssl_jax.sweeps import sweep as module
-
     def slow(config):
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError("the signal did not end it")
 
-    monkeypatch.setattr(module.setup, "load_data", slow)
+    monkeypatch.setattr(setup, "load_data", slow)
     with pytest.raises(InterruptedRunError, match="SIGTERM before the first trial"):
         sweep(configured(tmp_path), tmp_path / "sweep", write(tmp_path / "space.py", CALM))
     assert not (tmp_path / "sweep").exists()

@@ -1,0 +1,25 @@
+"""The typed truth about a run: frozen dataclasses and what makes their values valid."""
+
+from cssl_jax.config.data import DataConfig
+from cssl_jax.config.evaluate import EvaluateConfig
+from cssl_jax.config.method import AdaptConfig, ClassifierConfig, MethodConfig
+from cssl_jax.config.model import ModelConfig
+from cssl_jax.config.optimizer import OptimizerConfig
+from cssl_jax.config.run import Config
+from cssl_jax.config.runtime import RuntimeConfig
+from cssl_jax.config.train import TrainConfig
+from cssl_jax.config.validation import validate
+
+__all__ = [
+    "AdaptConfig",
+    "ClassifierConfig",
+    "Config",
+    "DataConfig",
+    "EvaluateConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RuntimeConfig",
+    "TrainConfig",
+    "validate",
+]

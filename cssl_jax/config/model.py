@@ -1,0 +1,35 @@
+"""Of a config: the network."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Encoder and projection head.
+
+    Attributes:
+        encoder: Name of the encoder: resnet10, 14, 18, 34, 50, 101, 152 or 200.
+        width: Multiplier of every channel count.
+        stem: "imagenet" (7x7 stride 2 and max-pool) or "cifar" (3x3 stride 1).
+        norm_group: Images that share BatchNorm statistics; 0 is the global batch, or the
+            micro-batch (train.micro_batch).
+        remat: Recompute activations in the backward pass: less memory, a second forward. XLA undoes
+            it on a CPU.
+        dtype: Compute precision; parameters, statistics and losses stay float32.
+        projector_layers: 1 to 3 (the paper 2, SimCLRv2 3).
+        projector_hidden: Width of the hidden layers; 0 is the feature width.
+        projector_dim: Width of the projections.
+        projector_norm: BatchNorm in the projection head, as in the paper's code.
+    """
+
+    encoder: str = "resnet50"
+    width: float = 1.0
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    norm_group: int = 0
+    remat: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    projector_layers: int = 2
+    projector_hidden: int = 0
+    projector_dim: int = 128
+    projector_norm: bool = True

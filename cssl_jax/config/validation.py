@@ -1,0 +1,187 @@
+"""What makes a config's values valid."""
+
+import math
+import operator
+from collections.abc import Callable
+
+from cssl_jax.augment.policy import PROBABILITIES
+from cssl_jax.config.run import Config
+from cssl_jax.errors import UserError
+
+# (fields, what they must satisfy, that in words); None and "auto" are choices of their own.
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (
+        (
+            *("train.batch_size", "train.epochs", "train.log_every", "train.keep"),
+            "train.nonfinite_limit",
+            *("model.width", "model.projector_dim", "method.temperature", "method.tile_size"),
+            *("optimizer.trust_coefficient", "optimizer.clip_norm"),
+            *("data.min_side", "data.max_pixels"),
+            *("evaluate.knn_k", "evaluate.knn_temperature", "evaluate.batch_size"),
+            *("evaluate.probe_seeds", "evaluate.knn_ks", "evaluate.shots", "evaluate.recall_at"),
+            *("evaluate.segment_pixels", "evaluate.segment_stages"),
+        ),
+        lambda value: 0 < value < math.inf,
+        "a positive number",
+    ),
+    (
+        (
+            *("data.size", "model.norm_group", "model.projector_hidden"),
+            *("adapt.coral_weight", "adapt.dann_weight", "adapt.dann_hidden"),
+            *("optimizer.learning_rate", "optimizer.warmup_epochs", "optimizer.weight_decay"),
+            "optimizer.trust_eps",
+            *("train.micro_batch", "train.evaluate_every", "train.checkpoint_every"),
+            *("train.checkpoint_steps", "train.checkpoint_minutes", "train.check_replicas_every"),
+            *("evaluate.train_limit", "runtime.devices"),
+            *("evaluate.l2_values", "evaluate.online_l2_values"),
+        ),
+        lambda value: 0 <= value < math.inf,
+        "zero or a positive number",
+    ),
+    (
+        (
+            *("optimizer.momentum", "optimizer.b1", "optimizer.b2", "data.validation_fraction"),
+            *("classifier.dropout", "classifier.label_smoothing"),
+        ),
+        lambda value: 0 <= value < 1,
+        "a number within [0, 1)",
+    ),
+    (
+        ("classifier.label_fraction", "classifier.layer_decay"),
+        lambda value: 0 < value <= 1,
+        "a number within (0, 1]",
+    ),
+    (
+        ("data.max_rejected",),
+        lambda value: 0 <= value <= 1,
+        "a share within [0, 1]",
+    ),
+    (  # an interval needs two
+        ("evaluate.draws",),
+        lambda value: value >= 2,
+        "2 or more",
+    ),
+    (
+        ("data.channels",),
+        lambda value: value in (1, 3, 4),
+        "1, 3 or 4",
+    ),
+    (  # Without x64, jax.random.key folds a larger seed; the sampler would not.
+        ("train.seed", "data.split_seed"),
+        lambda value: 0 <= value < 2**32,
+        "a whole number from 0 to 2**32 - 1",
+    ),
+)
+
+
+def validate(config: Config) -> Config:
+    """Returns the config, or raises UserError at the first value that cannot work."""
+    _check_ranges(config)
+    _check_model(config)
+    _check_training(config)
+    if config.method.supervised:
+        _check_classifier(config)
+    _check_data(config)
+    _check_policy(config)
+    return config
+
+
+def _check_ranges(config: Config) -> None:
+    for names, fits, wanted in _RANGES:
+        for name in names:
+            value = operator.attrgetter(name)(config)
+            for one in value if isinstance(value, tuple) else (value,):
+                if one is not None and one != "auto" and not fits(one):
+                    wanted = wanted if abs(one) < math.inf else "a finite number"
+                    raise UserError(f"{name} is {value}; give {wanted}")
+
+
+def _check_model(config: Config) -> None:
+    width, layers = config.model.width, config.model.projector_layers
+    if width > 1024:
+        raise UserError(f"model.width is {width}; the widest in use is 4")
+    if round(64 * width) < 1:  # channels of the stem
+        raise UserError(
+            f"model.width is {width}, which leaves no channel; the smallest useful width is 1/64 "
+            "(0.015625)"
+        )
+    if layers not in (1, 2, 3):
+        raise UserError(f"model.projector_layers is {layers}; give 1, 2 or 3")
+
+
+def _check_training(config: Config) -> None:
+    train, optimizer = config.train, config.optimizer
+    if train.batch_size < 2:
+        raise UserError("train.batch_size is 1; a contrastive loss needs other examples, give 2+")
+    if train.micro_batch_norm == "frozen" and not train.micro_batch:
+        raise UserError(
+            "train.micro_batch_norm is 'frozen' and train.micro_batch 0; give the micro-batch, "
+            f"e.g. --train.micro-batch {train.batch_size} for the whole batch"
+        )
+    if train.micro_batch_norm == "frozen" and not train.init:
+        raise UserError(
+            "train.micro_batch_norm is 'frozen' and train.init empty: random weights have no "
+            "running statistics; give --train.init a run, or leave micro_batch_norm out"
+        )
+    if optimizer.warmup_epochs > train.epochs:
+        raise UserError(
+            f"optimizer.warmup_epochs {optimizer.warmup_epochs} exceeds train.epochs "
+            f"{train.epochs}; shorten the warm-up, e.g. --optimizer.warmup-epochs "
+            f"{train.epochs / 10:g}"
+        )
+
+
+def _check_classifier(config: Config) -> None:
+    options = config.classifier
+    if options.num_classes < 2:
+        raise UserError(
+            f"classifier.num_classes is {options.num_classes}; give the number of classes, or use "
+            "`cssl-jax finetune RUN`, which counts them"
+        )
+    hidden = config.model.projector_layers - 1
+    if not 0 <= options.head_layers <= hidden:
+        raise UserError(
+            f"classifier.head_layers is {options.head_layers}; this projection head has {hidden} "
+            f"hidden layer(s): give 0 to {hidden}"
+        )
+    if options.stages != "all" and options.stages < 0:
+        raise UserError(f'classifier.stages is {options.stages}; give "all", 0 or a number above')
+    if config.train.micro_batch:
+        raise UserError(
+            f"train.micro_batch is {config.train.micro_batch}; it is for contrastive losses: for "
+            "a classifier give a smaller train.batch_size"
+        )
+    if config.method.adapts and not config.adapt.target:
+        raise UserError(
+            f"method.name is {config.method.name!r} and adapt.target empty; give the images of the "
+            "domain to adapt to"
+        )
+    if config.method.adapts and options.stages == 0:
+        raise UserError(
+            f"method.name is {config.method.name!r} and classifier.stages 0, which leaves the "
+            "encoder as it is; give the number of stages that are to adapt, or 'all'"
+        )
+
+
+def _check_data(config: Config) -> None:
+    mean, std = config.data.mean, config.data.std
+    finite = all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std)
+    if bool(mean) != bool(std) or not finite:
+        raise UserError(
+            f"data.mean is {mean} and data.std {std}; give data.mean and data.std together, every "
+            "number finite and every standard deviation positive"
+        )
+    if config.data.validation_fraction == 0 and not config.data.validation_source:
+        raise UserError(
+            "data.validation_fraction is 0, nothing would be left to measure on; give "
+            "--data.validation-source or a share such as 0.1"
+        )
+
+
+def _check_policy(config: Config) -> None:
+    for name in PROBABILITIES:
+        if len(getattr(config.augment, name)) not in (1, 2):
+            raise UserError(
+                f"augment.{name} is {getattr(config.augment, name)}; SimCLR has two views, give "
+                "one probability for both or one for each"
+            )
