@@ -13,18 +13,18 @@ from cssl_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(PictureOptions):
-    """Where examples come from; with the fields of ``PictureOptions``.
+    """Where examples come from.
 
     Attributes:
-        source: "digits" (embedded); an .npz file with "images" (uint8 [N, H, W, C]) and, optional,
-            "labels" (int [N]); or pictures of any size: a folder, a .csv list (path, label),
-            "tfds:NAME@SPLIT", "wds:SHARDS.tar", or a .parquet file.
+        source: Pictures of any size: a folder, a .csv list (path, label), "tfds:NAME@SPLIT",
+            a .parquet file, or "wds:SHARDS.tar"; an .npz file with images (uint8 [N, H, W, C]) and,
+            optional, labels (int [N]); or "digits" (embedded).
         validation_source: A source of its own to validate on; "" holds out a part of the source.
         validation_fraction: Share of the source that is held out, without validation_source.
         split_seed: Of the split; None follows train.seed.
         size: Side of a view in pixels; 0 is the height of the source's images.
-        normalize: "dataset" computes mean and standard deviation a channel on the training part;
-            "unit" leaves values in [0, 1], as the SimCLR code does.
+        normalize: "dataset" computes mean and standard deviation a channel on the training part,
+            and "unit" leaves values in [0, 1], as the SimCLR code does.
         mean: Mean a channel on the scale [0, 1]; given, it replaces the computed one.
         std: Standard deviation a channel; given with mean.
         augment_on: "device" (JAX, in the compiled step), "host", "split" (crop and resize on the
@@ -84,11 +84,11 @@ class MethodConfig:
     """The objective.
 
     Attributes:
-        name: "simclr"; "classifier" (fine-tuning: see ClassifierConfig); or "coral" and "dann", a
-            classifier that is adapted to another domain (see AdaptConfig).
+        name: "simclr"; "classifier" (fine-tuning, see classifier.*); or "coral" and "dann", a
+            classifier that is adapted to another domain (see adapt.*).
         temperature: tau of NT-Xent.
-        tile_size: Rows of a tile of the similarity matrix, which then is never held as a whole;
-            "auto" takes tiles where it is large, None never. See docs/losses.md.
+        tile_size: Rows of a tile of the similarity matrix, which then is never held as a whole; or
+            when to take tiles: "auto" where it is large, None never. See docs/losses.md.
     """
 
     name: Literal["simclr", "classifier", "coral", "dann"] = "simclr"
@@ -206,8 +206,8 @@ class TrainConfig:
             micro-batch's; the encoder runs forward twice. For accelerators: on a CPU XLA runs
             convolutions that are in a loop some 20 to 40 times slower.
         micro_batch_norm: BatchNorm with micro_batch: "batch" takes the statistics of each
-            micro-batch, as model.norm_group would, and moves the running ones by their average;
-            "frozen" takes the running ones and leaves them, to go on from weights (init).
+            micro-batch, as model.norm_group would, and moves the running ones by their average, and
+            with "frozen" it takes the running ones and leaves them, to go on from weights (init).
         epochs: Passes over the training part.
         seed: Of initialisation, order, augmentation and, without data.split_seed, the split.
         init: Folder of an earlier run to start from: its encoder, and its projector where that has
@@ -217,8 +217,8 @@ class TrainConfig:
         checkpoint_every: Epochs between two checkpoints; 0 leaves it to the next two, and saves
             after every evaluation and at the end.
         checkpoint_steps: Steps between two checkpoints; 0 is never.
-        checkpoint_minutes: Most minutes between two checkpoints, what a lost machine costs at most;
-            0 is any.
+        checkpoint_minutes: Most minutes between two checkpoints, and so what a lost machine costs;
+            any where it is 0.
         keep: Newest checkpoints that are kept, beside the best.
         on_nonfinite: A loss or gradient that is not finite changes no weight. Then "stop"; "skip"
             goes on with the next batch; "rollback" as well, from the weights of the last regular
@@ -228,7 +228,7 @@ class TrainConfig:
             weights, made before a checkpoint as well; 0 is never.
         tensorboard: Write TensorBoard events too.
         wandb: Project of Weights & Biases to log to as well; "" is none.
-        record_views: Write what every view of every step underwent; see ``load_views``.
+        record_views: Write what every view of every step underwent; see cssl_jax.load_views.
     """
 
     batch_size: int = 256
@@ -261,14 +261,14 @@ class EvaluateConfig:
         knn_temperature: Of the vote.
         batch_size: Images embedded at once.
         train_limit: Training images that probes see at most, a keyed part; 0 is all.
-        l2_values: Penalties that the linear probe chooses from; () is the SimCLR paper's 45 values.
+        l2_values: Penalties that the linear probe chooses from; none are the SimCLR paper's 45.
         online_l2_values: Those of the evaluations during a run, few for speed.
         probe_seeds: Held-out parts that the penalty is chosen on, after a run; figures are means.
         shots: Labels a class, of the few-shot protocol.
         draws: Of them.
         recall_at: The ks of retrieval's recall@k.
         segment_pixels: Pixels of all training masks, about, that the segment probe is fitted on.
-        segment_stages: Of the encoder, from 1, whose maps it sees; () is all.
+        segment_stages: Of the encoder, from 1, whose maps it sees; none is all.
     """
 
     knn_k: int = 200
