@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from cssl_jax.commands.parsing import File, Folder, Source, check_parent, parse
+from cssl_jax.commands.parsing import Folder, OptionalFile, Source, check_parent, parse
 from cssl_jax.config import Config, DataConfig, validate
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.errors import UserError
@@ -27,8 +27,8 @@ class DataCheck:
     options: Annotated[PictureOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=PictureOptions
     )
-    rejected: File | None = None
-    json: File | None = None
+    rejected: OptionalFile = None
+    json: OptionalFile = None
 
 
 @dataclasses.dataclass(frozen=True)

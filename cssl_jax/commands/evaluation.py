@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cssl_jax.commands.parsing import File, Run, check_parent, parse, run_first
+from cssl_jax.commands.parsing import File, OptionalFile, Run, check_parent, parse, run_first
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.errors import UserError
 
@@ -20,7 +20,7 @@ class Evaluate:
     Attributes:
         run: Run folder; its config's values are the defaults of all that follows.
         protocol: Which protocols; segment takes images with masks. See docs/evaluation.md.
-        json: File to write all figures to; the run's results.json has them in any case.
+        json: File to write all figures to; a finished run's results.json has them in any case.
         data: Labelled pictures to fit and report on.
         evaluate: Settings of the protocols.
     """
@@ -29,7 +29,7 @@ class Evaluate:
     protocol: Annotated[
         tuple[Protocol, ...], tyro.conf.arg(help_behavior_hint="(default: all that take labels)")
     ] = ()
-    json: File | None = None
+    json: OptionalFile = None
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 

@@ -18,6 +18,7 @@ Run = tyro.conf.Positional[Annotated[pathlib.Path, tyro.conf.arg(metavar="RUN")]
 Source = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]]
 Folder = Annotated[pathlib.Path, tyro.conf.arg(metavar="FOLDER")]
 File = Annotated[pathlib.Path, tyro.conf.arg(metavar="FILE")]
+OptionalFile = Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")]
 
 
 def parse(cls: type[T], name: str, argv: Sequence[str], default: T | None = None) -> T:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cssl_jax.commands.parsing import File, Run, check_parent, parse
+from cssl_jax.commands.parsing import File, OptionalFile, Run, check_parent, parse
 from cssl_jax.errors import UserError
 
 
@@ -32,7 +32,7 @@ class Report:
             tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
         ]
     ]
-    output: File | None = None
+    output: OptionalFile = None
     images: int = 10_000
     figures: bool = True
 

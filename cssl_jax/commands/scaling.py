@@ -17,7 +17,7 @@ class SelfCheckOptions:
     """Take steps of a recipe on 1, 2, 4, ... devices and compare what they compute.
 
     Attributes:
-        recipe: As for pretrain; debug where none is given.
+        recipe: As for pretrain.
         devices: The most to try: accelerators where there are two or more, else simulated CPUs.
         steps: In float64; in float32 it is one.
         full: Do not reduce the recipe: its own encoder, batch and size.
@@ -67,7 +67,7 @@ def selfcheck(argv: Sequence[str]) -> int:
     if not argv or (argv[0].startswith("-") and not asks_for_help(argv)):
         argv = ["debug", *argv]
     config = recipe_first("selfcheck", "[--devices 8]", argv)
-    default = SelfCheckOptions(tyro.MISSING, config=config)
+    default = SelfCheckOptions("debug", config=config)
     options = parse(SelfCheckOptions, "selfcheck", argv, default)
     found = selfcheck(
         options.config,
