@@ -4,8 +4,9 @@ import difflib
 import io
 import logging
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.version import __version__
@@ -23,6 +24,7 @@ try:
         sweeping,
         training,
     )
+    from cssl_jax.commands.parsing import asks_for_help
 except (ImportError, RuntimeError) as error:  # no command can be defined: only the doctor can speak
     from cssl_jax.doctor import instead_of_commands
 
@@ -75,8 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be in no encoding
         sys.stdout.reconfigure(errors="backslashreplace")
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_overview())
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview(COMMANDS))
         return 0 if argv else 2
     if argv[0] == "--version":
         print(f"cssl-jax {__version__}")
@@ -86,16 +90,18 @@ def _run(argv: list[str]) -> int:
         options, argv = joining.options(argv)
         if not argv:
             raise UserError(f"no command after these options; there are {', '.join(COMMANDS)}")
+        if (group := _group(argv)) and len(argv) == 1 + asks_for_help(argv):
+            print(_overview(group))
+            return 0 if len(argv) > 1 else 2
         words = 2 if " ".join(argv[:2]) in COMMANDS else 1
         name = " ".join(argv[:words])
         if name not in COMMANDS:
-            near = [known for known in COMMANDS if known.startswith(name + " ")]
-            near = near or difflib.get_close_matches(" ".join(argv[:2]), COMMANDS, n=1)
-            near = near or difflib.get_close_matches(name, COMMANDS, n=1)
+            near = difflib.get_close_matches(" ".join(argv[:2]), _group(argv) or COMMANDS, n=1)
+            near = near or _group(argv) or difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(f"no command {name!r}; {hint}there are {', '.join(COMMANDS)}")
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes are not the user's
-        if name in SHARED and not {"-h", "--help"} & set(argv):
+        if name in SHARED and not asks_for_help(argv):
             distributed.start(**options)
         elif options:
             raise UserError(f"several processes share {', '.join(SHARED)}; start {name} in one")
@@ -120,9 +126,21 @@ def _run(argv: list[str]) -> int:
         return 1
 
 
-def _overview() -> str:
+def _group(argv: Sequence[str]) -> list[str]:
+    """Commands of two words of which the first is given alone: of "data" but not of "recipes"."""
+    if argv[0] in COMMANDS:
+        return []
+    return [name for name in COMMANDS if name.startswith(argv[0] + " ")]
+
+
+def _overview(names: Iterable[str]) -> str:
     lines = ["usage: cssl-jax COMMAND [options]", ""]
-    for name, (_, options) in COMMANDS.items():
-        lines.append(f"  {name:<13} {(options.__doc__ or '').splitlines()[0]}")
-    lines += ["", "cssl-jax COMMAND --help tells the options of a command.", "", joining.HELP]
+    for name in names:
+        text = (COMMANDS[name][1].__doc__ or "").splitlines()[0]
+        lines.append(
+            textwrap.fill(text, 80, initial_indent=f"  {name:<13} ", subsequent_indent=" " * 16)
+        )
+    lines += ["", "cssl-jax COMMAND --help tells the options of a command."]
+    if len(lines) > len(COMMANDS):
+        lines += ["", joining.HELP]
     return "\n".join(lines)

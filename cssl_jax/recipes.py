@@ -201,6 +201,8 @@ def load(recipe: str) -> Config:
     if recipe not in names:
         near = difflib.get_close_matches(recipe, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
+        if path.is_dir():
+            hint = f"to train on the pictures there: folder --data.source {recipe}; "
         raise UserError(
             f"no recipe is called {recipe!r}; {hint}there are {', '.join(names)}, or give the "
             "path of a .py or .json file"

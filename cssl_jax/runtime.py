@@ -147,6 +147,9 @@ class Interruption:
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else _interrupt)
         if self._breakable:
             raise InterruptedRunError(self.name)
+        words = "the run ends after the steps in flight and a save; another signal ends it at once"
+        with contextlib.suppress(OSError):  # not by print, which a signal may have interrupted
+            os.write(2, f"\n{self.name}: {words}\n".encode())
 
     @property
     def name(self) -> str:

@@ -1,17 +1,20 @@
 """Every command, as a person types it."""
 
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+import typing
 
 import numpy as np
 import PIL.Image
 import pytest
 
 import tiny
-from cssl_jax import cli
+from cssl_jax import cli, config
+from cssl_jax.data.options import PictureOptions
 
 QUICK = ["--model.width", "0.0625", "--train.batch-size", "256", "--evaluate.batch-size", "512"]
 
@@ -134,6 +137,31 @@ def test_every_field_is_an_option_with_help(capsys):
         assert help_ in text
 
 
+def test_help_calls_what_is_named_first_by_its_word(capsys):
+    for command, word in [
+        ("pretrain", "RECIPE"),
+        ("evaluate", "RUN"),
+        ("report", "RUN [RUN ...]"),
+        ("data check", "SOURCE"),
+        ("recipes diff", "A B"),
+    ]:
+        with pytest.raises(SystemExit):
+            cli.main([*command.split(), "--help"])
+        usage = words(capsys.readouterr().out).split("╭")[0]
+        assert re.match(rf"usage: cssl-jax {command} .*{re.escape(word)}", usage), usage
+
+
+def test_no_help_starts_a_line_within_a_sentence_or_names_a_python_class():
+    described = {options for _, options in cli.COMMANDS.values()}
+    described |= {config.Config, *typing.get_type_hints(config.Config).values(), PictureOptions}
+    for options in described:
+        text = inspect.getdoc(options)
+        assert not re.search(r"``|\w+Config\b|PictureOptions", text), options
+        # tyro keeps a line break before whatever is no letter.
+        starts = re.findall(r"^ {8}(.*)$", text, re.MULTILINE)
+        assert all(start[0].isalpha() for start in starts), options
+
+
 def test_a_misspelt_option_is_refused_with_the_nearest_right_name(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main(["pretrain", "debug", "--workdir", str(tmp_path / "x"), "--train.bacth-size", "8"])
@@ -168,7 +196,10 @@ def test_a_misspelt_option_is_refused_with_the_nearest_right_name(tmp_path, caps
         (["views", "digits", "--output", "x.png", "--examples", "65"], "a sheet shows 1 to 64"),
         (["views", "digits", "--output", "x.png", "--step", "275"], "no step 275 in this run"),
         (["views", "digits", "--output", "x.png", "--data.source", "no.npz"], "does not exist"),
+        (["pretrain", ".", "--workdir", "x"], "the pictures there: folder --data.source .; there"),
         (["evaluate", "nowhere"], "nowhere is no run folder"),
+        (["evaluate", "--protocol", "knn", "x"], "name the run first: cssl-jax evaluate RUN [opt"),
+        (["adapt", "--target", "x"], "name the run first: cssl-jax adapt RUN --target SOURCE"),
         (["embed", "nowhere", "--data.source", "digits", "--output", "f.npz"], "no run folder"),
         (["embed", "nowhere", "--data.source", "digits", "--output", "f.csv"], "end in .npz"),
     ],
@@ -187,6 +218,21 @@ def test_wrong_use_is_one_line_and_status_2(arguments, message, tmp_path, capsys
     assert "Traceback" not in error
     if arguments[0] == "pretrain":
         assert not (tmp_path / "run").exists()  # nothing in the way of the corrected command
+
+
+def test_a_word_that_begins_commands_shows_them(capsys):
+    assert cli.main(["data"]) == 2
+    assert cli.main(["data", "--help"]) == 0
+    alone, asked = (text for text in capsys.readouterr().out.split("usage: ") if text)
+    assert alone == asked
+    assert "data check" in asked
+    assert "pretrain" not in asked
+    assert cli.main(["data", "splt", "pictures"]) == 2
+    assert "did you mean 'data split'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["help", "recipes", "diff"])
+    assert exit_.value.code == 0
+    assert "usage: cssl-jax recipes diff" in capsys.readouterr().out
 
 
 def test_data_check_writes_names_that_are_in_no_encoding(tmp_path):
@@ -230,5 +276,6 @@ def test_without_a_command_the_commands_are_shown(capsys):
     out = capsys.readouterr().out
     for command in ("pretrain", "evaluate", "embed", "doctor", "demo", "recipes"):
         assert re.search(rf"^  {command} +\w", out, re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 80
     assert cli.main(["--version"]) == 0
     assert re.match(r"cssl-jax \d+\.\d+", capsys.readouterr().out)

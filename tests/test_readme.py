@@ -9,9 +9,19 @@ import sys
 import PIL.Image
 import pytest
 
+from cssl_jax import cli
+from cssl_jax.config import Config
 from cssl_jax.data.loading import load_source
+from cssl_jax.recipes import to_dict
 
-README = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+WRITTEN = [
+    *(ROOT / "README.md", ROOT / "CHANGELOG.md"),
+    *(path for path in sorted((ROOT / "docs").iterdir()) if path.suffix in (".md", ".ipynb")),
+    *sorted(path for path in (ROOT / "launch").iterdir() if path.is_file()),
+    *sorted((ROOT / "configs").glob("*.py")),
+]
 
 
 # What makes the README's own-pictures block quick: tiny pictures and a tiny encoder.
@@ -55,6 +65,21 @@ def test_every_block_runs(language, tmp_path):
     if language == "bash":
         assert (tmp_path / "features.npz").is_file()
         assert (tmp_path / "runs" / "mine" / "results.json").is_file()
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
+def test_every_option_and_command_that_is_written_exists(path):
+    text = path.read_text()
+    known = to_dict(Config())
+    for section, field in re.findall(r"--([a-z]+)\.([a-z0-9-]*[a-z0-9])", text):
+        name = field.replace("-", "_")
+        assert section in known, f"--{section}.{field}"
+        if name not in known[section]:
+            assert isinstance(known[section].get(name.removeprefix("no_")), bool), f"--{field}"
+    for first, second in re.findall(
+        r"\bcssl-jax (?!commands?\b)([a-z][a-z-]*)(?: ([a-z]+))?", text
+    ):
+        assert first in cli.COMMANDS or f"{first} {second}" in cli.COMMANDS, first
 
 
 def test_no_placeholder_is_left():

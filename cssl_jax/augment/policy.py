@@ -31,7 +31,7 @@ _SLOTS = (
 class ImagePolicy:
     """SimCLR's policy (arXiv 2002.05709, App. A) with the paper's ImageNet defaults, and more.
 
-    A probability is a tuple: one number for all views, or one a view (asymmetric, as in BYOL).
+    A probability is one number for all views, or one a view (asymmetric, as in BYOL).
 
     Attributes:
         crop: Probability of a random resized crop; without it the centre square is resized.
@@ -62,7 +62,7 @@ class ImagePolicy:
         blur: Probability of a Gaussian blur.
         blur_sigma: Smallest and largest standard deviation of the blur, in pixels, one an image.
         blur_kernel: Side of the blur kernel as a share of the image's side.
-        solarize: Probability of inverting what is at or above ``solarize_threshold``.
+        solarize: Probability of inverting what is at or above solarize_threshold.
         solarize_threshold: In [0, 1].
     """
 

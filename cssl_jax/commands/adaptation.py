@@ -1,15 +1,13 @@
 """The command that takes a run to another domain."""
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import tyro
 
-from cssl_jax.commands.parsing import parse
+from cssl_jax.commands.parsing import Folder, Run, parse, run_first
 from cssl_jax.config import Config
-from cssl_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +25,8 @@ class Adapt:
             paper's fine-tuning. See the options --adapt.* and --classifier.*.
     """
 
-    run: tyro.conf.Positional[pathlib.Path]
-    workdir: pathlib.Path
+    run: Run
+    workdir: Folder
     target: str = ""
     methods: tuple[Literal["bn", "coral", "dann"], ...] = ("bn", "coral", "dann")
     seeds: int = 3
@@ -40,13 +38,8 @@ def adapt(argv: Sequence[str]) -> int:
     from cssl_jax.train.adapt import RESULTS, adapt, table
     from cssl_jax.train.finetune import finetune_config
 
-    asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
-    named = [word for word in argv[:1] if not word.startswith("-")]
-    if not named and not asks_for_help:
-        raise UserError(
-            "name the run first: cssl-jax adapt RUN --target SOURCE --workdir DIR [options]"
-        )
-    config = finetune_config(named[0]) if named else Config()
+    run = run_first("adapt", "--target SOURCE --workdir FOLDER ", argv)
+    config = finetune_config(run) if run else Config()
     options = parse(Adapt, "adapt", argv, Adapt(tyro.MISSING, tyro.MISSING, config=config))
     config = options.config
     if options.target:

@@ -1,13 +1,12 @@
 """Commands on pictures: what is in them, and lists of them."""
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
 
-from cssl_jax.commands.parsing import check_parent, parse
+from cssl_jax.commands.parsing import Folder, OptionalFile, Source, check_parent, parse
 from cssl_jax.config import Config, DataConfig, validate
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.errors import UserError
@@ -24,12 +23,12 @@ class DataCheck:
         json: File to write all figures to.
     """
 
-    source: tyro.conf.Positional[str]
+    source: Source
     options: Annotated[PictureOptions, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=PictureOptions
     )
-    rejected: pathlib.Path | None = None
-    json: pathlib.Path | None = None
+    rejected: OptionalFile = None
+    json: OptionalFile = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +46,8 @@ class DataSplit:
         options: How pictures are read; the data.* options of a run with the same names.
     """
 
-    source: tyro.conf.Positional[str]
-    output: pathlib.Path
+    source: Source
+    output: Folder
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     seed: int = 0
     options: Annotated[PictureOptions, tyro.conf.arg(name="")] = dataclasses.field(

@@ -1,13 +1,12 @@
 """Commands that take a run: measure its encoder, and use it."""
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from cssl_jax.commands.parsing import check_parent, parse
+from cssl_jax.commands.parsing import File, OptionalFile, Run, check_parent, parse, run_first
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.errors import UserError
 
@@ -20,16 +19,17 @@ class Evaluate:
 
     Attributes:
         run: Run folder; its config's values are the defaults of all that follows.
-        protocol: Which protocols, all that take labels where none is named; segment takes images
-            with masks. See docs/evaluation.md.
-        json: File to write all figures to; the run's results.json has them in any case.
+        protocol: Which protocols; segment takes images with masks. See docs/evaluation.md.
+        json: File to write all figures to; a finished run's results.json has them in any case.
         data: Labelled pictures to fit and report on.
         evaluate: Settings of the protocols.
     """
 
-    run: tyro.conf.Positional[pathlib.Path]
-    protocol: tuple[Protocol, ...] = ()
-    json: pathlib.Path | None = None
+    run: Run
+    protocol: Annotated[
+        tuple[Protocol, ...], tyro.conf.arg(help_behavior_hint="(default: all that take labels)")
+    ] = ()
+    json: OptionalFile = None
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
@@ -57,19 +57,20 @@ class Embed:
         output: File to write: features float32 [N, D] and, where there are some, labels and names.
     """
 
-    run: tyro.conf.Positional[pathlib.Path]
+    run: Run
     data: EmbedData
-    output: pathlib.Path
+    output: File
 
 
 def evaluate(argv: Sequence[str]) -> int:
     """`cssl-jax evaluate RUN [--protocol NAME ...] [--data.source SOURCE] [--json FILE]`."""
-    from cssl_jax import processes
+    from cssl_jax import processes, recipes
     from cssl_jax.evaluate.encoder import evaluate_run
     from cssl_jax.evaluate.tables import table
-    from cssl_jax.files import write_json
+    from cssl_jax.files import existing_run, write_json
 
-    own = _config_of(argv)
+    run = run_first("evaluate", "", argv)
+    own = recipes.read_json(existing_run(run) / "config.json") if run else Config()
     default = Evaluate(tyro.MISSING, data=own.data, evaluate=own.evaluate)
     options = parse(Evaluate, "evaluate", argv, default)
     if options.json:
@@ -88,15 +89,6 @@ def evaluate(argv: Sequence[str]) -> int:
     if options.json:
         write_json(options.json, results)
     return 0
-
-
-def _config_of(argv: Sequence[str]) -> Config:
-    """Of the run that is named first; any where none is, which the parser will miss."""
-    from cssl_jax import recipes
-
-    named = [word for word in argv[:1] if not word.startswith("-")]
-    path = pathlib.Path(named[0]).expanduser() / "config.json" if named else None
-    return recipes.read_json(path) if path and path.is_file() else Config()
 
 
 def embed(argv: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import tyro
 
@@ -27,8 +28,8 @@ class RecipesDiff:
         b: The other.
     """
 
-    a: tyro.conf.Positional[str]
-    b: tyro.conf.Positional[str]
+    a: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="A")]]
+    b: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="B")]]
 
 
 def doctor(argv: Sequence[str]) -> int:

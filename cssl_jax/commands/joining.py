@@ -6,9 +6,11 @@ from typing import Any
 from cssl_jax.errors import UserError
 
 HELP = """\
-Several processes share a run under JAX's distributed runtime. Under Slurm, Open MPI, on TPU pods
-and on GKE they find one another; elsewhere each is told, before the command:
-  cssl-jax --coordinator HOST:PORT --num-processes N --process-id 0 [--timeout S] pretrain ..."""
+Several processes share a run under JAX's distributed runtime. Under Slurm, Open
+MPI, on TPU pods and on GKE they find one another; elsewhere each is told,
+before the command:
+  cssl-jax --coordinator HOST:PORT --num-processes N --process-id I pretrain ...
+and, with --timeout SECONDS, how long it waits for the others (300)."""
 _OPTIONS: dict[str, Callable[[str], Any]] = {
     "--coordinator": str,
     "--num-processes": int,

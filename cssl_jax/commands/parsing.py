@@ -2,14 +2,23 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
+from cssl_jax.files import existing_run
 
 T = TypeVar("T")
+
+# What is named first, by the word that help and errors call it.
+Recipe = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
+Run = tyro.conf.Positional[Annotated[pathlib.Path, tyro.conf.arg(metavar="RUN")]]
+Source = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]]
+Folder = Annotated[pathlib.Path, tyro.conf.arg(metavar="FOLDER")]
+File = Annotated[pathlib.Path, tyro.conf.arg(metavar="FILE")]
+OptionalFile = Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")]
 
 
 def parse(cls: type[T], name: str, argv: Sequence[str], default: T | None = None) -> T:
@@ -18,18 +27,40 @@ def parse(cls: type[T], name: str, argv: Sequence[str], default: T | None = None
     return tyro.cli(cls, prog=f"cssl-jax {name}", args=list(argv), **options)  # type: ignore[call-overload]
 
 
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Whether the words ask what there is, and not to do anything."""
+    return not {"-h", "--help"}.isdisjoint(argv)
+
+
 def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:
     """The recipe that is named first: its values are the defaults of every other option."""
     from cssl_jax import recipes
 
-    asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
-    named = [word for word in argv[:1] if not word.startswith("-")]
-    if not named and not asks_for_help:
+    named = _first(argv)
+    if not named and not asks_for_help(argv):
         raise UserError(
             f"name the recipe first: cssl-jax {command} RECIPE {needed} [options]; "
             f"there are {', '.join(recipes.recipe_names())}"
         )
-    return recipes.load(named[0]) if named else Config()
+    return recipes.load(named) if named else Config()
+
+
+def run_first(command: str, needed: str, argv: Sequence[str]) -> str:
+    """The run that is named first, whose config the other options start from; "" asking for help.
+
+    Raises:
+        UserError: None is, or what is named is none.
+    """
+    named = _first(argv)
+    if not named and not asks_for_help(argv):
+        raise UserError(f"name the run first: cssl-jax {command} RUN {needed}[options]")
+    if named:
+        existing_run(named)
+    return named
+
+
+def _first(argv: Sequence[str]) -> str:
+    return "" if not argv or argv[0].startswith("-") else argv[0]
 
 
 def check_parent(path: pathlib.Path, option: str) -> None:

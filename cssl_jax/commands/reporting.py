@@ -4,11 +4,11 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from cssl_jax.commands.parsing import check_parent, parse
+from cssl_jax.commands.parsing import File, OptionalFile, Run, check_parent, parse
 from cssl_jax.errors import UserError
 
 
@@ -26,8 +26,13 @@ class Report:
         figures: Write the figures as PNG too.
     """
 
-    runs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
-    output: pathlib.Path | None = None
+    runs: tyro.conf.Positional[
+        Annotated[
+            tuple[pathlib.Path, ...],
+            tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+        ]
+    ]
+    output: OptionalFile = None
     images: int = 10_000
     figures: bool = True
 
@@ -43,8 +48,8 @@ class Plot:
         images: Validation pictures to embed at most.
     """
 
-    run: tyro.conf.Positional[pathlib.Path]
-    output: pathlib.Path
+    run: Run
+    output: File
     kind: Literal["curves", "pca", "tsne", "umap", "confusion", "neighbours", "views"] = "tsne"
     images: int = 10_000
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from cssl_jax.commands.parsing import parse, recipe_first
+from cssl_jax.commands.parsing import Recipe, asks_for_help, parse, recipe_first
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.planning.scaling import Hardware, rows, table
@@ -17,7 +17,7 @@ class SelfCheckOptions:
     """Take steps of a recipe on 1, 2, 4, ... devices and compare what they compute.
 
     Attributes:
-        recipe: As for pretrain; debug where none is given.
+        recipe: As for pretrain.
         devices: The most to try: accelerators where there are two or more, else simulated CPUs.
         steps: In float64; in float32 it is one.
         full: Do not reduce the recipe: its own encoder, batch and size.
@@ -25,7 +25,7 @@ class SelfCheckOptions:
         config: Every field of the config; defaults are the recipe's.
     """
 
-    recipe: tyro.conf.Positional[str]
+    recipe: Recipe
     devices: int = 8
     steps: int = 20
     full: bool = False
@@ -48,7 +48,7 @@ class PlanOptions:
         config: Every field of the config; defaults are the recipe's.
     """
 
-    recipe: tyro.conf.Positional[str]
+    recipe: Recipe
     devices: tuple[int, ...] = (1,)
     memory_gb: float | None = None
     compile: bool = True
@@ -64,10 +64,10 @@ def selfcheck(argv: Sequence[str]) -> int:
     """`cssl-jax selfcheck [RECIPE] [--devices 8] [--section.field VALUE ...]`."""
     from cssl_jax.train.selfcheck import say, selfcheck
 
-    if not argv or (argv[0].startswith("-") and {"-h", "--help"}.isdisjoint(argv)):
+    if not argv or (argv[0].startswith("-") and not asks_for_help(argv)):
         argv = ["debug", *argv]
     config = recipe_first("selfcheck", "[--devices 8]", argv)
-    default = SelfCheckOptions(tyro.MISSING, config=config)
+    default = SelfCheckOptions("debug", config=config)
     options = parse(SelfCheckOptions, "selfcheck", argv, default)
     found = selfcheck(
         options.config,

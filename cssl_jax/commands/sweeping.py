@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cssl_jax.commands.parsing import parse, recipe_first
+from cssl_jax.commands.parsing import File, Folder, Recipe, parse, recipe_first
 from cssl_jax.config import Config
 
 
@@ -27,16 +27,16 @@ class Sweep:
         sampler: "tpe" learns from the trials before (Optuna's default), "random" does not.
         pruner: "median" ends a trial that is worse than the median of those before at an epoch.
         prune_after: Epochs before which no trial is ended.
-        storage: Address of a database that several folders share, each with a command of its own;
-            "" is a file in the folder.
+        storage: Address of a database that several folders share, each with a command of its own.
+            Without it, "", a file in the folder.
         study: Name there; "" is the folder's.
         figures: Write the report's figures as PNG too.
         config: Every field of the config; defaults are the recipe's.
     """
 
-    recipe: tyro.conf.Positional[str]
-    space: pathlib.Path
-    workdir: pathlib.Path = pathlib.Path("runs/sweep")
+    recipe: Recipe
+    space: File
+    workdir: Folder = pathlib.Path("runs/sweep")
     trials: int = 20
     seed: int = 0
     sampler: Literal["tpe", "random"] = "tpe"

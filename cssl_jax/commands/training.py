@@ -8,7 +8,16 @@ from typing import Annotated
 
 import tyro
 
-from cssl_jax.commands.parsing import check_parent, parse, recipe_first
+from cssl_jax.commands.parsing import (
+    File,
+    Folder,
+    Recipe,
+    Run,
+    check_parent,
+    parse,
+    recipe_first,
+    run_first,
+)
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 
@@ -25,8 +34,8 @@ class Pretrain:
         config: Every field of the config; defaults are the recipe's.
     """
 
-    recipe: tyro.conf.Positional[str]
-    workdir: pathlib.Path
+    recipe: Recipe
+    workdir: Folder
     init: str = ""
     profile_steps: str = ""
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
@@ -44,8 +53,8 @@ class Finetune:
             paper's fine-tuning. See the options --classifier.*.
     """
 
-    run: tyro.conf.Positional[pathlib.Path]
-    workdir: pathlib.Path
+    run: Run
+    workdir: Folder
     fractions: tuple[float, ...] = (1.0,)
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
@@ -62,8 +71,8 @@ class Views:
         config: Every field of the config; defaults are the recipe's.
     """
 
-    recipe: tyro.conf.Positional[str]
-    output: pathlib.Path
+    recipe: Recipe
+    output: File
     examples: int = 6
     step: int = 0
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
@@ -79,7 +88,7 @@ class BenchInput:
         config: Every field of the config; defaults are the recipe's.
     """
 
-    recipe: tyro.conf.Positional[str]
+    recipe: Recipe
     seconds: float = 3.0
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
@@ -93,7 +102,7 @@ class Demo:
         recipe: Recipe to run.
     """
 
-    workdir: pathlib.Path = pathlib.Path("runs/demo")
+    workdir: Folder = pathlib.Path("runs/demo")
     recipe: str = "digits"
 
 
@@ -129,15 +138,15 @@ def finetune(argv: Sequence[str]) -> int:
     from cssl_jax import processes
     from cssl_jax.train.finetune import finetune, finetune_config, table
 
-    asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
-    named = [word for word in argv[:1] if not word.startswith("-")]
-    if not named and not asks_for_help:
-        raise UserError("name the run first: cssl-jax finetune RUN --workdir DIR [options]")
-    config = finetune_config(named[0]) if named else Config()
+    run = run_first("finetune", "--workdir FOLDER ", argv)
+    config = finetune_config(run) if run else Config()
     default = Finetune(tyro.MISSING, tyro.MISSING, config=config)
     options = parse(Finetune, "finetune", argv, default)
     results = finetune(
-        options.run, options.workdir, fractions=options.fractions, config=options.config
+        options.run,
+        options.workdir,
+        fractions=options.fractions,
+        config=options.config,
     )
     if processes.first():
         print(f"\n{table(results)}\n\nresults: {options.workdir / 'finetune.json'}")

@@ -8,18 +8,18 @@ from cssl_jax.data.options import PictureOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(PictureOptions):
-    """Where examples come from; with the fields of ``PictureOptions``.
+    """Where examples come from.
 
     Attributes:
-        source: "digits" (embedded); an .npz file with "images" (uint8 [N, H, W, C]) and, optional,
-            "labels" (int [N]); or pictures of any size: a folder, a .csv list (path, label),
-            "tfds:NAME@SPLIT", "wds:SHARDS.tar", or a .parquet file.
+        source: Pictures of any size: a folder, a .csv list (path, label), "tfds:NAME@SPLIT",
+            a .parquet file, or "wds:SHARDS.tar"; an .npz file with images (uint8 [N, H, W, C]) and,
+            optional, labels (int [N]); or "digits" (embedded).
         validation_source: A source of its own to validate on; "" holds out a part of the source.
         validation_fraction: Share of the source that is held out, without validation_source.
         split_seed: Of the split; None follows train.seed.
         size: Side of a view in pixels; 0 is the height of the source's images.
-        normalize: "dataset" computes mean and standard deviation a channel on the training part;
-            "unit" leaves values in [0, 1], as the SimCLR code does.
+        normalize: "dataset" computes mean and standard deviation a channel on the training part,
+            and "unit" leaves values in [0, 1], as the SimCLR code does.
         mean: Mean a channel on the scale [0, 1]; given, it replaces the computed one.
         std: Standard deviation a channel; given with mean.
         augment_on: "device" (JAX, in the compiled step), "host", "split" (crop and resize on the

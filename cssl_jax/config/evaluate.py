@@ -13,14 +13,14 @@ class EvaluateConfig:
         knn_temperature: Of the vote.
         batch_size: Images embedded at once.
         train_limit: Training images that probes see at most, a keyed part; 0 is all.
-        l2_values: Penalties that the linear probe chooses from; () is the SimCLR paper's 45 values.
+        l2_values: Penalties that the linear probe chooses from; none are the SimCLR paper's 45.
         online_l2_values: Those of the evaluations during a run, few for speed.
         probe_seeds: Held-out parts that the penalty is chosen on, after a run; figures are means.
         shots: Labels a class, of the few-shot protocol.
         draws: Of them.
         recall_at: The ks of retrieval's recall@k.
         segment_pixels: Pixels of all training masks, about, that the segment probe is fitted on.
-        segment_stages: Of the encoder, from 1, whose maps it sees; () is all.
+        segment_stages: Of the encoder, from 1, whose maps it sees; none is all.
     """
 
     knn_k: int = 200

@@ -9,11 +9,11 @@ class MethodConfig:
     """The objective.
 
     Attributes:
-        name: "simclr"; "classifier" (fine-tuning: see ClassifierConfig); or "coral" and "dann", a
-            classifier that is adapted to another domain (see AdaptConfig).
+        name: "simclr"; "classifier" (fine-tuning, see classifier.*); or "coral" and "dann", a
+            classifier that is adapted to another domain (see adapt.*).
         temperature: tau of NT-Xent.
-        tile_size: Rows of a tile of the similarity matrix, which then is never held as a whole;
-            "auto" takes tiles where it is large, None never. See docs/losses.md.
+        tile_size: Rows of a tile of the similarity matrix, which then is never held as a whole; or
+            when to take tiles: "auto" where it is large, None never. See docs/losses.md.
     """
 
     name: Literal["simclr", "classifier", "coral", "dann"] = "simclr"

@@ -15,8 +15,8 @@ class TrainConfig:
             micro-batch's; the encoder runs forward twice. For accelerators: on a CPU XLA runs
             convolutions that are in a loop some 20 to 40 times slower.
         micro_batch_norm: BatchNorm with micro_batch: "batch" takes the statistics of each
-            micro-batch, as model.norm_group would, and moves the running ones by their average;
-            "frozen" takes the running ones and leaves them, to go on from weights (init).
+            micro-batch, as model.norm_group would, and moves the running ones by their average, and
+            with "frozen" it takes the running ones and leaves them, to go on from weights (init).
         epochs: Passes over the training part.
         seed: Of initialisation, order, augmentation and, without data.split_seed, the split.
         init: Folder of an earlier run to start from: its encoder, and its projector where that has
@@ -26,8 +26,8 @@ class TrainConfig:
         checkpoint_every: Epochs between two checkpoints; 0 leaves it to the next two, and saves
             after every evaluation and at the end.
         checkpoint_steps: Steps between two checkpoints; 0 is never.
-        checkpoint_minutes: Most minutes between two checkpoints, what a lost machine costs at most;
-            0 is any.
+        checkpoint_minutes: Most minutes between two checkpoints, and so what a lost machine costs;
+            any where it is 0.
         keep: Newest checkpoints that are kept, beside the best.
         on_nonfinite: A loss or gradient that is not finite changes no weight. Then "stop"; "skip"
             goes on with the next batch; "rollback" as well, from the weights of the last regular
@@ -37,7 +37,7 @@ class TrainConfig:
             weights, made before a checkpoint as well; 0 is never.
         tensorboard: Write TensorBoard events too.
         wandb: Project of Weights & Biases to log to as well; "" is none.
-        record_views: Write what every view of every step underwent; see ``load_views``.
+        record_views: Write what every view of every step underwent; see cssl_jax.load_views.
     """
 
     batch_size: int = 256

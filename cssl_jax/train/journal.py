@@ -69,7 +69,7 @@ class Journal:
         self._told: set[str] = set()
         self._meter, self._watch = Meter(), InputWatch()
         writes = processes.first()
-        self._progress = Progress(total_steps, start, config.train.batch_size, shown=writes)
+        self._progress = Progress(total_steps, start, shown=writes)
         self._metrics: JsonLines | None = None
         self._timings: JsonLines | None = None
         self._views: ViewRecord | None = None

@@ -112,7 +112,13 @@ def _pretrain(
             _announce(config, run, parts, cache, start)
             if not start:
                 options = config.optimizer
-                _say(optimizers.describe_exclusions(state.params, options.exclude_norm_and_bias))
+                _say(
+                    optimizers.describe_exclusions(
+                        state.params,
+                        options.exclude_norm_and_bias,
+                        adapts=options.name == "lars",
+                    )
+                )
         figures = None
         if start < parts.total_steps or unscored:
             training = processes.together(

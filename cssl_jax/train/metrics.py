@@ -153,12 +153,13 @@ class WandB:
 class Progress:
     """A bar with loss, chance level, images/s, waiting for input, and time left.
 
-    Where it is not ``shown`` nothing is printed at all.
+    Its clock starts with the first step that is sent off: what was compiled before says nothing of
+    the time that is left. Where it is not ``shown`` nothing is printed at all.
     """
 
-    def __init__(self, total: int, done: int, batch_size: int, *, shown: bool = True) -> None:
+    def __init__(self, total: int, done: int, *, shown: bool = True) -> None:
         terminal = sys.stderr.isatty()
-        self._batch_size = batch_size
+        self._begun = False
         self._bar = tqdm(
             disable=not shown,
             total=total,
@@ -175,8 +176,15 @@ class Progress:
 
     def advance(self, done: int) -> None:
         """Shows that ``done`` steps were sent off."""
-        if not self._bar.disable:
+        if self._bar.disable:
+            return
+        if self._begun:
             self._bar.update(done - self._bar.n)
+            return
+        self._begun = True
+        self._bar.n = self._bar.initial = self._bar.last_print_n = done
+        self._bar.unpause()
+        self._bar.refresh()
 
     def show(self, values: dict[str, float], timing: dict[str, float]) -> None:
         """Shows the newest figures that have come back."""

@@ -90,12 +90,14 @@ def decay_mask(params: PyTree) -> PyTree:
     )
 
 
-def describe_exclusions(params: PyTree, exclude_norm_and_bias: bool = True) -> str:
+def describe_exclusions(
+    params: PyTree, exclude_norm_and_bias: bool = True, *, adapts: bool = True
+) -> str:
     """Return a table of what weight decay and LARS adaptation reach and what they leave out.
 
     Counts are of tensors and of single numbers; the excluded tensors are also counted by name.
     ``params`` may be arrays or ``jax.ShapeDtypeStruct``. ``exclude_norm_and_bias`` is what
-    ``make_optimizer`` was given.
+    ``make_optimizer`` was given, and ``adapts`` whether that is LARS: else only decay is named.
     """
     tensors: collections.Counter[bool] = collections.Counter()
     numbers: collections.Counter[bool] = collections.Counter()
@@ -107,7 +109,8 @@ def describe_exclusions(params: PyTree, exclude_norm_and_bias: bool = True) -> s
         if excluded:
             names[_leaf_name(path)] += 1
     kinds = ", ".join(f"{name} {count}" for name, count in sorted(names.items()))
-    rows = [f"{'weight decay, LARS adaptation':<30} {'tensors':>8} {'parameters':>13}"]
+    title = "weight decay, LARS adaptation" if adapts else "weight decay"
+    rows = [f"{title:<30} {'tensors':>8} {'parameters':>13}"]
     for label, excluded, note in (("applied", False, ""), ("excluded", True, kinds)):
         row = f"{label:<30} {tensors[excluded]:>8,} {numbers[excluded]:>13,}"
         rows.append(f"{row}  ({note})" if note else row)

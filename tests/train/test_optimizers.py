@@ -284,6 +284,10 @@ def test_the_description_counts_what_is_excluded_and_names_it():
     # Kernels: 3*3*3*4 + 1*1*4*4 + 4*3 = 136; the rest: four vectors of 4 and one of 3.
     assert table[1].split() == ["applied", "3", "136"]
     assert table[2].split(maxsplit=3) == ["excluded", "5", "19", "(bias 3, scale 2)"]
+    assert table[0].startswith("weight decay, LARS adaptation ")
+    other = optimizers.describe_exclusions(nest(draw(0)), adapts=False).splitlines()
+    assert other[0].split() == ["weight", "decay", "tensors", "parameters"]
+    assert other[1:] == table[1:]
 
 
 def test_the_description_needs_only_shapes_and_says_when_nothing_is_excluded():

@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from cssl_jax import runtime
 from cssl_jax.errors import UserError
 from cssl_jax.files import write_json
-from cssl_jax.train.metrics import InputWatch, JsonLines, Meter
+from cssl_jax.train.metrics import InputWatch, JsonLines, Meter, Progress
 
 
 def test_lines_beyond_the_restored_step_and_lines_cut_short_go(tmp_path):
@@ -40,6 +41,16 @@ def test_json_files_are_replaced_in_one_piece(tmp_path):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_compiling_does_not_count_for_the_time_that_is_left(capfd):
+    progress = Progress(total=100, done=0)
+    time.sleep(2.5)  # as long as it takes to compile, before the first step is sent off
+    for step in range(1, 51):
+        progress.advance(step)
+        time.sleep(0.005)
+    progress.close()
+    assert re.search(r"50/100 \[00:00<00:00", capfd.readouterr().err)
 
 
 def test_the_meter_tells_throughput_and_the_share_of_waiting():
@@ -74,12 +85,13 @@ def test_a_stall_in_a_short_interval_is_judged_with_its_neighbours():
     assert told(watch, *[0.5] * 20, seconds=0.1)[-2:] != [None] * 2
 
 
-def test_signals_are_noted_inside_and_as_before_outside():
+def test_signals_are_noted_inside_and_as_before_outside(capfd):
     before = signal.getsignal(signal.SIGTERM)
     with runtime.catch_signals() as interruption:
         assert interruption.signal_number is None
         signal.raise_signal(signal.SIGTERM)
         assert interruption.signal_number == signal.SIGTERM
+        assert re.search("SIGTERM: the run ends after .*; another signal", capfd.readouterr().err)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
