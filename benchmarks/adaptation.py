@@ -1,16 +1,17 @@
-"""Does adaptation pay? Digits to other digits that are shifted, beside bounds and floors.
+"""Does adaptation pay? Pictures to other pictures that are shifted, beside bounds and floors.
 
-Half of the embedded digits, as they are, have labels: the source. The other half, shifted on the
-spot, have none: the target; a fifth of either is held out to report on. Each seed has its own
-halves, noise, initialisation and order. An encoder is pretrained on the source, and from there on
-the target (train.init); ``adapt`` starts from the one and from the other. Prints one table a shift
-and writes ``benchmarks/results/adaptation.json``.
+Half of the embedded digits, or of photos, as they are, have labels: the source. The other half,
+shifted on the spot, have none: the target; a fifth of either is held out to report on. Each seed
+has its own halves, noise, initialisation and order. An encoder is pretrained on the source, and
+from there on the target (train.init); ``adapt`` starts from the one and from the other. Prints one
+table a shift and writes ``benchmarks/results/adaptation.json``.
 
-CORAL's layer and weight, the epochs and the learning rate were chosen on seed 0, which is
-therefore none of the seeds reported; DANN's weight is the paper's.
+CORAL's layer and weight, the epochs and the learning rate were chosen on the digits and seed 0,
+which is therefore none of the seeds reported; DANN's weight is the paper's.
 
 Command: python benchmarks/adaptation.py [--shifts pale inverted] [--seeds 1 2 3]
-         [--workdir runs/adaptation]; runs that are there are gone on with.
+         [--photos FOLDER] [--workdir runs/adaptation]; runs that are there are gone on with.
+(FOLDER has a folder a class, or several such folders; it is needed for the shift ``photos``.)
 """
 
 import argparse
@@ -25,6 +26,8 @@ from typing import Any
 
 import numpy as np
 from measuring.report import spread
+from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
 
 import cssl_jax
 from cssl_jax import recipes, runtime
@@ -33,6 +36,7 @@ from cssl_jax.train.adapt import ROWS
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "adaptation.json"
 STARTS = {"source": "from the source run", "continued": "continued on the target"}
+SUFFIXES = {".jpg", ".jpeg", ".png"}
 Shift = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -50,16 +54,27 @@ def inverted(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.abs(background - x) + rng.normal(0, 20, x.shape)
 
 
-SHIFTS: dict[str, Shift] = {"pale": pale, "inverted": inverted}
+def grey_blurred(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The luma of ITU-R BT.601 in every channel, behind a Gaussian blur of 0.8 to 1.6 px."""
+    luma = x @ np.array([0.299, 0.587, 0.114])
+    sigmas = rng.uniform(0.8, 1.6, len(x))
+    blurred = [gaussian_filter(image, sigma) for image, sigma in zip(luma, sigmas, strict=True)]
+    return np.repeat(np.stack(blurred)[..., None], 3, axis=-1)
+
+
+SHIFTS: dict[str, Shift] = {"pale": pale, "inverted": inverted, "photos": grey_blurred}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shifts", nargs="+", choices=SHIFTS, default=list(SHIFTS))
+    parser.add_argument("--shifts", nargs="+", choices=SHIFTS, default=["pale", "inverted"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--photos", type=pathlib.Path, help="folder of the shift photos")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/adaptation"))
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
+    if "photos" in options.shifts and options.photos is None:
+        parser.error("the shift photos needs --photos FOLDER")
     seeds = " ".join(map(str, options.seeds))
     known = json.loads(options.results.read_text())["shifts"] if options.results.is_file() else {}
     for name in options.shifts:
@@ -69,21 +84,23 @@ def main() -> None:
             "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
             "versions": runtime.versions(),
             "seeds": options.seeds,
-            **measure(name, options.seeds, options.workdir),
+            **measure(name, options),
         }
         options.results.parent.mkdir(exist_ok=True)
         options.results.write_text(json.dumps({"shifts": known}, indent=2) + "\n")
         print(table(name, known[name]), flush=True)
 
 
-def measure(name: str, seeds: list[int], workdir: pathlib.Path) -> dict[str, Any]:
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """{"images", "starts": {start: {row: {domain: top-1 in %, of every seed}}}}."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {start: {} for start in STARTS}
-    for seed in seeds:
-        folder = workdir / f"{name}-seed{seed}"
+    images, labels = photos(options.photos) if name == "photos" else scans()
+    for seed in options.seeds:
+        folder = options.workdir / f"{name}-seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        source, target = write_domains(folder, SHIFTS[name], seed)
-        config = replace(pretraining(), train={"seed": seed}, data={"source": str(source)})
+        source, target = write_domains(folder, images, labels, SHIFTS[name], seed)
+        config = on_photos() if name == "photos" else on_digits()
+        config = replace(config, train={"seed": seed}, data={"source": str(source)})
         cssl_jax.pretrain(config, folder / "source")
         on = {"init": str((folder / "source").absolute())}
         config = replace(config, train=on, data={"source": str(target)})
@@ -97,27 +114,54 @@ def measure(name: str, seeds: list[int], workdir: pathlib.Path) -> dict[str, Any
     return {"images": results["images"], "starts": found}
 
 
-def write_domains(folder: pathlib.Path, shift: Shift, seed: int) -> tuple[pathlib.Path, ...]:
-    """The .npz files of both domains, which share no digit."""
-    data, rng = digits(), np.random.default_rng(seed)
-    order = rng.permutation(len(data))
-    half = len(data) // 2
+def scans() -> tuple[np.ndarray, np.ndarray]:
+    """The embedded digits: uint8 [1797, 8, 8, 1], int [1797]."""
+    data = digits()
+    return data.images, data.labels
+
+
+def photos(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """The centre squares of a folder's photos: uint8 [N, 32, 32, 3], int [N]."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    classes = sorted({path.parent.name for path in paths})
+    squares = [ImageOps.fit(Image.open(path).convert("RGB"), (32, 32)) for path in paths]
+    return np.stack(squares), np.array([classes.index(path.parent.name) for path in paths])
+
+
+def write_domains(
+    folder: pathlib.Path, images: np.ndarray, labels: np.ndarray, shift: Shift, seed: int
+) -> tuple[pathlib.Path, ...]:
+    """The .npz files of both domains, which share no picture."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images))
+    half = len(images) // 2
     paths = folder / "source.npz", folder / "target.npz"
     for path, rows in zip(paths, (order[:half], order[half:]), strict=True):
-        images = data.images[rows]
+        part = images[rows]
         if path is paths[1]:
-            images = shift(images.astype(float), rng).clip(0, 255).round().astype(np.uint8)
-        np.savez(path, images=images, labels=data.labels[rows])
+            part = shift(part.astype(float), rng).clip(0, 255).round().astype(np.uint8)
+        np.savez(path, images=part, labels=labels[rows])
     return paths
 
 
-def pretraining() -> cssl_jax.Config:
+def on_digits() -> cssl_jax.Config:
     """The recipe ``digits`` with a narrow ResNet-10, at the scans' own size."""
     return replace(
         recipes.load("digits"),
         data={"size": 8},
         model={"encoder": "resnet10"},
         train={"epochs": 60, "evaluate_every": 0, "checkpoint_every": 0, "tensorboard": False},
+    )
+
+
+def on_photos() -> cssl_jax.Config:
+    """The recipe ``folder`` with a narrow ResNet-10 at 24 px and the digits' optimizer."""
+    return replace(
+        recipes.load("folder"),
+        data={"size": 24, "validation_fraction": 0.2},
+        model={"encoder": "resnet10", "width": 0.25, "stem": "cifar"},
+        optimizer=dataclasses.asdict(on_digits().optimizer),
+        train={**dataclasses.asdict(on_digits().train), "batch_size": 100, "epochs": 40},
     )
 
 
@@ -143,7 +187,7 @@ def adapted(
     return cssl_jax.adapt(folder / start, place, seeds=1, config=config)
 
 
-def replace(config: cssl_jax.Config, **sections: dict[str, Any]) -> cssl_jax.Config:
+def replace(config: cssl_jax.Config, **sections: Any) -> cssl_jax.Config:
     """A config with some fields of some sections."""
     changed = {
         name: dataclasses.replace(getattr(config, name), **fields)
