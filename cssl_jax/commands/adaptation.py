@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cssl_jax.commands.parsing import parse
+from cssl_jax.commands.parsing import first_word, parse
 from cssl_jax.config import Config
-from cssl_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +39,9 @@ def adapt(argv: Sequence[str]) -> int:
     from cssl_jax.train.adapt import RESULTS, adapt, table
     from cssl_jax.train.finetune import finetune_config
 
-    asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
-    named = [word for word in argv[:1] if not word.startswith("-")]
-    if not named and not asks_for_help:
-        raise UserError(
-            "name the run first: cssl-jax adapt RUN --target SOURCE --workdir DIR [options]"
-        )
-    config = finetune_config(named[0]) if named else Config()
+    usage = "cssl-jax adapt RUN --target SOURCE --workdir DIR [options]"
+    run = first_word(argv, f"name the run first: {usage}")
+    config = Config() if run is None else finetune_config(run)
     options = parse(Adapt, "adapt", argv, Adapt(tyro.MISSING, tyro.MISSING, config=config))
     config = options.config
     if options.target:

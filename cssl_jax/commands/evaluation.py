@@ -7,9 +7,10 @@ from typing import Literal
 
 import tyro
 
-from cssl_jax.commands.parsing import check_parent, parse
+from cssl_jax.commands.parsing import parse
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.errors import UserError
+from cssl_jax.files import check_output
 
 Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment"]
 
@@ -73,7 +74,7 @@ def evaluate(argv: Sequence[str]) -> int:
     default = Evaluate(tyro.MISSING, data=own.data, evaluate=own.evaluate)
     options = parse(Evaluate, "evaluate", argv, default)
     if options.json:
-        check_parent(options.json, "--json")
+        check_output(options.json, option="--json")
     results = evaluate_run(
         options.run, options.protocol or None, data=options.data, options=options.evaluate
     )
@@ -108,9 +109,7 @@ def embed(argv: Sequence[str]) -> int:
     from cssl_jax.evaluate.encoder import load_encoder
 
     options = parse(Embed, "embed", argv)
-    if options.output.suffix != ".npz":
-        raise UserError(f"--output {options.output} must end in .npz")
-    check_parent(options.output, "--output")
+    check_output(options.output, ".npz")
     encoder = load_encoder(options.run)
     read = dataclasses.replace(encoder.config.data, labels=options.data.labels)
     source = load_source(options.data.source, read)

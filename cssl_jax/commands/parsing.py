@@ -1,6 +1,5 @@
 """From words of a command line to options."""
 
-import pathlib
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -22,17 +21,22 @@ def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:
     """The recipe that is named first: its values are the defaults of every other option."""
     from cssl_jax import recipes
 
-    asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
-    named = [word for word in argv[:1] if not word.startswith("-")]
-    if not named and not asks_for_help:
-        raise UserError(
-            f"name the recipe first: cssl-jax {command} RECIPE {needed} [options]; "
-            f"there are {', '.join(recipes.recipe_names())}"
-        )
-    return recipes.load(named[0]) if named else Config()
+    named = first_word(
+        argv,
+        f"name the recipe first: cssl-jax {command} RECIPE {needed} [options]; "
+        f"there are {', '.join(recipes.recipe_names())}",
+    )
+    return Config() if named is None else recipes.load(named)
 
 
-def check_parent(path: pathlib.Path, option: str) -> None:
-    """Refuses a file to write whose folder is not there, before any work is done."""
-    if not path.parent.is_dir():
-        raise UserError(f"{option} {path}: the folder does not exist; make it first")
+def first_word(argv: Sequence[str], instead: str) -> str | None:
+    """What a command is about, named before its options; None where help is asked for.
+
+    Raises:
+        UserError: Neither, in the words of ``instead``.
+    """
+    if argv and not argv[0].startswith("-"):
+        return argv[0]
+    if {"-h", "--help"}.isdisjoint(argv):
+        raise UserError(instead)
+    return None

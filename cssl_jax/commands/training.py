@@ -8,9 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from cssl_jax.commands.parsing import check_parent, parse, recipe_first
+from cssl_jax.commands.parsing import first_word, parse, recipe_first
 from cssl_jax.config import Config
-from cssl_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,11 +128,8 @@ def finetune(argv: Sequence[str]) -> int:
     from cssl_jax import processes
     from cssl_jax.train.finetune import finetune, finetune_config, table
 
-    asks_for_help = not {"-h", "--help"}.isdisjoint(argv)
-    named = [word for word in argv[:1] if not word.startswith("-")]
-    if not named and not asks_for_help:
-        raise UserError("name the run first: cssl-jax finetune RUN --workdir DIR [options]")
-    config = finetune_config(named[0]) if named else Config()
+    run = first_word(argv, "name the run first: cssl-jax finetune RUN --workdir DIR [options]")
+    config = Config() if run is None else finetune_config(run)
     default = Finetune(tyro.MISSING, tyro.MISSING, config=config)
     options = parse(Finetune, "finetune", argv, default)
     results = finetune(
@@ -154,14 +150,12 @@ def demo(argv: Sequence[str]) -> int:
 
 def views(argv: Sequence[str]) -> int:
     """`cssl-jax views RECIPE --output views.png [--section.field VALUE ...]`."""
-    from cssl_jax.files import write_bytes
+    from cssl_jax.files import check_output, write_bytes
     from cssl_jax.train.views import draw_views
 
     config = recipe_first("views", "--output views.png", argv)
     options = parse(Views, "views", argv, Views(tyro.MISSING, tyro.MISSING, config=config))
-    if options.output.suffix != ".png":
-        raise UserError(f"--output {options.output} must end in .png")
-    check_parent(options.output, "--output")
+    check_output(options.output, ".png")
     sheet = draw_views(options.config, step=options.step, examples=options.examples)
     content = io.BytesIO()
     sheet.save(content, "PNG", optimize=True)
