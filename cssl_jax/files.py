@@ -28,6 +28,23 @@ def existing_run(run: str | pathlib.Path) -> pathlib.Path:
     return path
 
 
+def check_output(path: pathlib.Path, suffix: str = "", *, option: str = "--output") -> None:
+    """Refuses a file to write before any work is done.
+
+    Args:
+        path: Of the file.
+        suffix: That it must have, such as ".png"; "" is any.
+        option: Which named it.
+
+    Raises:
+        UserError: It has another, or its folder is not there.
+    """
+    if suffix and path.suffix != suffix:
+        raise UserError(f"{option} {path} must end in {suffix}")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path}: the folder does not exist; make it first")
+
+
 def cache_folder(name: str) -> pathlib.Path:
     """A folder below ~/.cache/cssl_jax (or $CSSL_JAX_CACHE); not made here, may be unwritable."""
     root = os.environ.get("CSSL_JAX_CACHE") or "~/.cache/cssl_jax"
@@ -81,6 +98,11 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def stamp(status: os.stat_result) -> str:
+    """Size and modification time of a file: other where it was written again."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def is_unfinished(path: pathlib.Path) -> bool:

@@ -13,13 +13,11 @@ from cssl_jax.commands.parsing import (
     Folder,
     Recipe,
     Run,
-    check_parent,
     parse,
     recipe_first,
     run_first,
 )
 from cssl_jax.config import Config
-from cssl_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,14 +161,12 @@ def demo(argv: Sequence[str]) -> int:
 
 def views(argv: Sequence[str]) -> int:
     """`cssl-jax views RECIPE --output views.png [--section.field VALUE ...]`."""
-    from cssl_jax.files import write_bytes
+    from cssl_jax.files import check_output, write_bytes
     from cssl_jax.train.views import draw_views
 
     config = recipe_first("views", "--output views.png", argv)
     options = parse(Views, "views", argv, Views(tyro.MISSING, tyro.MISSING, config=config))
-    if options.output.suffix != ".png":
-        raise UserError(f"--output {options.output} must end in .png")
-    check_parent(options.output, "--output")
+    check_output(options.output, ".png")
     sheet = draw_views(options.config, step=options.step, examples=options.examples)
     content = io.BytesIO()
     sheet.save(content, "PNG", optimize=True)
