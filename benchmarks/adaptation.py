@@ -29,7 +29,7 @@ from measuring.report import spread
 import cssl_jax
 from cssl_jax import recipes, runtime
 from cssl_jax.data.arrays import digits
-from cssl_jax.train.adapt import ROWS
+from cssl_jax.train.adaptation_rows import ROWS
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "adaptation.json"
 STARTS = {"source": "from the source run", "continued": "continued on the target"}
