@@ -158,12 +158,16 @@ def test_what_cannot_work_is_refused_by_name(changes, options, words, tmp_path):
 
 
 def test_domains_that_do_not_fit_are_refused_before_anything_is_trained(tmp_path):
-    rgb, more = tmp_path / "rgb.npz", tmp_path / "more.npz"
+    rgb, more, few, fewer = (tmp_path / f"{name}.npz" for name in ("rgb", "more", "few", "fewer"))
     np.savez(rgb, images=tiny.pictures(channels=3).images)
     np.savez(more, images=tiny.pictures(20).images, labels=np.arange(20))
+    np.savez(few, images=tiny.pictures(13).images)
+    np.savez(fewer, images=tiny.pictures(5).images)
     for target, words in (
         (rgb, r"3 channel\(s\) and data\.source of 1"),
         (more, "labels up to 19"),
+        (few, r"a batch of 10, .* over 8 devices; give --train\.batch-size 8"),
+        (fewer, r"a batch of 4, .* over 8 devices; give --runtime\.devices 4"),
     ):
         chosen = tiny.replace(tiny.config(), "adapt", target=str(target))
         with pytest.raises(UserError, match=words):
