@@ -10,6 +10,10 @@ from cssl_jax.augment.policy import PROBABILITIES, ImagePolicy
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.errors import UserError
 
+# Least steps of a fine-tuning: the SimCLR paper's shortest, 60 epochs of 1 % of ImageNet's labels
+# in batches of 4,096 (arXiv 2002.05709, App. B.5).
+FINETUNE_STEPS = 180
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(PictureOptions):

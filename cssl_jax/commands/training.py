@@ -18,7 +18,7 @@ from cssl_jax.commands.parsing import (
     recipe_first,
     run_first,
 )
-from cssl_jax.config import Config
+from cssl_jax.config import FINETUNE_STEPS, Config
 from cssl_jax.errors import UserError
 
 
@@ -49,6 +49,8 @@ class Finetune:
         run: Run folder of the pretrained encoder.
         workdir: Folder for the trainings and finetune.json.
         fractions: Shares of each class's training labels, such as 0.01 0.1 1.
+        min_steps: Least steps of a training: where --train.epochs are fewer, as with a dozen
+            labels, there are more epochs; 0 leaves them.
         config: Every field of the trainings' config; defaults are the run's, with the SimCLR
             paper's fine-tuning. See the options --classifier.*.
     """
@@ -56,6 +58,7 @@ class Finetune:
     run: Run
     workdir: Folder
     fractions: tuple[float, ...] = (1.0,)
+    min_steps: int = FINETUNE_STEPS
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
@@ -146,6 +149,7 @@ def finetune(argv: Sequence[str]) -> int:
         options.run,
         options.workdir,
         fractions=options.fractions,
+        min_steps=options.min_steps,
         config=options.config,
     )
     if processes.first():
