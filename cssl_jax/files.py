@@ -24,7 +24,11 @@ def existing_run(run: str | pathlib.Path) -> pathlib.Path:
     """
     path = pathlib.Path(run).expanduser().absolute()
     if not (path / "config.json").is_file():
-        raise UserError(f"{run} is no run folder: it has no config.json; pretrain into it first")
+        within = sorted([*path.glob("*/config.json"), *path.glob("trials/*/config.json")])
+        remedy = f"name one of the runs in it, such as {within[0].parent}" if within else ""
+        raise UserError(
+            f"{run} is no run folder: it has no config.json; {remedy or 'pretrain into it first'}"
+        )
     return path
 
 

@@ -17,7 +17,7 @@ from cssl_jax.commands.parsing import (
     recipe_first,
     run_first,
 )
-from cssl_jax.config import Config
+from cssl_jax.config import FINETUNE_STEPS, Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Finetune:
         run: Run folder of the pretrained encoder.
         workdir: Folder for the trainings and finetune.json.
         fractions: Shares of each class's training labels, such as 0.01 0.1 1.
+        min_steps: Least steps of a training: where --train.epochs are fewer, as with a dozen
+            labels, there are more epochs; 0 leaves them.
         config: Every field of the trainings' config; defaults are the run's, with the SimCLR
             paper's fine-tuning. See the options --classifier.*.
     """
@@ -54,6 +56,7 @@ class Finetune:
     run: Run
     workdir: Folder
     fractions: tuple[float, ...] = (1.0,)
+    min_steps: int = FINETUNE_STEPS
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
@@ -144,6 +147,7 @@ def finetune(argv: Sequence[str]) -> int:
         options.run,
         options.workdir,
         fractions=options.fractions,
+        min_steps=options.min_steps,
         config=options.config,
     )
     if processes.first():
