@@ -32,7 +32,7 @@ from scipy.ndimage import gaussian_filter
 import cssl_jax
 from cssl_jax import recipes, runtime
 from cssl_jax.data.arrays import digits
-from cssl_jax.train.adapt import ROWS
+from cssl_jax.train.adaptation_rows import ROWS
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "adaptation.json"
 STARTS = {"source": "from the source run", "continued": "continued on the target"}

@@ -52,7 +52,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
 }
 
 
-SHARED = ("pretrain", "evaluate", "finetune", "embed", "demo", "doctor")  # by several processes
+# By several processes.
+SHARED = ("pretrain", "evaluate", "finetune", "adapt", "embed", "demo", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,8 +24,29 @@ def existing_run(run: str | pathlib.Path) -> pathlib.Path:
     """
     path = pathlib.Path(run).expanduser().absolute()
     if not (path / "config.json").is_file():
-        raise UserError(f"{run} is no run folder: it has no config.json; pretrain into it first")
+        within = sorted([*path.glob("*/config.json"), *path.glob("trials/*/config.json")])
+        remedy = f"name one of the runs in it, such as {within[0].parent}" if within else ""
+        raise UserError(
+            f"{run} is no run folder: it has no config.json; {remedy or 'pretrain into it first'}"
+        )
     return path
+
+
+def check_output(path: pathlib.Path, suffix: str = "", *, option: str = "--output") -> None:
+    """Refuses a file to write before any work is done.
+
+    Args:
+        path: Of the file.
+        suffix: That it must have, such as ".png"; "" is any.
+        option: Which named it.
+
+    Raises:
+        UserError: It has another, or its folder is not there.
+    """
+    if suffix and path.suffix != suffix:
+        raise UserError(f"{option} {path} must end in {suffix}")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path}: the folder does not exist; make it first")
 
 
 def cache_folder(name: str) -> pathlib.Path:
@@ -81,6 +102,11 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def stamp(status: os.stat_result) -> str:
+    """Size and modification time of a file: other where it was written again."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def is_unfinished(path: pathlib.Path) -> bool:

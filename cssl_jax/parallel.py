@@ -245,6 +245,12 @@ def put_batch(batch: PyTree, mesh: Mesh, backend: str = "shard_map") -> PyTree:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
+def own_rows(x: jax.Array) -> np.ndarray:
+    """This process's rows of an array that is split as by ``put_batch``, in the order put there."""
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
 def process_rows(batch_size: int, mesh: Mesh, micro_batch: int = 0) -> np.ndarray:
     """Rows of the global batch that this process feeds, in the order its devices hold them.
 

@@ -235,6 +235,15 @@ def test_a_word_that_begins_commands_shows_them(capsys):
     assert "usage: cssl-jax recipes diff" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("place", ["1-pretrained", "trials/0000"])
+def test_a_folder_of_runs_is_answered_with_one_of_them(tmp_path, capsys, place):
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "config.json").touch()
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    message = f"name one of the runs in it, such as {tmp_path / place}\n"
+    assert capsys.readouterr().err.endswith(message)
+
+
 def test_data_check_writes_names_that_are_in_no_encoding(tmp_path):
     name = b"caf\xe9.jpg"  # Latin-1, as old archives have it
     with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:

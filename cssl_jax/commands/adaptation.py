@@ -35,7 +35,9 @@ class Adapt:
 
 def adapt(argv: Sequence[str]) -> int:
     """`cssl-jax adapt RUN --target SOURCE --workdir DIR [--section.field VALUE ...]`."""
-    from cssl_jax.train.adapt import RESULTS, adapt, table
+    from cssl_jax import processes
+    from cssl_jax.train.adapt import RESULTS, adapt
+    from cssl_jax.train.adaptation_table import table
     from cssl_jax.train.finetune import finetune_config
 
     run = run_first("adapt", "--target SOURCE --workdir FOLDER ", argv)
@@ -52,5 +54,6 @@ def adapt(argv: Sequence[str]) -> int:
         seeds=options.seeds,
         config=config,
     )
-    print(f"\n{table(results)}\n\nresults: {options.workdir / RESULTS}")
+    if processes.first():
+        print(f"\n{table(results)}\n\nresults: {options.workdir / RESULTS}")
     return 0

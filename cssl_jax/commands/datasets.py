@@ -6,10 +6,11 @@ from typing import Annotated
 
 import tyro
 
-from cssl_jax.commands.parsing import Folder, OptionalFile, Source, check_parent, parse
+from cssl_jax.commands.parsing import Folder, OptionalFile, Source, parse
 from cssl_jax.config import Config, DataConfig, validate
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.errors import UserError
+from cssl_jax.files import check_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def data_check(argv: Sequence[str]) -> int:
     options = parse(DataCheck, "data check", argv)
     for option in ("rejected", "json"):
         if path := getattr(options, option):
-            check_parent(path, f"--{option}")
+            check_output(path, option=f"--{option}")
     records, index, groups = check.examine(options.source, _within_limits(options.options))
     print(check.report(records, index, groups))
     try:

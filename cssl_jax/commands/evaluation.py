@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cssl_jax.commands.parsing import File, OptionalFile, Run, check_parent, parse, run_first
+from cssl_jax.commands.parsing import File, OptionalFile, Run, parse, run_first
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.errors import UserError
+from cssl_jax.files import check_output
 
 Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment"]
 
@@ -74,7 +75,7 @@ def evaluate(argv: Sequence[str]) -> int:
     default = Evaluate(tyro.MISSING, data=own.data, evaluate=own.evaluate)
     options = parse(Evaluate, "evaluate", argv, default)
     if options.json:
-        check_parent(options.json, "--json")
+        check_output(options.json, option="--json")
     results = evaluate_run(
         options.run, options.protocol or None, data=options.data, options=options.evaluate
     )
@@ -100,9 +101,7 @@ def embed(argv: Sequence[str]) -> int:
     from cssl_jax.evaluate.encoder import load_encoder
 
     options = parse(Embed, "embed", argv)
-    if options.output.suffix != ".npz":
-        raise UserError(f"--output {options.output} must end in .npz")
-    check_parent(options.output, "--output")
+    check_output(options.output, ".npz")
     encoder = load_encoder(options.run)
     read = dataclasses.replace(encoder.config.data, labels=options.data.labels)
     source = load_source(options.data.source, read)

@@ -61,9 +61,3 @@ def run_first(command: str, needed: str, argv: Sequence[str]) -> str:
 
 def _first(argv: Sequence[str]) -> str:
     return "" if not argv or argv[0].startswith("-") else argv[0]
-
-
-def check_parent(path: pathlib.Path, option: str) -> None:
-    """Refuses a file to write whose folder is not there, before any work is done."""
-    if not path.parent.is_dir():
-        raise UserError(f"{option} {path}: the folder does not exist; make it first")

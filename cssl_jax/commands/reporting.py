@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cssl_jax.commands.parsing import File, OptionalFile, Run, check_parent, parse
+from cssl_jax.commands.parsing import File, OptionalFile, Run, parse
 from cssl_jax.errors import UserError
+from cssl_jax.files import check_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +92,7 @@ def plot(argv: Sequence[str]) -> int:
     from cssl_jax.evaluate.plots import draw
 
     options = parse(Plot, "plot", argv)
-    if options.output.suffix != ".png":
-        raise UserError(f"--output {options.output} must end in .png")
-    check_parent(options.output, "--output")
+    check_output(options.output, ".png")
     picture = draw(options.run, options.kind, images=options.images)
     try:
         picture.save(options.output)

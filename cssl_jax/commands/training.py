@@ -13,13 +13,11 @@ from cssl_jax.commands.parsing import (
     Folder,
     Recipe,
     Run,
-    check_parent,
     parse,
     recipe_first,
     run_first,
 )
-from cssl_jax.config import Config
-from cssl_jax.errors import UserError
+from cssl_jax.config import FINETUNE_STEPS, Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +47,8 @@ class Finetune:
         run: Run folder of the pretrained encoder.
         workdir: Folder for the trainings and finetune.json.
         fractions: Shares of each class's training labels, such as 0.01 0.1 1.
+        min_steps: Least steps of a training: where --train.epochs are fewer, as with a dozen
+            labels, there are more epochs; 0 leaves them.
         config: Every field of the trainings' config; defaults are the run's, with the SimCLR
             paper's fine-tuning. See the options --classifier.*.
     """
@@ -56,6 +56,7 @@ class Finetune:
     run: Run
     workdir: Folder
     fractions: tuple[float, ...] = (1.0,)
+    min_steps: int = FINETUNE_STEPS
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
@@ -146,6 +147,7 @@ def finetune(argv: Sequence[str]) -> int:
         options.run,
         options.workdir,
         fractions=options.fractions,
+        min_steps=options.min_steps,
         config=options.config,
     )
     if processes.first():
@@ -163,14 +165,12 @@ def demo(argv: Sequence[str]) -> int:
 
 def views(argv: Sequence[str]) -> int:
     """`cssl-jax views RECIPE --output views.png [--section.field VALUE ...]`."""
-    from cssl_jax.files import write_bytes
+    from cssl_jax.files import check_output, write_bytes
     from cssl_jax.train.views import draw_views
 
     config = recipe_first("views", "--output views.png", argv)
     options = parse(Views, "views", argv, Views(tyro.MISSING, tyro.MISSING, config=config))
-    if options.output.suffix != ".png":
-        raise UserError(f"--output {options.output} must end in .png")
-    check_parent(options.output, "--output")
+    check_output(options.output, ".png")
     sheet = draw_views(options.config, step=options.step, examples=options.examples)
     content = io.BytesIO()
     sheet.save(content, "PNG", optimize=True)

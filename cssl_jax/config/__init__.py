@@ -2,7 +2,7 @@
 
 from cssl_jax.config.data import DataConfig
 from cssl_jax.config.evaluate import EvaluateConfig
-from cssl_jax.config.method import AdaptConfig, ClassifierConfig, MethodConfig
+from cssl_jax.config.method import FINETUNE_STEPS, AdaptConfig, ClassifierConfig, MethodConfig
 from cssl_jax.config.model import ModelConfig
 from cssl_jax.config.optimizer import OptimizerConfig
 from cssl_jax.config.run import Config
@@ -11,6 +11,7 @@ from cssl_jax.config.train import TrainConfig
 from cssl_jax.config.validation import validate
 
 __all__ = [
+    "FINETUNE_STEPS",
     "AdaptConfig",
     "ClassifierConfig",
     "Config",

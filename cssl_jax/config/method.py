@@ -3,6 +3,10 @@
 import dataclasses
 from typing import Literal
 
+# Least steps of a fine-tuning: the SimCLR paper's shortest, 60 epochs of 1 % of ImageNet's labels
+# in batches of 4,096 (arXiv 2002.05709, App. B.5).
+FINETUNE_STEPS = 180
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MethodConfig:

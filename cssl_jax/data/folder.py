@@ -14,6 +14,7 @@ import numpy as np
 from cssl_jax.data.fields import PART_NAMES, is_whole_number, number_labels, short
 from cssl_jax.data.pictures import is_picture_name
 from cssl_jax.errors import UserError
+from cssl_jax.files import stamp
 
 PATH_COLUMNS = ("path", "file", "filename", "name")
 LABEL_COLUMNS = ("label", "class")
@@ -125,7 +126,7 @@ def open_list(path: str | pathlib.Path) -> FileRecords:
     missing, stamps = [], []
     for name, _, _ in rows:
         try:
-            stamps.append(_stamp((table.parent / name).stat()))
+            stamps.append(stamp((table.parent / name).stat()))
         except (OSError, ValueError):  # a name with a zero byte
             missing.append(name)
     if missing:
@@ -161,15 +162,11 @@ def _files(root: pathlib.Path) -> Iterator[tuple[str, str]]:
                     if place not in above:
                         pending.append((relative + "/", above | {place}))
                 elif is_picture_name(entry.name):
-                    yield relative, _stamp(status)
+                    yield relative, stamp(status)
 
 
 def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # else a pipe without a writer waits for one
-
-
-def _stamp(status: os.stat_result) -> str:
-    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _with_table(records: FileRecords, table: pathlib.Path) -> FileRecords:

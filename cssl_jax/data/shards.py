@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from cssl_jax.data.fields import PART_NAMES
 from cssl_jax.errors import UserError
+from cssl_jax.files import stamp
 
 MAX_OPEN = 128  # descriptors of one set; many systems allow a process 1024
 
@@ -32,7 +33,7 @@ class Shard:
 
     def check(self, stat: os.stat_result) -> None:
         """Raises OSError where the file is no longer what it was."""
-        if _stamp(stat) != self.stamp:
+        if stamp(stat) != self.stamp:
             raise OSError(f"{self.path} has changed since it was indexed")
 
 
@@ -46,7 +47,7 @@ def open_shard(path: pathlib.Path, root: pathlib.Path) -> Shard:
         stat = path.stat()
     except OSError as error:
         raise UserError(f"{path} cannot be opened: {error.strerror}; copy it again") from error
-    return Shard(path.relative_to(root).as_posix(), path, _stamp(stat))
+    return Shard(path.relative_to(root).as_posix(), path, stamp(stat))
 
 
 def find_shards(spec: str, suffix: str, instead: tuple[str, ...] = ()) -> tuple[Shard, ...]:
@@ -137,10 +138,6 @@ class _Descriptor:
     def __del__(self) -> None:
         if self.number >= 0:
             os.close(self.number)
-
-
-def _stamp(stat: os.stat_result) -> str:
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def _expand_braces(text: str) -> Iterator[str]:

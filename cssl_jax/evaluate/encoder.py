@@ -12,6 +12,7 @@ import optax
 
 from cssl_jax import distributed, parallel, processes, recipes, runtime
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
+from cssl_jax.data.masks import MaskedSource
 from cssl_jax.data.sources import ArraySource, Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage, protocols
@@ -161,16 +162,12 @@ def _evaluate_run(
     processes.together(lambda: existing_run(run))
     encoder = load_encoder(run)
     own = encoder.config
+    runtime.set_compile_cache(own.runtime.compile_cache)
     if protocols.SEGMENT in names:
-        if not processes.alone():
-            raise UserError(f"protocol {protocols.SEGMENT!r} runs in one process; start one")
-        config = _with(own, data, options)
-        runtime.set_compile_cache(config.runtime.compile_cache)
-        return _segment(encoder, config)
+        return _segment(encoder, data, options)
 
     def opened() -> tuple[Config, Source, Source, Evaluator]:
         config = _with(own, data, options)
-        runtime.set_compile_cache(config.runtime.compile_cache)
         train, validation = setup.load_data(config)
         for part in (train, validation):
             encoder.check_channels(part)
@@ -186,15 +183,7 @@ def _evaluate_run(
         return config, train, validation, evaluator
 
     config, train, validation, evaluator = processes.together(opened)
-    processes.require_same(
-        {
-            "run": str(encoder.run),
-            "protocols": names,
-            **runtime.facts(config),
-            "training images": train.fingerprint(),
-            "validation images": validation.fingerprint(),
-        }
-    )
+    _require_same(encoder, config, train, validation, {"protocols": names})
     last = Checkpoint(encoder.step, encoder.model)
     best = load_encoder(run, checkpoint="best")
     transfer = _images(config.data) != _images(own.data)
@@ -216,8 +205,17 @@ def _evaluate_run(
     return figures
 
 
-def _segment(encoder: Encoder, config: Config) -> dict[str, Any]:
-    train, validation = load_masked_parts(config)
+def _segment(
+    encoder: Encoder, data: DataConfig | None, options: EvaluateConfig | None
+) -> dict[str, Any]:
+    def opened() -> tuple[Config, MaskedSource, MaskedSource]:
+        config = _with(encoder.config, data, options)
+        return config, *load_masked_parts(config)
+
+    config, train, validation = processes.together(opened)
+    classes = [train.num_classes, validation.num_classes]
+    also = {"protocols": (protocols.SEGMENT,), "classes of masks": classes}
+    _require_same(encoder, config, train.images, validation.images, also)
     figures = {
         "source": config.data.source,
         "validation_source": config.data.validation_source or "held out of source",
@@ -225,8 +223,23 @@ def _segment(encoder: Encoder, config: Config) -> dict[str, Any]:
         **segment(encoder, config, train, validation),
     }
     figures["leakage"]["pretraining"] = _leakage_of_pretraining(encoder.config, validation.images)
-    _save(encoder.run / "results.json", figures, transfer=True)
+    processes.by_first(lambda: _save(encoder.run / "results.json", figures, transfer=True))
     return figures
+
+
+def _require_same(
+    encoder: Encoder, config: Config, train: Source, validation: Source, also: dict[str, Any]
+) -> None:
+    """Makes sure that all processes evaluate the same."""
+    processes.require_same(
+        {
+            "run": str(encoder.run),
+            **runtime.facts(config),
+            "training images": train.fingerprint(),
+            "validation images": validation.fingerprint(),
+            **also,
+        }
+    )
 
 
 def _with(own: Config, data: DataConfig | None, options: EvaluateConfig | None) -> Config:

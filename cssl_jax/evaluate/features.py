@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,7 @@ PyTree = Any
 Model = dict[str, PyTree]  # {"params": {"encoder": ...}, "model_state": {"encoder": ...}}
 PIXEL_SIDE = 32
 PICTURE_SIDE = 4 * PIXEL_SIDE  # of the centre squares that pictures are reduced from
+Block = TypeVar("Block", covariant=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ def make_embed(
 
     def embed(variables: dict[str, PyTree], source: Source) -> np.ndarray:
         starts = range(0, len(source), rows)
-        blocks = _own_blocks(source, starts, mine, size)
+        blocks = own_blocks(source, starts, mine, size)
         parts = []
         for start, block in zip(starts, blocks, strict=False):
             padding = [(0, len(mine) - len(block))] + [(0, 0)] * 3
@@ -123,8 +124,31 @@ def make_embed(
     return embed
 
 
-def _own_blocks(source: Source, starts: range, mine: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """This process's images of every batch, uint8 [r, h, w, C]; r is less in the last one."""
+class Blocks(Protocol[Block]):
+    """Examples that come in blocks: a ``Source``, or one with masks."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: np.ndarray) -> "Blocks[Block]": ...  # noqa: D102
+
+    def blocks(self, rows: int, size: int) -> Iterator[Block]: ...  # noqa: D102
+
+
+def own_blocks(
+    source: Blocks[Block], starts: range, mine: np.ndarray, size: int
+) -> Iterator[Block]:
+    """This process's rows of every batch, as the source's ``blocks``.
+
+    Args:
+        source: Of all rows.
+        starts: First rows of the batches; its step is their size.
+        mine: int [r], this process's rows of a batch, ascending; see ``parallel.process_rows``.
+        size: Of the images, as for ``Source.blocks``.
+
+    Yields:
+        A block of r rows a batch; of the last one those that there are, or any where there are
+        none.
+    """
     if len(mine) == starts.step:
         yield from source.blocks(len(mine), size)
         return

@@ -34,8 +34,8 @@ def find(train: Source, test: Source) -> dict[str, Any]:
 
     Returns:
         {"exact": test pictures that are in ``train``, "near": those that nearly are, "test":
-        how many there are, "share": of them that leak, "other_labels": leaking ones whose labels
-        differ, "pairs": [{"test", "train", "kind"}], the first ``NAMED``}.
+        how many there are, "share": of them that leak, "other_labels": leaking ones that have
+        another label than their copy, "pairs": [{"test", "train", "kind"}], the first ``NAMED``}.
 
     Raises:
         UserError: The parts have other numbers of channels.
@@ -63,7 +63,9 @@ def find(train: Source, test: Source) -> dict[str, Any]:
         "near": kinds.count("near"),
         "test": len(test),
         "share": len(found) / len(test),
-        "other_labels": sum(_label(test, j) != _label(train, i) for j, (i, _) in found.items()),
+        "other_labels": sum(
+            _differ(_label(test, j), _label(train, i)) for j, (i, _) in found.items()
+        ),
         "pairs": pairs[:NAMED],
     }
 
@@ -133,6 +135,10 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _name(source: Source, index: int) -> str:
     return f"image {index}" if source.names is None else str(source.names[index])
+
+
+def _differ(label: int, other: int) -> bool:
+    return min(label, other) >= 0 and label != other
 
 
 def _label(source: Source, index: int) -> int:

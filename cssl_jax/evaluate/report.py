@@ -15,7 +15,7 @@ from cssl_jax.evaluate.page import page
 from cssl_jax.evaluate.page_data import Shown
 from cssl_jax.evaluate.run_folder import RunFolder, open_run
 from cssl_jax.evaluate.text import markdown
-from cssl_jax.files import write_text
+from cssl_jax.files import check_output, write_text
 
 Say = Callable[[str], None]
 
@@ -53,10 +53,7 @@ def write_report(
         raise UserError(f"{images} images; give 0 to {galleries.MOST_IMAGES:,}")
     opened = _distinct([open_run(run) for run in runs])
     path = pathlib.Path(output).expanduser() if output else _default(opened)
-    if path.suffix != ".html":
-        raise UserError(f"--output {path} must end in .html")
-    if not path.parent.is_dir():
-        raise UserError(f"--output {path}: the folder does not exist; make it first")
+    check_output(path, ".html")
     shown = [show(run, images=images, say=say) for run in opened]
     say("writing the page")
     write_text(path, page(shown))

@@ -1,5 +1,6 @@
 """Segmentation: a linear (1x1) probe on an encoder's dense maps, and its figures."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -7,13 +8,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cssl_jax import parallel
+from cssl_jax import parallel, processes
 from cssl_jax.augment.geometry import resize_matrix
 from cssl_jax.data.masks import IGNORED, MaskedSource
 from cssl_jax.data.sampler import epoch_key, permute
-from cssl_jax.evaluate.features import PIXEL_SIDE, InputSpec, area_matrix, preprocess
+from cssl_jax.evaluate.features import (
+    PIXEL_SIDE,
+    InputSpec,
+    area_matrix,
+    own_blocks,
+    preprocess,
+)
 from cssl_jax.evaluate.linear import choose_penalty, held_out_part, standardisation
 from cssl_jax.evaluate.logistic import fit_all
 
@@ -57,7 +65,8 @@ class SegmentProbe:
 
     It is fitted on pixels that are drawn from every training image alike. As the interpolation is
     linear, and its weights sum to 1, it is the 1x1 convolution of the maps whose scores are
-    interpolated, and is applied as that.
+    interpolated, and is applied as that. Each of several processes reads its own rows only; all fit
+    on the pixels of all, and get the same figures.
 
     Args:
         maps: Of images uint8; traced once for all variables.
@@ -67,13 +76,18 @@ class SegmentProbe:
 
     def __init__(self, maps: Maps, mesh: Mesh, *, size: int) -> None:
         self._mesh, self._size = mesh, size
+        self._rows = -(-ROWS // mesh.size) * mesh.size
+        self._mine = parallel.process_rows(self._rows, mesh)
 
         @jax.jit
-        def sample(variables: PyTree, images: jax.Array, pixels: jax.Array) -> jax.Array:
+        def sample(
+            variables: PyTree, images: jax.Array, masks: jax.Array, pixels: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
             parts = [_at(x, pixels, size) for x in maps(variables, images)]
-            return jnp.concatenate(parts, axis=-1)
+            classes = jnp.take_along_axis(masks.reshape(len(masks), -1), pixels, axis=1)
+            return jnp.concatenate(parts, axis=-1), classes
 
-        @jax.jit
+        @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec(parallel.AXIS)))
         def predict(
             variables: PyTree, images: jax.Array, kernel: jax.Array, bias: jax.Array
         ) -> jax.Array:
@@ -123,11 +137,13 @@ class SegmentProbe:
         kernels, biases = fit_all(normal, labels, num_classes=num_classes, l2_values=(l2,))
         kernel = kernels[0].astype(np.float64) * scale  # takes maps as they are
         bias = biases[0] - kernel @ mean
-        confusion = np.zeros((num_classes, num_classes), np.int64)
-        weights = np.float32(kernel), np.float32(bias)
-        for images, masks in self._blocks(test):
-            predicted = np.asarray(self._predict(variables, self._put(images), *weights))
-            confusion += confusion_of(masks, predicted[: len(masks)], num_classes)
+        own = np.zeros((num_classes, num_classes), np.int64)
+        weights = parallel.replicate((np.float32(kernel), np.float32(bias)), self._mesh)
+        for start, images, masks in self._blocks(test):
+            scored = parallel.own_rows(self._predict(variables, self._put(images), *weights))
+            there = np.count_nonzero(start + self._mine < len(test))
+            own += confusion_of(masks[:there], scored[:there], num_classes)
+        confusion = np.sum(processes.gather(own.tolist()), axis=0)
         return {**figures(confusion), "l2": float(l2), "pixels": len(labels)}
 
     def _drawn(
@@ -136,36 +152,34 @@ class SegmentProbe:
         """Features [P, D], classes [P] and images' numbers [P] of keyed pixels of every image."""
         whole = self._size**2
         each = min(whole, max(1, pixels // len(train)))
-        found, labels, numbers = [], [], []
-        done = 0
-        for images, masks in self._blocks(train):
+        found, labels = [], []
+        for start, images, masks in self._blocks(train):
             places = np.stack(
                 [
-                    permute(np.arange(each), epoch_key(seed, done + i), whole).astype(np.int32)
-                    for i in range(len(images))
+                    permute(np.arange(each), epoch_key(seed, image), whole).astype(np.int32)
+                    for image in start + self._mine
                 ]
             )
-            features = self._sample(variables, self._put(images), self._put(places))
-            found.append(np.asarray(features, np.float32)[: len(images)])
-            labels.append(np.take_along_axis(masks.reshape(len(masks), -1), places, axis=1))
-            numbers.append(np.repeat(np.arange(done, done + len(images)), each))
-            done += len(images)
-        classes = np.concatenate(labels).ravel()
-        known = classes != IGNORED
+            drawn = self._sample(variables, *map(self._put, (images, masks, places)))
+            features, classes = multihost_utils.process_allgather(drawn, tiled=True)
+            found.append(np.asarray(features, np.float32)[: len(train) - start])
+            labels.append(classes[: len(train) - start])
+        of_all = np.concatenate(labels).ravel()
+        known = of_all != IGNORED
         x = np.concatenate(found)
         x = x.reshape(-1, x.shape[-1])[known]
-        return x, classes[known].astype(np.int32), np.concatenate(numbers)[known]
+        return x, of_all[known].astype(np.int32), np.repeat(np.arange(len(train)), each)[known]
 
-    def _blocks(self, source: MaskedSource) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return source.blocks(self._rows, self._size)
-
-    @property
-    def _rows(self) -> int:
-        return -(-ROWS // self._mesh.size) * self._mesh.size
+    def _blocks(self, source: MaskedSource) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(first row of a batch, this process's images of it, and their masks)."""
+        starts = range(0, len(source), self._rows)
+        blocks = own_blocks(source, starts, self._mine, self._size)
+        for start, (images, masks) in zip(starts, blocks, strict=False):
+            yield start, images, masks
 
     def _put(self, block: np.ndarray) -> jax.Array:
         """On the devices; the last block is padded, so that one program serves all."""
-        padding = [(0, self._rows - len(block))] + [(0, 0)] * (block.ndim - 1)
+        padding = [(0, len(self._mine) - len(block))] + [(0, 0)] * (block.ndim - 1)
         return parallel.put_batch(np.pad(block, padding), self._mesh)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from cssl_jax.errors import UserError
 from cssl_jax.models.normalization import BatchNorm
+from cssl_jax.models.pooling import max_pool
 
 ModuleBuilder = Callable[..., Any]
 
@@ -129,7 +130,7 @@ class ResNet(nn.Module):
             x = conv(base, (3, 3), padding=((1, 1), (1, 1)), name="conv1")(x)
         x = nn.relu(norm(name="bn1")(x, train=train))
         if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x, 3, 2, 1)
         stages = []
         for i, size in enumerate(self.stage_sizes):
             for j in range(size):

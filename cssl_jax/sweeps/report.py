@@ -4,12 +4,11 @@ import json
 import pathlib
 from collections.abc import Callable
 
-from cssl_jax.errors import UserError
 from cssl_jax.evaluate import plots, svg
 from cssl_jax.evaluate import text as words
 from cssl_jax.evaluate.page import document, table_html, text
 from cssl_jax.evaluate.report_tables import quoted
-from cssl_jax.files import write_text
+from cssl_jax.files import check_output, write_text
 from cssl_jax.sweeps import drawing, record
 from cssl_jax.sweeps.record import Sweep
 
@@ -49,10 +48,7 @@ def write_report(
     """
     sweep = record.read(folder)
     path = pathlib.Path(output).expanduser() if output else sweep.path / "report.html"
-    if path.suffix != ".html":
-        raise UserError(f"--output {path} must end in .html")
-    if not path.parent.is_dir():
-        raise UserError(f"--output {path}: the folder does not exist; make it first")
+    check_output(path, ".html")
     write_text(path, page(sweep))
     drawn = _draw_figures(sweep, path) if figures and plots.available() else {}
     write_text(path.with_suffix(".md"), markdown(sweep, drawn))

@@ -10,7 +10,7 @@ from cssl_jax.evaluate.run_folder import open_run
 from cssl_jax.sweeps.space import Space
 from cssl_jax.train import setup
 
-# Figure of an online evaluation -> in words: those by which ``checkpoints.BEST`` ranks, so that a
+# Figure of an online evaluation -> in words: those by which ``retention.BEST`` ranks, so that a
 # trial's score is that of its best checkpoint.
 METRICS = {
     "knn.selection_top1": "kNN top-1",

@@ -7,7 +7,7 @@ import numpy as np
 
 from cssl_jax import parallel, processes, recipes, runtime
 from cssl_jax.config import Config
-from cssl_jax.data import bench
+from cssl_jax.data import bench, measurement
 from cssl_jax.errors import UserError
 from cssl_jax.train import setup
 
@@ -30,17 +30,17 @@ class InputReport:
     source: str
     reason: str
     batch_size: int
-    measured: bench.Measurement
+    measured: measurement.Measurement
 
     def __str__(self) -> str:
         pipeline, whole = self.measured.pipeline, self.measured.whole
         (count,) = pipeline.views.values()
-        step, words = self.batch_size * count * whole, bench.verdict(self.measured)
+        step, words = self.batch_size * count * whole, measurement.verdict(self.measured)
         return (
             f"input     {self.source}: {self.reason}\n"
             f"measured  batches of {len(pipeline.rows)} examples, {count} views of "
             f"{pipeline.size} px each\n\n"
-            f"{bench.table(self.measured)}\n"
+            f"{measurement.table(self.measured)}\n"
             f"A batch of {self.batch_size} comes every {1000 * step:,.1f} ms: a step that takes "
             f"longer never waits.\n\n{words[0].upper()}{words[1:]}."
         )

@@ -1,11 +1,10 @@
 """The Orbax room: save, resume, and load parts of a run."""
 
 import json
-import math
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cssl_jax import processes
 from cssl_jax.errors import RunError, UserError
-from cssl_jax.train import replicas
+from cssl_jax.train import replicas, retention
 from cssl_jax.train.state import TrainState
 
 PyTree = Any
@@ -22,30 +21,10 @@ _FAILURES = (OSError, ValueError, RuntimeError)  # Orbax passes on what its stor
 FOLDER = "checkpoints"
 DAMAGED = "damaged"  # checkpoints that could not be read
 DIGESTS = "digests"  # in meta: name of a leaf -> its digest
-# What "best" is judged by: with labels, without; then what earlier versions wrote.
-BEST = (
-    *("knn.selection_top1", "selection_view_retrieval", "classifier.selection_top1"),
-    *("knn.top1", "view_retrieval"),
-)
-
-
-def _score(metrics: dict[str, float]) -> float:
-    return next((metrics[name] for name in BEST if name in metrics), -math.inf)
 
 
 class DamagedError(ValueError):
     """A checkpoint does not hold what was saved."""
-
-
-class _NewestRegular:
-    """Preserves the newest checkpoint whose step is regular: what a rollback goes back to."""
-
-    def __init__(self, regular: Callable[[int], bool]) -> None:
-        self._regular = regular
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        newest = max((c.step for c in checkpoints if self._regular(c.step)), default=None)
-        return [c.step == newest for c in checkpoints]
 
 
 class Checkpoints:
@@ -73,27 +52,10 @@ class Checkpoints:
         Raises:
             UserError: A process does not see the same checkpoints as the first.
         """
-        policies = ocp.checkpoint_managers
-        # Retention by max_to_keep with best_fn deletes the newest checkpoint; a policy without
-        # best_fn writes no metrics. Both together keep what is meant.
-        options = ocp.CheckpointManagerOptions(
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
-            best_fn=_score,
-            best_mode="max",
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(keep),
-                    _NewestRegular(regular),
-                    policies.BestN(
-                        get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
-                    ),
-                ]
-            ),
-        )
         self._run, self._folder = run, (run / FOLDER).absolute()
         self._regular = regular
         processes.by_first(lambda: _prepare(self._folder, read_only))
+        options = retention.options(keep, regular, read_only)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         processes.require_same({f"checkpoints in {self._folder}": self.steps})
 
@@ -128,7 +90,7 @@ class Checkpoints:
         return max(filter(self._regular, self.steps), default=None)
 
     def save(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Starts writing the state in the background; without a ``BEST`` figure it is not ranked.
+        """Starts writing the state in the background; ranked if it has a ``retention.BEST`` figure.
 
         Raises:
             RunError: It cannot be written, or Orbax declined, which it does without an error.
@@ -143,7 +105,7 @@ class Checkpoints:
                 {**meta, DIGESTS: dict(zip(replicas.names(tree), found, strict=True))}
             ),
         )
-        ranked = metrics if any(name in metrics for name in BEST) else None
+        ranked = metrics if retention.is_ranked(metrics) else None
         try:
             saved = self._manager.save(step, args=items, metrics=ranked)
         except _FAILURES as failure:  # of this save, or of the one before, in the background

@@ -2,16 +2,19 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from cssl_jax import processes, recipes, runtime
-from cssl_jax.config import Config
+from cssl_jax.config import FINETUNE_STEPS, Config
 from cssl_jax.data.sources import Source
 from cssl_jax.errors import UserError
+from cssl_jax.evaluate.encoder import Encoder, load_encoder
 from cssl_jax.evaluate.evaluator import labelled_part
 from cssl_jax.evaluate.features import pixels
 from cssl_jax.evaluate.linear import L2_VALUES, linear_probe
@@ -19,7 +22,9 @@ from cssl_jax.files import existing_run, write_json
 from cssl_jax.train import setup
 from cssl_jax.train.checkpoints import Checkpoints
 from cssl_jax.train.loop import pretrain
+from cssl_jax.train.optimizers import scaled_learning_rate
 
+_FULL_BATCH = 256  # images: the batch that learning rates are stated for
 STARTS = {"pretrained": "fine-tuned from the run", "random": "the same from random weights"}
 
 
@@ -75,23 +80,29 @@ def finetune(
     workdir: str | pathlib.Path,
     *,
     fractions: Sequence[float] = (1.0,),
+    min_steps: int = FINETUNE_STEPS,
     config: Config | None = None,
 ) -> dict[str, Any]:
     """Trains classifiers from a run's weights and from random ones, for each share of the labels.
 
-    A training that was done or broken off is gone on with. The learning rate is scaled by the batch
-    that is used, which is as large as the labelled images allow.
+    A training that was done or broken off is gone on with. Where the labelled images do not fill a
+    batch, the batch is all of them, and the learning rate that of the config's batch or of 256
+    images, whichever is smaller: a linear rule lowers it for the noise of a small sample, and all
+    the images there are are no sample.
 
     Args:
         run: Folder of the pretrained run.
         workdir: Folder to write to: a run folder for every training, and finetune.json.
         fractions: Shares of each class's labelled training images; at least one image of each.
+        min_steps: Where train.epochs are fewer steps, a training gets as many epochs as make these,
+            and its warm-up, evaluations and checkpoints are as much further apart; 0 leaves it.
         config: Of the trainings, from ``finetune_config``; None is that.
 
     Returns:
         The content of finetune.json: by fraction the number of labels, accuracies of "pretrained",
-        "random" (the same training from random weights) and "pixels" (logistic regression on raw
-        pixels with the same labels), on the same validation images.
+        "random" (the same training from random weights), "features" and "pixels" (logistic
+        regression with the same labels on the run's frozen features and on raw pixels), on the same
+        validation images.
 
     Raises:
         UserError: The run, the data or the config do not fit each other.
@@ -101,9 +112,14 @@ def finetune(
     folder = pathlib.Path(workdir).expanduser().absolute()
     if not fractions:
         raise UserError("no share of the labels is given; give one or more, such as 0.1 1.0")
+    if min_steps < 0:
+        raise UserError(f"min_steps is {min_steps}; give 0 or more")
+    encoder: Encoder = load_encoder(run)
     results: dict[str, Any] = {"run": pathlib.Path(run).name, "fractions": {}}
     for fraction in fractions:
-        resolved, parts = processes.together(functools.partial(_resolve, config, fraction))
+        resolved, parts = processes.together(
+            functools.partial(_resolve, config, fraction, min_steps)
+        )
         found: dict[str, Any] = {"labels": len(parts[0])}
         for start in STARTS:
             init = resolved.train.init if start == "pretrained" else ""
@@ -115,34 +131,80 @@ def finetune(
                 **trained["classifier"],
                 "batch_size": chosen.train.batch_size,
                 "epochs": chosen.train.epochs,
+                "steps": trained["step"],
+                "learning_rate": _rate(chosen, chosen.train.batch_size),
             }
-        found["pixels"] = _pixels(*parts, resolved)
+        found["features"] = _logistic_regression(encoder.embed, *parts, resolved)
+        found["pixels"] = _logistic_regression(pixels, *parts, resolved)
         results["fractions"][f"{fraction:g}"] = found
         results["selection"] = trained["selection"]
         processes.by_first(lambda: write_json(folder / "finetune.json", results))
     return results
 
 
-def _resolve(config: Config, fraction: float) -> tuple[Config, tuple[Source, Source]]:
+def _resolve(
+    config: Config, fraction: float, min_steps: int
+) -> tuple[Config, tuple[Source, Source]]:
     """The config of one share of the labels, and its data."""
     classifier = dataclasses.replace(config.classifier, label_fraction=fraction)
     train, validation = setup.load_data(dataclasses.replace(config, classifier=classifier))
     classifier = dataclasses.replace(
         classifier, num_classes=classifier.num_classes or train.num_classes
     )
-    size = min(config.train.batch_size, len(train))
-    resolved = dataclasses.replace(
-        config, classifier=classifier, train=dataclasses.replace(config.train, batch_size=size)
-    )
+    config = dataclasses.replace(config, classifier=classifier)
+    resolved = for_labels(config, len(train), min_steps)
+    if processes.alone() and resolved.train.batch_size < config.train.batch_size:
+        available = config.runtime.devices or jax.local_device_count()
+        devices = math.gcd(resolved.train.batch_size, available)  # those that it divides over
+        fewer = dataclasses.replace(config.runtime, devices=devices)
+        resolved = dataclasses.replace(resolved, runtime=fewer)
     return resolved, (train, validation)
 
 
-def _pixels(train: Source, validation: Source, config: Config) -> dict[str, float]:
+def for_labels(config: Config, labels: int, min_steps: int) -> Config:
+    """The config of a training with so many labelled images; see ``finetune``."""
+    asked, size = config.train.batch_size, min(config.train.batch_size, labels)
+    rate = _rate(config, size)
+    wanted = max(rate, _rate(config, min(asked, _FULL_BATCH)))
+    if size < asked and wanted > rate:
+        optimizer = dataclasses.replace(config.optimizer, learning_rate=wanted, scaling="none")
+        config = dataclasses.replace(config, optimizer=optimizer)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size))
+    epochs = math.ceil(min_steps / (labels // size))
+    return _stretched(config, epochs) if epochs > config.train.epochs else config
+
+
+def _rate(config: Config, batch_size: int) -> float:
+    """The highest learning rate of a schedule with this batch."""
+    options = config.optimizer
+    return scaled_learning_rate(options.learning_rate, batch_size, options.scaling)
+
+
+def _stretched(config: Config, epochs: int) -> Config:
+    """The config with more epochs, and as many evaluations and checkpoints as before."""
+    train, times = config.train, epochs / config.train.epochs
+    return dataclasses.replace(
+        config,
+        optimizer=dataclasses.replace(
+            config.optimizer, warmup_epochs=times * config.optimizer.warmup_epochs
+        ),
+        train=dataclasses.replace(
+            train,
+            epochs=epochs,
+            evaluate_every=round(times * train.evaluate_every),
+            checkpoint_every=round(times * train.checkpoint_every),
+        ),
+    )
+
+
+def _logistic_regression(
+    features: Callable[[Source], np.ndarray], train: Source, validation: Source, config: Config
+) -> dict[str, float]:
     validation = labelled_part(validation)
     found = linear_probe(
-        pixels(train),
+        features(train),
         np.asarray(train.labels),
-        pixels(validation),
+        features(validation),
         np.asarray(validation.labels),
         num_classes=config.classifier.num_classes,
         l2_values=config.evaluate.l2_values or L2_VALUES,
@@ -152,12 +214,22 @@ def _pixels(train: Source, validation: Source, config: Config) -> dict[str, floa
 
 
 def table(results: dict[str, Any]) -> str:
-    """Top-1 by share of the labels, as plain text."""
-    rows = {**STARTS, "pixels": "logistic regression on raw pixels"}
+    """Top-1 by share of the labels and how long was trained for it, as plain text."""
+    rows = {
+        **STARTS,
+        "features": "logistic regression on its features",
+        "pixels": "logistic regression on raw pixels",
+    }
     fractions = results["fractions"]
-    heads = [f"{100 * float(share):g} % ({found['labels']})" for share, found in fractions.items()]
-    lines = [f"{'top-1 by labels':<36}" + "".join(f"{head:>16}" for head in heads)]
+    heads = [
+        f"{100 * float(share):g} % ({found['labels']:,})" for share, found in fractions.items()
+    ]
+    cells = {"top-1 by labels": heads}
     for name, label in rows.items():
-        cells = [f"{100 * found[name]['top1']:.1f} %" for found in fractions.values()]
-        lines.append(f"{label:<36}" + "".join(f"{cell:>16}" for cell in cells))
-    return "\n".join(lines)
+        cells[label] = [f"{100 * found[name]['top1']:.1f} %" for found in fractions.values()]
+    trained = [found["pretrained"] for found in fractions.values()]
+    cells["steps, images each"] = [f"{x['steps']:,} x {x['batch_size']:,}" for x in trained]
+    cells["learning rate"] = [f"{x['learning_rate']:.2g}" for x in trained]
+    return "\n".join(
+        f"{label:<36}" + "".join(f"{cell:>16}" for cell in row) for label, row in cells.items()
+    )

@@ -184,7 +184,7 @@ class Progress:
         self._begun = True
         self._bar.n = self._bar.initial = self._bar.last_print_n = done
         self._bar.unpause()
-        self._bar.refresh()
+        self._bar.set_description_str("running ")
 
     def show(self, values: dict[str, float], timing: dict[str, float]) -> None:
         """Shows the newest figures that have come back."""

@@ -12,7 +12,7 @@ import cssl_jax
 import tiny
 from cssl_jax import cli, parallel
 from cssl_jax.augment.policy import ImagePolicy
-from cssl_jax.data import bench
+from cssl_jax.data import bench, measurement
 from cssl_jax.data.pipeline import HostPipeline
 from cssl_jax.errors import UserError
 from cssl_jax.train import setup
@@ -97,8 +97,8 @@ def test_a_stage_that_is_made_slow_is_found_slow(photos, monkeypatch):
     assert measured.limit.name == "read"
     least = 0.02 / bench.cores() / 2  # two views a picture
     assert least < measured.limit.seconds < 2 * least
-    assert bench.verdict(measured).startswith("reading on ")
-    assert "local disk" in bench.verdict(measured)
+    assert measurement.verdict(measured).startswith("reading on ")
+    assert "local disk" in measurement.verdict(measured)
 
 
 def test_pictures_decoded_beforehand_have_the_median_size(photos):
@@ -119,19 +119,19 @@ def test_the_crop_alone_leaves_all_else_out():
     assert policy.crop_area == ImagePolicy().crop_area
 
 
-def measurement(placement, platform, **costs):
+def costing(placement, platform, **costs):
     pipeline = tiny.Run(tiny.config(), pipeline=placement).pipeline
     stages = []
     for name, cost in costs.items():
         side, _, stage = name.partition("_")
-        stages.append(bench.Stage(stage.replace("_", " + "), side, cost, 2))
-    return bench.Measurement(pipeline, platform, 1, tuple(stages), 1.0)
+        stages.append(measurement.Stage(stage.replace("_", " + "), side, cost, 2))
+    return measurement.Measurement(pipeline, platform, 1, tuple(stages), 1.0)
 
 
 def test_sides_work_at_the_same_time_on_an_accelerator_and_share_the_cores_of_a_cpu():
     costs = {"host_decode": 3.0, "host_crop_resize": 3.5, "device_augment": 4.0}
-    assert measurement("tf-split", "gpu", **costs).limit.name == "crop + resize"  # 6.5 > 4
-    assert measurement("tf-split", "cpu", **costs).limit.name == "augment"
+    assert costing("tf-split", "gpu", **costs).limit.name == "crop + resize"  # 6.5 > 4
+    assert costing("tf-split", "cpu", **costs).limit.name == "augment"
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def test_sides_work_at_the_same_time_on_an_accelerator_and_share_the_cores_of_a_
     ],
 )
 def test_the_sentence_names_the_limit_and_a_way_out(placement, platform, costs, words):
-    measured = measurement(placement, platform, **costs)
+    measured = costing(placement, platform, **costs)
     policy = dataclasses.replace(measured.pipeline.policy, interpolation="bicubic")
     pipeline = dataclasses.replace(measured.pipeline, policy=policy)
-    sentence = bench.verdict(dataclasses.replace(measured, pipeline=pipeline))
+    sentence = measurement.verdict(dataclasses.replace(measured, pipeline=pipeline))
     assert "is the limit; " in sentence
     assert words in sentence
 
@@ -157,12 +157,12 @@ def test_the_sentence_names_the_limit_and_a_way_out(placement, platform, costs, 
 @pytest.mark.parametrize(("placement", "times"), [("tf", 1), ("threads", 0)])
 def test_the_plain_resize_is_advised_once_and_where_it_helps(placement, times):
     """Pillow's resize gains nothing by it."""
-    sentence = bench.verdict(measurement(placement, "gpu", host_crop_resize=2.0))
+    sentence = measurement.verdict(costing(placement, "gpu", host_crop_resize=2.0))
     assert sentence.count("--augment.no-antialias") == times
 
 
 def test_the_table_tells_what_a_core_pays():
-    text = bench.table(measurement("tf-split", "gpu", host_decode=0.001, device_augment=0.0))
+    text = measurement.table(costing("tf-split", "gpu", host_decode=0.001, device_augment=0.0))
     assert "1,000           2.000" in text  # a view in 1 ms by two cores
     assert "about 0" in text
 

@@ -16,6 +16,7 @@ import zlib
 import fuzz
 import numpy as np
 import pytest
+from fuzzing.samples import GOOD, encoded
 
 import cssl_jax
 from cssl_jax import recipes
@@ -52,7 +53,7 @@ def rejected(source, tmp_path, **options):
 @pytest.fixture
 def place(tmp_path):
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "good.png").write_bytes(fuzz.GOOD[0])
+    (tmp_path / "pictures" / "good.png").write_bytes(GOOD[0])
     return tmp_path / "pictures"
 
 
@@ -186,7 +187,7 @@ def test_names_that_lead_out_stay_names(tmp_path):
     with tarfile.open(inside / "a.tar", "w") as tar:
         for i, name in enumerate(names):
             info = tarfile.TarInfo(name)
-            content = fuzz.GOOD[0] if i else b"broken"
+            content = GOOD[0] if i else b"broken"
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     before = sorted(tmp_path.rglob("*"))
@@ -199,7 +200,7 @@ def test_names_that_lead_out_stay_names(tmp_path):
 
 def test_a_jpeg_without_its_end_is_left_to_the_decoder_that_needs_none():
     # TensorFlow's refuses it in the middle of a run; the scan, which is Pillow's, has all its rows.
-    whole = fuzz.encoded("JPEG", seed=1)
+    whole = encoded("JPEG", seed=1)
     assert pictures.decode_picture(whole, 3).plain_jpeg
     for end in (bytes(100) + b"\xff\xdd", b"\xff\xd0" + bytes(600), b"\xff\xd9" + bytes(100)):
         found = pictures.decode_picture(whole[:-2] + end, 3)

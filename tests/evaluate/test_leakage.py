@@ -79,6 +79,13 @@ def test_planted_copies_are_counted_and_named():
     )
 
 
+def test_a_copy_without_a_label_has_no_other_label():
+    pictures = scenes(4)
+    labels, some = np.arange(4), np.array([0, -1, 3, 3])
+    assert leakage.find(source(pictures, labels), source(pictures, some))["other_labels"] == 1
+    assert leakage.find(source(pictures, labels), source(pictures))["other_labels"] == 0
+
+
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_files_are_compared_by_their_bytes_and_named_by_their_paths(tmp_path, in_memory):
     for part, seed in (("train", 0), ("test", 1)):

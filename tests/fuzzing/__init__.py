@@ -1,0 +1,1 @@
+"""Broken files of every format for every reader; ``tests/fuzz.py`` is the command."""
