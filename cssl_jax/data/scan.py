@@ -7,15 +7,14 @@ import hashlib
 import io
 import json
 import pathlib
-import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import PIL.Image
-from tqdm import tqdm
 
+from cssl_jax.bars import bar
 from cssl_jax.data import pictures
 from cssl_jax.data.records import Records
 from cssl_jax.data.threads import ahead
@@ -111,11 +110,11 @@ def _is_settled(fact: dict[str, Any], max_pixels: int) -> bool:
 def _examine(
     records: Records, facts: list, unknown: list[int], channels: int, max_pixels: int
 ) -> None:
-    bar = tqdm(unknown, desc=f"checking {records.name}", unit="picture", delay=2.0, file=sys.stderr)
+    progress = bar(iterable=unknown, desc=f"checking {records.name}", unit="picture", delay=2.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about single files; the index says what counts
         found = ahead(lambda i: examine(records, i, channels, max_pixels), unknown)
-        for i, fact in zip(bar, found, strict=True):
+        for i, fact in zip(progress, found, strict=True):
             facts[i] = fact
 
 

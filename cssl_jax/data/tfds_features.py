@@ -1,14 +1,13 @@
 """What of a TFDS example is read: the encoded picture and the label."""
 
 import io
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import PIL.Image
-from tqdm import tqdm
 
+from cssl_jax.bars import bar
 from cssl_jax.data.fields import choose_field
 from cssl_jax.data.threads import ahead
 from cssl_jax.errors import UserError
@@ -114,10 +113,8 @@ def read_labels(
         return content.tolist() if isinstance(content, (np.generic, np.ndarray)) else content
 
     found: list[Any] = []
-    with tqdm(
-        total=len(names), desc=f"labels of {where}", unit="example", delay=2.0, file=sys.stderr
-    ) as bar:
+    with bar(total=len(names), desc=f"labels of {where}", unit="example", delay=2.0) as progress:
         for part_of_them in ahead(values, range(0, len(names), _CHUNK)):
             found += part_of_them
-            bar.update(len(part_of_them))
+            progress.update(len(part_of_them))
     return found

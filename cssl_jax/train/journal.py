@@ -39,6 +39,8 @@ class Journal:
     when the step was sent off.
     """
 
+    _start_told = False  # of this process, whatever it trains
+
     def __init__(
         self,
         run: pathlib.Path,
@@ -156,8 +158,7 @@ class Journal:
         finite = bool(oldest.metrics["finite"])
         if not self._begun:
             self._begun = True
-            if (age := runtime.process_age()) is not None:
-                self.say(f"first step done {age:.1f} s after the process was started")
+            self._tell_start()
         if finite and oldest.timing is None:
             return
         arrays = jax.device_get(oldest.metrics)
@@ -172,6 +173,13 @@ class Journal:
         except RollBack:
             self._in_flight.clear()  # made from weights that are given up
             raise
+
+    def _tell_start(self) -> None:
+        """Says once how long a process took to a first step; later trainings began in it."""
+        age = None if Journal._start_told else runtime.process_age()
+        Journal._start_told = True
+        if age is not None:
+            self.say(f"first step done {age:.1f} s after the process was started")
 
     def _tell(self, step: int, found: Sequence[verdicts.Verdict]) -> None:
         """Says each kind of verdict once, at the step at which it first holds."""

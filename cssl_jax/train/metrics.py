@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tqdm import tqdm
-
+from cssl_jax.bars import bar
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.verdicts import INPUT_WAIT
 from cssl_jax.files import write_text
@@ -160,14 +159,13 @@ class Progress:
     def __init__(self, total: int, done: int, *, shown: bool = True) -> None:
         terminal = sys.stderr.isatty()
         self._begun = False
-        self._bar = tqdm(
+        self._bar = bar(
             disable=not shown,
             total=total,
             initial=done,
             unit="step",
             dynamic_ncols=terminal,
             ncols=None if terminal else 110,
-            mininterval=0.2 if terminal else 15.0,  # a log file wants few lines
             smoothing=0.05,
             desc="compiling ",
             bar_format="{desc}{percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} "

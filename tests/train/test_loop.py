@@ -330,7 +330,9 @@ def test_a_run_starts_from_the_weights_of_another_and_says_so(still, run, tmp_pa
         "modules": ["encoder", "projector"],
     }
     assert results["init"] == encoder.meta["init"] == origin
-    assert "encoder and projector of" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "encoder and projector of" in said
+    assert "after the process was started" not in said  # which was for the run before
     assert encoder.step == 3  # steps, and with them the optimizer, begin anew
     assert "init" not in run[1]
 
