@@ -97,7 +97,11 @@ def _where(condition: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
 
 
 def blur_radius(policy: ImagePolicy, size: int) -> int:
-    """Pixels either side of the centre: 11 at 224 with the paper's 10 % kernel, at least 1."""
+    """Pixels either side of the centre: 11 at 224 with the paper's 10 % kernel, at least 1.
+
+    Raises:
+        UserError: A view of ``size`` pixels is too small to be mirrored so far.
+    """
     radius = max(1, int(size * policy.blur_kernel) // 2)
     if radius >= size:
         way_out = (

@@ -79,6 +79,9 @@ def write_lists(
 
     Returns:
         (file, number of pictures) of every part that is not empty.
+
+    Raises:
+        UserError: The folder cannot be written.
     """
     folder = folder.expanduser().absolute()
     try:

@@ -112,7 +112,7 @@ def query_contrast(
     num_negatives: int | None = None,
     example_keys: jax.Array | None = None,
 ) -> Contrast:
-    """What ``info_nce`` and its metrics are read from; the same arguments."""
+    """What ``info_nce`` and its metrics are read from; the same arguments and errors."""
     check_pairs(queries, keys, "queries and keys")
     check_positive(temperature=temperature)
     if not in_batch and queue is None:

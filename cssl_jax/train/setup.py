@@ -36,7 +36,12 @@ from cssl_jax.train.state import TrainState
 
 
 def load_data(config: Config) -> tuple[Source, Source]:
-    """(training part, validation part), by a source of its own or a keyed split."""
+    """(training part, validation part), by a source of its own or a keyed split.
+
+    Raises:
+        UserError: The data cannot be read, their parts do not fit each other, or a classifier's
+            images have no labels.
+    """
     train, validation = _load_parts(config)
     if config.method.supervised:
         for name, part in (("training", train), ("validation", validation)):
@@ -60,7 +65,11 @@ def target_config(config: Config) -> Config:
 
 
 def load_target(config: Config) -> tuple[Source, Source]:
-    """(training part, validation part) of the domain that is adapted to, as of the source."""
+    """(training part, validation part) of the domain that is adapted to, as of the source.
+
+    Raises:
+        UserError: The data cannot be read, or their parts do not fit each other.
+    """
     return _load_parts(target_config(config))
 
 
@@ -84,7 +93,12 @@ def _shape(source: Source) -> str:
 
 
 def input_spec(config: Config, train: Source) -> InputSpec:
-    """Size and normalisation, from the config or computed on the training part."""
+    """Size and normalisation, from the config or computed on the training part.
+
+    Raises:
+        UserError: The statistics given are not one a channel, or pictures of many sizes have no
+            data.size.
+    """
     size = config.data.size or _common_height(train)
     if config.data.mean:
         mean, std = config.data.mean, config.data.std
@@ -111,7 +125,11 @@ def _common_height(source: Source) -> int:
 
 
 def make_method(config: Config, mesh: Mesh) -> SimCLR | Classifier:
-    """The method with its modules; ``mesh`` decides nothing but where BatchNorm groups lie."""
+    """The method with its modules; ``mesh`` decides nothing but where BatchNorm groups lie.
+
+    Raises:
+        UserError: No encoder has that name, or the batch does not divide over devices and groups.
+    """
     dtype = jnp.bfloat16 if config.model.dtype == "bfloat16" else None
     shared: dict[str, Any] = {
         "axis_name": parallel.AXIS,
