@@ -10,6 +10,7 @@ from cssl_jax.evaluate.curves import Chart
 
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 42
+INTERVALS = 5  # between ticks, about
 MOST_POINTS = 400  # of a line: more are averaged in groups
 MOST_NUMBERED = 20  # classes whose counts are written into the cells
 
@@ -91,12 +92,12 @@ def thinned(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]
     return [(float(g[:, 0].mean()), float(g[:, 1].mean())) for g in groups]
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Round numbers from at most ``low`` to at least ``high``: steps of 1, 2 or 5 times 10^n."""
     if not high > low:
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
-    raw = (high - low) / count
+    raw = (high - low) / INTERVALS
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
