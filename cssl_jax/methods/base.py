@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple, Protocol
 
+import flax.linen as nn
 import jax
 
 PyTree = Any
@@ -85,3 +86,19 @@ class Method(Protocol):
         Each holds modules by name; what is not taken over is the very object that was given.
         """
         ...
+
+
+def split_variables(modules: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
+    """(params, model_state) of what initialising each module, by name, has given."""
+    params = {name: variables["params"] for name, variables in modules.items()}
+    state = {name: variables.get("batch_stats", {}) for name, variables in modules.items()}
+    return params, state
+
+
+def run_module(
+    module: nn.Module, name: str, params: PyTree, model_state: PyTree, x: jax.Array, train: bool
+) -> tuple[Any, PyTree]:
+    """What a module gives for ``x``, and its next part of the model_state."""
+    variables = {"params": params[name], "batch_stats": model_state[name]}
+    output, updated = module.apply(variables, x, train=train, mutable=["batch_stats"])
+    return output, updated.get("batch_stats", {})

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cssl_jax.methods.base import Batch, Context, PyTree
+from cssl_jax.methods.base import Batch, Context, PyTree, run_module, split_variables
 
 _DROPOUT = 0x64726F70  # purpose of a key: views fold in their small numbers
 
@@ -58,12 +58,11 @@ class Classifier:
         if self.head is not None:
             modules["head"] = self.head.init(head_key, jnp.zeros(x.shape, x.dtype))
             x = jax.eval_shape(self.head.apply, modules["head"], x)
-        params = {name: variables["params"] for name, variables in modules.items()}
+        params, state = split_variables(modules)
         params["classifier"] = {
             "kernel": jnp.zeros((x.shape[-1], self.num_classes), x.dtype),
             "bias": jnp.zeros(self.num_classes, x.dtype),
         }
-        state = {name: variables.get("batch_stats", {}) for name, variables in modules.items()}
         return params, state, {}
 
     def encode(
@@ -128,21 +127,15 @@ class Classifier:
     def _represent(
         self, params: PyTree, model_state: PyTree, images: jax.Array, train: bool
     ) -> tuple[jax.Array, PyTree]:
-        encoded, encoder_state = _run(self.encoder, "encoder", params, model_state, images, train)
+        encoded, encoder_state = run_module(
+            self.encoder, "encoder", params, model_state, images, train
+        )
         x, state = encoded["features"], {"encoder": encoder_state}
         if self.stages == 0:
             x = jax.lax.stop_gradient(x)  # spares the backward pass; ``trainable`` says the same
         if self.head is not None:
-            x, state["head"] = _run(self.head, "head", params, model_state, x, train)
+            x, state["head"] = run_module(self.head, "head", params, model_state, x, train)
         return x, state
-
-
-def _run(
-    module: nn.Module, name: str, params: PyTree, state: PyTree, x: jax.Array, train: bool
-) -> tuple[Any, PyTree]:
-    variables = {"params": params[name], "batch_stats": state[name]}
-    output, updated = module.apply(variables, x, train=train, mutable=["batch_stats"])
-    return output, updated.get("batch_stats", {})
 
 
 def logits_of(params: PyTree, x: jax.Array) -> jax.Array:

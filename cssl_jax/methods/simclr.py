@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from cssl_jax.losses import ntxent
 from cssl_jax.losses.similarity import TileSize
 from cssl_jax.losses.two_views import two_view_contrast
-from cssl_jax.methods.base import Batch, Context, PyTree
+from cssl_jax.methods.base import Batch, Context, PyTree, run_module, split_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +42,7 @@ class SimCLR:
         features = jax.eval_shape(self.encoder.apply, encoder, images)["features"]
         projector = self.projector.init(projector_key, jnp.zeros(features.shape, features.dtype))
         modules = {"encoder": encoder, "projector": projector}
-        params = {name: variables["params"] for name, variables in modules.items()}
-        state = {name: variables.get("batch_stats", {}) for name, variables in modules.items()}
-        return params, state, {}
+        return *split_variables(modules), {}
 
     def encode(
         self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
@@ -100,11 +98,8 @@ class SimCLR:
     def _run(
         self, name: str, params: PyTree, model_state: PyTree, x: jax.Array, ctx: Context
     ) -> tuple[Any, PyTree]:
-        variables = {"params": params[name], "batch_stats": model_state[name]}
-        module: nn.Module = getattr(self, name)
         train = ctx.train and not ctx.frozen_norm  # the modules have BatchNorm to tell only
-        output, updated = module.apply(variables, x, train=train, mutable=["batch_stats"])
-        return output, updated.get("batch_stats", {})
+        return run_module(getattr(self, name), name, params, model_state, x, train)
 
 
 def _flatten(views: jax.Array) -> jax.Array:
