@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cssl_jax.methods.base import Context, Method, PyTree
@@ -63,32 +64,21 @@ def make_train_step(
         gradient_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(aux["metrics"]["loss"]) & jnp.isfinite(gradient_norm)
 
-        def where_finite(new: PyTree, old: PyTree) -> PyTree:
-            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = jax.tree_util.tree_map_with_path(
             lambda path, u: u if (on := method.trainable(path, state.step)) is True else u * on,
             updates,
         )
-        params = where_finite(optax.apply_updates(state.params, updates), state.params)
+        params = _where(finite, optax.apply_updates(state.params, updates), state.params)
         ctx = Context(state.step, total_steps, axis_name, frozen_norm=frozen_norm)
         method_state = method.after_update(params, state.method_state, aux, ctx)
-        opt_state = jax.tree.map(
-            lambda n, o: n if is_schedule(n) else where_finite(n, o),
-            opt_state,
-            state.opt_state,
-            is_leaf=is_schedule,
-        )
-        in_all, in_a_row = state.skipped
-        lost = jnp.where(finite, 0, 1).astype(in_all.dtype)
         new_state = TrainState(
             step=state.step + 1,
             params=params,
-            model_state=where_finite(aux["model_state"], state.model_state),
-            method_state=where_finite(method_state, state.method_state),
-            opt_state=opt_state,
-            skipped=jnp.stack([in_all + lost, (in_a_row + lost) * lost]),
+            model_state=_where(finite, aux["model_state"], state.model_state),
+            method_state=_where(finite, method_state, state.method_state),
+            opt_state=_but_schedules(finite, opt_state, state.opt_state),
+            skipped=_counted(finite, state.skipped),
         )
         metrics = {
             **aux["metrics"],
@@ -103,6 +93,24 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def _where(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+
+def _but_schedules(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """The optimizer's state; a schedule counts a step whose update was not made as well."""
+    return jax.tree.map(
+        lambda n, o: n if is_schedule(n) else _where(finite, n, o), new, old, is_leaf=is_schedule
+    )
+
+
+def _counted(finite: jax.Array, skipped: jax.Array | np.ndarray) -> jax.Array:
+    """``TrainState.skipped`` after one more step."""
+    in_all, in_a_row = skipped
+    lost = jnp.where(finite, 0, 1).astype(in_all.dtype)
+    return jnp.stack([in_all + lost, (in_a_row + lost) * lost])
 
 
 def parameter_groups(params: PyTree) -> list[str]:
