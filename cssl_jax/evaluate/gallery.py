@@ -12,6 +12,7 @@ from cssl_jax.data.sources import Source, keyed_part
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.evaluate import maps
 from cssl_jax.evaluate.encoder import Encoder, load_encoder
+from cssl_jax.evaluate.linear import standardiser
 from cssl_jax.evaluate.logistic import fit_logistic
 from cssl_jax.evaluate.neighbours import nearest
 from cssl_jax.evaluate.run_folder import RunFolder
@@ -179,12 +180,11 @@ def confusion(run: RunFolder, gallery: Gallery, encoder: Encoder, images: int) -
         raise UserError("a confusion matrix needs labels on the training and the validation part")
     classes = max(train.num_classes, gallery.source.num_classes)
     features = encoder.embed(bank)
-    mean, std = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(std > 1e-6 * std.max(initial=0.0), std, 1.0)
+    standardise = standardiser(features)
     l2 = probe.get("l2", PROBE_L2)
-    weights, bias = fit_logistic((features - mean) / scale, bank.labels, num_classes=classes, l2=l2)
+    weights, bias = fit_logistic(standardise(features), bank.labels, num_classes=classes, l2=l2)
     told = shown >= 0
-    scores = (gallery.features[told] - mean) / scale @ np.asarray(weights) + np.asarray(bias)
+    scores = standardise(gallery.features[told]) @ np.asarray(weights) + np.asarray(bias)
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (shown[told], scores.argmax(axis=1)), 1)
     origin = (
