@@ -80,7 +80,8 @@ def main() -> None:
                 for part, place in finetuned.items()
             },
         }
-        path.write_text(json.dumps(report, indent=1).replace(str(folder), "FOLDER") + "\n")
+        text = json.dumps(report, indent=1).replace(str(folder), "FOLDER")
+        path.write_text(text.replace(str(options.workdir), "RUNS") + "\n")
     for name, figures in report.items():
         print(f"\n{name}\n{table(figures)}")
 
