@@ -94,11 +94,12 @@ def _run(argv: list[str]) -> int:
         if (group := _group(argv)) and len(argv) == 1 + asks_for_help(argv):
             print(_overview(group))
             return 0 if len(argv) > 1 else 2
-        words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+        two = " ".join(argv[:2])
+        words = 2 if two in COMMANDS or (group and argv[0] not in COMMANDS) else 1
         name = " ".join(argv[:words])
         if name not in COMMANDS:
-            near = difflib.get_close_matches(" ".join(argv[:2]), _group(argv) or COMMANDS, n=1)
-            near = near or _group(argv) or difflib.get_close_matches(name, COMMANDS, n=1)
+            near = difflib.get_close_matches(two, group or COMMANDS, n=1)
+            near = near or group or difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(f"no command {name!r}; {hint}there are {', '.join(COMMANDS)}")
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes are not the user's

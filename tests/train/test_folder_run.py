@@ -183,7 +183,7 @@ def test_recipes_diff_shows_a_table(capsys):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["data", "check", "nowhere"], "data check: data source 'nowhere' does not exist"),
     (["data", "chekc", "nowhere"], "did you mean 'data check'?"),
-    (["data"], "did you mean 'data"),
+    (["data", "splt", "nowhere"], "no command 'data splt'; did you mean 'data split'?"),
     (["recipes", "diff", "digits", "digit"], "did you mean 'digits'?"),
 ])  # fmt: skip
 def test_wrong_use_is_one_line_and_status_2(arguments, message, tmp_path, capsys, monkeypatch):
