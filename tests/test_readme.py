@@ -79,7 +79,10 @@ def test_every_option_and_command_that_is_written_exists(path):
     for first, second in re.findall(
         r"\bcssl-jax (?!commands?\b|help\b)([a-z][a-z-]*)(?: ([a-z]+))?", text
     ):
-        assert first in cli.COMMANDS or f"{first} {second}" in cli.COMMANDS, first
+        whole = f"{first} {second}".strip()
+        assert first in cli.COMMANDS or any(
+            f"{name} ".startswith(f"{whole} ") for name in cli.COMMANDS
+        )
 
 
 def test_no_placeholder_is_left():
