@@ -63,6 +63,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if isinstance(error[1], Exception) and processes.is_lost(error[1]):
+            return  # a save under way waits for the lost process until JAX ends this one too
         try:
             self._manager.close()  # waits for the save under way
         except _FAILURES as failure:
