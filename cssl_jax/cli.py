@@ -81,7 +81,7 @@ def _run(argv: list[str]) -> int:
     if argv[:1] == ["help"]:
         argv = [*argv[1:], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
-        print(_overview(COMMANDS))
+        print(f"{_overview(COMMANDS)}\n\n{joining.HELP}")
         return 0 if argv else 2
     if argv[0] == "--version":
         print(f"cssl-jax {__version__}")
@@ -143,6 +143,4 @@ def _overview(names: Iterable[str]) -> str:
             textwrap.fill(text, 80, initial_indent=f"  {name:<13} ", subsequent_indent=" " * 16)
         )
     lines += ["", "cssl-jax COMMAND --help tells the options of a command."]
-    if len(lines) > len(COMMANDS):
-        lines += ["", joining.HELP]
     return "\n".join(lines)

@@ -68,10 +68,10 @@ def evaluate(argv: Sequence[str]) -> int:
     from cssl_jax import processes, recipes
     from cssl_jax.evaluate.encoder import evaluate_run
     from cssl_jax.evaluate.tables import table
-    from cssl_jax.files import existing_run, write_json
+    from cssl_jax.files import write_json
 
     run = run_first("evaluate", "", argv)
-    own = recipes.read_json(existing_run(run) / "config.json") if run else Config()
+    own = recipes.read_json(run / "config.json") if run else Config()
     default = Evaluate(tyro.MISSING, data=own.data, evaluate=own.evaluate)
     options = parse(Evaluate, "evaluate", argv, default)
     if options.json:

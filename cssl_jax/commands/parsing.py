@@ -45,8 +45,11 @@ def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:
     return recipes.load(named) if named else Config()
 
 
-def run_first(command: str, needed: str, argv: Sequence[str]) -> str:
-    """The run that is named first, whose config the other options start from; "" asking for help.
+def run_first(command: str, needed: str, argv: Sequence[str]) -> pathlib.Path | None:
+    """The folder of the run that is named first, whose config the other options start from.
+
+    Returns:
+        Its absolute path; None where help is asked for without one.
 
     Raises:
         UserError: None is, or what is named is none.
@@ -54,9 +57,7 @@ def run_first(command: str, needed: str, argv: Sequence[str]) -> str:
     named = _first(argv)
     if not named and not asks_for_help(argv):
         raise UserError(f"name the run first: cssl-jax {command} RUN {needed}[options]")
-    if named:
-        existing_run(named)
-    return named
+    return existing_run(named) if named else None
 
 
 def _first(argv: Sequence[str]) -> str:

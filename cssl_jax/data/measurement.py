@@ -55,9 +55,9 @@ class Measurement:
         """
         stages: list[Stage] = list(self.stages)
         if self.platform != "cpu":
-            total: collections.Counter[Side] = collections.Counter()
+            total: dict[Side, float] = collections.defaultdict(float)
             for stage in stages:
-                total[stage.side] += stage.seconds  # type: ignore[assignment]
+                total[stage.side] += stage.seconds
             slowest = max(total, key=lambda side: total[side])
             stages = [stage for stage in stages if stage.side == slowest]
         return max(stages, key=lambda stage: stage.seconds)

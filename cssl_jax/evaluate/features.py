@@ -129,9 +129,13 @@ class Blocks(Protocol[Block]):
 
     def __len__(self) -> int: ...
 
-    def take(self, index: np.ndarray) -> "Blocks[Block]": ...  # noqa: D102
+    def take(self, index: np.ndarray) -> "Blocks[Block]":
+        """As ``Source.take``."""
+        ...
 
-    def blocks(self, rows: int, size: int) -> Iterator[Block]: ...  # noqa: D102
+    def blocks(self, rows: int, size: int) -> Iterator[Block]:
+        """As ``Source.blocks``; of images alone or with what belongs to them."""
+        ...
 
 
 def own_blocks(

@@ -8,12 +8,12 @@ REASONS = {"empty", "unreadable", "truncated", "oversize", "too small", "duplica
 MOST_PIXELS = 1_000_000
 
 
-class Refused(Exception):  # noqa: N818
+class RefusedError(Exception):
     """A UserError, as it should be."""
 
 
 def one_message(function, *args, **options):
-    """What a function gives, or Refused where it says what is wrong in a UserError."""
+    """What a function gives, or RefusedError where it says what is wrong in a UserError."""
     from cssl_jax.errors import UserError
 
     try:
@@ -23,7 +23,7 @@ def one_message(function, *args, **options):
         assert text.strip(), "an empty message"
         assert len(text) < 4000, f"a message of {len(text)} letters: {text[:200]}"
         assert "Traceback" not in text
-        raise Refused from error
+        raise RefusedError from error
 
 
 def check_set(spec, folder, kept=()):

@@ -7,7 +7,7 @@ import sys
 
 from hypothesis import strategies as st
 
-from fuzzing.contract import Refused, one_message
+from fuzzing.contract import RefusedError, one_message
 from fuzzing.samples import configs
 
 
@@ -99,7 +99,7 @@ def fuzz_options(draw, broken, folder):
     if options is None:
         assert code in (0, 2)
         assert quiet.getvalue().strip()
-        raise Refused
+        raise RefusedError
     one_message(recipes.canonical, options.config)
 
 

@@ -13,7 +13,7 @@ import hypothesis
 from hypothesis import strategies as st
 
 from fuzzing import readers, samples, texts
-from fuzzing.contract import Refused
+from fuzzing.contract import RefusedError
 from fuzzing.mutations import broken
 from fuzzing.tfds_samples import prepared_sets
 
@@ -79,7 +79,7 @@ def try_reader(name, examples, seed, root, ends):
         try:
             FUZZERS[name](data.draw, broken, folder)
             ends[0] += 1
-        except Refused:
+        except RefusedError:
             ends[1] += 1
         finally:
             faulthandler.cancel_dump_traceback_later()
