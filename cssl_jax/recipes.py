@@ -4,11 +4,13 @@ import dataclasses
 import difflib
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import json
 import pathlib
 import pkgutil
 import re
+import sys
 import traceback
 import types
 import typing
@@ -177,7 +179,7 @@ def recipe_names() -> list[str]:
 
 def recipe_summary(name: str) -> str:
     """First line of a recipe's header."""
-    module = importlib.import_module(f"cssl_jax.configs.{name}")
+    module = importlib.import_module(f"{_recipes().__name__}.{name}")
     return (module.__doc__ or "").strip().splitlines()[0]
 
 
@@ -213,7 +215,10 @@ def load(recipe: str) -> Config:
 
 def import_file(path: pathlib.Path) -> types.ModuleType:
     """A user's own Python file as a module."""
-    spec = importlib.util.spec_from_file_location("cssl_jax_recipe", path)
+    return _execute(importlib.util.spec_from_file_location("cssl_jax_recipe", path))
+
+
+def _execute(spec: importlib.machinery.ModuleSpec | None) -> types.ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -268,4 +273,17 @@ def read_json(path: pathlib.Path) -> Config:
 
 
 def _recipes() -> types.ModuleType:
-    return importlib.import_module("cssl_jax.configs")
+    """The package ``cssl_jax.configs``; in a checkout that is not installed, its ``configs/``."""
+    name = "cssl_jax.configs"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        folder = pathlib.Path(__file__).resolve().parent.parent / "configs"
+        if error.name != name or not (folder / "__init__.py").is_file():
+            raise
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        package = _execute(spec)
+        sys.modules[name] = package
+        return package

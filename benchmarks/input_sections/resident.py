@@ -1,7 +1,6 @@
 """Section ``resident``: what making the views costs a step of ResNet-18 on a GPU."""
 
 import argparse
-import dataclasses
 import pathlib
 import tempfile
 import time
@@ -13,6 +12,7 @@ from measuring.report import target
 
 ELSEWHERE = "not measured: JAX's default backend is {backend}, not gpu"
 SHARE, HOST_MS = 0.05, 2.0
+OVERRIDES = {"model.dtype": "bfloat16"}  # as one trains on an accelerator
 DISPATCHED = 20  # steps sent off without waiting
 
 
@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> dict:
     backend = found.get("backend", found.get("failed"))
     if backend != "gpu":
         return {"failed": ELSEWHERE.format(backend=backend), "targets": _targets({})}
-    arguments = {"seconds": options.seconds, "overrides": {}}
+    arguments = {"seconds": options.seconds, "overrides": OVERRIDES}
     figures = process.call("input_sections.resident.measure", **arguments, timeout=options.timeout)
     return {**figures, "targets": _targets(figures)}
 
@@ -54,49 +54,67 @@ def backend() -> dict:
     return {"backend": jax.default_backend()}
 
 
-def measure(seconds: float, overrides: dict[str, dict[str, Any]]) -> dict:
+def measure(seconds: float, overrides: dict[str, Any], images: int = 50_000) -> dict:
     """Time of a training step with its views made in it, and with views that lie there.
 
     Args:
-        seconds: Of each timing.
-        overrides: Section -> field -> value, on top of the recipe ``cifar10_resnet18``.
+        seconds: Duration of each timing.
+        overrides: Dotted config field -> value, on top of the recipe ``cifar10_resnet18``.
+        images: Number of images held on the device.
     """
-    import jax
+    return Pair(overrides, images).measure(seconds)
 
-    from cssl_jax import parallel, recipes
-    from cssl_jax.data.feeds import placed_feeds
-    from cssl_jax.train import setup
-    from cssl_jax.train.parts import assemble
 
-    config = recipes.load("cifar10_resnet18")
-    for section, values in overrides.items():
-        replaced = dataclasses.replace(getattr(config, section), **values)
-        config = dataclasses.replace(config, **{section: replaced})
-    with tempfile.TemporaryDirectory() as folder:
-        source = _noise(pathlib.Path(folder), 50_000)
-        data = dataclasses.replace(config.data, source=str(source), validation_source="",
-                                   validation_fraction=0.1, resident=True)  # fmt: skip
-        runtime = dataclasses.replace(config.runtime, devices=1)
-        parts = assemble(dataclasses.replace(config, data=data, runtime=runtime))
-    mesh, name = parts.mesh, config.runtime.backend
-    state = setup.init_state(parts.method, parts.optimizer, parts.spec, 0)
-    constants = parallel.replicate(parts.pipeline.constants, mesh)
-    feed = next(placed_feeds(parts.pipeline, mesh, name, 0, 1))
-    first = parallel.data_parallel(parts.pipeline.make_batch, mesh, name, donate=False)
-    fixed = first(np.int32(0), constants, feed)
-    making = _Steps(parts, state, parts.pipeline.make_batch, constants, feed)
-    given = _Steps(parts, state, lambda step, constants, feed: feed, {}, fixed)
-    times = [(making.time(seconds), given.time(seconds)) for _ in range(3)]
-    step_ms, fixed_ms = (1000 * float(np.median(column)) for column in zip(*times, strict=True))
-    return {
-        "device": jax.devices()[0].device_kind,
-        "batch_size": config.train.batch_size,
-        "dtype": config.model.dtype,
-        "step_ms": step_ms,
-        "fixed_ms": fixed_ms,
-        "share": 1 - fixed_ms / step_ms,
-        "host_ms": 1000 * making.host(),
-    }
+class Pair:
+    """The same train step twice: it makes its views itself, or is given them.
+
+    Attributes:
+        making: Steps that make their views from images on the device.
+        given: Steps on views that were made beforehand.
+    """
+
+    def __init__(self, overrides: dict[str, Any], images: int = 50_000) -> None:
+        """Compiles both; arguments as for ``measure``."""
+        from cssl_jax import parallel, recipes
+        from cssl_jax.data.feeds import placed_feeds
+        from cssl_jax.train import setup
+        from cssl_jax.train.parts import assemble
+
+        with tempfile.TemporaryDirectory() as folder:
+            source = _noise(pathlib.Path(folder), images)
+            data = {
+                "data.source": str(source),
+                "data.validation_source": "",
+                "data.validation_fraction": 0.1,
+                "data.resident": True,
+                "runtime.devices": 1,
+            }
+            config = recipes.override(recipes.load("cifar10_resnet18"), {**data, **overrides})
+            parts = assemble(config)
+        self._config, mesh, name = config, parts.mesh, config.runtime.backend
+        state = setup.init_state(parts.method, parts.optimizer, parts.spec, 0)
+        constants = parallel.replicate(parts.pipeline.constants, mesh)
+        feed = next(placed_feeds(parts.pipeline, mesh, name, 0, 1))
+        first = parallel.data_parallel(parts.pipeline.make_batch, mesh, name, donate=False)
+        fixed = first(np.int32(0), constants, feed)
+        self.making = Steps(parts, state, parts.pipeline.make_batch, constants, feed)
+        self.given = Steps(parts, state, lambda step, constants, feed: feed, {}, fixed)
+
+    def measure(self, seconds: float) -> dict[str, Any]:
+        """Figures of three timings of ``seconds`` each, in turn."""
+        import jax
+
+        times = [(self.making.time(seconds), self.given.time(seconds)) for _ in range(3)]
+        step_ms, fixed_ms = (1000 * float(np.median(column)) for column in zip(*times, strict=True))
+        return {
+            "device": jax.devices()[0].device_kind,
+            "batch_size": self._config.train.batch_size,
+            "dtype": self._config.model.dtype,
+            "step_ms": step_ms,
+            "fixed_ms": fixed_ms,
+            "share": 1 - fixed_ms / step_ms,
+            "host_ms": 1000 * self.making.host(),
+        }
 
 
 def _noise(folder: pathlib.Path, count: int) -> pathlib.Path:
@@ -106,7 +124,7 @@ def _noise(folder: pathlib.Path, count: int) -> pathlib.Path:
     return folder / "noise.npz"
 
 
-class _Steps:
+class Steps:
     """Training steps one after another on the same feed."""
 
     def __init__(self, parts: Any, state: Any, make_batch: Any, constants: Any, feed: Any) -> None:
@@ -126,9 +144,10 @@ class _Steps:
         self._step = parallel.data_parallel(step, parts.mesh, "shard_map")
         self._state = parallel.replicate(state, parts.mesh)
         self._constants, self._feed = constants, feed
-        self._wait(self._send())
+        self._wait(self.send())
 
-    def _send(self) -> Any:
+    def send(self) -> Any:
+        """Starts one step; its metrics may not be computed yet."""
         self._state, metrics = self._step(self._state, self._constants, self._feed)
         return metrics
 
@@ -139,11 +158,11 @@ class _Steps:
 
     def time(self, seconds: float) -> float:
         """Seconds a step, two in flight."""
-        self._wait(self._send())
+        self._wait(self.send())
         start = time.perf_counter()
-        latest, count = self._send(), 1
+        latest, count = self.send(), 1
         while time.perf_counter() - start < seconds:
-            before, latest = latest, self._send()
+            before, latest = latest, self.send()
             before["loss"].block_until_ready()
             count += 1
         self._wait(latest)
@@ -151,10 +170,10 @@ class _Steps:
 
     def host(self) -> float:
         """Seconds of the host's a step: what sending it off takes, with nothing waited for."""
-        self._wait(self._send())
+        self._wait(self.send())
         start = time.perf_counter()
         for _ in range(DISPATCHED):
-            metrics = self._send()
+            metrics = self.send()
         elapsed = time.perf_counter() - start
         self._wait(metrics)
         return elapsed / DISPATCHED

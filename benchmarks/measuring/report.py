@@ -25,8 +25,14 @@ def machine() -> str:
 
 def versions() -> dict[str, str]:
     """Of Python and of what computes; read without importing any of it."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), **found}
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # a checkout on the path has no metadata
 
 
 def target(text: str, figures: list[float | None], bound: float, *, at_least: bool = False) -> dict:

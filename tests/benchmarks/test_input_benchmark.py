@@ -102,7 +102,7 @@ def test_too_few_photos_are_refused_in_words(tmp_path):
 def test_a_step_that_makes_its_views_takes_longer_than_one_that_is_given_them():
     from measuring import process
 
-    overrides = {"model": {"encoder": "resnet10", "width": 1 / 64}, "train": {"batch_size": 32}}
+    overrides = {"model.encoder": "resnet10", "model.width": 1 / 64, "train.batch_size": 32}
     found = process.call("input_sections.resident.measure", seconds=0.2, overrides=overrides)
     assert "failed" not in found, found
     assert found["batch_size"] == 32

@@ -1,0 +1,126 @@
+"""Train steps of a recipe, compiled for one device and fed from its own memory."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from accelerator.recorder import seconds_per_call
+
+
+@dataclasses.dataclass
+class Program:
+    """A compiled train step with its state.
+
+    Attributes:
+        compiled: ``(state, constants, feed) -> (state, metrics)``; the state is donated.
+        state: Current train state, on the device.
+        first: The state before the first step, on the host.
+        feed: uint8 views [N, 2, size, size, 3] on the device.
+        views: Views per step, 2 N.
+        compile_s: Seconds to compile.
+    """
+
+    compiled: Any
+    state: Any
+    first: Any
+    feed: Any
+    views: int
+    compile_s: float
+
+    def step(self) -> Any:
+        """Takes one step; returns its metrics, which may not be computed yet."""
+        self.state, metrics = self.compiled(self.state, {}, self.feed)
+        return metrics
+
+    def restart(self) -> None:
+        """Puts the first state back on the device."""
+        import jax
+
+        self.state = jax.tree.map(jax.numpy.asarray, self.first)
+
+    def timed(self, seconds: float) -> dict[str, float]:
+        """Time and memory of the step, ready for JSON; sizes in bytes."""
+        import jax
+
+        per_step = seconds_per_call(lambda: self.step()["loss"], seconds)
+        memory = self.compiled.memory_analysis()
+        stats = jax.devices()[0].memory_stats() or {}
+        return {
+            "ms": 1e3 * per_step,
+            "views_per_s": self.views / per_step,
+            "batch_size": self.views // 2,
+            "temporaries": memory.temp_size_in_bytes,
+            "arguments": memory.argument_size_in_bytes,
+            "peak": stats.get("peak_bytes_in_use", 0),
+            "compile_s": self.compile_s,
+        }
+
+
+def compile_recipe(
+    name: str,
+    overrides: dict[str, Any],
+    *,
+    size: int,
+    images: int = 50_000,
+    options: dict[str, Any] | None = None,
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda step: step,
+) -> Program:
+    """Compiles the train step of a recipe for the first device; its views are noise, made there.
+
+    Args:
+        name: Recipe.
+        overrides: Dotted config field -> value, on top of the recipe.
+        size: Side of the views, px.
+        images: Number of training images that the schedule is computed for.
+        options: Compiler options.
+        wrap: Changes the step before it is compiled.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from cssl_jax import parallel, recipes
+    from cssl_jax.data.sampler import Sampler
+    from cssl_jax.evaluate.features import InputSpec
+    from cssl_jax.train import setup
+    from cssl_jax.train.step import make_train_step
+    from cssl_jax.train.trust import trust_figures
+
+    config = recipes.override(recipes.load(name), overrides)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    method = setup.make_method(config, mesh)
+    sampler = Sampler(images, config.train.batch_size, config.train.seed)
+    optimizer, schedule, total_steps = setup.make_optimizer(config, sampler)
+    step = make_train_step(
+        method,
+        optimizer,
+        schedule,
+        lambda _, constants, feed: {"views": {"main": feed["views"].astype(jnp.float32) / 255}},
+        total_steps=total_steps,
+        axis_name=parallel.AXIS,
+        figures=trust_figures(config.optimizer),
+    )
+    mapped = parallel.data_parallel(wrap(step), mesh)
+    shape = (config.train.batch_size, 2, size, size, 3)
+    feed = jax.jit(lambda: {"views": _noise(shape)})()
+    spec = InputSpec(size, 3, (0.0,) * 3, (1.0,) * 3)
+    state = parallel.replicate(setup.init_state(method, optimizer, spec, 0), mesh)
+    first = jax.tree.map(np.asarray, state)
+    start = time.perf_counter()
+    compiled = mapped.lower(state, {}, feed).compile(compiler_options=options or {})
+    elapsed = time.perf_counter() - start
+    return Program(compiled, state, first, feed, 2 * config.train.batch_size, elapsed)
+
+
+def _noise(shape: tuple[int, ...]) -> Any:
+    """uint8 noise computed where it is used: the host need not hold it."""
+    import jax
+    import jax.numpy as jnp
+
+    mixed = jnp.zeros(shape, jnp.uint32)
+    for axis, prime in enumerate((2654435761, 2246822519, 3266489917, 668265263, 374761393)):
+        mixed = (mixed ^ jax.lax.broadcasted_iota(jnp.uint32, shape, axis)) * jnp.uint32(prime)
+        mixed = mixed ^ (mixed >> 15)
+    return mixed.astype(jnp.uint8)
