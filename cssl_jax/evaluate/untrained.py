@@ -35,8 +35,11 @@ def untrained_model(
     """
     live = dataclasses.replace(method, encoder=method.encoder.clone(zero_init_residual=False))
     state = setup.init_state(live, optax.identity(), spec, seed)
+    modules = {"encoder": live.encoder}
+    if getattr(live, "head", None) is not None:  # of a classifier, which sees the head's output
+        modules["head"] = live.head
     return reestimate(
-        {"encoder": live.encoder},
+        modules,
         parallel.replicate(state.model, mesh),
         images,
         spec,

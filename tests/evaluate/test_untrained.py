@@ -9,6 +9,8 @@ from cssl_jax import parallel
 from cssl_jax.evaluate.features import InputSpec, encoder_variables
 from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.train import setup
+from cssl_jax.train.initial import first_state
+from cssl_jax.train.parts import assemble
 
 SPEC = InputSpec(size=8, channels=1, mean=(0.3,), std=(0.2,))
 IMAGES = tiny.pictures(50, seed=4)
@@ -80,3 +82,16 @@ def test_the_seed_decides(run, model):
     assert not np.array_equal(*kernels)
     state = setup.init_state(run.method, run.optimizer, SPEC, 1)
     np.testing.assert_array_equal(kernels[1], state.params["encoder"]["conv1"]["kernel"])
+
+
+@pytest.mark.parametrize(("stages", "expected"), [(0, 1.0), ("all", 0.0)])
+def test_a_classifier_that_freezes_its_random_encoder_starts_from_the_baseline(stages, expected):
+    config = tiny.replace(tiny.config(), "method", name="classifier")
+    config = tiny.replace(config, "classifier", num_classes=10, stages=stages)
+    config = tiny.replace(config, "runtime", devices=1)
+    state, origin = first_state(config, assemble(config))
+    assert origin == {}
+    block = jax.device_get(state.params["encoder"]["layer2_0"])
+    assert (block["bn2"]["scale"] == expected).all()
+    empty = np.all(jax.device_get(state.model_state["encoder"]["bn1"]["mean"]) == 0)
+    assert empty == (stages == "all")
