@@ -55,7 +55,8 @@ class Embed:
     Attributes:
         run: Run folder of the encoder.
         data: What to embed.
-        output: File to write: features float32 [N, D] and, where there are some, labels and names.
+        output: File to write: features float32 [N, D] and, where there are some, labels, names and
+            classes (names of the labels).
     """
 
     run: Run
@@ -85,7 +86,9 @@ def evaluate(argv: Sequence[str]) -> int:
     print(
         f"step {results['step']} of {options.run}, fitted on {split['train']:,} images of "
         f"{results['source']}, reported on {split['validation']:,} "
-        f"({results['validation_source']})\n\n{table(results)}"
+        f"({results['validation_source']})\n"
+        + "".join(f"note: {note}\n" for note in results.get("notes", ()))
+        + f"\n{table(results)}"
     )
     if options.json:
         write_json(options.json, results)
@@ -111,6 +114,8 @@ def embed(argv: Sequence[str]) -> int:
     arrays |= {
         name: value for name in ("labels", "names") if (value := getattr(source, name)) is not None
     }
+    if source.labels is not None and source.classes:
+        arrays["classes"] = np.array(source.classes, str)
     try:
         np.savez(options.output, **arrays)  # type: ignore[arg-type]
     except OSError as error:

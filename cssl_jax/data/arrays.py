@@ -10,6 +10,7 @@ from cssl_jax.errors import UserError
 
 # An archive that unpacks to more of these bytes, this many times its own, holds no pictures.
 _BOMB_BYTES, _BOMB_RATIO = 2**28, 100
+_ARRAYS = ("images", "labels", "classes")
 
 
 def digits() -> ArraySource:
@@ -24,7 +25,10 @@ def digits() -> ArraySource:
 
 
 def npz(path: pathlib.Path) -> ArraySource:
-    """Opens a file with ``images`` uint8 [N, H, W(, C)] and, optional, ``labels`` int [N].
+    """Opens an array file of images.
+
+    It holds ``images`` uint8 [N, H, W(, C)] and, optional, ``labels`` int [N], -1 for none, and
+    ``classes`` str [num_classes], the class names in the order of their numbers.
 
     Raises:
         UserError: Nothing is there, or what is there is no set of images.
@@ -38,7 +42,7 @@ def npz(path: pathlib.Path) -> ArraySource:
         with np.load(path, allow_pickle=False) as content:
             names = content.files
             _refuse_bomb(path, content)
-            arrays = {name: content[name] for name in names if name in ("images", "labels")}
+            arrays = {name: content[name] for name in names if name in _ARRAYS}
     except UserError:
         raise
     except Exception as error:  # of zip, its compressions and NumPy's headers, of many kinds
@@ -62,6 +66,7 @@ def npz(path: pathlib.Path) -> ArraySource:
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape:
         raise UserError(f"{path}: images have shape {images.shape}; give [N, H, W, C] or [N, H, W]")
+    classes: tuple[str, ...] = ()
     if labels is not None:
         if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
             raise UserError(
@@ -74,7 +79,26 @@ def npz(path: pathlib.Path) -> ArraySource:
                 "to images without a label"
             )
         labels = labels.astype(np.int64)
-    return ArraySource(path.name, images, labels)
+        classes = _class_names(path, arrays.get("classes"), labels)
+    return ArraySource(path.name, images, labels, classes=classes)
+
+
+def _class_names(
+    path: pathlib.Path, classes: np.ndarray | None, labels: np.ndarray
+) -> tuple[str, ...]:
+    if classes is None:
+        return ()
+    if classes.ndim != 1 or classes.dtype.kind != "U":
+        raise UserError(
+            f"{path}: classes are {classes.dtype} {classes.shape}; give one string per class, in "
+            "the order of the class numbers"
+        )
+    if labels.max(initial=-1) >= len(classes):
+        raise UserError(
+            f"{path}: label {labels.max()} has no name among the {len(classes)} classes; give one "
+            "string per class number from 0"
+        )
+    return tuple(classes.tolist())
 
 
 def _refuse_bomb(path: pathlib.Path, content: np.lib.npyio.NpzFile) -> None:

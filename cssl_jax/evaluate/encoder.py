@@ -191,6 +191,7 @@ def _evaluate_run(
         "source": config.data.source,
         "validation_source": config.data.validation_source or "held out of source",
         "split": {"train": len(train), "validation": len(validation)},
+        "notes": list(dict.fromkeys((*train.notes, *validation.notes))),
         **evaluator.report(
             last,
             last if best.step == last.step else Checkpoint(best.step, best.model),
@@ -251,6 +252,8 @@ def _with(own: Config, data: DataConfig | None, options: EvaluateConfig | None) 
             data = dataclasses.replace(data, validation_source="")
         if data.labels == own.data.labels:
             data = dataclasses.replace(data, labels="auto")
+        if data.classes == own.data.classes:
+            data = dataclasses.replace(data, classes=())
     return recipes.canonical(dataclasses.replace(own, data=data, evaluate=options or own.evaluate))
 
 
