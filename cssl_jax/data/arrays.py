@@ -2,6 +2,7 @@
 
 import importlib.resources
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,7 +11,6 @@ from cssl_jax.errors import UserError
 
 # An archive that unpacks to more of these bytes, this many times its own, holds no pictures.
 _BOMB_BYTES, _BOMB_RATIO = 2**28, 100
-_ARRAYS = ("images", "labels", "classes")
 
 
 def digits() -> ArraySource:
@@ -38,24 +38,7 @@ def npz(path: pathlib.Path) -> ArraySource:
             f"data source {str(path)!r} does not exist; give the path of an .npz file with an "
             "array 'images' (uint8 [N, H, W, C]) and, optional, 'labels' (int [N])"
         )
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            names = content.files
-            _refuse_bomb(path, content)
-            arrays = {name: content[name] for name in names if name in _ARRAYS}
-    except UserError:
-        raise
-    except Exception as error:  # of zip, its compressions and NumPy's headers, of many kinds
-        # NumPy's own words would advise to unpickle the file, which nothing here ever does.
-        raise UserError(
-            f"{path} is no readable .npz file of plain arrays; write it with "
-            "numpy.savez(path, images=..., labels=...)"
-        ) from error
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is none
-            raise UserError(f"{path}: {name!r} is no array; write it by numpy.savez")
-    if "images" not in arrays:
-        raise UserError(f"{path} holds {names}; it needs an array named 'images'")
+    arrays = read_npz(path, ("images",), ("labels", "classes"))
     images, labels = arrays["images"], arrays.get("labels")
     if images.dtype != np.uint8:
         raise UserError(
@@ -99,6 +82,37 @@ def _class_names(
             "string per class number from 0"
         )
     return tuple(classes.tolist())
+
+
+def read_npz(
+    path: pathlib.Path, needed: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Reads arrays of an .npz file by name; one of ``optional`` may be absent.
+
+    Raises:
+        UserError: The file cannot be read, holds objects, lacks an array, or is a zip bomb.
+    """
+    wanted = (*needed, *optional)
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            names = content.files
+            _refuse_bomb(path, content)
+            arrays = {name: content[name] for name in names if name in wanted}
+    except UserError:
+        raise
+    except Exception as error:  # of zip, its compressions and NumPy's headers, of many kinds
+        # NumPy's own message would advise to unpickle the file, which nothing here ever does.
+        raise UserError(
+            f"{path} is no readable .npz file of plain arrays; write it with "
+            f"numpy.savez(path, {', '.join(f'{name}=...' for name in wanted)})"
+        ) from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is none
+            raise UserError(f"{path}: {name!r} is no array; write it by numpy.savez")
+    for name in needed:
+        if name not in arrays:
+            raise UserError(f"{path} holds {names}; it needs an array named {name!r}")
+    return arrays
 
 
 def _refuse_bomb(path: pathlib.Path, content: np.lib.npyio.NpzFile) -> None:

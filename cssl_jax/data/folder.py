@@ -52,13 +52,22 @@ class FileRecords:
         Raises:
             OSError: It cannot be read, is no file (a pipe would never end), or is too large.
         """
-        with open(self.path(index), "rb", opener=_open_at_once) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError("no regular file")
-            if status.st_size > MAX_BYTES:
-                raise OSError(f"{status.st_size:,} bytes, at most {MAX_BYTES:,}")
-            return file.read(MAX_BYTES)
+        return read_regular(self.path(index))
+
+
+def read_regular(path: pathlib.Path) -> bytes:
+    """The bytes of a file of an image.
+
+    Raises:
+        OSError: It cannot be read, is no file (a pipe would never end), or is too large.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("no regular file")
+        if status.st_size > MAX_BYTES:
+            raise OSError(f"{status.st_size:,} bytes, at most {MAX_BYTES:,}")
+        return file.read(MAX_BYTES)
 
 
 def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:

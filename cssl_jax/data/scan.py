@@ -262,12 +262,17 @@ def rejected(names: Sequence[str], index: Index) -> tuple[Rejected, ...]:
 
 
 def write_rejected(path: pathlib.Path, rows: Iterable[Rejected]) -> None:
-    """Writes rejected.csv: path, reason, detail."""
+    """Writes rejected.csv; see ``rejected_csv``."""
+    write_text(path, rejected_csv(rows))
+
+
+def rejected_csv(rows: Iterable[Rejected]) -> str:
+    """The text of rejected.csv, sorted: path, reason, detail."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("path", "reason", "detail"))
     writer.writerows(sorted(rows))
-    write_text(path, file.getvalue())
+    return file.getvalue()
 
 
 def check_share(index: Index, name: str, max_rejected: float) -> None:
