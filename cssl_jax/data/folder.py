@@ -1,5 +1,6 @@
 """Folders and lists of picture files."""
 
+import codecs
 import collections
 import csv
 import dataclasses
@@ -7,7 +8,7 @@ import io
 import os
 import pathlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -16,8 +17,15 @@ from cssl_jax.data.pictures import is_picture_name
 from cssl_jax.errors import UserError
 from cssl_jax.files import stamp
 
-PATH_COLUMNS = ("path", "file", "filename", "name")
-LABEL_COLUMNS = ("label", "class")
+PATH_COLUMNS = (
+    *("path", "file", "filename", "file_name", "filepath", "file_path"),
+    *("image", "image_path", "img_path", "name"),
+)
+LABEL_COLUMNS = (
+    *("label", "class", "category", "target", "labels"),
+    *("class_name", "label_name", "category_name", "class_id", "classid", "category_id"),
+)
+NAME_COLUMNS = ("class", "class_name", "label_name", "category_name")  # beside numbers
 MAX_BYTES = 2**30  # of a picture's file; data.max_pixels can only judge what was read
 MAX_VISITS = 100  # of one folder, by links
 
@@ -179,11 +187,25 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _with_table(records: FileRecords, table: pathlib.Path) -> FileRecords:
-    rows = _read_table(table)
+    rows = [
+        (_within(name, records.root), label, kind)
+        for name, label, kind in _read_table(table, labelled=True)
+    ]
     unknown = sorted({name for name, _, _ in rows} - set(records.names))
     if unknown:
         raise UserError(f"{table} names {_some(unknown)}, which {records.name} does not hold")
     return _labelled(records, {name: (label, kind) for name, label, kind in rows}, str(table))
+
+
+def _within(name: str, root: pathlib.Path) -> str:
+    """An absolute path that lies in a folder, relative to it; others as they are."""
+    path = pathlib.PurePath(name)
+    if not path.is_absolute():
+        return name
+    for folder in (root, root.resolve()):
+        if path.is_relative_to(folder):
+            return path.relative_to(folder).as_posix()
+    return name
 
 
 def _labelled(records: FileRecords, table: dict[str, tuple[str, str]], where: str) -> FileRecords:
@@ -194,26 +216,39 @@ def _labelled(records: FileRecords, table: dict[str, tuple[str, str]], where: st
     if labels is None:
         return records
     kinds = {label: kind for label, kind in table.values() if kind}
-    classes = tuple(kinds.get(name, name) for name in classes)
+    if all(kind == kinds[label] for label, kind in table.values() if kind):
+        classes = tuple(kinds.get(name, name) for name in classes)
     return dataclasses.replace(records, labels=labels, classes=classes)
 
 
-def _read_table(path: pathlib.Path) -> list[tuple[str, str, str]]:
-    """Rows (path, label, class name) of a CSV file with a header."""
+def _read_table(path: pathlib.Path, *, labelled: bool = False) -> list[tuple[str, str, str]]:
+    """Rows (path, label, class name) of a CSV file with a header.
+
+    Raises:
+        UserError: It is no such file, or has no column of labels where these are asked for.
+    """
     try:
-        text = path.read_text("utf-8-sig", errors="surrogateescape")  # as names of files are
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as a list of pictures: {error}") from error
+        text = _decoded(path.read_bytes())
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path} cannot be read as a list of images: {error}") from error
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
     reader = csv.DictReader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
     columns = {column.strip().lower(): column for column in reader.fieldnames or ()}
     place = next((columns[name] for name in PATH_COLUMNS if name in columns), None)
     if place is None:
-        found = ", ".join(map(short, list(columns)[:8]))
-        raise UserError(f"{path} has the columns {found}; its first line must say path,label")
+        raise UserError(
+            f"{path} has the columns {_columns(columns)}, none of which names the images "
+            f"({', '.join(PATH_COLUMNS)}); its first line must say path,label"
+        )
     label = next((columns[name] for name in LABEL_COLUMNS if name in columns), None)
-    kind = columns.get("class") if "label" in columns else None
+    if labelled and label is None:
+        raise UserError(
+            f"{path} has the columns {_columns(columns)}, none of which is the label "
+            f"({', '.join(LABEL_COLUMNS)}); call one of them 'label', and write one-hot columns as "
+            "one column with the name of the class"
+        )
+    kind = next((columns[name] for name in NAME_COLUMNS if columns.get(name, label) != label), None)
     rows: dict[str, tuple[str, str, str]] = {}
     for line in _lines(reader, path):
         name = pathlib.PurePath((line[place] or "").strip()).as_posix()
@@ -226,6 +261,26 @@ def _read_table(path: pathlib.Path) -> list[tuple[str, str, str]]:
     if not rows:
         raise UserError(f"{path} names no pictures")
     return list(rows.values())
+
+
+def _decoded(content: bytes) -> str:
+    """UTF-8, or UTF-16 as spreadsheets write it; other bytes as in names of files."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return _lines_ended(content.decode("utf-16"))
+    if content[1:2] == b"\0" or content[:1] == b"\0":  # without its mark
+        order = "le" if content[1:2] == b"\0" else "be"
+        return _lines_ended(content.decode(f"utf-16-{order}"))
+    return _lines_ended(content.decode("utf-8-sig", errors="surrogateescape"))
+
+
+def _lines_ended(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _columns(columns: Iterable[str]) -> str:
+    names = list(columns)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(map(short, names[:8])) + more
 
 
 def _lines(reader: csv.DictReader, path: pathlib.Path) -> Iterator[dict[str, str]]:
