@@ -75,6 +75,11 @@ class Encoder:
             raise UserError(
                 f"images are {images.dtype} {images.shape}; give uint8 [N, H, W, C] in [0, 255]"
             )
+        if images.shape[3] != self.spec.channels == images.shape[1]:
+            raise UserError(
+                f"images have shape {images.shape}, which is {images.shape[1]} channel(s) before "
+                "height and width; give numpy.transpose(images, (0, 2, 3, 1))"
+            )
         return self.embed(ArraySource("the array", images))
 
     def embed(self, source: Source) -> np.ndarray:
