@@ -1,7 +1,6 @@
 """Folders and lists of picture files."""
 
 import codecs
-import collections
 import csv
 import dataclasses
 import io
@@ -12,8 +11,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from cssl_jax.data.fields import PART_NAMES, is_whole_number, number_labels, short
-from cssl_jax.data.pictures import is_picture_name
+from cssl_jax.data.fields import is_whole_number, number_labels, short
+from cssl_jax.data.layout import check_are_classes, why_unlabelled
+from cssl_jax.data.walk import describe_others, note_on_others, walk_images
 from cssl_jax.errors import UserError
 from cssl_jax.files import stamp
 
@@ -27,7 +27,6 @@ LABEL_COLUMNS = (
 )
 NAME_COLUMNS = ("class", "class_name", "label_name", "category_name")  # beside numbers
 MAX_BYTES = 2**30  # of a picture's file; data.max_pixels can only judge what was read
-MAX_VISITS = 100  # of one folder, by links
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +40,8 @@ class FileRecords:
         stamps: Size and modification time.
         labels: int64 [size], -1 for none; or None.
         classes: Names of the labels.
+        notes: Sentences on what was read and what was not.
+        not_read: Number of other files of the folder by suffix.
     """
 
     name: str
@@ -49,6 +50,8 @@ class FileRecords:
     stamps: tuple[str, ...]
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    not_read: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def path(self, index: int) -> pathlib.Path:
         """Of the file."""
@@ -94,21 +97,24 @@ def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
     root = pathlib.Path(path).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"{path} is no folder; give the folder that holds the pictures")
-    found = sorted(_files(root))
+    found, others = walk_images(root)
     if not found:
+        held = describe_others(others, texts=True)
         raise UserError(
-            f"{path} holds no pictures (.jpg, .png, .webp, .bmp, .gif or .tif files); "
+            f"{path} holds no pictures (.jpg, .png, .webp, .bmp, .gif, .tif or .ppm files)"
+            f"{held and f', only {held}'}; "
             f"shards further down are given by a pattern such as '{path}/**/*.tar'"
         )
     names, stamps = zip(*found, strict=True)
-    records = FileRecords(str(root), root, names, stamps)
+    notes = note_on_others(str(root), others, len(names))
+    records = FileRecords(str(root), root, names, stamps, notes=notes, not_read=others)
     if labels == "none":
         return records
     if labels not in ("auto", "folder"):
         return _with_table(records, pathlib.Path(labels).expanduser())
     tops = [name.partition("/")[0] if "/" in name else "" for name in names]
     classes = tuple(sorted(set(tops)))
-    _check_no_parts(path, classes)
+    check_are_classes(path, [name for name in classes if name])
     if "" not in classes and len(classes) > 1:
         numbers = {name: number for number, name in enumerate(classes)}
         return dataclasses.replace(
@@ -116,20 +122,15 @@ def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
         )
     if labels == "folder":
         why = f"{names[tops.index('')]} lies in none" if "" in classes else "there is only one"
+        if len(classes) > 1 or classes[0]:
+            why += f" ({why_unlabelled(path, names).partition('; ')[2]})"
         raise UserError(
             f"data.labels=folder needs two or more sub-folders that hold every picture of {path}; "
             f"{why}; sort them by class, or leave data.labels out"
         )
+    if reason := why_unlabelled(path, names):
+        return dataclasses.replace(records, notes=(*notes, reason))
     return records
-
-
-def _check_no_parts(path: str | pathlib.Path, classes: tuple[str, ...]) -> None:
-    """Taken as classes, parts would be trained on all alike, and judged by which is which."""
-    if len(classes) > 1 and {name.lower() for name in classes} <= PART_NAMES:
-        raise UserError(
-            f"{path} holds the parts {' and '.join(classes)}, which are no classes; give one of "
-            f"them, {path}/{classes[0]}, or take all without labels by --data.labels none"
-        )
 
 
 def open_list(path: str | pathlib.Path) -> FileRecords:
@@ -151,35 +152,6 @@ def open_list(path: str | pathlib.Path) -> FileRecords:
     names = tuple(name for name, _, _ in rows)
     records = FileRecords(str(table), table.parent, names, tuple(stamps))
     return _labelled(records, {name: (label, kind) for name, label, kind in rows}, str(table))
-
-
-def _files(root: pathlib.Path) -> Iterator[tuple[str, str]]:
-    """(relative path, stamp) of every picture file; links are followed, loops are not."""
-    pending = [("", frozenset[tuple[int, int]]())]
-    visits: collections.Counter[tuple[int, int]] = collections.Counter()
-    while pending:
-        folder, above = pending.pop()
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                relative = f"{folder}{entry.name}"
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                try:
-                    status = entry.stat()
-                except OSError:
-                    continue  # a link to nowhere
-                if entry.is_dir():
-                    place = (status.st_dev, status.st_ino)
-                    visits[place] += 1
-                    if visits[place] > MAX_VISITS:  # folders that link to each other: ways multiply
-                        raise UserError(
-                            f"{root}: more than {MAX_VISITS} ways lead to {relative}; remove the "
-                            "links that go round"
-                        )
-                    if place not in above:
-                        pending.append((relative + "/", above | {place}))
-                elif is_picture_name(entry.name):
-                    yield relative, stamp(status)
 
 
 def _open_at_once(path: str, flags: int) -> int:

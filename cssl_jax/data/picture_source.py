@@ -14,6 +14,7 @@ import numpy as np
 from cssl_jax.data import pictures, scan
 from cssl_jax.data.folder import FileRecords
 from cssl_jax.data.options import PictureOptions
+from cssl_jax.data.quality import quality_notes
 from cssl_jax.data.records import Records
 from cssl_jax.data.sources import ArraySource, Rejected, Source, new_numbers
 from cssl_jax.data.threads import ahead
@@ -206,7 +207,8 @@ def load_pictures(records: Records, options: PictureOptions) -> Source:
         cache=cache_path(records, options.channels),
     )
     scan.check_share(index, records.name, options.max_rejected)
-    source = PictureSource(records, index, index.kept, options.channels)
+    notes = quality_notes(records.names, index)
+    source = PictureSource(records, index, index.kept, options.channels, added_notes=notes)
     return _decoded(source) if _fits(source, options.in_memory) else source
 
 
