@@ -107,7 +107,9 @@ def _run(argv: list[str]) -> int:
             distributed.start(**options)
         elif options:
             raise UserError(f"several processes share {', '.join(SHARED)}; start {name} in one")
-        return COMMANDS[name][0](argv[words:])
+        status = COMMANDS[name][0](argv[words:])
+        sys.stdout.flush()  # a full disk or a reader that is gone is reported here, not at exit
+        return status
     except UserError as error:
         print(f"cssl-jax {name}: {error}", file=sys.stderr)
         return 2
@@ -124,7 +126,8 @@ def _run(argv: list[str]) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        print(f"cssl-jax {name}: {error.strerror}: {error.filename}", file=sys.stderr)
+        where = "" if error.filename is None else f": {error.filename}"
+        print(f"cssl-jax {name}: {error.strerror or error}{where}", file=sys.stderr)
         return 1
 
 

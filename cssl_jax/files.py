@@ -1,13 +1,14 @@
 """Files written in one piece, and the folder of what can be made again."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import pathlib
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -30,23 +31,6 @@ def existing_run(run: str | pathlib.Path) -> pathlib.Path:
             f"{run} is no run folder: it has no config.json; {remedy or 'pretrain into it first'}"
         )
     return path
-
-
-def check_output(path: pathlib.Path, suffix: str = "", *, option: str = "--output") -> None:
-    """Refuses a file to write before any work is done.
-
-    Args:
-        path: Of the file.
-        suffix: That it must have, such as ".png"; "" is any.
-        option: Which named it.
-
-    Raises:
-        UserError: It has another, or its folder is not there.
-    """
-    if suffix and path.suffix != suffix:
-        raise UserError(f"{option} {path} must end in {suffix}")
-    if not path.parent.is_dir():
-        raise UserError(f"{option} {path}: the folder does not exist; make it first")
 
 
 def cache_folder(name: str) -> pathlib.Path:
@@ -74,7 +58,12 @@ def cached_json(key: str, make: Callable[[], T]) -> T:
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
     """Writes a JSON file in one piece: never half of it."""
-    write_text(path, json.dumps(content, indent=2, default=_plain) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: dict[str, Any]) -> str:
+    """Content as the text of a JSON file."""
+    return json.dumps(content, indent=2, default=_plain) + "\n"
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -88,20 +77,40 @@ def to_bytes(text: str) -> bytes:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file in one piece; writers at the same time do not disturb each other.
+    """Writes a file in one piece; see ``replaced``."""
+    with replaced(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replaced(path: pathlib.Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of ``path`` when the block ends without an error.
 
     The content is on the disk before the name is: neither a kill nor a power cut leaves half of it.
+    Writers at the same time do not disturb each other. Links are followed: a link stays, and the
+    file that it leads to is replaced. The new file has the permissions of the old one.
+
+    Raises:
+        OSError: It cannot be written; ``filename`` is ``path``, which is as it was.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    target = pathlib.Path(os.path.realpath(path))
+    # A name may have 255 bytes at most, so a long one is cut for its suffix.
+    temporary = target.with_name(f"{target.name[:50]}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            with contextlib.suppress(OSError):
+                os.fchmod(file.fileno(), target.stat().st_mode & 0o777)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+        temporary.replace(target)
+    except BaseException as error:  # an interrupt as well
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        reason = error.strerror or str(error)
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
 
 
 def stamp(status: os.stat_result) -> str:

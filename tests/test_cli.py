@@ -94,7 +94,7 @@ def test_views_draws_a_sheet_of_the_recipe_with_its_overrides(tmp_path, capsys):
     output = tmp_path / "views.png"
     words = ["--output", str(output), "--examples", "2", "--step", "3", "--data.size", "10"]
     assert cli.main(["views", "digits", *words, "--augment.blur", "1.0"]) == 0
-    assert capsys.readouterr().out == f"{output}: 2 pictures and their views at step 3\n"
+    assert capsys.readouterr().out == f"{output}: 2 images and their views at step 3\n"
     with PIL.Image.open(output) as sheet:
         assert sheet.format == "PNG"
         assert sheet.width > 3 * 224
@@ -289,8 +289,10 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path, capsys):
     for folder in (pictures, target):
         folder.mkdir()
     (pictures / "1.jpg").write_bytes(b"no picture")
-    assert cli.main(["data", "check", str(pictures), "--json", str(target)]) == 1
-    assert "Is a directory" in capsys.readouterr().err
+    assert cli.main(["data", "check", str(pictures), "--json", str(target)]) == 2
+    assert (
+        f"--json {target} is a folder; name a file, such as {target}/out" in capsys.readouterr().err
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "target"}
 
 

@@ -10,7 +10,7 @@ from cssl_jax.commands.parsing import Folder, OptionalFile, Source, parse
 from cssl_jax.config import Config, DataConfig, validate
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.errors import UserError
-from cssl_jax.files import check_output
+from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output, write_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,9 @@ class DataCheck:
     Attributes:
         source: Folder, .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or .parquet file.
         options: How pictures are read; the data.* options of a run with the same names.
-        rejected: File to write the pictures to that would be left out, with the reason (.csv).
-        json: File to write all figures to.
+        rejected: File to write the pictures to that would be left out, with the reason (.csv);
+            - is standard output.
+        json: File to write all figures to; - is standard output.
     """
 
     source: Source
@@ -59,22 +60,22 @@ class DataSplit:
 def data_check(argv: Sequence[str]) -> int:
     """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
     from cssl_jax.data import check, scan
-    from cssl_jax.files import write_json
 
     options = parse(DataCheck, "data check", argv)
     for option in ("rejected", "json"):
         if path := getattr(options, option):
             check_output(path, option=f"--{option}")
-    records, index, groups = check.examine(options.source, _within_limits(options.options))
-    print(check.report(records, index, groups))
-    try:
-        scan.check_share(index, records.name, options.options.max_rejected)
-    except UserError as error:
-        print(f"\na run would stop: {error}")
+    with stdout_kept_for(options.rejected, options.json):
+        records, index, groups = check.examine(options.source, _within_limits(options.options))
+        print(check.report(records, index, groups))
+        try:
+            scan.check_share(index, records.name, options.options.max_rejected)
+        except UserError as error:
+            print(f"\na run would stop: {error}")
     if options.rejected:
-        scan.write_rejected(options.rejected, scan.rejected(records.names, index))
+        write_output(options.rejected, scan.rejected_csv(scan.rejected(records.names, index)))
     if options.json:
-        write_json(options.json, check.figures(records, index, groups))
+        write_json_output(options.json, check.figures(records, index, groups))
     return 0
 
 

@@ -8,8 +8,7 @@ import tyro
 
 from cssl_jax.commands.parsing import File, OptionalFile, Run, parse, run_first
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
-from cssl_jax.errors import UserError
-from cssl_jax.files import check_output
+from cssl_jax.outputs import check_output, open_output, stdout_kept_for, write_json_output
 
 Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment"]
 
@@ -21,7 +20,8 @@ class Evaluate:
     Attributes:
         run: Run folder; its config's values are the defaults of all that follows.
         protocol: Which protocols; segment takes images with masks. See docs/evaluation.md.
-        json: File to write all figures to; a finished run's results.json has them in any case.
+        json: File to write all metrics to (- is standard output); a finished run's results.json has
+            them in any case.
         data: Labelled pictures to fit and report on.
         evaluate: Settings of the protocols.
     """
@@ -55,7 +55,8 @@ class Embed:
     Attributes:
         run: Run folder of the encoder.
         data: What to embed.
-        output: File to write: features float32 [N, D] and, where there are some, labels and names.
+        output: File to write (.npz; - is standard output): features float32 [N, D] and, where there
+            are some, labels, names and classes (names of the labels).
     """
 
     run: Run
@@ -68,7 +69,6 @@ def evaluate(argv: Sequence[str]) -> int:
     from cssl_jax import processes, recipes
     from cssl_jax.evaluate.encoder import evaluate_run
     from cssl_jax.evaluate.tables import table
-    from cssl_jax.files import write_json
 
     run = run_first("evaluate", "", argv)
     own = recipes.read_json(run / "config.json") if run else Config()
@@ -76,19 +76,22 @@ def evaluate(argv: Sequence[str]) -> int:
     options = parse(Evaluate, "evaluate", argv, default)
     if options.json:
         check_output(options.json, option="--json")
-    results = evaluate_run(
-        options.run, options.protocol or None, data=options.data, options=options.evaluate
-    )
-    if not processes.first():
-        return 0
-    split = results["split"]
-    print(
-        f"step {results['step']} of {options.run}, fitted on {split['train']:,} images of "
-        f"{results['source']}, reported on {split['validation']:,} "
-        f"({results['validation_source']})\n\n{table(results)}"
-    )
+    with stdout_kept_for(options.json):
+        results = evaluate_run(
+            options.run, options.protocol or None, data=options.data, options=options.evaluate
+        )
+        if not processes.first():
+            return 0
+        split = results["split"]
+        print(
+            f"step {results['step']} of {options.run}, fitted on {split['train']:,} images of "
+            f"{results['source']}, reported on {split['validation']:,} "
+            f"({results['validation_source']})\n"
+            + "".join(f"note: {note}\n" for note in results.get("notes", ()))
+            + f"\n{table(results)}"
+        )
     if options.json:
-        write_json(options.json, results)
+        write_json_output(options.json, results)
     return 0
 
 
@@ -111,11 +114,12 @@ def embed(argv: Sequence[str]) -> int:
     arrays |= {
         name: value for name in ("labels", "names") if (value := getattr(source, name)) is not None
     }
-    try:
-        np.savez(options.output, **arrays)  # type: ignore[arg-type]
-    except OSError as error:
-        raise UserError(f"cannot write {options.output}: {error.strerror}") from error
+    if source.labels is not None and source.classes:
+        arrays["classes"] = np.array(source.classes, str)
+    with open_output(options.output) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     shape = arrays["features"].shape
     also = "".join(f", {name}" for name in arrays if name != "features")
-    print(f"{options.output}: features float32 [{shape[0]}, {shape[1]}]{also}")
+    with stdout_kept_for(options.output):
+        print(f"{options.output}: features float32 [{shape[0]}, {shape[1]}]{also}")
     return 0

@@ -10,7 +10,7 @@ import tyro
 
 from cssl_jax.commands.parsing import File, OptionalFile, Run, parse
 from cssl_jax.errors import UserError
-from cssl_jax.files import check_output
+from cssl_jax.outputs import check_output, is_stream, stdout_kept_for, write_png
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Report:
 
     Attributes:
         runs: Run folders, which stand side by side; or the folder of one sweep.
-        output: File to write (.html); by default report.html in the folder of a single run.
+        output: File to write (.html); by default report.html in the folder of a single run. - is
+            standard output, which takes the page alone.
         images: Validation pictures to embed at most; 0 leaves out what needs them.
         figures: Write the figures as PNG too.
     """
@@ -44,7 +45,7 @@ class Plot:
 
     Attributes:
         run: Run folder; it may still be training.
-        output: File to write (.png).
+        output: File to write (.png); - is standard output.
         kind: What to draw.
         images: Validation pictures to embed at most.
     """
@@ -67,12 +68,14 @@ def report(argv: Sequence[str]) -> int:
     path = write_report(
         options.runs, options.output, images=options.images, figures=options.figures, say=_say
     )
-    for run in options.runs:
-        opened = open_run(run)
-        print(f"{opened.name}: {opened.state}")
-        for verdict in opened.verdicts:
-            print(f"  {verdict.grade:<8} {verdict}")
-    print(f"\n{path} ({path.stat().st_size / 1e6:.1f} MB), {path.with_suffix('.md')}")
+    with stdout_kept_for(path):
+        for run in options.runs:
+            opened = open_run(run)
+            print(f"{opened.name}: {opened.state}")
+            for verdict in opened.verdicts:
+                print(f"  {verdict.grade:<8} {verdict}")
+        if not is_stream(path):
+            print(f"\n{path} ({path.stat().st_size / 1e6:.1f} MB), {path.with_suffix('.md')}")
     return 0
 
 
@@ -83,7 +86,10 @@ def _report_sweep(options: Report, folder: pathlib.Path) -> int:
     if len(options.runs) > 1:
         raise UserError(f"{folder} is a sweep; a sweep has a report of its own: name it alone")
     path = write_report(folder, options.output, figures=options.figures)
-    print("\n".join(record.read(folder).words) + f"\n\n{path}, {path.with_suffix('.md')}")
+    with stdout_kept_for(path):
+        print("\n".join(record.read(folder).words))
+        if not is_stream(path):
+            print(f"\n{path}, {path.with_suffix('.md')}")
     return 0
 
 
@@ -94,11 +100,9 @@ def plot(argv: Sequence[str]) -> int:
     options = parse(Plot, "plot", argv)
     check_output(options.output, ".png")
     picture = draw(options.run, options.kind, images=options.images)
-    try:
-        picture.save(options.output)
-    except OSError as error:
-        raise UserError(f"cannot write {options.output}: {error.strerror}") from error
-    print(f"{options.output}: {options.kind}, {picture.width} x {picture.height} px")
+    write_png(options.output, picture)
+    with stdout_kept_for(options.output):
+        print(f"{options.output}: {options.kind}, {picture.width} x {picture.height} px")
     return 0
 
 

@@ -66,7 +66,7 @@ class Views:
 
     Attributes:
         recipe: As for pretrain.
-        output: File to write (.png).
+        output: File to write (.png); - is standard output.
         examples: Pictures, the first of the batch.
         step: Of the run, from 0.
         config: Every field of the config; defaults are the recipe's.
@@ -165,7 +165,7 @@ def demo(argv: Sequence[str]) -> int:
 
 def views(argv: Sequence[str]) -> int:
     """`cssl-jax views RECIPE --output views.png [--section.field VALUE ...]`."""
-    from cssl_jax.files import check_output, write_bytes
+    from cssl_jax.outputs import check_output, stdout_kept_for, write_output
     from cssl_jax.train.views import draw_views
 
     config = recipe_first("views", "--output views.png", argv)
@@ -174,8 +174,9 @@ def views(argv: Sequence[str]) -> int:
     sheet = draw_views(options.config, step=options.step, examples=options.examples)
     content = io.BytesIO()
     sheet.save(content, "PNG", optimize=True)
-    write_bytes(options.output, content.getvalue())
-    print(f"{options.output}: {options.examples} pictures and their views at step {options.step}")
+    write_output(options.output, content.getvalue())
+    with stdout_kept_for(options.output):
+        print(f"{options.output}: {options.examples} images and their views at step {options.step}")
     return 0
 
 

@@ -88,7 +88,8 @@ def write_lists(
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{name}.csv" for name in PARTS]
         for path in paths:
-            path.unlink(missing_ok=True)
+            if (target := pathlib.Path(os.path.realpath(path))).is_file():
+                target.unlink()  # not a link, which stays
         return [
             (_write(records, part, path), len(part))
             for path, part in zip(paths, parts, strict=True)

@@ -5,8 +5,10 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import PIL.Image
 
+from cssl_jax.data import pictures
+from cssl_jax.data.arrays import read_npz
+from cssl_jax.data.folder import read_regular
 from cssl_jax.data.loading import load_source
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.data.sources import Source
@@ -25,11 +27,13 @@ class MaskedSource:
         images: Any source; its labels are not looked at.
         masks: uint8 [size, H, W], or the path of every mask.
         num_classes: One more than the largest class of the whole set.
+        max_pixels: Maximum height x width of a mask file; larger ones are refused undecoded.
     """
 
     images: Source
     masks: np.ndarray | Sequence[pathlib.Path]
     num_classes: int
+    max_pixels: int = PictureOptions.max_pixels
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,7 +50,7 @@ class MaskedSource:
     def mask(self, index: int) -> np.ndarray:
         """One mask as it is, uint8 [h, w]: a class, or ``IGNORED``."""
         mask = self.masks[index]
-        return mask if isinstance(mask, np.ndarray) else _read(mask)
+        return mask if isinstance(mask, np.ndarray) else _read(mask, self.max_pixels)
 
     def blocks(self, rows: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Images as ``Source.blocks`` and the masks uint8 [r, size, size] of their centre squares.
@@ -81,7 +85,7 @@ def load_masks(spec: str, options: PictureOptions) -> MaskedSource:
         masks = _paths(path / "masks", images)
     else:
         raise UserError(f"{spec} is no set of images with masks; give {LAYOUT}")
-    source = MaskedSource(images, masks, 0)
+    source = MaskedSource(images, masks, 0, options.max_pixels)
     if len(masks) != len(images):
         raise UserError(f"{spec} has {len(images)} images and {len(masks)} masks; give one each")
     largest = 0
@@ -101,10 +105,7 @@ def load_masks(spec: str, options: PictureOptions) -> MaskedSource:
 
 
 def _array(path: pathlib.Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as content:  # its images have been read already
-        if "masks" not in content.files:
-            raise UserError(f"{path} holds {content.files}; it needs an array named 'masks'")
-        masks = content["masks"]
+    masks = read_npz(path, ("masks",))["masks"]
     if masks.dtype != np.uint8 or masks.ndim != 3:
         raise UserError(f"{path}: masks are {masks.dtype} {masks.shape}; give uint8 [N, H, W]")
     return masks
@@ -120,17 +121,17 @@ def _paths(folder: pathlib.Path, images: Source) -> list[pathlib.Path]:
     return paths
 
 
-def _read(path: pathlib.Path) -> np.ndarray:
+def _read(path: pathlib.Path, max_pixels: int) -> np.ndarray:
     try:
-        with PIL.Image.open(path) as image:
-            mode, values = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a mask: {error}") from error
-    if mode not in ("P", "L"):
-        raise UserError(
-            f"{path} is a PNG of mode {mode}; a mask has one byte a pixel, its class (mode P or L)"
+        return pictures.read_index_png(read_regular(path), max_pixels)
+    except (OSError, pictures.PictureError) as error:
+        detail = getattr(error, "strerror", None) or str(error)
+        way_out = (
+            "raise --data.max-pixels, or save the image and its mask smaller"
+            if getattr(error, "reason", "") == "oversize"
+            else "write it again as a PNG whose pixel values are the classes, 255 for none"
         )
-    return values
+        raise UserError(f"{path} cannot be read as a mask: {detail}; {way_out}") from error
 
 
 def _square(mask: np.ndarray, size: int) -> np.ndarray:

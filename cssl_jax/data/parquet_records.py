@@ -30,6 +30,7 @@ class ParquetRecords:
         labels: int64 [size], -1 for none; or None.
         classes: Names of the labels.
         column: The pictures.
+        notes: Sentences on what was read and what was not.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ParquetRecords:
     labels: np.ndarray | None
     classes: tuple[str, ...]
     column: "BinaryColumn"
+    notes: tuple[str, ...] = ()
 
     def read(self, index: int) -> bytes:
         """The picture's bytes.

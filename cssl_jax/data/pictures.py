@@ -1,8 +1,12 @@
 """Encoded pictures to arrays by Pillow: every format, mode and orientation to one kind of array."""
 
 import dataclasses
+import functools
+import importlib
+import importlib.util
 import io
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +14,22 @@ import PIL.Image
 import PIL.ImageOps
 import PIL.JpegImagePlugin
 
+# HEIC needs the package pillow-heif, which is optional.
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+_HEIF = importlib.util.find_spec("pillow_heif") is not None
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+        *(HEIF_SUFFIXES if _HEIF else ()),
+    )
 )
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("HEIF",) if _HEIF else ()))
 ORIENTATION = 0x0112  # of EXIF
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _END_OF_JPEG = b"\xff\xd9"
+# What Pillow's readers raise for a file of another format.
+_FORMAT_ERRORS = (SyntaxError, IndexError, TypeError, KeyError, struct.error)
 _SUBSAMPLINGS = (0, 1, 2)  # 4:4:4, 4:2:2, 4:2:0: of others, decoders differ in the last bit
 
 
@@ -78,16 +91,10 @@ def decode_picture(
     Raises:
         PictureError: It is empty, unreadable, cut short, or oversize.
     """
-    if not content:
-        raise PictureError("empty", "0 bytes")
     size = (0, 0)
     try:
-        image = _open(content)
+        image = open_picture(content, max_pixels)
         size = (image.height, image.width)
-        if size[0] * size[1] > max_pixels:
-            raise PictureError(
-                "oversize", f"{size[1]} x {size[0]} px, at most {max_pixels:,.0f} pixels", size
-            )
         kind = f"{image.format} {image.mode}"
         # TensorFlow reads on to the end marker, Pillow to the last row.
         plain = _is_plain(image, channels) and content.endswith(_END_OF_JPEG)
@@ -103,18 +110,67 @@ def decode_picture(
     return Picture(pixels, kind, plain and orientation == 1)
 
 
-def _open(content: bytes) -> PIL.Image.Image:
-    """``PIL.Image.open`` for our formats, without its own limit, which is a global of Pillow's."""
-    PIL.Image.init()
+def open_picture(
+    content: bytes, max_pixels: float = np.inf, formats: Sequence[str] = FORMATS
+) -> PIL.Image.Image:
+    """Reads the header of an encoded image. The package opens images nowhere else.
+
+    ``PIL.Image.open`` would try every format that Pillow knows, among them PostScript, which it
+    hands to the program Ghostscript; and its limit of pixels is a global variable.
+
+    Args:
+        content: The file.
+        max_pixels: Maximum height x width.
+        formats: Pillow's names of the formats that are tried.
+
+    Raises:
+        PictureError: The file is empty, in none of the formats, or has more pixels.
+    """
+    if not content:
+        raise PictureError("empty", "0 bytes")
+    _register_readers()
     trouble: Exception | None = None
-    for name in FORMATS:
+    for name in formats:
         factory, accepts = PIL.Image.OPEN[name]
         if accepts is None or accepts(content[:16]) is True:
             try:
-                return factory(io.BytesIO(content), "")
-            except (SyntaxError, IndexError, TypeError, KeyError, struct.error) as error:
+                image = factory(io.BytesIO(content), "")
+            except Exception as error:  # a broken header can raise nearly anything
                 trouble = error
-    raise ValueError("no JPEG, PNG, WebP, BMP, GIF or TIFF file") from trouble
+                continue
+            if image.height * image.width > max_pixels:
+                detail = f"{image.width} x {image.height} px, at most {max_pixels:,.0f} pixels"
+                raise PictureError("oversize", detail, (image.height, image.width))
+            return image
+    if trouble is not None and not isinstance(trouble, _FORMAT_ERRORS):
+        raise PictureError(_reason(content, trouble), _words(trouble)) from trouble
+    *others, last = [name.replace("WEBP", "WebP") for name in formats]
+    names = f"{', '.join(others)} or {last}" if others else last
+    raise PictureError(_reason(content, trouble or ValueError()), f"no {names} file") from trouble
+
+
+@functools.cache
+def _register_readers() -> None:
+    PIL.Image.init()
+    if _HEIF:
+        importlib.import_module("pillow_heif").register_heif_opener()
+
+
+def read_index_png(content: bytes, max_pixels: float) -> np.ndarray:
+    """Decodes a PNG with one byte per pixel as the numbers that it holds, uint8 [h, w].
+
+    Raises:
+        PictureError: It is no such PNG, or has more than ``max_pixels``.
+    """
+    image = open_picture(content, max_pixels, ("PNG",))
+    size = (image.height, image.width)
+    if image.mode not in ("P", "L"):
+        detail = f"a PNG of mode {image.mode}; one byte per pixel is needed (mode P or L)"
+        raise PictureError("unreadable", detail, size)
+    try:
+        return np.array(image)
+    except Exception as error:  # a broken file can raise nearly anything in a decoder
+        raise PictureError(_reason(content, error), _words(error), size) from error
 
 
 def _is_plain(image: Any, channels: int) -> bool:

@@ -44,6 +44,7 @@ class TarRecords:
         skipped: Samples without a picture.
         reader: Of the shards.
         places: int64 [size, 3], each picture's shard, first byte and size.
+        notes: Sentences on what was read and what was not.
     """
 
     name: str
@@ -54,6 +55,7 @@ class TarRecords:
     skipped: int
     reader: ShardReader
     places: np.ndarray
+    notes: tuple[str, ...] = ()
 
     def read(self, index: int) -> bytes:
         """The picture's bytes.
@@ -110,6 +112,7 @@ def open_tar(spec: str, *, image_key: str = "", label_key: str = "") -> TarRecor
         skipped=skipped,
         reader=ShardReader(shards),
         places=np.array(places, np.int64),
+        notes=(f"{skipped:,} samples of {spec} without an image are not read",) if skipped else (),
     )
 
 

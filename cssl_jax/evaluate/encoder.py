@@ -76,6 +76,11 @@ class Encoder:
             raise UserError(
                 f"images are {images.dtype} {images.shape}; give uint8 [N, H, W, C] in [0, 255]"
             )
+        if images.shape[3] != self.spec.channels == images.shape[1]:
+            raise UserError(
+                f"images have shape {images.shape}, which is {images.shape[1]} channel(s) before "
+                "height and width; give numpy.transpose(images, (0, 2, 3, 1))"
+            )
         return self.embed(ArraySource("the array", images))
 
     def embed(self, source: Source) -> np.ndarray:
@@ -198,6 +203,7 @@ def _evaluate_run(
         "source": config.data.source,
         "validation_source": config.data.validation_source or "held out of source",
         "split": {"train": len(train), "validation": len(validation)},
+        "notes": list(dict.fromkeys((*train.notes, *validation.notes))),
         **evaluator.report(
             last,
             last if best.step == last.step else Checkpoint(best.step, best.model),
@@ -258,6 +264,8 @@ def _with(own: Config, data: DataConfig | None, options: EvaluateConfig | None) 
             data = dataclasses.replace(data, validation_source="")
         if data.labels == own.data.labels:
             data = dataclasses.replace(data, labels="auto")
+        if data.classes == own.data.classes:
+            data = dataclasses.replace(data, classes=())
     return recipes.canonical(dataclasses.replace(own, data=data, evaluate=options or own.evaluate))
 
 

@@ -12,6 +12,7 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
+from cssl_jax.data import pictures
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import gallery as galleries
 from cssl_jax.evaluate import maps
@@ -243,7 +244,7 @@ def as_picture(figure: Any) -> Image:
     """A matplotlib figure as RGB pixels."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return PIL.Image.open(buffer).convert("RGB")
+    return PIL.Image.fromarray(pictures.decode(buffer.getvalue(), 3))
 
 
 def tidy(axes: Any) -> None:

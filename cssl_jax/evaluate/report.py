@@ -15,7 +15,7 @@ from cssl_jax.evaluate.page import page
 from cssl_jax.evaluate.page_data import Shown
 from cssl_jax.evaluate.run_folder import RunFolder, open_run
 from cssl_jax.evaluate.text import markdown
-from cssl_jax.files import check_output, write_text
+from cssl_jax.outputs import check_output, is_stream, write_output, write_png
 
 Say = Callable[[str], None]
 
@@ -29,6 +29,8 @@ def write_report(
     say: Say = lambda text: None,
 ) -> pathlib.Path:
     """Writes report.html, report.md beside it, and report_figures/*.png beside both.
+
+    Where ``output`` is no regular file but standard output, a pipe or a device, the page alone.
 
     A run may still be training: what needs a checkpoint, the data or labels is left out where there
     are none, and the report says so.
@@ -56,7 +58,9 @@ def write_report(
     check_output(path, ".html")
     shown = [show(run, images=images, say=say) for run in opened]
     say("writing the page")
-    write_text(path, page(shown))
+    write_output(path, page(shown))
+    if is_stream(path):
+        return path
     drawn = _draw_figures(shown, path, say) if figures else {}
     words = markdown(
         opened,
@@ -64,7 +68,7 @@ def write_report(
         environments=[one.environment for one in shown],
         figures=drawn,
     )
-    write_text(path.with_suffix(".md"), words)
+    write_output(path.with_suffix(".md"), words)
     return path
 
 
@@ -139,7 +143,7 @@ def _draw_figures(shown: Sequence[Shown], path: pathlib.Path, say: Say) -> dict[
 
     def save(title: str, kind: str, run: RunFolder | None, figure: Any) -> None:
         stem = kind if run is None or len(shown) == 1 else f"{_slug(run.name)}_{kind}"
-        figure.save(folder / f"{stem}.png")
+        write_png(folder / f"{stem}.png", figure)
         suffix = "" if run is None or len(shown) == 1 else f" of {run.name}"
         drawn[title + suffix] = f"{folder.name}/{stem}.png"
 

@@ -4,11 +4,13 @@ import json
 import pathlib
 from collections.abc import Callable
 
+import PIL.Image
+
 from cssl_jax.evaluate import plots, svg
 from cssl_jax.evaluate import text as words
 from cssl_jax.evaluate.page import document, table_html, text
 from cssl_jax.evaluate.report_tables import quoted
-from cssl_jax.files import check_output, write_text
+from cssl_jax.outputs import check_output, is_stream, write_output, write_png
 from cssl_jax.sweeps import drawing, record
 from cssl_jax.sweeps.record import Sweep
 
@@ -32,6 +34,8 @@ def write_report(
 ) -> pathlib.Path:
     """Writes report.html, report.md beside it, and report_figures/*.png beside both.
 
+    Where ``output`` is no regular file but standard output, a pipe or a device, the page alone.
+
     Needs neither Optuna nor the data: all is read from the sweep's tables. A sweep may still be
     running.
 
@@ -49,9 +53,11 @@ def write_report(
     sweep = record.read(folder)
     path = pathlib.Path(output).expanduser() if output else sweep.path / "report.html"
     check_output(path, ".html")
-    write_text(path, page(sweep))
+    write_output(path, page(sweep))
+    if is_stream(path):
+        return path
     drawn = _draw_figures(sweep, path) if figures and plots.available() else {}
-    write_text(path.with_suffix(".md"), markdown(sweep, drawn))
+    write_output(path.with_suffix(".md"), markdown(sweep, drawn))
     return path
 
 
@@ -145,7 +151,7 @@ def markdown(sweep: Sweep, figures: dict[str, str]) -> str:
 
 def _draw_figures(sweep: Sweep, path: pathlib.Path) -> dict[str, str]:
     """Name to relative path of every PNG."""
-    draw: dict[str, Callable[[], object]] = {}
+    draw: dict[str, Callable[[], PIL.Image.Image]] = {}
     if sweep.importance:
         draw["importance"] = lambda: drawing.importance_png(sweep.importance)
     if drawing.lines(sweep)[1]:
@@ -157,5 +163,5 @@ def _draw_figures(sweep: Sweep, path: pathlib.Path) -> dict[str, str]:
     if draw:
         folder.mkdir(exist_ok=True)
     for kind, make in draw.items():
-        make().save(folder / f"{kind}.png")  # type: ignore[attr-defined]
+        write_png(folder / f"{kind}.png", make())
     return {kind: f"{folder.name}/{kind}.png" for kind in draw}

@@ -242,8 +242,15 @@ def _announce(
         f"compiled  {cache or 'not kept'}\n"
         f"data      {config.data.source}: {len(parts.train)} to train on, "
         f"{len(parts.validation)} to validate on, {left_out}judged {judged}\n"
-        f"input     {parts.input_reason}" + _origin(parts.meta.get(ORIGIN))
+        f"input     {parts.input_reason}"
+        + "".join(f"\nnote      {note}" for note in _notes(parts))
+        + _origin(parts.meta.get(ORIGIN))
     )
+
+
+def _notes(parts: Parts) -> list[str]:
+    """What was read and what was not, of both splits, each once."""
+    return list(dict.fromkeys((*parts.train.notes, *parts.validation.notes)))
 
 
 def _origin(init: dict[str, Any] | None) -> str:

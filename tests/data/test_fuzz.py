@@ -15,14 +15,15 @@ import zlib
 
 import fuzz
 import numpy as np
+import PIL.Image
 import pytest
 from fuzzing.samples import GOOD, encoded
 
 import cssl_jax
 from cssl_jax import recipes
-from cssl_jax.data import folder as folders
-from cssl_jax.data import pictures, scan
+from cssl_jax.data import pictures, scan, walk
 from cssl_jax.data.loading import load_source, open_records
+from cssl_jax.data.masks import load_masks
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.errors import UserError
 
@@ -171,7 +172,7 @@ def test_folders_that_link_to_each_other_have_an_end(place):
             (place / f"f{i}" / f"to{j}").symlink_to(place / f"f{j}")
     with pytest.raises(UserError, match="remove the links that go round"):
         open_records(str(place), PictureOptions())
-    assert folders.MAX_VISITS == 100
+    assert walk.MAX_VISITS == 100
 
 
 def test_names_that_lead_out_stay_names(tmp_path):
@@ -225,6 +226,67 @@ def test_a_config_may_hold_any_json(tmp_path, content):
         recipes.read_json(tmp_path / "config.json")
 
 
+@pytest.fixture
+def masked(tmp_path):
+    """Two images with masks; returns the folder of the masks."""
+    for part, offset in (("images", 60), ("masks", 0)):
+        (tmp_path / part).mkdir()
+        for i in range(2):
+            grey = np.kron([[0, 1], [2, i]], np.ones((4, 4))).astype(np.uint8) + offset
+            PIL.Image.fromarray(grey).save(tmp_path / part / f"{i}.png")
+    return tmp_path / "masks"
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (POSTSCRIPT, "no PNG file; write it again as a PNG"),
+        (encoded("JPEG", seed=1), "no PNG file"),
+        (b"", "empty: 0 bytes"),
+        (encoded("PNG", seed=1)[:70], "cannot be read as a mask"),
+        (BOMBS["claims.png"][0], "at most 100,000,000 pixels; raise --data.max-pixels"),
+        (BOMBS["large.png"][0], "40000 x 40000 px, at most 100,000,000 pixels"),
+    ],
+    ids=["postscript", "jpeg", "empty", "cut", "header", "zeros"],
+)
+def test_a_mask_is_a_png_within_the_limits_or_one_message(masked, monkeypatch, content, message):
+    started = []
+    monkeypatch.setattr(subprocess, "check_call", lambda *words, **_: started.append(words))
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **_: started.append(words))
+    (masked / "1.png").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        load_masks(str(masked.parent), PictureOptions(channels=1))
+    assert "masks/1.png" in str(caught.value)
+    assert not started  # Pillow hands PostScript to Ghostscript
+
+
+def test_a_mask_that_is_a_pipe_or_a_device_is_refused_at_once(masked):
+    for target in ("/dev/zero", "/dev/urandom"):
+        (masked / "1.png").unlink()
+        (masked / "1.png").symlink_to(target)
+        with pytest.raises(UserError, match=r"lacks 1\.png|no regular file"):
+            load_masks(str(masked.parent), PictureOptions(channels=1))
+
+
+def test_the_limit_of_pixels_holds_for_masks(masked):
+    options = PictureOptions(channels=1, max_pixels=64)
+    assert load_masks(str(masked.parent), options).num_classes == 3
+    PIL.Image.fromarray(np.zeros((9, 8), np.uint8)).save(masked / "0.png")
+    with pytest.raises(UserError, match="8 x 9 px, at most 64 pixels; raise --data"):
+        load_masks(str(masked.parent), options)
+
+
+def test_masks_in_an_archive_are_read_as_carefully_as_its_images(tmp_path):
+    objects = np.array([{}], object)
+    images = np.zeros((1, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, masks=objects)
+    with pytest.raises(UserError, match=r"plain arrays; write it with numpy\.savez\(path, masks="):
+        load_masks(str(tmp_path / "a.npz"), PictureOptions(channels=1))
+
+
 FORBIDDEN = {"eval", "exec", "compile", "__import__"}  # of Python's own functions
 UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
@@ -249,5 +311,7 @@ def test_no_module_runs_code_that_it_reads(path):
         ):
             allowed = {k.arg: ast.unparse(k.value) for k in call.keywords}
             assert allowed.get("allow_pickle") == "False", (path, call.lineno)
+        # Pillow's own would try every format, PostScript among them; see pictures.open_picture.
+        assert not re.search(r"\bImage\.open$", ast.unparse(call.func)), (path, call.lineno)
         if isinstance(call.func, ast.Attribute) and call.func.attr == "exec_module":
             assert path.name == "recipes.py"  # a recipe or a space, which its user runs on purpose

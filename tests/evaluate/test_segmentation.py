@@ -154,7 +154,7 @@ def smaller(path):
     [
         (lambda path: path.unlink(), r"lacks 003\.png; give every image a mask"),
         (lambda path: path.write_bytes(b"no PNG"), "cannot be read as a mask"),
-        (rgb, "of mode RGB; a mask has one byte a pixel"),
+        (rgb, "of mode RGB; one byte per pixel is needed"),
         (smaller, r"003\.png has 30 x 32 pixels, the image 32 x 32"),
     ],
 )

@@ -9,9 +9,12 @@ import zipfile
 import numpy as np
 from hypothesis import strategies as st
 
-from fuzzing.contract import check_set, one_message
+from fuzzing.contract import MOST_PIXELS, check_set, one_message
 from fuzzing.samples import (
+    CLASSES,
     GOOD,
+    MASKS,
+    NO_MASKS,
     PICTURES,
     make_parquet,
     make_tar,
@@ -92,19 +95,24 @@ def fuzz_npz(draw, broken, folder):
     from cssl_jax.data.loading import load_source
 
     if draw(st.booleans()):  # whole to zip, broken to NumPy
-        with zipfile.ZipFile(folder / "a.npz", "w") as file:
-            for name, array in (("images", np.stack([pixels(i) for i in range(3)])),
-                                ("labels", np.arange(3))):  # fmt: skip
-                member = io.BytesIO()
-                np.save(member, array)
-                content = member.getvalue()
-                file.writestr(f"{name}.npy", broken(draw, content, content))
+        arrays = {"images": np.stack([pixels(i) for i in range(3)]), "labels": np.arange(3)}
+        write_broken_members(draw, broken, folder / "a.npz", arrays)
     else:
         content = broken(draw, draw(st.sampled_from(npzs())), draw(st.sampled_from(npzs())))
         (folder / "a.npz").write_bytes(content)
     source = one_message(load_source, str(folder / "a.npz"))
     assert source.images.dtype == np.uint8
     assert source.images.ndim == 4
+
+
+def write_broken_members(draw, broken, path, arrays):
+    """An .npz file that is whole to zip, with members that are broken to NumPy."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.save(member, array)
+            content = member.getvalue()
+            file.writestr(f"{name}.npy", broken(draw, content, content))
 
 
 def fuzz_list(draw, broken, folder):
@@ -114,3 +122,59 @@ def fuzz_list(draw, broken, folder):
     text = "path,label,class\n" + "".join(f"{n},{i},kind {i}\n" for i, n in enumerate(names))
     (folder / "a.csv").write_bytes(broken(draw, text.encode(), text.encode()))
     check_set(str(folder / "a.csv"), folder)
+
+
+def fuzz_labels(draw, broken, folder):
+    """A labels file beside a folder of images."""
+    root = folder / "pictures"
+    root.mkdir()
+    for name, content in zip("abc", GOOD, strict=True):
+        (root / f"{name}.png").write_bytes(content)
+    text = "path,label,class\n" + "".join(f"{n}.png,{i},kind {i}\n" for i, n in enumerate("abc"))
+    encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+    content = broken(draw, text.encode(encoding), text.encode())
+    (folder / "labels.csv").write_bytes(content)
+    source = one_message(load_labelled, root, folder / "labels.csv")
+    assert len(source) == len(GOOD)
+    assert source.labels is None or source.labels.min() >= -1
+
+
+def load_labelled(root, table):
+    from cssl_jax.data.loading import load_source
+    from cssl_jax.data.options import PictureOptions
+
+    return load_source(str(root), PictureOptions(labels=str(table)))
+
+
+def fuzz_masks(draw, broken, folder):
+    """A folder of images with masks, of which one is broken or of another format; or an archive."""
+    if draw(st.booleans()):
+        for part in ("images", "masks"):
+            (folder / part).mkdir()
+        for i in range(2):
+            (folder / "images" / f"{i}.png").write_bytes(GOOD[i])
+            (folder / "masks" / f"{i}.png").write_bytes(MASKS[0])
+        chosen = draw(st.sampled_from([*MASKS, *MASKS, *NO_MASKS]))
+        if draw(st.booleans()):
+            chosen = broken(draw, chosen, draw(st.sampled_from(MASKS)))
+        (folder / "masks" / "1.png").write_bytes(chosen)
+        check_masks(folder)
+    else:
+        arrays = {
+            "images": np.stack([pixels(i) for i in range(2)]),
+            "masks": np.stack([CLASSES] * 2),
+        }
+        write_broken_members(draw, broken, folder / "a.npz", arrays)
+        check_masks(folder / "a.npz")
+
+
+def check_masks(spec):
+    from cssl_jax.data.masks import load_masks
+    from cssl_jax.data.options import PictureOptions
+
+    source = one_message(load_masks, str(spec), PictureOptions(max_pixels=MOST_PIXELS))
+    assert 2 <= source.num_classes <= 255
+    for images, masks in source.blocks(64, 8):
+        assert len(images) == len(masks)
+        assert masks.shape[1:] == (8, 8)
+        assert masks.dtype == np.uint8

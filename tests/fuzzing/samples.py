@@ -23,6 +23,15 @@ def encoded(kind, seed=0, image=None, **options):
     return file.getvalue()
 
 
+def make_notes():
+    notes = PIL.PngImagePlugin.PngInfo()
+    notes.add_text("words", "x" * 999, zip=True)
+    return notes
+
+
+PICTURE_NOTES = make_notes()
+
+
 def make_pictures():
     rgb, grey = PIL.Image.fromarray(pixels(1)), PIL.Image.fromarray(pixels(2, channels=0))
     rgba = PIL.Image.fromarray(pixels(3, channels=4))
@@ -30,8 +39,6 @@ def make_pictures():
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     frames = [PIL.Image.fromarray(pixels(5 + i)) for i in range(3)]
-    notes = PIL.PngImagePlugin.PngInfo()
-    notes.add_text("words", "x" * 999, zip=True)
     return {
         "jpg": [
             encoded("JPEG", image=rgb, exif=exif),
@@ -40,7 +47,7 @@ def make_pictures():
             encoded("JPEG", image=rgb.convert("CMYK")),
         ],
         "png": [
-            encoded("PNG", image=rgb, pnginfo=notes),
+            encoded("PNG", image=rgb, pnginfo=PICTURE_NOTES),
             encoded("PNG", image=rgba),
             encoded("PNG", image=deep),
             encoded("PNG", image=rgb.quantize(16), transparency=3),
@@ -65,6 +72,18 @@ def make_pictures():
 
 PICTURES = make_pictures()
 GOOD = [encoded("PNG", seed=100 + i) for i in range(3)]
+CLASSES = np.kron([[0, 1], [2, 255]], np.ones((12, 10))).astype(np.uint8)  # of a mask
+_GREY = PIL.Image.fromarray(CLASSES)
+MASKS = [
+    encoded("PNG", image=_GREY),
+    encoded("PNG", image=_GREY.convert("P")),
+    encoded("PNG", image=_GREY, pnginfo=PICTURE_NOTES),
+]
+NO_MASKS = [
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 24\n%%EndComments\nshowpage\n%%EOF\n",
+    *(encoded(kind, image=_GREY) for kind in ("JPEG", "TIFF", "GIF", "EPS", "PCX", "ICO")),
+    encoded("PNG", seed=1),
+]
 
 
 def make_tar(format=tarfile.PAX_FORMAT, contents=GOOD, text=b'{"label": 1}'):

@@ -24,7 +24,7 @@ FUZZERS = {
     "folder": readers.fuzz_folder, "tar": readers.fuzz_tar, "parquet": readers.fuzz_parquet,
     "tfrecord": readers.fuzz_tfrecord, "npz": readers.fuzz_npz, "list": readers.fuzz_list,
     "config": texts.fuzz_config, "options": texts.fuzz_options, "run": texts.fuzz_run,
-    "tfds": readers.fuzz_tfds,
+    "tfds": readers.fuzz_tfds, "masks": readers.fuzz_masks, "labels": readers.fuzz_labels,
 }  # fmt: skip
 # Pictures are the largest part of what can go wrong.
 SHARES = [*FUZZERS, "folder", "folder", "folder", "tar", "parquet", "npz"]
