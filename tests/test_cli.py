@@ -276,7 +276,9 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path, capsys):
         folder.mkdir()
     (pictures / "1.jpg").write_bytes(b"no picture")
     assert cli.main(["data", "check", str(pictures), "--json", str(target)]) == 2
-    assert f"--json {target} is a folder; name a file, such as {target}/out" in capsys.readouterr().err
+    assert (
+        f"--json {target} is a folder; name a file, such as {target}/out" in capsys.readouterr().err
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", "target"}
 
 
