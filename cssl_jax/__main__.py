@@ -1,4 +1,4 @@
-"""The command ``cssl-jax``, also as ``python -m cssl_jax``; it answers Ctrl-C from the first instant.
+"""The command ``cssl-jax``, also as ``python -m cssl_jax``; answers Ctrl-C from the first instant.
 
 Nothing large is imported at the top: JAX and TensorFlow take seconds, in which an exception that is
 raised by a signal ends in long tracebacks or in the crash of an extension module.
