@@ -16,7 +16,7 @@ START = (
 
 
 def interrupted(words, delay, times=1, cwd=None):
-    """(status, standard error) of a command that is interrupted ``delay`` seconds after its start."""
+    """(status, standard error) of a command, interrupted ``delay`` seconds after its start."""
     process = subprocess.Popen(
         [sys.executable, "-c", START, *words],
         stdout=subprocess.PIPE,
