@@ -12,7 +12,7 @@ from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.version import __version__
 
 try:
-    from cssl_jax import distributed
+    from cssl_jax import distributed, platforms
     from cssl_jax.commands import (
         adaptation,
         datasets,
@@ -122,6 +122,13 @@ def _run(argv: list[str]) -> int:
     except RunError as error:
         print(f"cssl-jax {name}: {error}", file=sys.stderr)
         return 1
+    except platforms.FAILURES:
+        try:
+            platforms.require()
+        except UserError as error:  # the platform is not there, whatever met it first
+            print(f"cssl-jax {name}: {error}", file=sys.stderr)
+            return 2
+        raise
     except BrokenPipeError:  # a reader such as `head` has seen enough
         sys.stderr.close()
         return 1
