@@ -118,7 +118,9 @@ def test_doctor_says_how_to_mend_what_is_wrong():
         timeout=120,
     )
     assert result.returncode == 1
-    assert "problem: JAX finds no device (JAX_PLATFORMS='nonsense'; unset it" in result.stdout
+    problem = "problem: JAX_PLATFORMS='nonsense' asks for nonsense, which cannot be started: "
+    assert problem in result.stdout
+    assert "Give one of the platforms cpu, cuda, rocm, tpu, or JAX_PLATFORMS=cpu" in result.stdout
 
 
 def test_recipes_lists_names_and_first_lines(capsys):
