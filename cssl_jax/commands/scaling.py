@@ -39,6 +39,12 @@ class PlanOptions:
 
     Attributes:
         recipe: As for pretrain.
+        target: Compile the step for accelerators that are not here: tpu:v5e:4x8 (v4, v5e, v5p,
+            v6e; chips along each axis), cuda:h100 (a100, h200; cuda:h100:8 for eight).
+        largest: With a target: find the largest batch of each kind of step, by compiling two
+            sizes of each.
+        views_per_core: With a target: views per second that one host core makes, from
+            `cssl-jax bench-input`; prints the cores that the target needs. 0 leaves them out.
         devices: That share a batch; several numbers give a table by formulas alone.
         memory_gb: GiB of one device; without it the device that is here is asked.
         compile: Compile the step as well, for the devices here or for simulated CPUs.
@@ -49,6 +55,9 @@ class PlanOptions:
     """
 
     recipe: Recipe
+    target: str = ""
+    largest: bool = False
+    views_per_core: float = 0.0
     devices: tuple[int, ...] = (1,)
     memory_gb: float | None = None
     compile: bool = True
@@ -82,12 +91,25 @@ def selfcheck(argv: Sequence[str]) -> int:
 
 
 def plan(argv: Sequence[str]) -> int:
-    """`cssl-jax plan RECIPE --devices 32 [--memory-gb 16] [--section.field VALUE ...]`."""
+    """`cssl-jax plan RECIPE [--devices 32 | --target tpu:v5e:4x8] [--section.field VALUE ...]`."""
     from cssl_jax.planning.planner import plan
     from cssl_jax.planning.shapes import input_of
 
     config = recipe_first("plan", "--devices 32", argv)
     options = parse(PlanOptions, "plan", argv, PlanOptions(tyro.MISSING, config=config))
+    if options.target:
+        from cssl_jax.planning.target_plan import plan_target
+
+        print(
+            plan_target(
+                options.config,
+                options.target,
+                largest=options.largest,
+                views_per_core=options.views_per_core,
+                timeout=options.timeout,
+            )
+        )
+        return 0
     if not options.devices:
         raise UserError("--devices is empty; give one number, or several for a table")
     if len(options.devices) == 1 and not options.per_device:
