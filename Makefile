@@ -36,8 +36,13 @@ types: $(VENV)/.installed-dev
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --limit-cost
 
-test-full: test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+# The TPU compiler lies apart: beside jax it would make every command look for a TPU.
+$(VENV)/libtpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+		"$$($(BIN)/python tests/helpers/libtpu.py)"
+
+test-full: test $(VENV)/libtpu
+	CSSL_TEST_LIBTPU=$(abspath $(VENV)/libtpu) $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 # What a second Python version is tried with.
 test-fast: $(VENV)/.installed-dev
