@@ -128,6 +128,30 @@ def adaptation(shift: str) -> Callable[[], str]:
     return build
 
 
+def targets() -> str:
+    """Compiled train steps on chips that are not here."""
+    rows, report = {}, load("targets")
+    for recipe, found in report.items():
+        for target, row in found.items():
+            if "failed" in row:
+                rows[f"{recipe}, {target}"] = ["failed: " + row["failed"].split(";")[0], *[""] * 7]
+                continue
+            operations = sum(part["kernels"] for part in row["compiled"]["origins"].values())
+            milliseconds = {name: 1e3 * seconds for name, seconds in row["bounds"].items()}
+            rows[f"{recipe}, {target}"] = [
+                str(row["batch_size"]),
+                f"{row['held'] / 1e9:.2f} of {row['memory'] / 1e9:.0f}",
+                *(f"{value:.1f}" for value in milliseconds.values()),
+                f"{row['views_per_second'] / row['chips']:,.0f}",
+                f"{operations:,.0f}",
+                str(sum(row["compiled"]["collective_counts"].values())),
+            ]
+    head = ["recipe, target", "batch", "GB per device", "compute, ms", "memory bandwidth, ms"]
+    head += ["interconnect, ms", "views/s per chip, at most", "operations", "collectives"]
+    last = [row for found in report.values() for row in found.values()][-1]
+    return markdown(head, rows) + provenance(last, "compiled, run nowhere")
+
+
 ADAPTATION_ROWS = {
     "source": "source only",
     "bn": "`bn`",
@@ -142,6 +166,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "photos": summary("photos"),
     "cifar": summary("cifar"),
     **{f"protocols-{name}": protocols(name) for name in ("digits", "photos", "cifar")},
+    "targets": targets,
     **{f"adaptation-{shift}": adaptation(shift) for shift in ("pale", "inverted", "photos")},
 }
 
