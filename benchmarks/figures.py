@@ -88,6 +88,8 @@ def summary(name: str) -> Callable[[], str]:
             label: [percent(found[p]["top1"]) for p in ("linear", "knn")]
             for label, found in columns.items()
         }
+        if "description" not in results["random_init"]:  # see protocols.rows
+            rows["untrained encoder"] = ["-", "-"]
         head = ["top-1, %", "linear probe", f"kNN, k = {results['knn']['k']}"]
         return markdown(head, best_in_bold_by_column(rows)) + provenance(report, "one seed")
 
@@ -196,7 +198,7 @@ def best_in_bold_by_column(rows: Rows) -> Rows:
 
 
 def _bold(cells: list[str]) -> list[str]:
-    values = [float(cell.split()[0]) for cell in cells]
+    values = [float("-inf") if cell == "-" else float(cell.split()[0]) for cell in cells]
     return [
         f"**{cell}**" if value == max(values) else cell
         for cell, value in zip(cells, values, strict=True)

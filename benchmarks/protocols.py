@@ -182,7 +182,8 @@ def write_scenes(
 def rows(figures: dict[str, Any]) -> dict[str, list[str]]:
     """Row -> cells of COLUMNS in percent, the last checkpoint beside its baselines.
 
-    +- is a 95 % interval over draws of labels.
+    +- is a 95 % interval over draws of labels. Runs from before results.json described the
+    untrained encoder compared with the state before the first step: "-" in its place.
     """
     results, places = figures["results"], (None, "random_init", "pixels")
     columns = [results if place is None else results[place] for place in places]
@@ -207,6 +208,10 @@ def rows(figures: dict[str, Any]) -> dict[str, list[str]]:
             row = f"{label}, {100 * float(fraction):g} % of the labels ({tuned['labels']:,})"
             cells = [tuned[column]["top1"] for column in ("pretrained", "random", "pixels")]
             found[row] = list(map(_percent, cells))
+    if "description" not in results["random_init"]:
+        trained = [row for row in found if row.startswith("fine-tuned")]
+        for row in found.keys() - set(trained):  # random weights that were trained are no baseline
+            found[row][COLUMNS.index("untrained")] = "-"
     return found
 
 
