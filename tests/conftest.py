@@ -1,6 +1,7 @@
 """Eight simulated devices and folders of the tests' own, set before JAX starts."""
 
 import atexit
+import gc
 import os
 import pathlib
 import shutil
@@ -20,6 +21,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and child processes inher
     os.environ["HOME"] = tempfile.mkdtemp(prefix="cssl-jax-home-")
     atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
     os.environ |= {
+        # Threads that wait in a loop take CPU time from the tests beside them.
+        "OMP_WAIT_POLICY": "passive",
+        "OPENBLAS_NUM_THREADS": "1",
         "CSSL_TEST_FOLDER": str(shared),
         "HYPOTHESIS_STORAGE_DIRECTORY": str(shared / "hypothesis"),
         "MPLCONFIGDIR": str(shared / "matplotlib"),  # its list of fonts takes seconds to build
@@ -38,6 +42,10 @@ def pytest_addoption(parser):
         action="store_true",
         help="fail if the suite exceeds the limits in tests/helpers/cost.py",
     )
+
+
+def pytest_unconfigure():
+    gc.freeze()  # pytest collects garbage five times at the end, over all that was imported
 
 
 def pytest_configure(config):

@@ -18,7 +18,7 @@ import tiny
 from cssl_jax import cli, config
 from cssl_jax.data.options import PictureOptions
 
-QUICK = ["--model.width", "0.0625", "--train.batch-size", "256", "--evaluate.batch-size", "512"]
+QUICK = ["--model.encoder", "tiny", "--train.batch-size", "256", "--evaluate.batch-size", "512"]
 
 
 def words(text):
@@ -83,9 +83,9 @@ def test_embed_writes_features_and_labels(run, tmp_path, capsys):
     np.savez(source, images=pictures.images, labels=pictures.labels)
     arguments = ["--data.source", str(source), "--output", str(output)]
     assert cli.main(["embed", str(run), *arguments]) == 0
-    assert "[13, 128]" in capsys.readouterr().out
+    assert "[13, 16]" in capsys.readouterr().out
     content = np.load(output)
-    assert content["features"].shape == (13, 128)
+    assert content["features"].shape == (13, 16)
     assert content["features"].dtype == np.float32
     np.testing.assert_array_equal(content["labels"], pictures.labels)
 
@@ -130,8 +130,10 @@ def test_recipes_lists_names_and_first_lines(capsys):
     assert re.search(r"^cifar10_resnet18 +SimCLR on CIFAR-10", out, re.MULTILINE)
 
 
-def test_demo_runs_a_recipe_into_a_folder(tmp_path, capsys):
-    assert cli.main(["demo", "--recipe", "debug", "--workdir", str(tmp_path / "demo")]) == 0
+@pytest.mark.parametrize("recipe", ["small", pytest.param("debug", marks=pytest.mark.slow)])
+def test_demo_runs_a_recipe_into_a_folder(tmp_path, capsys, recipe):
+    recipe = str(tiny.write_recipe(tmp_path)) if recipe == "small" else recipe
+    assert cli.main(["demo", "--recipe", recipe, "--workdir", str(tmp_path / "demo")]) == 0
     assert "raw pixels" in capsys.readouterr().out
     assert (tmp_path / "demo" / "results.json").is_file()
 

@@ -100,12 +100,13 @@ class CostReport:
         return report
 
     def pytest_runtest_logreport(self, report):
-        if not hasattr(report, "cost"):  # a worker that crashed
-            return
+        if hasattr(self.config, "workerinput") or not hasattr(report, "cost"):
+            return  # the controlling process hears of it too; a worker that crashed has no cost
         self.tests[report.nodeid].update(report.cost)
         if path := os.environ.get("CSSL_TEST_COSTS"):
             with pathlib.Path(path).open("a") as file:
-                row = {"test": report.nodeid, "phase": report.when, **report.cost}
+                row = {"test": report.nodeid, "phase": report.when, "outcome": report.outcome}
+                row |= report.cost
                 file.write(json.dumps(row) + "\n")
 
     @pytest.hookimpl(optionalhook=True)
