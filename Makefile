@@ -34,7 +34,7 @@ types: $(VENV)/.installed-dev
 
 # Two at a time: most of it is XLA compiling, which keeps one core busy; a file's fixtures stay together.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --limit-cost
 
 test-full: test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
@@ -49,4 +49,4 @@ fuzz: $(VENV)/.installed-dev
 	$(BIN)/python tests/fuzz.py --count 10000
 
 clean:
-	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache build dist *.egg-info

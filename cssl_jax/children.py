@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cssl_jax.errors import RunError
+from cssl_jax import platforms
+from cssl_jax.errors import RunError, UserError
 
 # What would make a child's devices or figures other than this module's callers ask for.
 _FLAG = re.compile(r"--xla_force_host_platform_device_count=\S*")
@@ -146,4 +147,11 @@ def serve(main: Callable[..., None]) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_the_parent, daemon=True).start()
-    main(tell, **arguments)
+    try:
+        main(tell, **arguments)
+    except platforms.FAILURES:
+        try:
+            platforms.require()
+        except UserError as error:
+            sys.exit(str(error))  # the line that the parent passes on
+        raise

@@ -12,7 +12,7 @@ from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.version import __version__
 
 try:
-    from cssl_jax import distributed
+    from cssl_jax import distributed, platforms
     from cssl_jax.commands import (
         adaptation,
         datasets,
@@ -54,6 +54,10 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
 
 # By several processes.
 SHARED = ("pretrain", "evaluate", "finetune", "adapt", "embed", "demo", "doctor")
+
+
+# What sets the number of images that are embedded at once, in commands that train nothing.
+BATCH_OPTIONS = {"evaluate": "--evaluate.batch-size", "embed": "--batch-size"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,6 +126,12 @@ def _run(argv: list[str]) -> int:
     except RunError as error:
         print(f"cssl-jax {name}: {error}", file=sys.stderr)
         return 1
+    except (*platforms.FAILURES, MemoryError) as error:
+        status, message = _cause(name, error)
+        if not status:
+            raise
+        print(f"cssl-jax {name}: {message}", file=sys.stderr)
+        return status
     except BrokenPipeError:  # a reader such as `head` has seen enough
         sys.stderr.close()
         return 1
@@ -129,6 +139,19 @@ def _run(argv: list[str]) -> int:
         where = "" if error.filename is None else f": {error.filename}"
         print(f"cssl-jax {name}: {error.strerror or error}{where}", file=sys.stderr)
         return 1
+
+
+def _cause(name: str, error: BaseException) -> tuple[int, str]:
+    """(exit status, message) of an error of JAX that has a plain cause; (0, "") of any other."""
+    from cssl_jax.planning import exhaustion
+
+    if exhaustion.is_out_of_memory(error):
+        return 1, exhaustion.evaluation_message(error, BATCH_OPTIONS.get(name, ""))
+    try:
+        platforms.require()
+    except UserError as trouble:  # the platform is not there, whatever met it first
+        return 2, str(trouble)
+    return 0, ""
 
 
 def _group(argv: Sequence[str]) -> list[str]:

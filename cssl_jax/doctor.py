@@ -118,14 +118,13 @@ def _devices() -> tuple[list[str], list[str]]:
     try:
         import jax
 
-        from cssl_jax import runtime
+        from cssl_jax import platforms, runtime
     except (ImportError, RuntimeError) as error:  # RuntimeError: jaxlib of another version
         return [], [f"JAX cannot be imported: {error}"]
     try:
         devices = jax.local_devices()
-    except RuntimeError as error:
-        wanted = os.environ.get("JAX_PLATFORMS", "")
-        return [], [f"JAX finds no device (JAX_PLATFORMS={wanted!r}; unset it to try all): {error}"]
+    except platforms.FAILURES as error:
+        return [], [platforms.trouble(error)]
     lines = []
     for device in devices:
         limit = runtime.device_memory(device)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from cssl_jax import distributed, parallel, processes
+from cssl_jax import distributed, parallel, platforms, processes
 from cssl_jax.config import Config
 from cssl_jax.errors import InterruptedRunError, UserError
 from cssl_jax.files import cache_folder
@@ -52,8 +52,10 @@ def make_mesh(devices: int) -> Mesh:
     """A mesh over the first ``devices`` devices; 0 is all.
 
     Raises:
-        UserError: There are fewer, or a part was asked for with several processes.
+        UserError: There are fewer, a part was asked for with several processes, or the platform
+            that JAX was asked for is not there.
     """
+    platforms.require()
     available = jax.devices()
     if devices and not processes.alone() and devices != len(available):
         raise UserError(f"runtime.devices {devices} on several processes; leave it 0, which is all")
@@ -85,6 +87,7 @@ def join(command: str) -> None:
         UserError: They run another command, or other code.
     """
     distributed.start()
+    platforms.require()
     if not processes.alone():
         processes.require_same({"command": command, **versions(), "cssl_jax's code": _source()})
 

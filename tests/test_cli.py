@@ -1,6 +1,8 @@
 """Every command, as a person types it."""
 
+import contextlib
 import inspect
+import io
 import json
 import os
 import re
@@ -25,10 +27,17 @@ def words(text):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    assert cli.main(["pretrain", "debug", "--workdir", str(folder), *QUICK]) == 0
-    return folder
+def pretrained(tmp_path_factory):
+    """(run folder, what the command printed beside its results)."""
+    folder, errors = tmp_path_factory.mktemp("cli") / "run", io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        assert cli.main(["pretrain", "debug", "--workdir", str(folder), *QUICK]) == 0
+    return folder, errors.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run(pretrained):
+    return pretrained[0]
 
 
 def test_pretrain_ends_with_a_table_and_the_path_of_its_results(run, capsys):
@@ -43,16 +52,21 @@ def test_pretrain_ends_with_a_table_and_the_path_of_its_results(run, capsys):
     assert config["data"]["source"] == "digits"
 
 
-def test_progress_shows_loss_chance_level_images_per_second_and_time_left(run, capfd):
-    again = run.parent / "again"
-    assert cli.main(["pretrain", "debug", "--workdir", str(again), *QUICK]) == 0
-    bar = capfd.readouterr().err
+def test_progress_shows_loss_chance_level_images_per_second_and_time_left(pretrained):
+    _, bar = pretrained
     assert re.search(r"loss \d\.\d+ \(chance 6\.236\)", bar)  # ln(511)
     assert re.search(r"\d+ images/s, \d+% waiting for input", bar)
     assert re.search(r"\[\d\d:\d\d<\d\d:\d\d", bar)
 
 
-@pytest.mark.parametrize("protocol", [[], ["--protocol", "knn"], ["--protocol", "linear"]])
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        [],
+        ["--protocol", "knn"],
+        pytest.param(["--protocol", "linear"], marks=pytest.mark.slow),
+    ],
+)
 def test_evaluate_shows_the_same_figures(run, capsys, protocol):
     assert cli.main(["evaluate", str(run), *protocol]) == 0
     out = capsys.readouterr().out
@@ -104,7 +118,9 @@ def test_doctor_says_how_to_mend_what_is_wrong():
         timeout=120,
     )
     assert result.returncode == 1
-    assert "problem: JAX finds no device (JAX_PLATFORMS='nonsense'; unset it" in result.stdout
+    problem = "problem: JAX_PLATFORMS='nonsense' asks for nonsense, which cannot be started: "
+    assert problem in result.stdout
+    assert "Give one of the platforms cpu, cuda, rocm, tpu, or JAX_PLATFORMS=cpu" in result.stdout
 
 
 def test_recipes_lists_names_and_first_lines(capsys):

@@ -163,9 +163,14 @@ def test_a_disk_without_room_leaves_the_old_file_and_no_half(tmp_path, little_ro
 def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), outputs.open_output(path) as file:
-        file.write(b"new")
-        raise KeyboardInterrupt
+
+    def write():
+        with outputs.open_output(path) as file:
+            file.write(b"new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
 

@@ -21,7 +21,7 @@ class DataCheck:
         source: Folder, .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or .parquet file.
         options: How pictures are read; the data.* options of a run with the same names.
         rejected: File to write the pictures to that would be left out, with the reason (.csv);
-            - is standard output.
+            standard output is -.
         json: File to write all figures to; - is standard output.
     """
 

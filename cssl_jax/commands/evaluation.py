@@ -57,11 +57,13 @@ class Embed:
         data: What to embed.
         output: File to write (.npz; - is standard output): features float32 [N, D] and, where there
             are some, labels, names and classes (names of the labels).
+        batch_size: Images embedded at once; 0 is the run's evaluate.batch_size.
     """
 
     run: Run
     data: EmbedData
     output: File
+    batch_size: int = 0
 
 
 def evaluate(argv: Sequence[str]) -> int:
@@ -105,7 +107,7 @@ def embed(argv: Sequence[str]) -> int:
 
     options = parse(Embed, "embed", argv)
     check_output(options.output, ".npz")
-    encoder = load_encoder(options.run)
+    encoder = load_encoder(options.run, batch_size=options.batch_size)
     read = dataclasses.replace(encoder.config.data, labels=options.data.labels)
     source = load_source(options.data.source, read)
     arrays = {"features": encoder.embed(source)}

@@ -19,6 +19,7 @@ from cssl_jax.evaluate import leakage, protocols
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, halves, labelled_part
 from cssl_jax.evaluate.features import InputSpec, Model, encoder_variables, make_embed
 from cssl_jax.evaluate.segment_run import load_masked_parts, segment
+from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.train import setup
 from cssl_jax.train.checkpoints import Checkpoints
@@ -95,10 +96,16 @@ class Encoder:
                 f"{self.spec.channels}"
             )
 
-    def untrained(self) -> Model:
-        """The model as it was before the first step."""
-        state = setup.init_state(self.method, optax.identity(), self.spec, self.config.train.seed)
-        return parallel.replicate(state.model, self.mesh)
+    def untrained(self, images: Source) -> Model:
+        """The untrained model to compare with, see ``untrained.untrained_model``."""
+        return untrained_model(
+            images,
+            method=self.method,
+            spec=self.spec,
+            mesh=self.mesh,
+            seed=self.config.train.seed,
+            batch_size=self.config.evaluate.batch_size,
+        )
 
     def _shapes(self) -> Model:
         init = setup.initializer(self.method, optax.identity(), self.spec)
@@ -200,7 +207,7 @@ def _evaluate_run(
         **evaluator.report(
             last,
             last if best.step == last.step else Checkpoint(best.step, best.model),
-            encoder.untrained(),
+            encoder.untrained,
             names,
             chose_best=not transfer or validation.fingerprint() == encoder.data["validation"],
             ranked=_ranked(own) if transfer else None,

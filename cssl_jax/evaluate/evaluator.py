@@ -22,6 +22,7 @@ from cssl_jax.evaluate.features import (
     make_embed,
     pixels,
 )
+from cssl_jax.evaluate.untrained import describe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +151,7 @@ class Evaluator:
         self,
         last: Checkpoint,
         best: Checkpoint | None,
-        untrained: Model,
+        untrained: Callable[[Source], Model],
         names: tuple[str, ...] = protocols.ONLINE,
         *,
         figures: dict[str, Any] | None = None,
@@ -162,7 +163,7 @@ class Evaluator:
         Args:
             last: Of the run; reported on the whole validation part.
             best: Reported on the images that did not rank checkpoints; None leaves it out.
-            untrained: The model before its first step.
+            untrained: Training images -> the untrained model, see ``untrained.untrained_model``.
             names: Of protocols.
             figures: Of ``last``, ``judge(..., full=True)``, where they are known.
             chose_best: Whether it was this validation part that ranked the run's checkpoints.
@@ -170,7 +171,8 @@ class Evaluator:
                 report on ``best``. None where they are not known.
 
         Returns:
-            ``judge``'s figures of ``last``, with "step", "num_classes", "random_init", "pixels",
+            ``judge``'s figures of ``last``, with "step", "num_classes", "random_init" (the
+            untrained encoder, with its "description"), "pixels",
             "best" (figures, "step", "images"; of another step than the last, the last one's on the
             same images as "last"), "selection" (who chose and who reports), "encoder_hash" (the
             variables' SHA-256, the same after as before) and "leakage".
@@ -201,9 +203,10 @@ class Evaluator:
                 on_same = self.judge(of_last, names, full=True, rows=rows)
                 results["best"]["last"] = _as_floor(on_same)
         results["selection"] = self._who_chose(last, best, chose_best, len(rows))
-        floors = {"random_init": self.features(untrained), "pixels": pixels}
+        floors = {"random_init": self.features(untrained(self._train)), "pixels": pixels}
         for name, features in floors.items():
             results[name] = _as_floor(self.judge(features, names, full=True))
+        results["random_init"]["description"] = describe(len(self._train))
         models = {"last": last, "best": best}
         for name, before in hashes.items():
             checkpoint = models[name]

@@ -175,6 +175,13 @@ def shapes_of(config: Config, devices: int, given: Input) -> Shapes:
     )
 
 
+def held_bytes(config: Config, devices: int, given: Input) -> int:
+    """``Shapes.held`` alone, of any encoder."""
+    mesh = abstract_mesh(devices)
+    jaxpr = program.device_program(step_of(config, mesh, given), mesh)
+    return program.argument_bytes(jaxpr) + program.peak_bytes(jaxpr)
+
+
 def cost_of(config: Config, devices: int, given: Input) -> formulas.Cost:
     """By hand, for a recipe."""
     batch, micro_batch = config.train.batch_size, config.train.micro_batch

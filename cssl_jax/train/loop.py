@@ -1,21 +1,24 @@
 """A whole run, readable from top to bottom: data, parts, resume, steps, evaluation, results."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import optax
 
-from cssl_jax import parallel, processes, recipes, runtime
+from cssl_jax import processes, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.data.loading import LABEL_RULES, absolute_spec
 from cssl_jax.data.scan import write_rejected
-from cssl_jax.errors import InterruptedRunError, UserError
+from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.evaluate.evaluator import Checkpoint
+from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.files import write_json
 from cssl_jax.train import folder, optimizers, setup
 from cssl_jax.train.cadence import Cadence
@@ -71,7 +74,11 @@ def pretrain(
     processes.together(lambda: folder.check(run, config))
     with runtime.catch_signals() as interruption, processes.watched():
         try:
-            with folder.while_running(run), folder.Claim(run) as claim:
+            with (
+                _memory_explained(config, run),
+                folder.while_running(run),
+                folder.Claim(run) as claim,
+            ):
                 return _pretrain(config, run, claim, interruption, profile, watch)
         except InterruptedRunError as stopped:
             *_, name = str(stopped).split()
@@ -80,6 +87,23 @@ def pretrain(
             raise InterruptedRunError(  # before the first step, or after the last
                 f"{name} outside the steps: nothing is lost; run the same command to go on"
             ) from None
+
+
+@contextlib.contextmanager
+def _memory_explained(config: Config, run: pathlib.Path) -> Iterator[None]:
+    """Within it, memory that runs out is a RunError with the ways out."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        # Planning imports what trains: here, where it is needed, it makes no cycle.
+        from cssl_jax.planning import exhaustion
+
+        if not exhaustion.is_out_of_memory(error):
+            raise
+        if exhaustion.is_in_evaluation(error):
+            raise RunError(exhaustion.evaluation_message(error, "--evaluate.batch-size")) from error
+        saved = folder.has_checkpoint(run)
+        raise RunError(exhaustion.training_message(config, error, saved=saved)) from error
 
 
 def _pretrain(
@@ -155,7 +179,14 @@ def _results(
         return json.loads(results_path.read_text())
     last = Checkpoint(parts.total_steps, state.model)
     best = _best(last, parts, checkpoints)
-    untrained = setup.init_state(parts.method, optax.identity(), parts.spec, config.train.seed)
+    untrained = functools.partial(
+        untrained_model,
+        method=parts.method,
+        spec=parts.spec,
+        mesh=parts.mesh,
+        seed=config.train.seed,
+        batch_size=config.evaluate.batch_size,
+    )
     results = {
         "config_hash": recipes.config_hash(config),
         "seed": config.train.seed,
@@ -165,9 +196,7 @@ def _results(
         "validation_source": config.data.validation_source or "held out of source",
         "split": {"train": len(parts.train), "validation": len(parts.validation)},
         **{name: parts.meta[name] for name in (ORIGIN,) if name in parts.meta},
-        **parts.evaluator.report(
-            last, best, parallel.replicate(untrained.model, parts.mesh), figures=figures
-        ),
+        **parts.evaluator.report(last, best, untrained, figures=figures),
         "versions": runtime.versions(),
     }
     processes.by_first(lambda: write_json(results_path, results))

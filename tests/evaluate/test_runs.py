@@ -105,15 +105,15 @@ def test_the_same_images_rank_with_labels_and_without():
 
 
 def test_the_last_and_the_best_stand_side_by_side_where_they_differ(parts):
-    encoder, _, _, judge = parts
+    encoder, train, _, judge = parts
     last = Checkpoint(encoder.step, encoder.model)
-    best = Checkpoint(1, encoder.untrained())
-    found = judge.report(last, best, encoder.untrained(), ("knn",))
+    best = Checkpoint(1, encoder.untrained(train))
+    found = judge.report(last, best, encoder.untrained, ("knn",))
     assert found["best"]["last"]["knn"].keys() == found["best"]["knn"].keys()
     text = table(found)
     assert "on 6 images that chose neither" in text
     assert "best checkpoint: step 1, chosen by online kNN top-1 on 6 of the 12" in text
-    elsewhere = judge.report(last, best, encoder.untrained(), ("knn",), chose_best=False)
+    elsewhere = judge.report(last, best, encoder.untrained, ("knn",), chose_best=False)
     assert elsewhere["best"]["images"] == 12
     assert elsewhere["best"]["last"]["knn"]["top1"] == elsewhere["knn"]["top1"]
     assert "reported on all 12 here" in elsewhere["selection"]["words"]
@@ -157,7 +157,7 @@ def test_a_protocol_that_trains_the_encoder_is_found_out(parts, monkeypatch):
 
     monkeypatch.setattr(protocols, "labelled", training)
     with pytest.raises(RunError, match="encoder of the last checkpoint is not what it was"):
-        judge.report(Checkpoint(6, model), None, encoder.untrained(), ("knn",))
+        judge.report(Checkpoint(6, model), None, encoder.untrained, ("knn",))
 
 
 def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_figures_alone(

@@ -74,6 +74,9 @@ def test_results_hold_every_figure_beside_its_floors(run, config):
     assert results["seed"] == 0
     assert results["step"] == 9
     assert results["config_hash"] == cssl_jax.recipes.config_hash(config)
+    assert results["random_init"]["description"].endswith(
+        "BatchNorm statistics of 48 training images"
+    )
 
 
 def test_metrics_hold_loss_chance_accuracy_norm_and_rate_of_every_step(run):

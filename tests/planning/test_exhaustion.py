@@ -1,0 +1,97 @@
+"""Memory that runs out: the message, and the options that it names."""
+
+import re
+
+import jax.numpy as jnp
+import pytest
+
+import tiny
+from cssl_jax import cli, recipes
+from cssl_jax.errors import RunError
+from cssl_jax.planning import exhaustion
+from cssl_jax.planning.planner import GIB, shapes_of
+from cssl_jax.planning.shapes import input_of
+from cssl_jax.train import folder
+from cssl_jax.train.loop import pretrain
+from cssl_jax.train.training import Training
+
+WAY = re.compile(r"^  (--[\w.-]+)(?: (\d+))?: ([\d.]+) GiB(.*)$", re.MULTILINE)
+
+
+def exhaust(*_, **__):
+    """Asks JAX for more memory than there is."""
+    jnp.zeros(2**46, jnp.uint8).block_until_ready()
+
+
+def changed(config, option, number):
+    section, field = option.removeprefix("--").replace("-", "_").split(".")
+    return tiny.replace(config, section, **{field: int(number) if number else True})
+
+
+def small():
+    """A recipe with an encoder that the planner's formulas know."""
+    config = tiny.replace(recipes.load("debug"), "model", width=0.0625)
+    return tiny.replace(config, "train", batch_size=64)
+
+
+def test_the_message_has_the_sizes_and_three_ways_out_with_the_figure_of_plan(
+    tmp_path, monkeypatch
+):
+    config = tiny.replace(small(), "train", epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "run", exhaust)
+        with pytest.raises(RunError, match="RESOURCE_EXHAUSTED: Out of memory") as said:
+            pretrain(config, tmp_path / "run")
+    message = str(said.value)
+    assert message.startswith("out of memory at batch 64 on 8 device(s), where a step holds")
+    ways = WAY.findall(message)
+    assert [option for option, *_ in ways] == [
+        "--train.batch-size",
+        "--model.remat",
+        "--train.micro-batch",
+    ]
+    for option, number, held, _ in ways:
+        other = recipes.canonical(changed(config, option, number))
+        expected = shapes_of(other, 8, input_of(other, None, 8)).held
+        assert float(held) == round(expected / GIB, 2)
+        assert "another --workdir" not in message  # nothing is saved yet: the folder can be used
+        folder.check(tmp_path / "run", other)  # accepted there
+
+
+def test_a_run_that_was_saved_keeps_its_batch_and_the_message_says_so():
+    config = recipes.canonical(small())
+    message = exhaustion.training_message(config, MemoryError(), saved=True)
+    assert "(MemoryError)" in message
+    rest = {option: rest for option, _, _, rest in WAY.findall(message)}
+    assert "in another --workdir" in rest["--train.batch-size"]
+    assert "in another --workdir" in rest["--train.micro-batch"]
+    assert "workdir" not in rest["--model.remat"]
+
+
+def test_an_evaluation_that_runs_out_names_its_own_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr("cssl_jax.evaluate.evaluator.Evaluator.features", _features)
+    config = tiny.config(batch_size=64, epochs=1)
+    with pytest.raises(RunError, match=r"out of memory \(.*; give --evaluate\.batch-size a lower"):
+        pretrain(config, tmp_path / "run")
+
+
+# As if it stood in the package's folder of that name.
+_features = eval(compile("lambda *_: exhaust()", "cssl_jax/evaluate/features.py", "eval"))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "embed", "report", "recipes"])
+def test_no_command_ends_in_a_traceback_where_memory_runs_out(command, monkeypatch, capsys):
+    for error in (exhaust, lambda *_: [0] * 2**60):
+        monkeypatch.setitem(cli.COMMANDS, command, (error, cli.COMMANDS[command][1]))
+        assert cli.main([command]) == 1
+        told = capsys.readouterr().err
+        assert told.startswith(f"cssl-jax {command}: out of memory (")
+        option = cli.BATCH_OPTIONS.get(command, "end what else uses the memory")
+        assert option in told
+
+
+@pytest.mark.parametrize("command", sorted(cli.BATCH_OPTIONS))
+def test_the_option_that_is_named_exists(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert cli.BATCH_OPTIONS[command] in capsys.readouterr().out
