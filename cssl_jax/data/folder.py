@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from cssl_jax.data.fields import is_whole_number, number_labels, short
+from cssl_jax.data.fields import is_whole_number, note_on_no_label, number_labels, short
 from cssl_jax.data.layout import check_are_classes, why_unlabelled
 from cssl_jax.data.walk import describe_others, note_on_others, walk_images
 from cssl_jax.errors import UserError
@@ -140,7 +140,7 @@ def open_list(path: str | pathlib.Path) -> FileRecords:
         UserError: It is no such list, or a file is missing.
     """
     table = pathlib.Path(path).expanduser().absolute()
-    rows = _read_table(table)
+    rows, others = _read_table(table)
     missing, stamps = [], []
     for name, _, _ in rows:
         try:
@@ -150,7 +150,8 @@ def open_list(path: str | pathlib.Path) -> FileRecords:
     if missing:
         raise UserError(f"{path} names {_some(missing)}, which cannot be found beside it")
     names = tuple(name for name, _, _ in rows)
-    records = FileRecords(str(table), table.parent, names, tuple(stamps))
+    notes = note_on_no_label("columns", others, "call it 'label'")
+    records = FileRecords(str(table), table.parent, names, tuple(stamps), notes=notes)
     return _labelled(records, {name: (label, kind) for name, label, kind in rows}, str(table))
 
 
@@ -161,7 +162,7 @@ def _open_at_once(path: str, flags: int) -> int:
 def _with_table(records: FileRecords, table: pathlib.Path) -> FileRecords:
     rows = [
         (_within(name, records.root), label, kind)
-        for name, label, kind in _read_table(table, labelled=True)
+        for name, label, kind in _read_table(table, labelled=True)[0]
     ]
     unknown = sorted({name for name, _, _ in rows} - set(records.names))
     if unknown:
@@ -193,8 +194,13 @@ def _labelled(records: FileRecords, table: dict[str, tuple[str, str]], where: st
     return dataclasses.replace(records, labels=labels, classes=classes)
 
 
-def _read_table(path: pathlib.Path, *, labelled: bool = False) -> list[tuple[str, str, str]]:
+def _read_table(
+    path: pathlib.Path, *, labelled: bool = False
+) -> tuple[list[tuple[str, str, str]], list[str]]:
     """Rows (path, label, class name) of a CSV file with a header.
+
+    Returns:
+        The rows, and the names of all other columns where none of them is the label.
 
     Raises:
         UserError: It is no such file, or has no column of labels where these are asked for.
@@ -232,7 +238,7 @@ def _read_table(path: pathlib.Path, *, labelled: bool = False) -> list[tuple[str
             )
     if not rows:
         raise UserError(f"{path} names no pictures")
-    return list(rows.values())
+    return list(rows.values()), [] if label else [c for c in columns.values() if c != place]
 
 
 def _decoded(content: bytes) -> str:

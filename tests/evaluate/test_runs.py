@@ -277,3 +277,11 @@ def test_images_of_other_channels_are_refused(run, config, tmp_path):
     data = dataclasses.replace(config.data, source=colour)
     with pytest.raises(UserError, match="images have 3 channels; this encoder takes 1"):
         cssl_jax.evaluate_run(run[0], "knn", data=data)
+
+
+def test_channels_before_height_and_width_are_answered_with_the_transposition(parts):
+    encoder, *_ = parts
+    images = np.zeros((3, 1, 8, 8), np.uint8)
+    with pytest.raises(UserError, match=r"numpy\.transpose\(images, \(0, 2, 3, 1\)\)"):
+        encoder(images)
+    assert encoder(np.transpose(images, (0, 2, 3, 1))).shape[0] == 3
