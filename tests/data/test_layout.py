@@ -261,7 +261,8 @@ def test_heic_is_read_where_its_package_is_installed(tmp_path):
     array = salted.pixels(1)
     heif.from_pillow(PIL.Image.fromarray(array)).save(str(tmp_path / "a.heic"), quality=100)
     records = open_folder(tmp_path)
-    assert np.abs(pictures.decode(records.read(0), 3).astype(int) - array).mean() < 4
+    difference = np.abs(pictures.decode(records.read(0), 3).astype(int) - array)
+    assert np.median(difference) <= 2  # its chroma has half the resolution
 
 
 # -------------------------------------------------------------------------- blank, nearly black
@@ -291,6 +292,7 @@ def test_the_range_of_sixteen_bit_files_is_reported(tmp_path, capsys, bits, high
     assert (f"have {bits} bits; multiply them by {2 ** (16 - bits)}" in shown) == (bits < 16)
 
 
+@pytest.mark.skipif(walk.HEIF_SUFFIXES[0] in pictures.SUFFIXES, reason="pillow-heif is installed")
 def test_a_run_says_first_what_it_does_not_read(phone, capsys):
     source = load_source(str(phone))
     parts = types.SimpleNamespace(
