@@ -262,7 +262,7 @@ def test_heic_is_read_where_its_package_is_installed(tmp_path):
     heif.from_pillow(PIL.Image.fromarray(array)).save(str(tmp_path / "a.heic"), quality=100)
     records = open_folder(tmp_path)
     difference = np.abs(pictures.decode(records.read(0), 3).astype(int) - array)
-    assert np.median(difference) <= 2  # its chroma has half the resolution
+    assert difference.mean() < 8  # its chroma has half the resolution; another image: 80
 
 
 # -------------------------------------------------------------------------- blank, nearly black
