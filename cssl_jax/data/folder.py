@@ -101,7 +101,7 @@ def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
     if not found:
         held = describe_others(others, texts=True)
         raise UserError(
-            f"{path} holds no pictures (.jpg, .png, .webp, .bmp, .gif, .tif or .ppm files)"
+            f"{path} holds no images (.jpg, .png, .webp, .bmp, .gif, .tif or .ppm files)"
             f"{held and f', only {held}'}; "
             f"shards further down are given by a pattern such as '{path}/**/*.tar'"
         )
@@ -112,7 +112,12 @@ def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
         return records
     if labels not in ("auto", "folder"):
         return _with_table(records, pathlib.Path(labels).expanduser())
-    tops = [name.partition("/")[0] if "/" in name else "" for name in names]
+    return _by_sub_folders(records, path, insist=labels == "folder")
+
+
+def _by_sub_folders(records: FileRecords, path: str | pathlib.Path, *, insist: bool) -> FileRecords:
+    """The records with their first folder level as classes, or a note on why there are none."""
+    tops = [name.partition("/")[0] if "/" in name else "" for name in records.names]
     classes = tuple(sorted(set(tops)))
     check_are_classes(path, [name for name in classes if name])
     if "" not in classes and len(classes) > 1:
@@ -120,17 +125,15 @@ def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
         return dataclasses.replace(
             records, labels=np.array([numbers[top] for top in tops]), classes=classes
         )
-    if labels == "folder":
-        why = f"{names[tops.index('')]} lies in none" if "" in classes else "there is only one"
-        if len(classes) > 1 or classes[0]:
-            why += f" ({why_unlabelled(path, names).partition('; ')[2]})"
+    reason = why_unlabelled(path, records.names)
+    if insist:
+        stray = f"{records.names[tops.index('')]} lies in none" if "" in classes else ""
+        way_out = reason.partition("; ")[2] or "sort them by class"
         raise UserError(
-            f"data.labels=folder needs two or more sub-folders that hold every picture of {path}; "
-            f"{why}; sort them by class, or leave data.labels out"
+            f"data.labels=folder needs two or more sub-folders that hold every image of {path}; "
+            f"{stray or 'there is only one'}; {way_out}, or omit data.labels"
         )
-    if reason := why_unlabelled(path, names):
-        return dataclasses.replace(records, notes=(*notes, reason))
-    return records
+    return dataclasses.replace(records, notes=(*records.notes, reason)) if reason else records
 
 
 def open_list(path: str | pathlib.Path) -> FileRecords:

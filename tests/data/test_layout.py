@@ -231,7 +231,7 @@ def test_files_that_are_not_read_are_counted_by_suffix(phone, tmp_path, capsys):
     for path in [*phone.rglob("*.png")]:
         if "@eaDir" not in str(path) and "#recycle" not in str(path):
             path.unlink()
-    with pytest.raises(UserError, match=r"holds no pictures .*, only 40 \.heic .*, 20 \.dng"):
+    with pytest.raises(UserError, match=r"holds no images .*, only 40 \.heic .*, 20 \.dng"):
         open_folder(phone)
 
 
