@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from cssl_jax.commands.parsing import Recipe, asks_for_help, parse, recipe_first
+from cssl_jax.commands.parsing import Recipe, asks_for_help, fit_warmup, parse, recipe_first
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.planning.scaling import Hardware, rows, table
@@ -79,7 +79,7 @@ def selfcheck(argv: Sequence[str]) -> int:
     default = SelfCheckOptions("debug", config=config)
     options = parse(SelfCheckOptions, "selfcheck", argv, default)
     found = selfcheck(
-        options.config,
+        fit_warmup(options.config, config, argv),
         devices=options.devices,
         steps=options.steps,
         full=options.full,
@@ -112,10 +112,11 @@ def plan(argv: Sequence[str]) -> int:
         return 0
     if not options.devices:
         raise UserError("--devices is empty; give one number, or several for a table")
+    chosen = fit_warmup(options.config, config, argv)
     if len(options.devices) == 1 and not options.per_device:
         print(
             plan(
-                options.config,
+                chosen,
                 devices=options.devices[0],
                 memory_gb=options.memory_gb,
                 compile=options.compile,
@@ -123,7 +124,7 @@ def plan(argv: Sequence[str]) -> int:
             )
         )
         return 0
-    given = input_of(options.config, None, max(options.devices))
-    found = rows(options.config, given, options.devices, options.per_device, options.hardware)
+    given = input_of(chosen, None, max(options.devices))
+    found = rows(chosen, given, options.devices, options.per_device, options.hardware)
     print(table(found, options.hardware))
     return 0

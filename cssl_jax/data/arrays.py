@@ -10,7 +10,7 @@ from cssl_jax.data.fields import dense_numbers
 from cssl_jax.data.sources import ArraySource
 from cssl_jax.errors import UserError
 
-# An archive that unpacks to more of these bytes, this many times its own, holds no pictures.
+# An archive that unpacks to more of these bytes, this many times its own, holds no images.
 _BOMB_BYTES, _BOMB_RATIO = 2**28, 100
 _USUAL_CHANNELS = (1, 2, 3, 4)
 

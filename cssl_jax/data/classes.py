@@ -52,11 +52,12 @@ def number_alike(
     readings = [] if by_name is None or (by_name[used] < 0).any() else [by_name]
     if _fits_by_position(wanted, own, used):
         readings.append(np.arange(len(own)))
-    if len(readings) > 1 and (readings[0][used] != readings[1][used]).any():
+    if len(readings) > 1 and (differing := used[readings[0][used] != readings[1][used]]).size:
+        label = differing[0]
         raise UserError(
             f"{option} numbers its classes and {reference} names them by numbers, in another "
-            f"order: label {used[0]} may be the class {own[used[0]]!r} or class number {used[0]}, "
-            f"{wanted[used[0]]!r}; give the labels of both as numbers or both as names"
+            f"order: label {label} may be the class {own[label]!r} or class number {label}, "
+            f"{wanted[label]!r}; give the labels of both as numbers or both as names"
         )
     if readings:
         return source.renumbered(readings[0], wanted)

@@ -44,6 +44,21 @@ def choose_field(
     return kind if kind in candidates else candidates[0]
 
 
+def note_on_no_label(kind: str, others: Sequence[str], way_out: str) -> tuple[str, ...]:
+    """The sentence on fields of which none was taken as the label; () where there is none.
+
+    Args:
+        kind: What the fields are: "columns", "features", "extensions".
+        others: Names of the fields beside the image.
+        way_out: What to do where one of them is the label.
+    """
+    if not others:
+        return ()
+    more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+    named = ", ".join(short(name)[1:-1] for name in others[:8]) + more
+    return (f"no labels: the {kind} {named} are not read; if one of them is the label, {way_out}",)
+
+
 def short(value: object) -> str:
     """A value as code has it, cut where it is long: for messages, which may quote any file."""
     text = repr(value)

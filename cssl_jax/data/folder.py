@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from cssl_jax.data.fields import is_whole_number, number_labels, short
+from cssl_jax.data.fields import is_whole_number, note_on_no_label, number_labels, short
 from cssl_jax.data.layout import check_are_classes, why_unlabelled
 from cssl_jax.data.walk import describe_others, note_on_others, walk_images
 from cssl_jax.errors import UserError
@@ -101,7 +101,7 @@ def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
     if not found:
         held = describe_others(others, texts=True)
         raise UserError(
-            f"{path} holds no pictures (.jpg, .png, .webp, .bmp, .gif, .tif or .ppm files)"
+            f"{path} holds no images (.jpg, .png, .webp, .bmp, .gif, .tif or .ppm files)"
             f"{held and f', only {held}'}; "
             f"shards further down are given by a pattern such as '{path}/**/*.tar'"
         )
@@ -112,7 +112,12 @@ def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
         return records
     if labels not in ("auto", "folder"):
         return _with_table(records, pathlib.Path(labels).expanduser())
-    tops = [name.partition("/")[0] if "/" in name else "" for name in names]
+    return _by_sub_folders(records, path, insist=labels == "folder")
+
+
+def _by_sub_folders(records: FileRecords, path: str | pathlib.Path, *, insist: bool) -> FileRecords:
+    """The records with their first folder level as classes, or a note on why there are none."""
+    tops = [name.partition("/")[0] if "/" in name else "" for name in records.names]
     classes = tuple(sorted(set(tops)))
     check_are_classes(path, [name for name in classes if name])
     if "" not in classes and len(classes) > 1:
@@ -120,17 +125,15 @@ def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
         return dataclasses.replace(
             records, labels=np.array([numbers[top] for top in tops]), classes=classes
         )
-    if labels == "folder":
-        why = f"{names[tops.index('')]} lies in none" if "" in classes else "there is only one"
-        if len(classes) > 1 or classes[0]:
-            why += f" ({why_unlabelled(path, names).partition('; ')[2]})"
+    reason = why_unlabelled(path, records.names)
+    if insist:
+        stray = f"{records.names[tops.index('')]} lies in none" if "" in classes else ""
+        way_out = reason.partition("; ")[2] or "sort them by class"
         raise UserError(
-            f"data.labels=folder needs two or more sub-folders that hold every picture of {path}; "
-            f"{why}; sort them by class, or leave data.labels out"
+            f"data.labels=folder needs two or more sub-folders that hold every image of {path}; "
+            f"{stray or 'there is only one'}; {way_out}, or omit data.labels"
         )
-    if reason := why_unlabelled(path, names):
-        return dataclasses.replace(records, notes=(*notes, reason))
-    return records
+    return dataclasses.replace(records, notes=(*records.notes, reason)) if reason else records
 
 
 def open_list(path: str | pathlib.Path) -> FileRecords:
@@ -140,7 +143,7 @@ def open_list(path: str | pathlib.Path) -> FileRecords:
         UserError: It is no such list, or a file is missing.
     """
     table = pathlib.Path(path).expanduser().absolute()
-    rows = _read_table(table)
+    rows, others = _read_table(table)
     missing, stamps = [], []
     for name, _, _ in rows:
         try:
@@ -150,7 +153,8 @@ def open_list(path: str | pathlib.Path) -> FileRecords:
     if missing:
         raise UserError(f"{path} names {_some(missing)}, which cannot be found beside it")
     names = tuple(name for name, _, _ in rows)
-    records = FileRecords(str(table), table.parent, names, tuple(stamps))
+    notes = note_on_no_label("columns", others, "call it 'label'")
+    records = FileRecords(str(table), table.parent, names, tuple(stamps), notes=notes)
     return _labelled(records, {name: (label, kind) for name, label, kind in rows}, str(table))
 
 
@@ -161,7 +165,7 @@ def _open_at_once(path: str, flags: int) -> int:
 def _with_table(records: FileRecords, table: pathlib.Path) -> FileRecords:
     rows = [
         (_within(name, records.root), label, kind)
-        for name, label, kind in _read_table(table, labelled=True)
+        for name, label, kind in _read_table(table, labelled=True)[0]
     ]
     unknown = sorted({name for name, _, _ in rows} - set(records.names))
     if unknown:
@@ -193,8 +197,13 @@ def _labelled(records: FileRecords, table: dict[str, tuple[str, str]], where: st
     return dataclasses.replace(records, labels=labels, classes=classes)
 
 
-def _read_table(path: pathlib.Path, *, labelled: bool = False) -> list[tuple[str, str, str]]:
+def _read_table(
+    path: pathlib.Path, *, labelled: bool = False
+) -> tuple[list[tuple[str, str, str]], list[str]]:
     """Rows (path, label, class name) of a CSV file with a header.
+
+    Returns:
+        The rows, and the names of all other columns where none of them is the label.
 
     Raises:
         UserError: It is no such file, or has no column of labels where these are asked for.
@@ -232,7 +241,7 @@ def _read_table(path: pathlib.Path, *, labelled: bool = False) -> list[tuple[str
             )
     if not rows:
         raise UserError(f"{path} names no pictures")
-    return list(rows.values())
+    return list(rows.values()), [] if label else [c for c in columns.values() if c != place]
 
 
 def _decoded(content: bytes) -> str:

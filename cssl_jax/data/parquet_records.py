@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cssl_jax.data.fields import choose_field, number_labels
+from cssl_jax.data.fields import choose_field, note_on_no_label, number_labels
 from cssl_jax.data.shards import Shard, find_shards
 from cssl_jax.errors import UserError
 
@@ -93,6 +93,13 @@ def open_parquet(path: str, *, image_key: str = "", label_key: str = "") -> Parq
         labels=labels,
         classes=classes,
         column=column,
+        notes=()
+        if label
+        else note_on_no_label(
+            "columns",
+            [name for name in schema.names if name != image],
+            "name it by --data.label-key",
+        ),
     )
 
 

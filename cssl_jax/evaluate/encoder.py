@@ -16,7 +16,7 @@ from cssl_jax.data.masks import MaskedSource
 from cssl_jax.data.sources import ArraySource, Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage, protocols
-from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
+from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, halves, labelled_part
 from cssl_jax.evaluate.features import InputSpec, Model, encoder_variables, make_embed
 from cssl_jax.evaluate.segment_run import load_masked_parts, segment
 from cssl_jax.evaluate.untrained import untrained_model
@@ -210,6 +210,7 @@ def _evaluate_run(
             encoder.untrained,
             names,
             chose_best=not transfer or validation.fingerprint() == encoder.data["validation"],
+            ranked=_ranked(own) if transfer else None,
         ),
     }
     if transfer:
@@ -271,7 +272,19 @@ def _with(own: Config, data: DataConfig | None, options: EvaluateConfig | None) 
 
 def _images(data: DataConfig) -> tuple:
     """What decides which images there are, and which are held out."""
-    return data.source, data.validation_source, data.validation_fraction, data.split_seed
+    return (
+        *(data.source, data.validation_source, data.validation_fraction, data.split_seed),
+        *(data.min_side, data.max_pixels, data.image_key),
+    )
+
+
+def _ranked(own: Config) -> Source | None:
+    """Images of the run's own data that ranked its checkpoints; None where they are gone."""
+    try:
+        validation = setup.load_data(own)[1]
+    except UserError:
+        return None
+    return labelled_part(validation).take(halves(validation, own.train.seed)[0])
 
 
 def _leakage_of_pretraining(own: Config, validation: Source) -> dict[str, Any]:

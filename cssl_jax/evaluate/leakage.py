@@ -94,6 +94,14 @@ def words(found: dict[str, Any], learnt_from: str = "training images") -> str:
     )
 
 
+def is_among(source: Source, others: Source) -> np.ndarray:
+    """Bool [size of ``source``]: whether an image is also in ``others``, with the same pixels."""
+    as_files = isinstance(source, PictureSource) and isinstance(others, PictureSource)
+    (digests, _), (known, _) = _hashes(source, as_files), _hashes(others, as_files)
+    found = set(known)
+    return np.array([digest in found for digest in digests], bool)
+
+
 def _hashes(source: Source, as_files: bool) -> tuple[list[bytes], np.ndarray]:
     """(digests, perceptual hashes uint64 [n]) of all pictures."""
     if isinstance(source, PictureSource):

@@ -191,7 +191,7 @@ def test_what_is_no_folder_of_pictures_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no folder"):
         open_folder(tmp_path / "missing")
     (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(UserError, match="holds no pictures"):
+    with pytest.raises(UserError, match="holds no images"):
         open_folder(tmp_path)
 
 

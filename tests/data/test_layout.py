@@ -171,6 +171,35 @@ def test_a_preview_beside_shards_does_not_take_their_place(tmp_path):
     assert records.notes == (f"images that lie beside the shards of {root} are not read",)
 
 
+@pytest.mark.parametrize("kind", ["list", "tar", "parquet"])
+def test_fields_that_may_be_the_label_and_are_not_read_are_named(tmp_path, kind):
+    content = solid.png(np.full((9, 9, 3), 7, np.uint8))
+    if kind == "list":
+        (tmp_path / "1.png").write_bytes(content)
+        (tmp_path / "a.csv").write_text("path,species,site\n1.png,ant,3\n")
+        source, words = str(tmp_path / "a.csv"), r"columns species, site .*, call it 'label'"
+    elif kind == "tar":
+        with tarfile.open(tmp_path / "a.tar", "w") as file:
+            for suffix, data in (("png", content), ("txt", b"ant")):
+                info = tarfile.TarInfo(f"1.{suffix}")
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+        source, words = f"wds:{tmp_path / 'a.tar'}", r"extensions \.txt .*--data\.label-key"
+    else:
+        pa = pytest.importorskip("pyarrow")
+        columns = {"image": [content], "species": ["ant"]}
+        pytest.importorskip("pyarrow.parquet").write_table(
+            pa.table(columns), tmp_path / "a.parquet"
+        )
+        source, words = str(tmp_path / "a.parquet"), "columns species .*--data.label-key"
+    records = open_records(source, PictureOptions())
+    assert records.labels is None
+    assert re.search(f"no labels: the {words}", records.notes[0])
+    if kind != "list":  # what the sentence says to type is accepted
+        key = {"tar": "txt", "parquet": "species"}[kind]
+        assert open_records(source, PictureOptions(label_key=key)).classes == ("ant",)
+
+
 # ------------------------------------------------------------------------------ files not read
 
 
@@ -202,7 +231,7 @@ def test_files_that_are_not_read_are_counted_by_suffix(phone, tmp_path, capsys):
     for path in [*phone.rglob("*.png")]:
         if "@eaDir" not in str(path) and "#recycle" not in str(path):
             path.unlink()
-    with pytest.raises(UserError, match=r"holds no pictures .*, only 40 \.heic .*, 20 \.dng"):
+    with pytest.raises(UserError, match=r"holds no images .*, only 40 \.heic .*, 20 \.dng"):
         open_folder(phone)
 
 
@@ -232,7 +261,8 @@ def test_heic_is_read_where_its_package_is_installed(tmp_path):
     array = salted.pixels(1)
     heif.from_pillow(PIL.Image.fromarray(array)).save(str(tmp_path / "a.heic"), quality=100)
     records = open_folder(tmp_path)
-    assert np.abs(pictures.decode(records.read(0), 3).astype(int) - array).mean() < 4
+    difference = np.abs(pictures.decode(records.read(0), 3).astype(int) - array)
+    assert difference.mean() < 8  # its chroma has half the resolution; another image: 80
 
 
 # -------------------------------------------------------------------------- blank, nearly black
@@ -262,6 +292,7 @@ def test_the_range_of_sixteen_bit_files_is_reported(tmp_path, capsys, bits, high
     assert (f"have {bits} bits; multiply them by {2 ** (16 - bits)}" in shown) == (bits < 16)
 
 
+@pytest.mark.skipif(walk.HEIF_SUFFIXES[0] in pictures.SUFFIXES, reason="pillow-heif is installed")
 def test_a_run_says_first_what_it_does_not_read(phone, capsys):
     source = load_source(str(phone))
     parts = types.SimpleNamespace(

@@ -183,6 +183,28 @@ def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_figures_alone(
     assert saved == results
 
 
+@pytest.mark.parametrize("change", [{"split_seed": 5}, {"validation_fraction": 0.5}])
+def test_images_that_chose_the_best_checkpoint_do_not_report_on_it_in_another_split(
+    run, config, parts, change
+):
+    folder, _ = run
+    *_, own, judge = parts
+    chose = {image.tobytes() for image in own.images[judge._selection]}
+    data = dataclasses.replace(config.data, **change)
+    _, validation = setup.load_data(dataclasses.replace(config, data=data))
+    among = [image.tobytes() in chose for image in validation.images]
+    assert 0 < sum(among) < len(among)
+    figures = cssl_jax.evaluate_run(folder, "knn", data=data)
+    assert figures["best"]["images"] == len(among) - sum(among)
+    words = f"reported on the {len(among) - sum(among)} of {len(among)} here that are not among"
+    assert words in figures["selection"]["words"]
+    best = load_encoder(folder, checkpoint="best")
+    train, _ = setup.load_data(dataclasses.replace(config, data=data))
+    rows = np.flatnonzero(~np.array(among))
+    expected = scikit_learn_knn(best, train, validation, rows)
+    assert figures["best"]["knn"]["top1"] == pytest.approx(expected)
+
+
 def test_what_named_the_runs_own_validation_images_does_not_report_on_other_data(
     run, config, tmp_path
 ):
@@ -232,7 +254,7 @@ def test_without_labels_checkpoints_are_ranked_by_views_of_one_half(config, run,
     last = Checkpoint(encoder.step, encoder.model)
     flat = judge.flat(judge.judge(judge.features(last.model)))
     assert 0 <= flat["selection_view_retrieval"] <= 1
-    chosen = judge._who_chose(last, last, True)
+    chosen = judge._who_chose(last, last, True, 6)
     assert "online view retrieval on 6 of the 12" in chosen["words"]
 
 
@@ -255,3 +277,11 @@ def test_images_of_other_channels_are_refused(run, config, tmp_path):
     data = dataclasses.replace(config.data, source=colour)
     with pytest.raises(UserError, match="images have 3 channels; this encoder takes 1"):
         cssl_jax.evaluate_run(run[0], "knn", data=data)
+
+
+def test_channels_before_height_and_width_are_answered_with_the_transposition(parts):
+    encoder, *_ = parts
+    images = np.zeros((3, 1, 8, 8), np.uint8)
+    with pytest.raises(UserError, match=r"numpy\.transpose\(images, \(0, 2, 3, 1\)\)"):
+        encoder(images)
+    assert encoder(np.transpose(images, (0, 2, 3, 1))).shape[0] == 3
