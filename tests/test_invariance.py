@@ -36,8 +36,17 @@ def one_device():
     return gradient_on(1)
 
 
-@pytest.mark.parametrize("backend", ["shard_map", "pmap"])
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("devices", "backend"),
+    [
+        *[slow(1, "shard_map"), (2, "shard_map"), slow(4, "shard_map"), (8, "shard_map")],
+        *[slow(1, "pmap"), slow(2, "pmap"), slow(4, "pmap"), (8, "pmap")],
+    ],
+)
 def test_float32_loss_and_raw_gradient_do_not_depend_on_devices(one_device, devices, backend):
     grads, loss = gradient_on(devices, backend)
     assert largest_difference(grads, one_device[0]) <= FLOAT32_BOUND

@@ -47,6 +47,11 @@ def configured(folder, **train):
     return tiny.replace(config, "data", **data)
 
 
+def indivisible(folder):
+    """A config on 8 devices, over which a batch of 30 does not divide."""
+    return tiny.replace(configured(folder), "runtime", devices=8)
+
+
 def plain(found):
     return [(t.number, t.state, t.params, t.curve, t.reported) for t in found.trials]
 
@@ -57,7 +62,7 @@ def test_failures_are_recorded_with_their_words_and_the_sweep_goes_on(tmp_path):
         HEAD + '"train.batch_size": trial.suggest_categorical("n", [30, 50000])}\n',
     )
     with pytest.raises(RunError, match="none of 4 trials was completed"):
-        sweep(configured(tmp_path), tmp_path / "sweep", space, trials=4)
+        sweep(indivisible(tmp_path), tmp_path / "sweep", space, trials=4)
     with (tmp_path / "sweep" / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows] == ["failed"] * 4
@@ -65,14 +70,14 @@ def test_failures_are_recorded_with_their_words_and_the_sweep_goes_on(tmp_path):
     assert all(words[row["n"]] in row["message"] for row in rows)
     # The same command again counts none twice, and with more trials there are more.
     with pytest.raises(RunError, match="none of 5"):
-        sweep(configured(tmp_path), tmp_path / "sweep", space, trials=5)
+        sweep(indivisible(tmp_path), tmp_path / "sweep", space, trials=5)
 
 
 def test_a_changed_recipe_or_space_is_not_gone_on_with(tmp_path):
     space = write(
         tmp_path / "space.py", HEAD + '"train.batch_size": trial.suggest_int("n", 30, 31)}\n'
     )
-    config = configured(tmp_path)
+    config = indivisible(tmp_path)
     with pytest.raises(RunError):
         sweep(config, tmp_path / "sweep", space, trials=1)
     with pytest.raises(UserError, match=r"train\.epochs: 3 -> 4"):

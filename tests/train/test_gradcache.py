@@ -148,8 +148,17 @@ def whole():
     return vector_gradient(norm_group=MICRO_BATCH)
 
 
-@pytest.mark.parametrize("backend", ["shard_map", "pmap"])
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("devices", "backend"),
+    [
+        *[(1, "shard_map"), slow(2, "shard_map"), slow(4, "shard_map"), (8, "shard_map")],
+        *[slow(1, "pmap"), (2, "pmap"), slow(4, "pmap"), slow(8, "pmap")],
+    ],
+)
 def test_micro_batches_give_the_plain_gradient_on_any_number_of_devices(whole, devices, backend):
     result = vector_gradient(devices, backend, micro_batch=MICRO_BATCH)
     assert result[0]["temperature"].dtype == np.float64

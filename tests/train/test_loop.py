@@ -1,5 +1,6 @@
 import json
 import math
+import pathlib
 import re
 import shutil
 import signal
@@ -274,14 +275,16 @@ def test_a_run_goes_on_with_other_devices(config, run, tmp_path, monkeypatch, op
 
 
 def test_data_that_changed_under_a_run_are_refused(config, run, tmp_path):
-    source = tiny.pictures(60, seed=1)
-    path = tmp_path / "pictures.npz"
-    np.savez(path, images=source.images, labels=source.labels)
-    mine = tiny.replace(config, "data", source=str(path))
-    cssl_jax.pretrain(mine, tmp_path / "run")
-    np.savez(path, images=255 - source.images, labels=source.labels)
-    with pytest.raises(UserError, match="train images have changed since the run began"):
-        cssl_jax.pretrain(mine, tmp_path / "run")
+    shutil.copytree(run[0], tmp_path / "run")
+    path, source = pathlib.Path(config.data.source), tiny.pictures(60)
+    kept = path.read_bytes()
+    try:
+        np.savez(path, images=255 - source.images, labels=source.labels)
+        with pytest.raises(UserError, match="train images have changed since the run began"):
+            cssl_jax.pretrain(config, tmp_path / "run")
+    finally:
+        path.write_bytes(kept)
+    assert cssl_jax.pretrain(config, tmp_path / "run") == run[1]
 
 
 def test_what_determines_no_figure_may_change(config, run):
