@@ -21,7 +21,7 @@ from cssl_jax.data.threads import ahead
 from cssl_jax.errors import UserError
 from cssl_jax.files import write_bytes, write_text
 
-FORMAT = 3  # of the cache file; another number makes old ones void
+FORMAT = 4  # of the cache file; another number makes old ones void
 _ROWS = {  # dtype and trailing shape; the channel statistics besides
     "height": (np.int64, ()),  # a header may claim anything below 2^32
     "width": (np.int64, ()),
