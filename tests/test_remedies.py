@@ -46,12 +46,16 @@ def messages(path):
             inner.add(id(node.value))
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            yield node.lineno, "".join(
-                part.value if isinstance(part, ast.Constant) else "{}" for part in node.values
+            yield (
+                node.lineno,
+                "".join(
+                    part.value if isinstance(part, ast.Constant) else "{}" for part in node.values
+                ),
             )
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if id(node) not in inner:
-                yield node.lineno, node.value
+        elif (
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner
+        ):
+            yield node.lineno, node.value
 
 
 def named(path):
@@ -77,9 +81,8 @@ def test_every_option_in_a_message_exists(known):
 
 
 def test_what_a_reader_of_images_advises_every_command_that_reads_them_takes(known):
-    files = [*("scan", "masks", "folder", "lists", "arrays", "loading", "picture_source"),
-             *("parquet_records", "tar_records", "tfds_records", "tfds_features", "fields")]  # fmt: skip
-    for name in files:
+    files = "scan masks folder lists arrays loading picture_source parquet_records tar_records"
+    for name in (*files.split(), "tfds_records", "tfds_features", "fields"):
         for line, option in named(PACKAGE / "data" / f"{name}.py"):
             for command in READERS:
                 assert option in known[command], f"{name}.py:{line}: {command} has no --{option}"
