@@ -34,10 +34,15 @@ types: $(VENV)/.installed-dev
 
 # Two at a time: most of it is XLA compiling, which keeps one core busy; a file's fixtures stay together.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --limit-cost
 
-test-full: test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+# The TPU compiler lies apart: beside jax it would make every command look for a TPU.
+$(VENV)/libtpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+		"$$($(BIN)/python tests/helpers/libtpu.py)"
+
+test-full: test $(VENV)/libtpu
+	CSSL_TEST_LIBTPU=$(abspath $(VENV)/libtpu) $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 # What a second Python version is tried with.
 test-fast: $(VENV)/.installed-dev
@@ -49,4 +54,4 @@ fuzz: $(VENV)/.installed-dev
 	$(BIN)/python tests/fuzz.py --count 10000
 
 clean:
-	rm -rf $(VENV) .jax_cache .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache build dist *.egg-info

@@ -1,28 +1,39 @@
-"""Every protocol on photos and on CIFAR-10, with encoders that a CPU trains in some minutes.
+"""Every protocol on digits, photos and CIFAR-10, with encoders that a CPU trains in minutes.
 
-The photos are the recipe ``folder``, CIFAR-10 the recipe ``cifar10_resnet18``, both cut down as in
-the README. For ``segment``, scenes with masks are made of them: a picture somewhere on a noisy
-ground. Writes ``benchmarks/results/protocols.json``.
+The digits are those of ``cssl-jax demo``. The photos are the recipe ``folder`` and CIFAR-10 the
+recipe ``cifar10_resnet18``, both reduced as in the README. For ``segment``, scenes with masks are
+composed of their images: one image at a random place on a noisy ground. Writes
+``benchmarks/results/protocols.json`` and, for the photos, ``docs/photos_curves.png``;
+``benchmarks/figures.py`` then writes the tables of README.md and docs/.
 
-Command: python benchmarks/protocols.py --photos FOLDER --cifar FOLDER
-(FOLDER/train and FOLDER/val with a folder a class; FOLDER/cifar10_train.npz and cifar10_test*.npz)
+Command: python benchmarks/protocols.py --digits --photos FOLDER --cifar FOLDER
+(FOLDER/train and FOLDER/val with a folder per class; FOLDER/cifar10_train.npz and
+cifar10_test*.npz)
 """
 
 import argparse
 import datetime
 import json
 import pathlib
+from typing import Any
 
+import matplotlib
 import numpy as np
 from measuring.report import machine
 from PIL import Image, ImageOps
 
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
 from cssl_jax import cli, runtime
 from cssl_jax.data.loading import load_source
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COLOURS = {"trained": "#0072b2", "random_init": "#d55e00", "pixels": "#999999"}
+
 PHOTOS = (
     "folder --data.size 96 --model.encoder resnet10 --model.width 0.25 --train.epochs 25 "
-    "--train.batch-size 100 --train.log-every 5 --train.evaluate-every 0 --evaluate.knn-k 20"
+    "--train.batch-size 100 --train.log-every 5 --train.evaluate-every 5 --evaluate.knn-k 20"
 )
 CIFAR = (
     "cifar10_resnet18 --data.size 24 --model.encoder resnet10 --model.width 0.25 "
@@ -31,59 +42,111 @@ CIFAR = (
     "--train.batch-size 128 --train.epochs 3 --train.log-every 50 --train.evaluate-every 0 "
     "--evaluate.train-limit 10000"
 )
-# The recipe, the shares of labels, the side of the pictures in scenes.
-SETS = {"photos": (PHOTOS, ["0.1", "1"], 64), "cifar": (CIFAR, ["0.01", "0.1"], 32)}
+# The recipe, the fractions of labels, the side in px of the images in scenes (0: no scenes).
+SETS = {
+    "digits": ("digits", ["0.01", "0.1", "1"], 0),
+    "photos": (PHOTOS, ["0.1", "1"], 64),
+    "cifar": (CIFAR, ["0.01", "0.1"], 32),
+}
 PROTOCOLS = ("knn", "linear", "few-shot", "retrieval")
 COLUMNS = ("trained", "untrained", "raw pixels")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--digits", action="store_true")
     parser.add_argument("--photos", type=pathlib.Path)
     parser.add_argument("--cifar", type=pathlib.Path)
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/protocols")
     options = parser.parse_args()
     path = pathlib.Path(__file__).parent / "results" / "protocols.json"
     report = json.loads(path.read_text()) if path.exists() else {}
-    for name, (recipe, fractions, side) in SETS.items():
-        folder = getattr(options, name)
-        if folder is None:
+    for name in SETS:
+        if not getattr(options, name):
             continue
-        train, test = _parts(folder, name)
-        run = options.workdir / name
-        finetuned = {part: options.workdir / f"{name}-{part}" for part in ("probe", "tuned")}
-        scenes = write_scenes(train, test, options.workdir / f"{name}-scenes", side)
-        segments = options.workdir / f"{name}-segment.json"
-        commands = [
-            f"pretrain {recipe} --data.source {train} --data.validation-source {test} "
-            f"--workdir {run}",
-            f"evaluate {run} --protocol {' '.join(PROTOCOLS)}",
-            f"evaluate {run} --protocol segment --data.source {scenes['train']} "
-            f"--data.validation-source {scenes['test']} --json {segments}",
-            f"finetune {run} --workdir {finetuned['probe']} --fractions {fractions[-1]} "
-            "--classifier.stages 0",
-            f"finetune {run} --workdir {finetuned['tuned']} --fractions {' '.join(fractions)}",
-        ]
-        for command in commands:
-            if cli.main(command.split()):
-                raise SystemExit(f"failed: cssl-jax {command}")
-        report[name] = {
-            "commands": [f"cssl-jax {command}" for command in commands],
-            "test": test.name,
-            "date": datetime.date.today().isoformat(),
-            "machine": machine(),
-            "versions": runtime.versions(),
-            "results": json.loads((run / "results.json").read_text()),
-            "segment": json.loads(segments.read_text()),
-            **{
-                part: json.loads((place / "finetune.json").read_text())
-                for part, place in finetuned.items()
-            },
-        }
-        text = json.dumps(report, indent=1).replace(str(folder), "FOLDER")
+        folder = getattr(options, name) if name != "digits" else pathlib.Path()
+        report[name] = measure(name, folder, options.workdir)
+        text = json.dumps(report, indent=1)
+        if name != "digits":
+            text = text.replace(str(folder), "FOLDER")
         path.write_text(text.replace(str(options.workdir), "RUNS") + "\n")
     for name, figures in report.items():
         print(f"\n{name}\n{table(figures)}")
+
+
+def measure(name: str, folder: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
+    """Pretrains on one set and evaluates by every protocol, all by the command line."""
+    recipe, fractions, side = SETS[name]
+    run, segments = workdir / name, workdir / f"{name}-segment.json"
+    data, test = "", "a fifth of the digits, held out"
+    if name != "digits":
+        train, test_path = _parts(folder, name)
+        data, test = f" --data.source {train} --data.validation-source {test_path}", test_path.name
+    commands = [
+        f"pretrain {recipe}{data} --workdir {run}",
+        f"evaluate {run} --protocol {' '.join(PROTOCOLS)}",
+    ]
+    if side:
+        scenes = write_scenes(train, test_path, workdir / f"{name}-scenes", side)
+        commands += [
+            f"evaluate {run} --protocol segment --data.source {scenes['train']} "
+            f"--data.validation-source {scenes['test']} --json {segments}",
+            f"finetune {run} --workdir {workdir / f'{name}-probe'} --fractions {fractions[-1]} "
+            "--classifier.stages 0",
+        ]
+    tuned = f"finetune {run} --workdir {workdir / f'{name}-tuned'} --fractions"
+    commands.append(f"{tuned} {' '.join(fractions)}")
+    for command in commands:
+        if cli.main(command.split()):
+            raise SystemExit(f"failed: cssl-jax {command}")
+    found = {
+        "commands": [f"cssl-jax {command}" for command in commands],
+        "test": test,
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": runtime.versions(),
+        "results": json.loads((run / "results.json").read_text()),
+        "tuned": json.loads((workdir / f"{name}-tuned" / "finetune.json").read_text()),
+    }
+    if side:
+        found["segment"] = json.loads(segments.read_text())
+        found["probe"] = json.loads((workdir / f"{name}-probe" / "finetune.json").read_text())
+    if name == "photos":
+        found["curves"] = read_curves(run)
+        draw_curves(found["curves"], found["results"], ROOT / "docs" / "photos_curves.png")
+    return found
+
+
+def read_curves(run: pathlib.Path) -> dict[str, Any]:
+    """Evaluations and loss during a run: epochs, top-1 in percent, (epoch, loss) pairs."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scores = [line for line in lines if "knn.top1" in line]
+    losses = [line for line in lines if "loss" in line]
+    return {
+        "epochs": [line["epoch"] for line in scores],
+        **{name: [100 * line[f"{name}.top1"] for line in scores] for name in ("linear", "knn")},
+        "loss": [[line["epoch"], line["loss"]] for line in losses],
+        "chance_level": losses[0]["chance_level"],
+    }
+
+
+def draw_curves(curves: dict[str, Any], results: dict[str, Any], path: pathlib.Path) -> None:
+    """Probe, kNN and loss over the epochs, beside the baselines after the run."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    for axis, (name, title) in zip(axes, {"linear": "linear probe", "knn": "kNN"}.items(),
+                                   strict=False):  # fmt: skip
+        axis.plot(curves["epochs"], curves[name], color=COLOURS["trained"], label="trained encoder")
+        for place, label in (("random_init", "untrained encoder"), ("pixels", "raw pixels")):
+            value = 100 * results[place][name]["top1"]
+            axis.axhline(value, color=COLOURS[place], ls="--", lw=1, label=label)
+        axis.set(title=f"{title}, top-1 %", xlabel="epoch", ylim=(0, None), xlim=(0, None))
+    axes[0].legend(loc="lower right", fontsize=8)
+    axes[2].plot(*zip(*curves["loss"], strict=True), color=COLOURS["trained"], lw=1)
+    axes[2].axhline(curves["chance_level"], color=COLOURS["pixels"], ls="--", lw=1)
+    axes[2].text(0.98, curves["chance_level"], "chance", ha="right", va="bottom", fontsize=8,
+                 transform=axes[2].get_yaxis_transform())  # fmt: skip
+    axes[2].set(title="NT-Xent loss", xlabel="epoch", xlim=(0, None))
+    figure.savefig(path, dpi=110)
 
 
 def _parts(folder: pathlib.Path, name: str) -> tuple[pathlib.Path, pathlib.Path]:
@@ -116,32 +179,48 @@ def write_scenes(
     return paths
 
 
-def table(figures: dict) -> str:
-    """In percent, the last checkpoint beside its floors; +- is a 95 % interval over draws."""
+def rows(figures: dict[str, Any]) -> dict[str, list[str]]:
+    """Row -> cells of COLUMNS in percent, the last checkpoint beside its baselines.
+
+    +- is a 95 % interval over draws of labels. Runs from before results.json described the
+    untrained encoder compared with the state before the first step: "-" in its place.
+    """
     results, places = figures["results"], (None, "random_init", "pixels")
     columns = [results if place is None else results[place] for place in places]
-    rows = {
-        "linear probe": [_percent(found["linear"]["top1"]) for found in columns],
-        f"kNN, k = {results['knn']['k']}": [_percent(found["knn"]["top1"]) for found in columns],
+    found = {
+        "linear probe": [_percent(column["linear"]["top1"]) for column in columns],
+        f"kNN, k = {results['knn']['k']}": [_percent(c["knn"]["top1"]) for c in columns],
     }
     for shots in results["few_shot"]["shots"]:
-        draws = [found["few_shot"]["shots"][shots] for found in columns]
-        rows[f"few-shot, {shots} a class"] = [
-            f"{_percent(found['top1'])} +- {_percent(found['ci95'])}" for found in draws
+        draws = [column["few_shot"]["shots"][shots] for column in columns]
+        found[f"{shots} label{'s' * (shots != '1')} per class, 100 draws"] = [
+            f"{_percent(draw['top1'])} +- {_percent(draw['ci95'])}" for draw in draws
         ]
     for rank in results["retrieval"]["recall"]:
-        found = [column["retrieval"]["recall"][rank] for column in columns]
-        rows[f"recall@{rank}"] = list(map(_percent, found))
-    rows["mean average precision"] = [_percent(found["retrieval"]["map"]) for found in columns]
-    dense = [figures["segment"], *(figures["segment"][name] for name in places[1:])]
-    rows["segment, mIoU"] = [_percent(found["segment"]["mean_iou"]) for found in dense]
-    for name, label in {"probe": "SGD on the frozen encoder", "tuned": "fine-tuned"}.items():
-        for share, found in figures[name]["fractions"].items():
-            label_of_row = f"{label}, {100 * float(share):g} % ({found['labels']:,})"
-            cells = [found[column]["top1"] for column in ("pretrained", "random", "pixels")]
-            rows[label_of_row] = list(map(_percent, cells))
-    lines = [f"{'':<40}" + "".join(f"{head:>16}" for head in COLUMNS)]
-    lines += [f"{row:<40}" + "".join(f"{c:>16}" for c in cells) for row, cells in rows.items()]
+        recalls = [column["retrieval"]["recall"][rank] for column in columns]
+        found[f"recall@{rank}"] = list(map(_percent, recalls))
+    found["mean average precision"] = [_percent(c["retrieval"]["map"]) for c in columns]
+    if "segment" in figures:
+        dense = [figures["segment"], *(figures["segment"][name] for name in places[1:])]
+        found["segment, mean IoU"] = [_percent(column["segment"]["mean_iou"]) for column in dense]
+    for name, label in {"probe": "linear probe by SGD", "tuned": "fine-tuned"}.items():
+        for fraction, tuned in figures.get(name, {"fractions": {}})["fractions"].items():
+            row = f"{label}, {100 * float(fraction):g} % of the labels ({tuned['labels']:,})"
+            cells = [tuned[column]["top1"] for column in ("pretrained", "random", "pixels")]
+            found[row] = list(map(_percent, cells))
+    if "description" not in results["random_init"]:
+        trained = [row for row in found if row.startswith("fine-tuned")]
+        for row in found.keys() - set(trained):  # random weights that were trained are no baseline
+            found[row][COLUMNS.index("untrained")] = "-"
+    return found
+
+
+def table(figures: dict[str, Any]) -> str:
+    """``rows`` as plain text."""
+    lines = [f"{'':<44}" + "".join(f"{head:>16}" for head in COLUMNS)]
+    lines += [
+        f"{row:<44}" + "".join(f"{c:>16}" for c in cells) for row, cells in rows(figures).items()
+    ]
     return "\n".join(lines)
 
 

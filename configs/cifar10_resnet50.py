@@ -4,7 +4,9 @@ Source: the SimCLR paper (arXiv 2002.05709), appendix B.9: 3x3 stem without max-
 strength 0.5, no blur, the rest as on ImageNet (LARS, weight decay 1e-6, 10 epochs of warm-up,
 cosine); batch 1024 and temperature 0.5 did best of long runs. Of their learning rates 0.5, 1.0 and
 1.5 (x N / 256) the middle one stands here; the paper gives a plot, no table.
-Different here: initialisation of this library's ResNet; the probe is a logistic regression on the
+Colours are those of the authors' code (augment.color_mode "tf").
+Different here: initialisation of this library's ResNet; the crop's aspect ratio is drawn
+log-uniformly (there uniformly); the probe is a logistic regression on the
 features of unaugmented images.
 Expected there: 94.0 % top-1 by linear evaluation (supervised 95.1 %); others reproduced 93.4 to
 93.7 % (dkobak, SupContrast, AndrewAtanov). Not run here.
@@ -38,6 +40,7 @@ def get_config() -> Config:
         augment=ImagePolicy(
             jitter_strength=0.5,
             brightness_mode="additive",
+            color_mode="tf",
             blur=(0.0,),
             antialias=False,
             dct_scaling=False,

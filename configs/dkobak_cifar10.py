@@ -6,7 +6,8 @@ epochs: see cifar10_resnet18), weight decay 5e-4 on everything, cosine without w
 (called important there), no blur, images in [0, 1] without mean and deviation.
 Different here: both views in one forward pass (joint BatchNorm statistics; there one pass a view),
 the initialisation of the SimCLR code, the rate changed every step (there every epoch), an epoch
-without its incomplete batch (97 steps; 98 there).
+without its incomplete batch (97 steps; 98 there); kNN votes are weighted by similarity (there every
+neighbour counts the same).
 Expected there (3 runs, last epoch, frozen features): kNN-10 91.4 +- 0.0, linear 91.7 +- 0.1.
 Not run here.
 Hardware and time there: one A100 with 16 CPU workers, 11.9 s an epoch, 3.3 hours.

@@ -7,9 +7,12 @@ crop of 8 to 100 % of the area, flip, colour jitter of strength 1 (brightness ad
 A; the authors' later code multiplies), grey 0.2, blur 0.5, global BatchNorm. Its code has images in
 [0, 1] without mean and deviation.
 Square root: imagenet_resnet50_small --train.batch-size 4096 (0.075 x sqrt(N), also 4.8 at 4096).
-Different here: initialisation of this library's ResNet; test images are the centre square, not the
-central 87.5 % of the resized image; the probe is a logistic regression on the features of 100,000
-images (--evaluate.train-limit 0: all), theirs SGD for 90 epochs on crops of all.
+Colours are those of its code (augment.color_mode "tf").
+Different here: initialisation of this library's ResNet; the crop's aspect ratio is drawn log-
+uniformly (there uniformly); blur mirrors at the border (there zeros); test images are the centre
+square resized bilinearly, not the central 87.5 % resized bicubically; the probe is a logistic
+regression on the features of 100,000 images (--evaluate.train-limit 0: all), theirs SGD for 90
+epochs on crops of all.
 Expected there (appendix B.1, linear probe on the validation set): 64.6 % top-1 at 100 epochs
 (64.5 % with square root), 66.5 at 200, 68.2 at 400, 68.9 at 800; 69.3 at 1000 (table 6). Not run
 here: it needs a pod.
@@ -40,7 +43,9 @@ def get_config() -> Config:
             normalize="unit",
         ),
         # Other defaults are the paper's; its code decodes whole and resizes without antialiasing.
-        augment=ImagePolicy(brightness_mode="additive", antialias=False, dct_scaling=False),
+        augment=ImagePolicy(
+            brightness_mode="additive", color_mode="tf", antialias=False, dct_scaling=False
+        ),
         model=ModelConfig(
             encoder="resnet50", projector_layers=2, projector_hidden=2048, projector_dim=128
         ),

@@ -62,8 +62,9 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
 
 
 def json_text(content: dict[str, Any]) -> str:
-    """Content as the text of a JSON file."""
-    return json.dumps(content, indent=2, default=_plain) + "\n"
+    """Content as the text of a JSON file; NaN and infinities, which JSON lacks, are null."""
+    plain = _finite(content)
+    return json.dumps(plain, indent=2, default=_plain, allow_nan=False) + "\n"
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -128,6 +129,17 @@ def remove_unfinished(folder: pathlib.Path) -> None:
     for path in folder.iterdir():
         if is_unfinished(path):
             path.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    """The same with None in the place of every number that is not finite."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float | np.floating) and not np.isfinite(value):
+        return None
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import json
+import os
 import pathlib
 import pkgutil
 import re
@@ -135,16 +136,28 @@ def to_json(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """12 hexadecimal digits of all that determines the result."""
+    """12 hexadecimal digits of all that determines the result.
+
+    Sources, tables of labels and earlier runs count by their names, wherever they lie.
+    """
     content = to_dict(canonical(config))
     for name in _NO_RESULT:
         section, _, field = name.partition(".")
         content[section].pop(field) if field else content.pop(section)
-    places = {"data": ("source", "validation_source"), "adapt": ("target", "target_validation")}
-    for section, names in places.items():  # wherever the file lies
+    places = {
+        "data": ("source", "validation_source", "labels"),
+        "adapt": ("target", "target_validation", "target_labels"),
+        "train": ("init",),
+    }
+    for section, names in places.items():
         for name in names:
-            content[section][name] = pathlib.Path(content[section][name]).name
+            content[section][name] = _name_of(content[section][name])
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _name_of(place: str) -> str:
+    """Last part of a path, the same for a relative and the absolute one; "" stays ""."""
+    return place and pathlib.Path(os.path.abspath(os.path.expanduser(place))).name
 
 
 def differing_fields(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:

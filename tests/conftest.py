@@ -1,25 +1,54 @@
-"""Eight simulated devices and caches of the tests' own, set before JAX starts."""
+"""Eight simulated devices and folders of the tests' own, set before JAX starts."""
 
 import atexit
+import gc
 import os
 import pathlib
 import shutil
 import tempfile
 
+from helpers import compilation
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["JAX_PLATFORMS"] = os.environ.get("CSSL_TEST_PLATFORM", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    # Tests compile far more than they compute.
-    + " --xla_backend_optimization_level=0"
-).strip()
+shared = compilation.shared_folder()
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and child processes inherit all of this
+    os.environ["CSSL_TEST_XLA_FLAGS"] = compilation.cheap_flags()
+    given = [os.environ.get("XLA_FLAGS", ""), os.environ["CSSL_TEST_XLA_FLAGS"]]
+    os.environ["XLA_FLAGS"] = " ".join([*given, "--xla_force_host_platform_device_count=8"]).strip()
+    # Whatever a library keeps in the home directory goes with the run; pip's downloads stay.
+    os.environ.setdefault("PIP_CACHE_DIR", str(pathlib.Path("~/.cache/pip").expanduser()))
+    os.environ["HOME"] = tempfile.mkdtemp(prefix="cssl-jax-home-")
+    atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+    os.environ |= {
+        # Threads that wait in a loop take CPU time from the tests beside them.
+        "OMP_WAIT_POLICY": "passive",
+        "OPENBLAS_NUM_THREADS": "1",
+        "CSSL_TEST_FOLDER": str(shared),
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(shared / "hypothesis"),
+        "MPLCONFIGDIR": str(shared / "matplotlib"),  # its list of fonts takes seconds to build
+    }
+os.environ |= compilation.environment()
 
 os.environ["CSSL_JAX_CACHE"] = tempfile.mkdtemp(prefix="cssl-jax-tests-")
 atexit.register(shutil.rmtree, os.environ["CSSL_JAX_CACHE"], ignore_errors=True)
 
-import jax  # noqa: E402
+from helpers import cost, leftovers  # noqa: E402 - imports JAX
 
-_CACHE = pathlib.Path(__file__).resolve().parent.parent / ".jax_cache" / jax.__version__
-jax.config.update("jax_compilation_cache_dir", str(_CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--limit-cost",
+        action="store_true",
+        help="fail if the suite exceeds the limits in tests/helpers/cost.py",
+    )
+
+
+def pytest_unconfigure():
+    gc.freeze()  # pytest collects garbage five times at the end, over all that was imported
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(cost.CostReport(config), "cost-report")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(leftovers.Leftovers(config.rootpath), "leftovers")

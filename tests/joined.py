@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-import jax
+from helpers import compilation
 
 TESTS = pathlib.Path(__file__).resolve().parent
 # The command line, with the small encoder of ``tiny`` among its encoders.
@@ -33,9 +33,8 @@ def environment(devices=1, **variables):
         "PYTHONPATH": f"{TESTS}:{TESTS.parent}",
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "XLA_FLAGS": os.environ["CSSL_TEST_XLA_FLAGS"],
+        **compilation.environment(),
         **variables,
     }
 

@@ -1,6 +1,8 @@
 """Every command, as a person types it."""
 
+import contextlib
 import inspect
+import io
 import json
 import os
 import re
@@ -16,7 +18,7 @@ import tiny
 from cssl_jax import cli, config
 from cssl_jax.data.options import PictureOptions
 
-QUICK = ["--model.width", "0.0625", "--train.batch-size", "256", "--evaluate.batch-size", "512"]
+QUICK = ["--model.encoder", "tiny", "--train.batch-size", "256", "--evaluate.batch-size", "512"]
 
 
 def words(text):
@@ -25,10 +27,17 @@ def words(text):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    assert cli.main(["pretrain", "debug", "--workdir", str(folder), *QUICK]) == 0
-    return folder
+def pretrained(tmp_path_factory):
+    """(run folder, what the command printed beside its results)."""
+    folder, errors = tmp_path_factory.mktemp("cli") / "run", io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        assert cli.main(["pretrain", "debug", "--workdir", str(folder), *QUICK]) == 0
+    return folder, errors.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run(pretrained):
+    return pretrained[0]
 
 
 def test_pretrain_ends_with_a_table_and_the_path_of_its_results(run, capsys):
@@ -43,16 +52,21 @@ def test_pretrain_ends_with_a_table_and_the_path_of_its_results(run, capsys):
     assert config["data"]["source"] == "digits"
 
 
-def test_progress_shows_loss_chance_level_images_per_second_and_time_left(run, capfd):
-    again = run.parent / "again"
-    assert cli.main(["pretrain", "debug", "--workdir", str(again), *QUICK]) == 0
-    bar = capfd.readouterr().err
+def test_progress_shows_loss_chance_level_images_per_second_and_time_left(pretrained):
+    _, bar = pretrained
     assert re.search(r"loss \d\.\d+ \(chance 6\.236\)", bar)  # ln(511)
     assert re.search(r"\d+ images/s, \d+% waiting for input", bar)
     assert re.search(r"\[\d\d:\d\d<\d\d:\d\d", bar)
 
 
-@pytest.mark.parametrize("protocol", [[], ["--protocol", "knn"], ["--protocol", "linear"]])
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        [],
+        ["--protocol", "knn"],
+        pytest.param(["--protocol", "linear"], marks=pytest.mark.slow),
+    ],
+)
 def test_evaluate_shows_the_same_figures(run, capsys, protocol):
     assert cli.main(["evaluate", str(run), *protocol]) == 0
     out = capsys.readouterr().out
@@ -69,9 +83,9 @@ def test_embed_writes_features_and_labels(run, tmp_path, capsys):
     np.savez(source, images=pictures.images, labels=pictures.labels)
     arguments = ["--data.source", str(source), "--output", str(output)]
     assert cli.main(["embed", str(run), *arguments]) == 0
-    assert "[13, 128]" in capsys.readouterr().out
+    assert "[13, 16]" in capsys.readouterr().out
     content = np.load(output)
-    assert content["features"].shape == (13, 128)
+    assert content["features"].shape == (13, 16)
     assert content["features"].dtype == np.float32
     np.testing.assert_array_equal(content["labels"], pictures.labels)
 
@@ -116,8 +130,10 @@ def test_recipes_lists_names_and_first_lines(capsys):
     assert re.search(r"^cifar10_resnet18 +SimCLR on CIFAR-10", out, re.MULTILINE)
 
 
-def test_demo_runs_a_recipe_into_a_folder(tmp_path, capsys):
-    assert cli.main(["demo", "--recipe", "debug", "--workdir", str(tmp_path / "demo")]) == 0
+@pytest.mark.parametrize("recipe", ["small", pytest.param("debug", marks=pytest.mark.slow)])
+def test_demo_runs_a_recipe_into_a_folder(tmp_path, capsys, recipe):
+    recipe = str(tiny.write_recipe(tmp_path)) if recipe == "small" else recipe
+    assert cli.main(["demo", "--recipe", recipe, "--workdir", str(tmp_path / "demo")]) == 0
     assert "raw pixels" in capsys.readouterr().out
     assert (tmp_path / "demo" / "results.json").is_file()
 

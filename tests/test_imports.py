@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import cssl_jax
+import tiny
 
 PACKAGE = pathlib.Path(cssl_jax.__file__).parent
 
@@ -41,11 +42,14 @@ def test_every_module_but_one_works_without_tensorflow():
 
 
 def test_a_run_without_tensorflow(tmp_path):
+    recipe, run = tiny.write_recipe(tmp_path), tmp_path / "run"
     out = python(
         "import sys\n"
         "sys.modules['tensorflow'] = None\n"
+        f"sys.path.insert(0, {str(pathlib.Path(tiny.__file__).parent)!r})\n"
+        "import tiny\n"
         "from cssl_jax import cli\n"
-        f"print(cli.main(['demo', '--recipe', 'debug', '--workdir', {str(tmp_path / 'run')!r}]))"
+        f"print(cli.main(['demo', '--recipe', {str(recipe)!r}, '--workdir', {str(run)!r}]))"
     )
     assert out.endswith("0")
     assert (tmp_path / "run" / "results.json").is_file()

@@ -198,3 +198,20 @@ def test_only_one_module_writes_where_a_user_says():
         code = path.read_text()
         assert not re.search(r"\bwrite_(bytes|text|json|rejected)\(", code), path
         assert not re.search(r"np\.savez\w*\((?!file\b)|\.save\((?!content\b)", code), path
+
+
+def test_json_holds_no_nan_and_no_infinity(tmp_path):
+    content = {
+        "a": float("nan"),
+        "b": [1.5, np.float32("inf"), {"c": (-np.inf, 2)}],
+        "d": np.float64(0.25),
+        "e": np.int64(3),
+    }
+    files.write_json(tmp_path / "a.json", content)
+    text = (tmp_path / "a.json").read_text()
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    found = json.loads(text, parse_constant=refuse)
+    assert found == {"a": None, "b": [1.5, None, {"c": [None, 2]}], "d": 0.25, "e": 3}

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ def run(record: Recorder, *, small: bool) -> None:
     files = [f"tests/{name}" for name in (FILES[:1] if small else FILES)]
     platform = "cpu" if jax.default_backend() == "cpu" else "cuda,cpu"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", *files, "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-m", "not slow", *files, "-p", "no:cacheprovider"],
         cwd=REPOSITORY,
         env={**os.environ, "CSSL_TEST_PLATFORM": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "0"},
         capture_output=True,
@@ -27,4 +28,5 @@ def run(record: Recorder, *, small: bool) -> None:
         timeout=max(5.0, record.left()),
     )
     (record.out / "tests.txt").write_text(done.stdout + done.stderr)
-    record.put("pytest", status=done.returncode, last=done.stdout.strip().splitlines()[-1:])
+    counts = [line for line in done.stdout.splitlines() if re.search(r"\d+ (passed|failed)", line)]
+    record.put("pytest", status=done.returncode, counts=counts[-1] if counts else "no summary")

@@ -5,18 +5,26 @@ import jax.numpy as jnp
 
 from cssl_jax.augment.policy import Parameters
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's convert("L")
+# Weights of red, green and blue by ``ImagePolicy.color_mode``: ITU-R BT.601 as in Pillow's
+# convert("L"), and as ``tf.image.rgb_to_grayscale`` rounds them.
+LUMA = {"pillow": (0.299, 0.587, 0.114), "tf": (0.2989, 0.5870, 0.1140)}
 
 
-def luma(x: jax.Array) -> jax.Array:
+def luma(x: jax.Array, mode: str = "pillow") -> jax.Array:
     """Grey value of RGB: [..., 3] -> [..., 1]."""
-    return sum(weight * x[..., i : i + 1] for i, weight in enumerate(LUMA))  # type: ignore[return-value]
+    return sum(weight * x[..., i : i + 1] for i, weight in enumerate(LUMA[mode]))  # type: ignore[return-value]
 
 
-def color_jitter(x: jax.Array, parameters: Parameters) -> jax.Array:
+def color_jitter(x: jax.Array, parameters: Parameters, mode: str = "pillow") -> jax.Array:
     """Brightness, contrast, saturation and hue in each image's own order, clipped after each.
 
-    x [n, H, W, C] in [0, 1]. Images without 3 channels undergo brightness and contrast only.
+    Args:
+        x: [n, H, W, C] in [0, 1]. Images without 3 channels undergo brightness and contrast only.
+        parameters: Leaves [n, ...] from ``policy.sample``.
+        mode: ``ImagePolicy.color_mode``.
+
+    Returns:
+        [n, H, W, C] in [0, 1].
     """
     color = x.shape[-1] == 3
 
@@ -28,7 +36,10 @@ def color_jitter(x: jax.Array, parameters: Parameters) -> jax.Array:
 
     for turn in range(4):
         operation = parameters["order"][:, turn]
-        mean = jnp.mean(grey(x), axis=(1, 2, 3), keepdims=True)
+        if mode == "tf":  # the mean of each channel
+            mean = jnp.mean(x, axis=(1, 2), keepdims=True)
+        else:
+            mean = jnp.mean(grey(x), axis=(1, 2, 3), keepdims=True)
         # Three of the four are blends f * x + (1 - f) * base; they share one pass.
         is_contrast, is_saturation = column(operation == 1), column(operation == 2)
         factor = jnp.select(
@@ -37,13 +48,31 @@ def color_jitter(x: jax.Array, parameters: Parameters) -> jax.Array:
             1.0,
         )
         shift = jnp.where(column(operation == 0), column(parameters["brightness_shift"]), 0.0)
-        base = jnp.where(is_contrast, mean, jnp.where(is_saturation, grey(x), 0.0))
+        faded = grey(x)
+        if mode == "tf" and color:
+            faded = jnp.max(x, axis=-1, keepdims=True)
+            most = saturation_limit(faded, jnp.min(x, axis=-1, keepdims=True))
+            factor = jnp.where(is_saturation, jnp.minimum(factor, most), factor)
+        base = jnp.where(is_contrast, mean, jnp.where(is_saturation, faded, 0.0))
         blended = jnp.clip(factor * x + (1.0 - factor) * base + shift, 0.0, 1.0)
         if color:
             x = jnp.where(column(operation == 3), shift_hue(x, column(parameters["hue"])), blended)
         else:
             x = blended
     return x
+
+
+def saturation_limit(value: jax.Array, smallest: jax.Array) -> jax.Array:
+    """Largest factor on HSV's saturation: that at which it reaches 1; 1 for grey pixels.
+
+    Scaling the saturation by f at constant hue and value is the blend f x + (1 - f) value.
+
+    Args:
+        value: Largest of the three channels.
+        smallest: Smallest of the three channels, of the same shape.
+    """
+    chroma = value - smallest
+    return jnp.where(chroma > 0, value / jnp.where(chroma > 0, chroma, 1.0), 1.0)
 
 
 def shift_hue(x: jax.Array, turn: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """Image policies on the device: what was drawn is applied in batched, branch-free JAX.
 
-Values follow Pillow and torchvision where libraries differ: contrast blends with the mean of
-the grey image, saturation with the grey image itself, blur mirrors at the border.
+Values follow Pillow and torchvision where libraries differ, unless ``ImagePolicy.color_mode`` is
+"tf"; blur mirrors at the border.
 """
 
 import jax
@@ -50,9 +50,10 @@ def finish(images: jax.Array, parameters: Parameters, *, policy: ImagePolicy) ->
     if policy.uses("affine"):
         x = transform(x, affine_matrix(parameters, size), policy.fill)
     if policy.uses("jitter"):
-        x = color_jitter(x, parameters)
+        x = color_jitter(x, parameters, policy.color_mode)
     if policy.uses("grayscale") and x.shape[-1] == 3:
-        x = _where(parameters["grayscale"], jnp.broadcast_to(luma(x), x.shape), x)
+        grey = jnp.broadcast_to(luma(x, policy.color_mode), x.shape)
+        x = _where(parameters["grayscale"], grey, x)
     if policy.uses("blur"):
         x = gaussian_blur(x, parameters["blur_sigma"], blur_radius(policy, size))
     if policy.uses("solarize"):

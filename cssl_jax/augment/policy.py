@@ -58,6 +58,9 @@ class ImagePolicy:
         saturation: Range of saturation at strength 1; needs 3 channels, else left out.
         hue: Range of hue at strength 1, as a share of the circle; needs 3 channels, else left out.
         brightness_mode: "multiplicative" (SimCLRv2 code, torchvision) or "additive" (paper, v1).
+        color_mode: "pillow" (Pillow, torchvision: contrast blends with the mean of the grey image,
+            saturation with the grey image) or "tf" (``tf.image``, as in the SimCLR code: contrast
+            blends with the mean of each channel, saturation is scaled in HSV).
         grayscale: Probability of dropping colour; needs 3 channels, else left out.
         blur: Probability of a Gaussian blur.
         blur_sigma: Smallest and largest standard deviation of the blur, in pixels, one an image.
@@ -87,6 +90,7 @@ class ImagePolicy:
     saturation: float = 0.8
     hue: float = 0.2
     brightness_mode: Literal["multiplicative", "additive"] = "multiplicative"
+    color_mode: Literal["pillow", "tf"] = "pillow"
     grayscale: tuple[float, ...] = (0.2,)
     blur: tuple[float, ...] = (0.5,)
     blur_sigma: tuple[float, float] = (0.1, 2.0)

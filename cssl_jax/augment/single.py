@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cssl_jax.augment import image
-from cssl_jax.augment.color import LUMA, shift_hue_planes
+from cssl_jax.augment.color import LUMA, saturation_limit, shift_hue_planes
 from cssl_jax.augment.geometry import affine_matrix, transform
 from cssl_jax.augment.policy import ImagePolicy, Parameters
 
@@ -38,10 +38,13 @@ def finish(x: jax.Array, parameters: Parameters, *, policy: ImagePolicy) -> jax.
         )
         x = jnp.moveaxis(moved[0], -1, 0)
     if policy.uses("jitter"):
-        x = _color_jitter(x, parameters)
+        x = _color_jitter(x, parameters, policy.color_mode)
     if policy.uses("grayscale") and channels == 3:
         x = lax.cond(
-            parameters["grayscale"], lambda y: jnp.broadcast_to(_luma(y), y.shape), _same, x
+            parameters["grayscale"],
+            lambda y: jnp.broadcast_to(_luma(y, policy.color_mode), y.shape),
+            _same,
+            x,
         )
     if policy.uses("blur"):
         x = _blur(x, parameters["blur_sigma"], image.blur_radius(policy, size))
@@ -55,23 +58,30 @@ def _same(x: jax.Array) -> jax.Array:
     return x
 
 
-def _luma(x: jax.Array) -> jax.Array:
+def _luma(x: jax.Array, mode: str) -> jax.Array:
     """[3, s, s] -> [s, s]."""
-    return sum(weight * plane for weight, plane in zip(LUMA, x, strict=True))
+    return sum(weight * plane for weight, plane in zip(LUMA[mode], x, strict=True))
 
 
-def _color_jitter(x: jax.Array, parameters: Parameters) -> jax.Array:
+def _color_jitter(x: jax.Array, parameters: Parameters, mode: str) -> jax.Array:
     color = len(x) == 3
 
     def brightness(y: jax.Array) -> jax.Array:
         return y * parameters["brightness"] + parameters["brightness_shift"]
 
     def contrast(y: jax.Array) -> jax.Array:
-        mean = jnp.mean(_luma(y) if color else y)
+        if mode == "tf":
+            mean = jnp.mean(y, axis=(1, 2), keepdims=True)
+        else:
+            mean = jnp.mean(_luma(y, mode) if color else y)
         return parameters["contrast"] * y + (1.0 - parameters["contrast"]) * mean
 
     def saturation(y: jax.Array) -> jax.Array:
-        return parameters["saturation"] * y + (1.0 - parameters["saturation"]) * _luma(y)
+        factor, faded = parameters["saturation"], _luma(y, mode)
+        if mode == "tf":
+            faded = jnp.max(y, axis=0)
+            factor = jnp.minimum(factor, saturation_limit(faded, jnp.min(y, axis=0)))
+        return factor * y + (1.0 - factor) * faded
 
     def hue(y: jax.Array) -> jax.Array:
         return jnp.stack(shift_hue_planes(y[0], y[1], y[2], parameters["hue"]))

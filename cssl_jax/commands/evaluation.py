@@ -56,7 +56,8 @@ class Embed:
         run: Run folder of the encoder.
         data: What to embed.
         output: File to write (.npz; - is standard output): features float32 [N, D] and, where there
-            are some, labels, names, and rejected: name and reason of each image that is omitted.
+            are some, labels, names, classes (names of the labels), and rejected: name and reason of
+            each image that is omitted.
         batch_size: Images embedded at once; 0 is the run's evaluate.batch_size.
     """
 
@@ -88,7 +89,9 @@ def evaluate(argv: Sequence[str]) -> int:
         print(
             f"step {results['step']} of {options.run}, fitted on {split['train']:,} images of "
             f"{results['source']}, reported on {split['validation']:,} "
-            f"({results['validation_source']})\n\n{table(results)}"
+            f"({results['validation_source']})\n"
+            + "".join(f"note: {note}\n" for note in results.get("notes", ()))
+            + f"\n{table(results)}"
         )
     if options.json:
         write_json_output(options.json, results)
@@ -122,6 +125,8 @@ def embed(argv: Sequence[str]) -> int:
     rejected = [(name, reason) for name, reason, _ in source.rejected]
     if rejected:
         arrays["rejected"] = np.array(rejected, str)
+    if source.labels is not None and source.classes:
+        arrays["classes"] = np.array(source.classes, str)
     with open_output(options.output) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     shape = arrays["features"].shape

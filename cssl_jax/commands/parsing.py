@@ -1,6 +1,8 @@
 """From words of a command line to options."""
 
+import dataclasses
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
@@ -11,6 +13,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.files import existing_run
 
 T = TypeVar("T")
+_WARMUP = "--optimizer.warmup-epochs"
 
 # What is named first, by the word that help and errors call it.
 Recipe = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
@@ -43,6 +46,40 @@ def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:
             f"there are {', '.join(recipes.recipe_names())}"
         )
     return recipes.load(named) if named else Config()
+
+
+def fit_warmup(
+    config: Config, recipe: Config, argv: Sequence[str], run: pathlib.Path | None = None
+) -> Config:
+    """The config with the recipe's warm-up scaled to fewer epochs, where it takes most of them.
+
+    A warm-up that is given stays, and so does one that takes at most half of the epochs, or that a
+    run began with. What is changed is reported on a line.
+
+    Args:
+        config: Of the command.
+        recipe: Named first, before options.
+        argv: Words of the command.
+        run: Folder of a run that may have begun.
+    """
+    warmup, epochs = config.optimizer.warmup_epochs, config.train.epochs
+    given = any(word.partition("=")[0].replace("_", "-") == _WARMUP for word in argv)
+    if given or 2 * warmup <= epochs or epochs >= recipe.train.epochs or epochs < 1:
+        return config
+    if run is not None and (run / "config.json").is_file():
+        from cssl_jax import recipes
+
+        begun = recipes.read_json(run / "config.json")
+        if (begun.train.epochs, begun.optimizer.warmup_epochs) == (epochs, warmup):
+            return config
+    scaled = warmup * epochs / recipe.train.epochs
+    print(
+        f"warm-up   {scaled:g} of {epochs} epochs, scaled from the recipe's {warmup:g} of "
+        f"{recipe.train.epochs}; {_WARMUP} gives another",
+        file=sys.stderr,
+    )
+    optimizer = dataclasses.replace(config.optimizer, warmup_epochs=scaled)
+    return dataclasses.replace(config, optimizer=optimizer)
 
 
 def run_first(command: str, needed: str, argv: Sequence[str]) -> pathlib.Path | None:

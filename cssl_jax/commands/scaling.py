@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from cssl_jax.commands.parsing import Recipe, asks_for_help, parse, recipe_first
+from cssl_jax.commands.parsing import Recipe, asks_for_help, fit_warmup, parse, recipe_first
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.planning.scaling import Hardware, rows, table
@@ -39,6 +39,12 @@ class PlanOptions:
 
     Attributes:
         recipe: As for pretrain.
+        target: Compile the step for accelerators that are not here: tpu:v5e:4x8 (v4, v5e, v5p,
+            v6e; chips along each axis), cuda:h100 (a100, h200; cuda:h100:8 for eight).
+        largest: With a target: find the largest batch of each kind of step, by compiling two
+            sizes of each.
+        views_per_core: With a target: views per second that one host core makes, from
+            `cssl-jax bench-input`; prints the cores that the target needs. 0 leaves them out.
         devices: That share a batch; several numbers give a table by formulas alone.
         memory_gb: GiB of one device; without it the device that is here is asked.
         compile: Compile the step as well, for the devices here or for simulated CPUs.
@@ -49,6 +55,9 @@ class PlanOptions:
     """
 
     recipe: Recipe
+    target: str = ""
+    largest: bool = False
+    views_per_core: float = 0.0
     devices: tuple[int, ...] = (1,)
     memory_gb: float | None = None
     compile: bool = True
@@ -70,7 +79,7 @@ def selfcheck(argv: Sequence[str]) -> int:
     default = SelfCheckOptions("debug", config=config)
     options = parse(SelfCheckOptions, "selfcheck", argv, default)
     found = selfcheck(
-        options.config,
+        fit_warmup(options.config, config, argv),
         devices=options.devices,
         steps=options.steps,
         full=options.full,
@@ -82,18 +91,32 @@ def selfcheck(argv: Sequence[str]) -> int:
 
 
 def plan(argv: Sequence[str]) -> int:
-    """`cssl-jax plan RECIPE --devices 32 [--memory-gb 16] [--section.field VALUE ...]`."""
+    """`cssl-jax plan RECIPE [--devices 32 | --target tpu:v5e:4x8] [--section.field VALUE ...]`."""
     from cssl_jax.planning.planner import plan
     from cssl_jax.planning.shapes import input_of
 
     config = recipe_first("plan", "--devices 32", argv)
     options = parse(PlanOptions, "plan", argv, PlanOptions(tyro.MISSING, config=config))
+    if options.target:
+        from cssl_jax.planning.target_plan import plan_target
+
+        print(
+            plan_target(
+                options.config,
+                options.target,
+                largest=options.largest,
+                views_per_core=options.views_per_core,
+                timeout=options.timeout,
+            )
+        )
+        return 0
     if not options.devices:
         raise UserError("--devices is empty; give one number, or several for a table")
+    chosen = fit_warmup(options.config, config, argv)
     if len(options.devices) == 1 and not options.per_device:
         print(
             plan(
-                options.config,
+                chosen,
                 devices=options.devices[0],
                 memory_gb=options.memory_gb,
                 compile=options.compile,
@@ -101,7 +124,7 @@ def plan(argv: Sequence[str]) -> int:
             )
         )
         return 0
-    given = input_of(options.config, None, max(options.devices))
-    found = rows(options.config, given, options.devices, options.per_device, options.hardware)
+    given = input_of(chosen, None, max(options.devices))
+    found = rows(chosen, given, options.devices, options.per_device, options.hardware)
     print(table(found, options.hardware))
     return 0

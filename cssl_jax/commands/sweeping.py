@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cssl_jax.commands.parsing import File, Folder, Recipe, parse, recipe_first
+from cssl_jax.commands.parsing import File, Folder, Recipe, fit_warmup, parse, recipe_first
 from cssl_jax.config import Config
 
 
@@ -56,7 +56,7 @@ def sweep(argv: Sequence[str]) -> int:
     config = recipe_first("sweep", "--space space.py", argv)
     options = parse(Sweep, "sweep", argv, Sweep(tyro.MISSING, tyro.MISSING, config=config))
     found = sweep(
-        options.config,
+        fit_warmup(options.config, config, argv),
         options.workdir,
         options.space,
         trials=options.trials,

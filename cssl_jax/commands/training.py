@@ -13,6 +13,7 @@ from cssl_jax.commands.parsing import (
     Folder,
     Recipe,
     Run,
+    fit_warmup,
     parse,
     recipe_first,
     run_first,
@@ -111,7 +112,9 @@ def pretrain(argv: Sequence[str]) -> int:
     """`cssl-jax pretrain RECIPE --workdir RUN [--init RUN] [--section.field VALUE ...]`."""
     config = recipe_first("pretrain", "--workdir RUN", argv)
     default = Pretrain(tyro.MISSING, tyro.MISSING, config=config)
-    return _run(parse(Pretrain, "pretrain", argv, default))
+    options = parse(Pretrain, "pretrain", argv, default)
+    fitted = fit_warmup(options.config, config, argv, options.workdir.expanduser())
+    return _run(dataclasses.replace(options, config=fitted))
 
 
 def _run(options: Pretrain) -> int:
@@ -171,7 +174,8 @@ def views(argv: Sequence[str]) -> int:
     config = recipe_first("views", "--output views.png", argv)
     options = parse(Views, "views", argv, Views(tyro.MISSING, tyro.MISSING, config=config))
     check_output(options.output, ".png")
-    sheet = draw_views(options.config, step=options.step, examples=options.examples)
+    chosen = fit_warmup(options.config, config, argv)
+    sheet = draw_views(chosen, step=options.step, examples=options.examples)
     content = io.BytesIO()
     sheet.save(content, "PNG", optimize=True)
     write_output(options.output, content.getvalue())
@@ -187,5 +191,6 @@ def bench_input(argv: Sequence[str]) -> int:
     config = recipe_first("bench-input", "[--seconds 3]", argv)
     default = BenchInput(tyro.MISSING, config=config)
     options = parse(BenchInput, "bench-input", argv, default)
-    print(bench_input(options.config, seconds=options.seconds))
+    chosen = fit_warmup(options.config, config, argv)
+    print(bench_input(chosen, seconds=options.seconds))
     return 0

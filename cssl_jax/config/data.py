@@ -17,6 +17,10 @@ class DataConfig(PictureOptions):
         validation_source: A source of its own to validate on; "" holds out a part of the source.
         validation_fraction: Share of the source that is held out, without validation_source.
         split_seed: Of the split; None follows train.seed.
+        classes: Class names in the order of their numbers; by default those of the source. Labels
+            of every source are matched by name; labels without names are numbers.
+        unknown_classes: Classes of the validation images (or of adapt.target) that the source
+            lacks: "refuse", or "exclude" their images from what is evaluated by label.
         size: Side of a view in pixels; 0 is the height of the source's images.
         normalize: "dataset" computes mean and standard deviation a channel on the training part,
             and "unit" leaves values in [0, 1], as the SimCLR code does.
@@ -34,6 +38,8 @@ class DataConfig(PictureOptions):
     validation_source: str = ""
     validation_fraction: float = 0.2
     split_seed: int | None = None
+    classes: tuple[str, ...] = ()
+    unknown_classes: Literal["refuse", "exclude"] = "refuse"
     size: int = 0
     normalize: Literal["dataset", "unit"] = "dataset"
     mean: tuple[float, ...] = ()

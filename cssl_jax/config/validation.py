@@ -171,6 +171,9 @@ def _check_data(config: Config) -> None:
             f"data.mean is {mean} and data.std {std}; give data.mean and data.std together, every "
             "number finite and every standard deviation positive"
         )
+    names = config.data.classes
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"data.classes names {twice[0]!r} twice; give every class one name")
     if config.data.validation_fraction == 0 and not config.data.validation_source:
         raise UserError(
             "data.validation_fraction is 0, nothing would be left to measure on; give "

@@ -9,8 +9,10 @@ from cssl_jax.data.loading import open_records
 from cssl_jax.data.near import near_duplicates
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.data.picture_source import cache_path
+from cssl_jax.data.quality import blank, quality_notes
 from cssl_jax.data.records import Records
 from cssl_jax.data.scan import Index, scan
+from cssl_jax.data.walk import describe_others
 
 Groups = list[tuple[int, ...]]
 SHOWN = 5  # names of a kind
@@ -49,6 +51,9 @@ def figures(records: Records, index: Index, groups: Groups) -> dict[str, Any]:
         "pictures": len(records.names),
         "kept": len(kept),
         "left_out": left_out,
+        "not_read": getattr(records, "not_read", {}),
+        "notes": [*getattr(records, "notes", ()), *quality_notes(records.names, index)],
+        "blank": [records.names[i] for i in blank(index)],
         "kinds": dict(collections.Counter(index.kind[i] for i in kept).most_common()),
         "bytes": int(index.bytes[kept].sum()),
         "decoded_bytes": int((short * long).sum() * index.mean.shape[1]),
@@ -60,6 +65,12 @@ def figures(records: Records, index: Index, groups: Groups) -> dict[str, Any]:
         content["sides"] = {
             side: [int(x) for x in (values.min(), np.median(values), values.max())]
             for side, values in (("short", short), ("long", long))
+        }
+        content["levels"] = {
+            "low": int(index.low[kept].min()),
+            "high": int(index.high[kept].max()),
+            "most_in_an_image": int(index.levels[kept].max()),
+            "median": int(np.median(index.levels[kept])),
         }
     if records.labels is not None:
         counts = collections.Counter(records.labels[kept].tolist())
@@ -78,6 +89,9 @@ def report(records: Records, index: Index, groups: Groups) -> str:
     ]
     for reason, names in sorted(content["left_out"].items(), key=lambda item: -len(item[1])):
         lines.append(f"  {reason:<12}{len(names):>8,}  {_some(names)}")
+    if not_read := content["not_read"]:
+        held = describe_others(not_read, texts=True)
+        lines.append(f"  {'not read':<12}{sum(not_read.values()):>8,}  {held}")
     if content["kept"]:
         lines += ["", *_contents(content)]
     lines += _classes(content)
@@ -88,6 +102,7 @@ def report(records: Records, index: Index, groups: Groups) -> str:
         across = f", {crossing:,} of them across classes" if crossing else ""
         lines += ["", f"near-duplicates, kept: {len(groups):,} groups{across}"]
         lines += [f"  {_some(names)}" for names in content["near_duplicates"][:SHOWN]]
+    lines += [f"\n{note}" for note in content["notes"]]
     return "\n".join(lines)
 
 
@@ -97,10 +112,13 @@ def _contents(content: dict[str, Any]) -> list[str]:
         f"{side} side {low} to {high} px, median {middle}"
         for side, (low, middle, high) in content["sides"].items()
     ]
+    levels = content["levels"]
     size, decoded = (content[name] / 2**20 for name in ("bytes", "decoded_bytes"))
     return [
         f"formats   {kinds}",
         f"sizes     {'; '.join(sides)}",
+        f"levels    {levels['low']} to {levels['high']} of 255, {levels['median']} per image "
+        "(median)",
         f"memory    {size:,.1f} MiB on disk, {decoded:,.1f} MiB decoded",
     ]
 

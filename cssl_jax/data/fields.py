@@ -8,6 +8,8 @@ import numpy as np
 from cssl_jax.errors import UserError
 
 MAX_CLASSES = 1_000_000
+# From this number of classes on, labels of which fewer than a tenth occur are taken as identifiers.
+IDENTIFIERS_FROM, OCCURRING = 10_000, 0.1
 # Of files and folders that are parts of a set, not classes of it.
 PART_NAMES = frozenset(
     ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
@@ -40,6 +42,21 @@ def choose_field(
     if len(set(candidates)) > 1 and kind not in candidates:
         raise UserError(f"{where} has the {kind}s {', '.join(candidates)}; choose one by {option}")
     return kind if kind in candidates else candidates[0]
+
+
+def note_on_no_label(kind: str, others: Sequence[str], way_out: str) -> tuple[str, ...]:
+    """The sentence on fields of which none was taken as the label; () where there is none.
+
+    Args:
+        kind: What the fields are: "columns", "features", "extensions".
+        others: Names of the fields beside the image.
+        way_out: What to do where one of them is the label.
+    """
+    if not others:
+        return ()
+    more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+    named = ", ".join(short(name)[1:-1] for name in others[:8]) + more
+    return (f"no labels: the {kind} {named} are not read; if one of them is the label, {way_out}",)
 
 
 def short(value: object) -> str:
@@ -98,7 +115,42 @@ def number_labels(
             f"{where}: label {wrong} is no class number; labels are whole numbers from 0 to "
             f"{limit - 1}, -1 for none, or names"
         )
-    return np.array(labels, np.int64), tuple(names or map(str, range(high + 1)))
+    dense, identifiers = dense_numbers(np.array(labels, np.int64), where, named=bool(names))
+    return dense, tuple(names or identifiers or map(str, range(high + 1)))
+
+
+def dense_numbers(
+    labels: np.ndarray, where: str, *, named: bool = False
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels that are class numbers as they are, and identifiers numbered by their values.
+
+    Every class has a row in the probes' weights and a column in the votes, whether or not an image
+    is of it: 3 identifiers around 900,000 would be 900,000 classes.
+
+    Args:
+        labels: Integers [n] from -1 on, -1 for none.
+        where: For messages.
+        named: Whether the classes have names, and their numbers are to stay.
+
+    Returns:
+        (int64 [n], names of the classes); the names are the values of identifiers, in ascending
+        order, and () where the labels stay what they are.
+
+    Raises:
+        UserError: A label is beyond ``MAX_CLASSES``.
+    """
+    high = int(labels.max()) if labels.size else -1
+    if high >= MAX_CLASSES:
+        raise UserError(
+            f"{where}: label {high} is no class number; labels are whole numbers from 0 to "
+            f"{MAX_CLASSES - 1}, -1 for none; number identifiers by the values that occur: "
+            "labels = numpy.unique(labels, return_inverse=True)[1]"
+        )
+    values = np.unique(labels[labels >= 0])
+    if named or high < IDENTIFIERS_FROM or len(values) >= OCCURRING * (high + 1):
+        return labels.astype(np.int64), ()
+    dense = np.where(labels < 0, -1, np.searchsorted(values, labels)).astype(np.int64)
+    return dense, tuple(map(str, values.tolist()))
 
 
 def _is_given(value: object, where: str) -> bool:

@@ -1,25 +1,32 @@
 """Folders and lists of picture files."""
 
-import collections
+import codecs
 import csv
 import dataclasses
 import io
 import os
 import pathlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from cssl_jax.data.fields import PART_NAMES, is_whole_number, number_labels, short
-from cssl_jax.data.pictures import is_picture_name
+from cssl_jax.data.fields import is_whole_number, note_on_no_label, number_labels, short
+from cssl_jax.data.layout import check_are_classes, why_unlabelled
+from cssl_jax.data.walk import describe_others, note_on_others, walk_images
 from cssl_jax.errors import UserError
 from cssl_jax.files import stamp
 
-PATH_COLUMNS = ("path", "file", "filename", "name")
-LABEL_COLUMNS = ("label", "class")
+PATH_COLUMNS = (
+    *("path", "file", "filename", "file_name", "filepath", "file_path"),
+    *("image", "image_path", "img_path", "name"),
+)
+LABEL_COLUMNS = (
+    *("label", "class", "category", "target", "labels"),
+    *("class_name", "label_name", "category_name", "class_id", "classid", "category_id"),
+)
+NAME_COLUMNS = ("class", "class_name", "label_name", "category_name")  # beside numbers
 MAX_BYTES = 2**30  # of a picture's file; data.max_pixels can only judge what was read
-MAX_VISITS = 100  # of one folder, by links
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +40,8 @@ class FileRecords:
         stamps: Size and modification time.
         labels: int64 [size], -1 for none; or None.
         classes: Names of the labels.
+        notes: Sentences on what was read and what was not.
+        not_read: Number of other files of the folder by suffix.
     """
 
     name: str
@@ -41,6 +50,8 @@ class FileRecords:
     stamps: tuple[str, ...]
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    not_read: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def path(self, index: int) -> pathlib.Path:
         """Of the file."""
@@ -86,42 +97,43 @@ def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
     root = pathlib.Path(path).expanduser().absolute()
     if not root.is_dir():
         raise UserError(f"{path} is no folder; give the folder that holds the pictures")
-    found = sorted(_files(root))
+    found, others = walk_images(root)
     if not found:
+        held = describe_others(others, texts=True)
         raise UserError(
-            f"{path} holds no pictures (.jpg, .png, .webp, .bmp, .gif or .tif files); "
+            f"{path} holds no images (.jpg, .png, .webp, .bmp, .gif, .tif or .ppm files)"
+            f"{held and f', only {held}'}; "
             f"shards further down are given by a pattern such as '{path}/**/*.tar'"
         )
     names, stamps = zip(*found, strict=True)
-    records = FileRecords(str(root), root, names, stamps)
+    notes = note_on_others(str(root), others, len(names))
+    records = FileRecords(str(root), root, names, stamps, notes=notes, not_read=others)
     if labels == "none":
         return records
     if labels not in ("auto", "folder"):
         return _with_table(records, pathlib.Path(labels).expanduser())
-    tops = [name.partition("/")[0] if "/" in name else "" for name in names]
+    return _by_sub_folders(records, path, insist=labels == "folder")
+
+
+def _by_sub_folders(records: FileRecords, path: str | pathlib.Path, *, insist: bool) -> FileRecords:
+    """The records with their first folder level as classes, or a note on why there are none."""
+    tops = [name.partition("/")[0] if "/" in name else "" for name in records.names]
     classes = tuple(sorted(set(tops)))
-    _check_no_parts(path, classes)
+    check_are_classes(path, [name for name in classes if name])
     if "" not in classes and len(classes) > 1:
         numbers = {name: number for number, name in enumerate(classes)}
         return dataclasses.replace(
             records, labels=np.array([numbers[top] for top in tops]), classes=classes
         )
-    if labels == "folder":
-        why = f"{names[tops.index('')]} lies in none" if "" in classes else "there is only one"
+    reason = why_unlabelled(path, records.names)
+    if insist:
+        stray = f"{records.names[tops.index('')]} lies in none" if "" in classes else ""
+        way_out = reason.partition("; ")[2] or "sort them by class"
         raise UserError(
-            f"data.labels=folder needs two or more sub-folders that hold every picture of {path}; "
-            f"{why}; sort them by class, or leave data.labels out"
+            f"data.labels=folder needs two or more sub-folders that hold every image of {path}; "
+            f"{stray or 'there is only one'}; {way_out}, or omit data.labels"
         )
-    return records
-
-
-def _check_no_parts(path: str | pathlib.Path, classes: tuple[str, ...]) -> None:
-    """Taken as classes, parts would be trained on all alike, and judged by which is which."""
-    if len(classes) > 1 and {name.lower() for name in classes} <= PART_NAMES:
-        raise UserError(
-            f"{path} holds the parts {' and '.join(classes)}, which are no classes; give one of "
-            f"them, {path}/{classes[0]}, or take all without labels by --data.labels none"
-        )
+    return dataclasses.replace(records, notes=(*records.notes, reason)) if reason else records
 
 
 def open_list(path: str | pathlib.Path) -> FileRecords:
@@ -131,7 +143,7 @@ def open_list(path: str | pathlib.Path) -> FileRecords:
         UserError: It is no such list, or a file is missing.
     """
     table = pathlib.Path(path).expanduser().absolute()
-    rows = _read_table(table)
+    rows, others = _read_table(table)
     missing, stamps = [], []
     for name, _, _ in rows:
         try:
@@ -141,37 +153,9 @@ def open_list(path: str | pathlib.Path) -> FileRecords:
     if missing:
         raise UserError(f"{path} names {_some(missing)}, which cannot be found beside it")
     names = tuple(name for name, _, _ in rows)
-    records = FileRecords(str(table), table.parent, names, tuple(stamps))
+    notes = note_on_no_label("columns", others, "call it 'label'")
+    records = FileRecords(str(table), table.parent, names, tuple(stamps), notes=notes)
     return _labelled(records, {name: (label, kind) for name, label, kind in rows}, str(table))
-
-
-def _files(root: pathlib.Path) -> Iterator[tuple[str, str]]:
-    """(relative path, stamp) of every picture file; links are followed, loops are not."""
-    pending = [("", frozenset[tuple[int, int]]())]
-    visits: collections.Counter[tuple[int, int]] = collections.Counter()
-    while pending:
-        folder, above = pending.pop()
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                relative = f"{folder}{entry.name}"
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                try:
-                    status = entry.stat()
-                except OSError:
-                    continue  # a link to nowhere
-                if entry.is_dir():
-                    place = (status.st_dev, status.st_ino)
-                    visits[place] += 1
-                    if visits[place] > MAX_VISITS:  # folders that link to each other: ways multiply
-                        raise UserError(
-                            f"{root}: more than {MAX_VISITS} ways lead to {relative}; remove the "
-                            "links that go round"
-                        )
-                    if place not in above:
-                        pending.append((relative + "/", above | {place}))
-                elif is_picture_name(entry.name):
-                    yield relative, stamp(status)
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -179,11 +163,25 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def _with_table(records: FileRecords, table: pathlib.Path) -> FileRecords:
-    rows = _read_table(table)
+    rows = [
+        (_within(name, records.root), label, kind)
+        for name, label, kind in _read_table(table, labelled=True)[0]
+    ]
     unknown = sorted({name for name, _, _ in rows} - set(records.names))
     if unknown:
         raise UserError(f"{table} names {_some(unknown)}, which {records.name} does not hold")
     return _labelled(records, {name: (label, kind) for name, label, kind in rows}, str(table))
+
+
+def _within(name: str, root: pathlib.Path) -> str:
+    """An absolute path that lies in a folder, relative to it; others as they are."""
+    path = pathlib.PurePath(name)
+    if not path.is_absolute():
+        return name
+    for folder in (root, root.resolve()):
+        if path.is_relative_to(folder):
+            return path.relative_to(folder).as_posix()
+    return name
 
 
 def _labelled(records: FileRecords, table: dict[str, tuple[str, str]], where: str) -> FileRecords:
@@ -194,26 +192,44 @@ def _labelled(records: FileRecords, table: dict[str, tuple[str, str]], where: st
     if labels is None:
         return records
     kinds = {label: kind for label, kind in table.values() if kind}
-    classes = tuple(kinds.get(name, name) for name in classes)
+    if all(kind == kinds[label] for label, kind in table.values() if kind):
+        classes = tuple(kinds.get(name, name) for name in classes)
     return dataclasses.replace(records, labels=labels, classes=classes)
 
 
-def _read_table(path: pathlib.Path) -> list[tuple[str, str, str]]:
-    """Rows (path, label, class name) of a CSV file with a header."""
+def _read_table(
+    path: pathlib.Path, *, labelled: bool = False
+) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Rows (path, label, class name) of a CSV file with a header.
+
+    Returns:
+        The rows, and the names of all other columns where none of them is the label.
+
+    Raises:
+        UserError: It is no such file, or has no column of labels where these are asked for.
+    """
     try:
-        text = path.read_text("utf-8-sig", errors="surrogateescape")  # as names of files are
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as a list of pictures: {error}") from error
+        text = _decoded(path.read_bytes())
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path} cannot be read as a list of images: {error}") from error
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
     reader = csv.DictReader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
     columns = {column.strip().lower(): column for column in reader.fieldnames or ()}
     place = next((columns[name] for name in PATH_COLUMNS if name in columns), None)
     if place is None:
-        found = ", ".join(map(short, list(columns)[:8]))
-        raise UserError(f"{path} has the columns {found}; its first line must say path,label")
+        raise UserError(
+            f"{path} has the columns {_columns(columns)}, none of which names the images "
+            f"({', '.join(PATH_COLUMNS)}); its first line must say path,label"
+        )
     label = next((columns[name] for name in LABEL_COLUMNS if name in columns), None)
-    kind = columns.get("class") if "label" in columns else None
+    if labelled and label is None:
+        raise UserError(
+            f"{path} has the columns {_columns(columns)}, none of which is the label "
+            f"({', '.join(LABEL_COLUMNS)}); call one of them 'label', and write one-hot columns as "
+            "one column with the name of the class"
+        )
+    kind = next((columns[name] for name in NAME_COLUMNS if columns.get(name, label) != label), None)
     rows: dict[str, tuple[str, str, str]] = {}
     for line in _lines(reader, path):
         name = pathlib.PurePath((line[place] or "").strip()).as_posix()
@@ -225,7 +241,27 @@ def _read_table(path: pathlib.Path) -> list[tuple[str, str, str]]:
             )
     if not rows:
         raise UserError(f"{path} names no pictures")
-    return list(rows.values())
+    return list(rows.values()), [] if label else [c for c in columns.values() if c != place]
+
+
+def _decoded(content: bytes) -> str:
+    """UTF-8, or UTF-16 as spreadsheets write it; other bytes as in names of files."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return _lines_ended(content.decode("utf-16"))
+    if content[1:2] == b"\0" or content[:1] == b"\0":  # without its mark
+        order = "le" if content[1:2] == b"\0" else "be"
+        return _lines_ended(content.decode(f"utf-16-{order}"))
+    return _lines_ended(content.decode("utf-8-sig", errors="surrogateescape"))
+
+
+def _lines_ended(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _columns(columns: Iterable[str]) -> str:
+    names = list(columns)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(map(short, names[:8])) + more
 
 
 def _lines(reader: csv.DictReader, path: pathlib.Path) -> Iterator[dict[str, str]]:

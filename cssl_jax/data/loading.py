@@ -1,8 +1,10 @@
 """From what a user writes as data.source to a source of examples."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 from cssl_jax.data import arrays
 from cssl_jax.data.options import PictureOptions
@@ -11,6 +13,7 @@ from cssl_jax.data.records import Records
 from cssl_jax.data.sources import Source
 from cssl_jax.errors import UserError
 
+Opener = Callable[[str, PictureOptions], Records]
 LABEL_RULES = ("auto", "folder", "none")  # of a folder; anything else is a labels.csv
 KINDS = (
     "'digits', an .npz file, a folder of pictures, a .csv list of pictures, 'tfds:NAME@SPLIT', "
@@ -103,14 +106,50 @@ def open_records(spec: str | os.PathLike[str], options: PictureOptions) -> Recor
     raise UserError(f"data source {spec!r} {trouble}; give {KINDS}")
 
 
-def _opener_of(folder: pathlib.Path) -> Callable[[str, PictureOptions], Records]:
-    """By what lies in a folder: a prepared TFDS set, shards, else pictures."""
+def _opener_of(folder: pathlib.Path) -> Opener:
+    """By what lies in a folder: a prepared TFDS set, images, or shards.
+
+    Images win where there are at least as many as shards: one archive beside folders of images must
+    not take their place, nor a preview that of hundreds of shards.
+    """
+    from cssl_jax.data.walk import has_images
+
+    _refuse_saved_to_disk(folder)
     if (folder / "dataset_info.json").is_file():
-        return _tfds
-    suffixes = {path.suffix for path in folder.iterdir() if not path.name.startswith(".")}
-    if ".tar" in suffixes:
-        return _tar
-    return _parquet if ".parquet" in suffixes else _folder
+        described = (folder / "features.json").is_file() or not has_images(folder, 1)
+        return _tfds if described else _folder
+    suffixes = [path.suffix for path in folder.iterdir() if not path.name.startswith(".")]
+    shards = ".tar" if ".tar" in suffixes else ".parquet"
+    count = suffixes.count(shards)
+    if not count or has_images(folder, count):
+        return _folder
+    return _beside_images(_tar if shards == ".tar" else _parquet, folder)
+
+
+def _beside_images(opener: Opener, folder: pathlib.Path) -> Opener:
+    """Opens shards, and notes that images lie beside them."""
+
+    def opened(path: str, options: PictureOptions) -> Records:
+        from cssl_jax.data.walk import has_images
+
+        records: Any = opener(path, options)
+        if not has_images(folder, 1):
+            return records
+        note = f"images that lie beside the shards of {folder} are not read"
+        return dataclasses.replace(records, notes=(*records.notes, note))
+
+    return opened
+
+
+def _refuse_saved_to_disk(folder: pathlib.Path) -> None:
+    arrow = any(path.suffix == ".arrow" for path in folder.iterdir())
+    if (folder / "dataset_dict.json").is_file() or (arrow and (folder / "state.json").is_file()):
+        raise UserError(
+            f"{folder} was written by Hugging Face's save_to_disk, whose Arrow files hold no index "
+            'of images; write parquet and give that file: python -c "import datasets as d; '
+            f"d.load_from_disk('{folder}').to_parquet('images.parquet')\" (of one split, such as "
+            f"'{folder}/train')"
+        )
 
 
 def _folder(path: str, options: PictureOptions) -> Records:

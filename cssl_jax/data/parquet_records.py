@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cssl_jax.data.fields import choose_field, number_labels
+from cssl_jax.data.fields import choose_field, note_on_no_label, number_labels
 from cssl_jax.data.shards import Shard, find_shards
 from cssl_jax.errors import UserError
 
@@ -30,6 +30,7 @@ class ParquetRecords:
         labels: int64 [size], -1 for none; or None.
         classes: Names of the labels.
         column: The pictures.
+        notes: Sentences on what was read and what was not.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ParquetRecords:
     labels: np.ndarray | None
     classes: tuple[str, ...]
     column: "BinaryColumn"
+    notes: tuple[str, ...] = ()
 
     def read(self, index: int) -> bytes:
         """The picture's bytes.
@@ -91,6 +93,13 @@ def open_parquet(path: str, *, image_key: str = "", label_key: str = "") -> Parq
         labels=labels,
         classes=classes,
         column=column,
+        notes=()
+        if label
+        else note_on_no_label(
+            "columns",
+            [name for name in schema.names if name != image],
+            "name it by --data.label-key",
+        ),
     )
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from cssl_jax.data import pictures, scan
 from cssl_jax.data.folder import FileRecords
 from cssl_jax.data.options import PictureOptions
+from cssl_jax.data.quality import quality_notes
 from cssl_jax.data.records import Records
-from cssl_jax.data.sources import ArraySource, Rejected, Source
+from cssl_jax.data.sources import ArraySource, Rejected, Source, new_numbers
 from cssl_jax.data.threads import ahead
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.files import cache_folder, to_bytes
@@ -32,12 +33,17 @@ class PictureSource:
         index: What the scan found; one entry a record.
         numbers: int64 [size], which records these are.
         channels: To which every picture is brought.
+        numbering: New number of every class of the records and the names in the order of the new
+            numbers; None keeps the records' own.
+        added_notes: Sentences beside the records' own.
     """
 
     records: Records
     index: scan.Index
     numbers: np.ndarray
     channels: int
+    numbering: tuple[np.ndarray, tuple[str, ...]] | None = None
+    added_notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -50,12 +56,25 @@ class PictureSource:
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
         """int64 [size], -1 for none; None where nothing is labelled."""
-        return None if self.records.labels is None else self.records.labels[self.numbers]
+        if self.records.labels is None:
+            return None
+        labels = self.records.labels[self.numbers]
+        return labels if self.numbering is None else new_numbers(labels, self.numbering[0])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names of the whole set, in the order of their numbers."""
+        return self.records.classes if self.numbering is None else self.numbering[1]
 
     @property
     def num_classes(self) -> int:
-        """Classes of the whole set, whether or not this part has pictures of them."""
-        return len(self.records.classes)
+        """Classes of the whole set, whether or not this split has images of them."""
+        return len(self.classes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what was read and what was not."""
+        return (*getattr(self.records, "notes", ()), *self.added_notes)
 
     @property
     def rejected(self) -> Rejected:
@@ -96,6 +115,15 @@ class PictureSource:
     def take(self, index: np.ndarray) -> "PictureSource":
         """The examples at ``index`` int [n], in that order."""
         return dataclasses.replace(self, numbers=self.numbers[index])
+
+    def renumbered(
+        self, to: np.ndarray, classes: tuple[str, ...], note: str = ""
+    ) -> "PictureSource":
+        """The same images with other numbers for their classes; see ``Source.renumbered``."""
+        if self.numbering is not None:  # the records' classes by way of the present numbers
+            to = new_numbers(self.numbering[0], to)
+        notes = (*self.added_notes, note) if note else self.added_notes
+        return dataclasses.replace(self, numbering=(to, classes), added_notes=notes)
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes.
@@ -179,7 +207,8 @@ def load_pictures(records: Records, options: PictureOptions) -> Source:
         cache=cache_path(records, options.channels),
     )
     scan.check_share(index, records.name, options.max_rejected)
-    source = PictureSource(records, index, index.kept, options.channels)
+    notes = quality_notes(records.names, index)
+    source = PictureSource(records, index, index.kept, options.channels, added_notes=notes)
     return _decoded(source) if _fits(source, options.in_memory) else source
 
 
@@ -203,7 +232,15 @@ def _decoded(source: PictureSource) -> ArraySource:
     images = np.empty((len(source), *source.sizes[0], source.channels), np.uint8)
     for number, image in enumerate(ahead(source.image, range(len(source)))):
         images[number] = image
-    return ArraySource(source.name, images, source.labels, source.names, source.rejected)
+    return ArraySource(
+        source.name,
+        images,
+        source.labels,
+        source.names,
+        source.rejected,
+        source.classes,
+        source.notes,
+    )
 
 
 def cache_path(records: Records, channels: int) -> pathlib.Path:

@@ -1,6 +1,9 @@
 """Encoded pictures to arrays by Pillow: every format, mode and orientation to one kind of array."""
 
 import dataclasses
+import functools
+import importlib
+import importlib.util
 import io
 import struct
 from collections.abc import Sequence
@@ -11,10 +14,17 @@ import PIL.Image
 import PIL.ImageOps
 import PIL.JpegImagePlugin
 
+# HEIC needs the package pillow-heif, which is optional.
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+_HEIF = importlib.util.find_spec("pillow_heif") is not None
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+        *(HEIF_SUFFIXES if _HEIF else ()),
+    )
 )
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("HEIF",) if _HEIF else ()))
 ORIENTATION = 0x0112  # of EXIF
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _END_OF_JPEG = b"\xff\xd9"
@@ -121,7 +131,7 @@ def open_picture(
     """
     if not content:
         raise PictureError("empty", "0 bytes")
-    PIL.Image.init()
+    _register_readers()
     trouble: Exception | None = None
     for name in formats:
         factory, accepts = PIL.Image.OPEN[name]
@@ -140,6 +150,13 @@ def open_picture(
     *others, last = [name.replace("WEBP", "WebP") for name in formats]
     names = f"{', '.join(others)} or {last}" if others else last
     raise PictureError(_reason(content, trouble or ValueError()), f"no {names} file") from trouble
+
+
+@functools.cache
+def _register_readers() -> None:
+    PIL.Image.init()
+    if _HEIF:
+        importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def read_index_png(content: bytes, max_pixels: float) -> np.ndarray:

@@ -29,6 +29,9 @@ _ROWS = {  # dtype and trailing shape; the channel statistics besides
     "plain_jpeg": (np.bool_, ()),
     "digest": (np.uint8, (16,)),
     "phash": (np.uint64, ()),
+    "low": (np.uint8, ()),
+    "high": (np.uint8, ()),
+    "levels": (np.int64, ()),
 }
 Rejected = tuple[str, str, str]  # (name, reason, detail)
 
@@ -48,6 +51,9 @@ class Index:
         plain_jpeg: bool [n]; TensorFlow's decoder gives the same pixels.
         digest: uint8 [n, 16], BLAKE2b of the file.
         phash: uint64 [n], perceptual hash; 0 where there is no structure to hash.
+        low: uint8 [n], lowest value of any channel.
+        high: uint8 [n], highest value of any channel.
+        levels: int64 [n], number of values that occur in the channel with most; 1 is a blank image.
         mean: float64 [n, channels] on [0, 1].
         square: float64 [n, channels], mean of the squares.
     """
@@ -61,6 +67,9 @@ class Index:
     plain_jpeg: np.ndarray
     digest: np.ndarray
     phash: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    levels: np.ndarray
     mean: np.ndarray
     square: np.ndarray
 
@@ -136,7 +145,9 @@ def examine(records: Records, index: int, channels: int, max_pixels: int) -> dic
         height, width = error.size
         size = {"height": height, "width": width}
         return {**fact, **size, "reason": error.reason, "detail": error.detail}
-    shares = _histograms(picture.pixels) / picture.pixels[..., 0].size
+    counts = _histograms(picture.pixels)
+    occurring = np.flatnonzero(counts.sum(axis=0))
+    shares = counts / picture.pixels[..., 0].size
     values = np.arange(256) / 255
     return {
         **fact,
@@ -145,6 +156,9 @@ def examine(records: Records, index: int, channels: int, max_pixels: int) -> dic
         "width": picture.pixels.shape[1],
         "plain_jpeg": picture.plain_jpeg,
         "phash": perceptual_hash(picture.pixels),
+        "low": occurring[0],
+        "high": occurring[-1],
+        "levels": np.count_nonzero(counts, axis=1).max(),
         "mean": shares @ values,
         "square": shares @ values**2,
     }

@@ -24,6 +24,8 @@ class Source(Protocol):
         channels: Of every image.
         sizes: int32 [size, 2], height and width of every image in pixels.
         num_classes: Number of labels; 0 without labels.
+        classes: Class names in the order of their numbers; () where labels are numbers or missing.
+        notes: Sentences on what was read and what was not, for the first lines of a run.
     """
 
     @property
@@ -40,6 +42,10 @@ class Source(Protocol):
     def sizes(self) -> np.ndarray: ...  # noqa: D102
     @property
     def num_classes(self) -> int: ...  # noqa: D102
+    @property
+    def classes(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def notes(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def __len__(self) -> int: ...
 
@@ -53,6 +59,16 @@ class Source(Protocol):
 
     def take(self, index: np.ndarray) -> "Source":
         """The examples at ``index`` int [n], in that order."""
+        ...
+
+    def renumbered(self, to: np.ndarray, classes: tuple[str, ...], note: str = "") -> "Source":
+        """The same examples with other numbers for their classes; see ``classes.number_alike``.
+
+        Args:
+            to: int [num_classes], new number of every class, -1 to take its label away.
+            classes: Class names in the order of the new numbers.
+            note: Sentence to add to ``notes``; "" is none.
+        """
         ...
 
     def image(self, index: int, halvings: int = 0) -> np.ndarray:
@@ -82,6 +98,8 @@ class ArraySource:
         labels: int64 [size] in [0, num_classes), -1 for none; or None.
         names: str [size], of every image's file, where these were picture files.
         rejected: What the cleaning left out, likewise.
+        classes: Class names in the order of their numbers; () where labels are numbers or missing.
+        notes: Sentences on what was read and what was not.
     """
 
     name: str
@@ -89,6 +107,8 @@ class ArraySource:
     labels: np.ndarray | None = None
     names: np.ndarray | None = None
     rejected: Rejected = ()
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,8 +125,10 @@ class ArraySource:
 
     @property
     def num_classes(self) -> int:
-        """One more than the largest label; 0 without labels."""
-        return 0 if self.labels is None else int(self.labels.max(initial=-1)) + 1
+        """Number of class names, else one more than the largest label; 0 without labels."""
+        if self.labels is None:
+            return 0
+        return len(self.classes) or int(self.labels.max(initial=-1)) + 1
 
     def fingerprint(self) -> str:
         """Tells sets apart: size, shape, labels or none, and a checksum of all bytes."""
@@ -126,6 +148,12 @@ class ArraySource:
         names = None if self.names is None else self.names[index]
         return dataclasses.replace(self, images=self.images[index], labels=labels, names=names)
 
+    def renumbered(self, to: np.ndarray, classes: tuple[str, ...], note: str = "") -> "ArraySource":
+        """The same images with other numbers for their classes; see ``Source.renumbered``."""
+        labels = None if self.labels is None else new_numbers(self.labels, to)
+        notes = (*self.notes, note) if note else self.notes
+        return dataclasses.replace(self, labels=labels, classes=classes, notes=notes)
+
     def image(self, index: int, halvings: int = 0) -> np.ndarray:
         """One image, uint8 [H, W, C]; decoded already, so never halved."""
         assert not halvings
@@ -135,6 +163,11 @@ class ArraySource:
         """All images in order and as they are, at most ``rows`` at a time."""
         for start in range(0, len(self), rows):
             yield self.images[start : start + rows]
+
+
+def new_numbers(labels: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """Labels int64 [n], -1 for none, by the new number of every old one; see ``renumbered``."""
+    return np.where(labels < 0, -1, to[labels]).astype(np.int64)
 
 
 def keyed_part(source: Source, limit: int, *, seed: int) -> Source:

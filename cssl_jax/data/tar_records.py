@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from cssl_jax.data.fields import is_whole_number, number_labels
+from cssl_jax.data.fields import is_whole_number, note_on_no_label, number_labels
 from cssl_jax.data.pictures import is_picture_name
 from cssl_jax.data.shards import Shard, ShardReader, find_shards
 from cssl_jax.data.threads import ahead
@@ -44,6 +44,7 @@ class TarRecords:
         skipped: Samples without a picture.
         reader: Of the shards.
         places: int64 [size, 3], each picture's shard, first byte and size.
+        notes: Sentences on what was read and what was not.
     """
 
     name: str
@@ -54,6 +55,7 @@ class TarRecords:
     skipped: int
     reader: ShardReader
     places: np.ndarray
+    notes: tuple[str, ...] = ()
 
     def read(self, index: int) -> bytes:
         """The picture's bytes.
@@ -101,6 +103,12 @@ def open_tar(spec: str, *, image_key: str = "", label_key: str = "") -> TarRecor
             f"{spec}: no sample has a label {label_key!r}, as an extension or a field of its "
             f".json; the extensions are {held}; choose another --data.label-key"
         )
+    others = [f".{name}" for name in sorted(extensions) if not is_picture_name(f"x.{name}")]
+    notes: tuple[str, ...] = ()
+    if skipped:
+        notes = (f"{skipped:,} samples of {spec} without an image are not read",)
+    if labels is None:
+        notes += note_on_no_label("extensions", others, "name it by --data.label-key")
     return TarRecords(
         name=str(pathlib.Path(spec).expanduser().absolute()),
         names=tuple(names),
@@ -110,6 +118,7 @@ def open_tar(spec: str, *, image_key: str = "", label_key: str = "") -> TarRecor
         skipped=skipped,
         reader=ShardReader(shards),
         places=np.array(places, np.int64),
+        notes=notes,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cssl_jax.data.fields import number_labels
+from cssl_jax.data.fields import note_on_no_label, number_labels
 from cssl_jax.data.parquet_records import BinaryColumn, read_metadata
 from cssl_jax.data.shards import Shard, open_shard
 from cssl_jax.data.tfds_features import choose_features, picture_decoder, read_labels
@@ -39,6 +39,7 @@ class TfdsRecords:
         classes: Names of the labels.
         serialized: From a number to its tf.train.Example, serialised.
         picture: From that to the encoded picture.
+        notes: Sentences on what was read and what was not.
     """
 
     name: str
@@ -48,6 +49,7 @@ class TfdsRecords:
     classes: tuple[str, ...]
     serialized: _Reader
     picture: Callable[[bytes], bytes]
+    notes: tuple[str, ...] = ()
 
     def read(self, index: int) -> bytes:
         """The picture's bytes; of a feature that is stored as an array, as PNG.
@@ -98,6 +100,13 @@ def open_tfds(spec: str, *, image_key: str = "", label_key: str = "") -> TfdsRec
         classes=classes,
         serialized=serialized,
         picture=picture,
+        notes=()
+        if label
+        else note_on_no_label(
+            "features",
+            [name for name in features if name != image],
+            "name it by --data.label-key",
+        ),
     )
 
 

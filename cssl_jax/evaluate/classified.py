@@ -82,7 +82,7 @@ class ClassifierEvaluator:
         self,
         last: Checkpoint,
         best: Checkpoint | None,
-        untrained: Model,
+        untrained: Callable[[Source], Model],
         names: tuple[str, ...] = (),
         *,
         figures: dict[str, Any] | None = None,

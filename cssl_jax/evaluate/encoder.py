@@ -20,10 +20,11 @@ from cssl_jax.data.masks import MaskedSource
 from cssl_jax.data.sources import ArraySource, Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage, protocols
-from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
+from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, halves, labelled_part
 from cssl_jax.evaluate.features import InputSpec, Model, encoder_variables, make_embed
 from cssl_jax.evaluate.segment_run import load_masked_parts, segment
 from cssl_jax.evaluate.segmentation import stage_maps
+from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.train import setup
 from cssl_jax.train.checkpoints import Checkpoints
@@ -105,6 +106,11 @@ class Encoder:
             raise UserError(
                 f"images are {images.dtype} {images.shape}; give uint8 [N, H, W, C] in [0, 255]"
             )
+        if images.shape[3] != self.spec.channels == images.shape[1]:
+            raise UserError(
+                f"images have shape {images.shape}, which is {images.shape[1]} channel(s) before "
+                "height and width; give numpy.transpose(images, (0, 2, 3, 1))"
+            )
         source = ArraySource("the array", images)
         features = self.embed(source)
         if layers is None:
@@ -137,10 +143,16 @@ class Encoder:
                 f"{self.spec.channels}"
             )
 
-    def untrained(self) -> Model:
-        """The model as it was before the first step."""
-        state = setup.init_state(self.method, optax.identity(), self.spec, self.config.train.seed)
-        return parallel.replicate(state.model, self.mesh)
+    def untrained(self, images: Source) -> Model:
+        """The untrained model to compare with, see ``untrained.untrained_model``."""
+        return untrained_model(
+            images,
+            method=self.method,
+            spec=self.spec,
+            mesh=self.mesh,
+            seed=self.config.train.seed,
+            batch_size=self.config.evaluate.batch_size,
+        )
 
     def _maps(self, source: ArraySource, layers: Sequence[int]) -> dict[str, np.ndarray]:
         """{"stage3": float32 [N, h, w, channels], ...} of these stages; on one process."""
@@ -268,12 +280,14 @@ def _evaluate_run(
         "source": config.data.source,
         "validation_source": config.data.validation_source or "held out of source",
         "split": {"train": len(train), "validation": len(validation)},
+        "notes": list(dict.fromkeys((*train.notes, *validation.notes))),
         **evaluator.report(
             last,
             last if best.step == last.step else Checkpoint(best.step, best.model),
-            encoder.untrained(),
+            encoder.untrained,
             names,
             chose_best=not transfer or validation.fingerprint() == encoder.data["validation"],
+            ranked=_ranked(own) if transfer else None,
         ),
     }
     if transfer:
@@ -328,12 +342,26 @@ def _with(own: Config, data: DataConfig | None, options: EvaluateConfig | None) 
             data = dataclasses.replace(data, validation_source="")
         if data.labels == own.data.labels:
             data = dataclasses.replace(data, labels="auto")
+        if data.classes == own.data.classes:
+            data = dataclasses.replace(data, classes=())
     return recipes.canonical(dataclasses.replace(own, data=data, evaluate=options or own.evaluate))
 
 
 def _images(data: DataConfig) -> tuple:
     """What decides which images there are, and which are held out."""
-    return data.source, data.validation_source, data.validation_fraction, data.split_seed
+    return (
+        *(data.source, data.validation_source, data.validation_fraction, data.split_seed),
+        *(data.min_side, data.max_pixels, data.image_key),
+    )
+
+
+def _ranked(own: Config) -> Source | None:
+    """Images of the run's own data that ranked its checkpoints; None where they are gone."""
+    try:
+        validation = setup.load_data(own)[1]
+    except UserError:
+        return None
+    return labelled_part(validation).take(halves(validation, own.train.seed)[0])
 
 
 def _leakage_of_pretraining(own: Config, validation: Source) -> dict[str, Any]:

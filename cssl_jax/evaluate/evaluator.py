@@ -22,6 +22,7 @@ from cssl_jax.evaluate.features import (
     make_embed,
     pixels,
 )
+from cssl_jax.evaluate.untrained import describe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,24 +151,28 @@ class Evaluator:
         self,
         last: Checkpoint,
         best: Checkpoint | None,
-        untrained: Model,
+        untrained: Callable[[Source], Model],
         names: tuple[str, ...] = protocols.ONLINE,
         *,
         figures: dict[str, Any] | None = None,
         chose_best: bool = True,
+        ranked: Source | None = None,
     ) -> dict[str, Any]:
         """The last and the best checkpoint beside the untrained encoder and raw pixels.
 
         Args:
             last: Of the run; reported on the whole validation part.
             best: Reported on the images that did not rank checkpoints; None leaves it out.
-            untrained: The model before its first step.
+            untrained: Training images -> the untrained model, see ``untrained.untrained_model``.
             names: Of protocols.
             figures: Of ``last``, ``judge(..., full=True)``, where they are known.
             chose_best: Whether it was this validation part that ranked the run's checkpoints.
+            ranked: Images that did, where it was not; those that are in this part as well do not
+                report on ``best``. None where they are not known.
 
         Returns:
-            ``judge``'s figures of ``last``, with "step", "num_classes", "random_init", "pixels",
+            ``judge``'s figures of ``last``, with "step", "num_classes", "random_init" (the
+            untrained encoder, with its "description"), "pixels",
             "best" (figures, "step", "images"; of another step than the last, the last one's on the
             same images as "last"), "selection" (who chose and who reports), "encoder_hash" (the
             variables' SHA-256, the same after as before) and "leakage".
@@ -184,7 +189,7 @@ class Evaluator:
             "num_classes": self._train.num_classes if self.labelled else 0,
             **figures,
         }
-        rows = self._reporting if chose_best else np.arange(len(self._validation))
+        rows = self._reporting if chose_best else self._unranked(ranked)
         if best is not None and len(rows):
             hashes["best"] = variables_hash(best.model)
             same = best.step == last.step
@@ -197,10 +202,11 @@ class Evaluator:
             if not same:
                 on_same = self.judge(of_last, names, full=True, rows=rows)
                 results["best"]["last"] = _as_floor(on_same)
-        results["selection"] = self._who_chose(last, best, chose_best)
-        floors = {"random_init": self.features(untrained), "pixels": pixels}
+        results["selection"] = self._who_chose(last, best, chose_best, len(rows))
+        floors = {"random_init": self.features(untrained(self._train)), "pixels": pixels}
         for name, features in floors.items():
             results[name] = _as_floor(self.judge(features, names, full=True))
+        results["random_init"]["description"] = describe(len(self._train))
         models = {"last": last, "best": best}
         for name, before in hashes.items():
             checkpoint = models[name]
@@ -216,18 +222,28 @@ class Evaluator:
         }
         return results
 
+    def _unranked(self, ranked: Source | None) -> np.ndarray:
+        """Rows of the validation part that are not among the images that ranked checkpoints."""
+        if ranked is None or ranked.channels != self._validation.channels:
+            return np.arange(len(self._validation))
+        return np.flatnonzero(~leakage.is_among(self._validation, ranked))
+
     def _who_chose(
-        self, last: Checkpoint, best: Checkpoint | None, chose_best: bool
+        self, last: Checkpoint, best: Checkpoint | None, chose_best: bool, report: int
     ) -> dict[str, Any]:
         """Which images ranked checkpoints, which report; in figures and in words."""
         total, by = len(self._validation), "kNN top-1" if self.labelled else "view retrieval"
-        chose, report = (len(self._selection), len(self._reporting)) if chose_best else (0, total)
-        where = (
-            f"on {chose:,} of the {total:,} validation images; it is reported on the other "
-            f"{report:,}"
-            if chose_best
-            else f"on the run's own validation images; it is reported on all {report:,} here"
-        )
+        chose = len(self._selection) if chose_best else total - report
+        if chose_best:
+            where = (
+                f"on {chose:,} of the {total:,} validation images; it is reported on the other "
+                f"{report:,}"
+            )
+        else:
+            those = f"all {report:,} here"
+            if report < total:
+                those = f"the {report:,} of {total:,} here that are not among them"
+            where = f"on the run's own validation images; it is reported on {those}"
         words = (
             f"last checkpoint: step {last.step}, chosen by nothing, reported on all {total:,} "
             "validation images\n"

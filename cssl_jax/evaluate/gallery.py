@@ -130,12 +130,11 @@ def _environment(encoder: Encoder) -> dict[str, str]:
 def class_names(source: Source) -> list[str]:
     """Of the labels; none where nothing is labelled.
 
-    The records' own, else the folders that pictures lie in, else numbers.
+    The source's own, else the folders that pictures lie in, else numbers.
     """
     if source.labels is None or source.labels.max(initial=-1) < 0:
         return []
-    records = getattr(source, "records", None)
-    known = list(getattr(records, "classes", ())) or _folders(source)
+    known = list(source.classes) or _folders(source)
     numbers = [str(number) for number in range(source.num_classes)]
     return [printable(name) for name in known] if len(known) == len(numbers) else numbers
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from cssl_jax.data.classes import is_numbered
 from cssl_jax.data.near import near_pairs
 from cssl_jax.data.picture_source import PictureSource
 from cssl_jax.data.scan import perceptual_hash
@@ -63,9 +64,7 @@ def find(train: Source, test: Source) -> dict[str, Any]:
         "near": kinds.count("near"),
         "test": len(test),
         "share": len(found) / len(test),
-        "other_labels": sum(
-            _differ(_label(test, j), _label(train, i)) for j, (i, _) in found.items()
-        ),
+        "other_labels": sum(_differ(test, j, train, i) for j, (i, _) in found.items()),
         "pairs": pairs[:NAMED],
     }
 
@@ -93,6 +92,14 @@ def words(found: dict[str, Any], learnt_from: str = "training images") -> str:
         f"among the {learnt_from}: {found['exact']:,} exactly, {found['near']:,} nearly{also}. "
         f"Such as {pair['test']} = {pair['train']}. Figures are too good to be true; take them out"
     )
+
+
+def is_among(source: Source, others: Source) -> np.ndarray:
+    """Bool [size of ``source``]: whether an image is also in ``others``, with the same pixels."""
+    as_files = isinstance(source, PictureSource) and isinstance(others, PictureSource)
+    (digests, _), (known, _) = _hashes(source, as_files), _hashes(others, as_files)
+    found = set(known)
+    return np.array([digest in found for digest in digests], bool)
 
 
 def _hashes(source: Source, as_files: bool) -> tuple[list[bytes], np.ndarray]:
@@ -137,8 +144,21 @@ def _name(source: Source, index: int) -> str:
     return f"image {index}" if source.names is None else str(source.names[index])
 
 
-def _differ(label: int, other: int) -> bool:
-    return min(label, other) >= 0 and label != other
+def _differ(test: Source, j: int, train: Source, i: int) -> bool:
+    """Whether two examples have labels that contradict each other.
+
+    Two sources may number their classes differently: names are compared by name, and only where
+    both sources know them. Names and bare numbers cannot contradict each other.
+    """
+    label, other = _label(test, j), _label(train, i)
+    if min(label, other) < 0:
+        return False
+    if is_numbered(test.classes) and is_numbered(train.classes):
+        return label != other
+    if is_numbered(test.classes) or is_numbered(train.classes):
+        return False
+    name, of_copy = test.classes[label], train.classes[other]
+    return name != of_copy and name in train.classes and of_copy in test.classes
 
 
 def _label(source: Source, index: int) -> int:

@@ -91,7 +91,8 @@ def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
                 perplexity=perplexity,
                 initialization=x[:, :2] / scale * 1e-4,
                 random_state=seed,
-                n_jobs=-1,
+                # Threads that wait for each other spin: below this they only cost time.
+                n_jobs=1 if len(x) < 1000 else -1,
                 # Interpolated gradients pay off beyond a few thousand rows (Linderman et al. 2019).
                 negative_gradient_method="bh" if len(x) < 3000 else "fft",
             ).fit(x)

@@ -7,6 +7,7 @@ import numpy as np
 from cssl_jax.errors import UserError
 
 CONFUSION_LIMIT = 256  # classes
+TOP5_CLASSES = 6  # from which on top-5 accuracy is shown: of five classes or fewer it is 100 %
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
@@ -36,6 +37,11 @@ def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 def top1_top5(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """{"top1", "top5"} of scores [N, classes] for labels [N]."""
     return {f"top{k}": top_k_accuracy(scores, labels, k) for k in (1, 5)}
+
+
+def shows_top5(num_classes: int) -> bool:
+    """Whether top-5 accuracy says anything; 0 classes: their number is not known."""
+    return not 0 < num_classes < TOP5_CLASSES
 
 
 def classification(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

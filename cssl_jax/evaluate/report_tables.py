@@ -7,6 +7,7 @@ from typing import Any
 
 from cssl_jax import recipes
 from cssl_jax.evaluate import verdicts
+from cssl_jax.evaluate.metrics import shows_top5
 from cssl_jax.evaluate.run_folder import RunFolder
 from cssl_jax.evaluate.svg import number
 
@@ -39,7 +40,7 @@ def results_table(runs: Sequence[RunFolder]) -> Table | None:
         for title, key in ROWS:
             content = run.results if key is None else run.results.get(key, {})
             label = f"{run.name}: {title}" if len(runs) > 1 else title
-            rows.append((label, _figures(content)))
+            rows.append((label, _figures(content, run.results.get("num_classes", 0))))
     columns = list(dict.fromkeys(name for _, cells in rows for name in cells))
     if not columns:
         return None
@@ -48,15 +49,17 @@ def results_table(runs: Sequence[RunFolder]) -> Table | None:
     )
 
 
-def _figures(row: dict[str, Any]) -> dict[str, str]:
+def _figures(row: dict[str, Any], classes: int) -> dict[str, str]:
     found = {}
     for name, value in row.items():
         if isinstance(value, dict) and name not in _NO_PROTOCOL:
             for inner, figure in value.items():
+                if inner.startswith("top5") and not shows_top5(classes):
+                    continue
                 if inner.startswith(_SHARES) and _is_number(figure):
                     title = f"{name} {inner}".replace("top", "top-").replace("_", " ")
                     found[title] = f"{100 * figure:.1f} %"
-        elif name == "view_retrieval":
+        elif name == "view_retrieval" and _is_number(value):
             found["view retrieval"] = f"{100 * value:.1f} %"
         elif name in _NUMBERS and _is_number(value):
             found[name] = f"{value:.3f}"

@@ -10,6 +10,7 @@ from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.evaluator import variables_hash
 from cssl_jax.evaluate.features import encoder_variables
 from cssl_jax.evaluate.segmentation import SegmentProbe, pixel_maps, stage_maps
+from cssl_jax.evaluate.untrained import describe
 
 if TYPE_CHECKING:
     from cssl_jax.evaluate.encoder import Encoder
@@ -61,13 +62,17 @@ def segment(
         "l2_values": options.l2_values or options.online_l2_values,
         "seed": config.train.seed,
     }
-    variables, untrained = map(encoder_variables, (encoder.model, encoder.untrained()))
+    models = encoder.model, encoder.untrained(train.images)
+    variables, untrained = map(encoder_variables, models)
     results = {
         "step": encoder.step,
         "num_classes": settings["num_classes"],
         "stages": list(stages),
         "segment": dense(variables, train, test, **settings),
-        "random_init": {"segment": _floor(dense(untrained, train, test, **settings))},
+        "random_init": {
+            "segment": _floor(dense(untrained, train, test, **settings)),
+            "description": describe(len(train)),
+        },
         "pixels": {"segment": _floor(raw({}, train, test, **settings))},
     }
     if variables_hash(encoder.model) != before:

@@ -15,6 +15,7 @@ from cssl_jax import parallel, processes
 from cssl_jax.augment.geometry import resize_matrix
 from cssl_jax.data.masks import IGNORED, MaskedSource
 from cssl_jax.data.sampler import epoch_key, permute
+from cssl_jax.errors import UserError
 from cssl_jax.evaluate.features import (
     PIXEL_SIDE,
     InputSpec,
@@ -126,8 +127,13 @@ class SegmentProbe:
 
         Returns:
             ``figures`` on the test masks, with "l2" and "pixels" (that were fitted on).
+
+        Raises:
+            UserError: All pixels of the training or of the test masks are ``IGNORED``.
         """
         x, labels, image = self._drawn(variables, train, pixels, seed)
+        if not len(labels):
+            raise UserError(_all_ignored("training", len(train)))
         mean, scale = standardisation(x)
         normal = ((x - mean) * scale).astype(np.float32)
         l2 = l2_values[0]
@@ -144,6 +150,8 @@ class SegmentProbe:
             there = np.count_nonzero(start + self._mine < len(test))
             own += confusion_of(masks[:there], scored[:there], num_classes)
         confusion = np.sum(processes.gather(own.tolist()), axis=0)
+        if not confusion.sum():
+            raise UserError(_all_ignored("validation", len(test)))
         return {**figures(confusion), "l2": float(l2), "pixels": len(labels)}
 
     def _drawn(
@@ -181,6 +189,13 @@ class SegmentProbe:
         """On the devices; the last block is padded, so that one program serves all."""
         padding = [(0, len(self._mine) - len(block))] + [(0, 0)] * (block.ndim - 1)
         return parallel.put_batch(np.pad(block, padding), self._mesh)
+
+
+def _all_ignored(split: str, images: int) -> str:
+    return (
+        f"every pixel of the {images:,} {split} masks is {IGNORED}, which is no class; give masks "
+        "with classes, or another split: --data.split-seed, --data.validation-source"
+    )
 
 
 def _resized(x: jax.Array, size: int) -> jax.Array:
@@ -226,14 +241,15 @@ def figures(confusion: np.ndarray) -> dict[str, Any]:
     Returns:
         {"pixel_accuracy"; "per_class_iou": of each class its intersection over union, None of one
         that is neither there nor predicted; "mean_iou" of the others; "per_class_accuracy";
-        "confusion"}, shares in [0, 1].
+        "confusion"}, shares in [0, 1]; None for means over no pixel or class.
     """
     right, true, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
     union = true + predicted - right
     found = [float(r / u) if u else None for r, u in zip(right, union, strict=True)]
+    known = [iou for iou in found if iou is not None]
     return {
-        "mean_iou": float(np.mean([iou for iou in found if iou is not None])),
-        "pixel_accuracy": float(right.sum() / confusion.sum()),
+        "mean_iou": float(np.mean(known)) if known else None,
+        "pixel_accuracy": float(right.sum() / confusion.sum()) if confusion.sum() else None,
         "per_class_iou": found,
         "per_class_accuracy": [
             float(r / t) if t else None for r, t in zip(right, true, strict=True)

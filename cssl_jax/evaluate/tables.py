@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cssl_jax.evaluate.metrics import shows_top5
+
 Row = tuple[str, dict[str, Any]]
 
 
@@ -11,20 +13,28 @@ def table(results: dict[str, Any]) -> str:
     rows = [("trained encoder", results)]
     floors = {"untrained encoder": "random_init", "raw pixels": "pixels"}
     rows += [(label, results[name]) for label, name in floors.items() if name in results]
-    parts = [_accuracies(rows), _by_k(rows), _few_shot(rows), _retrieval(rows), _segment(rows)]
-    parts += [_checkpoints(results), "\n".join(_sentences(results))]
+    classes = results.get("num_classes", 0)
+    parts = [
+        _accuracies(rows, classes),
+        _by_k(rows),
+        _few_shot(rows),
+        _retrieval(rows),
+        _segment(rows),
+    ]
+    parts += [_checkpoints(results, classes), "\n".join(_sentences(results))]
     return "\n\n".join(part for part in parts if part)
 
 
-def _accuracies(rows: Sequence[Row]) -> str:
+def _accuracies(rows: Sequence[Row], classes: int) -> str:
     names = [name for name in ("linear", "knn", "classifier") if name in rows[0][1]]
     if names:
-        columns = [(f"{name} {top}", name, top) for name in names for top in ("top1", "top5")]
+        tops = ("top1", "top5") if shows_top5(classes) else ("top1",)
+        columns = [(f"{name} {top}", name, top) for name in names for top in tops]
         heads = [title.replace("top", "top-") for title, _, _ in columns]
         cells = [[f"{100 * row[name][top]:.1f} %" for _, name, top in columns] for _, row in rows]
     elif "view_retrieval" in rows[0][1]:
         heads = ["view_retrieval", "alignment", "uniformity", "rankme"]
-        cells = [[f"{row[name]:.3f}" for name in heads] for _, row in rows]
+        cells = [[_decimal(row[name]) for name in heads] for _, row in rows]
     else:
         return ""
     return _lines("", heads, [label for label, _ in rows], cells, 16)
@@ -83,16 +93,20 @@ def _segment(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
+def _decimal(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
-def _checkpoints(results: dict[str, Any]) -> str:
+def _checkpoints(results: dict[str, Any], classes: int) -> str:
     best = results.get("best")
     if not best or "last" not in best:
         return ""
     rows = [(f"last, step {results['step']}", best["last"]), (f"best, step {best['step']}", best)]
-    return f"on {best['images']:,} images that chose neither\n{_accuracies(rows)}"
+    return f"on {best['images']:,} images that chose neither\n{_accuracies(rows, classes)}"
 
 
 def _sentences(results: dict[str, Any]) -> list[str]:

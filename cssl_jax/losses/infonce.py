@@ -210,5 +210,7 @@ def _drawn(
         highest = lax.Precision.HIGHEST
         return jnp.matmul(candidates[index], query, precision=highest)
 
-    rows = choose_tile(tile_size, len(queries), len(candidates)) or len(queries)
+    # Queries that are taken at once hold their negatives' rows, [count, d] each.
+    rows = choose_tile(tile_size, len(queries), count * queries.shape[1]) or len(queries)
+    rows = min(rows, len(queries))
     return lax.map(lambda x: one(*x), (queries, own, words), batch_size=rows)

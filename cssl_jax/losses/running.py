@@ -55,6 +55,20 @@ def tiles(size: int, tile: int) -> tuple[int, int]:
     return side, -(-size // side)
 
 
+def tile_pair(number: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Tile numbers (i, j) of one of the count (count - 1) / 2 unordered pairs of different tiles.
+
+    Arithmetic instead of a list of pairs, which would grow with the square of the batch: j is 1, 2,
+    ... places after i around a circle of ``count`` tiles, with all i for 1 first. At an even count
+    the last distance, count / 2, has half as many pairs, and the numbers end there.
+
+    >>> [(int(i), int(j)) for i, j in (tile_pair(jnp.int32(k), 4) for k in range(6))]
+    [(0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3)]
+    """
+    i, distance = lax.rem(number, count), 1 + lax.div(number, count)
+    return i, lax.rem(i + distance, count)
+
+
 def take(tree: Any, number: jax.Array, side: int) -> Any:
     """Rows of tile ``number``. The last one ends with the array, so it may repeat earlier rows."""
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, number * side, side), tree)

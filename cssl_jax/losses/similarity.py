@@ -5,12 +5,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cssl_jax import runtime
 from cssl_jax.errors import UserError
 
 TileSize = int | str | None
 
-DENSE_ENTRIES = 2**18  # similarities that are not worth a loop: 256 pairs on one device
-CPU_TILE = 512  # its tile stays in a core's cache; accelerators want larger products
+CPU_WHOLE_ENTRIES = 2**18  # a matrix so small is not worth a loop on a CPU: 256 pairs
+CPU_TILE = 512  # rows of a tile that stays in a core's cache
+# An accelerator computes the whole matrix faster than tiles, so memory alone decides there. The
+# forward and the backward pass hold about three float32 arrays of the matrix's shape.
+ACCELERATOR_BYTES_PER_ENTRY = 3 * 4
+ACCELERATOR_MEMORY_DIVISOR = 8  # the other seven eighths are for the encoder
+ASSUMED_MEMORY = 16 * 2**30  # bytes of an accelerator that does not report its memory
 ACCELERATOR_TILE = 4096
 
 
@@ -69,23 +75,49 @@ def choose_tile(tile_size: TileSize, rows: int, columns: int) -> int | None:
     """Side of a tile for a matrix of similarities [rows, columns]; None is the whole matrix.
 
     Args:
-        tile_size: None; a side; or "auto": the whole matrix where it is small, else tiles.
-        rows: Anchors of this device.
-        columns: Candidates.
+        tile_size: None for the whole matrix, a number of rows, or "auto" for ``automatic_tile`` on
+            the default backend and the memory of its first local device.
+        rows: Number of anchors on this device.
+        columns: Number of candidates.
 
     Raises:
-        UserError: It is none of these.
+        UserError: ``tile_size`` is none of these.
     """
     if tile_size == "auto":
-        if rows * columns <= DENSE_ENTRIES:
-            return None
-        return CPU_TILE if jax.default_backend() == "cpu" else ACCELERATOR_TILE
+        backend = jax.default_backend()
+        # A CPU reports no memory, and needs none of it for the choice.
+        memory = None if backend == "cpu" else runtime.device_memory(jax.local_devices()[0])
+        return automatic_tile(rows, columns, backend, memory)
     if tile_size is None or (isinstance(tile_size, int) and tile_size > 0):
         return tile_size
     raise UserError(
         f'tile_size is {tile_size!r}; give None (the whole matrix), "auto", or a positive number '
         "of rows, such as 1024"
     )
+
+
+def automatic_tile(rows: int, columns: int, backend: str, memory: int | None) -> int | None:
+    """Side of a tile for [rows, columns] similarities on a kind of device; None: whole matrix.
+
+    A CPU takes the whole matrix up to 2^18 similarities, else tiles of 512 rows. An accelerator
+    takes the whole matrix while 12 bytes per similarity are at most an eighth of its memory, else
+    tiles of 4,096 rows. The choice changes values by rounding only.
+
+    Args:
+        rows: Number of anchors on one device.
+        columns: Number of candidates.
+        backend: Platform name as JAX has it: "cpu", "gpu" or "tpu".
+        memory: Bytes of an accelerator; None: unknown, taken as 16 GiB. Unused for a CPU.
+
+    >>> automatic_tile(2 * 4096, 2 * 4096, "gpu", 80 * 2**30)
+    >>> automatic_tile(2 * 65536, 2 * 65536, "gpu", 80 * 2**30)
+    4096
+    """
+    entries = rows * columns
+    if backend == "cpu":
+        return None if entries <= CPU_WHOLE_ENTRIES else CPU_TILE
+    limit = (memory or ASSUMED_MEMORY) // ACCELERATOR_MEMORY_DIVISOR
+    return None if ACCELERATOR_BYTES_PER_ENTRY * entries <= limit else ACCELERATOR_TILE
 
 
 def check_pairs(first: jax.Array, second: jax.Array, what: str = "views") -> None:

@@ -1,13 +1,22 @@
 """Two views of a batch, each row against all others: whole, or in tiles by symmetry."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cssl_jax.losses.running import LogSumExp, once_differentiable, put, repeated, take, tiles
+from cssl_jax.losses.running import (
+    LogSumExp,
+    once_differentiable,
+    put,
+    repeated,
+    take,
+    tile_pair,
+    tiles,
+)
 from cssl_jax.losses.similarity import (
     Contrast,
     TileSize,
@@ -21,6 +30,8 @@ from cssl_jax.losses.similarity import (
 )
 
 _Rows = tuple[jax.Array, jax.Array, jax.Array]  # log-sum-exp, expected logit, hardest negative
+# (row of tiles i, column of tiles j, carry, whether tile (i, j) also counts as (j, i)) -> carry
+_Step = Callable[[jax.Array, jax.Array, Any, bool], Any]
 
 
 def two_view_contrast(
@@ -210,6 +221,10 @@ class _Matrix(NamedTuple):
         """The anchors are all candidates, so tiles below the diagonal mirror those above it."""
         return len(self.anchors) == len(self.candidates)
 
+    def sides(self, tile: int) -> tuple[int, int]:
+        """(height, width) of a tile of so many rows and columns at most."""
+        return tiles(len(self.anchors), tile)[0], tiles(len(self.candidates), tile)[0]
+
     def tile(
         self, i: jax.Array, j: jax.Array, height: int, width: int
     ) -> tuple[jax.Array, jax.Array]:
@@ -223,35 +238,27 @@ class _Matrix(NamedTuple):
 
 
 def _statistics(matrix: _Matrix, *, tile: int, positive_in_sum: bool) -> _Rows:
-    """Of every anchor over all candidates; a tile above the diagonal counts for both its sides."""
+    """Statistics of every anchor over all candidates, [2n] each."""
     rows, dtype = len(matrix.anchors), matrix.anchors.dtype
-    height, row_tiles = tiles(rows, tile)
-    width, column_tiles = tiles(len(matrix.candidates), tile)
+    height, width = matrix.sides(tile)
 
     def add(running: Any, values: jax.Array, negatives: jax.Array, axis: int) -> Any:
         sums, hardest = running
         return sums.add(values, axis), jnp.maximum(hardest, jnp.max(negatives, axis))
 
-    def row_of_tiles(i: jax.Array, running: Any) -> Any:
-        def one(j: jax.Array, running: Any) -> Any:
-            candidates, negatives = matrix.tile(i, j, height, width)
-            values = candidates if positive_in_sum else negatives
-            mine = add(take(running, i, height), values, negatives, 1)
-            running = put(running, mine, i, height)
-            if matrix.is_square:
-                theirs = lax.cond(
-                    i == j,
-                    lambda old: old,
-                    lambda old: add(old, values, negatives, 0),
-                    take(running, j, width),
-                )
-                running = put(running, theirs, j, width)
-            return running
-
-        return lax.fori_loop(i if matrix.is_square else 0, column_tiles, one, running)
+    def one(i: jax.Array, j: jax.Array, running: Any, mirrored: bool) -> Any:
+        candidates, negatives = matrix.tile(i, j, height, width)
+        values = candidates if positive_in_sum else negatives
+        mine = add(take(running, i, height), values, negatives, 1)
+        running = put(running, mine, i, height)
+        if mirrored:
+            # Taken after the rows were put: the last tile may overlap the one before it.
+            theirs = add(take(running, j, width), values, negatives, 0)
+            running = put(running, theirs, j, width)
+        return running
 
     start = (LogSumExp.start(rows, dtype), jnp.full(rows, -jnp.inf, dtype))
-    sums, hardest = lax.fori_loop(0, row_tiles, row_of_tiles, start)
+    sums, hardest = _walk(matrix, tile, one, start)
     return (*sums.result(), hardest)
 
 
@@ -264,32 +271,42 @@ def _pull(
     positive_in_sum: bool,
 ) -> jax.Array:
     """sum_j (p_ij + p_ji) z_j for every anchor i of this device, [2n, d]."""
-    height, row_tiles = tiles(len(matrix.anchors), tile)
-    width, column_tiles = tiles(len(matrix.candidates), tile)
+    height, width = matrix.sides(tile)
 
-    def row_of_tiles(i: jax.Array, gradient: jax.Array) -> jax.Array:
-        anchors = take(matrix.anchors, i, height)
-        row_sum = take(row_sums, i, height)[:, None]
+    def one(i: jax.Array, j: jax.Array, gradient: jax.Array, mirrored: bool) -> jax.Array:
+        candidates, negatives = matrix.tile(i, j, height, width)
+        values = candidates if positive_in_sum else negatives
+        row_sum, column_sum = take(row_sums, i, height), take(column_sums, j, width)
+        shares = jnp.exp(values - row_sum[:, None]) + jnp.exp(values - column_sum[None])
+        mine = take(gradient, i, height) + product(shares, take(matrix.candidates, j, width))
+        gradient = put(gradient, mine, i, height)
+        if mirrored:
+            theirs = product(shares.T, take(matrix.anchors, i, height))
+            gradient = put(gradient, take(gradient, j, width) + theirs, j, width)
+        return gradient
 
-        def one(j: jax.Array, carry: Any) -> Any:
-            gradient, mine = carry
-            candidates, negatives = matrix.tile(i, j, height, width)
-            values = candidates if positive_in_sum else negatives
-            shares = jnp.exp(values - row_sum) + jnp.exp(values - take(column_sums, j, width)[None])
-            mine = mine + product(shares, take(matrix.candidates, j, width))
-            if matrix.is_square:
-                theirs = lax.cond(
-                    i == j,
-                    lambda old: old,
-                    lambda old: old + product(shares.T, anchors),
-                    take(gradient, j, width),
-                )
-                gradient = put(gradient, theirs, j, width)
-            return gradient, mine
+    return _walk(matrix, tile, one, jnp.zeros_like(matrix.anchors))
 
-        start = (gradient, jnp.zeros_like(anchors))
-        first = i if matrix.is_square else 0
-        gradient, mine = lax.fori_loop(first, column_tiles, one, start)
-        return put(gradient, take(gradient, i, height) + mine, i, height)
 
-    return lax.fori_loop(0, row_tiles, row_of_tiles, jnp.zeros_like(matrix.anchors))
+def _walk(matrix: _Matrix, tile: int, one: _Step, start: Any) -> Any:
+    """Carries ``one`` over the tiles that are needed; see ``_Step``.
+
+    All tiles if the matrix is not square. If it is, each tile below the diagonal mirrors one above:
+    the diagonal tiles come first, then one tile of each unordered pair, which serves both sides.
+
+    Two loops of a length that is known when compiling, without a conditional: otherwise a GPU
+    copies the predicate of every iteration to the host and waits for the answer.
+    """
+    row_tiles, column_tiles = (tiles(len(x), tile)[1] for x in (matrix.anchors, matrix.candidates))
+    if not matrix.is_square:
+
+        def any_tile(k: jax.Array, carry: Any) -> Any:
+            return one(lax.div(k, column_tiles), lax.rem(k, column_tiles), carry, False)
+
+        return lax.fori_loop(0, row_tiles * column_tiles, any_tile, start)
+
+    def pair(k: jax.Array, carry: Any) -> Any:
+        return one(*tile_pair(k, row_tiles), carry, True)
+
+    carry = lax.fori_loop(0, row_tiles, lambda k, carry: one(k, k, carry, False), start)
+    return lax.fori_loop(0, row_tiles * (row_tiles - 1) // 2, pair, carry)

@@ -100,5 +100,6 @@ def run_module(
 ) -> tuple[Any, PyTree]:
     """What a module gives for ``x``, and its next part of the model_state."""
     variables = {"params": params[name], "batch_stats": model_state[name]}
-    output, updated = module.apply(variables, x, train=train, mutable=["batch_stats"])
+    with jax.named_scope(name):  # by which traces and ``planning.kernels`` tell the parts apart
+        output, updated = module.apply(variables, x, train=train, mutable=["batch_stats"])
     return output, updated.get("batch_stats", {})

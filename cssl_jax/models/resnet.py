@@ -27,6 +27,7 @@ class BasicBlock(nn.Module):
     stride: int
     conv: ModuleBuilder
     norm: ModuleBuilder
+    last_scale: nn.initializers.Initializer
     expansion = 1
 
     @nn.compact
@@ -36,7 +37,7 @@ class BasicBlock(nn.Module):
         y = self.conv(self.channels, (3, 3), strides=stride, padding=pad, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train=train))
         y = self.conv(self.channels, (3, 3), padding=pad, name="conv2")(y)
-        y = self.norm(name="bn2", scale_init=nn.initializers.zeros_init())(y, train=train)
+        y = self.norm(name="bn2", scale_init=self.last_scale)(y, train=train)
         return nn.relu(y + _shortcut(self, x, self.channels, train))
 
 
@@ -47,6 +48,7 @@ class Bottleneck(nn.Module):
     stride: int
     conv: ModuleBuilder
     norm: ModuleBuilder
+    last_scale: nn.initializers.Initializer
     expansion = 4
 
     @nn.compact
@@ -61,7 +63,7 @@ class Bottleneck(nn.Module):
         )(y)
         y = nn.relu(self.norm(name="bn2")(y, train=train))
         y = self.conv(out, (1, 1), name="conv3")(y)
-        y = self.norm(name="bn3", scale_init=nn.initializers.zeros_init())(y, train=train)
+        y = self.norm(name="bn3", scale_init=self.last_scale)(y, train=train)
         return nn.relu(y + _shortcut(self, x, out, train))
 
 
@@ -84,6 +86,8 @@ class ResNet(nn.Module):
         axis_name: Mapped axis of cross-replica BatchNorm, or None.
         norm_groups: Groups of the global batch with BatchNorm statistics of their own.
         norm_momentum: Share of BatchNorm's running statistics that survives a step.
+        zero_init_residual: Initialise the scale of each block's last BatchNorm to 0, so that the
+            block starts as its shortcut (Goyal et al. 2017, sec. 5.1, and the SimCLR code); else 1.
         remat: Recompute a block's activations in the backward pass instead of keeping them.
         dtype: Compute dtype; None follows the input and the parameters.
     """
@@ -95,6 +99,7 @@ class ResNet(nn.Module):
     axis_name: str | None = None
     norm_groups: int = 1
     norm_momentum: float = 0.9
+    zero_init_residual: bool = True
     remat: bool = False
     dtype: jnp.dtype | None = None
 
@@ -123,6 +128,8 @@ class ResNet(nn.Module):
             dtype=self.dtype,
         )
         block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
+        initializers = nn.initializers
+        last = initializers.zeros_init() if self.zero_init_residual else initializers.ones_init()
         base = round(64 * self.width)
         if self.stem == "imagenet":
             x = conv(base, (7, 7), strides=(2, 2), padding=((3, 3), (3, 3)), name="conv1")(x)
@@ -136,7 +143,7 @@ class ResNet(nn.Module):
             for j in range(size):
                 stride = 2 if i > 0 and j == 0 else 1
                 name = f"layer{i + 1}_{j}"
-                x = block(base * 2**i, stride, conv, norm, name=name)(x, train)
+                x = block(base * 2**i, stride, conv, norm, last, name=name)(x, train)
             stages.append(x)
         promoted = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return {"features": promoted.mean(axis=(1, 2)), "stages": stages}

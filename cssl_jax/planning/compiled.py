@@ -25,9 +25,18 @@ def memory(compiled: Any) -> dict[str, int]:
 
 
 def flops(compiled: Any) -> float:
-    """Of one device, by XLA's count: bodies of loops once, whatever their length."""
+    """Operations of one device, by XLA's count: bodies of loops once, whatever their length."""
+    return _cost(compiled, "flops")
+
+
+def bytes_accessed(compiled: Any) -> float:
+    """Bytes that one device's operations read and write, by XLA's count; loops once."""
+    return _cost(compiled, "bytes accessed")
+
+
+def _cost(compiled: Any, name: str) -> float:
     found = compiled.cost_analysis()
-    return float((found[0] if isinstance(found, list) else found)["flops"])
+    return float((found[0] if isinstance(found, list) else found).get(name, 0.0))
 
 
 def collective_bytes(text: str, devices: int) -> Counter[str]:
@@ -73,8 +82,19 @@ def collective_bytes(text: str, devices: int) -> Counter[str]:
     return total(entry)
 
 
-def _size(shape: str, operation: str, name: str) -> int:
-    """Of the result; one that is started apart gives (operand, result)."""
+def collective_counts(text: str) -> Counter[str]:
+    """Number of collectives by kind in a program's text; those of loops once."""
+    found = (_INSTRUCTION.match(line) for line in text.splitlines())
+    names = (match[2].removesuffix("-start") for match in found if match)
+    return Counter(name for name in names if name in KINDS)
+
+
+def shape_bytes(shape: str) -> int:
+    """Bytes of a shape in a program's text, all elements of a tuple together."""
+    return sum(_array_bytes(shape))
+
+
+def _array_bytes(shape: str) -> list[int]:
     sizes = []
     for kind, dimensions in _SHAPE.findall(shape):
         bits = _BITS.get(kind) or int(re.sub(r"\D*(\d+).*", r"\1", kind))
@@ -82,5 +102,11 @@ def _size(shape: str, operation: str, name: str) -> int:
         for side in filter(None, dimensions.split(",")):
             count *= int(side)
         sizes.append(count * bits // 8)
+    return sizes
+
+
+def _size(shape: str, operation: str, name: str) -> int:
+    """Of the result; one that is started apart gives (operand, result)."""
+    sizes = _array_bytes(shape)
     asynchronous = name.endswith("-start") and operation != "all-reduce"
     return max(sizes) if asynchronous else sum(sizes)

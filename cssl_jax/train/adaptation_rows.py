@@ -37,7 +37,9 @@ def trainings(config: Config, methods: Sequence[str], domains: Domains) -> dict[
     if domains.target_labels and "target" in domains.held_out():
         whole = dataclasses.replace(config.classifier, label_fraction=1.0)
         found["target"] = _named(
-            dataclasses.replace(setup.target_config(config), classifier=whole),
+            dataclasses.replace(
+                setup.target_config(config, domains.target_classes), classifier=whole
+            ),
             "classifier",
             alone,
             batch_size=min(config.train.batch_size, domains.target_labels),

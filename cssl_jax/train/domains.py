@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from cssl_jax.config import Config
+from cssl_jax.data.classes import names_of, number_alike
 from cssl_jax.data.sources import Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.evaluator import labelled_part
@@ -20,6 +21,8 @@ class Domains:
         target: Trained on without its labels, if it has any.
         target_test: Labelled, where there are labels.
         target_labels: How many of ``target`` have one.
+        target_classes: Class names by which a training on the target alone numbers its labels as
+            the source does; () where its own numbers are the source's.
     """
 
     def __init__(self, config: Config) -> None:
@@ -31,8 +34,11 @@ class Domains:
         classifier = dataclasses.replace(config.method, name="classifier")
         self.source, source_test = setup.load_data(dataclasses.replace(config, method=classifier))
         self.source_test = labelled_part(source_test)
-        self.target, target_test = setup.load_target(config)
+        parts = setup.load_target(config)
+        self.target, target_test = (self._numbered(part, config) for part in parts)
         self.target_test = labelled_part(target_test)
+        same = all(map(_same_labels, parts, (self.target, target_test)))
+        self.target_classes = () if same else names_of(self.source)
         self.target_labels = _labels(self.target)
         setup.check_channels(self.target, self.source.channels)
         self._check_classes()
@@ -65,20 +71,25 @@ class Domains:
     def resolved(self, config: Config) -> Config:
         """The config with the number of classes and a batch that fits both domains."""
         size = min(config.train.batch_size, len(self.source), len(self.target))
-        classes = config.classifier.num_classes or self.source.num_classes
+        most = max(self.source.num_classes, self.source_test.num_classes)
+        classes = config.classifier.num_classes or most
         return dataclasses.replace(
             config,
             classifier=dataclasses.replace(config.classifier, num_classes=classes),
             train=dataclasses.replace(config.train, batch_size=size),
         )
 
+    def _numbered(self, target: Source, config: Config) -> Source:
+        return number_alike(
+            target,
+            names_of(self.source),
+            option="adapt.target",
+            reference="data.source",
+            unknown=config.data.unknown_classes,
+            remedy=", or take the target without labels by --adapt.target-labels none",
+        )
+
     def _check_classes(self) -> None:
-        names = [_class_names(part) for part in (self.source, self.target)]
-        if all(names) and names[0] != names[1]:
-            raise UserError(
-                f"the source has the classes {', '.join(names[0])}, the target "
-                f"{', '.join(names[1])}; give both the same, or --adapt.target-labels none"
-            )
         most = max(self.target.num_classes, self.target_test.num_classes)
         if most > self.source.num_classes:
             raise UserError(
@@ -91,5 +102,7 @@ def _labels(source: Source) -> int:
     return 0 if source.labels is None else int(np.sum(source.labels >= 0))
 
 
-def _class_names(source: Source) -> tuple[str, ...]:
-    return getattr(getattr(source, "records", None), "classes", ())
+def _same_labels(one: Source, other: Source) -> bool:
+    if one.labels is None or other.labels is None:
+        return one.labels is other.labels
+    return np.array_equal(one.labels, other.labels)

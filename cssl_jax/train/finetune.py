@@ -148,9 +148,8 @@ def _resolve(
     """The config of one share of the labels, and its data."""
     classifier = dataclasses.replace(config.classifier, label_fraction=fraction)
     train, validation = setup.load_data(dataclasses.replace(config, classifier=classifier))
-    classifier = dataclasses.replace(
-        classifier, num_classes=classifier.num_classes or train.num_classes
-    )
+    most = max(train.num_classes, validation.num_classes)
+    classifier = dataclasses.replace(classifier, num_classes=classifier.num_classes or most)
     config = dataclasses.replace(config, classifier=classifier)
     resolved = for_labels(config, len(train), min_steps)
     if processes.alone() and resolved.train.batch_size < config.train.batch_size:

@@ -39,14 +39,23 @@ def check(run: pathlib.Path, config: Config) -> None:
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file; give --workdir a folder")
     if path.is_file():
-        changed = recipes.resume_differences(recipes.read_json(path), config)
+        known = recipes.read_json(path)
+        changed = recipes.resume_differences(known, config)
         if changed and begun:
             raise UserError(
                 f"{run} holds a run with another config; use another --workdir, or undo:\n  "
                 + "\n  ".join(changed)
+                + (_how_to_train_on(run) if config.train.epochs > known.train.epochs else "")
             )
     elif run.is_dir() and not all(e.name == LOCK or is_unfinished(e) for e in run.iterdir()):
         raise UserError(f"{run} is not empty and holds no run; use another --workdir")
+
+
+def _how_to_train_on(run: pathlib.Path) -> str:
+    return (
+        "\nA run's epochs decide its learning rate at every step, so that they stay; to train "
+        f"further from its weights, use another --workdir and --init {run}"
+    )
 
 
 def has_checkpoint(run: pathlib.Path) -> bool:

@@ -42,7 +42,8 @@ def make_gradient(
         ctx = Context(state.step, total_steps, axis_name, frozen_norm=frozen_norm)
 
         def make(rows: PyTree) -> Batch:
-            return make_batch(state.step, constants, rows)
+            with jax.named_scope("views"):
+                return make_batch(state.step, constants, rows)
 
         if micro_batches == 1:
             grads, aux = _at_once(method, state, make(feed), ctx)
@@ -60,9 +61,10 @@ def _at_once(method: Method, state: TrainState, batch: Batch, ctx: Context) -> G
         outputs, model_state = method.encode(
             params, state.model_state, state.method_state, batch, ctx
         )
-        value, metrics = method.objective(
-            params, state.method_state, outputs, _without_views(batch), ctx
-        )
+        with jax.named_scope("loss"):
+            value, metrics = method.objective(
+                params, state.method_state, outputs, _without_views(batch), ctx
+            )
         return value, {"metrics": metrics, "model_state": model_state, "outputs": outputs}
 
     return jax.grad(loss, has_aux=True)(state.params)
@@ -102,7 +104,8 @@ def _in_micro_batches(
     outputs, examples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), cached)
 
     def objective(params: PyTree, outputs: PyTree) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return method.objective(params, state.method_state, outputs, examples, ctx)
+        with jax.named_scope("loss"):
+            return method.objective(params, state.method_state, outputs, examples, ctx)
 
     differentiate = jax.grad(objective, argnums=(0, 1), has_aux=True)
     (direct, cotangents), metrics = differentiate(state.params, outputs)

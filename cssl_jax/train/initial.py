@@ -9,6 +9,7 @@ from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.encoder import Encoder, load_encoder
 from cssl_jax.evaluate.evaluator import variables_hash
+from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.train import setup
 from cssl_jax.train.parts import Parts
 from cssl_jax.train.state import TrainState
@@ -26,6 +27,9 @@ def first_state(config: Config, parts: Parts) -> tuple[TrainState, Origin]:
     From an earlier run (``train.init``) come the newest checkpoint's encoder and, where it has the
     same shapes, the head, each with its running statistics. Step and optimizer are new.
 
+    Without one, a classifier that freezes stages starts from ``untrained_model``: what is frozen
+    would otherwise pass its shortcuts on, normalised by no image's statistics.
+
     Returns:
         The state; and {"run", "step", "encoder_hash" (see ``variables_hash``), "modules" (names of
         what was taken over)}, ready for JSON; empty where all is drawn from the seed.
@@ -35,6 +39,16 @@ def first_state(config: Config, parts: Parts) -> tuple[TrainState, Origin]:
     """
     state = setup.init_state(parts.method, parts.optimizer, parts.spec, config.train.seed)
     if not config.train.init:
+        if config.method.supervised and config.classifier.stages != "all":
+            untrained = untrained_model(
+                parts.train,
+                method=parts.method,
+                spec=parts.spec,
+                mesh=parts.mesh,
+                seed=config.train.seed,
+                batch_size=config.evaluate.batch_size,
+            )
+            state = state.replace(**jax.device_get(untrained))
         return parallel.replicate(state, parts.mesh), {}
     source = load_encoder(config.train.init)
     _check(config, parts, source)

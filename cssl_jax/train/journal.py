@@ -15,6 +15,7 @@ from cssl_jax.data.advice import advice
 from cssl_jax.data.pipeline import Pipeline
 from cssl_jax.data.record import FOLDER, ViewRecord
 from cssl_jax.evaluate import verdicts
+from cssl_jax.evaluate.metrics import shows_top5
 from cssl_jax.recipes import to_dict
 from cssl_jax.train.metrics import InputWatch, JsonLines, Meter, Progress, TensorBoard, WandB
 from cssl_jax.train.setup import chance_level
@@ -139,10 +140,11 @@ class Journal:
             self._metrics.write(step, {"epoch": step / self._steps_per_epoch, **scores})
         for board in self._boards:
             board.write(step, scores)
+        top5 = shows_top5(self._pipeline.source.num_classes)
         shown = [
             f"{name} {value:.4f}"
             for name, value in scores.items()
-            if not name.startswith("features.")
+            if not name.startswith("features.") and (top5 or not name.endswith(".top5"))
         ]
         if "features.rankme" in scores:
             most = scores["features.rank_limit"]

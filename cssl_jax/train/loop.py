@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import signal
@@ -10,14 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import optax
 
-from cssl_jax import parallel, processes, recipes, runtime
+from cssl_jax import processes, recipes, runtime
 from cssl_jax.config import Config
 from cssl_jax.data.loading import LABEL_RULES, absolute_spec
 from cssl_jax.data.scan import write_rejected
 from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.evaluate.evaluator import Checkpoint
+from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.files import write_json
 from cssl_jax.train import folder, optimizers, setup
 from cssl_jax.train.cadence import Cadence
@@ -179,7 +180,14 @@ def _results(
         return json.loads(results_path.read_text())
     last = Checkpoint(parts.total_steps, state.model)
     best = _best(last, parts, checkpoints)
-    untrained = setup.init_state(parts.method, optax.identity(), parts.spec, config.train.seed)
+    untrained = functools.partial(
+        untrained_model,
+        method=parts.method,
+        spec=parts.spec,
+        mesh=parts.mesh,
+        seed=config.train.seed,
+        batch_size=config.evaluate.batch_size,
+    )
     results = {
         "config_hash": recipes.config_hash(config),
         "seed": config.train.seed,
@@ -189,9 +197,7 @@ def _results(
         "validation_source": config.data.validation_source or "held out of source",
         "split": {"train": len(parts.train), "validation": len(parts.validation)},
         **{name: parts.meta[name] for name in (ORIGIN,) if name in parts.meta},
-        **parts.evaluator.report(
-            last, best, parallel.replicate(untrained.model, parts.mesh), figures=figures
-        ),
+        **parts.evaluator.report(last, best, untrained, figures=figures),
         "versions": runtime.versions(),
     }
     processes.by_first(lambda: write_json(results_path, results))
@@ -260,8 +266,15 @@ def _announce(
         f"compiled  {cache or 'not kept'}\n"
         f"data      {config.data.source}: {len(parts.train)} to train on, "
         f"{len(parts.validation)} to validate on, {left_out}judged {judged}\n"
-        f"input     {parts.input_reason}" + _origin(parts.meta.get(ORIGIN))
+        f"input     {parts.input_reason}"
+        + "".join(f"\nnote      {note}" for note in _notes(parts))
+        + _origin(parts.meta.get(ORIGIN))
     )
+
+
+def _notes(parts: Parts) -> list[str]:
+    """What was read and what was not, of both splits, each once."""
+    return list(dict.fromkeys((*parts.train.notes, *parts.validation.notes)))
 
 
 def _origin(init: dict[str, Any] | None) -> str:

@@ -97,10 +97,11 @@ def assemble(config: Config) -> Parts:
         evaluator = ClassifierEvaluator(config, method, spec, validation, mesh)
     else:
         evaluator = Evaluator(config, method.encoder, spec, train, validation, mesh)
-    meta = {
+    meta: dict[str, Any] = {
         "config": recipes.to_dict(config),
         "input": vars(spec),
         "data": fingerprints,
+        "classes": list(train.classes),
         "versions": runtime.versions(),
         "environment": runtime.environment(mesh),
     }

@@ -31,6 +31,7 @@ def digests(tree: PyTree) -> jax.Array:
     return jnp.stack([_digest(leaf) for leaf in jax.tree.leaves(tree)])
 
 
+@jax.jit  # leaves of one shape are traced once: hundreds of leaves would take seconds
 def _digest(x: jax.Array) -> jax.Array:
     x = jnp.asarray(x)
     if x.dtype == jnp.bool_:

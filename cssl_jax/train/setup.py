@@ -16,6 +16,7 @@ from cssl_jax import parallel, runtime
 from cssl_jax.config import Config
 from cssl_jax.data import pipeline as pipelines
 from cssl_jax.data import sources
+from cssl_jax.data.classes import names_of, number_alike
 from cssl_jax.data.loading import load_source
 from cssl_jax.data.pairs import PairPipeline, target_sampler
 from cssl_jax.data.sampler import Sampler
@@ -47,25 +48,45 @@ def load_data(config: Config) -> tuple[Source, Source]:
         for name, part in (("training", train), ("validation", validation)):
             if part.labels is None or part.labels.max() < 0:
                 raise UserError(f"the {name} images have no labels; a classifier needs them")
+            _check_labels(part, config.classifier.num_classes, name)
         train = sources.labelled_share(
             train, config.classifier.label_fraction, seed=config.train.seed
         )
     return train, validation
 
 
-def target_config(config: Config) -> Config:
-    """The config with the domain that is adapted to in place of the source."""
+def _check_labels(part: Source, num_classes: int, name: str) -> None:
+    """Raises UserError at a label that a classifier has no output for; 0 outputs: not known yet."""
+    largest = 0 if part.labels is None else int(part.labels.max())
+    if num_classes and largest >= num_classes:
+        raise UserError(
+            f"the {name} images have labels up to {largest} and classifier.num_classes is "
+            f"{num_classes}; number the classes from 0 to {num_classes - 1}, or give "
+            f"--classifier.num-classes {largest + 1}"
+        )
+
+
+def target_config(config: Config, classes: tuple[str, ...] = ()) -> Config:
+    """The config with the domain that is adapted to in place of the source.
+
+    Args:
+        config: Of the adaptation.
+        classes: Class names to number the target's labels by; () are the target's own.
+    """
     data = dataclasses.replace(
         config.data,
         source=config.adapt.target,
         validation_source=config.adapt.target_validation,
         labels=config.adapt.target_labels,
+        classes=classes,
     )
     return dataclasses.replace(config, data=data)
 
 
 def load_target(config: Config) -> tuple[Source, Source]:
     """(training part, validation part) of the domain that is adapted to, as of the source.
+
+    Labels are in the target's own numbering, which no training looks at; see ``Domains``.
 
     Raises:
         UserError: The data cannot be read, or their parts do not fit each other.
@@ -75,12 +96,29 @@ def load_target(config: Config) -> tuple[Source, Source]:
 
 def _load_parts(config: Config) -> tuple[Source, Source]:
     source = load_source(config.data.source, config.data)
+    unknown = config.data.unknown_classes
+    if config.data.classes:
+        source = number_alike(
+            source,
+            config.data.classes,
+            option="data.source",
+            reference="data.classes",
+            unknown=unknown,
+        )
     if config.data.validation_source:
         validation = load_source(config.data.validation_source, config.data)
         if (source.channels, pixel_sides(source)) != (validation.channels, pixel_sides(validation)):
             raise UserError(
                 f"data.validation_source has {_shape(validation)} and data.source "
                 f"{_shape(source)}; give both the same height, width and channels"
+            )
+        if source.labels is not None and source.labels.max(initial=-1) >= 0:
+            validation = number_alike(
+                validation,
+                names_of(source),
+                option="data.validation_source",
+                reference="data.source",
+                unknown=unknown,
             )
         return source, validation
     seed = config.train.seed if config.data.split_seed is None else config.data.split_seed

@@ -61,14 +61,17 @@ def make_train_step(
         state: TrainState, constants: PyTree, feed: PyTree
     ) -> tuple[TrainState, Metrics]:
         grads, aux = gradient(state, constants, feed)
-        gradient_norm = optax.tree.norm(grads)
+        with jax.named_scope("journal"):
+            gradient_norm = optax.tree.norm(grads)
+            norms = jnp.stack([_group_norms(state.params), _group_norms(grads)])
         finite = jnp.isfinite(aux["metrics"]["loss"]) & jnp.isfinite(gradient_norm)
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        updates = jax.tree_util.tree_map_with_path(
-            lambda path, u: u if (on := method.trainable(path, state.step)) is True else u * on,
-            updates,
-        )
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            updates = jax.tree_util.tree_map_with_path(
+                lambda path, u: u if (on := method.trainable(path, state.step)) is True else u * on,
+                updates,
+            )
         params = _where(finite, optax.apply_updates(state.params, updates), state.params)
         ctx = Context(state.step, total_steps, axis_name, frozen_norm=frozen_norm)
         method_state = method.after_update(params, state.method_state, aux, ctx)
@@ -86,17 +89,19 @@ def make_train_step(
             "learning_rate": jnp.asarray(schedule(state.step)),
             "finite": finite,
             "skipped": new_state.skipped,
-            "norms": jnp.stack([_group_norms(state.params), _group_norms(grads)]),
+            "norms": norms,
         }
         if figures is not None:
-            metrics |= figures(grads, state.params)
+            with jax.named_scope("journal"):
+                metrics |= figures(grads, state.params)
         return new_state, metrics
 
     return train_step
 
 
 def _where(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    with jax.named_scope("finite"):
+        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
 
 def _but_schedules(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import salted
 
+from cssl_jax import cli
 from cssl_jax.data import check, lists
 from cssl_jax.data.folder import open_folder, open_list
 from cssl_jax.data.options import PictureOptions
@@ -73,6 +74,44 @@ def test_labels_from_a_table_leave_the_rest_without(tmp_path, text):
     records = open_folder(root, table(tmp_path / "labels.csv", text))
     assert records.classes == ("cat", "dog")
     np.testing.assert_array_equal(records.labels, [1, -1, 0])
+
+
+@pytest.mark.parametrize("header", [
+    "path,label", "file_name,label", "image,target", "filepath,category", "Filename,Class_Name",
+    "name,labels", "Path,ClassId", "img_path,category_id",
+])  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_the_usual_columns_and_encodings_are_understood(tmp_path, header, encoding):
+    root = fill(tmp_path / "images", "a.png", "c.png", "d/b.png")
+    path = tmp_path / "labels.csv"
+    rows = f"{header}\r\na.png,dog\r\n{root / 'd' / 'b.png'},cat\r\n"
+    path.write_bytes(rows.encode(encoding))
+    records = open_folder(root, str(path))
+    assert records.classes == ("cat", "dog")
+    np.testing.assert_array_equal(records.labels, [1, -1, 0])
+
+
+def test_a_second_column_names_the_numbers_of_the_first(tmp_path):
+    root = fill(tmp_path / "images", "a.png", "b.png", "c.png")
+    text = "path,label,class_name\na.png,2,dog\nb.png,0,cat\nc.png,2,{}\n"
+    path = table(tmp_path / "l.csv", text.format("dog"))
+    assert open_folder(root, path).classes == ("cat", "1", "dog")
+    path = table(tmp_path / "l.csv", text.format("eel"))  # a column that does not name the labels
+    assert open_folder(root, path).classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("header", ["path,cat,dog", "path,species", "path"])
+def test_a_labels_file_without_a_label_is_refused_with_its_columns(tmp_path, header, capsys):
+    root = fill(tmp_path / "images", "a.png", "b.png")
+    rows = "\n".join(
+        [header, *(",".join([f"{n}.png", *"10"][: header.count(",") + 1]) for n in "ab")]
+    )
+    path = table(tmp_path / "labels.csv", rows)
+    names = ", ".join(repr(name) for name in header.split(","))
+    with pytest.raises(UserError, match=f"has the columns {names}, none of which is the label"):
+        open_folder(root, path)
+    assert cli.main(["data", "check", str(root), "--labels", path]) == 2
+    assert "(label, class, category, target," in " ".join(capsys.readouterr().err.split())
 
 
 def test_labels_that_are_whole_numbers_keep_them(tmp_path):
@@ -152,7 +191,7 @@ def test_what_is_no_folder_of_pictures_is_refused(tmp_path):
     with pytest.raises(UserError, match="is no folder"):
         open_folder(tmp_path / "missing")
     (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(UserError, match="holds no pictures"):
+    with pytest.raises(UserError, match="holds no images"):
         open_folder(tmp_path)
 
 

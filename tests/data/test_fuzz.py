@@ -21,8 +21,7 @@ from fuzzing.samples import GOOD, encoded
 
 import cssl_jax
 from cssl_jax import recipes
-from cssl_jax.data import folder as folders
-from cssl_jax.data import pictures, scan
+from cssl_jax.data import pictures, scan, walk
 from cssl_jax.data.loading import load_source, open_records
 from cssl_jax.data.masks import load_masks
 from cssl_jax.data.options import PictureOptions
@@ -173,7 +172,7 @@ def test_folders_that_link_to_each_other_have_an_end(place):
             (place / f"f{i}" / f"to{j}").symlink_to(place / f"f{j}")
     with pytest.raises(UserError, match="remove the links that go round"):
         open_records(str(place), PictureOptions())
-    assert folders.MAX_VISITS == 100
+    assert walk.MAX_VISITS == 100
 
 
 def test_names_that_lead_out_stay_names(tmp_path):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from cssl_jax.data.fields import number_labels
 from cssl_jax.data.loading import absolute_spec, load_source
 from cssl_jax.data.sources import channel_statistics, split
 from cssl_jax.errors import UserError
@@ -57,8 +58,55 @@ BAD = {
         {"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.array([0, -2])},
         "label -2 is negative",
     ),
+    "identifiers": (
+        {"images": np.zeros((3, 4, 4, 1), np.uint8), "labels": 20260000 + np.arange(3)},
+        r"label 20260002 is no class number; .*return_inverse=True\)\[1\]",
+    ),
+    "numbers beyond int64": (
+        {"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.array([0, 2**63], np.uint64)},
+        "label 9223372036854775808 is no class number",
+    ),
+    "one image": ({"images": np.zeros((32, 32, 3), np.uint8)}, r"save one image as images\[None\]"),
     "objects": ({"images": np.array([{}, {}], dtype=object)}, r"no readable \.npz"),
 }
+
+
+CHANNELS_FIRST = [(5, 3, 32, 32), (5, 3, 32, 48), (5, 1, 28, 28), (5, 4, 8, 9), (5, 13, 64, 64)]
+
+
+@pytest.mark.parametrize("shape", CHANNELS_FIRST)
+def test_channels_before_height_and_width_are_refused_with_the_transposition(tmp_path, shape):
+    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    with pytest.raises(UserError, match=r"numpy\.transpose\(images, \(0, 2, 3, 1\)\)"):
+        load_source(save(tmp_path / "a.npz", images=images))
+    # What the message says to type is accepted and is the same image.
+    right = np.transpose(images, (0, 2, 3, 1))
+    source = load_source(save(tmp_path / "b.npz", images=right))
+    np.testing.assert_array_equal(source.image(2)[..., -1], images[2, -1])
+
+
+@pytest.mark.parametrize("shape", [(5, 9, 9, 200), (5, 3, 3, 9), (5, 32, 48, 3), (5, 3, 64, 3)])
+def test_channels_behind_height_and_width_are_what_they_are(tmp_path, shape):
+    source = load_source(save(tmp_path / "a.npz", images=np.zeros(shape, np.uint8)))
+    assert source.images.shape == shape
+
+
+@pytest.mark.parametrize("kind", ["npz", "list"])
+def test_identifiers_are_numbered_by_the_values_that_occur(tmp_path, kind):
+    values = [200_000, 200_007, -1, 200_002, 200_007]
+    if kind == "npz":
+        images = np.zeros((5, 4, 4, 1), np.uint8)
+        source = load_source(save(tmp_path / "a.npz", images=images, labels=values))
+        labels, classes, count = source.labels, source.classes, source.num_classes
+    else:
+        labels, classes = number_labels(values, "list")
+        count = len(classes)
+    np.testing.assert_array_equal(labels, [0, 2, -1, 1, 2])
+    assert classes == ("200000", "200002", "200007")
+    assert count == 3
+    few, names = number_labels([0, 9_999], "list")  # class numbers, of which most have no image
+    np.testing.assert_array_equal(few, [0, 9_999])
+    assert len(names) == 10_000
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -1,5 +1,7 @@
 """What the protocols see, what they may not see, and the table that a person reads."""
 
+import types
+
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -8,6 +10,7 @@ from cssl_jax.augment.policy import ImagePolicy
 from cssl_jax.data.sources import ArraySource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import protocols
+from cssl_jax.evaluate.report_tables import results_table
 
 GIVEN = {"protocols": ("knn", "linear"), "knn_k": 5, "knn_temperature": 0.1, "seed": 0}
 # Flips and crops only: a picture of one colour stays that picture.
@@ -165,6 +168,23 @@ def test_the_table_of_labelled_results_gives_percent_beside_both_floors():
         ["raw", "pixels", "26.0", "%", "74.0", "%", "25.0", "%", "75.0", "%"],
     ]
     assert len({len(line) for line in (head, *rows)}) == 1  # columns line up
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(2, False), (5, False), (6, True), (10, True)])
+def test_top5_is_a_column_only_where_it_can_be_missed(classes, shown):
+    results = {**result(0.9, 1.0), "pixels": result(0.5, 1.0), "num_classes": classes}
+    results["best"] = {**result(0.9, 1.0), "step": 1, "images": 4, "last": result(0.8, 1.0)}
+    text = protocols.table({**results, "step": 2})
+    assert ("top-5" in text) == shown
+    assert text.count("knn top-1") == 2
+    run = types.SimpleNamespace(name="x", finished=True, results=results)
+    assert any("top-5" in head for head in results_table([run]).head) == shown
+
+
+def test_a_figure_that_is_no_number_is_a_dash():
+    figures = {"view_retrieval": None, "alignment": 0.25, "uniformity": None, "rankme": 17.0}
+    *_, row = protocols.table(figures).splitlines()
+    assert row.split() == ["trained", "encoder", "-", "0.250", "-", "17.000"]
 
 
 def test_the_table_of_one_protocol_has_its_columns_only():

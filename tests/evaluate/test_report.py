@@ -173,7 +173,7 @@ def test_every_section_is_there_with_the_figures_of_the_run(report, run):
         assert verdict.title in found.text
         assert verdict.detail in found.text
     assert "cssl-jax pretrain" in found.text
-    assert "devices 8 x cpu (cpu)" in found.text
+    assert "devices 2 x cpu (cpu)" in found.text
     titles = [chart["series"][0]["label"] for chart in found.data["charts"]]
     assert {"loss", "RankMe", "kNN top-1"} <= set(titles)
 

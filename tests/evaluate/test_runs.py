@@ -105,15 +105,15 @@ def test_the_same_images_rank_with_labels_and_without():
 
 
 def test_the_last_and_the_best_stand_side_by_side_where_they_differ(parts):
-    encoder, _, _, judge = parts
+    encoder, train, _, judge = parts
     last = Checkpoint(encoder.step, encoder.model)
-    best = Checkpoint(1, encoder.untrained())
-    found = judge.report(last, best, encoder.untrained(), ("knn",))
+    best = Checkpoint(1, encoder.untrained(train))
+    found = judge.report(last, best, encoder.untrained, ("knn",))
     assert found["best"]["last"]["knn"].keys() == found["best"]["knn"].keys()
     text = table(found)
     assert "on 6 images that chose neither" in text
     assert "best checkpoint: step 1, chosen by online kNN top-1 on 6 of the 12" in text
-    elsewhere = judge.report(last, best, encoder.untrained(), ("knn",), chose_best=False)
+    elsewhere = judge.report(last, best, encoder.untrained, ("knn",), chose_best=False)
     assert elsewhere["best"]["images"] == 12
     assert elsewhere["best"]["last"]["knn"]["top1"] == elsewhere["knn"]["top1"]
     assert "reported on all 12 here" in elsewhere["selection"]["words"]
@@ -157,7 +157,7 @@ def test_a_protocol_that_trains_the_encoder_is_found_out(parts, monkeypatch):
 
     monkeypatch.setattr(protocols, "labelled", training)
     with pytest.raises(RunError, match="encoder of the last checkpoint is not what it was"):
-        judge.report(Checkpoint(6, model), None, encoder.untrained(), ("knn",))
+        judge.report(Checkpoint(6, model), None, encoder.untrained, ("knn",))
 
 
 def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_figures_alone(
@@ -181,6 +181,28 @@ def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_figures_alone(
     saved = json.loads((folder / "results.json").read_text())
     assert saved.pop("transfer") == {data.source: json.loads(json.dumps(figures))}
     assert saved == results
+
+
+@pytest.mark.parametrize("change", [{"split_seed": 5}, {"validation_fraction": 0.5}])
+def test_images_that_chose_the_best_checkpoint_do_not_report_on_it_in_another_split(
+    run, config, parts, change
+):
+    folder, _ = run
+    *_, own, judge = parts
+    chose = {image.tobytes() for image in own.images[judge._selection]}
+    data = dataclasses.replace(config.data, **change)
+    _, validation = setup.load_data(dataclasses.replace(config, data=data))
+    among = [image.tobytes() in chose for image in validation.images]
+    assert 0 < sum(among) < len(among)
+    figures = cssl_jax.evaluate_run(folder, "knn", data=data)
+    assert figures["best"]["images"] == len(among) - sum(among)
+    words = f"reported on the {len(among) - sum(among)} of {len(among)} here that are not among"
+    assert words in figures["selection"]["words"]
+    best = load_encoder(folder, checkpoint="best")
+    train, _ = setup.load_data(dataclasses.replace(config, data=data))
+    rows = np.flatnonzero(~np.array(among))
+    expected = scikit_learn_knn(best, train, validation, rows)
+    assert figures["best"]["knn"]["top1"] == pytest.approx(expected)
 
 
 def test_what_named_the_runs_own_validation_images_does_not_report_on_other_data(
@@ -232,7 +254,7 @@ def test_without_labels_checkpoints_are_ranked_by_views_of_one_half(config, run,
     last = Checkpoint(encoder.step, encoder.model)
     flat = judge.flat(judge.judge(judge.features(last.model)))
     assert 0 <= flat["selection_view_retrieval"] <= 1
-    chosen = judge._who_chose(last, last, True)
+    chosen = judge._who_chose(last, last, True, 6)
     assert "online view retrieval on 6 of the 12" in chosen["words"]
 
 
@@ -255,3 +277,11 @@ def test_images_of_other_channels_are_refused(run, config, tmp_path):
     data = dataclasses.replace(config.data, source=colour)
     with pytest.raises(UserError, match="images have 3 channels; this encoder takes 1"):
         cssl_jax.evaluate_run(run[0], "knn", data=data)
+
+
+def test_channels_before_height_and_width_are_answered_with_the_transposition(parts):
+    encoder, *_ = parts
+    images = np.zeros((3, 1, 8, 8), np.uint8)
+    with pytest.raises(UserError, match=r"numpy\.transpose\(images, \(0, 2, 3, 1\)\)"):
+        encoder(images)
+    assert encoder(np.transpose(images, (0, 2, 3, 1))).shape[0] == 3

@@ -127,6 +127,22 @@ def test_pixels_without_a_class_are_neither_fitted_nor_judged(tmp_path):
     assert found["pixels"] == np.sum(found["confusion"]) == 20 * 24 * 32
 
 
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_masks_without_any_class_are_refused_not_reported_as_nan(tmp_path, split):
+    images, masks = scenes(20)
+    masks[:10] = 255
+    np.savez(tmp_path / "half.npz", images=images, masks=masks)
+    source = load_masks(str(tmp_path / "half.npz"), GREY)
+    bare, good = source.take(np.arange(10)), source.take(np.arange(10, 20))
+    maps = pixel_maps(InputSpec(size=32, channels=1, mean=(0.5,), std=(0.5,)))
+    run = SegmentProbe(maps, parallel.make_mesh(jax.devices()[:1]), size=32)
+    parts = (bare, good) if split == "training" else (good, bare)
+    with pytest.raises(UserError, match=f"every pixel of the 10 {split} masks is 255"):
+        run({}, *parts, num_classes=4, pixels=400, l2_values=(0.1,), seed=0)
+    nothing = figures(np.zeros((3, 3), np.int64))
+    assert nothing["mean_iou"] is nothing["pixel_accuracy"] is None
+
+
 def test_a_folder_and_its_masks_stay_aligned_where_they_are_cropped_and_resized(tmp_path):
     blocks = np.random.default_rng(0).integers(0, 3, (5, 6, 9)).astype(np.uint8)
     masks = np.kron(blocks, np.ones((8, 8), np.uint8))  # 48 x 72, grey levels that tell the class

@@ -1,6 +1,8 @@
 """Every loss against its formula in loops: whole and in tiles, on one device and on several."""
 
+import doctest
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,9 @@ from jax.sharding import PartitionSpec as P
 from cssl_jax import losses, parallel
 from cssl_jax.data import sampler
 from cssl_jax.errors import UserError
+from cssl_jax.losses import running, similarity
 from cssl_jax.losses.infonce import query_contrast
+from cssl_jax.losses.running import tile_pair
 
 N, D = 8, 5
 RNG = np.random.default_rng(0)
@@ -127,8 +131,8 @@ def expected(name):
 
 
 @functools.cache
-def computed(devices, tile):
-    """Of every loss (loss, gradients), compiled as one program."""
+def program(devices, tile):
+    """Every loss with its gradients, compiled as one program for float64."""
     members = {**LOSSES, **WHOLE_ONLY} if tile is None else LOSSES
     mesh = parallel.make_mesh(jax.devices()[:devices])
 
@@ -149,7 +153,14 @@ def computed(devices, tile):
         local, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=specs, check_vma=False
     )
     with jax.enable_x64(True):
-        return jax.device_get(jax.jit(step)(Z1, Z2))
+        return jax.jit(step).lower(Z1, Z2).compile()
+
+
+@functools.cache
+def computed(devices, tile):
+    """(loss, gradients) of every loss."""
+    with jax.enable_x64(True):
+        return jax.device_get(program(devices, tile)(Z1, Z2))
 
 
 @pytest.mark.parametrize(
@@ -166,6 +177,54 @@ def test_value_and_gradient_are_those_of_the_float64_loops(name, devices, tile):
     assert loss == pytest.approx(reference, rel=1e-11)
     for ours, theirs in zip(grads, reference_grads, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11 * np.abs(theirs).max())
+
+
+def host_stops(compiled):
+    """(number of loops, instructions at which an accelerator waits for the host) of a program."""
+    lines = compiled.as_text().splitlines()
+    loops_found = [line for line in lines if " while(" in line]
+    unknown = [line for line in loops_found if "known_trip_count" not in line]
+    return len(loops_found), unknown + [line for line in lines if " conditional(" in line]
+
+
+@pytest.mark.parametrize(("devices", "tile"), [(1, None), (8, None), (1, 3), (8, 7)])
+def test_no_loss_makes_an_accelerator_wait_for_the_host(devices, tile):
+    count, stops = host_stops(program(devices, tile))
+    assert stops == []
+    # XLA inlines loops of one iteration, so not every loss has one forward and one backward.
+    assert tile is None or count > len(LOSSES)
+
+
+def test_the_check_finds_loops_of_unknown_length_and_conditionals():
+    def triangle(x, start):
+        """The walk over tiles that the check is for: a traced bound, and a traced branch."""
+
+        def one(j, y):
+            return jax.lax.cond(j == start, lambda y: y, lambda y: jnp.sin(y) @ x, y)
+
+        return jax.lax.fori_loop(start, 5, one, x)
+
+    compiled = jax.jit(triangle).lower(jnp.ones((4, 4)), jnp.int32(1)).compile()
+    count, stops = host_stops(compiled)
+    assert count == 1
+    assert [kind for line in stops for kind in ("while", "conditional") if f" {kind}(" in line] == [
+        "while",
+        "conditional",
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 10])
+def test_tile_pairs_are_all_unordered_pairs_of_different_tiles_once(count):
+    total = count * (count - 1) // 2
+    pairs = [tile_pair(jnp.int32(k), count) for k in range(total)]
+    found = sorted(tuple(sorted((int(i), int(j)))) for i, j in pairs)
+    assert found == list(itertools.combinations(range(count), 2))
+
+
+@pytest.mark.parametrize("module", [running, similarity])
+def test_examples_in_docstrings_hold(module):
+    failed, attempted = doctest.testmod(module)
+    assert (failed, attempted > 0) == (0, True)
 
 
 @pytest.mark.parametrize("tile", [None, 3])

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
-from cssl_jax import parallel
+from cssl_jax import parallel, runtime
 from cssl_jax.errors import UserError
 from cssl_jax.losses import nt_xent
 from cssl_jax.losses.ntxent import accuracy_from, chance_level, entropy_from, loss_from
-from cssl_jax.losses.similarity import choose_tile, unit_length
+from cssl_jax.losses.similarity import automatic_tile, choose_tile, unit_length
 from cssl_jax.losses.two_views import two_view_contrast
 
 TILES = [None, 3]
@@ -46,10 +46,22 @@ def value_and_gradients(z1, z2, temperature, tile):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(z1, z2)
 
 
+LOOPED = {}
+
+
+def looped(z1, z2, temperature):
+    """(loss, gradients) by the loops; several tests compare with the same, which takes seconds."""
+    key = (z1.shape, z1.tobytes(), z2.tobytes(), temperature)
+    if key not in LOOPED:
+        gradients = loops.gradient(lambda a, b: loops.nt_xent(a, b, temperature), z1, z2)
+        LOOPED[key] = loops.nt_xent(z1, z2, temperature), gradients
+    return LOOPED[key]
+
+
 def assert_is(loss, gradients, z1, z2, temperature=0.1, rtol=3e-6, of_largest=1e-5):
     """``loss`` and gradients are those of the loops, gradients up to a share of the largest."""
-    assert float(loss) == pytest.approx(loops.nt_xent(z1, z2, temperature), rel=rtol, abs=rtol)
-    expected = loops.gradient(lambda a, b: loops.nt_xent(a, b, temperature), z1, z2)
+    value, expected = looped(z1, z2, temperature)
+    assert float(loss) == pytest.approx(value, rel=rtol, abs=rtol)
     for ours, theirs in zip(gradients, expected, strict=True):
         bound = of_largest * np.abs(theirs).max()
         np.testing.assert_allclose(np.asarray(ours, np.float64), theirs, rtol=0, atol=bound)
@@ -258,6 +270,34 @@ def test_a_tile_is_chosen_by_the_size_of_the_matrix():
     assert choose_tile(7, 4, 4) == 7
     assert choose_tile("auto", 64, 64) is None
     assert choose_tile("auto", 2**14, 2**14) == 512  # on a CPU
+
+
+@pytest.mark.parametrize(
+    ("backend", "memory", "largest_whole", "tile"),
+    [
+        # Largest square matrix: 2^18 similarities on a CPU, whatever its memory.
+        ("cpu", None, 512, 512),
+        ("cpu", 2**40, 512, 512),
+        # 12 bytes per similarity in an eighth of the memory: sqrt(60 GiB / 8 / 12) = 25,905.3.
+        ("gpu", 60 * 2**30, 25905, 4096),
+        ("tpu", 16 * 2**30, 13377, 4096),
+        ("gpu", None, 13377, 4096),  # unknown memory is taken as 16 GiB
+    ],
+)
+def test_auto_takes_the_whole_matrix_while_it_fits(backend, memory, largest_whole, tile):
+    side = largest_whole
+    assert automatic_tile(side, side, backend, memory) is None
+    assert automatic_tile(side + 1, side + 1, backend, memory) == tile
+    # Rows of one device of eight against all candidates: the entries count, not the shape.
+    assert automatic_tile(side // 8, 8 * side, backend, memory) is None
+    assert automatic_tile(side // 8 + 1, 8 * (side + 1), backend, memory) == tile
+
+
+def test_auto_reads_the_memory_of_the_accelerator(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for memory, tile in ((80 * 2**30, None), (8 * 2**30, 4096)):
+        monkeypatch.setattr(runtime, "device_memory", lambda device, memory=memory: memory)
+        assert choose_tile("auto", 2**14, 2**14) == tile
 
 
 @pytest.mark.parametrize("tile_size", [0, -3, "all", 2.5])

@@ -46,7 +46,15 @@ def test_every_encoder_is_counted_with_the_blocks_it_has(name):
     assert bottleneck == (ENCODERS[name].args[1] is Bottleneck)
 
 
-@pytest.mark.parametrize("name", recipes.recipe_names())
+def fast(names, kept):
+    """``names`` as parameters, of which those not in ``kept`` run with the slow tests."""
+    return [
+        pytest.param(name, marks=[] if name in kept else pytest.mark.slow, id=name)
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", fast(recipes.recipe_names(), {"digits", "imagenet_resnet50"}))
 def test_a_recipe_has_as_many_parameters_as_counted(name):
     config = recipes.load(name)
     spec = InputSpec(config.data.size or 32, 3, (0.5,) * 3, (0.25,) * 3)
@@ -75,7 +83,9 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "name", fast(STEPS, {"plain", "GradCache and remat", "groups of two devices"})
+)
 def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(name):
     config = recipes.load("debug")
     for section, values in STEPS[name].items():

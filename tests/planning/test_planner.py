@@ -73,6 +73,7 @@ def largest(planned):
     return planned.largest
 
 
+@pytest.mark.slow
 def test_the_report_has_what_was_found(planned):
     words = str(planned)
     assert "resnet10 of width 0.125, float32, 8 px, batch 64 over 8 device(s), 8 examples" in words
@@ -85,6 +86,7 @@ def test_the_report_has_what_was_found(planned):
     assert "compiled" not in words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", planner.KINDS)
 def test_the_largest_batch_fits_and_the_next_does_not(given, largest, kind):
     config, known = given
@@ -99,6 +101,7 @@ def test_the_largest_batch_fits_and_the_next_does_not(given, largest, kind):
     assert held(largest[kind]) <= MEMORY < held(largest[kind] + unit)
 
 
+@pytest.mark.slow
 def test_gradcache_and_remat_fit_more(largest):
     assert largest["plain"] < largest["remat"] < largest["GradCache"]
 

@@ -171,6 +171,7 @@ def test_domains_that_do_not_fit_are_refused_before_anything_is_trained(tmp_path
         (fewer, r"a batch of 4, .* over 8 devices; give --runtime\.devices 4"),
     ):
         chosen = tiny.replace(tiny.config(), "adapt", target=str(target))
+        chosen = tiny.replace(chosen, "runtime", devices=8)
         with pytest.raises(UserError, match=words):
             adapt(tmp_path, tmp_path / "out", config=chosen)
     assert not (tmp_path / "out").exists()

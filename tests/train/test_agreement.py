@@ -44,7 +44,11 @@ def test_two_processes_act_after_the_same_step_though_one_alone_has_the_wish():
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     root = pathlib.Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": ""}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(root),
+        "XLA_FLAGS": os.environ["CSSL_TEST_XLA_FLAGS"],
+    }
     children = [
         subprocess.Popen(
             [sys.executable, "-c", CODE, port, str(rank)],

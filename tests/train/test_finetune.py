@@ -196,6 +196,16 @@ def test_a_schedule_that_is_made_longer_keeps_its_shape():
 
 
 @pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The smallest run that can be fine-tuned."""
+    folder, source = tmp_path_factory.mktemp("small"), tiny.pictures()
+    np.savez(folder / "pictures.npz", images=source.images, labels=source.labels)
+    config = tiny.config(epochs=1, evaluate_every=0, tensorboard=False)
+    pretrain(tiny.replace(config, "data", source=str(folder / "pictures.npz")), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     run = tmp_path_factory.mktemp("finetune") / "run"
     pretrain(recipes.load("debug"), run)
@@ -250,9 +260,9 @@ def test_a_linear_probe_by_sgd_leaves_the_encoder_as_it_was(pretrained, tmp_path
         jax.tree.map(np.testing.assert_array_equal, before[part]["encoder"], after[part]["encoder"])
 
 
-def test_the_held_out_images_stay_those_of_the_run_whatever_the_seed(pretrained):
-    chosen = tiny.replace(finetune_config(pretrained), "train", seed=7)
-    _, before = setup.load_data(load_encoder(pretrained).config)
+def test_the_held_out_images_stay_those_of_the_run_whatever_the_seed(small):
+    chosen = tiny.replace(finetune_config(small), "train", seed=7)
+    _, before = setup.load_data(load_encoder(small).config)
     _, after = setup.load_data(chosen)
     assert before.fingerprint() == after.fingerprint()
 
@@ -272,10 +282,10 @@ def test_what_cannot_work_is_refused_by_name(section, fields, words):
         recipes.canonical(tiny.replace(config(), section, **fields))
 
 
-def test_another_architecture_is_refused_by_name(pretrained, tmp_path):
-    chosen = tiny.replace(finetune_config(pretrained), "model", width=0.5)
+def test_another_architecture_is_refused_by_name(small, tmp_path):
+    chosen = tiny.replace(finetune_config(small), "model", width=0.5)
     with pytest.raises(UserError, match=r"model\.width is 0\.5"):
-        finetune(pretrained, tmp_path, config=chosen)
+        finetune(small, tmp_path, config=chosen)
 
 
 def test_the_command_tells_what_is_missing(capsys, tmp_path):

@@ -48,7 +48,7 @@ class CrashError(Exception):
 
 
 @pytest.mark.parametrize("data", [
-    {"engine": "tf"},
+    pytest.param({"engine": "tf"}, marks=pytest.mark.slow),
     pytest.param({"engine": "threads"}, marks=pytest.mark.slow),
     {"engine": "threads", "augment_on": "host"},
 ])  # fmt: skip

@@ -92,7 +92,7 @@ def test_a_signal_between_steps_saves_and_exits_with_75(
     assert_same(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("step", [3, TOTAL])
+@pytest.mark.parametrize("step", [slow(3), TOTAL])
 def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(
     config, whole, tmp_path, monkeypatch, step
 ):
@@ -296,7 +296,7 @@ def test_a_file_in_the_way_is_refused(config, tmp_path, capfd):
         cssl_jax.pretrain(config, run)
 
 
-@pytest.mark.parametrize("size", [24, slow(150), 420, slow(700)])
+@pytest.mark.parametrize("size", [slow(24), slow(150), 420, slow(700)])
 def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(config, whole, tmp_path, capfd, size):
     with disk(tmp_path / "disk", f"size={size}k"):
         run = tmp_path / "disk" / "run"

@@ -20,6 +20,10 @@ from cssl_jax.train.checkpoints import Checkpoints
 EPOCHS, STEPS_PER_EPOCH = 3, 3
 
 
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
     source = tiny.pictures(60)
@@ -40,10 +44,23 @@ def config(arrays):
 
 
 @pytest.fixture(scope="module")
-def run(config, tmp_path_factory):
+def compiled():
+    """What ``parallel.data_parallel`` returned in the run that was never interrupted."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(config, compiled, tmp_path_factory):
     """A run that was never interrupted."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    results = cssl_jax.pretrain(config, folder)
+    folder, make = tmp_path_factory.mktemp("runs") / "whole", parallel.data_parallel
+
+    def remember(*arguments, **options):
+        compiled.append(make(*arguments, **options))
+        return compiled[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "data_parallel", remember)
+        results = cssl_jax.pretrain(config, folder)
     return folder, results
 
 
@@ -74,6 +91,9 @@ def test_results_hold_every_figure_beside_its_floors(run, config):
     assert results["seed"] == 0
     assert results["step"] == 9
     assert results["config_hash"] == cssl_jax.recipes.config_hash(config)
+    assert results["random_init"]["description"].endswith(
+        "BatchNorm statistics of 48 training images"
+    )
 
 
 def test_metrics_hold_loss_chance_accuracy_norm_and_rate_of_every_step(run):
@@ -133,7 +153,7 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(journal.Journal, "add", crash)
 
 
-@pytest.mark.parametrize("step", [2, 4, 8])
+@pytest.mark.parametrize("step", [slow(2), 4, slow(8)])
 def test_a_run_that_crashed_ends_with_the_same_bits(config, run, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch:
         stop_at(patch, step)
@@ -187,11 +207,11 @@ def test_a_run_that_waits_for_input_says_so_and_what_to_change(
 @pytest.mark.parametrize(
     "placement",
     [
-        {"resident": False},
-        {"augment_on": "host", "engine": "tf"},
+        slow({"resident": False}),
+        slow({"augment_on": "host", "engine": "tf"}),
         {"augment_on": "split", "engine": "threads"},
-        pytest.param({"augment_on": "split", "engine": "tf"}, marks=pytest.mark.slow),
-        pytest.param({"augment_on": "host", "engine": "threads"}, marks=pytest.mark.slow),
+        slow({"augment_on": "split", "engine": "tf"}),
+        slow({"augment_on": "host", "engine": "threads"}),
     ],
 )
 def test_resume_is_exact_wherever_the_input_is_made(arrays, tmp_path, monkeypatch, placement):
@@ -212,19 +232,12 @@ def test_resume_is_exact_wherever_the_input_is_made(arrays, tmp_path, monkeypatc
                 np.testing.assert_array_equal(ours[name], theirs[name])
 
 
-def test_the_step_is_compiled_once_in_a_whole_run(config, tmp_path, monkeypatch):
-    compiled, make = [], parallel.data_parallel
-
-    def remember(*arguments, **options):
-        compiled.append(make(*arguments, **options))
-        return compiled[-1]
-
-    monkeypatch.setattr(parallel, "data_parallel", remember)
-    cssl_jax.pretrain(config, tmp_path / "run")
+def test_the_step_is_compiled_once_in_a_whole_run(run, compiled):
     (step,) = compiled
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_what_is_logged_does_not_depend_on_where_a_run_was_stopped(config, tmp_path, monkeypatch):
     sparse = tiny.replace(config, "train", log_every=4)
     cssl_jax.pretrain(sparse, tmp_path / "whole")
@@ -246,7 +259,7 @@ def test_a_finished_run_is_not_trained_again(config, run):
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("options", [{"devices": 4}, {"devices": 2, "backend": "pmap"}])
+@pytest.mark.parametrize("options", [{"devices": 4}, slow({"devices": 2, "backend": "pmap"})])
 def test_a_run_goes_on_with_other_devices(config, run, tmp_path, monkeypatch, options):
     with monkeypatch.context() as patch:
         stop_at(patch, 4)
@@ -337,6 +350,7 @@ def test_a_run_starts_from_the_weights_of_another_and_says_so(still, run, tmp_pa
     assert "init" not in run[1]
 
 
+@pytest.mark.slow
 def test_where_a_run_began_is_known_to_one_that_goes_on(still, run, tmp_path, monkeypatch):
     copied = tmp_path / "first"
     shutil.copytree(run[0], copied)
@@ -373,7 +387,7 @@ def test_weights_of_another_encoder_are_refused_by_name(still, tmp_path):
         cssl_jax.pretrain(coloured, tmp_path / "next")
 
 
-@pytest.mark.parametrize("log_every", [1, 100])
+@pytest.mark.parametrize("log_every", [1, slow(100)])
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(config, tmp_path, log_every):
     wild = tiny.replace(config, "optimizer", name="sgd", learning_rate=1e30, nesterov=False)
     wild = tiny.replace(wild, "train", log_every=log_every)

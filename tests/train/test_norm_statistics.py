@@ -7,8 +7,8 @@ import pytest
 import tiny
 from cssl_jax import parallel
 from cssl_jax.evaluate.features import InputSpec
+from cssl_jax.evaluate.norm_statistics import reestimate
 from cssl_jax.models.normalization import BatchNorm
-from cssl_jax.train.norm_statistics import reestimate
 
 SPEC = InputSpec(size=8, channels=1, mean=(0.3,), std=(0.2,))
 IMAGES = tiny.pictures(50, seed=4)  # of which 16 do not divide
@@ -34,7 +34,8 @@ def classifier():
 def estimated(classifier, devices=1, batch_size=16):
     method, model = classifier
     mesh = parallel.make_mesh(jax.devices()[:devices])
-    return reestimate(method, model, IMAGES, SPEC, mesh, batch_size=batch_size, seed=0)
+    modules = {"encoder": method.encoder, "head": method.head}
+    return reestimate(modules, model, IMAGES, SPEC, mesh, batch_size=batch_size, seed=0)
 
 
 def test_of_several_batches_the_first_layers_are_numpys_over_all_images(classifier):

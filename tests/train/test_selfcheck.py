@@ -337,14 +337,16 @@ def command(tmp_path, change=None, *options):
         assert text.count(old) == 1
         (tmp_path / "cssl_jax" / file).write_text(text.replace(old, new))
     (tmp_path / "run.py").write_text("import cssl_jax.cli, sys; sys.exit(cssl_jax.cli.main())")
-    cache = ROOT / ".jax_cache" / jax.__version__
     return subprocess.run(
         [
             *(sys.executable, "run.py", "selfcheck", "--steps", "2", *options),
-            *("--runtime.compile-cache", str(cache)),
         ],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "XLA_FLAGS": ""},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(tmp_path),
+            "XLA_FLAGS": os.environ["CSSL_TEST_XLA_FLAGS"],
+        },
         capture_output=True,
         text=True,
         timeout=600,

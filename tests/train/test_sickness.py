@@ -21,6 +21,11 @@ from cssl_jax.train import journal
 from cssl_jax.train.state import is_schedule
 from cssl_jax.train.step import make_train_step, parameter_groups
 
+
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 POISONED, EPOCHS, STEPS_PER_EPOCH, BATCH = 5, 3, 3, 16
 
 
@@ -196,7 +201,7 @@ def test_rollback_goes_on_with_the_next_batch_from_the_last_checkpoint(
     assert results["skipped_steps"] == len(bad_steps())
 
 
-@pytest.mark.parametrize("mode", ["skip", "rollback"])
+@pytest.mark.parametrize("mode", ["skip", slow("rollback")])
 def test_a_last_step_that_is_sick_is_evaluated_and_saved_all_the_same(make, tmp_path, mode):
     # Two epochs, the second of which ends with the poisoned batch: another seed, another order.
     for seed in range(50):
@@ -213,7 +218,7 @@ def test_a_last_step_that_is_sick_is_evaluated_and_saved_all_the_same(make, tmp_
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("knn.top1") == 1
 
 
-@pytest.mark.parametrize("mode", ["skip", "rollback"])
+@pytest.mark.parametrize("mode", [slow("skip"), "rollback"])
 def test_a_killed_run_repeats_its_skips_to_the_bit(make, tmp_path, monkeypatch, mode):
     config = make(on_nonfinite=mode)
     cssl_jax.pretrain(config, tmp_path / "whole")
@@ -233,7 +238,7 @@ def test_a_killed_run_repeats_its_skips_to_the_bit(make, tmp_path, monkeypatch, 
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-@pytest.mark.parametrize("mode", ["skip", "rollback"])
+@pytest.mark.parametrize("mode", ["skip", slow("rollback")])
 def test_a_run_that_stays_sick_ends_at_the_limit(make, tmp_path, mode):
     config = make(on_nonfinite=mode, nonfinite_limit=4)
     config = tiny.replace(config, "data", std=(1e-25,))  # every picture is too much

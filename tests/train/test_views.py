@@ -135,7 +135,10 @@ def test_what_a_run_records_is_what_its_config_draws(arrays, plain, tmp_path, mo
     assert_same(one, {name: value[5:6] for name, value in expected.items()})
 
 
-@pytest.mark.parametrize("crash", [2, 4, 6])
+@pytest.mark.parametrize(
+    "crash",
+    [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)],
+)
 def test_a_killed_run_records_no_step_twice_and_leaves_none_out(
     arrays, tmp_path, monkeypatch, crash
 ):

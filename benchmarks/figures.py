@@ -1,0 +1,219 @@
+"""The tables of README.md and docs/ that come from ``benchmarks/results/``, written in place.
+
+A table stands between ``<!-- figures: NAME -->`` and ``<!-- /figures -->``, with the command,
+machine and date of its measurement below it. A test checks that every one is up to date.
+
+Command: python benchmarks/figures.py [--check]
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BLOCK = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
+Rows = dict[str, list[str]]
+
+
+def main() -> None:
+    """Writes the tables, or names the files whose tables differ."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail on a difference")
+    check = parser.parse_args().check
+    stale = []
+    for path in documents():
+        text = path.read_text()
+        new = filled(text)
+        if new != text:
+            stale.append(str(path.relative_to(ROOT)))
+            if not check:
+                path.write_text(new)
+    if check and stale:
+        raise SystemExit(f"not up to date: {', '.join(stale)}; run python benchmarks/figures.py")
+
+
+def documents() -> list[pathlib.Path]:
+    """README.md and the Markdown files of docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """A document with all of its tables written anew."""
+
+    def block(match: re.Match[str]) -> str:
+        return f"{match[1]}{TABLES[match[2]]()}\n{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def load(name: str) -> Any:
+    """One file of ``benchmarks/results/``."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def digits() -> str:
+    """Probes over seeds, and paired differences."""
+    report = load("digits")
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        found = [row[name] for name in ("linear", "knn")]
+        return [f"{x['mean']:.2f} +- {x['standard_error']:.2f}" for x in found]
+
+    rows = {name: cells(row) for name, row in report["probes"].items()}
+    rows = best_in_bold_by_column(rows)
+    for name, row in report["differences"].items():
+        rows[f"trained minus {name}, same split"] = cells(row)
+    head = ["top-1, %; mean +- standard error", "linear probe", "kNN, k = 20"]
+    seeds = len(report["seconds"])
+    return markdown(head, rows) + provenance(report, f"{seeds} seeds")
+
+
+def summary(name: str) -> Callable[[], str]:
+    """The two probes of one set in ``protocols.json``, for the README."""
+
+    def build() -> str:
+        report = load("protocols")[name]
+        results = report["results"]
+        columns = {
+            "trained encoder": results,
+            "untrained encoder": results["random_init"],
+            "raw pixels": results["pixels"],
+        }
+        rows = {
+            label: [percent(found[p]["top1"]) for p in ("linear", "knn")]
+            for label, found in columns.items()
+        }
+        if "description" not in results["random_init"]:  # see protocols.rows
+            rows["untrained encoder"] = ["-", "-"]
+        head = ["top-1, %", "linear probe", f"kNN, k = {results['knn']['k']}"]
+        return markdown(head, best_in_bold_by_column(rows)) + provenance(report, "one seed")
+
+    return build
+
+
+def protocols(name: str) -> Callable[[], str]:
+    """Every protocol on one set of ``protocols.json``."""
+
+    def build() -> str:
+        import protocols as benchmark  # needs matplotlib; the other tables do not
+
+        report = load("protocols")[name]
+        rows = best_in_bold(benchmark.rows(report))
+        return markdown(["top-1, %", *benchmark.COLUMNS], rows) + provenance(report, "one seed")
+
+    return build
+
+
+def adaptation(shift: str) -> Callable[[], str]:
+    """Domain adaptation under one shift, from both starts."""
+
+    def build() -> str:
+        found = load("adaptation")["shifts"][shift]
+        rows = {}
+        for key, label in ADAPTATION_ROWS.items():
+            cells = []
+            for start in ("source", "continued"):
+                values, base = (found["starts"][start][k]["target"] for k in (key, "source"))
+                gains = [value - other for value, other in zip(values, base, strict=True)]
+                cells += [spread(values), "" if key == "source" else spread(gains)]
+            rows[label] = cells
+        head = ["top-1 on the target, %"]
+        for start in ("from the source run", "continued on the target"):
+            head += [start, "minus source only"]
+        return markdown(head, rows) + provenance(found, f"{len(found['seeds'])} seeds")
+
+    return build
+
+
+def targets() -> str:
+    """Compiled train steps on chips that are not here."""
+    rows, report = {}, load("targets")
+    for recipe, found in report.items():
+        for target, row in found.items():
+            if "failed" in row:
+                rows[f"{recipe}, {target}"] = ["failed: " + row["failed"].split(";")[0], *[""] * 7]
+                continue
+            operations = sum(part["kernels"] for part in row["compiled"]["origins"].values())
+            milliseconds = {name: 1e3 * seconds for name, seconds in row["bounds"].items()}
+            rows[f"{recipe}, {target}"] = [
+                str(row["batch_size"]),
+                f"{row['held'] / 1e9:.2f} of {row['memory'] / 1e9:.0f}",
+                *(f"{value:.1f}" for value in milliseconds.values()),
+                f"{row['views_per_second'] / row['chips']:,.0f}",
+                f"{operations:,.0f}",
+                str(sum(row["compiled"]["collective_counts"].values())),
+            ]
+    head = ["recipe, target", "batch", "GB per device", "compute, ms", "memory bandwidth, ms"]
+    head += ["interconnect, ms", "views/s per chip, at most", "operations", "collectives"]
+    last = [row for found in report.values() for row in found.values()][-1]
+    return markdown(head, rows) + provenance(last, "compiled, run nowhere")
+
+
+ADAPTATION_ROWS = {
+    "source": "source only",
+    "bn": "`bn`",
+    "coral": "`coral`, features, weight 10",
+    "dann": "`dann`, weight 1",
+    "target": "target-supervised",
+    "random": "source only, from random weights",
+    "pixels": "source only, on raw pixels",
+}
+TABLES: dict[str, Callable[[], str]] = {
+    "digits": digits,
+    "photos": summary("photos"),
+    "cifar": summary("cifar"),
+    **{f"protocols-{name}": protocols(name) for name in ("digits", "photos", "cifar")},
+    "targets": targets,
+    **{f"adaptation-{shift}": adaptation(shift) for shift in ("pale", "inverted", "photos")},
+}
+
+
+def markdown(head: list[str], rows: Rows) -> str:
+    """A Markdown table; rows are by their first cell."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join([name, *cells]) + " |" for name, cells in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def provenance(report: dict[str, Any], repeats: str) -> str:
+    """Where a table's values come from, in one line below it."""
+    versions = report["versions"]
+    return f"\nMeasured {report['date']}, {report['machine']}, jax {versions['jax']}; {repeats}.\n"
+
+
+def best_in_bold(rows: Rows) -> Rows:
+    """The highest value of every row in bold."""
+    return {name: _bold(cells) for name, cells in rows.items()}
+
+
+def best_in_bold_by_column(rows: Rows) -> Rows:
+    """The highest value of every column in bold."""
+    columns = [_bold(list(column)) for column in zip(*rows.values(), strict=True)]
+    return dict(zip(rows, map(list, zip(*columns, strict=True)), strict=True))
+
+
+def _bold(cells: list[str]) -> list[str]:
+    values = [float("-inf") if cell == "-" else float(cell.split()[0]) for cell in cells]
+    return [
+        f"**{cell}**" if value == max(values) else cell
+        for cell, value in zip(cells, values, strict=True)
+    ]
+
+
+def percent(fraction: float) -> str:
+    """0.486 -> "48.6"."""
+    return f"{100 * fraction:.1f}"
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    return f"{statistics.fmean(values):.1f} +- {statistics.stdev(values):.1f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""What a step costs on accelerators that are not here, by compiling the real program for them."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from cssl_jax import children, recipes
+from cssl_jax.config import Config
+from cssl_jax.errors import UserError
+from cssl_jax.planning.chips import Target, parse_target
+from cssl_jax.planning.planner import KINDS, MICRO_BATCH, step_fits, with_step
+
+CHILD = "cssl_jax.planning.target_child"
+# The module that each platform's compiler comes with, and what installs it.
+COMPILERS = {
+    "tpu": ("libtpu", 'pip install "cssl-jax[plan-tpu]"'),
+    "cuda": ("jax_plugins.xla_cuda13", 'pip install "cssl-jax[plan-cuda]"'),
+}
+# The compiler is told that a machine is there; it asks no metadata server and needs no chip.
+_TPU_VARIABLES = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+_CUDA_VARIABLES = {
+    "JAX_PLATFORMS": "cuda,cpu",
+    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+    "CUDA_VISIBLE_DEVICES": "-1",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetPlan:
+    """What ``cssl-jax plan --target`` prints.
+
+    Attributes:
+        config: The run.
+        target: What it was compiled for.
+        compiled: What the child reported, see ``target_child.main``.
+        largest: Kind of step -> largest global batch that fits, from two compiled sizes; empty
+            where it was not asked for.
+        views_per_core: Views per second that one host core makes (``bench-input``); 0: unknown.
+    """
+
+    config: Config
+    target: Target
+    compiled: dict[str, Any]
+    largest: dict[str, int]
+    views_per_core: float = 0.0
+
+    @property
+    def devices_per_chip(self) -> int:
+        """JAX devices per chip: 2 on TPU v4, whose cores the compiler describes one by one."""
+        return max(1, self.compiled["devices"] // self.target.chips)
+
+    @property
+    def held(self) -> int:
+        """Bytes of one device: arguments, results that share none of their memory, temporaries."""
+        return sum(self.compiled["memory"].values())
+
+    @property
+    def memory(self) -> float:
+        """Bytes of memory that one device has."""
+        return self.target.chip.memory / self.devices_per_chip
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Seconds that a step takes at least, by what bounds it, at the stated rates."""
+        chip, parts = self.target.chip, self.devices_per_chip
+        return {
+            "compute": self.compiled["flops"] * parts / chip.flops,
+            "memory bandwidth": self.compiled["bytes"] * parts / chip.bandwidth,
+            "interconnect": self.sent * parts / chip.interconnect,
+        }
+
+    @property
+    def sent(self) -> float:
+        """Bytes that one device sends per step, with ring algorithms."""
+        count, found = self.compiled["devices"], self.compiled["collectives"]
+        once = found.get("all-gather", 0) + found.get("reduce-scatter", 0)
+        return (count - 1) / count * (once + 2 * found.get("all-reduce", 0))
+
+    @property
+    def views_per_second(self) -> float:
+        """Upper bound for all chips together, at the largest of ``bounds``."""
+        return 2 * self.config.train.batch_size / max(self.bounds.values())
+
+    def __str__(self) -> str:
+        from cssl_jax.planning.target_text import report
+
+        return report(self)
+
+
+def plan_target(
+    config: Config,
+    name: str,
+    *,
+    largest: bool = False,
+    views_per_core: float = 0.0,
+    timeout: float = 1800.0,
+) -> TargetPlan:
+    """Compiles a recipe's train step for a target and reports what its program needs.
+
+    Args:
+        config: The run; see ``recipes.load``.
+        name: "tpu:v5e:4x8", "cuda:h100"; see ``chips.parse_target``.
+        largest: Also find the largest batch of each kind of step, from two compiled sizes each.
+        views_per_core: Views per second that one host core makes; 0 leaves the hosts out.
+        timeout: Seconds for each compilation.
+
+    Raises:
+        UserError: The target is unknown, its compiler is not installed, or the batch does not
+            divide over the devices.
+        RunError: Compiling failed or took too long.
+    """
+    target = parse_target(name)
+    config = recipes.canonical(config)
+    module, command = COMPILERS[target.platform]
+    if not _installed(module):
+        raise UserError(
+            f"--target {name} needs the compiler of {target.platform}, which is not installed: "
+            f"{command}"
+        )
+    step_fits(config, target.chips)
+    found = compile_for(config, target, timeout)
+    sizes = {}
+    if largest:
+        for kind in KINDS:
+            sizes[kind] = _largest(config, target, kind, found["devices"], timeout)
+    return TargetPlan(config, target, found, sizes, views_per_core)
+
+
+def compile_for(config: Config, target: Target, timeout: float) -> dict[str, Any]:
+    """What the child reports of one compilation."""
+    arguments = {
+        "config": recipes.to_dict(config),
+        "platform": target.platform,
+        "model": target.model,
+        "topology": target.topology,
+        "memory": int(target.chip.memory),
+    }
+    variables = children.environment(simulated=True)
+    variables |= _TPU_VARIABLES if target.platform == "tpu" else _CUDA_VARIABLES
+    with _progress(f"compiling batch {config.train.batch_size} for {target.name}"):
+        (found,) = children.run(CHILD, [arguments], variables=variables, timeout=timeout)
+    return found
+
+
+def _largest(config: Config, target: Target, kind: str, devices: int, timeout: float) -> int:
+    """Largest global batch by the straight line through two compiled sizes."""
+    micro = MICRO_BATCH if kind == "GradCache" else 8
+    points = []
+    for examples in (2 * micro, 4 * micro):
+        tried = with_step(config, kind, examples * devices, micro * devices)
+        found = compile_for(tried, target, timeout)
+        points.append((examples, sum(found["memory"].values())))
+    (few, low), (many, high) = points
+    slope = max((high - low) / (many - few), 1.0)
+    memory = target.chip.memory * target.chips / devices
+    most = few + int((memory - low) / slope)
+    unit = micro if kind == "GradCache" else 1
+    return max(0, most // unit * unit) * devices
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _progress(text: str) -> Iterator[None]:
+    """A line on standard error that counts seconds; once where it is no terminal."""
+    done = threading.Event()
+
+    def count() -> None:
+        seconds = 0
+        while not done.wait(1):
+            seconds += 1
+            print(f"\r{text}: {seconds} s", end="", file=sys.stderr, flush=True)
+
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
+        yield
+        return
+    thread = threading.Thread(target=count, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        print("\r\033[K", end="", file=sys.stderr, flush=True)

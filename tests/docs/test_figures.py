@@ -1,0 +1,50 @@
+"""The tables of README.md and docs/ show what ``benchmarks/results/`` holds."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def figures(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import figures
+
+    return figures
+
+
+def test_every_table_is_that_of_its_json(figures):
+    for path in figures.documents():
+        text = path.read_text()
+        assert figures.filled(text) == text, f"{path.name}: run python benchmarks/figures.py"
+
+
+def test_every_known_table_stands_in_a_document_once(figures):
+    names = [name for path in figures.documents() for _, name, _ in figures.BLOCK.findall(
+        path.read_text())]  # fmt: skip
+    assert sorted(names) == sorted(figures.TABLES)
+
+
+def test_a_changed_value_is_noticed(figures):
+    text = (ROOT / "README.md").read_text()
+    (mean,) = re.findall(r"\| trained encoder \| \*\*([\d.]+) \+-", text)
+    assert figures.filled(text.replace(mean, "99.99")) == text
+
+
+def test_the_demos_closing_table_is_that_of_the_measured_run():
+    text = (ROOT / "README.md").read_text()
+    results = json.loads((ROOT / "benchmarks/results/protocols.json").read_text())
+    results = results["digits"]["results"]
+    rows = {
+        "trained encoder": results,
+        "untrained encoder": results["random_init"],
+        "raw pixels": results["pixels"],
+    }
+    for name, found in rows.items():
+        values = [found[p][top] for p in ("linear", "knn") for top in ("top1", "top5")]
+        (line,) = re.findall(rf"^    {name} +(.*)$", text, re.MULTILINE)
+        assert line.split() == [part for value in values for part in (f"{100 * value:.1f}", "%")]

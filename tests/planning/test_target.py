@@ -1,0 +1,213 @@
+"""Plans for accelerators that are not here: names, stated rates, what a compiled program says."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from cssl_jax import cli
+from cssl_jax.config import Config
+from cssl_jax.errors import UserError
+from cssl_jax.planning import kernels, target_plan
+from cssl_jax.planning.chips import GPUS, TPUS, parse_target
+from cssl_jax.planning.gpu_targets import TARGET_CONFIGS
+from cssl_jax.planning.target_plan import TargetPlan
+from cssl_jax.recipes import load, override
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "chips", "memory"),
+    [("tpu:v5e:4x8", 32, 16e9), ("tpu:v4:4x4x2", 32, 32e9), ("cuda:h100", 1, 80e9),
+     ("cuda:h200:8", 8, 141e9)],
+)  # fmt: skip
+def test_a_target_is_a_platform_a_chip_and_a_topology(name, chips, memory):
+    target = parse_target(name)
+    assert (target.chips, target.chip.memory) == (chips, memory)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tpu:v9:2x4", "give one of tpu:v4, tpu:v5e, tpu:v5p, tpu:v6e, cuda:a100"),
+        ("v5e", "is unknown; give one of tpu:v4"),
+        ("tpu:v5e", "has no topology; give the chips, e.g. tpu:v5e:2x4"),
+        ("tpu:v5e:2by4", "has the topology '2by4'; give chips per axis, such as 4x8"),
+        ("cuda:h100:0", "has the topology '0'; give chips per axis, such as 8"),
+    ],
+)
+def test_an_unknown_target_is_refused_with_the_way_out(name, message):
+    with pytest.raises(UserError, match=message):
+        parse_target(name)
+
+
+def test_every_gpu_has_a_description_for_the_compiler():
+    assert set(TARGET_CONFIGS) == set(GPUS)
+    for model, text in TARGET_CONFIGS.items():
+        stated = GPUS[model].bandwidth
+        (line,) = [x for x in text.splitlines() if "memory_bandwidth" in x]
+        assert float(line.split(":")[1]) == pytest.approx(stated, rel=0.01)
+
+
+def test_without_the_compiler_the_command_names_what_to_install(monkeypatch, capsys):
+    missing = {"tpu": ("no_such_module.at_all", 'pip install "cssl-jax[plan-tpu]"')}
+    monkeypatch.setattr(target_plan, "COMPILERS", missing)
+    assert cli.main(["plan", "debug", "--target", "tpu:v5e:2x4"]) == 2
+    error = capsys.readouterr().err
+    assert 'not installed: pip install "cssl-jax[plan-tpu]"' in error
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_compiling(monkeypatch):
+    monkeypatch.setattr(target_plan, "COMPILERS", {"tpu": ("json", "")})
+    config = override(load("debug"), {"train.batch_size": 60})
+    with pytest.raises(UserError, match="global batch 60 does not divide over 8 devices"):
+        target_plan.plan_target(config, "tpu:v5e:2x4")
+
+
+def compiled(**changes):
+    return {
+        "devices": 8,
+        "memory": {"arguments": 1e9, "results": 0, "temporaries": 3e9},
+        "flops": 197e12 * 0.010,
+        "bytes": 819e9 * 0.020,
+        "collectives": {"all-gather": 8e8, "all-reduce": 4e8},
+        "collective_counts": {"all-gather": 1, "all-reduce": 3},
+        "origins": {"encoder, forward": {"kernels": 3, "bytes": 1e9}},
+        "loops": {"loops": 1, "loops of known length": 1, "conditionals": 0},
+        "seconds": 12.0,
+        **changes,
+    }
+
+
+def planned(name="tpu:v5e:2x4", **changes):
+    return TargetPlan(Config(), parse_target(name), compiled(**changes), {}, 1000.0)
+
+
+def test_bounds_are_amounts_over_stated_rates():
+    plan = planned()
+    assert plan.bounds["compute"] == pytest.approx(0.010)
+    assert plan.bounds["memory bandwidth"] == pytest.approx(0.020)
+    # Rings over 8 devices: 7/8 of what is gathered, twice that of what is reduced; 200 GB/s.
+    assert plan.bounds["interconnect"] == pytest.approx(7 / 8 * (8e8 + 2 * 4e8) / 200e9)
+    assert plan.views_per_second == pytest.approx(2 * Config().train.batch_size / 0.020)
+
+
+def test_a_device_that_is_half_a_chip_has_half_of_its_rates():
+    whole = planned("tpu:v4:2x2x2")
+    half = planned("tpu:v4:2x2x1")
+    assert (whole.devices_per_chip, half.devices_per_chip) == (1, 2)
+    assert half.bounds["compute"] == pytest.approx(2 * whole.bounds["compute"])
+    assert half.memory == whole.memory / 2
+
+
+def test_the_report_names_verdict_bound_and_origins():
+    text = str(planned())
+    assert "4.00 GB of 16 GB (25 %), fits" in text
+    assert "bound by memory bandwidth" in text
+    assert "cores feed that at 1,000 views/s per core" in text
+    assert "run nowhere" in text
+    large = str(planned(memory={"arguments": 1e9, "results": 0, "temporaries": 16e9}))
+    assert "DOES NOT FIT" in large
+
+
+PROGRAM = """
+%body (p: f32[4]) -> f32[4] {
+  %inner = f32[4]{0} fusion(%p), kind=kLoop, metadata={op_name="jit(f)/jvp(encoder)/mul"}
+}
+
+ENTRY %main (a: f32[8,4], b: f32[4]) -> f32[8,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %b = f32[4]{0} parameter(1)
+  %one = f32[8,4]{1,0} fusion(%a, %b), kind=kLoop, metadata={op_name="jit(f)/jvp(encoder)/add"}
+  %two = f32[8,4]{1,0} fusion(%one), metadata={op_name="jit(f)/transpose(jvp(encoder))/mul"}
+  %all = f32[8,4]{1,0} all-reduce(%two), to_apply=%sum, metadata={op_name="jit(f)/psum"}
+  %new = f32[8,4]{1,0} fusion(%all), kind=kLoop, metadata={op_name="jit(f)/optimizer/sub"}
+  ROOT %end = f32[8,4]{1,0} copy(%new)
+}
+"""
+
+
+def test_operations_are_counted_by_the_part_of_the_step_that_they_come_from():
+    found = kernels.by_origin(PROGRAM)
+    assert {name: part["kernels"] for name, part in found.items()} == {
+        "encoder, forward": 1, "encoder, backward": 1, "collectives": 1, "optimizer": 1,
+        "unnamed": 1,
+    }  # fmt: skip
+    assert found["encoder, forward"]["bytes"] == 4 * (32 + 4 + 32)
+
+
+def test_loops_and_conditionals_are_counted_in_all_computations():
+    text = 'x = (s32[]) while(%t), backend_config={"known_trip_count":{"n":"4"}}\n'
+    text += "y = (s32[], f32[2]{0}) while(%u)\nz = f32[] conditional(%p, %q)\n"
+    assert kernels.loops(text) == {"loops": 2, "loops of known length": 1, "conditionals": 1}
+
+
+SCRIPT = """
+import json, sys
+sys.path.insert(0, {tests!r})
+import jax
+import tiny
+from cssl_jax import parallel
+from cssl_jax.planning import compiled, kernels, program
+from cssl_jax.planning.shapes import abstract_mesh, input_of, step_of
+from cssl_jax.planning.target_child import compile_step, devices
+config = tiny.config(batch_size=32)
+mesh = parallel.make_mesh(devices("tpu", "v5e", "2x4"))
+given = input_of(config, 16 * 2**30, mesh.size)
+made = compile_step(step_of(config, mesh, given), mesh)
+text = made.as_text()
+abstract = abstract_mesh(mesh.size)
+traced = program.device_program(step_of(config, abstract, given), abstract)
+print(json.dumps(dict(
+    devices=mesh.size, kind=mesh.devices.flat[0].device_kind, memory=compiled.memory(made),
+    flops=compiled.flops(made), bytes=compiled.bytes_accessed(made),
+    counts=compiled.collective_counts(text), origins=kernels.by_origin(text),
+    loops=kernels.loops(text),
+    host=[word for word in ("infeed(", "outfeed(", "send(", "recv(") if word in text],
+    compiled=compiled.collective_bytes(text, mesh.size),
+    traced=program.collective_bytes(traced),
+)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "CSSL_TEST_LIBTPU" not in os.environ, reason="CSSL_TEST_LIBTPU names no folder with libtpu"
+)
+def test_a_step_compiles_for_eight_chips_of_a_v5e():
+    variables = {**os.environ, **target_plan._TPU_VARIABLES, "JAX_PLATFORMS": "cpu"}
+    variables["PYTHONPATH"] = os.environ["CSSL_TEST_LIBTPU"]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(tests=str(TESTS))],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=TESTS.parent,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["devices"], found["kind"]) == (8, "TPU v5 lite")
+    assert found["memory"]["temporaries"] > 0
+    assert found["flops"] > 1e6
+    assert found["bytes"] > 1e6
+    assert found["host"] == []
+    assert found["loops"]["conditionals"] == 0
+    assert found["loops"]["loops"] <= 1  # the sampler's rounds
+    # XLA merges the gradient's all-reduces into one; the gather's gradient is reduced too.
+    assert found["counts"]["all-gather"] == 1
+    assert found["counts"]["all-reduce"] < 30
+    assert found["compiled"]["all-gather"] == found["traced"]["all-gather"]
+    assert {"encoder, forward", "encoder, backward", "views", "collectives"} <= set(
+        found["origins"]
+    )
+
+
+def test_tpus_state_more_compute_with_every_generation():
+    assert [TPUS[name].flops for name in ("v5e", "v4", "v5p", "v6e")] == sorted(
+        chip.flops for chip in TPUS.values()
+    )
