@@ -57,8 +57,8 @@ _HOMES = {
 
 
 _SUBMODULES = (
-    *("augment", "config", "data", "distributed", "interop", "losses", "methods", "models"),
-    "recipes",
+    *("augment", "config", "data", "distributed", "evaluate", "interop", "losses", "methods"),
+    *("models", "recipes", "train"),
 )
 
 

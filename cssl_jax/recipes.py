@@ -28,6 +28,19 @@ _NO_RESULT = (
     *("train.on_nonfinite", "train.nonfinite_limit", "train.check_replicas_every"),
 )
 
+# What a run may change besides, when it is resumed: how the same numbers are computed. These fields
+# stay in the config's hash, which is older than the permission.
+_SAME_RESULT = (
+    *("train.log_every", "data.engine", "data.resident", "data.max_rejected"),
+    *("evaluate.batch_size", "model.remat", "method.tile_size"),
+)
+# Where the data lie and how they are found: the fingerprint of the images and labels decides.
+_FOUND_BY_FINGERPRINT = (
+    *("data.source", "data.validation_source", "data.labels", "data.image_key", "data.label_key"),
+    *("data.min_side", "data.max_pixels"),
+    *("adapt.target", "adapt.target_validation", "adapt.target_labels"),
+)
+
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Plain nested dict, ready for JSON."""
@@ -168,6 +181,21 @@ def differing_fields(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
 def differences(old: Config, new: Config) -> list[str]:
     """Lines "field: old -> new" for every field that determines the result and differs."""
     fields = differing_fields(old, new)
+    return [f"{name}: {before!r} -> {after!r}" for name, (before, after) in fields.items()]
+
+
+def resume_differences(old: Config, new: Config) -> list[str]:
+    """``differences`` that keep a run from being resumed with the new config.
+
+    A run's data may lie elsewhere, and be read otherwise: their fingerprints are compared. The run
+    of ``train.init`` may lie in another folder under the same name; it is not read again.
+    """
+    fields = differing_fields(old, new)
+    init = fields.get("train.init")
+    if init and all(init) and len({pathlib.PurePath(place).name for place in init}) == 1:
+        del fields["train.init"]
+    for name in (*_SAME_RESULT, *_FOUND_BY_FINGERPRINT):
+        fields.pop(name, None)
     return [f"{name}: {before!r} -> {after!r}" for name, (before, after) in fields.items()]
 
 

@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 import tyro
 
 from cssl_jax.commands.parsing import File, OptionalFile, Run, parse, run_first
-from cssl_jax.config import Config, DataConfig, EvaluateConfig
+from cssl_jax.config import Config, DataConfig, EvaluateConfig, validate
+from cssl_jax.data.options import PictureOptions
 from cssl_jax.outputs import check_output, open_output, stdout_kept_for, write_json_output
 
+REJECTED_SHOWN = 20  # omitted images that are printed; the file holds all
 Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment"]
 
 
@@ -35,17 +37,15 @@ class Evaluate:
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
 
-@dataclasses.dataclass(frozen=True)
-class EmbedData:
-    """What to embed.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedData(PictureOptions):
+    """What to embed; how images are read is as in the run where no option says otherwise.
 
     Attributes:
-        source: As data.source of a run: an .npz file, a folder of pictures, a .csv list, ...
-        labels: As data.labels of a run.
+        source: As data.source of a run: an .npz file, a folder of images, a .csv list, ...
     """
 
     source: str
-    labels: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Embed:
         run: Run folder of the encoder.
         data: What to embed.
         output: File to write (.npz; - is standard output): features float32 [N, D] and, where there
-            are some, labels, names and classes (names of the labels).
+            are some, labels, names, classes (names of the labels), and rejected: name and reason of
+            each image that is omitted.
         batch_size: Images embedded at once; 0 is the run's evaluate.batch_size.
     """
 
@@ -101,21 +102,29 @@ def embed(argv: Sequence[str]) -> int:
     """`cssl-jax embed RUN --data.source SOURCE --output features.npz`."""
     import numpy as np
 
-    from cssl_jax import processes
+    from cssl_jax import processes, recipes
     from cssl_jax.data.loading import load_source
     from cssl_jax.evaluate.encoder import load_encoder
 
-    options = parse(Embed, "embed", argv)
+    run = run_first("embed", "--data.source SOURCE --output FILE ", argv)
+    own = recipes.read_json(run / "config.json").data if run else PictureOptions()
+    read = {field.name: getattr(own, field.name) for field in dataclasses.fields(PictureOptions)}
+    # The labels and the memory of the run's data are no property of other data.
+    data = EmbedData(source=tyro.MISSING, **{**read, "labels": "auto", "in_memory": None})
+    options = parse(Embed, "embed", argv, Embed(tyro.MISSING, data, tyro.MISSING))
     check_output(options.output, ".npz")
     encoder = load_encoder(options.run, batch_size=options.batch_size)
-    read = dataclasses.replace(encoder.config.data, labels=options.data.labels)
-    source = load_source(options.data.source, read)
+    validate(Config(data=DataConfig(**dataclasses.asdict(options.data))))
+    source = load_source(options.data.source, options.data)
     arrays = {"features": encoder.embed(source)}
     if not processes.first():
         return 0
     arrays |= {
         name: value for name in ("labels", "names") if (value := getattr(source, name)) is not None
     }
+    rejected = [(name, reason) for name, reason, _ in source.rejected]
+    if rejected:
+        arrays["rejected"] = np.array(rejected, str)
     if source.labels is not None and source.classes:
         arrays["classes"] = np.array(source.classes, str)
     with open_output(options.output) as file:
@@ -124,4 +133,9 @@ def embed(argv: Sequence[str]) -> int:
     also = "".join(f", {name}" for name in arrays if name != "features")
     with stdout_kept_for(options.output):
         print(f"{options.output}: features float32 [{shape[0]}, {shape[1]}]{also}")
+        if rejected:
+            print(f"{len(rejected)} of {len(rejected) + len(source)} images omitted:")
+            shown = [f"  {name}: {reason}" for name, reason in rejected[:REJECTED_SHOWN]]
+            hidden = len(rejected) - len(shown)
+            print("\n".join(shown + ([f"  ... and {hidden} more"] if hidden else [])))
     return 0

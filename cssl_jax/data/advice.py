@@ -9,7 +9,7 @@ from cssl_jax.data.pipeline import HostPipeline, Pipeline, ResidentPipeline
 from cssl_jax.data.sources import ArraySource
 from cssl_jax.data.threads import cores
 
-PLAIN_RESIZE = "resize without antialiasing by --augment.no-antialias"
+PLAIN_RESIZE = "resize without antialiasing by --augment.no-antialias in a new run"
 
 
 def advice(pipeline: Pipeline) -> str:
@@ -50,9 +50,12 @@ def change(pipeline: Pipeline) -> str:
 
 def _change_of_host(pipeline: HostPipeline) -> str:
     if isinstance(pipeline.source, ArraySource):
-        return "leave it to the device with --data.augment-on device"
+        return "leave it to the device with --data.augment-on device in a new run"
     if pipeline.whole:
-        return "leave all but decoding and cropping to the device with --data.augment-on split"
+        return (
+            "leave all but decoding and cropping to the device with --data.augment-on split in a "
+            "new run"
+        )
     ways = []
     shorter = int(np.median(pipeline.source.sizes.min(axis=1)))
     if shorter > 2.5 * pipeline.size:
@@ -60,7 +63,9 @@ def _change_of_host(pipeline: HostPipeline) -> str:
             f"store pictures at about twice the view's side ({2 * pipeline.size} px; now {shorter})"
         )
     if (pipeline.source.sizes == pipeline.source.sizes[0]).all():
-        ways.append(f"decode them once with --data.in-memory True ({_mebibytes(pipeline)} MiB)")
+        ways.append(
+            f"decode them once with --data.in-memory True ({_mebibytes(pipeline)} MiB) in a new run"
+        )
     if pipeline.engine == "threads":
         installed = importlib.util.find_spec("tensorflow") is not None
         ways.append(

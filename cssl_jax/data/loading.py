@@ -1,6 +1,7 @@
 """From what a user writes as data.source to a source of examples."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -43,17 +44,18 @@ def _check_local(spec: str) -> None:
         raise UserError(f"{spec} is not on this machine; copy it here, or mount it")
 
 
-def load_source(spec: str, options: PictureOptions | None = None) -> Source:
+def load_source(spec: str | os.PathLike[str], options: PictureOptions | None = None) -> Source:
     """Opens a data source.
 
     Args:
-        spec: ``digits`` (embedded); the path of an .npz file with ``images`` and ``labels``; or
-            pictures, see ``open_records``.
+        spec: ``digits`` (embedded); the path of an .npz file with ``images`` and ``labels``, as
+            text or as a ``pathlib.Path``; or pictures, see ``open_records``.
         options: Of pictures; arrays are what they are.
 
     Raises:
         UserError: Nothing is there, or what is there is no set of images.
     """
+    spec = as_text(spec)
     if spec == "digits":
         return arrays.digits()
     if pathlib.Path(spec).suffix == ".npz":
@@ -62,7 +64,21 @@ def load_source(spec: str, options: PictureOptions | None = None) -> Source:
     return load_pictures(open_records(spec, options), options)
 
 
-def open_records(spec: str, options: PictureOptions) -> Records:
+def as_text(spec: str | os.PathLike[str]) -> str:
+    """The text of a source that is given as text or as a path.
+
+    Raises:
+        UserError: It is something else, such as an array.
+    """
+    if isinstance(spec, str | os.PathLike):
+        return os.fsdecode(spec)
+    raise UserError(
+        f"the data source is of type {type(spec).__name__}; give a path or a name ({KINDS}); an "
+        "array of images goes to load_encoder(run)(images), or into an .npz file"
+    )
+
+
+def open_records(spec: str | os.PathLike[str], options: PictureOptions) -> Records:
     """Opens encoded pictures; reads names, no pixels.
 
     Args:
@@ -74,6 +90,7 @@ def open_records(spec: str, options: PictureOptions) -> Records:
     Raises:
         UserError: Nothing is there, or what is there is no set of pictures.
     """
+    spec = as_text(spec)
     _check_local(spec)
     scheme, _, rest = spec.partition(":")
     openers = {"tfds": _tfds, "wds": _tar}

@@ -1,6 +1,7 @@
 """Pictures with a class for every pixel: a folder of images and index masks, or an .npz file."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +10,7 @@ import numpy as np
 from cssl_jax.data import pictures
 from cssl_jax.data.arrays import read_npz
 from cssl_jax.data.folder import read_regular
-from cssl_jax.data.loading import load_source
+from cssl_jax.data.loading import as_text, load_source
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.data.sources import Source
 from cssl_jax.data.threads import ahead
@@ -62,7 +63,7 @@ class MaskedSource:
             yield images, np.stack([next(masks) for _ in range(len(images))])
 
 
-def load_masks(spec: str, options: PictureOptions) -> MaskedSource:
+def load_masks(spec: str | os.PathLike[str], options: PictureOptions) -> MaskedSource:
     """Opens images with masks.
 
     Args:
@@ -74,7 +75,7 @@ def load_masks(spec: str, options: PictureOptions) -> MaskedSource:
     Raises:
         UserError: Nothing is there, a mask is missing, or one does not fit its image.
     """
-    path = pathlib.Path(spec).expanduser()
+    path = pathlib.Path(as_text(spec)).expanduser()
     options = dataclasses.replace(options, labels="none")
     masks: np.ndarray | list[pathlib.Path]
     if path.suffix == ".npz":

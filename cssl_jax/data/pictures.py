@@ -28,6 +28,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("HEIF",) if _H
 ORIENTATION = 0x0112  # of EXIF
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _END_OF_JPEG = b"\xff\xd9"
+# Frames of TensorFlow's decoder: baseline, extended and progressive. Lossless (SOF3) and arithmetic
+# ones are Pillow's alone.
+_HUFFMAN_DCT = (0xC0, 0xC1, 0xC2)
 # What Pillow's readers raise for a file of another format.
 _FORMAT_ERRORS = (SyntaxError, IndexError, TypeError, KeyError, struct.error)
 _SUBSAMPLINGS = (0, 1, 2)  # 4:4:4, 4:2:2, 4:2:0: of others, decoders differ in the last bit
@@ -97,7 +100,7 @@ def decode_picture(
         size = (image.height, image.width)
         kind = f"{image.format} {image.mode}"
         # TensorFlow reads on to the end marker, Pillow to the last row.
-        plain = _is_plain(image, channels) and content.endswith(_END_OF_JPEG)
+        plain = _is_plain(image, channels, content) and content.endswith(_END_OF_JPEG)
         if halvings:  # the largest reduction that leaves no side below these
             image.draft(None, (image.width >> halvings, image.height >> halvings))
         image.load()
@@ -173,14 +176,29 @@ def read_index_png(content: bytes, max_pixels: float) -> np.ndarray:
         raise PictureError(_reason(content, error), _words(error), size) from error
 
 
-def _is_plain(image: Any, channels: int) -> bool:
-    if image.format not in ("JPEG", "MPO"):
+def _is_plain(image: Any, channels: int, content: bytes) -> bool:
+    if image.format not in ("JPEG", "MPO") or _frame_marker(content) not in _HUFFMAN_DCT:
         return False
     if image.mode == "L":
         return channels in (1, 3)
     sampling = PIL.JpegImagePlugin.get_sampling(image)
     ycc = image.info.get("adobe_transform", 1) == 1
     return image.mode == "RGB" and channels == 3 and sampling in _SUBSAMPLINGS and ycc
+
+
+def _frame_marker(content: bytes) -> int:
+    """The marker of a JPEG's frame, SOF0 (0xC0) to SOF15: its process; 0 where there is none."""
+    at = 2
+    while at + 4 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == 0xFF:  # fill bytes may stand before a marker
+            at += 1
+            continue
+        # Of these 16 markers three are no frames: Huffman tables, a reserved one, arithmetic ones.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return marker
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return 0
 
 
 def _orientation(image: PIL.Image.Image) -> int:

@@ -84,9 +84,11 @@ def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]
                     for number in (*index, *work.sampler.draw(step + 1, work.rows)[0]):
                         work.source.image(int(number))
                 if not troubles:
+                    numbers = {*index, *work.sampler.draw(step + 1, work.rows)[0]}
                     raise RunError(
-                        f"TensorFlow cannot decode a picture of step {step}, which Pillow can: "
-                        f"{error.message.splitlines()[0]}; use --data.engine threads"
+                        f"{_undecodable(work.source, sorted(map(int, numbers)))}: TensorFlow "
+                        f"cannot decode it, and Pillow can ({error.message.splitlines()[0]}); run "
+                        "the same command with --data.engine threads to continue"
                     ) from error
                 raise troubles[0] from None
             yield {"views": views, "index": index, "key": key}
@@ -150,6 +152,21 @@ class _Pictures:
 
         picture = tf.cond(example["plain"], decode_jpeg, lambda: call(self._source.image, tf.uint8))
         return tf.ensure_shape(picture, (None, None, self._source.channels))
+
+
+def _undecodable(source: Source, numbers: list[int]) -> str:
+    """Names of the images, among a few, that TensorFlow cannot decode."""
+    assert isinstance(source, PictureSource)
+    names = []
+    for number in numbers:
+        if source.plain_jpeg[number]:
+            try:
+                tf.io.decode_jpeg(
+                    source.encoded(number), source.channels, dct_method="INTEGER_ACCURATE"
+                )
+            except tf.errors.OpError:
+                names.append(str(source.names[number]))
+    return f"{source.name}: {', '.join(names) or 'an image of the batch'}"
 
 
 def _opener(source: Source) -> "_Arrays | _Pictures":

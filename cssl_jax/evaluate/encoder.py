@@ -1,10 +1,13 @@
 """A trained encoder, opened from a run folder, and its evaluation after the run."""
 
+import contextlib
 import dataclasses
 import json
+import logging
+import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
 
 import jax
 import numpy as np
@@ -12,6 +15,7 @@ import optax
 
 from cssl_jax import distributed, parallel, processes, recipes, runtime
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
+from cssl_jax.data.loading import load_source
 from cssl_jax.data.masks import MaskedSource
 from cssl_jax.data.sources import ArraySource, Source
 from cssl_jax.errors import UserError
@@ -19,6 +23,7 @@ from cssl_jax.evaluate import leakage, protocols
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, halves, labelled_part
 from cssl_jax.evaluate.features import InputSpec, Model, encoder_variables, make_embed
 from cssl_jax.evaluate.segment_run import load_masked_parts, segment
+from cssl_jax.evaluate.segmentation import stage_maps
 from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.train import setup
@@ -45,7 +50,7 @@ class Encoder:
         if checkpoint not in ("last", "best"):
             raise UserError(f"checkpoint {checkpoint!r} is unknown; use 'last' or 'best'")
         self.run = existing_run(run)
-        with Checkpoints(self.run, read_only=True) as checkpoints:
+        with _quiet(), Checkpoints(self.run, read_only=True) as checkpoints:
             meta = checkpoints.meta()
             self.meta: dict[str, Any] = meta
             self.config: Config = recipes.from_dict(meta["config"])
@@ -60,18 +65,43 @@ class Encoder:
             assert step is not None  # meta() has found one
             self.step = step
             self.model: Model = checkpoints.restore_model(self._shapes(), self.mesh, self.step)
+        self._rows = batch_size or self.config.evaluate.batch_size
         self._embed = make_embed(
             self.method.encoder,
             self.mesh,
             size=self.spec.size,
             mean=self.spec.mean,
             std=self.spec.std,
-            batch_size=batch_size or self.config.evaluate.batch_size,
+            batch_size=self._rows,
         )
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 images [N, H, W, C], any height and width, to features float32 [N, D]."""
-        images = np.asarray(images)
+    @overload
+    def __call__(self, images: Any) -> np.ndarray: ...
+    @overload
+    def __call__(self, images: Any, layers: Sequence[int]) -> dict[str, np.ndarray]: ...
+    def __call__(
+        self, images: Any, layers: Sequence[int] | None = None
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """Images to features, and to the maps of the encoder's stages.
+
+        Args:
+            images: uint8 [N, H, W, C], any height and width.
+            layers: Stages from 1, such as (3, 4).
+
+        Returns:
+            Features float32 [N, D]. With layers, {"features": the same, "stage3": maps float32
+            [N, h, w, channels], ...}.
+
+        Raises:
+            UserError: The images or a stage are none that the encoder takes.
+        """
+        try:
+            images = np.asarray(images)
+        except ValueError as error:  # NumPy's answer to images of several sizes
+            raise UserError(
+                "the images have several sizes; give one array uint8 [N, H, W, C], each image by "
+                "itself as images[None], or a folder of them to .embed(path)"
+            ) from error
         if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
             raise UserError(
                 f"images are {images.dtype} {images.shape}; give uint8 [N, H, W, C] in [0, 255]"
@@ -81,10 +111,27 @@ class Encoder:
                 f"images have shape {images.shape}, which is {images.shape[1]} channel(s) before "
                 "height and width; give numpy.transpose(images, (0, 2, 3, 1))"
             )
-        return self.embed(ArraySource("the array", images))
+        source = ArraySource("the array", images)
+        features = self.embed(source)
+        if layers is None:
+            return features
+        return {"features": features, **self._maps(source, layers)}
 
-    def embed(self, source: Source) -> np.ndarray:
-        """A source of N images (see ``data.loading.load_source``) to features float32 [N, D]."""
+    def embed(self, source: Source | str | os.PathLike[str]) -> np.ndarray:
+        """Images to features float32 [N, D], in the order of the source.
+
+        Args:
+            source: See ``data.loading.load_source``, or what that function takes, such as the path
+                of a folder; its images are read as those of the run.
+
+        Raises:
+            UserError: It is no source, or its images are none that the encoder takes.
+        """
+        if isinstance(source, np.ndarray):
+            return self(source)
+        if isinstance(source, str | os.PathLike):
+            options = dataclasses.replace(self.config.data, labels="auto", in_memory=None)
+            source = load_source(source, options)
         self.check_channels(source)
         return self._embed(encoder_variables(self.model), source)
 
@@ -107,9 +154,39 @@ class Encoder:
             batch_size=self.config.evaluate.batch_size,
         )
 
+    def _maps(self, source: ArraySource, layers: Sequence[int]) -> dict[str, np.ndarray]:
+        """{"stage3": float32 [N, h, w, channels], ...} of these stages; on one process."""
+        count = len(self.method.encoder.stage_sizes)
+        for layer in layers:
+            if layer not in range(1, count + 1):
+                raise UserError(f"layer {layer!r} is no stage; this encoder has 1 to {count}")
+        apply = jax.jit(stage_maps(self.method.encoder, self.spec, tuple(layers)))
+        variables = encoder_variables(self.model)
+        rows = min(self._rows, len(source))
+        found: list[list[np.ndarray]] = [[] for _ in layers]
+        for start in range(0, len(source), rows):
+            block = source.images[start : start + rows]
+            # Padded, so that the last block needs no program of its own.
+            padded = np.pad(block, [(0, rows - len(block)), (0, 0), (0, 0), (0, 0)])
+            for parts, maps in zip(found, apply(variables, padded), strict=True):
+                parts.append(np.asarray(maps, np.float32)[: len(block)])
+        return {f"stage{n}": np.concatenate(m) for n, m in zip(layers, found, strict=True)}
+
     def _shapes(self) -> Model:
         init = setup.initializer(self.method, optax.identity(), self.spec)
         return jax.eval_shape(init, jax.random.key(0)).model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it, Orbax's warnings on how a checkpoint is read, no matter of the user, are mute."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def load_encoder(

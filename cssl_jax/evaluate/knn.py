@@ -23,7 +23,7 @@ def knn(
     queries: np.ndarray,
     query_labels: np.ndarray,
     *,
-    num_classes: int,
+    num_classes: int | None = None,
     k: int | Sequence[int] = 200,
     temperature: float = 0.1,
 ) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def knn(
         bank_labels: As there.
         queries: As there.
         query_labels: int [Q] in [0, num_classes).
-        num_classes: As there.
+        num_classes: As there; None is one more than the largest label of both.
         k: One number, or several: all come from the same neighbours.
         temperature: As there.
 
@@ -43,6 +43,9 @@ def knn(
         {"K": {"top1", "top5"}} of each, a k beyond the bank's size being the bank's size.
     """
     ks = (k,) if isinstance(k, int | np.integer) else tuple(k)
+    if num_classes is None:
+        known = np.concatenate([np.ravel(bank_labels), np.ravel(query_labels)])
+        num_classes = int(known.max(initial=0)) + 1
     hits = knn_hits(
         bank,
         bank_labels,

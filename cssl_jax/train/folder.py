@@ -40,7 +40,7 @@ def check(run: pathlib.Path, config: Config) -> None:
         raise UserError(f"{run} is a file; give --workdir a folder")
     if path.is_file():
         known = recipes.read_json(path)
-        changed = recipes.differences(known, config)
+        changed = recipes.resume_differences(known, config)
         if changed and begun:
             raise UserError(
                 f"{run} holds a run with another config; use another --workdir, or undo:\n  "
@@ -129,19 +129,34 @@ class Claim:
 def begin(run: pathlib.Path, config: Config, claim: Claim) -> None:
     """Makes the folder this run's, once all parts stand: a config that is refused leaves no folder.
 
+    A run that is resumed keeps its config.json until ``confirm``.
+
     Raises:
         UserError: It cannot be written, another run has it, or a process does not see it.
     """
+    path = run / "config.json"
 
-    def make() -> None:
+    def make() -> str:
         with writable(run):
             run.mkdir(parents=True, exist_ok=True)
             claim.take()
             remove_unfinished(run)
+            if not (has_checkpoint(run) and path.is_file()):
+                write_text(path, recipes.to_json(config))
+            return path.read_text()
+
+    content = processes.from_first(make)
+    processes.together(lambda: _require_sight(path, content))
+
+
+def confirm(run: pathlib.Path, config: Config) -> None:
+    """Records the config of a run that is resumed, once its data are known to be the same."""
+
+    def write() -> None:
+        if recipes.read_json(run / "config.json") != config:
             write_text(run / "config.json", recipes.to_json(config))
 
-    processes.by_first(make)
-    processes.together(lambda: _require_sight(run / "config.json", recipes.to_json(config)))
+    processes.by_first(write)
 
 
 def _require_sight(path: pathlib.Path, content: str) -> None:

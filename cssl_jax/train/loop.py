@@ -130,6 +130,7 @@ def _pretrain(
             if checkpoints.latest:
                 state, unscored = _resume(parts, checkpoints)
                 start = int(state.step)
+                folder.confirm(run, config)
             else:
                 state, origin = first_state(config, parts)
                 parts.meta.update({ORIGIN: origin} if origin else {})
@@ -220,7 +221,7 @@ def _resume(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, bool]:
         if meta["data"][part] != fingerprint:
             raise UserError(
                 f"the {part} images have changed since the run began: {meta['data'][part]}, now "
-                f"{fingerprint}; restore them, or begin anew in another --workdir"
+                f"{fingerprint}; restore them, or start from scratch in another --workdir"
             )
     if ORIGIN in meta:
         parts.meta[ORIGIN] = meta[ORIGIN]

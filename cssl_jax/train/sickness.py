@@ -19,7 +19,7 @@ DUMPS = 50  # at most, the newest: a run that skips for hours is no reason to fi
 _TRAIL = 20  # logged steps that led there
 _ADVICE = (
     "Lower optimizer.learning_rate, lengthen optimizer.warmup_epochs, set optimizer.clip_norm, or "
-    "raise method.temperature"
+    "raise method.temperature, in another --workdir (--init with this run starts from its weights)"
 )
 
 

@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 
+import lossless
 import numpy as np
 import PIL.Image
 import pytest
@@ -313,3 +314,18 @@ def test_what_is_left_out_is_told_with_the_source_and_its_parts(folder):
     assert (name, reason) == ("cat/broken.jpg", "unreadable")
     with pytest.raises(UserError, match=r"data\.max_rejected"):
         load_source(str(folder), dataclasses.replace(PictureOptions(), max_rejected=0.01))
+
+
+def test_a_file_that_tensorflow_alone_cannot_decode_is_named_with_an_engine_that_can(folder):
+    tf_batches = engine("tf")
+    pixels = np.full((40, 40), 128, np.uint8)
+    (folder / "cat" / "lossless.jpg").write_bytes(lossless.encode(pixels))
+    source = load_source(str(folder))
+    assert len(list(tf_batches(work(source), 0, 4))) == 4  # Pillow decodes it there too
+    plain = dataclasses.replace(source.index, plain_jpeg=source.index.plain_jpeg | True)
+    wrong = dataclasses.replace(source, index=plain)
+    wrong = wrong.take(np.flatnonzero(np.char.endswith(wrong.names, ".jpg")))
+    with pytest.raises(RunError) as caught:
+        list(tf_batches(work(wrong), 0, 8))
+    assert "cat/lossless.jpg: TensorFlow cannot decode it" in str(caught.value)
+    assert "--data.engine threads" in str(caught.value)

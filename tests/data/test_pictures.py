@@ -3,6 +3,7 @@
 import io
 
 import hypothesis
+import lossless
 import numpy as np
 import PIL.Image
 import pytest
@@ -147,6 +148,17 @@ def test_tensorflow_decodes_plain_jpegs_to_the_same_bits(channels):
             np.testing.assert_array_equal(picture.pixels, theirs)
             plain += 1
     assert plain == (19 if channels == 3 else 1)  # grey of a colour JPEG is left to Pillow
+
+
+def test_a_lossless_jpeg_is_left_to_pillow():
+    pixels = salted.pixels(0, 17, 23, channels=1)[..., 0]
+    content = lossless.encode(pixels)
+    picture = pictures.decode_picture(content, 3)
+    np.testing.assert_array_equal(picture.pixels[..., 0], pixels)
+    assert not picture.plain_jpeg
+    tf = pytest.importorskip("tensorflow")
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        tf.io.decode_jpeg(content, 3)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

@@ -12,7 +12,7 @@ import pytest
 
 import cssl_jax
 import tiny
-from cssl_jax import parallel
+from cssl_jax import parallel, recipes
 from cssl_jax.data import pipeline
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.train import journal, metrics
@@ -441,3 +441,46 @@ def test_evaluating_a_run_again_gives_its_results(run):
 
 def test_every_replica_of_a_restored_state_is_equal(run):
     parallel.assert_replicated(cssl_jax.load_encoder(run[0]).model)
+
+
+def crashed(config, place, monkeypatch):
+    """A run that ended after its first checkpoint."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(CrashError):
+            cssl_jax.pretrain(config, place)
+
+
+def test_a_run_resumes_where_its_data_lie_now(config, run, arrays, tmp_path, monkeypatch):
+    crashed(config, tmp_path / "run", monkeypatch)
+    moved = shutil.copy(arrays, tmp_path / "elsewhere.npz")
+    there = tiny.replace(config, "data", source=str(moved), max_rejected=0.5)
+    cssl_jax.pretrain(there, tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (
+        run[0] / "metrics.jsonl"
+    ).read_bytes()
+    assert recipes.read_json(tmp_path / "run" / "config.json").data.source == str(moved)
+
+
+def test_a_run_whose_data_are_others_is_refused_and_keeps_its_config(
+    config, arrays, tmp_path, monkeypatch
+):
+    crashed(config, tmp_path / "run", monkeypatch)
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    other = tiny.pictures(60, seed=1)
+    np.savez(tmp_path / "other.npz", images=other.images, labels=other.labels)
+    changed = tiny.replace(config, "data", source=str(tmp_path / "other.npz"))
+    with pytest.raises(UserError, match="the train images have changed since the run began"):
+        cssl_jax.pretrain(changed, tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_how_the_same_numbers_are_computed_and_logged_may_change_on_resume(
+    config, run, tmp_path, monkeypatch
+):
+    crashed(config, tmp_path / "run", monkeypatch)
+    other = tiny.replace(config, "train", log_every=2, keep=1)
+    other = tiny.replace(other, "data", engine="threads", resident=False)
+    other = tiny.replace(other, "evaluate", batch_size=24)
+    cssl_jax.pretrain(other, tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, last_model(tmp_path / "run"), last_model(run[0]))
