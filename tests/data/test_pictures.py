@@ -66,11 +66,11 @@ NOISE = np.random.default_rng(0).integers(0, 200, (9, 9, 13))
         (tiffs.encode(NOISE[..., 0] / 7, kind=tiffs.FLOAT), "64-bit floating-point values"),
         (
             tiffs.encode((NOISE[..., 0] / 199).astype(np.float32), kind=tiffs.FLOAT),
-            "floating-point values, 0 to 1; scale them to 8 or 16 bits",
+            "to 1; scale them to 8 or 16 bits, or save",
         ),
         (
             tiffs.encode(NOISE[..., 0].astype(np.int16) - 100, kind=tiffs.SIGNED),
-            "values from -100 to 99, which is below 0; scale them",
+            "values from -93 to 99, which is below 0; scale them",
         ),
         (
             tiffs.encode(NOISE[..., 0].astype(np.uint32) * 1000),
