@@ -3,6 +3,7 @@
 import collections
 import glob
 import importlib.util
+import ipaddress
 import os
 import sys
 import threading
@@ -122,7 +123,25 @@ def _given(coordinator: str, num_processes: int | None, process_id: int | None) 
         )
     if count == 1:
         return {}
-    return {"coordinator_address": str(address), "num_processes": count, "process_id": number}
+    return {
+        "coordinator_address": str(address),
+        "num_processes": count,
+        "process_id": number,
+        **_bound_to(str(address)),
+    }
+
+
+def _bound_to(address: str) -> dict[str, str]:
+    """Where the coordinator listens: on this machine alone where it is reached from there alone.
+
+    JAX would listen on every interface, and whoever reaches the port may join or end the run.
+    """
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which the other machines reach
+        loopback = False
+    return {"coordinator_bind_address": address} if loopback else {}
 
 
 def _announced() -> bool:

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any, TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from cssl_jax.errors import UserError
 
 T = TypeVar("T")
+_FORMULA = tuple("=+-@\t\r")  # what a cell begins with that a spreadsheet computes
 
 
 def existing_run(run: str | pathlib.Path) -> pathlib.Path:
@@ -75,6 +76,38 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def to_bytes(text: str) -> bytes:
     """UTF-8; file names that are in no encoding keep the bytes that they have on disk."""
     return text.encode(errors="surrogateescape")
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as the text of a CSV file with lines that end in a line feed.
+
+    A name that a spreadsheet would run as a formula gets an apostrophe in front, as spreadsheets
+    themselves write it; ``csv_value`` takes it away. Carriage returns are quoted, which Python's
+    ``csv.writer`` leaves to the reader's luck.
+    """
+    return "".join(",".join(map(_cell, row)) + "\n" for row in rows)
+
+
+def csv_value(text: str) -> str:
+    """The value of a cell of ``csv_text``."""
+    return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA else text
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(value)
+    if text[:1] in _FORMULA and not _is_number(text):
+        text = "'" + text
+    if any(letter in text for letter in ',;"\r\n') or text != text.strip():
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:

@@ -1,5 +1,10 @@
 """How a process learns whether it is one of several, and what it says where that does not fit."""
 
+import pathlib
+import socket
+import subprocess
+import sys
+import time
 import types
 
 import jax
@@ -107,3 +112,55 @@ def test_slices_follow_one_another():
     found = [[device.id for device in members] for members in parallel.by_slice(devices)]
     assert found == [[0, 2, 4], [1, 3, 5]]
     assert len(parallel.by_slice(jax.devices())) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "bound"),
+    [
+        ("127.0.0.1:1234", "127.0.0.1:1234"),
+        ("127.0.0.2:1", "127.0.0.2:1"),
+        ("[::1]:1234", "[::1]:1234"),
+        ("localhost:1234", "localhost:1234"),
+        ("10.0.0.1:1234", None),
+        ("node-0.cluster:1234", None),
+    ],
+)
+def test_a_coordinator_of_this_machine_alone_listens_there_alone(address, bound):
+    given = distributed._given(address, 2, 0)
+    assert given["coordinator_address"] == address
+    assert given.get("coordinator_bind_address") == bound
+
+
+LISTEN = """
+import sys
+from cssl_jax import distributed
+distributed.start(sys.argv[1], 2, 0, timeout=60)
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/net/tcp").exists(), reason="no Linux")
+def test_the_port_of_a_loopback_coordinator_is_closed_to_other_machines():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", LISTEN, f"127.0.0.1:{port}"])
+    try:
+        end = time.monotonic() + 240
+        while not (found := listeners(port)) and time.monotonic() < end:
+            assert process.poll() is None
+            time.sleep(0.1)
+        assert found == ["0100007F"]  # 127.0.0.1, and nothing of IPv6
+    finally:
+        process.kill()
+        process.wait()
+
+
+def listeners(port):
+    """Addresses, as the kernel writes them, on which a port is listened to."""
+    lines = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in pathlib.Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    local = [line[1].split(":") for line in lines if line[3] == "0A"]
+    return [address for address, number in local if int(number, 16) == port]

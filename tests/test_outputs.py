@@ -1,5 +1,6 @@
 """Files that a user names to be written: links, pipes, devices, descriptors, full disks and "-"."""
 
+import csv
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import PIL.Image
 import pytest
 
 from cssl_jax import cli, files, outputs
+from cssl_jax.data.folder import open_list
 from cssl_jax.errors import UserError
 
 FULL = pathlib.Path("/dev/full")
@@ -215,3 +217,30 @@ def test_json_holds_no_nan_and_no_infinity(tmp_path):
 
     found = json.loads(text, parse_constant=refuse)
     assert found == {"a": None, "b": [1.5, None, {"c": [None, 2]}], "d": 0.25, "e": 3}
+
+
+NAMES = ["a\rb.png", "a\nb.png", '"q".png', "a,b.png", "=1+1.png", "@cmd.png", "-5.png", "ü.png"]
+
+
+def test_lists_hold_any_name_and_no_formula(tmp_path):
+    for name in NAMES:
+        (tmp_path / name).write_bytes(b"")
+    rows = [(name, str(i), f"={name}") for i, name in enumerate(NAMES)]
+    table = tmp_path / "list.csv"
+    files.write_text(table, files.csv_text([("path", "label", "class"), *rows]))
+    records = open_list(table)
+    assert list(records.names) == NAMES
+    assert list(records.labels) == list(range(len(NAMES)))
+    assert list(records.classes) == [f"={name}" for name in NAMES]
+    with table.open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    for cell in cells:
+        assert cell[:1] not in tuple("=+@"), cell
+    text = files.csv_text([(-1, -0.5, "-1e-3", "-x", None, 3.0)])
+    assert text == "-1,-0.5,-1e-3,'-x,,3.0\n"  # numbers stay numbers
+
+
+def test_what_the_package_writes_as_csv_goes_through_one_function():
+    package = pathlib.Path(outputs.__file__).parent
+    for path in package.rglob("*.py"):
+        assert not re.search(r"csv\.(writer|DictWriter)\(", path.read_text()), path

@@ -1,13 +1,13 @@
 """Every option that a message names is one that the command takes."""
 
 import ast
-import contextlib
 import dataclasses
-import io
 import pathlib
 import re
+import warnings
 
 import pytest
+import tyro
 
 import cssl_jax
 import tiny
@@ -27,11 +27,11 @@ READERS = ("pretrain", "evaluate", "embed", "finetune", "adapt", "sweep", "views
 
 def options_of(command):
     """Names of all options of a command, as they are typed."""
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), pytest.raises(SystemExit):
-        cli.main([*command.split(), "--help"])
-    # "--train.{tensorboard,no-tensorboard}" is one option of two names, or two in full.
-    return set(OPTION.findall(text.getvalue()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way to ask tyro
+        parser = tyro.extras.get_parser(cli.COMMANDS[command][1])
+    names = {name for action in parser._actions for name in action.option_strings}
+    return {name.removeprefix("--") for name in names}
 
 
 def messages(path):

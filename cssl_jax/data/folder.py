@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import re
 import stat
 from collections.abc import Iterable, Iterator
 
@@ -15,7 +16,7 @@ from cssl_jax.data.fields import is_whole_number, note_on_no_label, number_label
 from cssl_jax.data.layout import check_are_classes, why_unlabelled
 from cssl_jax.data.walk import describe_others, note_on_others, walk_images
 from cssl_jax.errors import UserError
-from cssl_jax.files import stamp
+from cssl_jax.files import csv_value, stamp
 
 PATH_COLUMNS = (
     *("path", "file", "filename", "file_name", "filepath", "file_path"),
@@ -212,9 +213,11 @@ def _read_table(
         text = _decoded(path.read_bytes())
     except (OSError, UnicodeError) as error:
         raise UserError(f"{path} cannot be read as a list of images: {error}") from error
-    head = text.partition("\n")[0]
+    head = re.split(r"[\r\n]", text, maxsplit=1)[0]
     separator = max(",;\t", key=head.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True
+    )
     columns = {column.strip().lower(): column for column in reader.fieldnames or ()}
     place = next((columns[name] for name in PATH_COLUMNS if name in columns), None)
     if place is None:
@@ -232,8 +235,8 @@ def _read_table(
     kind = next((columns[name] for name in NAME_COLUMNS if columns.get(name, label) != label), None)
     rows: dict[str, tuple[str, str, str]] = {}
     for line in _lines(reader, path):
-        name = pathlib.PurePath((line[place] or "").strip()).as_posix()
-        values = [(line[c] or "").strip() if c else "" for c in (label, kind)]
+        name = pathlib.PurePath(csv_value((line[place] or "").strip())).as_posix()
+        values = [csv_value((line[c] or "").strip()) if c else "" for c in (label, kind)]
         row = (name, values[0], values[1])
         if rows.setdefault(name, row) != row:
             raise UserError(
@@ -247,15 +250,11 @@ def _read_table(
 def _decoded(content: bytes) -> str:
     """UTF-8, or UTF-16 as spreadsheets write it; other bytes as in names of files."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return _lines_ended(content.decode("utf-16"))
+        return content.decode("utf-16")
     if content[1:2] == b"\0" or content[:1] == b"\0":  # without its mark
         order = "le" if content[1:2] == b"\0" else "be"
-        return _lines_ended(content.decode(f"utf-16-{order}"))
-    return _lines_ended(content.decode("utf-8-sig", errors="surrogateescape"))
-
-
-def _lines_ended(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+        return content.decode(f"utf-16-{order}")
+    return content.decode("utf-8-sig", errors="surrogateescape")
 
 
 def _columns(columns: Iterable[str]) -> str:

@@ -1,12 +1,11 @@
 """Train, validation and test lists of a set of pictures, the same on every machine."""
 
-import csv
 import dataclasses
 import hashlib
-import io
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from cssl_jax.data.near import near_duplicates
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.data.scan import check_share
 from cssl_jax.errors import UserError
-from cssl_jax.files import to_bytes, write_text
+from cssl_jax.files import csv_text, to_bytes, write_text
 
 PARTS = ("train", "validation", "test")
 
@@ -130,15 +129,13 @@ def split_source(
 
 
 def _write(records: FileRecords, part: np.ndarray, path: pathlib.Path) -> pathlib.Path:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     labelled = records.labels is not None
-    writer.writerow(("path", "label", "class") if labelled else ("path",))
+    rows: list[tuple[Any, ...]] = [("path", "label", "class") if labelled else ("path",)]
     prefix = os.path.relpath(records.root, path.parent)
     for i in part:
         place = pathlib.Path(prefix, records.names[i]).as_posix()
         number = -1 if records.labels is None else int(records.labels[i])
         label = (number, records.classes[number]) if number >= 0 else ("", "")
-        writer.writerow((place, *label) if labelled else (place,))
-    write_text(path, file.getvalue())
+        rows.append((place, *label) if labelled else (place,))
+    write_text(path, csv_text(rows))
     return path

@@ -5,14 +5,17 @@ import functools
 import importlib
 import importlib.util
 import io
+import logging
 import struct
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import PIL.JpegImagePlugin
+import PIL.TiffImagePlugin
 
 # HEIC needs the package pillow-heif, which is optional.
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
@@ -27,6 +30,11 @@ SUFFIXES = frozenset(
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("HEIF",) if _HEIF else ()))
 ORIENTATION = 0x0112  # of EXIF
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_PHOTOMETRIC = 262  # tag of a TIFF
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*")
+_NPZ = "save the images as one .npz file, uint8 [N, H, W, C]"
+_SCALE = f"scale them to 8 or 16 bits, or {_NPZ}"
 _END_OF_JPEG = b"\xff\xd9"
 # Frames of TensorFlow's decoder: baseline, extended and progressive. Lossless (SOF3) and arithmetic
 # ones are Pillow's alone.
@@ -34,6 +42,11 @@ _HUFFMAN_DCT = (0xC0, 0xC1, 0xC2)
 # What Pillow's readers raise for a file of another format.
 _FORMAT_ERRORS = (SyntaxError, IndexError, TypeError, KeyError, struct.error)
 _SUBSAMPLINGS = (0, 1, 2)  # 4:4:4, 4:2:2, 4:2:0: of others, decoders differ in the last bit
+
+T = TypeVar("T")
+# What Pillow says of single files, by warnings and by its logger, is told by the scan's index.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class PictureError(ValueError):
@@ -94,6 +107,12 @@ def decode_picture(
     Raises:
         PictureError: It is empty, unreadable, cut short, or oversize.
     """
+    return _with_notes_or_without(
+        content, lambda kept: _decode(kept, channels, max_pixels, halvings)
+    )
+
+
+def _decode(content: bytes, channels: int, max_pixels: float, halvings: int) -> Picture:
     size = (0, 0)
     try:
         image = open_picture(content, max_pixels)
@@ -106,7 +125,8 @@ def decode_picture(
         image.load()
         orientation = _orientation(image)
         pixels = _pixels(image, channels, orientation)
-    except PictureError:
+    except PictureError as error:
+        error.size = error.size if any(error.size) else size
         raise
     except Exception as error:  # a broken file can raise nearly anything in a decoder
         raise PictureError(_reason(content, error), _words(error), size) from error
@@ -147,6 +167,8 @@ def open_picture(
             return image
     if trouble is not None and not isinstance(trouble, _FORMAT_ERRORS):
         raise PictureError(_reason(content, trouble), _words(trouble)) from trouble
+    if content[:4] in _TIFF and "TIFF" in formats and (layout := _tiff_layout(content)):
+        raise PictureError("unreadable", f"{layout}; {_NPZ}") from trouble
     *others, last = [name.replace("WEBP", "WebP") for name in formats]
     names = f"{', '.join(others)} or {last}" if others else last
     raise PictureError(_reason(content, trouble or ValueError()), f"no {names} file") from trouble
@@ -159,12 +181,54 @@ def _register_readers() -> None:
         importlib.import_module("pillow_heif").register_heif_opener()
 
 
+def _with_notes_or_without(content: bytes, read: Callable[[bytes], T]) -> T:
+    """What ``read`` gives of a file, and of a PNG without its texts and profile if these fail.
+
+    Pillow refuses those that unpack to more than 1 MB, and they are not used here.
+    """
+    try:
+        return read(content)
+    except PictureError as error:
+        if "MAX_TEXT" not in error.detail or not content.startswith(_PNG):
+            raise
+        return read(_without_notes(content))
+
+
+def _without_notes(content: bytes) -> bytes:
+    """A PNG without its texts and its colour profile."""
+    kept, at = [content[: len(_PNG)]], len(_PNG)
+    while at + 12 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        if content[at + 4 : at + 8] not in (b"iCCP", b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(content[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _tiff_layout(content: bytes) -> str:
+    """Bands and values of a TIFF that Pillow does not decode; "" where its tags are broken."""
+    file = io.BytesIO(content)
+    try:
+        tags = PIL.TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        bands, bits = int(tags.get(277, 1)), int(tags.get(258, (1,))[0])
+        kind = {2: "signed", 3: "floating-point"}.get(int(tags.get(339, (1,))[0]), "unsigned")
+    except Exception:  # broken tags can raise nearly anything
+        return ""
+    return f"a TIFF of {bands} band(s) of {bits}-bit {kind} values, which Pillow does not decode"
+
+
 def read_index_png(content: bytes, max_pixels: float) -> np.ndarray:
     """Decodes a PNG with one byte per pixel as the numbers that it holds, uint8 [h, w].
 
     Raises:
         PictureError: It is no such PNG, or has more than ``max_pixels``.
     """
+    return _with_notes_or_without(content, lambda kept: _indices(kept, max_pixels))
+
+
+def _indices(content: bytes, max_pixels: float) -> np.ndarray:
     image = open_picture(content, max_pixels, ("PNG",))
     size = (image.height, image.width)
     if image.mode not in ("P", "L"):
@@ -237,8 +301,15 @@ def _in_mode(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
 
 def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"mode {image.mode} with values beyond 16 bits; save it with 8 or 16 bits")
+    low, high = values.min(), values.max()
+    if image.mode == "F":
+        raise PictureError("unreadable", f"floating-point values, {low:g} to {high:g}; {_SCALE}")
+    if low < 0 or high > 65535:
+        why = "which is below 0" if low < 0 else "which is beyond 16 bits"
+        raise PictureError("unreadable", f"values from {low} to {high}, {why}; {_SCALE}")
+    tags = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0:  # white is zero
+        values = 2 ** int(tags.get(258, (16,))[0]) - 1 - values.astype(np.int64)
     return PIL.Image.fromarray(((values.astype(np.int64) * 510 + 65535) // 131070).astype(np.uint8))
 
 

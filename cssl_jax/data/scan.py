@@ -1,7 +1,6 @@
 """One look at every picture before a run: what is broken, a duplicate, or fine; cached."""
 
 import collections
-import csv
 import dataclasses
 import hashlib
 import io
@@ -19,7 +18,7 @@ from cssl_jax.data import pictures
 from cssl_jax.data.records import Records
 from cssl_jax.data.threads import ahead
 from cssl_jax.errors import UserError
-from cssl_jax.files import write_bytes, write_text
+from cssl_jax.files import csv_text, write_bytes, write_text
 
 FORMAT = 4  # of the cache file; another number makes old ones void
 _ROWS = {  # dtype and trailing shape; the channel statistics besides
@@ -282,11 +281,7 @@ def write_rejected(path: pathlib.Path, rows: Iterable[Rejected]) -> None:
 
 def rejected_csv(rows: Iterable[Rejected]) -> str:
     """The text of rejected.csv, sorted: path, reason, detail."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("path", "reason", "detail"))
-    writer.writerows(sorted(rows))
-    return file.getvalue()
+    return csv_text([("path", "reason", "detail"), *sorted(rows)])
 
 
 def check_share(index: Index, name: str, max_rejected: float) -> None:

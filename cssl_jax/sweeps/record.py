@@ -1,8 +1,6 @@
 """A sweep on file: what was tried and what came of it, read without Optuna."""
 
-import csv
 import dataclasses
-import io
 import json
 import math
 import pathlib
@@ -12,7 +10,7 @@ from typing import Any
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.report_tables import NONE, Table
 from cssl_jax.evaluate.svg import number
-from cssl_jax.files import write_json, write_text
+from cssl_jax.files import csv_text, write_json, write_text
 
 SETTINGS, TABLE, TABLE_CSV = "sweep.json", "trials.json", "trials.csv"
 _STATES = ("complete", "pruned", "running", "failed")
@@ -188,17 +186,17 @@ def write(sweep: Sweep) -> None:
         ],
     }
     write_json(sweep.path / TABLE, content)
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
     names = [axis.name for axis in sweep.axes]
     figures = list(dict.fromkeys(name for trial in sweep.trials for name in trial.reported))
-    rows.writerow(["trial", "state", "score", "epoch", *figures, *names, "run", "message"])
+    rows: list[list[Any]] = [
+        ["trial", "state", "score", "epoch", *figures, *names, "run", "message"]
+    ]
     for t in sweep.trials:
         values = [t.score if t.curve else "", t.epoch if t.curve else ""]
         values += [t.reported.get(name, "") for name in figures]
         values += [t.params.get(name, "") for name in names]
-        rows.writerow([t.number, t.state, *values, t.run, t.message])
-    write_text(sweep.path / TABLE_CSV, text.getvalue())
+        rows.append([t.number, t.state, *values, t.run, t.message])
+    write_text(sweep.path / TABLE_CSV, csv_text(rows))
 
 
 def read(folder: str | pathlib.Path) -> Sweep:

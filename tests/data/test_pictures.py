@@ -1,6 +1,10 @@
 """One file to one array: every format and mode, against the pixels it was made from."""
 
 import io
+import struct
+import subprocess
+import sys
+import zlib
 
 import hypothesis
 import lossless
@@ -8,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import salted
+import tiffs
 from hypothesis import strategies
 
 from cssl_jax.data import pictures
@@ -49,12 +54,87 @@ def test_sixteen_bits_become_eight_by_the_nearest_level(name):
     np.testing.assert_array_equal(pictures.decode(file.getvalue(), 1)[..., 0], expected)
 
 
-@pytest.mark.parametrize("mode", ["F", "I"])
-def test_values_beyond_sixteen_bits_are_refused_rather_than_guessed(mode):
-    file = io.BytesIO()
-    PIL.Image.new(mode, (9, 9), 70000).save(file, "TIFF")
-    with pytest.raises(pictures.PictureError, match="beyond 16 bits"):
-        pictures.decode(file.getvalue(), 3)
+NOISE = np.random.default_rng(0).integers(0, 200, (9, 9, 13))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (tiffs.encode(NOISE.astype(np.uint8), extra=[0] * 12), "13 band(s) of 8-bit unsigned"),
+        (tiffs.encode(NOISE.astype(np.uint16), extra=[0] * 12), "13 band(s) of 16-bit unsigned"),
+        (tiffs.encode(NOISE[..., :4].astype(np.uint8), extra=[0] * 3), "4 band(s) of 8-bit"),
+        (tiffs.encode(NOISE[..., 0] / 7, kind=tiffs.FLOAT), "64-bit floating-point values"),
+        (
+            tiffs.encode((NOISE[..., 0] / 199).astype(np.float32), kind=tiffs.FLOAT),
+            "to 1; scale them to 8 or 16 bits, or save",
+        ),
+        (
+            tiffs.encode(NOISE[..., 0].astype(np.int16) - 100, kind=tiffs.SIGNED),
+            "values from -93 to 99, which is below 0; scale them",
+        ),
+        (
+            tiffs.encode(NOISE[..., 0].astype(np.uint32) * 1000),
+            "which is beyond 16 bits; scale them",
+        ),
+    ],
+    ids=["13x8", "13x16", "4x8", "f64", "f32", "negative", "32"],
+)
+def test_a_tiff_that_is_not_read_is_described_with_the_way_out(content, message):
+    with pytest.raises(pictures.PictureError) as caught:
+        pictures.decode(content, 3)
+    assert message in str(caught.value)
+    assert caught.value.reason == "unreadable"
+    assert "one .npz file, uint8 [N, H, W, C]" in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_white_is_zero_is_inverted_at_every_depth(dtype):
+    scale = 257 if dtype == np.uint16 else 1
+    grey = NOISE[..., 0].astype(dtype)
+    content = tiffs.encode(grey * dtype(scale), photometric=0)
+    np.testing.assert_array_equal(pictures.decode(content, 1)[..., 0], 255 - grey)
+
+
+def png_with(kind, content, end):
+    """A small PNG with one more chunk, after its header or before its end."""
+    whole = salted.encode(salted.pixels(0, 9, 9), "PNG")
+    chunk = struct.pack(">I", len(content)) + kind + content
+    chunk += struct.pack(">I", zlib.crc32(kind + content))
+    at = len(whole) - 12 if end else 33
+    return whole[:at] + chunk + whole[at:]
+
+
+@pytest.mark.parametrize("end", [False, True])
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt", b"tEXt"])
+def test_a_png_with_a_large_text_or_profile_is_read(kind, end):
+    large = zlib.compress(bytes(2**21))
+    content = {b"iTXt": b"k\0\1\0\0\0" + large, b"tEXt": b"k\0" + bytes(70 * 2**20)}.get(
+        kind, b"k\0\0" + large
+    )
+    content = png_with(kind, content, end)
+    np.testing.assert_array_equal(pictures.decode(content, 3), salted.pixels(0, 9, 9))
+    mask = pictures.read_index_png
+    with pytest.raises(pictures.PictureError, match="a PNG of mode RGB"):  # opened, that is
+        mask(content, 1000)
+
+
+def test_pillow_itself_says_nothing(tmp_path):
+    for i, content in enumerate(
+        [
+            tiffs.encode(NOISE.astype(np.uint8), extra=[0] * 12),
+            salted.encode(salted.pixels(0), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"),
+        ]
+    ):
+        (tmp_path / str(i)).write_bytes(content)
+    code = (
+        "import pathlib, sys\n"
+        "from cssl_jax.data import pictures\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: pictures.decode(pathlib.Path(path).read_bytes(), 3)\n"
+        "    except pictures.PictureError: pass\n"
+    )
+    command = [sys.executable, "-c", code, *map(str, tmp_path.iterdir())]
+    assert subprocess.run(command, capture_output=True, check=True).stderr == b""
 
 
 @pytest.mark.parametrize(("name", "seed", "format_"), [

@@ -122,3 +122,35 @@ def fuzz_run(draw, broken, folder):
         (folder / name).write_bytes(content)
     run = one_message(open_run, folder)
     assert run.state
+
+
+@functools.cache
+def resumed():
+    """What checks whether a run may be resumed; its imports take memory once."""
+    from cssl_jax.train import folder
+    from cssl_jax.train.checkpoints import FOLDER
+
+    return folder.check, FOLDER
+
+
+def fuzz_resume(draw, broken, folder):
+    """Another config on the folder of a run with a checkpoint, whose config.json may be broken."""
+    from cssl_jax import recipes
+
+    check, checkpoints = resumed()
+    content = configs()[0]
+    config = recipes.from_dict(json.loads(content))
+    (folder / checkpoints / "10").mkdir(parents=True)
+    whole = draw(st.booleans())
+    if not whole:
+        content = broken(draw, content, draw(st.sampled_from(configs())))
+    (folder / "config.json").write_bytes(content)
+    tree = recipes.to_dict(config)
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):  # none where all is to be read
+        section, field = draw(st.sampled_from(sorted(leaves(tree)))).split(".", 1)
+        tree[section][field] = draw(st.one_of(ANYTHING, st.just(tree[section][field])))
+    other = one_message(recipes.canonical, one_message(recipes.from_dict, tree))
+    one_message(check, folder, other)
+    assert (folder / "config.json").read_bytes() == content  # refused or accepted: not yet changed
+    if whole:
+        assert recipes.resume_differences(config, other) == []

@@ -25,6 +25,7 @@ FUZZERS = {
     "tfrecord": readers.fuzz_tfrecord, "npz": readers.fuzz_npz, "list": readers.fuzz_list,
     "config": texts.fuzz_config, "options": texts.fuzz_options, "run": texts.fuzz_run,
     "tfds": readers.fuzz_tfds, "masks": readers.fuzz_masks, "labels": readers.fuzz_labels,
+    "resume": texts.fuzz_resume,
 }  # fmt: skip
 # Pictures are the largest part of what can go wrong.
 SHARES = [*FUZZERS, "folder", "folder", "folder", "tar", "parquet", "npz"]
@@ -34,6 +35,7 @@ def prepare(with_tfds):
     """Makes all samples beforehand: their memory is none of a reader's."""
     for make in (samples.tars, samples.parquets, samples.npzs, samples.configs, texts.option_names):
         make()
+    texts.resumed()
     if with_tfds:
         prepared_sets()
 
