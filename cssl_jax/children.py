@@ -82,7 +82,7 @@ def run(
                 if running and time.monotonic() > end:
                     raise RunError(
                         f"a process of {module} took longer than {timeout:g} s and was ended; "
-                        "give --timeout more, or leave --full out"
+                        "give a longer --timeout"
                     )
                 time.sleep(0.05 if running else 0)
         finally:
