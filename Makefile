@@ -49,7 +49,8 @@ test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" \
 		tests/data tests/losses tests/train tests/test_config.py
 
-# Broken files of every format, for every reader and the config; `make test` tries 300.
+# Broken files of every format for every reader, masks, lists and labels files, configs, and what a resume may
+# change; `make test` tries 300.
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python tests/fuzz.py --count 10000
 

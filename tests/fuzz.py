@@ -3,8 +3,9 @@
     python tests/fuzz.py --count 10000 --seed 1
 
 Each file begins whole and is then cut, flipped, spliced, or given huge sizes where sizes may stand.
-Every one must end in one of three ways: as pictures that decode, in rejected.csv with a reason, or
-in one UserError of a line or a few. Nothing may be written but where it was asked for.
+Every one must end in one of three ways: as images that decode, in rejected.csv with a reason, or
+in one UserError of a line or a few. Masks, lists, labels files, configs and what a resume may
+change are tried as well. Nothing may be written but where it was asked for.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Commands that take a run: measure its encoder, and use it."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -106,8 +107,8 @@ def embed(argv: Sequence[str]) -> int:
     from cssl_jax.data.loading import load_source
     from cssl_jax.evaluate.encoder import load_encoder
 
-    run = run_first("embed", "--data.source SOURCE --output FILE ", argv)
-    own = recipes.read_json(run / "config.json").data if run else PictureOptions()
+    named = pathlib.Path(argv[0] if argv else "").expanduser() / "config.json"
+    own = recipes.read_json(named).data if named.is_file() else PictureOptions()
     read = {field.name: getattr(own, field.name) for field in dataclasses.fields(PictureOptions)}
     # The labels and the memory of the run's data are no property of other data.
     data = EmbedData(source=tyro.MISSING, **{**read, "labels": "auto", "in_memory": None})

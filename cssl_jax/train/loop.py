@@ -121,8 +121,6 @@ def _pretrain(
     cache, parts = processes.together(assembled)
     processes.require_same(parts.facts)
     folder.begin(run, config, claim)
-    if rejected := {*parts.train.rejected, *parts.validation.rejected}:
-        processes.by_first(lambda: write_rejected(run / "rejected.csv", rejected))
     regular = Cadence(config.train, parts.sampler.steps_per_epoch).regular
     with Checkpoints(run, keep=config.train.keep, regular=regular) as checkpoints:
         with interruption.breakable(shared=True):
@@ -130,10 +128,12 @@ def _pretrain(
             if checkpoints.latest:
                 state, unscored = _resume(parts, checkpoints)
                 start = int(state.step)
-                folder.confirm(run, config)
             else:
                 state, origin = first_state(config, parts)
                 parts.meta.update({ORIGIN: origin} if origin else {})
+            folder.confirm(run, config)
+            if rejected := {*parts.train.rejected, *parts.validation.rejected}:
+                processes.by_first(lambda: write_rejected(run / "rejected.csv", rejected))
             _announce(config, run, parts, cache, start)
             if not start:
                 options = config.optimizer

@@ -483,4 +483,9 @@ def test_how_the_same_numbers_are_computed_and_logged_may_change_on_resume(
     other = tiny.replace(other, "data", engine="threads", resident=False)
     other = tiny.replace(other, "evaluate", batch_size=24)
     cssl_jax.pretrain(other, tmp_path / "run")
-    jax.tree.map(np.testing.assert_array_equal, last_model(tmp_path / "run"), last_model(run[0]))
+    # Images that come from the host are another program: four steps of float32, rounded otherwise.
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-4),
+        last_model(tmp_path / "run"),
+        last_model(run[0]),
+    )
