@@ -17,7 +17,7 @@ EVENTS = {
 # Limits of `make test`, see CONTRIBUTING.md. Programs are counted whether compiled or cached, so
 # that their number hardly depends on the machine.
 CPU_MINUTES = 18
-FILE_PROGRAMS = 1000
+FILE_PROGRAMS = 800
 
 
 class Meter:

@@ -47,10 +47,9 @@ class CrashError(Exception):
     pass
 
 
+@pytest.mark.slow  # test_loop resumes a run on arrays in the fast suite
 @pytest.mark.parametrize("data", [
-    pytest.param({"engine": "tf"}, marks=pytest.mark.slow),
-    pytest.param({"engine": "threads"}, marks=pytest.mark.slow),
-    {"engine": "threads", "augment_on": "host"},
+    {"engine": "tf"}, {"engine": "threads"}, {"engine": "threads", "augment_on": "host"}
 ])  # fmt: skip
 def test_a_killed_run_on_pictures_ends_with_the_same_bits(folder, tmp_path, monkeypatch, data):
     if data["engine"] == "tf":
