@@ -59,7 +59,7 @@ class ImagePolicy:
         hue: Range of hue at strength 1, as a share of the circle; needs 3 channels, else left out.
         brightness_mode: "multiplicative" (SimCLRv2 code, torchvision) or "additive" (paper, v1).
         color_mode: "pillow" (Pillow, torchvision: contrast blends with the mean of the grey image,
-            saturation with the grey image) or "tf" (``tf.image``, as in the SimCLR code: contrast
+            saturation with the grey image) or "tf" (tf.image, as in the SimCLR code: contrast
             blends with the mean of each channel, saturation is scaled in HSV).
         grayscale: Probability of dropping colour; needs 3 channels, else left out.
         blur: Probability of a Gaussian blur.

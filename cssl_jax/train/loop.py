@@ -196,6 +196,7 @@ def _results(
         "source": config.data.source,
         "validation_source": config.data.validation_source or "held out of source",
         "split": {"train": len(parts.train), "validation": len(parts.validation)},
+        "notes": list(dict.fromkeys((*parts.train.notes, *parts.validation.notes))),
         **{name: parts.meta[name] for name in (ORIGIN,) if name in parts.meta},
         **parts.evaluator.report(last, best, untrained, figures=figures),
         "versions": runtime.versions(),
