@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,9 +16,13 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # pip builds in place, and would leave build/ behind
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "runs")
+    )
     run = {"capture_output": True, "text": True, "timeout": 600}
     built = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, ROOT], **run
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder, source], **run
     )
     assert built.returncode == 0, built.stderr
     (wheel,) = folder.glob("*.whl")

@@ -43,8 +43,8 @@ class PlanOptions:
             v6e; chips along each axis), cuda:h100 (a100, h200; cuda:h100:8 for eight).
         largest: With a target: find the largest batch of each kind of step, by compiling two
             sizes of each.
-        views_per_core: With a target: views per second that one host core makes, from
-            `cssl-jax bench-input`; prints the cores that the target needs. 0 leaves them out.
+        views_per_core: With a target: views per second that one host core makes, as measured by
+            bench-input; prints the number of cores that feed the target. 0 omits it.
         devices: That share a batch; several numbers give a table by formulas alone.
         memory_gb: GiB of one device; without it the device that is here is asked.
         compile: Compile the step as well, for the devices here or for simulated CPUs.

@@ -15,9 +15,11 @@ EVENTS = {
     "/jax/compilation_cache/cache_hits": "cached",
 }
 # Limits of `make test`, see CONTRIBUTING.md. Programs are counted whether compiled or cached, so
-# that their number hardly depends on the machine.
-CPU_MINUTES = 18
+# that their number hardly depends on the machine. CPU time does, by a factor of two and more: it is
+# compared with its goal in a line that fails nothing.
+PROGRAMS = 6500
 FILE_PROGRAMS = 800
+CPU_MINUTES = 18
 
 
 class Meter:
@@ -62,8 +64,8 @@ def by_file(tests):
 def excesses(whole, files):
     """What is above the limits of the fast suite, as sentences."""
     found = []
-    if seconds(whole) > 60 * CPU_MINUTES:
-        found.append(f"{seconds(whole) / 60:.1f} min of CPU time; the limit is {CPU_MINUTES}")
+    if whole["programs"] > PROGRAMS:
+        found.append(f"{whole['programs']} compiled programs in all; the limit is {PROGRAMS}")
     found += [
         f"{name}: {cost['programs']} compiled programs; the limit is {FILE_PROGRAMS}"
         for name, cost in sorted(files.items())
@@ -140,5 +142,7 @@ class CostReport:
                 f"{seconds(cost):8.1f}  {cost['children']:11.1f}  {cost['programs']:8}"
                 f"  {cost['cached']:6}  {name}"
             )
+        if self.config.getoption("limit_cost"):
+            write(f"{seconds(self.whole()) / 60:.1f} min of CPU time; the goal is {CPU_MINUTES}")
         for text in self.excesses:
             write(f"the fast suite has grown: {text}", red=True)
