@@ -15,6 +15,7 @@ import numpy as np
 from accelerator.recorder import Recorder
 
 EPOCHS = "KIT_EPOCHS"
+DATA = "KIT_DATA"  # directory with cifar10_train.npz and cifar10_test1000.npz; "" is none
 RUN = "cifar_run"  # below the output directory
 STOP_AFTER = 4  # lines of timings.jsonl
 BATCH = 512
@@ -24,14 +25,14 @@ L2_VALUES = ("1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-def run(record: Recorder, *, small: bool, data: pathlib.Path | None) -> None:
+def run(record: Recorder, *, small: bool) -> None:
     """Pretrains; the run directory is kept.
 
     Args:
         record: Where measurements go.
         small: The digits recipe for three epochs instead.
-        data: Directory with cifar10_train.npz and cifar10_test1000.npz.
     """
+    data = pathlib.Path(os.environ[DATA]) if os.environ[DATA] else None
     if data is None and not small:
         record.put("cifar", skipped="no --data with cifar10_train.npz was given")
         return

@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,6 @@ def compile_recipe(
     size: int,
     images: int = 50_000,
     options: dict[str, Any] | None = None,
-    wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda step: step,
 ) -> Program:
     """Compiles the train step of a recipe for the first device; its views are noise, made there.
 
@@ -76,10 +74,10 @@ def compile_recipe(
         size: Side of the views, px.
         images: Number of training images that the schedule is computed for.
         options: Compiler options.
-        wrap: Changes the step before it is compiled.
     """
     import jax
     import jax.numpy as jnp
+    from loss_sections.joint_device import noise
 
     from cssl_jax import parallel, recipes
     from cssl_jax.data.sampler import Sampler
@@ -102,9 +100,9 @@ def compile_recipe(
         axis_name=parallel.AXIS,
         figures=trust_figures(config.optimizer),
     )
-    mapped = parallel.data_parallel(wrap(step), mesh)
+    mapped = parallel.data_parallel(step, mesh)
     shape = (config.train.batch_size, 2, size, size, 3)
-    feed = jax.jit(lambda: {"views": _noise(shape)})()
+    feed = jax.jit(lambda: {"views": noise(shape)})()
     spec = InputSpec(size, 3, (0.0,) * 3, (1.0,) * 3)
     state = parallel.replicate(setup.init_state(method, optimizer, spec, 0), mesh)
     first = jax.tree.map(np.asarray, state)
@@ -112,15 +110,3 @@ def compile_recipe(
     compiled = mapped.lower(state, {}, feed).compile(compiler_options=options or {})
     elapsed = time.perf_counter() - start
     return Program(compiled, state, first, feed, 2 * config.train.batch_size, elapsed)
-
-
-def _noise(shape: tuple[int, ...]) -> Any:
-    """uint8 noise computed where it is used: the host need not hold it."""
-    import jax
-    import jax.numpy as jnp
-
-    mixed = jnp.zeros(shape, jnp.uint32)
-    for axis, prime in enumerate((2654435761, 2246822519, 3266489917, 668265263, 374761393)):
-        mixed = (mixed ^ jax.lax.broadcasted_iota(jnp.uint32, shape, axis)) * jnp.uint32(prime)
-        mixed = mixed ^ (mixed >> 15)
-    return mixed.astype(jnp.uint8)

@@ -20,6 +20,7 @@ from accelerator.recorder import Recorder
 
 SECTIONS = {
     "facts": facts.run,
+    "cifar": cifar.run,
     "correctness": correctness.run,
     "resident": resnet18.resident,
     "resnet50": resnet50.steps,
@@ -37,11 +38,7 @@ def main(name: str) -> None:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     out, small = pathlib.Path(os.environ["KIT_OUT"]), bool(os.environ["KIT_SMALL"])
     record = Recorder(out, name, float(os.environ["KIT_END"]))
-    if name == "cifar":
-        data = os.environ["KIT_DATA"]
-        cifar.run(record, small=small, data=pathlib.Path(data) if data else None)
-    else:
-        SECTIONS[name](record, small=small)
+    SECTIONS[name](record, small=small)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -132,7 +132,7 @@ def attempt(
         ),
         mesh,
     )
-    feed = jax.jit(lambda: {"views": _noise((batch, 2, size, size, 3))})()
+    feed = jax.jit(lambda: {"views": noise((batch, 2, size, size, 3))})()
     state = parallel.replicate(setup.init_state(method, optimizer, spec, 0), mesh)
     times = []
     for _ in range(5):
@@ -149,8 +149,8 @@ def attempt(
     }
 
 
-def _noise(shape: tuple[int, ...]):
-    """Pictures, uint8, made where they are used: the host need not hold so many."""
+def noise(shape: tuple[int, ...]):
+    """uint8 noise, computed on the device so that the host need not hold it; any five axes."""
     import jax
     import jax.numpy as jnp
 

@@ -97,12 +97,13 @@ def plan(argv: Sequence[str]) -> int:
 
     config = recipe_first("plan", "--devices 32", argv)
     options = parse(PlanOptions, "plan", argv, PlanOptions(tyro.MISSING, config=config))
+    chosen = fit_warmup(options.config, config, argv)
     if options.target:
         from cssl_jax.planning.target_plan import plan_target
 
         print(
             plan_target(
-                options.config,
+                chosen,
                 options.target,
                 largest=options.largest,
                 views_per_core=options.views_per_core,
@@ -112,7 +113,6 @@ def plan(argv: Sequence[str]) -> int:
         return 0
     if not options.devices:
         raise UserError("--devices is empty; give one number, or several for a table")
-    chosen = fit_warmup(options.config, config, argv)
     if len(options.devices) == 1 and not options.per_device:
         print(
             plan(

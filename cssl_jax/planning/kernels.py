@@ -10,7 +10,8 @@ OPERATIONS = (
     *("fusion", "convolution", "dot", "custom-call", "copy", "copy-start", "reduce"),
     *("sort", "scatter", "gather", "while", "conditional", "dynamic-update-slice"),
 )
-# Parts in the order in which they are looked for in an operation's path; see ``step.PARTS``.
+# Named scopes of ``train.step``, ``train.gradient`` and ``methods.base``, in the order in which
+# they are looked for in the path of an operation.
 PARTS = ("views", "optimizer", "journal", "finite", "loss", "projector", "encoder")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 

@@ -1,14 +1,18 @@
 """The state before the first step: from the seed, or from another run's weights."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from cssl_jax import parallel
 from cssl_jax.config import Config
+from cssl_jax.data.sources import Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.encoder import Encoder, load_encoder
 from cssl_jax.evaluate.evaluator import variables_hash
+from cssl_jax.evaluate.features import Model
 from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.train import setup
 from cssl_jax.train.parts import Parts
@@ -40,14 +44,7 @@ def first_state(config: Config, parts: Parts) -> tuple[TrainState, Origin]:
     state = setup.init_state(parts.method, parts.optimizer, parts.spec, config.train.seed)
     if not config.train.init:
         if config.method.supervised and config.classifier.stages != "all":
-            untrained = untrained_model(
-                parts.train,
-                method=parts.method,
-                spec=parts.spec,
-                mesh=parts.mesh,
-                seed=config.train.seed,
-                batch_size=config.evaluate.batch_size,
-            )
+            untrained = untrained_of(config, parts)(parts.train)
             state = state.replace(**jax.device_get(untrained))
         return parallel.replicate(state, parts.mesh), {}
     source = load_encoder(config.train.init)
@@ -67,6 +64,18 @@ def first_state(config: Config, parts: Parts) -> tuple[TrainState, Origin]:
         "modules": taken,
     }
     return parallel.replicate(state.replace(**model), parts.mesh), origin
+
+
+def untrained_of(config: Config, parts: Parts) -> Callable[[Source], Model]:
+    """Images -> the untrained model that this run is compared with, see ``untrained_model``."""
+    return functools.partial(
+        untrained_model,
+        method=parts.method,
+        spec=parts.spec,
+        mesh=parts.mesh,
+        seed=config.train.seed,
+        batch_size=config.evaluate.batch_size,
+    )
 
 
 def _check(config: Config, parts: Parts, source: Encoder) -> None:

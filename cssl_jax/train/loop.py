@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import pathlib
 import signal
@@ -18,12 +17,11 @@ from cssl_jax.data.loading import LABEL_RULES, absolute_spec
 from cssl_jax.data.scan import write_rejected
 from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.evaluate.evaluator import Checkpoint
-from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.files import write_json
 from cssl_jax.train import folder, optimizers, setup
 from cssl_jax.train.cadence import Cadence
 from cssl_jax.train.checkpoints import Checkpoints
-from cssl_jax.train.initial import first_state
+from cssl_jax.train.initial import first_state, untrained_of
 from cssl_jax.train.parts import Parts, assemble
 from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
@@ -180,14 +178,6 @@ def _results(
         return json.loads(results_path.read_text())
     last = Checkpoint(parts.total_steps, state.model)
     best = _best(last, parts, checkpoints)
-    untrained = functools.partial(
-        untrained_model,
-        method=parts.method,
-        spec=parts.spec,
-        mesh=parts.mesh,
-        seed=config.train.seed,
-        batch_size=config.evaluate.batch_size,
-    )
     results = {
         "config_hash": recipes.config_hash(config),
         "seed": config.train.seed,
@@ -198,7 +188,7 @@ def _results(
         "split": {"train": len(parts.train), "validation": len(parts.validation)},
         "notes": list(dict.fromkeys((*parts.train.notes, *parts.validation.notes))),
         **{name: parts.meta[name] for name in (ORIGIN,) if name in parts.meta},
-        **parts.evaluator.report(last, best, untrained, figures=figures),
+        **parts.evaluator.report(last, best, untrained_of(config, parts), figures=figures),
         "versions": runtime.versions(),
     }
     processes.by_first(lambda: write_json(results_path, results))
