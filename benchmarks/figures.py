@@ -10,9 +10,10 @@ import argparse
 import json
 import pathlib
 import re
-import statistics
 from collections.abc import Callable
 from typing import Any
+
+from measuring.report import spread
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -208,11 +209,6 @@ def _bold(cells: list[str]) -> list[str]:
 def percent(fraction: float) -> str:
     """0.486 -> "48.6"."""
     return f"{100 * fraction:.1f}"
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    return f"{statistics.fmean(values):.1f} +- {statistics.stdev(values):.1f}"
 
 
 if __name__ == "__main__":

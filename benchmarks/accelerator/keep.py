@@ -17,6 +17,8 @@ from typing import Any
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[1]
 sys.path[0] = str(BENCHMARKS)
 
+from measuring.sections import of_device  # noqa: E402
+
 from accelerator import recorder  # noqa: E402
 
 COMMAND = "python benchmarks/accelerator/run.py --out DIR"
@@ -31,8 +33,7 @@ def main() -> None:
         path = out / recorder.RESULTS if out.is_dir() else out
         lines += recorder.read(path)
     device = next(line for line in lines if line.get("figure") == "device")["kind"]
-    slug = "".join(c if c.isalnum() else "_" for c in device.lower()).strip("_")
-    path = BENCHMARKS / "results" / f"accelerator_{slug}.json"
+    path = of_device(BENCHMARKS / "results" / "accelerator.json", device)
     kept = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(merged(kept, device, lines), indent=1) + "\n")
     print(path.relative_to(BENCHMARKS.parent))

@@ -36,14 +36,19 @@ def run(sections: dict, options: argparse.Namespace, *, command: str, path: path
         for found in section.get("targets", []):
             print(verdict(found), flush=True)
         save(
-            _of_device(path, section), f"python {command} --sections {name}", name, section, options
+            of_device(path, section.get("device")),
+            f"python {command} --sections {name}",
+            name,
+            section,
+            options,
         )
 
 
-def _of_device(path: pathlib.Path, section: dict) -> pathlib.Path:
-    if not section.get("device"):
+def of_device(path: pathlib.Path, device: str | None) -> pathlib.Path:
+    """The file of one device beside ``path``; ``path`` itself where there is no device."""
+    if not device:
         return path
-    slug = "".join(c if c.isalnum() else "_" for c in section["device"].lower()).strip("_")
+    slug = "".join(c if c.isalnum() else "_" for c in device.lower()).strip("_")
     return path.with_stem(f"{path.stem}_{slug}")
 
 

@@ -163,3 +163,12 @@ def make(root):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return good(), {name: reason for name, (_, reason) in broken.items()}
+
+
+def fill(root, *names):
+    """Writes a PNG per name below ``root``, all different; returns ``root``."""
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(pixels(number), "PNG"))
+    return root

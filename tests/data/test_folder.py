@@ -15,16 +15,8 @@ from cssl_jax.data.scan import scan
 from cssl_jax.errors import UserError
 
 
-def fill(root, *names):
-    for number, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(salted.encode(salted.pixels(number), "PNG"))
-    return root
-
-
 def test_a_folder_a_class_at_any_depth(tmp_path):
-    root = fill(tmp_path, "b/1.png", "a/x/y/2.PNG", "a/3.png", "c.d/4.png")
+    root = salted.fill(tmp_path, "b/1.png", "a/x/y/2.PNG", "a/3.png", "c.d/4.png")
     records = open_folder(root)
     assert records.names == ("a/3.png", "a/x/y/2.PNG", "b/1.png", "c.d/4.png")
     assert records.classes == ("a", "b", "c.d")
@@ -36,7 +28,7 @@ def test_a_folder_a_class_at_any_depth(tmp_path):
     "names", [("1.png", "2.png"), ("a/1.png", "a/2.png"), ("a/1.png", "2.png")]
 )
 def test_otherwise_nothing_is_labelled_and_insisting_says_why(tmp_path, names):
-    root = fill(tmp_path, *names)
+    root = salted.fill(tmp_path, *names)
     assert open_folder(root).labels is None
     with pytest.raises(UserError, match="two or more sub-folders"):
         open_folder(root, "folder")
@@ -44,17 +36,17 @@ def test_otherwise_nothing_is_labelled_and_insisting_says_why(tmp_path, names):
 
 @pytest.mark.parametrize("names", [("train/a/1.png", "val/a/2.png"), ("Test/1.png", "train/2.png")])
 def test_parts_of_a_set_are_not_taken_for_classes(tmp_path, names):
-    root = fill(tmp_path, *names)
+    root = salted.fill(tmp_path, *names)
     for labels in ("auto", "folder"):
         with pytest.raises(UserError, match=r"are no classes; give one of them, .*/[Tt]"):
             open_folder(root, labels)
     assert len(open_folder(root, "none").names) == 2
-    fill(tmp_path, "cat/3.png")  # a test of something else
+    salted.fill(tmp_path, "cat/3.png")  # a test of something else
     assert len(open_folder(root).classes) == 3
 
 
 def test_labels_can_be_left_out(tmp_path):
-    root = fill(tmp_path, "a/1.png", "b/2.png")
+    root = salted.fill(tmp_path, "a/1.png", "b/2.png")
     assert open_folder(root, "none").labels is None
     assert open_folder(root, "none").classes == ()
 
@@ -70,7 +62,7 @@ def table(path, text):
     "label\tfilename\ndog\ta.png\ncat\td/b.png\n",
 ])  # fmt: skip
 def test_labels_from_a_table_leave_the_rest_without(tmp_path, text):
-    root = fill(tmp_path / "pictures", "a.png", "c.png", "d/b.png")
+    root = salted.fill(tmp_path / "pictures", "a.png", "c.png", "d/b.png")
     records = open_folder(root, table(tmp_path / "labels.csv", text))
     assert records.classes == ("cat", "dog")
     np.testing.assert_array_equal(records.labels, [1, -1, 0])
@@ -82,7 +74,7 @@ def test_labels_from_a_table_leave_the_rest_without(tmp_path, text):
 ])  # fmt: skip
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_the_usual_columns_and_encodings_are_understood(tmp_path, header, encoding):
-    root = fill(tmp_path / "images", "a.png", "c.png", "d/b.png")
+    root = salted.fill(tmp_path / "images", "a.png", "c.png", "d/b.png")
     path = tmp_path / "labels.csv"
     rows = f"{header}\r\na.png,dog\r\n{root / 'd' / 'b.png'},cat\r\n"
     path.write_bytes(rows.encode(encoding))
@@ -92,7 +84,7 @@ def test_the_usual_columns_and_encodings_are_understood(tmp_path, header, encodi
 
 
 def test_a_second_column_names_the_numbers_of_the_first(tmp_path):
-    root = fill(tmp_path / "images", "a.png", "b.png", "c.png")
+    root = salted.fill(tmp_path / "images", "a.png", "b.png", "c.png")
     text = "path,label,class_name\na.png,2,dog\nb.png,0,cat\nc.png,2,{}\n"
     path = table(tmp_path / "l.csv", text.format("dog"))
     assert open_folder(root, path).classes == ("cat", "1", "dog")
@@ -102,7 +94,7 @@ def test_a_second_column_names_the_numbers_of_the_first(tmp_path):
 
 @pytest.mark.parametrize("header", ["path,cat,dog", "path,species", "path"])
 def test_a_labels_file_without_a_label_is_refused_with_its_columns(tmp_path, header, capsys):
-    root = fill(tmp_path / "images", "a.png", "b.png")
+    root = salted.fill(tmp_path / "images", "a.png", "b.png")
     rows = "\n".join(
         [header, *(",".join([f"{n}.png", *"10"][: header.count(",") + 1]) for n in "ab")]
     )
@@ -115,14 +107,14 @@ def test_a_labels_file_without_a_label_is_refused_with_its_columns(tmp_path, hea
 
 
 def test_labels_that_are_whole_numbers_keep_them(tmp_path):
-    root = fill(tmp_path / "pictures", "a.png", "b.png")
+    root = salted.fill(tmp_path / "pictures", "a.png", "b.png")
     records = open_folder(root, table(tmp_path / "l.csv", "path,label\na.png,10\nb.png,2\n"))
     np.testing.assert_array_equal(records.labels, [10, 2])
     assert len(records.classes) == 11
 
 
 def test_minus_one_is_no_label(tmp_path):
-    root = fill(tmp_path / "pictures", "a.png", "b.png", "c.png")
+    root = salted.fill(tmp_path / "pictures", "a.png", "b.png", "c.png")
     text = "path,label\na.png,-1\nb.png,10\nc.png,9\n"
     np.testing.assert_array_equal(
         open_folder(root, table(tmp_path / "l.csv", text)).labels, [-1, 10, 9]
@@ -130,13 +122,13 @@ def test_minus_one_is_no_label(tmp_path):
 
 
 def test_labels_of_which_one_is_no_number_are_names(tmp_path):
-    root = fill(tmp_path / "pictures", "a.png", "b.png")
+    root = salted.fill(tmp_path / "pictures", "a.png", "b.png")
     records = open_folder(root, table(tmp_path / "l.csv", "path,label\na.png,747\nb.png,a320\n"))
     assert records.classes == ("747", "a320")
 
 
 def test_names_in_no_encoding_are_read_labelled_split_and_written(tmp_path):
-    root = fill(tmp_path / "pictures", "a.png", "b.png", "c.png", "d.png")
+    root = salted.fill(tmp_path / "pictures", "a.png", "b.png", "c.png", "d.png")
     old = os.fsencode(root) + b"/caf\xe9.png"  # Latin-1, as old archives have it
     os.rename(root / "d.png", old)
     labels = tmp_path / "labels.csv"
@@ -161,14 +153,14 @@ def test_names_in_no_encoding_are_read_labelled_split_and_written(tmp_path):
     ("path,label\n", "names no pictures"),
 ])  # fmt: skip
 def test_tables_that_do_not_fit_are_refused(tmp_path, text, message):
-    root = fill(tmp_path / "pictures", "a.png")
+    root = salted.fill(tmp_path / "pictures", "a.png")
     with pytest.raises(UserError, match=message):
         open_folder(root, table(tmp_path / "labels.csv", text))
 
 
 def test_links_are_followed_and_loops_are_survived(tmp_path):
-    root = fill(tmp_path / "pictures", "a/1.png")
-    fill(tmp_path / "elsewhere", "2.png")
+    root = salted.fill(tmp_path / "pictures", "a/1.png")
+    salted.fill(tmp_path / "elsewhere", "2.png")
     (root / "b").symlink_to(tmp_path / "elsewhere")
     (root / "a" / "up").symlink_to(root)
     (root / "a" / "nowhere.png").symlink_to(tmp_path / "missing.png")
@@ -179,7 +171,7 @@ def test_links_are_followed_and_loops_are_survived(tmp_path):
 
 
 def test_a_stamp_tells_that_a_file_has_changed(tmp_path):
-    root = fill(tmp_path, "1.png", "2.png")
+    root = salted.fill(tmp_path, "1.png", "2.png")
     before = open_folder(root).stamps
     (root / "1.png").write_bytes(b"other")
     after = open_folder(root).stamps
@@ -248,7 +240,9 @@ def test_fractions_that_are_no_whole_are_refused(fractions):
 
 
 def test_written_lists_open_as_sources_with_the_same_labels(tmp_path):
-    root = fill(tmp_path / "my pictures", *(f"{c}/{i}, {c}.png" for c in "abc" for i in range(8)))
+    root = salted.fill(
+        tmp_path / "my pictures", *(f"{c}/{i}, {c}.png" for c in "abc" for i in range(8))
+    )
     written = lists.split_source(
         str(root), tmp_path / "lists", PictureOptions(), fractions=(0.5, 0.5, 0.0), seed=0
     )
@@ -275,7 +269,7 @@ def test_written_lists_open_as_sources_with_the_same_labels(tmp_path):
 
 
 def test_no_list_of_an_earlier_split_is_left(tmp_path):
-    root = fill(tmp_path / "pictures", *(f"{i}.png" for i in range(20)))
+    root = salted.fill(tmp_path / "pictures", *(f"{i}.png" for i in range(20)))
 
     def split(*fractions):
         written = lists.split_source(
@@ -315,7 +309,7 @@ def test_the_report_counts_what_is_there(tmp_path):
 
 
 def test_the_report_of_a_flat_folder_says_that_nothing_is_labelled(tmp_path):
-    fill(tmp_path, "1.png", "2.png")
+    salted.fill(tmp_path, "1.png", "2.png")
     records = open_folder(tmp_path)
     index = scan(records, channels=3, min_side=8, max_pixels=10**8)
     text = check.report(records, index, [])

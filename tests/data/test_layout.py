@@ -27,14 +27,6 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CSSL_JAX_CACHE", str(tmp_path / "cache"))
 
 
-def fill(root, *names):
-    for number, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(salted.encode(salted.pixels(number), "PNG"))
-    return root
-
-
 # ----------------------------------------------------------------------------- splits, and masks
 
 SPLITS = [
@@ -54,7 +46,7 @@ SPLITS = [
 @pytest.mark.parametrize("folders", SPLITS[:-1])
 @pytest.mark.parametrize("labels", ["auto", "folder"])
 def test_splits_are_not_taken_for_classes(tmp_path, folders, labels):
-    root = fill(tmp_path / "set", *(f"{name}/{i}.png" for name in folders for i in range(2)))
+    root = salted.fill(tmp_path / "set", *(f"{name}/{i}.png" for name in folders for i in range(2)))
     with pytest.raises(UserError, match="which are no classes; give one of them") as refused:
         open_folder(root, labels)
     # What the message says to type is accepted.
@@ -64,7 +56,7 @@ def test_splits_are_not_taken_for_classes(tmp_path, folders, labels):
 
 
 def test_a_validation_split_is_named_beside_the_training_split(tmp_path):
-    root = fill(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png")
+    root = salted.fill(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png")
     with pytest.raises(UserError, match=f"--data.validation-source {root}/val"):
         open_folder(root)
 
@@ -73,7 +65,7 @@ def test_a_validation_split_is_named_beside_the_training_split(tmp_path):
     "folders", [("images", "masks"), ("imgs", "labels"), ("JPEGImages", "SegmentationClass")]
 )
 def test_images_and_masks_are_not_taken_for_classes(tmp_path, folders):
-    root = fill(tmp_path / "set", *(f"{name}/{i}.png" for name in folders for i in range(2)))
+    root = salted.fill(tmp_path / "set", *(f"{name}/{i}.png" for name in folders for i in range(2)))
     with pytest.raises(UserError, match="images and their masks") as refused:
         open_folder(root)
     assert f"give the images alone, {root}/{folders[0]}." in str(refused.value)
@@ -84,7 +76,7 @@ def test_images_and_masks_are_not_taken_for_classes(tmp_path, folders):
     "folders", [("train", "plane", "car"), ("image", "text"), ("test", "control"), ("a", "b")]
 )
 def test_classes_that_are_called_like_splits_are_classes(tmp_path, folders):
-    root = fill(tmp_path / "set", *(f"{name}/1.png" for name in folders))
+    root = salted.fill(tmp_path / "set", *(f"{name}/1.png" for name in folders))
     assert open_folder(root).classes == tuple(sorted(folders))
 
 
@@ -103,7 +95,7 @@ def test_classes_that_are_called_like_splits_are_classes(tmp_path, folders):
     ],
 )
 def test_why_there_are_no_labels_is_said(tmp_path, names, words, capsys):
-    root = fill(tmp_path / "set", *names)
+    root = salted.fill(tmp_path / "set", *names)
     records = open_folder(root)
     assert records.labels is None
     (note,) = records.notes
@@ -113,11 +105,11 @@ def test_why_there_are_no_labels_is_said(tmp_path, names, words, capsys):
 
 
 def test_images_in_one_flat_folder_need_no_explanation(tmp_path):
-    assert open_folder(fill(tmp_path, "1.png", "2.png")).notes == ()
+    assert open_folder(salted.fill(tmp_path, "1.png", "2.png")).notes == ()
 
 
 def test_a_folder_that_cannot_be_read_is_named_with_the_way_out(tmp_path, monkeypatch):
-    root = fill(tmp_path / "set", "a/1.png", "b/2.png")
+    root = salted.fill(tmp_path / "set", "a/1.png", "b/2.png")
     scandir = os.scandir
 
     def locked(path):
@@ -151,7 +143,7 @@ def tar(path, count):
 
 @pytest.mark.parametrize("archive", ["x.tar", "x.parquet"])
 def test_one_archive_beside_class_folders_does_not_take_their_place(tmp_path, archive):
-    root = fill(tmp_path / "set", "a/1.png", "b/2.png", "b/3.png")
+    root = salted.fill(tmp_path / "set", "a/1.png", "b/2.png", "b/3.png")
     tar(root / archive, 5)
     records = open_records(str(root), PictureOptions())
     assert isinstance(records, FileRecords)
@@ -163,7 +155,7 @@ def test_one_archive_beside_class_folders_does_not_take_their_place(tmp_path, ar
 
 
 def test_a_preview_beside_shards_does_not_take_their_place(tmp_path):
-    root = fill(tmp_path / "set", "preview/1.png")
+    root = salted.fill(tmp_path / "set", "preview/1.png")
     for number in range(3):
         tar(root / f"{number}.tar", 4)
     records = open_records(str(root), PictureOptions())
@@ -206,13 +198,13 @@ def test_fields_that_may_be_the_label_and_are_not_read_are_named(tmp_path, kind)
 @pytest.fixture
 def phone(tmp_path):
     """Ten images that are read, sixty that are not, and what a network drive adds."""
-    root = fill(tmp_path / "phone", *(f"{'ab'[i % 2]}/{i}.png" for i in range(10)))
+    root = salted.fill(tmp_path / "phone", *(f"{'ab'[i % 2]}/{i}.png" for i in range(10)))
     for number in range(40):
         (root / "a" / f"{number}.HEIC").write_bytes(b"heic")
     for number in range(20):
         (root / "b" / f"{number}.dng").write_bytes(b"raw")
     (root / "labels.csv").write_text("path,label\n")
-    return fill(root, "a/@eaDir/1.png/SYNOPHOTO_THUMB_M.png", "#recycle/2.png")
+    return salted.fill(root, "a/@eaDir/1.png/SYNOPHOTO_THUMB_M.png", "#recycle/2.png")
 
 
 @pytest.mark.skipif(walk.HEIF_SUFFIXES[0] in pictures.SUFFIXES, reason="pillow-heif is installed")
@@ -269,7 +261,7 @@ def test_heic_is_read_where_its_package_is_installed(tmp_path):
 
 
 def test_blank_images_are_counted_and_named(tmp_path, capsys):
-    root = fill(tmp_path / "set", "1.png", "2.png")
+    root = salted.fill(tmp_path / "set", "1.png", "2.png")
     (root / "3.png").write_bytes(solid.png(np.full((40, 40, 3), (9, 80, 7), np.uint8)))
     note = "1 of 3 images are blank, one value: 3.png"
     assert load_source(str(root)).notes == (note,)
