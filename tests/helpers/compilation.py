@@ -21,14 +21,15 @@ _OPTIONS = {
 def cheap_flags():
     """XLA_FLAGS for a child process that chooses its number of devices itself.
 
-    An option that the installed jaxlib does not have would end the process, and is omitted.
+    An option that the installed jaxlib does not have would end the process, and is omitted. One that
+    was withdrawn is still a field of its messages; a registered one is also a string of its own.
     """
     folder = pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent
     library = folder / "libjax_common.so"
     if not library.exists():
         return "--xla_backend_optimization_level=0"
     with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        known = [name for name in _OPTIONS if text.find(name.encode()) >= 0]
+        known = [name for name in _OPTIONS if text.find(f"\0{name}\0".encode()) >= 0]
     return " ".join(f"--{name}={_OPTIONS[name]}" for name in known)
 
 
