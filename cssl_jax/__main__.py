@@ -10,6 +10,8 @@ import sys
 import types
 from typing import Any
 
+from cssl_jax import huge_pages
+
 INTERRUPTED = 128 + signal.SIGINT  # the status that a shell reports
 
 
@@ -37,8 +39,10 @@ def main() -> int:
     An interrupt ends the process without the interpreter's own end, which may meet threads of JAX
     or TensorFlow in the middle of their work.
     """
+    huge_pages.ask()
     interrupts = _Interrupts()
     signal.signal(signal.SIGINT, interrupts)
+    huge_pages.allow_interrupts()
     sys.unraisablehook = interrupts.unraisable
     status: Any = None
     try:

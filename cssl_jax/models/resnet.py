@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cssl_jax.errors import UserError
+from cssl_jax.models.convolution import convolution
 from cssl_jax.models.normalization import BatchNorm
 from cssl_jax.models.pooling import max_pool
 
@@ -17,7 +18,12 @@ ModuleBuilder = Callable[..., Any]
 # Flax's "SAME" pads strided convolutions on the bottom and right only; torchvision and the SimCLR
 # code pad symmetrically, so every padding here is explicit.
 # The initialisation is the SimCLR code's VarianceScaling(1, fan_in, truncated normal).
-Conv = functools.partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.lecun_normal())
+Conv = functools.partial(
+    nn.Conv,
+    use_bias=False,
+    kernel_init=nn.initializers.lecun_normal(),
+    conv_general_dilated=convolution,
+)
 
 
 class BasicBlock(nn.Module):

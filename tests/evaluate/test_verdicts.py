@@ -322,7 +322,15 @@ def test_lars_runs_log_their_trust_ratios(arrays, tmp_path):
 @pytest.mark.slow
 def test_the_digits_recipe_is_accused_of_nothing(tmp_path):
     # In a process of its own: the suite's compiler options make long runs several times slower.
-    command = [sys.executable, "-m", "cssl_jax", "pretrain", "digits", "--workdir", tmp_path / "run"]
+    command = [
+        sys.executable,
+        "-m",
+        "cssl_jax",
+        "pretrain",
+        "digits",
+        "--workdir",
+        tmp_path / "run",
+    ]
     done = subprocess.run(
         [*command, "--train.epochs", "16", "--train.evaluate-every", "4"],
         env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},

@@ -21,8 +21,8 @@ _OPTIONS = {
 def cheap_flags():
     """XLA_FLAGS for a child process that chooses its number of devices itself.
 
-    An option that the installed jaxlib does not have would end the process, and is omitted. One that
-    was withdrawn is still a field of its messages; a registered one is also a string of its own.
+    An option that the installed jaxlib does not have would end the process, and is omitted. A
+    withdrawn one is still a field of its messages; a registered one is also a string of its own.
     """
     folder = pathlib.Path(importlib.util.find_spec("jaxlib").origin).parent
     library = folder / "libjax_common.so"
