@@ -14,11 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 from measuring.report import spread
+from measuring.tables import best_in_bold, best_in_bold_by_column, markdown, percent, provenance
+from step_sections import figures as step
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
-Rows = dict[str, list[str]]
 
 
 def main() -> None:
@@ -170,45 +171,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar": summary("cifar"),
     **{f"protocols-{name}": protocols(name) for name in ("digits", "photos", "cifar")},
     "targets": targets,
+    "step": lambda: step.steps(load("step")["steps"]),
+    "convolutions": lambda: step.convolutions(load("step")["operations"]),
     **{f"adaptation-{shift}": adaptation(shift) for shift in ("pale", "inverted", "photos")},
 }
-
-
-def markdown(head: list[str], rows: Rows) -> str:
-    """A Markdown table; rows are by their first cell."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join([name, *cells]) + " |" for name, cells in rows.items()]
-    return "\n".join(lines) + "\n"
-
-
-def provenance(report: dict[str, Any], repeats: str) -> str:
-    """Where a table's values come from, in one line below it."""
-    versions = report["versions"]
-    return f"\nMeasured {report['date']}, {report['machine']}, jax {versions['jax']}; {repeats}.\n"
-
-
-def best_in_bold(rows: Rows) -> Rows:
-    """The highest value of every row in bold."""
-    return {name: _bold(cells) for name, cells in rows.items()}
-
-
-def best_in_bold_by_column(rows: Rows) -> Rows:
-    """The highest value of every column in bold."""
-    columns = [_bold(list(column)) for column in zip(*rows.values(), strict=True)]
-    return dict(zip(rows, map(list, zip(*columns, strict=True)), strict=True))
-
-
-def _bold(cells: list[str]) -> list[str]:
-    values = [float("-inf") if cell == "-" else float(cell.split()[0]) for cell in cells]
-    return [
-        f"**{cell}**" if value == max(values) else cell
-        for cell, value in zip(cells, values, strict=True)
-    ]
-
-
-def percent(fraction: float) -> str:
-    """0.486 -> "48.6"."""
-    return f"{100 * fraction:.1f}"
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ import statistics
 from measuring import process
 from measuring.report import cpu_environment, target
 
+from cssl_jax import huge_pages
 from step_sections.cases import STEPS
 
 CONTENDERS = ("stock", "own", "torch")
 LABELS = {"stock": "Flax's convolution", "own": "cssl_jax", "torch": "PyTorch"}
+HUGE = ", huge pages"  # asked of glibc, as the command does for itself
 OVER_STOCK, OVER_TORCH, COMPILE = 2.3, 0.65, 1.2
 
 
@@ -17,7 +19,8 @@ def run(options: argparse.Namespace) -> dict:
     """Every contender in every case; contenders take turns within a round."""
     rows: list[dict] = []
     for case in STEPS:
-        rounds: dict[str, list[dict]] = {name: [] for name in CONTENDERS}
+        names = [name + pages for name in CONTENDERS for pages in ("", HUGE)]
+        rounds: dict[str, list[dict]] = {name: [] for name in names}
         for _ in range(options.rounds):
             for name, done in rounds.items():
                 done.append(measure("step", name, options, case=case))
@@ -27,6 +30,9 @@ def run(options: argparse.Namespace) -> dict:
 
 def measure(function: str, name: str, options: argparse.Namespace, **arguments: object) -> dict:
     """Figures of one contender in a process of its own."""
+    environment = {}
+    if name.endswith(HUGE):
+        name, environment = name.removesuffix(HUGE), {huge_pages.VARIABLE: huge_pages.OPTION}
     peer = name == "torch"
     if peer and not options.peer_python:
         return {"failed": "not measured: no --peer-python"}
@@ -34,7 +40,7 @@ def measure(function: str, name: str, options: argparse.Namespace, **arguments: 
     return process.call(
         f"step_sections.{'peer' if peer else 'own'}.{function}",
         seconds=options.seconds,
-        environment={} if peer else cpu_environment(),
+        environment=environment | ({} if peer else cpu_environment()),
         timeout=options.timeout,
         **({"python": options.peer_python} if peer else {}),
         **more,
@@ -55,8 +61,8 @@ def _targets(rows: list[dict]) -> list[dict]:
     found = {(row["case"], row["contender"]): row for row in rows}
 
     def ratios(case: str, over: str, figure: str) -> list[float | None]:
-        """This project's figure over another's in each round, the median of them."""
-        pair = [found[case, name].get("rounds") for name in ("own", over)]
+        """This project's figure over another's in each round, the median; both with huge pages."""
+        pair = [found[case, name + HUGE].get("rounds") for name in ("own", over)]
         if None in pair:
             return [None]
         both = zip(*pair, strict=True)
@@ -91,10 +97,16 @@ def _targets(rows: list[dict]) -> list[dict]:
 
 
 def table(section: dict) -> str:
-    lines = [f"{'':<25}{'':<20}{'ms':>8}{'views/s':>10}{'compile s':>11}"]
+    lines = [f"{'':<25}{'':<32}{'ms':>8}{'views/s':>10}{'compile s':>11}"]
     for row in section["rows"]:
         figures = row.get("failed") or f"{row['ms']:>8.0f}{row['views_per_s']:>10.1f}" + (
             f"{row['compile_s']:>11.1f}" if "compile_s" in row else ""
         )
-        lines.append(f"{row['case']:<25}{LABELS[row['contender']]:<20}{figures}")
+        lines.append(f"{row['case']:<25}{label(row['contender']):<32}{figures}")
     return "\n".join(lines)
+
+
+def label(name: str) -> str:
+    """A contender in words."""
+    pages = HUGE if name.endswith(HUGE) else ""
+    return LABELS[name.removesuffix(HUGE)] + pages

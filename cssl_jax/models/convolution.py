@@ -1,25 +1,18 @@
-"""A convolution whose kernel gradient is fast on CPUs; on other devices it is XLA's own.
+"""The convolution of the encoders: XLA's, but matrix products where its CPU backend is slow."""
 
-XLA's CPU backend computes the gradient with respect to the kernel as a convolution whose window is
-as large as the output, which it has no fast routine for. Here it is one matrix product per kernel
-tap: the part of the padded input that the tap sees, times the output's gradient.
-"""
-
-import math
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
-LAYOUT = ("NHWC", "HWIO", "NHWC")
-CACHED = 2**17  # numbers in one operand of a product: 512 KiB in float32
-# Below any of these XLA's kernel gradient is about as fast, and its program compiles sooner.
-POSITIONS, COLUMNS, ROWS = 144, 16, 32
+from cssl_jax.models import products
+from cssl_jax.models.products import Pairs, Steps
 
-Steps = tuple[int, ...]
-Pairs = tuple[tuple[int, int], ...]
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+_xla_only = contextvars.ContextVar("xla_only", default=False)
 
 
 def convolution(
@@ -33,9 +26,10 @@ def convolution(
 ) -> jax.Array:
     """``lax.conv_general_dilated`` for ``flax.linen.Conv``'s argument of that name, two dimensions.
 
-    Values and the input's gradient are XLA's on every device. On CPUs the kernel's gradient is
-    computed tap by tap, in at least float32. Only reverse-mode differentiation is defined; inside
-    ``shard_map`` with ``check_vma=False``, as ``parallel.data_parallel`` has it.
+    On accelerators it is that function. On CPUs kernel gradients of wide layers, 1x1 kernels and
+    maps smaller than the kernel are computed by ``products``, equal up to the order of sums. Only
+    reverse-mode differentiation is defined; inside ``shard_map`` with ``check_vma=False``, as
+    ``parallel.data_parallel`` has it.
 
     Args:
         inputs: [N, H, W, C].
@@ -49,7 +43,7 @@ def convolution(
     Returns:
         [N, H', W', D].
     """
-    if not _plain(inputs, kernel, others):
+    if _xla_only.get() or not _plain(inputs, kernel, others):
         return lax.conv_general_dilated(
             inputs, kernel, window_strides, padding, precision=precision, **others
         )
@@ -58,6 +52,16 @@ def convolution(
         padding = lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
     pads = tuple((int(before), int(after)) for before, after in padding)
     return _convolution(inputs, kernel, strides, pads, precision)
+
+
+@contextlib.contextmanager
+def xla_only() -> Iterator[None]:
+    """What is traced inside has XLA's convolution on CPUs too, as accelerators' programs do."""
+    token = _xla_only.set(True)
+    try:
+        yield
+    finally:
+        _xla_only.reset(token)
 
 
 def _plain(inputs: jax.Array, kernel: jax.Array, others: dict[str, Any]) -> bool:
@@ -85,38 +89,14 @@ def _by_xla(
     )
 
 
-def _by_product(
-    inputs: jax.Array, kernel: jax.Array, strides: Steps, pads: Pairs, precision: Any
-) -> jax.Array:
-    """One matrix product with all that the kernel sees side by side."""
-    height, width = kernel.shape[:2]
-    zero = jnp.zeros((), inputs.dtype)
-    x = lax.pad(inputs, zero, ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)))
-    rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1  # before the stride
-    seen = [
-        x[:, i : i + rows : strides[0], j : j + columns : strides[1]]
-        for i in range(height)
-        for j in range(width)
-    ]
-    patches = jnp.concatenate(seen, axis=3)
-    return jnp.dot(patches, kernel.reshape(-1, kernel.shape[3]), precision=precision)
-
-
 def _on_cpu(
     inputs: jax.Array, kernel: jax.Array, strides: Steps, pads: Pairs, precision: Any
 ) -> jax.Array:
-    """By one product where XLA's CPU backend is slow.
-
-    That is for 1x1 kernels, and for maps of inputs or outputs smaller than the kernel, where it has
-    nothing but a loop over positions, up to 80 times slower.
-    """
-    window = kernel.shape[:2]
-    outputs = jax.eval_shape(lambda: _by_xla(inputs, kernel, strides, pads, precision)).shape[1:3]
-    small = any(
-        min(sides) < w for *sides, w in zip(inputs.shape[1:3], outputs, window, strict=True)
-    )
-    function = _by_product if window == (1, 1) or small else _by_xla
-    return function(inputs, kernel, strides, pads, precision)
+    given = {"strides": strides, "pads": pads, "precision": precision}
+    outputs = jax.eval_shape(lambda x, k: _by_xla(x, k, **given), inputs, kernel).shape
+    if products.suits(inputs.shape, kernel.shape, outputs):
+        return products.convolution(inputs, kernel, **given)
+    return _by_xla(inputs, kernel, **given)
 
 
 def _values(
@@ -154,86 +134,11 @@ def _backward(
 
     def of_cpu(x: jax.Array, k: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         of_inputs, of_kernel = jax.vjp(lambda x, k: _on_cpu(x, k, **given), x, k)[1](g)
-        if _worthwhile(k.shape, g.shape):
-            of_kernel = kernel_gradient(x, g, k.shape[:2], strides, pads).astype(k.dtype)
+        if products.gradient_suits(k.shape, g.shape):
+            of_kernel = products.kernel_gradient(x, g, k.shape[:2], strides, pads).astype(k.dtype)
         return of_inputs, of_kernel
 
     return lax.platform_dependent(*kept, gradient, cpu=of_cpu, default=of_xla)
 
 
 _convolution.defvjp(_forward, _backward)
-
-
-def kernel_gradient(
-    inputs: jax.Array,
-    gradient: jax.Array,
-    window: tuple[int, ...],
-    strides: Steps,
-    pads: Pairs,
-) -> jax.Array:
-    """Gradient of a convolution with respect to its kernel, by matrix products.
-
-    A loop takes a few images at a time, so that what the taps see stays in the processor's cache.
-    All images at once would take fresh pages of memory for every tap, whose first touch alone costs
-    more than the products.
-
-    Args:
-        inputs: [N, H, W, C].
-        gradient: With respect to the output, [N, H', W', D].
-        window: Height and width of the kernel.
-        strides: Strides of height and width.
-        pads: (before, after) for height and width; a negative pad crops, as in XLA.
-
-    Returns:
-        [h, w, C, D], in at least float32.
-    """
-    kind = jnp.promote_types(jnp.promote_types(inputs.dtype, gradient.dtype), jnp.float32)
-    batch, height, width, out = gradient.shape
-    channels = inputs.shape[3]
-    few = batch if window == (1, 1) else _images(batch, height * width, max(channels, out))
-    rows, columns = strides[0] * (height - 1) + 1, strides[1] * (width - 1) + 1
-
-    def of_images(x: jax.Array, g: jax.Array) -> list[jax.Array]:
-        """Gradient of a few images: for every row of the kernel [D, w C]."""
-        # In this order of axes XLA transposes once; a matrix's transpose it folds into products.
-        g = g.astype(kind).reshape(few, -1, out).transpose(2, 0, 1).reshape(out, -1)
-        zero = jnp.zeros((), kind)
-        x = lax.pad(x.astype(kind), zero, ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)))
-        x = lax.optimization_barrier(x)
-        seen = [x[:, :, j : j + columns : strides[1]] for j in range(window[1])]
-        x = jnp.concatenate(seen, axis=3)
-        return [
-            g @ x[:, i : i + rows : strides[0]].reshape(-1, window[1] * channels)
-            for i in range(window[0])
-        ]
-
-    def parts(values: jax.Array) -> jax.Array:
-        return values.reshape(-1, few, *values.shape[1:])
-
-    if few == batch:
-        rows_of_kernel = of_images(inputs, gradient)
-    else:
-        zeros = [jnp.zeros((out, window[1] * channels), kind)] * window[0]
-        rows_of_kernel, _ = lax.scan(
-            lambda total, part: (jax.tree.map(jnp.add, total, of_images(*part)), None),
-            zeros,
-            (parts(inputs), parts(gradient)),
-        )
-    stacked = jnp.stack(rows_of_kernel).reshape(window[0], out, window[1], channels)
-    return stacked.transpose(0, 2, 3, 1)
-
-
-def _worthwhile(kernel: tuple[int, ...], gradient: tuple[int, ...]) -> bool:
-    """Whether ``kernel_gradient`` beats what XLA makes of the same shapes."""
-    height, width, channels, out = kernel
-    if (height, width) == (1, 1):
-        return True
-    positions = math.prod(gradient[1:3])
-    return positions >= POSITIONS and width * channels >= COLUMNS and out >= ROWS
-
-
-def _images(batch: int, positions: int, channels: int) -> int:
-    """Images to take at a time: a divisor of the batch that gives the products enough rows."""
-    rows = max(CACHED // channels, 2 * channels)
-    enough = (n for n in range(1, batch) if batch % n == 0 and n * positions >= rows)
-    return next(enough, batch)

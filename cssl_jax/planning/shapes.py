@@ -15,6 +15,7 @@ from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources import ArraySource, Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.features import InputSpec
+from cssl_jax.models import convolution
 from cssl_jax.train import setup
 from cssl_jax.train.step import make_train_step
 
@@ -150,7 +151,13 @@ def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
     )
     state = jax.eval_shape(setup.initializer(method, optimizer, spec), jax.random.key(0))
     constants, feed = _fed(given, batch, sum(method.views.values()), mesh.size)
-    return Step(function, state, constants, feed, pipeline.split_constants)
+
+    def as_on_accelerators(state: PyTree, constants: PyTree, feed: PyTree) -> PyTree:
+        """The step with XLA's convolutions, wherever it is compiled."""
+        with convolution.xla_only():
+            return function(state, constants, feed)
+
+    return Step(as_on_accelerators, state, constants, feed, pipeline.split_constants)
 
 
 def _fed(given: Input, batch: int, views: int, devices: int) -> tuple[PyTree, PyTree]:

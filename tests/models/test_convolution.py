@@ -11,8 +11,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from cssl_jax import parallel
-from cssl_jax.models import convolution as module
-from cssl_jax.models.convolution import LAYOUT, convolution, kernel_gradient
+from cssl_jax.models import products
+from cssl_jax.models.convolution import LAYOUT, convolution, xla_only
 
 # (height, width), channels in and out, window, strides, padding.
 CASES = {
@@ -33,7 +33,7 @@ CASES = {
 }
 
 
-by_products = jax.jit(kernel_gradient, static_argnums=(2, 3, 4))
+by_products = jax.jit(products.kernel_gradient, static_argnums=(2, 3, 4))
 
 
 def pads(size, window, strides, padding):
@@ -99,7 +99,7 @@ def test_images_may_be_taken_a_few_at_a_time(monkeypatch, few):
     *_, window, strides, padding = case
     with jax.enable_x64(True):
         x, _, g = operands(case, batch=6)
-        monkeypatch.setattr(module, "_images", lambda *_: few)
+        monkeypatch.setattr(products, "_images", lambda *_: few)
         found = by_products(x, g, window, strides, padding)
         expected = by_loops(x, g, window, strides, padding)
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
@@ -112,9 +112,9 @@ def test_images_at_a_time_divide_the_batch():
         (7, 64, 256),
         (512, 144, 16),
     ):
-        few = module._images(batch, positions, channels)
+        few = products._images(batch, positions, channels)
         assert batch % few == 0
-        assert few * positions >= min(module.CACHED // channels, batch * positions)
+        assert few * positions >= min(products.CACHED // channels, batch * positions)
 
 
 def test_products_of_bfloat16_are_summed_in_float32():
@@ -201,3 +201,13 @@ def test_accelerators_keep_xlas_values(side, window):
     for name in ("tpu", "cuda"):
         assert "stablehlo.convolution" in texts[name]
         assert "stablehlo.dot_general" not in texts[name]
+
+
+def test_inside_xla_only_a_cpu_has_xlas_too():
+    layer, loss = layer_loss()
+    x = jnp.zeros((8, 24, 24, 8))
+    params = layer.init(jax.random.key(1), x)
+    with xla_only():
+        text = program(jax.grad(loss), "cpu", params, x)
+    assert "stablehlo.dot_general" not in text
+    assert "stablehlo.dot_general" in program(lambda p, x: jax.grad(loss)(p, x), "cpu", params, x)
