@@ -45,7 +45,7 @@ def convolutions(section: dict[str, Any]) -> str:
     sums = {name: {"ms": [values]} for name, values in section["sums"].items()}
     rows["sum over the network"] = _cells({"contenders": sums}, lambda found: found["ms"][0])
     head = ["milliseconds for 64 views: " + " / ".join(LABELS[n] for n in CONTENDERS), *PARTS]
-    return markdown(head, rows) + provenance(section, "one process each")
+    return markdown(head, rows) + provenance(section, "one process each, with huge pages")
 
 
 def _cells(section: dict[str, Any], values: Any) -> list[str]:

@@ -3,12 +3,12 @@
 import argparse
 
 from step_sections.cases import CONVOLUTIONS, PARTS
-from step_sections.steps import CONTENDERS, LABELS, measure
+from step_sections.steps import CONTENDERS, HUGE, LABELS, measure
 
 
 def run(options: argparse.Namespace) -> dict:
-    """Each contender once; the sums weigh a convolution by how often the network has it."""
-    found = {name: measure("convolutions", name, options) for name in CONTENDERS}
+    """Each contender once, with huge pages; sums count a convolution as often as the net has it."""
+    found = {name: measure("convolutions", name + HUGE, options) for name in CONTENDERS}
     counts = [times for times, *_ in CONVOLUTIONS]
     sums = {
         name: [
