@@ -64,7 +64,7 @@ def _measure(encoder: str, dtype: str, compiled: bool, small: bool) -> dict[str,
     def step() -> Any:
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             z = call(noise.float() / 255)
-        loss = _nt_xent(z.float())
+        loss = nt_xent(z.float())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -94,7 +94,7 @@ def _encoder(name: str, small: bool) -> tuple[Any, int, int, int]:
     return model, 2048, 256, 224
 
 
-def _nt_xent(z: Any) -> Any:
+def nt_xent(z: Any) -> Any:
     import torch
 
     z = torch.nn.functional.normalize(z, dim=1)

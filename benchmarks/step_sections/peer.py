@@ -13,7 +13,7 @@ def step(case: str, *, imports: list[str], seconds: float) -> dict[str, Any]:
     for name in imports:
         importlib.import_module(name)
     import torch
-    from accelerator.torch_steps import _nt_xent
+    from accelerator.torch_steps import nt_xent
 
     encoder, width, stem, side, examples = STEPS[case]
     features, size = _encoder(encoder, width, stem)
@@ -28,7 +28,7 @@ def step(case: str, *, imports: list[str], seconds: float) -> dict[str, Any]:
     noise = noise.contiguous(memory_format=torch.channels_last)
 
     def one() -> None:
-        loss = _nt_xent(model(noise.float() / 255))
+        loss = nt_xent(model(noise.float() / 255))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

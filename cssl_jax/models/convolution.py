@@ -36,8 +36,8 @@ def convolution(
         kernel: [h, w, C, D].
         window_strides: Strides of height and width.
         padding: "SAME", "VALID", or (before, after) for height and width.
-        precision: As in ``lax.conv_general_dilated``.
-        others: Dilations, groups and layout, as in ``lax.conv_general_dilated``. Whatever differs
+        precision: Passed on to ``lax.conv_general_dilated``.
+        others: Dilations, groups and layout for ``lax.conv_general_dilated``. Whatever differs
             from a plain convolution of [N, H, W, C] goes to XLA altogether.
 
     Returns:

@@ -39,7 +39,7 @@ def convolution(
         kernel: [h, w, C, D].
         strides: Strides of height and width.
         pads: (before, after) for height and width; a negative pad crops, as in XLA.
-        precision: As in ``jax.numpy.dot``.
+        precision: Passed on to ``jax.numpy.dot``.
 
     Returns:
         [N, H', W', D].

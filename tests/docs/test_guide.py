@@ -2,12 +2,12 @@
 
 import ast
 import base64
-import os
 import pathlib
 import re
 
 import nbformat
 import pytest
+from helpers import compilation
 
 PATH = pathlib.Path(__file__).resolve().parents[2] / "docs" / "guide.ipynb"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -37,7 +37,7 @@ def texts(cells):
 
 def environment():
     """As a reader starts it: the test's simulated devices and compiler options taken out."""
-    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    kept = compilation.users_environment()
     return {**kept, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import compilation
 
 import cssl_jax
 import tiny
@@ -333,7 +333,7 @@ def test_the_digits_recipe_is_accused_of_nothing(tmp_path):
     ]
     done = subprocess.run(
         [*command, "--train.epochs", "16", "--train.evaluate-every", "4"],
-        env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+        env=compilation.users_environment(),
         capture_output=True,
         text=True,
     )

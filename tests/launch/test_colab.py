@@ -12,6 +12,7 @@ import venv
 
 import nbformat
 import pytest
+from helpers import compilation
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATH = ROOT / "launch" / "colab.ipynb"
@@ -121,7 +122,7 @@ def test_it_runs_where_only_colabs_packages_are(notebook, colab, tmp_path):
         timeout=1500,
         resources={"metadata": {"path": str(folder)}},
     )
-    kept = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS",)}
+    kept = compilation.users_environment()
     inline = "module://matplotlib_inline.backend_inline"
     path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
     client.execute(env={**kept, "MPLBACKEND": inline, "PATH": path})
