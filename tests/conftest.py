@@ -29,6 +29,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and child processes inher
         "MPLCONFIGDIR": str(shared / "matplotlib"),  # its list of fonts takes seconds to build
     }
 os.environ |= compilation.environment()
+compilation.keep_to_one_core()
+# Tracing makes objects by the million, and few in cycles: collecting as often as usual takes 5 %.
+gc.set_threshold(100_000, 50, 100)
 
 os.environ["CSSL_JAX_CACHE"] = tempfile.mkdtemp(prefix="cssl-jax-tests-")
 atexit.register(shutil.rmtree, os.environ["CSSL_JAX_CACHE"], ignore_errors=True)

@@ -145,7 +145,7 @@ def kept_bytes(encoder: str, size: int, dtype: str, remat: bool) -> dict:
     from cssl_jax.train import setup
 
     method, optimizer, spec = joint_device.parts(encoder, size, dtype, remat=remat, axis_name=None)
-    state = jax.eval_shape(setup.initializer(method, optimizer, spec), jax.random.key(0))
+    state = setup.state_shapes(method, optimizer, spec)
 
     def residuals(n: int) -> int:
         def keep(params, model_state, views):

@@ -1,6 +1,7 @@
 """Views of held-out examples, in order and drawn by a seed, for figures without labels."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,14 +42,15 @@ def view_pairs(
 
 def _on_device(source: ArraySource, policy: ImagePolicy, size: int, seed: int) -> Iterator:
     keys = example_key(seed, np.uint32(0), np.arange(len(source)))
-
-    @jax.jit
-    def draw(part: jax.Array, key: jax.Array) -> jax.Array:
-        views = apply_views(part, sample_views(key, policy, 2), policy=policy, size=size)
-        return (views * 255 + 0.5).astype(np.uint8)
-
     for i in range(0, len(source), ROWS):
-        yield np.asarray(draw(source.images[i : i + ROWS], keys[i : i + ROWS]))
+        images, key = source.images[i : i + ROWS], keys[i : i + ROWS]
+        yield np.asarray(_draw(images, key, policy=policy, size=size))
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "size"))
+def _draw(images: jax.Array, key: jax.Array, *, policy: ImagePolicy, size: int) -> jax.Array:
+    views = apply_views(images, sample_views(key, policy, 2), policy=policy, size=size)
+    return (views * 255 + 0.5).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -173,8 +173,7 @@ class Encoder:
         return {f"stage{n}": np.concatenate(m) for n, m in zip(layers, found, strict=True)}
 
     def _shapes(self) -> Model:
-        init = setup.initializer(self.method, optax.identity(), self.spec)
-        return jax.eval_shape(init, jax.random.key(0)).model
+        return setup.state_shapes(self.method, optax.identity(), self.spec).model
 
 
 @contextlib.contextmanager

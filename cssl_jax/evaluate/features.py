@@ -1,6 +1,7 @@
 """From images to features: the encoder under jit, and raw pixels as the floor to beat."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -100,13 +101,7 @@ def make_embed(
     Images are embedded in batches over the mesh; the last one is padded and cut, never dropped.
     Each of several processes reads its own rows only, and all get the features of all rows.
     """
-
-    @jax.jit
-    def embed_batch(variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
-        x = preprocess(images, size=size, mean=mean, std=std)
-        encoded: Any = encoder.apply(variables, x, train=False)
-        return encoded["features"]
-
+    embed_batch = functools.partial(_embed_batch, encoder=encoder, size=size, mean=mean, std=std)
     rows = -(-batch_size // mesh.size) * mesh.size
     mine = parallel.process_rows(rows, mesh)
 
@@ -122,6 +117,21 @@ def make_embed(
         return np.concatenate(parts)
 
     return embed
+
+
+@functools.partial(jax.jit, static_argnames=("encoder", "size", "mean", "std"))
+def _embed_batch(
+    variables: dict[str, PyTree],
+    images: jax.Array,
+    *,
+    encoder: nn.Module | Applies,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> jax.Array:
+    x = preprocess(images, size=size, mean=mean, std=std)
+    encoded: Any = encoder.apply(variables, x, train=False)
+    return encoded["features"]
 
 
 class Blocks(Protocol[Block]):

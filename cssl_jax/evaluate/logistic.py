@@ -27,7 +27,7 @@ MAX_ITERATIONS = 300
 _AXES = 512  # of the covariance that are told apart; the rest count as one
 _SAMPLE = 8192  # rows that the covariance is computed from
 _MEMORY_LIMIT = 2**30  # bytes of the history of the problems that are solved together
-_SMALL = 10**9  # products of an evaluation of all problems, below which none is left out early
+_SMALL = 5 * 10**7  # products of an evaluation of all problems, below which none is left out early
 _HIGHEST = jax.lax.Precision.HIGHEST
 Weights = tuple[jax.Array, jax.Array]
 

@@ -1,7 +1,7 @@
 """BatchNorm's running statistics re-estimated on a source's images, without training (AdaBN)."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -51,49 +51,51 @@ def reestimate(
     """
     count = len(source)
     order = permute(np.arange(count), epoch_key(seed, _ORDER), count).astype(np.int64)
-    compute = _statistics(modules, spec, mesh)
+    # Without an axis the compiler sees the batch as a whole, however it is spread; at momentum 0
+    # nothing of the earlier statistics survives.
+    alone: dict[str, Any] = {"axis_name": None, "norm_groups": 1, "norm_momentum": 0.0}
+    clones = tuple((name, module.clone(**alone)) for name, module in modules.items())
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    compute = functools.partial(_statistics, modules=clones, spec=spec, everywhere=everywhere)
     weights, found = [], []
     for rows in np.array_split(order, -(-count // batch_size)):
         whole = -(-len(rows) // mesh.size) * mesh.size
         mine = np.resize(rows, whole)[parallel.process_rows(whole, mesh)]
         (images,) = source.take(mine).blocks(len(mine), spec.size)
         batch = parallel.put_batch(images, mesh)
-        found.append(jax.device_get(compute(model, batch, len(rows))))
+        found.append(jax.device_get(compute(model, batch, count=len(rows))))
         weights.append(len(rows) / count)
     updated = parallel.replicate(_merged(found, weights), mesh)
     return {**model, "model_state": {**model["model_state"], **updated}}
 
 
+@functools.partial(jax.jit, static_argnames=("count", "modules", "spec", "everywhere"))
 def _statistics(
-    modules: dict[str, nn.Module], spec: InputSpec, mesh: Mesh
-) -> Callable[[Model, jax.Array, int], PyTree]:
-    """Compiles (model, images uint8 [n, H, W, C], count) -> statistics of the first ``count``.
+    model: Model,
+    images: jax.Array,
+    *,
+    count: int,
+    modules: tuple[tuple[str, nn.Module], ...],
+    spec: InputSpec,
+    everywhere: NamedSharding,
+) -> PyTree:
+    """Statistics of the first ``count`` of images uint8 [n, H, W, C], ``everywhere``.
 
     The images after ``count`` only make the batch divide over the mesh; they are not used.
     """
-    # Without an axis the compiler sees the batch as a whole, however it is spread; at momentum 0
-    # nothing of the earlier statistics survives.
-    alone: dict[str, Any] = {"axis_name": None, "norm_groups": 1, "norm_momentum": 0.0}
-    clones = {name: module.clone(**alone) for name, module in modules.items()}
-    everywhere = NamedSharding(mesh, PartitionSpec())
-
-    @functools.partial(jax.jit, static_argnums=2, out_shardings=everywhere)
-    def compute(model: Model, images: jax.Array, count: int) -> PyTree:
-        if count < len(images):
-            images = jax.lax.with_sharding_constraint(images, everywhere)[:count]
-        x: Any = preprocess(images, size=spec.size, mean=spec.mean, std=spec.std)
-        state = {}
-        for name, module in clones.items():
-            variables = {
-                "params": model["params"][name],
-                "batch_stats": model["model_state"][name],
-            }
-            x, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
-            x = x["features"] if name == "encoder" else x
-            state[name] = updated.get("batch_stats", {})
-        return state
-
-    return compute
+    if count < len(images):
+        images = jax.lax.with_sharding_constraint(images, everywhere)[:count]
+    x: Any = preprocess(images, size=spec.size, mean=spec.mean, std=spec.std)
+    state = {}
+    for name, module in modules:
+        variables = {
+            "params": model["params"][name],
+            "batch_stats": model["model_state"][name],
+        }
+        x, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
+        x = x["features"] if name == "encoder" else x
+        state[name] = updated.get("batch_stats", {})
+    return jax.lax.with_sharding_constraint(state, everywhere)
 
 
 def _merged(parts: Sequence[PyTree], weights: Sequence[float]) -> PyTree:

@@ -37,7 +37,11 @@ class Method(Protocol):
     The loss is ``objective`` of ``encode``. They are apart so that a batch can be encoded in parts,
     see ``train.gradient``: an example's outputs must not depend on the others, but through
     BatchNorm, and whatever examples have to do with each other is in ``objective``.
+
+    A method is a value, such as a frozen dataclass: equal ones share their compiled programs.
     """
+
+    def __hash__(self) -> int: ...
 
     @property
     def views(self) -> dict[str, int]:

@@ -149,7 +149,7 @@ def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
         micro_batches=parts,
         frozen_norm=config.train.micro_batch_norm == "frozen",
     )
-    state = jax.eval_shape(setup.initializer(method, optimizer, spec), jax.random.key(0))
+    state = setup.state_shapes(method, optimizer, spec)
     constants, feed = _fed(given, batch, sum(method.views.values()), mesh.size)
 
     def as_on_accelerators(state: PyTree, constants: PyTree, feed: PyTree) -> PyTree:

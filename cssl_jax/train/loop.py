@@ -206,8 +206,8 @@ def _best(last: Checkpoint, parts: Parts, checkpoints: Checkpoints) -> Checkpoin
 
 def _resume(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, bool]:
     """The newest state of this very run, and whether its evaluation was broken off."""
-    init = setup.initializer(parts.method, parts.optimizer, parts.spec)
-    state, meta = checkpoints.resume(jax.eval_shape(init, jax.random.key(0)), parts.mesh)
+    shapes = setup.state_shapes(parts.method, parts.optimizer, parts.spec)
+    state, meta = checkpoints.resume(shapes, parts.mesh)
     for part, fingerprint in parts.meta["data"].items():
         if meta["data"][part] != fingerprint:
             raise UserError(

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from cssl_jax.errors import UserError
+from cssl_jax.train.norms import square_sum
 
 T = TypeVar("T")
 PyTree = Any
@@ -173,7 +174,7 @@ def make_optimizer(
     """
     mask = decay_mask if exclude_norm_and_bias else _everything
     decay = optax.add_decayed_weights(weight_decay, mask)
-    adapt = optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient, eps=trust_eps)
+    adapt = adapted_by_trust_ratio(trust_coefficient, trust_eps)
     if trust_clip:
         adapt = clipped_trust_ratio(schedule, trust_coefficient, trust_eps)
     learn = optax.scale_by_learning_rate(schedule)
@@ -202,6 +203,34 @@ def _refuse_options_without_meaning(
         raise UserError(f"clip_norm {clip_norm} would stop training; use None for no clipping")
 
 
+def trust_ratio(
+    w: jax.Array, u: jax.Array, trust_coefficient: float, eps: float = 0.0
+) -> jax.Array:
+    """LARS' η ‖w‖ / (‖u‖ + ε) of a parameter w and its update u; 1 where a norm is 0."""
+    weight, length = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
+    adapted = (weight > 0) & (length > 0)
+    return jnp.where(adapted, trust_coefficient * weight / (length + eps), 1)
+
+
+def adapted_by_trust_ratio(
+    trust_coefficient: float, eps: float = 0.0
+) -> optax.GradientTransformation:
+    """Scale every tensor's update by its ``trust_ratio``."""
+
+    def init(params: PyTree) -> optax.EmptyState:
+        return optax.EmptyState()
+
+    def update(
+        updates: PyTree, state: optax.EmptyState, params: PyTree = None
+    ) -> tuple[PyTree, optax.EmptyState]:
+        scaled = jax.tree.map(
+            lambda u, w: u * trust_ratio(w, u, trust_coefficient, eps), updates, params
+        )
+        return scaled, state
+
+    return optax.GradientTransformation(init, update)
+
+
 def clipped_trust_ratio(
     schedule: optax.Schedule, trust_coefficient: float, eps: float = 0.0
 ) -> optax.GradientTransformation:
@@ -220,7 +249,7 @@ def clipped_trust_ratio(
         rate = schedule(state.count)
 
         def scale(u: jax.Array, w: jax.Array) -> jax.Array:
-            weight, length = jnp.linalg.norm(w.ravel()), jnp.linalg.norm(u.ravel())
+            weight, length = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
             adapted = (weight > 0) & (length > 0) & (rate > 0)
             ratio = trust_coefficient * weight / jnp.where(adapted, (length + eps) * rate, 1)
             return u * jnp.where(adapted, jnp.minimum(ratio, 1), 1)

@@ -1,5 +1,6 @@
 """Digests of arrays to the bit: whether devices agree, and whether a checkpoint came back whole."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,7 @@ def _digest(x: jax.Array) -> jax.Array:
     return jnp.sum(mix(words ^ mix(place, jnp), jnp), dtype=jnp.uint32)
 
 
+@functools.lru_cache(maxsize=8)
 def make_replica_check(mesh: Mesh) -> Callable[[PyTree], list[str]]:
     """Builds a function from a replicated tree to the names of the leaves that devices hold unlike.
 

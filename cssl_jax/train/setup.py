@@ -342,28 +342,41 @@ def make_optimizer(
     return optimizer, schedule, total_steps
 
 
-def initializer(
-    method: Method, optimizer: optax.GradientTransformation, spec: InputSpec
-) -> Callable[[jax.Array], TrainState]:
-    """A function from a key to the state before the first step; its shapes need no compilation."""
-    views = {
-        group: np.zeros((2, count, spec.size, spec.size, spec.channels), np.float32)
-        for group, count in method.views.items()
-    }
-
-    def init(key: jax.Array) -> TrainState:
-        params, model_state, method_state = method.init(key, {"views": views})
-        step = jnp.zeros((), jnp.int32)
-        return TrainState(step, params, model_state, method_state, optimizer.init(params))
-
-    return init
-
-
 def init_state(
     method: Method, optimizer: optax.GradientTransformation, spec: InputSpec, seed: int
 ) -> TrainState:
     """The state before the first step; a function of the seed alone."""
+    draw = _compiled(method, spec, jax.default_backend())
+    params, model_state, method_state = draw(jax.random.key(seed))
+    opt_state = jax.jit(optimizer.init)(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, model_state, method_state, opt_state)
+
+
+def state_shapes(
+    method: Method, optimizer: optax.GradientTransformation, spec: InputSpec
+) -> TrainState:
+    """What ``init_state`` returns, as ``jax.ShapeDtypeStruct``; nothing is compiled."""
+    draw = _drawing(method, spec)
+    params, model_state, method_state = jax.eval_shape(draw, jax.random.key(0))
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    opt_state = jax.eval_shape(optimizer.init, params)
+    return TrainState(step, params, model_state, method_state, opt_state)
+
+
+# JAX knows a function that it has traced by its identity, and runs of one process, as in a sweep,
+# mostly have equal methods.
+@functools.lru_cache(maxsize=8)
+def _drawing(method: Method, spec: InputSpec) -> Callable[[jax.Array], Any]:
+    """A function from a key to (params, model_state, method_state)."""
+    views = {
+        group: np.zeros((2, count, spec.size, spec.size, spec.channels), np.float32)
+        for group, count in method.views.items()
+    }
+    return lambda key: method.init(key, {"views": views})
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(method: Method, spec: InputSpec, backend: str) -> Callable[[jax.Array], Any]:
     # Random draws compile slowly on CPU (a minute for ResNet-50 under jax 0.12) and run once.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    init = jax.jit(initializer(method, optimizer, spec), compiler_options=quick)
-    return init(jax.random.key(seed))
+    quick = {"xla_backend_optimization_level": 0} if backend == "cpu" else None
+    return jax.jit(_drawing(method, spec), compiler_options=quick)

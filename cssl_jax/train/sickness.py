@@ -49,7 +49,7 @@ class Sickness:
         folder: RUN/sick; made when it is needed.
         config: ``on_nonfinite`` and ``nonfinite_limit``.
         pipeline: Of the run.
-        groups: Names of the parameter groups, see ``step.parameter_groups``.
+        groups: Names of the parameter groups, see ``norms.parameter_groups``.
         facts: Put into every dump: the config's hash, versions.
     """
 

@@ -9,6 +9,7 @@ import optax
 
 from cssl_jax.methods.base import Context, Method, PyTree
 from cssl_jax.train.gradient import MakeBatch, make_gradient
+from cssl_jax.train.norms import group_norms, square_sums
 from cssl_jax.train.state import TrainState, is_schedule
 
 Metrics = dict[str, jax.Array]
@@ -46,7 +47,7 @@ def make_train_step(
     Returns:
         The function; metrics are replicated, of the parameters before the update: scalars,
         "finite" (bool: the update was made), "skipped" (see ``TrainState``) and "norms" (float
-        [2, groups]: ``NORMS`` of each of ``parameter_groups``).
+        [2, groups]: ``NORMS`` of each of ``norms.parameter_groups``).
     """
     gradient = make_gradient(
         method,
@@ -62,8 +63,14 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         grads, aux = gradient(state, constants, feed)
         with jax.named_scope("journal"):
-            gradient_norm = optax.tree.norm(grads)
-            norms = jnp.stack([_group_norms(state.params), _group_norms(grads)])
+            squares = square_sums(grads)
+            gradient_norm = jnp.sqrt(jnp.sum(squares))
+            norms = jnp.stack(
+                [
+                    group_norms(square_sums(state.params), state.params),
+                    group_norms(squares, grads),
+                ]
+            )
         finite = jnp.isfinite(aux["metrics"]["loss"]) & jnp.isfinite(gradient_norm)
 
         with jax.named_scope("optimizer"):
@@ -116,20 +123,3 @@ def _counted(finite: jax.Array, skipped: jax.Array | np.ndarray) -> jax.Array:
     in_all, in_a_row = skipped
     lost = jnp.where(finite, 0, 1).astype(in_all.dtype)
     return jnp.stack([in_all + lost, (in_a_row + lost) * lost])
-
-
-def parameter_groups(params: PyTree) -> list[str]:
-    """Names of the groups that norms are told of: modules two levels down, as "encoder/conv"."""
-    return list(_groups(params))
-
-
-def _group_norms(tree: PyTree) -> jax.Array:
-    return jnp.stack([optax.tree.norm(leaves) for leaves in _groups(tree).values()])
-
-
-def _groups(tree: PyTree) -> dict[str, list[jax.Array]]:
-    groups: dict[str, list[jax.Array]] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path[:2], simple=True, separator="/")
-        groups.setdefault(name, []).append(leaf)
-    return groups

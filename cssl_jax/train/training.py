@@ -18,12 +18,13 @@ from cssl_jax.train.agreement import Agreement
 from cssl_jax.train.cadence import Cadence
 from cssl_jax.train.checkpoints import Checkpoints
 from cssl_jax.train.journal import Journal
+from cssl_jax.train.norms import parameter_groups
 from cssl_jax.train.parts import Parts
 from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
 from cssl_jax.train.sickness import RollBack, Sickness
 from cssl_jax.train.state import TrainState, is_schedule
-from cssl_jax.train.step import make_train_step, parameter_groups
+from cssl_jax.train.step import make_train_step
 from cssl_jax.train.trust import trust_figures
 
 # (epoch, figures of its evaluation) -> why the run should end there, "" to go on.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from cssl_jax.config import OptimizerConfig
-from cssl_jax.train.optimizers import is_norm_or_bias
+from cssl_jax.train.optimizers import is_norm_or_bias, trust_ratio
 
 PyTree = Any
 Figures = Callable[[PyTree, PyTree], dict[str, jax.Array]]
@@ -35,11 +35,8 @@ def trust_figures(options: OptimizerConfig) -> Figures | None:
                 continue
             wide = jnp.promote_types(w.dtype, jnp.float32)
             w, g = w.astype(wide), g.astype(wide)
-            weight = jnp.linalg.norm(w.ravel())
-            length = jnp.linalg.norm((g + options.weight_decay * w).ravel())
-            adapted = (weight > 0) & (length > 0)
-            scaled = options.trust_coefficient * weight / (length + options.trust_eps)
-            ratios.append(jnp.where(adapted, scaled, 1.0))
+            u = g + options.weight_decay * w
+            ratios.append(trust_ratio(w, u, options.trust_coefficient, options.trust_eps))
         if not ratios:
             return {}
         stacked = jnp.stack(ratios)

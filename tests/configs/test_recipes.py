@@ -263,7 +263,7 @@ def test_the_model_has_the_heads_widths(name):
     size = config.data.size or 32
     spec = InputSpec(size=size, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
     optimizer, _, _ = setup.make_optimizer(config, Sampler(IMAGENET, config.train.batch_size, 0))
-    state = jax.eval_shape(setup.initializer(method, optimizer, spec), jax.random.key(0))
+    state = setup.state_shapes(method, optimizer, spec)
     head = state.params["projector"]
     features = {"resnet18": 512, "resnet50": 2048}[config.model.encoder]
     hidden = FACTS[name].get("model.projector_hidden", features)

@@ -396,7 +396,7 @@ def test_the_command_passes_the_recipe_in_one_process_and_in_several(tmp_path):
     ids=["a shuffled gather", "rows of another process"],
 )
 def test_the_command_fails_a_package_that_is_wrong(tmp_path, change, seen):
-    done = command(tmp_path, change, "--devices", "4")
+    done = command(tmp_path, change, "--devices", "2")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "FAILED: " + seen in done.stdout
     assert "trials computed something else" in done.stdout

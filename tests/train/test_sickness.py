@@ -18,8 +18,9 @@ from cssl_jax import cli, parallel, recipes
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import RunError
 from cssl_jax.train import journal
+from cssl_jax.train.norms import parameter_groups
 from cssl_jax.train.state import is_schedule
-from cssl_jax.train.step import make_train_step, parameter_groups
+from cssl_jax.train.step import make_train_step
 
 
 def slow(value):
