@@ -17,13 +17,18 @@ from cssl_jax.version import __version__
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy", "scipy"),
     *("tensorflow", "tensorflow-datasets", "tyro", "tensorboard"),
+    *("opencv-python-headless", "simplejpeg"),
 )
 OPTIONAL = {  # what each is for
     "tensorflow": "data.augment_on=host needs it",
     "tensorflow-datasets": "TFDS data sets need it",
+    "opencv-python-headless": "without OpenCV the host makes views several times as slowly",
+    "simplejpeg": "without it JPEGs are decoded by Pillow or TensorFlow, half as fast",
     "tensorboard": "TensorBoard events need it (or --train.no-tensorboard)",
 }
-MODULES = {"orbax-checkpoint": "orbax"}  # where a package is not imported by its own name
+# Where a package is not imported by its own name.
+MODULES = {"orbax-checkpoint": "orbax", "opencv-python-headless": "cv2", "opencv-python": "cv2"}
+SUBSTITUTES = {"opencv-python-headless": "opencv-python"}  # packages of the same modules
 PYTHON = (3, 11)
 ACCELERATORS = {"nvidia-smi": ("gpu", 'pip install "jax[cuda13]"')}
 
@@ -34,7 +39,7 @@ def examine(known: Sequence[str] = ()) -> tuple[str, bool]:
     problems, hints = [*python_trouble(sys.version_info[:2]), *known], []
     wanted = requirements()
     for name in PACKAGES:
-        version = _version(name)
+        version = _version(name) or _version(SUBSTITUTES.get(name, name))
         lines.append(f"  {name:<20} {version or 'missing'}")
         wrong = package_trouble(name, version, wanted.get(name))
         if wrong and name in OPTIONAL:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import itertools
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +18,12 @@ LABELS = {
     "threads": "threads, whole policy",
     "threads-split": "threads, split",
     "plain": "plain tf.data, whole",
+    "opencv": "OpenCV by hand, whole",
+    "opencv-split": "OpenCV by hand, split",
+    "albumentations": "albumentations, DataLoader",
     "lightly": "lightly, DataLoader",
 }
+PEERS = ("albumentations", "lightly")  # measured by an interpreter that has torch
 OURS = ("tf", "tf-split", "threads", "threads-split")
 ENGINES = {"tf": "tf_pipeline", "threads": "thread_pipeline"}
 VIEWS = 2
@@ -137,6 +142,52 @@ def _plain(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str
     return lambda: plain.batches(task.files, task.policy, task.size, task.examples), ("tensorflow",)
 
 
+def _by_hand(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str, ...]]:
+    from input_sections import by_hand
+
+    def start() -> Batches:
+        return by_hand.batches(
+            task.files,
+            task.policy,
+            task.size,
+            task.examples,
+            threads=len(os.sched_getaffinity(0)),
+            whole=contender == "opencv",
+        )
+
+    return start, ("opencv-python-headless", "simplejpeg")
+
+
+def _albumentations(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str, ...]]:
+    import albumentations
+    import cv2
+    import torch
+
+    kernel = cv2.INTER_AREA if task.policy.get("antialias", True) else cv2.INTER_LINEAR
+    side, files = (task.size, task.size), task.files
+    transform = albumentations.Compose(
+        [
+            albumentations.RandomResizedCrop(side, scale=(0.08, 1.0), interpolation=kernel),
+            albumentations.HorizontalFlip(p=0.5),
+            albumentations.ColorJitter((0.2, 1.8), (0.2, 1.8), (0.2, 1.8), (-0.2, 0.2), p=0.8),
+            albumentations.ToGray(p=0.2),
+            albumentations.GaussianBlur(blur_limit=0, sigma_limit=(0.1, 2.0), p=0.5),
+        ]
+    )
+
+    class Photos(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 10**6
+
+        def __getitem__(self, index: int) -> list[torch.Tensor]:
+            photo = cv2.imread(files[index % len(files)], cv2.IMREAD_COLOR_RGB)
+            return [torch.from_numpy(transform(image=photo)["image"]) for _ in range(VIEWS)]
+
+    loader = torch.utils.data.DataLoader(Photos(), batch_size=task.examples, num_workers=WORKERS)
+    packages = ("torch", "albumentations", "opencv-python-headless")
+    return lambda: itertools.chain.from_iterable([loader]), packages
+
+
 def _lightly(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str, ...]]:
     import PIL.Image
     import torch
@@ -156,4 +207,10 @@ def _lightly(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[s
     return lambda: itertools.chain.from_iterable([loader]), ("torch", "lightly")
 
 
-BUILDERS = {**dict.fromkeys(OURS, _ours), "plain": _plain, "lightly": _lightly}
+BUILDERS = {
+    **dict.fromkeys(OURS, _ours),
+    **dict.fromkeys(("opencv", "opencv-split"), _by_hand),
+    "plain": _plain,
+    "albumentations": _albumentations,
+    "lightly": _lightly,
+}

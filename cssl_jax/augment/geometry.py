@@ -124,13 +124,14 @@ def _keys_cubic(t: Any, xp: Any = jnp) -> Any:
 KERNELS = {"bilinear": _triangle, "bicubic": _keys_cubic}
 
 
-def affine_matrix(parameters: Parameters, size: int) -> jax.Array:
+def affine_matrix(parameters: Parameters, size: int, xp: Any = jnp) -> Any:
     """Output pixel to input pixel, about the centre: [..., 2, 3] acting on (x, y, 1).
 
-    The inverse of: shear along x, zoom, rotate counter-clockwise as seen, then shift.
+    The inverse of: shear along x, zoom, rotate counter-clockwise as seen, then shift. ``xp`` is
+    ``jax.numpy`` or ``numpy``.
     """
-    c, s = jnp.cos(parameters["rotation"]), jnp.sin(parameters["rotation"])
-    k = jnp.tan(parameters["shear"])
+    c, s = xp.cos(parameters["rotation"]), xp.sin(parameters["rotation"])
+    k = xp.tan(parameters["shear"])
     z = parameters["scaling"]
     # Forward (x right, y down): [[c, s], [-s, c]] @ [[1, k], [0, 1]] * z; below is its inverse.
     a, b = (c - k * s) / z, (-s - k * c) / z
@@ -138,9 +139,9 @@ def affine_matrix(parameters: Parameters, size: int) -> jax.Array:
     centre = (size - 1) / 2
     shift = parameters["translation"] * size
     px, py = centre + shift[..., 1], centre + shift[..., 0]
-    row_x = jnp.stack([a, b, centre - a * px - b * py], -1)
-    row_y = jnp.stack([d, e, centre - d * px - e * py], -1)
-    return jnp.stack([row_x, row_y], -2)
+    row_x = xp.stack([a, b, centre - a * px - b * py], -1)
+    row_y = xp.stack([d, e, centre - d * px - e * py], -1)
+    return xp.stack([row_x, row_y], -2)
 
 
 def transform(x: jax.Array, matrix: jax.Array, fill: float) -> jax.Array:

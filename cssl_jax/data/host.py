@@ -33,6 +33,8 @@ class Work:
         whole: Apply the whole policy; else crop and resize only, the rest is the device's.
         rows: Rows of the global batch that this process feeds.
         parallelism: Examples worked on at a time; 0 is one a core.
+        kernels: What makes the views: "opencv", or "jax" (compiled JAX, and TensorFlow's operations
+            where tf.data reads); see ``painter.kernels``.
     """
 
     source: Source
@@ -43,6 +45,7 @@ class Work:
     whole: bool = True
     rows: np.ndarray
     parallelism: int = 0
+    kernels: str = "jax"
 
     @property
     def workers(self) -> int:

@@ -51,6 +51,16 @@ class PairPipeline(Pipeline):
         """The first's: views of the second are not recorded."""
         return self.first.work
 
+    @property
+    def kernels(self) -> str:
+        """The first's."""
+        return self.first.kernels
+
+    def with_kernels(self, kernels: str) -> "PairPipeline":
+        """The pair of both with other kernels."""
+        first, second = (part.with_kernels(kernels) for part in (self.first, self.second))
+        return PairPipeline.of(first, second)
+
     def feeds(self, start: int, stop: int) -> Generator[Feed]:
         """Of both, step by step."""
         parts = self.first.feeds(start, stop), self.second.feeds(start, stop)

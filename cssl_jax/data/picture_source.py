@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cssl_jax.data import pictures, scan
+from cssl_jax.data import jpeg, pictures, scan
 from cssl_jax.data.folder import FileRecords
 from cssl_jax.data.options import PictureOptions
 from cssl_jax.data.quality import quality_notes
@@ -162,6 +162,10 @@ class PictureSource:
         number = int(self.numbers[index])
         height, width = int(self.index.height[number]), int(self.index.width[number])
         expected = (-(-height >> halvings), -(-width >> halvings), self.channels)
+        if self.plain_jpeg[index]:
+            decoded = jpeg.decode(content, expected)
+            if decoded is not None:
+                return decoded
         try:
             image = pictures.decode(content, self.channels, halvings)
         except pictures.PictureError as error:

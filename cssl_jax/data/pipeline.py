@@ -15,6 +15,7 @@ import numpy as np
 from cssl_jax import parallel
 from cssl_jax.augment import image
 from cssl_jax.augment.policy import ImagePolicy, sample_views
+from cssl_jax.data import painter
 from cssl_jax.data.host import Work
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources import ArraySource, Source
@@ -70,6 +71,15 @@ class Pipeline:
             size=self.size,
             rows=self.rows,
         )
+
+    @property
+    def kernels(self) -> str:
+        """What makes the views, "opencv" or "jax"; the compiled step is JAX."""
+        return "jax"
+
+    def with_kernels(self, kernels: str) -> "Pipeline":
+        """The same whose host makes views by ``kernels``, where a host does."""
+        return self
 
     def feeds(self, start: int, stop: int) -> Generator[Feed]:
         """What each step in [start, stop) is fed, this process's rows."""
@@ -166,12 +176,29 @@ class HostPipeline(Pipeline):
     """The host reads, decodes, crops and resizes, and by choice does the rest as well.
 
     Attributes:
-        engine: "tf" (tf.data) or "threads" (Pillow).
+        engine: "tf" (tf.data) or "threads".
         whole: The host applies the whole policy and the device normalises only.
+        asked: Kernels to make the views by, see ``Work``; "" is the best that is installed.
     """
 
     engine: Literal["tf", "threads"]
     whole: bool
+    asked: str = ""
+
+    @property
+    def kernels(self) -> str:
+        """What makes the views; OpenCV only where it can, whatever was asked for."""
+        best = painter.kernels(self.policy, self.source.channels, whole=self.whole)
+        return "jax" if self.asked == "jax" else best
+
+    def with_kernels(self, kernels: str) -> "HostPipeline":
+        """The same with other kernels."""
+        return dataclasses.replace(self, asked=kernels)
+
+    @property
+    def work(self) -> Work:
+        """With what makes the views."""
+        return dataclasses.replace(super().work, whole=self.whole, kernels=self.kernels)
 
     def feeds(self, start: int, stop: int) -> Generator[Feed]:
         """Views, uint8, with their numbers and keys."""
@@ -180,8 +207,7 @@ class HostPipeline(Pipeline):
             from cssl_jax.data.tf_pipeline import batches
         else:
             from cssl_jax.data.thread_pipeline import batches
-        work = dataclasses.replace(self.work, whole=self.whole)
-        for feed in batches(work, start, stop):
+        for feed in batches(self.work, start, stop):
             yield self._labelled(feed)
 
     def make_batch(self, step: jax.Array, constants: Any, feed: Any) -> Batch:
@@ -270,6 +296,8 @@ def _choose_engine(engine: str, augment_on: str) -> tuple[str, str]:
     if engine == "auto":
         engine = "tf" if installed else "threads"
     by = "tf.data" if engine == "tf" else "threads"
+    if not painter.installed():
+        by += " without OpenCV (several times as slow: pip install opencv-python-headless)"
     if augment_on == "host":
         return engine, f"augmentation on the host was asked for; {by} does it"
     return f"{engine}-split", f"{by} decodes, crops and resizes; the device does the rest"

@@ -1,15 +1,12 @@
-"""The policy applied on the host by threads: the twin of ``tf_pipeline`` without TensorFlow.
-
-Pillow decodes, letting other threads work meanwhile; ``viewer`` does the rest.
-"""
+"""The policy applied on the host by threads: the twin of ``tf_pipeline`` without TensorFlow."""
 
 import collections
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from cssl_jax.data import host
+from cssl_jax.data import host, painter
 from cssl_jax.data.host import PREFETCH, Work
 from cssl_jax.data.viewer import vectors, viewer
 
@@ -22,27 +19,53 @@ def batches(work: Work, start: int, stop: int) -> Iterator[Feed]:
     Memory holds ``PREFETCH`` batches of views besides the one in use, and one decoded image a
     worker.
     """
-    draw, make = host.draws(work, vectors(work.policy)), viewer(work)
-
-    def views(index: int, halvings: int, boxes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        return make(work.source.image(index, int(halvings)), boxes, drawn)
-
+    draw = host.draws(work, vectors(work.policy))
+    together, paint = _painter(work)
+    channels, rows = work.source.channels, len(work.rows)
     pool = ThreadPoolExecutor(work.workers, thread_name_prefix="cssl-views")
-    pending: collections.deque = collections.deque()
+    pending: collections.deque[tuple[Feed, list[Future]]] = collections.deque()
+
+    def finished() -> Feed:
+        feed, tasks = pending.popleft()
+        for task in tasks:
+            task.result()
+        return feed
+
     try:
         for step in range(start, stop):
             index, key = work.sampler.draw(step, work.rows)
             drawn = draw(index, key)
-            each = zip(index, drawn["halvings"], drawn["box"], drawn["vector"], strict=True)
-            rows = [pool.submit(views, int(number), *one) for number, *one in each]
-            pending.append((index, key, rows))
+            views = np.empty((rows, work.views, work.size, work.size, channels), np.uint8)
+            inputs = index, drawn["halvings"], drawn["box"], drawn["vector"], views
+            tasks = [
+                pool.submit(paint, *(x[first : first + together] for x in inputs))
+                for first in range(0, rows, together)
+            ]
+            pending.append(({"views": views, "index": index, "key": key}, tasks))
             if len(pending) > PREFETCH:
-                yield _collect(*pending.popleft())
+                yield finished()
         while pending:
-            yield _collect(*pending.popleft())
+            yield finished()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _collect(index: np.ndarray, key: np.ndarray, rows: list) -> Feed:
-    return {"views": np.stack([row.result() for row in rows]), "index": index, "key": key}
+def _painter(work: Work) -> tuple[int, Callable[..., np.ndarray]]:
+    """Examples in a task, and what makes their views; compiled JAX where OpenCV is missing."""
+    if work.kernels == "opencv":
+        return painter.TOGETHER, painter.painter(work)
+    make = viewer(work)
+
+    def paint(
+        examples: np.ndarray,
+        halvings: np.ndarray,
+        boxes: np.ndarray,
+        drawn: np.ndarray,
+        out: np.ndarray,
+    ) -> np.ndarray:
+        for number, example in enumerate(examples):
+            image = work.source.image(int(example), int(halvings[number]))
+            out[number] = make(image, boxes[number], drawn[number])
+        return out
+
+    return 1, paint

@@ -39,6 +39,18 @@ def vectors(policy: ImagePolicy) -> Callable[[Drawn], Drawn]:
     return ravel
 
 
+def parameters_of(policy: ImagePolicy) -> Callable[[np.ndarray], dict[str, Any]]:
+    """The way back for one view: float32 [K] -> parameters by name, NumPy numbers and vectors."""
+    keys = jax.ShapeDtypeStruct((2,), np.uint32)
+    shapes = jax.eval_shape(lambda key: sample(key, policy), keys)
+    ends = np.cumsum([int(np.prod(x.shape)) for x in shapes.values()]).tolist()
+    places: dict[str, int | slice] = {
+        name: slice(end - x.size, end) if x.shape else end - 1
+        for (name, x), end in zip(shapes.items(), ends, strict=True)
+    }
+    return lambda vector: {name: vector[place] for name, place in places.items()}
+
+
 def viewer(work: Work) -> Viewer:
     """Compiles (picture uint8 [h, w, C], boxes [views, 4], vectors [views, K]) -> views.
 

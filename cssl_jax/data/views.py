@@ -10,7 +10,7 @@ import numpy as np
 
 from cssl_jax.augment.image import apply_views
 from cssl_jax.augment.policy import ImagePolicy, sample_views
-from cssl_jax.data import thread_pipeline
+from cssl_jax.data import painter, thread_pipeline
 from cssl_jax.data.host import Work
 from cssl_jax.data.sampler import Sampler, example_key
 from cssl_jax.data.sources import ArraySource, Source
@@ -33,6 +33,7 @@ def view_pairs(
         views=2,
         size=size,
         rows=np.arange(rows),
+        kernels=painter.kernels(policy, source.channels, whole=True),
     )
     done = 0
     for batch in thread_pipeline.batches(work, 0, -(-len(source) // rows)):

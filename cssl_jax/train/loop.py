@@ -22,7 +22,7 @@ from cssl_jax.train import folder, optimizers, setup
 from cssl_jax.train.cadence import Cadence
 from cssl_jax.train.checkpoints import Checkpoints
 from cssl_jax.train.initial import first_state, untrained_of
-from cssl_jax.train.parts import Parts, assemble
+from cssl_jax.train.parts import KERNELS, Parts, assemble
 from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
 from cssl_jax.train.state import TrainState
@@ -125,6 +125,7 @@ def _pretrain(
             start, unscored = 0, False
             if checkpoints.latest:
                 state, unscored = _resume(parts, checkpoints)
+                parts = with_kernels_of(parts, checkpoints)
                 start = int(state.step)
             else:
                 state, origin = first_state(config, parts)
@@ -217,6 +218,19 @@ def _resume(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, bool]:
     if ORIGIN in meta:
         parts.meta[ORIGIN] = meta[ORIGIN]
     return state, meta.get(UNSCORED, False)
+
+
+def with_kernels_of(parts: Parts, checkpoints: Checkpoints) -> Parts:
+    """The parts with the host's kernels that the run began with: others round otherwise."""
+    began = checkpoints.meta().get(KERNELS, "jax")
+    pipeline = parts.pipeline.with_kernels(began)
+    if pipeline.kernels != began:
+        _say(
+            "views       the run began with OpenCV, which is not installed here: from now on they "
+            "differ in rounding; pip install opencv-python-headless simplejpeg"
+        )
+    parts.meta[KERNELS] = pipeline.kernels
+    return dataclasses.replace(parts, pipeline=pipeline)
 
 
 def _with_absolute_paths(config: Config) -> Config:

@@ -19,6 +19,8 @@ from cssl_jax.methods.base import Method
 from cssl_jax.methods.classifier import Classifier
 from cssl_jax.train import setup
 
+KERNELS = "kernels"  # in a checkpoint's meta: what made the views on the host
+
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
@@ -102,6 +104,7 @@ def assemble(config: Config) -> Parts:
         "input": vars(spec),
         "data": fingerprints,
         "classes": list(train.classes),
+        KERNELS: pipeline.kernels,
         "versions": runtime.versions(),
         "environment": runtime.environment(mesh),
     }

@@ -1,6 +1,7 @@
 """Pictures of any size: what is read, and that both engines of the host make the same of it."""
 
 import dataclasses
+import functools
 import itertools
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def engine(name):
     return tf_pipeline.batches
 
 
-def work(source, policy=POLICIES["everything"], **options):
+def work_of(source, policy=POLICIES["everything"], **options):
     options = {"whole": False, "rows": np.arange(4), **options}
     sampler = Sampler(len(source), 4, seed=3)
     return Work(source=source, sampler=sampler, policy=policy, views=2, size=SIZE, **options)
@@ -112,7 +113,7 @@ def test_tensorflow_and_threads_cut_the_same_views(folder, channels):
     source = load_source(str(folder), PictureOptions(channels=channels))
     assert 0 < source.plain_jpeg.sum() < len(source)
     for ours, twins in zip(
-        engine("tf")(work(source), 0, 6), engine("threads")(work(source), 0, 6), strict=True
+        engine("tf")(work_of(source), 0, 6), engine("threads")(work_of(source), 0, 6), strict=True
     ):
         np.testing.assert_array_equal(ours["index"], twins["index"])
         np.testing.assert_array_equal(ours["key"], twins["key"])
@@ -123,11 +124,23 @@ def test_tensorflow_and_threads_cut_the_same_views(folder, channels):
         assert (difference > 0).mean() < 2e-3
 
 
+def test_opencv_makes_the_views_of_compiled_jax(folder):
+    """Where the windows lie and how JPEGs are decoded included."""
+    source = load_source(str(folder))
+    for ours, twins in zip(
+        engine("threads")(work_of(source, whole=True, kernels="opencv"), 0, 6),
+        engine("threads")(work_of(source, whole=True), 0, 6),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours["index"], twins["index"])
+        assert np.abs(ours["views"].astype(int) - twins["views"]).max() <= 1
+
+
 def test_tensorflow_and_threads_apply_the_same_policy(folder):
     source = load_source(str(folder))
     for ours, twins in zip(
-        engine("tf")(work(source, whole=True), 0, 3),
-        engine("threads")(work(source, whole=True), 0, 3),
+        engine("tf")(work_of(source, whole=True), 0, 3),
+        engine("threads")(work_of(source, whole=True), 0, 3),
         strict=True,
     ):
         difference = np.abs(ours["views"].astype(int) - twins["views"])
@@ -142,8 +155,8 @@ def test_tensorflow_and_threads_agree_without_antialiasing(folder, whole):
         POLICIES["everything"], interpolation="bilinear", antialias=False, dct_scaling=False
     )
     for ours, twins in zip(
-        engine("tf")(work(source, policy, whole=whole), 0, 3),
-        engine("threads")(work(source, policy, whole=whole), 0, 3),
+        engine("tf")(work_of(source, policy, whole=whole), 0, 3),
+        engine("threads")(work_of(source, policy, whole=whole), 0, 3),
         strict=True,
     ):
         difference = np.abs(ours["views"].astype(int) - twins["views"])
@@ -169,7 +182,7 @@ def photos(tmp_path, monkeypatch):
 def test_large_jpegs_are_decoded_small_where_both_windows_allow_it(photos):
     source = load_source(str(photos))
     policy = only(crop=(1.0,), crop_area=(0.3, 1.0))
-    one = work(source, policy)
+    one = work_of(source, policy)
     draw = host.draws(one)
     seen = set()
     for step in range(8):
@@ -192,8 +205,8 @@ def test_views_of_small_decoded_jpegs_are_those_of_whole_ones_but_for_less_than_
     policy = only(crop=(1.0,), crop_area=(0.3, 1.0), interpolation="bilinear")
     whole = dataclasses.replace(policy, dct_scaling=False)
     for small, large in zip(
-        engine(name)(work(source, policy), 0, 6),
-        engine(name)(work(source, whole), 0, 6),
+        engine(name)(work_of(source, policy), 0, 6),
+        engine(name)(work_of(source, whole), 0, 6),
         strict=True,
     ):
         difference = np.abs(small["views"].astype(int) - large["views"])
@@ -204,10 +217,8 @@ def test_views_of_small_decoded_jpegs_are_those_of_whole_ones_but_for_less_than_
 def test_tensorflow_and_threads_agree_on_small_decoded_jpegs(photos):
     source = load_source(str(photos))
     policy = only(crop=(1.0,), crop_area=(0.3, 1.0), interpolation="bilinear")
-    for ours, twins in zip(
-        engine("tf")(work(source, policy), 0, 6), engine("threads")(work(source, policy), 0, 6),
-        strict=True,
-    ):  # fmt: skip
+    work = work_of(source, policy)
+    for ours, twins in zip(engine("tf")(work, 0, 6), engine("threads")(work, 0, 6), strict=True):
         difference = np.abs(ours["views"].astype(int) - twins["views"])
         assert difference.max() <= 1
         assert (difference > 0).mean() < 2e-3
@@ -241,10 +252,11 @@ print("done")
 
 
 @pytest.mark.parametrize("name", ["tf", "threads"])
-@pytest.mark.parametrize("whole", [False, True])
-def test_the_bits_depend_on_neither_start_nor_parallelism_nor_rows(folder, name, whole):
+@pytest.mark.parametrize(("kernels", "whole"), [("jax", False), ("jax", True), ("opencv", True)])
+def test_the_bits_depend_on_neither_start_nor_parallelism_nor_rows(folder, name, whole, kernels):
     source = load_source(str(folder))
     batches = engine(name)
+    work = functools.partial(work_of, kernels=kernels)
     reference = list(batches(work(source, whole=whole, parallelism=1), 0, 4))
     assert_same_bits(batches(work(source, whole=whole, parallelism=3), 2, 4), reference[2:])
     rows = np.array([3, 1])
@@ -252,19 +264,22 @@ def test_the_bits_depend_on_neither_start_nor_parallelism_nor_rows(folder, name,
     assert_same_bits(batches(work(source, whole=whole, rows=rows), 0, 4), expected)
 
 
+@pytest.mark.parametrize("kernels", ["jax", "opencv"])
 @pytest.mark.parametrize("name", ["tf", "threads"])
-def test_without_a_crop_a_view_is_the_centre_square(folder, name):
+def test_without_a_crop_a_view_is_the_centre_square(folder, name, kernels):
     source = load_source(str(folder))
     policy = only(interpolation="bilinear", dct_scaling=False)
-    (batch,) = engine(name)(work(source, policy), 0, 1)
+    (batch,) = engine(name)(work_of(source, policy, kernels=kernels), 0, 1)
     squares = np.concatenate(list(source.blocks(5, SIZE)))
     difference = np.abs(batch["views"][:, 0].astype(int) - squares[batch["index"]])
     assert difference.max() <= 1
 
 
+@pytest.mark.parametrize("kernels", ["jax", "opencv"])
 @pytest.mark.parametrize("name", ["tf", "threads"])
-def test_a_picture_that_changed_during_the_run_is_named(folder, name):
+def test_a_picture_that_changed_during_the_run_is_named(folder, name, kernels):
     source = load_source(str(folder))
+    work = functools.partial(work_of, kernels=kernels)
     for path in folder.rglob("*.*"):
         path.write_bytes(b"no picture any more")
     with pytest.raises(RunError, match=r"(cat|dog)/\d\d\.\w+ has changed since the run began"):
@@ -321,11 +336,11 @@ def test_a_file_that_tensorflow_alone_cannot_decode_is_named_with_an_engine_that
     pixels = np.full((40, 40), 128, np.uint8)
     (folder / "cat" / "lossless.jpg").write_bytes(lossless.encode(pixels))
     source = load_source(str(folder))
-    assert len(list(tf_batches(work(source), 0, 4))) == 4  # Pillow decodes it there too
+    assert len(list(tf_batches(work_of(source), 0, 4))) == 4  # Pillow decodes it there too
     plain = dataclasses.replace(source.index, plain_jpeg=source.index.plain_jpeg | True)
     wrong = dataclasses.replace(source, index=plain)
     wrong = wrong.take(np.flatnonzero(np.char.endswith(wrong.names, ".jpg")))
     with pytest.raises(RunError) as caught:
-        list(tf_batches(work(wrong), 0, 8))
+        list(tf_batches(work_of(wrong), 0, 8))
     assert "cat/lossless.jpg: TensorFlow cannot decode it" in str(caught.value)
     assert "--data.engine threads" in str(caught.value)

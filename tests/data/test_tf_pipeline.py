@@ -23,7 +23,13 @@ SIZE = 16
 EVERYTHING = POLICIES["everything"]
 
 
+@pytest.fixture(params=["opencv", "jax"])
+def kernels(request):
+    return request.param
+
+
 def batches(pictures, policy=EVERYTHING, batch=8, views=2, **options):
+    options.setdefault("kernels", "opencv")
     start, stop = options.pop("start_step", 0), options.pop("stop_step", 1)
     rows = np.arange(batch)[options.pop("rows", slice(None))]
     work = Work(
@@ -73,26 +79,26 @@ def assert_same_bits(batches, expected):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_policy_does_what_the_oracle_does(name):
+def test_a_policy_does_what_the_oracle_does(name, kernels):
     policy = POLICIES[name]
     images = noise(24, SIZE, SIZE, 3)
-    (batch,) = batches(images, policy, batch=24, views=1)
+    (batch,) = batches(images, policy, batch=24, views=1, kernels=kernels)
     assert_agree(batch["views"][:, 0], oracle_views(images, batch, policy))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("shape", [(7, 10), (45, 31)])
-def test_crops_of_any_shape_are_resized_as_pillow_does(shape, interpolation):
+def test_crops_of_any_shape_are_resized_as_pillow_does(shape, interpolation, kernels):
     policy = only(crop=(0.8,), interpolation=interpolation)
     images = noise(12, *shape, 3)
-    (batch,) = batches(images, policy, batch=12, views=1)
+    (batch,) = batches(images, policy, batch=12, views=1, kernels=kernels)
     assert_agree(batch["views"][:, 0], oracle_views(images, batch, policy))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_host_and_device_make_the_same_views(channels):
+def test_host_and_device_make_the_same_views(channels, kernels):
     images = noise(64, 20, 14, channels)
-    (batch,) = batches(images, batch=64)
+    (batch,) = batches(images, batch=64, kernels=kernels)
     apply_views = jax.jit(image.apply_views, static_argnames=("policy", "size"))
     drawn = drawn_for(batch, EVERYTHING)
     on_device = apply_views(images[batch["index"]], drawn, policy=EVERYTHING, size=SIZE)
@@ -101,9 +107,9 @@ def test_host_and_device_make_the_same_views(channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_the_identity_policy_returns_the_bits_of_the_picture(channels):
+def test_the_identity_policy_returns_the_bits_of_the_picture(channels, kernels):
     images = noise(8, SIZE, SIZE, channels)
-    (batch,) = batches(images, only())
+    (batch,) = batches(images, only(), kernels=kernels)
     for v in range(2):
         np.testing.assert_array_equal(batch["views"][:, v], images[batch["index"]])
 

@@ -9,8 +9,10 @@ import pytest
 import cssl_jax
 import tiny
 from cssl_jax import cli, recipes
+from cssl_jax.data import painter
 from cssl_jax.errors import UserError
-from cssl_jax.train import journal
+from cssl_jax.train import journal, loop
+from cssl_jax.train.parts import assemble
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +198,33 @@ def test_wrong_use_is_one_line_and_status_2(arguments, message, tmp_path, capsys
 def test_the_hash_of_a_config_does_not_depend_on_where_the_pictures_lie(folder):
     here, there = make_config("/a/photos"), make_config("/b/photos")
     assert recipes.config_hash(here) == recipes.config_hash(there)
+
+
+class Checkpoint:
+    """Of a run that began with some kernels, or, like those of version 0.1, does not tell."""
+
+    def __init__(self, **meta):
+        self._meta = meta
+
+    def meta(self):
+        return self._meta
+
+
+def test_a_run_goes_on_with_the_kernels_that_it_began_with(folder, monkeypatch, capfd):
+    parts = assemble(make_config(folder, engine="threads"))
+    assert parts.pipeline.kernels == parts.meta["kernels"] == "opencv"
+    assert loop.with_kernels_of(parts, Checkpoint(kernels="opencv")).pipeline.kernels == "opencv"
+    old = loop.with_kernels_of(parts, Checkpoint())
+    assert old.pipeline.kernels == old.pipeline.work.kernels == old.meta["kernels"] == "jax"
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(painter, "installed", lambda: False)
+    without = loop.with_kernels_of(parts, Checkpoint(kernels="opencv"))
+    assert without.pipeline.kernels == without.meta["kernels"] == "jax"
+    assert "pip install opencv-python-headless simplejpeg" in capfd.readouterr().err
+
+
+def test_views_by_both_kernels_differ_in_rounding_only(folder):
+    pipeline = assemble(make_config(folder, engine="threads", augment_on="host")).pipeline
+    ours, twin = (next(pipeline.with_kernels(kernels).feeds(0, 1)) for kernels in ("opencv", "jax"))
+    np.testing.assert_array_equal(ours["index"], twin["index"])
+    assert np.abs(ours["views"].astype(int) - twin["views"]).max() <= 1
