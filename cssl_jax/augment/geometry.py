@@ -1,6 +1,7 @@
 """Crop, resize and affine maps, batched: every image with its own box and matrix."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -124,7 +125,7 @@ def _keys_cubic(t: Any, xp: Any = jnp) -> Any:
 KERNELS = {"bilinear": _triangle, "bicubic": _keys_cubic}
 
 
-def affine_matrix(parameters: Parameters, size: int, xp: Any = jnp) -> Any:
+def affine_matrix(parameters: Mapping[str, Any], size: int, xp: Any = jnp) -> Any:
     """Output pixel to input pixel, about the centre: [..., 2, 3] acting on (x, y, 1).
 
     The inverse of: shear along x, zoom, rotate counter-clockwise as seen, then shift. ``xp`` is

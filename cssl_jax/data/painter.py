@@ -1,6 +1,7 @@
 """Examples read and their views made by OpenCV: what both engines use where it is installed."""
 
 import importlib.util
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -39,13 +40,12 @@ def kernels(policy: ImagePolicy, channels: int, *, whole: bool) -> str:
 
 
 def painter(work: Work) -> Paint:
-    """A function that reads some examples and makes their views, rounded."""
-    import cv2
+    """A function that reads some examples and makes their views, rounded; for several threads."""
+    from cssl_jax.augment.opencv import Canvas
 
-    from cssl_jax.augment import opencv
-
-    policy, size, views = work.policy, work.size, work.views
+    policy, size, channels = work.policy, work.size, work.source.channels
     parameters = parameters_of(policy)
+    own = threading.local()
 
     def paint(
         examples: np.ndarray,
@@ -54,42 +54,64 @@ def painter(work: Work) -> Paint:
         vectors: np.ndarray,
         out: np.ndarray | None = None,
     ) -> np.ndarray:
+        if not hasattr(own, "canvas"):
+            own.canvas, own.resizer = Canvas(policy, size, channels), Resizer(policy)
+        canvas = own.canvas
         if out is None:
-            out = np.empty((len(examples), views, size, size, work.source.channels), np.uint8)
+            out = np.empty((len(examples), work.views, size, size, channels), np.uint8)
         for number, example in enumerate(examples):
             picture = work.source.image(int(example), int(halvings[number]))
             drawn = zip(boxes[number].tolist(), vectors[number], out[number], strict=True)
             for (top, left, height, width), vector, view in drawn:
-                x = resized(picture[top : top + height, left : left + width], size, policy)
+                own.resizer(picture[top : top + height, left : left + width], canvas.pixels)
                 if work.whole:
-                    x = opencv.finish(x, parameters(vector), policy=policy)
-                view[...] = cv2.convertScaleAbs(x).reshape(view.shape)
+                    of_view = parameters(vector)
+                    canvas.finish(of_view)
+                    canvas.write(view, of_view)
+                else:
+                    canvas.write(view)
         return out
 
     return paint
 
 
-def resized(cut: np.ndarray, size: int, policy: ImagePolicy) -> np.ndarray:
-    """uint8 [h, w, C] -> float32 [size, size, C] in [0, 255], not rounded."""
-    import cv2
+class Resizer:
+    """Resizes cuts of any size to squares, in memory of its own; for one thread."""
 
-    height, width, channels = cut.shape
-    x = cut.astype(np.float32)
-    if (height, width) == (size, size):
-        return x
-    shrinks = max(height, width) > size
-    if policy.interpolation == "bilinear" and not (policy.antialias and shrinks):
-        x = cv2.resize(x, (size, size), interpolation=cv2.INTER_LINEAR)
-    elif policy.antialias:
-        kernel = PIL.Image.Resampling[policy.interpolation.upper()]
-        planes = [PIL.Image.fromarray(plane) for plane in cv2.split(x)]
-        x = cv2.merge([np.asarray(plane.resize((size, size), kernel)) for plane in planes])
-    else:  # OpenCV's own cubic kernel is another one
-        for _ in range(2):  # rows, then columns
-            x = cv2.transpose(_rows_weighed(x, size, policy.interpolation))
-    if policy.interpolation == "bicubic":  # which overshoots
-        x = np.clip(x, 0.0, 255.0)
-    return np.ascontiguousarray(x).reshape(size, size, channels)
+    def __init__(self, policy: ImagePolicy) -> None:
+        self._kernel, self._antialias = policy.interpolation, policy.antialias
+        self._memory = np.empty((2, 0), np.float32)
+
+    def __call__(self, cut: np.ndarray, out: np.ndarray) -> None:
+        """Cut uint8 [h, w, C] -> out float32 [size, size, C] in [0, 255], not rounded."""
+        import cv2
+
+        (height, width, channels), size = cut.shape, len(out)
+        if (height, width) == (size, size):
+            out[...] = cut
+            return
+        if cut.size > self._memory.shape[1]:
+            self._memory = np.empty((2, cut.size), np.float32)
+        x, planes = self._memory[:, : cut.size]
+        x = x.reshape(cut.shape)
+        x[...] = cut
+        shrinks = max(height, width) > size
+        if self._kernel == "bilinear" and not (self._antialias and shrinks):
+            cv2.resize(x, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
+        elif self._antialias:
+            kernel = PIL.Image.Resampling[self._kernel.upper()]
+            parts = [
+                PIL.Image.fromarray(x)
+                for x in cv2.split(x, [*planes.reshape(channels, height, width)])
+            ]
+            resized = [np.asarray(part.resize((size, size), kernel)) for part in parts]
+            cv2.merge(resized, dst=out)
+        else:  # OpenCV's own cubic kernel is another one
+            for _ in range(2):  # rows, then columns
+                x = cv2.transpose(_rows_weighed(x, size, self._kernel))
+            out[...] = x.reshape(out.shape)
+        if self._kernel == "bicubic":  # which overshoots
+            np.clip(out, 0.0, 255.0, out=out)
 
 
 def _rows_weighed(x: np.ndarray, size: int, kernel: str) -> np.ndarray:
