@@ -79,7 +79,7 @@ def read_regular(path: pathlib.Path) -> bytes:
             raise OSError("no regular file")
         if status.st_size > MAX_BYTES:
             raise OSError(f"{status.st_size:,} bytes, at most {MAX_BYTES:,}")
-        return file.read(MAX_BYTES)
+        return file.read(status.st_size)  # not to MAX_BYTES: so much memory would be asked for
 
 
 def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:

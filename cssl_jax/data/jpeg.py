@@ -16,13 +16,16 @@ def _decoder() -> Any:
         return None
 
 
-def decode(content: bytes, shape: tuple[int, int, int]) -> np.ndarray | None:
+def decode(
+    content: bytes, shape: tuple[int, int, int], memory: np.ndarray | None = None
+) -> np.ndarray | None:
     """Decodes a ``PictureSource.plain_jpeg`` to what its header says.
 
     Args:
         content: The file.
         shape: Height, width and channels (1 or 3) of the result; the sides are those of the header,
             halved up to three times, odd ones rounded up.
+        memory: uint8 [n], written to where it is large enough: fresh memory takes time too.
 
     Returns:
         uint8 of that shape; None where the package is missing, the file is damaged or it is another
@@ -32,12 +35,16 @@ def decode(content: bytes, shape: tuple[int, int, int]) -> np.ndarray | None:
     if package is None:
         return None
     height, width, channels = shape
+    size, place = height * width * channels, None
+    if memory is not None and size <= len(memory):
+        place = memory[:size].reshape(shape)
     try:
         pixels = package.decode_jpeg(
             content,
             "RGB" if channels == 3 else "GRAY",
             min_height=height,
             min_width=width,
+            buffer=place,
         )
     except ValueError:
         return None

@@ -15,6 +15,7 @@ from cssl_jax.data.viewer import parameters_of
 # (examples int [n], halvings [n], boxes [n, views, 4], vectors [n, views, K]) -> views uint8
 # [n, views, size, size, C], written to the last argument where there is one.
 Paint = Callable[..., np.ndarray]
+DECODED = 2**24  # bytes of a decoded picture that need no fresh memory; untouched ones take none
 TOGETHER = 8  # examples in one task: alone, each pays for going through a queue
 _REACH = {"bilinear": 1, "bicubic": 2}  # pixels either side
 
@@ -56,11 +57,12 @@ def painter(work: Work) -> Paint:
     ) -> np.ndarray:
         if not hasattr(own, "canvas"):
             own.canvas, own.resizer = Canvas(policy, size, channels), Resizer(policy)
+            own.picture = np.empty(DECODED, np.uint8)
         canvas = own.canvas
         if out is None:
             out = np.empty((len(examples), work.views, size, size, channels), np.uint8)
         for number, example in enumerate(examples):
-            picture = work.source.image(int(example), int(halvings[number]))
+            picture = work.source.image(int(example), int(halvings[number]), own.picture)
             drawn = zip(boxes[number].tolist(), vectors[number], out[number], strict=True)
             for (top, left, height, width), vector, view in drawn:
                 own.resizer(picture[top : top + height, left : left + width], canvas.pixels)

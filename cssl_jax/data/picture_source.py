@@ -147,13 +147,14 @@ class PictureSource:
             return None
         return np.array([os.fsencode(self.records.path(int(n))) for n in self.numbers])
 
-    def image(self, index: int, halvings: int = 0) -> np.ndarray:
+    def image(self, index: int, halvings: int = 0, memory: np.ndarray | None = None) -> np.ndarray:
         """One picture, uint8 [h, w, C].
 
         Args:
             index: Of the picture.
             halvings: How often its sides are to be halved in decoding, up to 3; a ``plain_jpeg``
                 only. Odd sides are rounded up.
+            memory: uint8 [n] that the image may be written to.
 
         Raises:
             RunError: It is no longer what the scan saw.
@@ -163,7 +164,7 @@ class PictureSource:
         height, width = int(self.index.height[number]), int(self.index.width[number])
         expected = (-(-height >> halvings), -(-width >> halvings), self.channels)
         if self.plain_jpeg[index]:
-            decoded = jpeg.decode(content, expected)
+            decoded = jpeg.decode(content, expected, memory)
             if decoded is not None:
                 return decoded
         try:

@@ -71,12 +71,13 @@ class Source(Protocol):
         """
         ...
 
-    def image(self, index: int, halvings: int = 0) -> np.ndarray:
+    def image(self, index: int, halvings: int = 0, memory: np.ndarray | None = None) -> np.ndarray:
         """One image, uint8 [h, w, C]; called from many threads at once.
 
         Args:
             index: Of the image.
             halvings: How often its sides are halved in decoding; see ``host.draws``.
+            memory: uint8 [n] that the image may be written to, where it fits.
         """
         ...
 
@@ -154,7 +155,7 @@ class ArraySource:
         notes = (*self.notes, note) if note else self.notes
         return dataclasses.replace(self, labels=labels, classes=classes, notes=notes)
 
-    def image(self, index: int, halvings: int = 0) -> np.ndarray:
+    def image(self, index: int, halvings: int = 0, memory: np.ndarray | None = None) -> np.ndarray:
         """One image, uint8 [H, W, C]; decoded already, so never halved."""
         assert not halvings
         return self.images[index]

@@ -7,30 +7,31 @@ import numpy as np
 import tensorflow as tf
 
 from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.data import host
 from cssl_jax.data.host import Drawn, Work
 from cssl_jax.data.picture_source import PictureSource
 from cssl_jax.data.sources import ArraySource, Source
-from cssl_jax.data.viewer import finisher
+from cssl_jax.data.viewer import finisher, vectors
 
 TOGETHER = 16  # examples finished in one call: alone, each pays for going through Python
-Inputs = Callable[[int], Drawn]
 
 
 def views(
-    work: Work,
-    steps: Callable[[Inputs], tf.data.Dataset],
-    inputs: Inputs,
-    troubles: list[BaseException],
-) -> tf.data.Dataset:
-    """Views uint8 [r, views, size, size, C] of every step.
+    work: Work, start: int, stop: int, troubles: list[BaseException]
+) -> tuple[tf.data.Dataset, Callable[[np.ndarray], np.ndarray]]:
+    """A dataset of every step's views, uint8 [r, views, size, size, C], and what fetches them.
 
     Args:
         work: What is made.
-        steps: Makes a dataset of what a function gives for each step.
-        inputs: Example numbers and drawn parameters of a step.
+        start: First step.
+        stop: One after the last.
         troubles: Takes the errors of Python code, which TensorFlow would tell the name of only.
     """
-    open_image = _opener(work.source)
+    draw, open_image = host.draws(work, vectors(work.policy)), _opener(work.source)
+
+    def inputs(step: int) -> Drawn:
+        index, key = work.sampler.draw(step, work.rows)
+        return {"number": index, **open_image.inputs(index), **draw(index, key)}
 
     @tf.autograph.experimental.do_not_convert
     def cropped(example: Drawn) -> Any:
@@ -45,17 +46,17 @@ def views(
         made = tf.numpy_function(finish, [crops, drawn], tf.uint8, stateful=False)
         return tf.ensure_shape(made, crops.shape)
 
-    def with_images(step: int) -> Drawn:
-        drawn = inputs(step)
-        return {**drawn, **open_image.inputs(drawn["number"])}
-
     parallel = {"num_parallel_calls": work.workers, "deterministic": True}
-    dataset = steps(with_images).unbatch().map(cropped, **parallel)
+    signature = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in inputs(start).items()}
+    dataset = tf.data.Dataset.from_generator(
+        lambda: map(inputs, range(start, stop)), output_signature=signature
+    )
+    dataset = dataset.unbatch().map(cropped, **parallel)
     if work.whole:
         together = min(TOGETHER, len(work.rows))
         finish = finisher(work, together)
         dataset = dataset.batch(together).map(finished, **parallel).unbatch()
-    return dataset.batch(len(work.rows))
+    return dataset.batch(len(work.rows)), lambda views: views
 
 
 class _Arrays:
