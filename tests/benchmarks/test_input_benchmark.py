@@ -21,7 +21,14 @@ def ran(tmp_path_factory):
     """(what it printed, its JSON) at sizes that take no time, without a peer and without a GPU."""
     results = tmp_path_factory.mktemp("input") / "input.json"
     options = ["--sections", "host,resident"]
-    options += ["--contenders", "tf-split,threads,plain,opencv,albumentations,lightly", "--size", "16", "--count", "8"]
+    options += [
+        "--contenders",
+        "tf-split,threads,plain,opencv,albumentations,lightly",
+        "--size",
+        "16",
+        "--count",
+        "8",
+    ]
     options += ["--examples", "4", "--rounds", "1", "--seconds", "0.01", "--growth-batches", "4"]
     options += ["--no-antialias", "--peer-python", "", "--results", str(results)]
     command = [sys.executable, str(BENCHMARKS / "input.py"), *options]
