@@ -32,9 +32,9 @@ class Canvas:
     pages, each on its first touch. A canvas belongs to one thread.
 
     Args:
-        policy: What is applied.
+        policy: Augmentation policy.
         size: Side of a view in pixels.
-        channels: Of the images, at most 4.
+        channels: Number of image channels, at most 4.
     """
 
     def __init__(self, policy: ImagePolicy, size: int, channels: int) -> None:

@@ -7,17 +7,16 @@ from collections.abc import Callable
 import numpy as np
 import PIL.Image
 
-from cssl_jax.augment.geometry import KERNELS
 from cssl_jax.augment.policy import ImagePolicy
 from cssl_jax.data.host import Work
+from cssl_jax.data.taps import places
 from cssl_jax.data.viewer import parameters_of
 
-# (examples int [n], halvings [n], boxes [n, views, 4], vectors [n, views, K]) -> views uint8
-# [n, views, size, size, C], written to the last argument where there is one.
-Paint = Callable[..., np.ndarray]
-DECODED = 2**24  # bytes of a decoded picture that need no fresh memory; untouched ones take none
+# (examples int [n], halvings [n], boxes [n, views, 4], vectors [n, views, K], out uint8
+# [n, views, size, size, C]): the views are written to ``out``.
+Paint = Callable[..., None]
+DECODED = 2**24  # bytes that each thread reserves for a decoded image; larger images are allocated
 TOGETHER = 8  # examples in one task: alone, each pays for going through a queue
-_REACH = {"bilinear": 1, "bicubic": 2}  # pixels either side
 
 
 def installed() -> bool:
@@ -29,9 +28,9 @@ def kernels(policy: ImagePolicy, channels: int, *, whole: bool) -> str:
     """What makes views on this host: OpenCV where it is installed and exact, else compiled JAX.
 
     Args:
-        policy: Of the augmentation.
-        channels: Of the images; OpenCV handles up to 4.
-        whole: The host applies the whole policy, an affine map among it.
+        policy: Augmentation policy.
+        channels: Number of image channels; OpenCV handles up to 4.
+        whole: Whether the host applies the whole policy, which may have an affine map.
     """
     if channels > 4 or not installed():
         return "jax"
@@ -53,14 +52,12 @@ def painter(work: Work) -> Paint:
         halvings: np.ndarray,
         boxes: np.ndarray,
         vectors: np.ndarray,
-        out: np.ndarray | None = None,
-    ) -> np.ndarray:
+        out: np.ndarray,
+    ) -> None:
         if not hasattr(own, "canvas"):
             own.canvas, own.resizer = Canvas(policy, size, channels), Resizer(policy)
             own.picture = np.empty(DECODED, np.uint8)
         canvas = own.canvas
-        if out is None:
-            out = np.empty((len(examples), work.views, size, size, channels), np.uint8)
         for number, example in enumerate(examples):
             picture = work.source.image(int(example), int(halvings[number]), own.picture)
             drawn = zip(boxes[number].tolist(), vectors[number], out[number], strict=True)
@@ -72,7 +69,6 @@ def painter(work: Work) -> Paint:
                     canvas.write(view, of_view)
                 else:
                     canvas.write(view)
-        return out
 
     return paint
 
@@ -117,19 +113,10 @@ class Resizer:
 
 
 def _rows_weighed(x: np.ndarray, size: int, kernel: str) -> np.ndarray:
-    """Interpolates the first axis without antialiasing: [n, ...] -> [size, ...].
-
-    Half-pixel centres; taps beyond the border weigh nothing, the others more in their place.
-    """
-    reach, length = _REACH[kernel], len(x)
-    centres = (np.arange(size) + 0.5) * (length / size) - 0.5
-    taps = np.floor(centres).astype(int) + np.arange(1 - reach, reach + 1)[:, None]
-    weights = KERNELS[kernel](np.abs(taps - centres), np)
-    weights = np.where((taps >= 0) & (taps < length), weights, 0.0)
-    weights = (weights / weights.sum(axis=0)).astype(np.float32)
+    """Interpolates the first axis without antialiasing: [n, ...] -> [size, ...]."""
     total = np.zeros((size, *x.shape[1:]), np.float32)
     row = np.empty_like(total)
-    for tap, weight in zip(taps.clip(0, length - 1), weights, strict=True):
+    for tap, weight in zip(*places(len(x), size, kernel), strict=True):
         x.take(tap, 0, out=row, mode="clip")  # all within; the default would copy
         total += np.multiply(row, weight.reshape(-1, *[1] * (x.ndim - 1)), out=row)
     return total

@@ -61,8 +61,8 @@ def gather(packed: np.ndarray, boxes: np.ndarray, size: int, interpolation: str)
     pixels = np.empty((len(boxes), width, width, size, size), np.uint32)
     row_weights, column_weights = np.empty((2, len(boxes), width, size), np.float32)
     for i, (top, left, box_height, box_width) in enumerate(boxes.tolist()):
-        rows, row_weights[i] = _places(box_height, size, interpolation)
-        columns, column_weights[i] = _places(box_width, size, interpolation)
+        rows, row_weights[i] = places(box_height, size, interpolation)
+        columns, column_weights[i] = places(box_width, size, interpolation)
         columns += left
         for across, row in zip(pixels[i], rows + top, strict=True):
             chosen = packed.take(row, 0)  # whole rows first: they are copied in one piece each
@@ -71,8 +71,14 @@ def gather(packed: np.ndarray, boxes: np.ndarray, size: int, interpolation: str)
     return Taps(pixels, row_weights, column_weights)
 
 
-def _places(length: int, size: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
-    """(places int [T, size] within [0, length), weights float32 [T, size])."""
+def places(length: int, size: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels that each output pixel reads along one axis, and their weights.
+
+    Half-pixel centres; a tap beyond the border has weight 0, and the others sum to 1.
+
+    Returns:
+        Places int [T, size] within [0, length), weights float32 [T, size].
+    """
     reach = REACH[interpolation]
     centres = (np.arange(size) + 0.5) * (length / size) - 0.5
     taps = np.floor(centres).astype(int) + np.arange(1 - reach, reach + 1)[:, None]
@@ -83,8 +89,8 @@ def _places(length: int, size: int, interpolation: str) -> tuple[np.ndarray, np.
 
 def weigh(taps: Taps, channels: int) -> jax.Array:
     """One view's square, float32 [channels, size, size] in [0, 255] (bicubic overshoots: cut)."""
-    places = range(channels) if sys.byteorder == "little" else range(3, 3 - channels, -1)
-    shifts = 8 * jnp.array(places, jnp.uint32)[:, None, None]
+    shifted = range(channels) if sys.byteorder == "little" else range(3, 3 - channels, -1)
+    shifts = 8 * jnp.array(shifted, jnp.uint32)[:, None, None]
     total = jnp.zeros((), jnp.float32)
     for pixel_row, row_weight in zip(taps.pixels, taps.row_weights, strict=True):
         across = jnp.zeros((), jnp.float32)

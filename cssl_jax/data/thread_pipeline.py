@@ -1,7 +1,7 @@
 """The policy applied on the host by threads: the twin of ``tf_pipeline`` without TensorFlow."""
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -50,7 +50,7 @@ def batches(work: Work, start: int, stop: int) -> Iterator[Feed]:
         pool.shutdown(cancel_futures=True)
 
 
-def _painter(work: Work) -> tuple[int, Callable[..., np.ndarray]]:
+def _painter(work: Work) -> tuple[int, painter.Paint]:
     """Examples in a task, and what makes their views; compiled JAX where OpenCV is missing."""
     if work.kernels == "opencv":
         return painter.TOGETHER, painter.painter(work)
@@ -62,10 +62,9 @@ def _painter(work: Work) -> tuple[int, Callable[..., np.ndarray]]:
         boxes: np.ndarray,
         drawn: np.ndarray,
         out: np.ndarray,
-    ) -> np.ndarray:
+    ) -> None:
         for number, example in enumerate(examples):
             image = work.source.image(int(example), int(halvings[number]))
             out[number] = make(image, boxes[number], drawn[number])
-        return out
 
     return 1, paint

@@ -34,7 +34,9 @@ def made(policy, channels, shape=(20, 14), size=SIZE):
     index, keys = work.sampler.draw(0, work.rows)
     drawn = host.draws(work, vectors(policy))(index, keys)
     inputs = index, drawn["halvings"], drawn["box"], drawn["vector"]
-    return painter.painter(work)(*inputs), images[index], keys, drawn["vector"]
+    views = np.empty((COUNT, 2, size, size, channels), np.uint8)
+    painter.painter(work)(*inputs, views)
+    return views, images[index], keys, drawn["vector"]
 
 
 @pytest.mark.parametrize(
