@@ -4,6 +4,7 @@ Nothing large is imported at the top: JAX and TensorFlow take seconds, in which 
 raised by a signal ends in long tracebacks or in the crash of an extension module.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -37,9 +38,11 @@ def main() -> int:
     """Runs the command line; returns the exit status, see ``cli.main``.
 
     An interrupt ends the process without the interpreter's own end, which may meet threads of JAX
-    or TensorFlow in the middle of their work.
+    or TensorFlow in the middle of their work. One that comes after the last exit function, when
+    Python no longer calls handlers, is ignored: the command has done its work by then.
     """
     huge_pages.ask()
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # registered first, so run last
     interrupts = _Interrupts()
     signal.signal(signal.SIGINT, interrupts)
     huge_pages.allow_interrupts()

@@ -52,3 +52,18 @@ def test_two_interrupts_are_as_good_as_one(tmp_path):
     code, errors = interrupted(words, 1.0, times=2, cwd=tmp_path)
     assert code == 130, errors
     assert "Traceback" not in errors
+
+
+def test_an_interrupt_while_the_interpreter_ends_changes_nothing():
+    late = (
+        "import os, signal, sys\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGINT):\n"
+        "        kill(pid, number)\n"
+        "        print('late', flush=True)\n"
+        "sys.modules['late'] = Late()\n"
+    )
+    words = [sys.executable, "-c", late + START, "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("late\n")
