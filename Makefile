@@ -47,7 +47,8 @@ test-full: test $(VENV)/libtpu
 # What a second Python version is tried with.
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" \
-		tests/data tests/losses tests/train tests/test_config.py
+		tests/data tests/losses tests/step tests/optim tests/checkpoint tests/train tests/selfcheck tests/transfer \
+		tests/config/test_config.py
 
 # Broken files of every format for every reader, masks, lists and labels files, configs, and what a resume may
 # change; `make test` tries 300.

@@ -14,7 +14,7 @@ import argparse
 import pathlib
 import sys
 
-from accuracy_sections import race
+from accuracy import race
 from measuring import sections
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"

@@ -30,9 +30,10 @@ from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
 import cssl_jax
-from cssl_jax import recipes, runtime
-from cssl_jax.data.arrays import digits
-from cssl_jax.train.adaptation_rows import ROWS
+from cssl_jax.config import recipes
+from cssl_jax.data.sources.arrays import digits
+from cssl_jax.runtime import process
+from cssl_jax.transfer.adapt.experiments import ROWS
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "adaptation.json"
 STARTS = {"source": "from the source run", "continued": "continued on the target"}
@@ -82,7 +83,7 @@ def main() -> None:
             "command": f"python benchmarks/adaptation.py --shifts {name} --seeds {seeds}",
             "date": datetime.date.today().isoformat(),
             "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-            "versions": runtime.versions(),
+            "versions": process.versions(),
             "seeds": options.seeds,
             **measure(name, options),
         }

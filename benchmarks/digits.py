@@ -18,7 +18,8 @@ import statistics
 import time
 
 import cssl_jax
-from cssl_jax import recipes, runtime
+from cssl_jax.config import recipes
+from cssl_jax.runtime import process
 
 ROWS = {"trained encoder": None, "untrained encoder": "random_init", "raw pixels": "pixels"}
 RESULTS = pathlib.Path(__file__).parent / "results" / "digits.json"
@@ -41,7 +42,7 @@ def main() -> None:
         "command": f"python benchmarks/digits.py --seeds {options.seeds} --recipe {options.recipe}",
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "versions": runtime.versions(),
+        "versions": process.versions(),
         "config_hashes": [run["config_hash"] for run in runs],
         "seconds": seconds,
         "probes": {name: summary(runs, key) for name, key in ROWS.items()},

@@ -1,7 +1,7 @@
 """What evaluation on cached features costs: neighbours and probes beside scikit-learn and faiss.
 
 Every figure comes from a process of its own, on made-up features with classes and correlated
-dimensions (``evaluation_sections/features.py``). Prints a table and its targets' verdicts for each
+dimensions (``evaluation/features.py``). Prints a table and its targets' verdicts for each
 section; writes ``benchmarks/results/evaluation.json``.
 
     knn     10,000 queries, their 200 nearest of 50,000 x 512, beside faiss and scikit-learn
@@ -18,7 +18,7 @@ import pathlib
 import sys
 import types
 
-from evaluation_sections import neighbours, probe
+from evaluation import neighbours, probe
 from measuring import sections
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"

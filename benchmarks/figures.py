@@ -15,7 +15,7 @@ from typing import Any
 
 from measuring.report import spread
 from measuring.tables import best_in_bold, best_in_bold_by_column, markdown, percent, provenance
-from step_sections import figures as step
+from step import figures as step
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -16,8 +16,8 @@ import argparse
 import os
 import pathlib
 
-from input_sections import decode, host, resident
-from input_sections.contenders import LABELS
+from input import decode, host, resident
+from input.contenders import LABELS
 from measuring import sections
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"

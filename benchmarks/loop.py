@@ -13,7 +13,7 @@ Command: python benchmarks/loop.py [--sections steps,checks,start] [--rounds 3] 
 import argparse
 import pathlib
 
-from loop_sections import checks, start, steps
+from loop import checks, start, steps
 from measuring import sections
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"

@@ -17,8 +17,8 @@ import argparse
 import os
 import pathlib
 
-from loss_sections import devices, joint, peers, scale
-from loss_sections.contenders import LABELS
+from loss import devices, joint, peers, scale
+from loss.contenders import LABELS
 from measuring import process, sections
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"

@@ -21,7 +21,8 @@ import numpy as np
 from measuring.report import spread
 
 import cssl_jax
-from cssl_jax import recipes, runtime
+from cssl_jax.config import recipes
+from cssl_jax.runtime import process
 
 PLACEMENTS: dict[str, dict[str, Any]] = {
     "resident": {"augment_on": "device", "resident": True},
@@ -50,7 +51,7 @@ def main() -> None:
         f" --digits-epochs {options.digits_epochs} --cifar-epochs {options.cifar_epochs}",
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "versions": runtime.versions(),
+        "versions": process.versions(),
         "sets": {name: measure(name, config, options) for name, config in sets.items()},
     }
     options.results.parent.mkdir(exist_ok=True)

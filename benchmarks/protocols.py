@@ -25,8 +25,9 @@ from PIL import Image, ImageOps
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from cssl_jax import cli, runtime
-from cssl_jax.data.loading import load_source
+from cssl_jax.cli import main as cli
+from cssl_jax.data.sources.open import load_source
+from cssl_jax.runtime import process
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COLOURS = {"trained": "#0072b2", "random_init": "#d55e00", "pixels": "#999999"}
@@ -104,7 +105,7 @@ def measure(name: str, folder: pathlib.Path, workdir: pathlib.Path) -> dict[str,
         "test": test,
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
-        "versions": runtime.versions(),
+        "versions": process.versions(),
         "results": json.loads((run / "results.json").read_text()),
         "tuned": json.loads((workdir / f"{name}-tuned" / "finetune.json").read_text()),
     }

@@ -12,7 +12,7 @@ import argparse
 import pathlib
 
 from measuring import sections
-from report_sections import command, parts
+from report import command, parts
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 SECTIONS = {"command": command, "parts": parts}

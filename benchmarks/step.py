@@ -13,7 +13,7 @@ import argparse
 import pathlib
 
 from measuring import sections
-from step_sections import operations, steps
+from step import operations, steps
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 SECTIONS = {"steps": steps, "operations": operations}

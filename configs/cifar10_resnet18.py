@@ -13,7 +13,7 @@ Command: cssl-jax pretrain cifar10_resnet18 --workdir RUN
     with cifar10_train.npz and cifar10_test.npz here, or --data.source and --data.validation-source
 """
 
-from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
     DataConfig,

@@ -16,7 +16,7 @@ Command: cssl-jax pretrain cifar10_resnet50 --workdir RUN
     --data.validation-source tfds:cifar10@test
 """
 
-from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
     DataConfig,

@@ -7,7 +7,7 @@ minutes on 2 CPU cores (benchmarks/results/digits.json).
 Command: cssl-jax demo  (or: cssl-jax pretrain digits --workdir RUN)
 """
 
-from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
     DataConfig,

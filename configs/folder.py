@@ -13,7 +13,7 @@ classes are used to judge.
 Command: cssl-jax pretrain folder --data.source PICTURES --workdir RUN
 """
 
-from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
     DataConfig,

@@ -21,7 +21,7 @@ Command: cssl-jax pretrain imagenet_resnet50 --workdir RUN
     with the prepared TFDS set, or --data.source and --data.validation-source a folder each
 """
 
-from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
     DataConfig,

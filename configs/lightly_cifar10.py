@@ -15,7 +15,7 @@ Command: cssl-jax pretrain lightly_cifar10 --workdir RUN
     --data.validation-source tfds:cifar10@test
 """
 
-from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
     DataConfig,

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 from cssl_jax.version import __version__
 
 if TYPE_CHECKING:
-    from cssl_jax.augment.policy import ImagePolicy
+    from cssl_jax.augment.image.policy import ImagePolicy
     from cssl_jax.config import Config
+    from cssl_jax.config.recipes import load as load_recipe
     from cssl_jax.errors import RunError, UserError
-    from cssl_jax.evaluate.encoder import evaluate_run, load_encoder
-    from cssl_jax.recipes import load as load_recipe
-    from cssl_jax.train.adapt import adapt
-    from cssl_jax.train.bench_input import bench_input
-    from cssl_jax.train.finetune import finetune, finetune_config
-    from cssl_jax.train.loop import pretrain
-    from cssl_jax.train.views import draw_views, load_views
+    from cssl_jax.evaluate.load import load_encoder
+    from cssl_jax.evaluate.run import evaluate_run
+    from cssl_jax.experiment.input_profile import bench_input
+    from cssl_jax.report.views import draw_views, load_views
+    from cssl_jax.train.pretrain import pretrain
+    from cssl_jax.transfer.adapt.run import adapt
+    from cssl_jax.transfer.finetune import finetune, finetune_config
 
 __all__ = [
     "Config",
@@ -40,25 +41,26 @@ __all__ = [
 
 _HOMES = {
     "Config": ("cssl_jax.config", "Config"),
-    "ImagePolicy": ("cssl_jax.augment.policy", "ImagePolicy"),
+    "ImagePolicy": ("cssl_jax.augment.image.policy", "ImagePolicy"),
     "RunError": ("cssl_jax.errors", "RunError"),
     "UserError": ("cssl_jax.errors", "UserError"),
-    "adapt": ("cssl_jax.train.adapt", "adapt"),
-    "bench_input": ("cssl_jax.train.bench_input", "bench_input"),
-    "draw_views": ("cssl_jax.train.views", "draw_views"),
-    "evaluate_run": ("cssl_jax.evaluate.encoder", "evaluate_run"),
-    "finetune": ("cssl_jax.train.finetune", "finetune"),
-    "finetune_config": ("cssl_jax.train.finetune", "finetune_config"),
-    "load_encoder": ("cssl_jax.evaluate.encoder", "load_encoder"),
-    "load_recipe": ("cssl_jax.recipes", "load"),
-    "load_views": ("cssl_jax.train.views", "load_views"),
-    "pretrain": ("cssl_jax.train.loop", "pretrain"),
+    "adapt": ("cssl_jax.transfer.adapt.run", "adapt"),
+    "bench_input": ("cssl_jax.experiment.input_profile", "bench_input"),
+    "draw_views": ("cssl_jax.report.views", "draw_views"),
+    "evaluate_run": ("cssl_jax.evaluate.run", "evaluate_run"),
+    "finetune": ("cssl_jax.transfer.finetune", "finetune"),
+    "finetune_config": ("cssl_jax.transfer.finetune", "finetune_config"),
+    "load_encoder": ("cssl_jax.evaluate.load", "load_encoder"),
+    "load_recipe": ("cssl_jax.config.recipes", "load"),
+    "load_views": ("cssl_jax.report.views", "load_views"),
+    "pretrain": ("cssl_jax.train.pretrain", "pretrain"),
 }
 
 
 _SUBMODULES = (
-    *("augment", "config", "data", "distributed", "evaluate", "interop", "losses", "methods"),
-    *("models", "recipes", "train"),
+    *("augment", "checkpoint", "config", "data", "evaluate", "experiment", "interop", "losses"),
+    *("methods", "models", "optim", "planning", "report", "runtime", "selfcheck", "step"),
+    *("sweeps", "train", "transfer"),
 )
 
 

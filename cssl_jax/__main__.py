@@ -11,7 +11,7 @@ import sys
 import types
 from typing import Any
 
-from cssl_jax import huge_pages
+from cssl_jax.runtime import huge_pages
 
 INTERRUPTED = 128 + signal.SIGINT  # the status that a shell reports
 
@@ -35,7 +35,7 @@ class _Interrupts:
 
 
 def main() -> int:
-    """Runs the command line; returns the exit status, see ``cli.main``.
+    """Runs the command line; returns the exit status, see ``cli.main.main``.
 
     An interrupt ends the process without the interpreter's own end, which may meet threads of JAX
     or TensorFlow in the middle of their work. One that comes after the last exit function, when
@@ -49,7 +49,7 @@ def main() -> int:
     sys.unraisablehook = interrupts.unraisable
     status: Any = None
     try:
-        from cssl_jax.cli import main as run
+        from cssl_jax.cli.main import main as run
 
         status = run()
     except SystemExit:

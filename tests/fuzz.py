@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 
-from fuzzing.trial import FUZZERS, run
+from helpers.fuzzing.trial import FUZZERS, run
 
 GROWTH = 768 * 2**20  # bytes that the process may grow by, in all
 

@@ -134,8 +134,8 @@ def _training(record: Recorder) -> None:
     import jax
 
     sys.path.append(str(TESTS))
-    import tiny
-    from cssl_jax.train.trial import Trial, compare
+    from cssl_jax.selfcheck.short_run import Trial, compare
+    from helpers import tiny
 
     config, source = tiny.config(), tiny.pictures()
     device, cpu = jax.devices()[0], jax.devices("cpu")[0]

@@ -15,15 +15,15 @@ def run(record: Recorder, *, small: bool) -> None:
     import jax
 
     device = jax.devices()[0]
-    from cssl_jax import doctor, runtime
+    from cssl_jax.runtime import doctor, process
 
     record.put(
         "device",
         kind=device.device_kind,
         platform=device.platform,
-        memory_bytes=runtime.device_memory(device),
+        memory_bytes=process.device_memory(device),
         cores=os.cpu_count(),
-        versions=runtime.versions(),
+        versions=process.versions(),
         driver=_driver(),
     )
     record.attempt("doctor", lambda: record.put("doctor", report=doctor.examine()[0].splitlines()))

@@ -77,34 +77,35 @@ def compile_recipe(
     """
     import jax
     import jax.numpy as jnp
-    from loss_sections.joint_device import noise
+    from loss.joint_device import noise
 
-    from cssl_jax import parallel, recipes
+    from cssl_jax.config import recipes
+    from cssl_jax.data.input_spec import InputSpec
     from cssl_jax.data.sampler import Sampler
-    from cssl_jax.evaluate.features import InputSpec
-    from cssl_jax.train import setup
-    from cssl_jax.train.step import make_train_step
-    from cssl_jax.train.trust import trust_figures
+    from cssl_jax.experiment import builders
+    from cssl_jax.optim.trust_ratio import trust_figures
+    from cssl_jax.runtime import spmd
+    from cssl_jax.step.train_step import make_train_step
 
     config = recipes.override(recipes.load(name), overrides)
-    mesh = parallel.make_mesh(jax.devices()[:1])
-    method = setup.make_method(config, mesh)
+    mesh = spmd.make_mesh(jax.devices()[:1])
+    method = builders.make_method(config, mesh)
     sampler = Sampler(images, config.train.batch_size, config.train.seed)
-    optimizer, schedule, total_steps = setup.make_optimizer(config, sampler)
+    optimizer, schedule, total_steps = builders.make_optimizer(config, sampler)
     step = make_train_step(
         method,
         optimizer,
         schedule,
         lambda _, constants, feed: {"views": {"main": feed["views"].astype(jnp.float32) / 255}},
         total_steps=total_steps,
-        axis_name=parallel.AXIS,
+        axis_name=spmd.AXIS,
         figures=trust_figures(config.optimizer),
     )
-    mapped = parallel.data_parallel(step, mesh)
+    mapped = spmd.data_parallel(step, mesh)
     shape = (config.train.batch_size, 2, size, size, 3)
     feed = jax.jit(lambda: {"views": noise(shape)})()
     spec = InputSpec(size, 3, (0.0,) * 3, (1.0,) * 3)
-    state = parallel.replicate(setup.init_state(method, optimizer, spec, 0), mesh)
+    state = spmd.replicate(builders.init_state(method, optimizer, spec, 0), mesh)
     first = jax.tree.map(np.asarray, state)
     start = time.perf_counter()
     compiled = mapped.lower(state, {}, feed).compile(compiler_options=options or {})

@@ -19,7 +19,7 @@ DETERMINISM = {
 
 def resident(record: Recorder, *, small: bool) -> None:
     """The recipe's own step with its views made in it, and with views that lie on the device."""
-    from input_sections import resident as section
+    from input import resident as section
 
     for dtype in ("bfloat16",) if small else ("bfloat16", "float32"):
         name = f"{RECIPE} {dtype}, resident pipeline"

@@ -51,9 +51,9 @@ def largest(record: Recorder, *, small: bool) -> None:
     """The largest batch by what compiling two sizes says; the estimate is not run."""
     import jax
 
-    from cssl_jax import runtime
+    from cssl_jax.runtime import process
 
-    limit = runtime.device_memory(jax.devices()[0]) or 2**33
+    limit = process.device_memory(jax.devices()[0]) or 2**33
     few = (2, 4) if small else (32, 64)
     for remat in (False, True):
         name = f"{RECIPE} bfloat16{' remat' * remat}, largest batch"

@@ -1,6 +1,6 @@
 """A function in a process of its own: its figures, or in words why there are none.
 
-``call("loss_sections.contenders.measure", pairs=512)`` runs that function in a new interpreter,
+``call("loss.contenders.measure", pairs=512)`` runs that function in a new interpreter,
 possibly one of another environment, and takes the JSON that it returns.
 """
 

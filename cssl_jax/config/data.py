@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from cssl_jax.data.options import PictureOptions
+from cssl_jax.config.images import PictureOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config.data import DataConfig
 from cssl_jax.config.evaluate import EvaluateConfig
 from cssl_jax.config.method import AdaptConfig, ClassifierConfig, MethodConfig

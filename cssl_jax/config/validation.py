@@ -4,7 +4,7 @@ import math
 import operator
 from collections.abc import Callable
 
-from cssl_jax.augment.policy import PROBABILITIES
+from cssl_jax.augment.image.policy import PROBABILITIES
 from cssl_jax.config.run import Config
 from cssl_jax.errors import UserError
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cssl_jax.errors import UserError
-from cssl_jax.losses.similarity import unit_length
+from cssl_jax.losses.core.similarity import unit_length
 
 Array = jax.Array | np.ndarray
 _HIGHEST = jax.lax.Precision.HIGHEST

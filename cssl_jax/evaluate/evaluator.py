@@ -11,17 +11,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cssl_jax.config import Config
+from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sampler import epoch_key, permute
-from cssl_jax.data.sources import Source, keyed_part
+from cssl_jax.data.sources.base import Source, keyed_part
 from cssl_jax.errors import RunError, UserError
-from cssl_jax.evaluate import leakage, linear, protocols
-from cssl_jax.evaluate.features import (
-    InputSpec,
-    Model,
-    encoder_variables,
-    make_embed,
-    pixels,
-)
+from cssl_jax.evaluate import leakage
+from cssl_jax.evaluate.features import Model, encoder_variables, make_embed, pixels
+from cssl_jax.evaluate.protocols import linear
+from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.evaluate.untrained import describe
 
 

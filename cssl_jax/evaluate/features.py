@@ -1,6 +1,5 @@
 """From images to features: the encoder under jit, and raw pixels as the floor to beat."""
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -13,38 +12,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from cssl_jax import parallel
-from cssl_jax.augment import geometry, image
-from cssl_jax.data.sources import ArraySource, Source
+from cssl_jax.augment.image import batched, geometry
+from cssl_jax.data.input_spec import PIXEL_SIDE
+from cssl_jax.data.sources.base import Source
+from cssl_jax.runtime import spmd
 
 PyTree = Any
 Model = dict[str, PyTree]  # {"params": {"encoder": ...}, "model_state": {"encoder": ...}}
-PIXEL_SIDE = 32
 PICTURE_SIDE = 4 * PIXEL_SIDE  # of the centre squares that pictures are reduced from
 Block = TypeVar("Block", covariant=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class InputSpec:
-    """What an encoder takes; saved with every checkpoint, so that it loads without its data.
-
-    Attributes:
-        size: Side of the encoder's input in pixels.
-        channels: Of the images.
-        mean: A channel, on the scale [0, 1].
-        std: A channel.
-    """
-
-    size: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "InputSpec":
-        """From JSON."""
-        lists = {"mean": tuple(content["mean"]), "std": tuple(content["std"])}
-        return cls(size=content["size"], channels=content["channels"], **lists)
 
 
 def encoder_variables(model: Model) -> dict[str, PyTree]:
@@ -69,14 +45,14 @@ def preprocess(
     Returns:
         float [n, size, size, C].
     """
-    x = image.to_float(images)
+    x = batched.to_float(images)
     height, width = x.shape[1:3]
     if (height, width) != (size, size):
         side = min(height, width)
         box = ((height - side) // 2, (width - side) // 2, side, side)
         boxes = tuple(jnp.full(len(x), value) for value in box)
         x = geometry.crop_and_resize(x, boxes, size, "bilinear")
-    return image.normalize(x, mean, std)
+    return batched.normalize(x, mean, std)
 
 
 class Applies(Protocol):
@@ -103,7 +79,7 @@ def make_embed(
     """
     embed_batch = functools.partial(_embed_batch, encoder=encoder, size=size, mean=mean, std=std)
     rows = -(-batch_size // mesh.size) * mesh.size
-    mine = parallel.process_rows(rows, mesh)
+    mine = spmd.process_rows(rows, mesh)
 
     def embed(variables: dict[str, PyTree], source: Source) -> np.ndarray:
         starts = range(0, len(source), rows)
@@ -111,7 +87,7 @@ def make_embed(
         parts = []
         for start, block in zip(starts, blocks, strict=False):
             padding = [(0, len(mine) - len(block))] + [(0, 0)] * 3
-            batch = parallel.put_batch(np.pad(block, padding), mesh)
+            batch = spmd.put_batch(np.pad(block, padding), mesh)
             features = multihost_utils.process_allgather(embed_batch(variables, batch), tiled=True)
             parts.append(np.asarray(features, np.float32)[: len(source) - start])
         return np.concatenate(parts)
@@ -156,7 +132,7 @@ def own_blocks(
     Args:
         source: Of all rows.
         starts: First rows of the batches; its step is their size.
-        mine: int [r], this process's rows of a batch, ascending; see ``parallel.process_rows``.
+        mine: int [r], this process's rows of a batch, ascending; see ``spmd.process_rows``.
         size: Of the images, as for ``Source.blocks``.
 
     Yields:
@@ -186,14 +162,6 @@ def pixels(source: Source) -> np.ndarray:
         x = np.einsum("sh,nhwc,tw->nstc", rows, x, columns, optimize=True)
         parts.append(x.reshape(len(block), -1))
     return np.concatenate(parts)
-
-
-def pixel_sides(source: Source) -> tuple[int, int]:
-    """Height and width of the images that ``pixels`` makes of a source's."""
-    if not isinstance(source, ArraySource):
-        return PIXEL_SIDE, PIXEL_SIDE
-    height, width = source.images.shape[1:3]
-    return min(height, PIXEL_SIDE), min(width, PIXEL_SIDE)
 
 
 def area_matrix(in_size: int, out_size: int) -> np.ndarray:

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from cssl_jax.augment.policy import ImagePolicy
-from cssl_jax.data.sources import ArraySource, Source, keyed_part
-from cssl_jax.data.views import view_pairs
+from cssl_jax.augment.image.policy import ImagePolicy
+from cssl_jax.data.pipeline.eval_views import view_pairs
+from cssl_jax.data.sources.base import ArraySource, Source, keyed_part
 from cssl_jax.evaluate import diagnostics
-from cssl_jax.evaluate.neighbours import nearest
-from cssl_jax.evaluate.protocols import Features
+from cssl_jax.evaluate.protocols.knn import nearest
+from cssl_jax.evaluate.protocols.run import Features
 
 ROWS = 2048  # pictures at most: a singular value decomposition of 2048 x 2048 takes seconds
 NEIGHBOURS = 5  # of purity

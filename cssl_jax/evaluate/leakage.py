@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from cssl_jax.data.classes import is_numbered
-from cssl_jax.data.near import near_pairs
-from cssl_jax.data.picture_source import PictureSource
-from cssl_jax.data.scan import perceptual_hash
-from cssl_jax.data.sources import Source
-from cssl_jax.data.threads import ahead
+from cssl_jax.data.cleaning.near_duplicates import near_pairs
+from cssl_jax.data.cleaning.scan import perceptual_hash
+from cssl_jax.data.pipeline.thread_map import ahead
+from cssl_jax.data.sources.base import Source
+from cssl_jax.data.sources.classes import is_numbered
+from cssl_jax.data.sources.images import PictureSource
 from cssl_jax.errors import UserError
 
 # Of two pictures at 32 x 32. Encoded again or resized they stay above 0.99; of the embedded digits,
@@ -109,12 +109,12 @@ def _hashes(source: Source, as_files: bool) -> tuple[list[bytes], np.ndarray]:
         if as_files:
             return [row.tobytes() for row in source.index.digest[source.numbers]], hashes
 
-    def look(index: int) -> tuple[bytes, int]:
+    def digest_and_hash(index: int) -> tuple[bytes, int]:
         image = np.ascontiguousarray(source.image(index))
         digest = hashlib.blake2b(image.data, digest_size=16, key=str(image.shape).encode()).digest()
         return digest, perceptual_hash(image)
 
-    looks = list(ahead(look, range(len(source))))
+    looks = list(ahead(digest_and_hash, range(len(source))))
     return [digest for digest, _ in looks], np.array([found for _, found in looks], np.uint64)
 
 

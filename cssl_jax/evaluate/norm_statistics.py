@@ -9,10 +9,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cssl_jax import parallel
+from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sampler import epoch_key, permute
-from cssl_jax.data.sources import Source
-from cssl_jax.evaluate.features import InputSpec, Model, preprocess
+from cssl_jax.data.sources.base import Source
+from cssl_jax.evaluate.features import Model, preprocess
+from cssl_jax.runtime import spmd
 
 PyTree = Any
 _ORDER = 3  # number of this order among those derived from a seed; 0 to 2 split, rank, draw labels
@@ -60,12 +61,12 @@ def reestimate(
     weights, found = [], []
     for rows in np.array_split(order, -(-count // batch_size)):
         whole = -(-len(rows) // mesh.size) * mesh.size
-        mine = np.resize(rows, whole)[parallel.process_rows(whole, mesh)]
+        mine = np.resize(rows, whole)[spmd.process_rows(whole, mesh)]
         (images,) = source.take(mine).blocks(len(mine), spec.size)
-        batch = parallel.put_batch(images, mesh)
+        batch = spmd.put_batch(images, mesh)
         found.append(jax.device_get(compute(model, batch, count=len(rows))))
         weights.append(len(rows) / count)
-    updated = parallel.replicate(_merged(found, weights), mesh)
+    updated = spmd.replicate(_merged(found, weights), mesh)
     return {**model, "model_state": {**model["model_state"], **updated}}
 
 

@@ -6,11 +6,12 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from cssl_jax import parallel
-from cssl_jax.data.sources import Source
-from cssl_jax.evaluate.features import InputSpec, Model
+from cssl_jax.data.input_spec import InputSpec
+from cssl_jax.data.sources.base import Source
+from cssl_jax.evaluate.features import Model
 from cssl_jax.evaluate.norm_statistics import reestimate
-from cssl_jax.train import setup
+from cssl_jax.experiment import builders
+from cssl_jax.runtime import spmd
 
 
 def untrained_model(
@@ -34,13 +35,13 @@ def untrained_model(
         {"params", "model_state"}, replicated over the mesh.
     """
     live = dataclasses.replace(method, encoder=method.encoder.clone(zero_init_residual=False))
-    state = setup.init_state(live, optax.identity(), spec, seed)
+    state = builders.init_state(live, optax.identity(), spec, seed)
     modules = {"encoder": live.encoder}
     if getattr(live, "head", None) is not None:  # of a classifier, which sees the head's output
         modules["head"] = live.head
     return reestimate(
         modules,
-        parallel.replicate(state.model, mesh),
+        spmd.replicate(state.model, mesh),
         images,
         spec,
         mesh,

@@ -256,7 +256,7 @@ def _of_collapse(value: Figures) -> list[Verdict]:
 
 
 def of_input(share: float, remedy: str = "") -> list[Verdict]:
-    """Judges the share of time that steps waited for input; ``remedy`` is ``data.advice``'s."""
+    """Judges the share of time that steps waited for input; ``remedy`` is ``profile.advice``'s."""
     if share <= INPUT_WAIT:
         return []
     return [

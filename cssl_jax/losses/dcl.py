@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from cssl_jax.errors import UserError
-from cssl_jax.losses.similarity import TileSize, check_positive, gather
-from cssl_jax.losses.two_views import two_view_contrast
+from cssl_jax.losses.core.similarity import TileSize, check_positive, gather
+from cssl_jax.losses.core.two_views import two_view_contrast
 
 
 def dcl(

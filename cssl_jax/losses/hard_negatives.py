@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from cssl_jax.errors import UserError
-from cssl_jax.losses.rows import Terms, sum_rows
-from cssl_jax.losses.similarity import TileSize, check_positive, choose_tile
-from cssl_jax.losses.two_views import is_negative, lay_out
+from cssl_jax.losses.core.row_sums import Terms, sum_rows
+from cssl_jax.losses.core.similarity import TileSize, check_positive, choose_tile
+from cssl_jax.losses.core.two_views import is_negative, lay_out
 
 
 def hard_nt_xent(

@@ -6,8 +6,8 @@ from jax import lax
 
 from cssl_jax.data.sampler import mix, permute
 from cssl_jax.errors import UserError
-from cssl_jax.losses.rows import Terms, sum_rows
-from cssl_jax.losses.similarity import (
+from cssl_jax.losses.core.row_sums import Terms, sum_rows
+from cssl_jax.losses.core.similarity import (
     Contrast,
     TileSize,
     check_pairs,

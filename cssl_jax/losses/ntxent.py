@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from cssl_jax.losses.similarity import Contrast, TileSize
-from cssl_jax.losses.two_views import two_view_contrast
+from cssl_jax.losses.core.similarity import Contrast, TileSize
+from cssl_jax.losses.core.two_views import two_view_contrast
 
 
 def nt_xent(

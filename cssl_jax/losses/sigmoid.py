@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cssl_jax.losses.rows import Terms, sum_rows
-from cssl_jax.losses.similarity import (
+from cssl_jax.losses.core.row_sums import Terms, sum_rows
+from cssl_jax.losses.core.similarity import (
     TileSize,
     check_pairs,
     check_positive,
@@ -15,7 +15,7 @@ from cssl_jax.losses.similarity import (
     gather,
     unit_length,
 )
-from cssl_jax.losses.two_views import is_negative, lay_out
+from cssl_jax.losses.core.two_views import is_negative, lay_out
 
 
 def siglip(

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from cssl_jax.errors import UserError
-from cssl_jax.losses.rows import Terms, sum_rows
-from cssl_jax.losses.similarity import (
+from cssl_jax.losses.core.row_sums import Terms, sum_rows
+from cssl_jax.losses.core.similarity import (
     TileSize,
     check_positive,
     choose_tile,

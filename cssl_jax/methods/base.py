@@ -35,7 +35,7 @@ class Method(Protocol):
     lie on one device.
 
     The loss is ``objective`` of ``encode``. They are apart so that a batch can be encoded in parts,
-    see ``train.gradient``: an example's outputs must not depend on the others, but through
+    see ``step.grad_cache``: an example's outputs must not depend on the others, but through
     BatchNorm, and whatever examples have to do with each other is in ``objective``.
 
     A method is a value, such as a frozen dataclass: equal ones share their compiled programs.

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from cssl_jax.losses import ntxent
-from cssl_jax.losses.similarity import TileSize
-from cssl_jax.losses.two_views import two_view_contrast
+from cssl_jax.losses.core.similarity import TileSize
+from cssl_jax.losses.core.two_views import two_view_contrast
 from cssl_jax.methods.base import Batch, Context, PyTree, run_module, split_variables
 
 

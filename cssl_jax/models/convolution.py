@@ -29,7 +29,7 @@ def convolution(
     On accelerators it is that function. On CPUs kernel gradients of wide layers, 1x1 kernels and
     maps smaller than the kernel are computed by ``products``, equal up to the order of sums. Only
     reverse-mode differentiation is defined; inside ``shard_map`` with ``check_vma=False``, as
-    ``parallel.data_parallel`` has it.
+    ``spmd.data_parallel`` has it.
 
     Args:
         inputs: [N, H, W, C].

@@ -40,7 +40,7 @@ def _cost(compiled: Any, name: str) -> float:
 
 
 def collective_bytes(text: str, devices: int) -> Counter[str]:
-    """Bytes of all collectives by kind in a program's text; as ``program.collective_bytes``.
+    """Bytes of all collectives by kind in a program's text; as ``jaxpr.collective_bytes``.
 
     Raises:
         ValueError: A collective is in a loop whose length the text does not tell.

@@ -1,19 +1,19 @@
 """The answer to memory that ran out: what a step holds, and the ways to need less of it."""
 
 import dataclasses
-import pathlib
 import re
 import traceback
 from collections.abc import Iterator
 
 import jax
 
-from cssl_jax import recipes
-from cssl_jax.config import Config
+from cssl_jax.config import Config, recipes
 from cssl_jax.errors import UserError
-from cssl_jax.planning.planner import GIB, held_bytes, step_fits
+from cssl_jax.planning.plan import GIB
+from cssl_jax.planning.planner import held_bytes, step_fits
 from cssl_jax.planning.shapes import Input, input_of
 
+_EVALUATION = "cssl_jax.evaluate."
 _EXHAUSTED = re.compile(r"RESOURCE_EXHAUSTED|out of memory|bad_alloc", re.IGNORECASE)
 _HALVINGS = 6  # of the batch or the micro-batch, each of which is traced
 
@@ -63,8 +63,8 @@ def evaluation_message(error: BaseException, batch_option: str = "") -> str:
 
 def is_in_evaluation(error: BaseException) -> bool:
     """Whether an error came from code that evaluates: the batch of training has no part in it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return any(pathlib.Path(frame.filename).parent.name == "evaluate" for frame in frames)
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").startswith(_EVALUATION) for frame, _ in frames)
 
 
 def _ways(

@@ -10,8 +10,8 @@ OPERATIONS = (
     *("fusion", "convolution", "dot", "custom-call", "copy", "copy-start", "reduce"),
     *("sort", "scatter", "gather", "while", "conditional", "dynamic-update-slice"),
 )
-# Named scopes of ``train.step``, ``train.gradient`` and ``methods.base``, in the order in which
-# they are looked for in the path of an operation.
+# Named scopes of ``step.train_step``, ``step.grad_cache`` and ``methods.base``, in the order in
+# which they are looked for in the path of an operation.
 PARTS = ("views", "optimizer", "journal", "finite", "loss", "projector", "encoder")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 

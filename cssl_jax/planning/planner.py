@@ -1,79 +1,23 @@
 """What a recipe costs on so many devices, and the largest batch that fits."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from cssl_jax import children, parallel, recipes
-from cssl_jax.config import Config
+from cssl_jax.config import Config, recipes
 from cssl_jax.errors import UserError
-from cssl_jax.losses.similarity import choose_tile
-from cssl_jax.planning import formulas, program
+from cssl_jax.losses.core.similarity import choose_tile
+from cssl_jax.planning import formulas
+from cssl_jax.planning import jaxpr as program
 from cssl_jax.planning.advice import warnings
+from cssl_jax.planning.plan import GIB, Plan, Shapes
 from cssl_jax.planning.shapes import Input, abstract_mesh, input_of, step_of
+from cssl_jax.runtime import spmd, subprocesses
 
-CHILD = "cssl_jax.planning.child"
-GIB = 2**30
+CHILD = "cssl_jax.planning.compile_worker"
 MOST = 2**17  # examples a device that are tried next at most
 MICRO_BATCH = 32  # examples a device, where the recipe has none of its own
 KINDS = ("plain", "remat", "GradCache")
-
-
-@dataclasses.dataclass(frozen=True)
-class Shapes:
-    """Of one step, known without compiling.
-
-    Attributes:
-        arguments: Bytes that a device holds throughout: state, constants, its rows of the batch.
-        peak: Most bytes alive beside them, see ``program.peak_bytes``.
-        collectives: Bytes by kind, see ``program.collective_bytes``.
-        cost: By hand.
-    """
-
-    arguments: int
-    peak: int
-    collectives: Counter[str]
-    cost: formulas.Cost
-
-    @property
-    def held(self) -> int:
-        """Bytes of a device in all."""
-        return self.arguments + self.peak
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What ``cssl-jax plan`` prints.
-
-    Attributes:
-        config: The run.
-        given: Its data.
-        devices: That share a batch.
-        shapes: Of the step.
-        compiled: What the child told; empty where nothing was compiled.
-        compiler: For which device it was compiled.
-        memory: Bytes of one device.
-        largest: Global batch that fits, by kind of step; 0 is none.
-        micro_batch: Examples a device that GradCache encodes at a time.
-        warnings: See ``advice.warnings``.
-    """
-
-    config: Config
-    given: Input
-    devices: int
-    shapes: Shapes
-    compiled: dict[str, Any]
-    compiler: str
-    memory: int
-    largest: dict[str, int]
-    micro_batch: int
-    warnings: list[str]
-
-    def __str__(self) -> str:
-        from cssl_jax.planning.words import plan_words
-
-        return plan_words(self)
 
 
 def plan(
@@ -105,7 +49,7 @@ def plan(
         )
     config = recipes.canonical(config)
     step_fits(config, devices)
-    found = children.devices(timeout)
+    found = subprocesses.devices(timeout)
     memory = _memory(memory_gb, found)
     given = input_of(config, memory, devices)
     here = found["platform"] != "cpu" and found["count"] >= devices
@@ -136,16 +80,16 @@ def _compiled(
         "cpu_devices": 0 if here else devices,
         "memory": memory,
     }
-    variables = children.environment(simulated=not here)
-    (told,) = children.run(CHILD, [arguments], variables=variables, timeout=timeout)
+    variables = subprocesses.environment(simulated=not here)
+    (told,) = subprocesses.run(CHILD, [arguments], variables=variables, timeout=timeout)
     return told
 
 
 def step_fits(config: Config, devices: int) -> None:
     """Raises UserError where the batch, its parts and the devices do not fit each other."""
     mesh, train = abstract_mesh(devices), config.train
-    parallel.micro_batches(train.batch_size, mesh, train.micro_batch)
-    parallel.norm_groups(train.batch_size, config.model.norm_group, mesh, train.micro_batch)
+    spmd.micro_batches(train.batch_size, mesh, train.micro_batch)
+    spmd.norm_groups(train.batch_size, config.model.norm_group, mesh, train.micro_batch)
 
 
 def _memory(memory_gb: float | None, found: dict[str, Any]) -> int:

@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from cssl_jax import parallel
 from cssl_jax.config import Config
-from cssl_jax.data import pipeline as pipelines
+from cssl_jax.data.input_spec import InputSpec
+from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.sampler import Sampler
-from cssl_jax.data.sources import ArraySource, Source
+from cssl_jax.data.sources.base import ArraySource, Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.features import InputSpec
+from cssl_jax.experiment import builders
 from cssl_jax.models import convolution
-from cssl_jax.train import setup
-from cssl_jax.train.step import make_train_step
+from cssl_jax.runtime import spmd
+from cssl_jax.step.train_step import make_train_step
 
 IMAGENET = (
     1_281_167  # training images, where a set is not here to be counted: no cost depends on it
@@ -63,7 +63,7 @@ class Step:
 
 def abstract_mesh(devices: int) -> Mesh:
     """A mesh of devices that need not be there: enough to trace a step for."""
-    mesh = AbstractMesh((devices,), (parallel.AXIS,), axis_types=(AxisType.Auto,))
+    mesh = AbstractMesh((devices,), (spmd.AXIS,), axis_types=(AxisType.Auto,))
     return cast(Mesh, mesh)
 
 
@@ -89,7 +89,7 @@ def input_of(config: Config, memory: int | None, devices: int) -> Input:
     arrays = spec == "digits" or spec.endswith(".npz")
     if arrays:
         try:
-            train, _ = setup.load_data(config)
+            train, _ = builders.load_data(config)
             assert isinstance(train, ArraySource)
         except UserError as error:
             if "does not exist" not in str(error):
@@ -124,10 +124,10 @@ def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
         UserError: The batch and the devices do not fit each other.
     """
     batch, micro_batch = config.train.batch_size, config.train.micro_batch
-    parts = parallel.micro_batches(batch, mesh, micro_batch)
-    method = setup.make_method(config, mesh)
+    parts = spmd.micro_batches(batch, mesh, micro_batch)
+    method = builders.make_method(config, mesh)
     sampler = Sampler(max(given.images[0] if given.images else IMAGENET, batch), batch, 0)
-    optimizer, schedule, total_steps = setup.make_optimizer(config, sampler)
+    optimizer, schedule, total_steps = builders.make_optimizer(config, sampler)
     spec = given.spec
     pipeline = pipelines.PIPELINES[given.pipeline](
         source=cast(Source, None),
@@ -145,11 +145,11 @@ def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
         schedule,
         pipeline.make_batch,
         total_steps=total_steps,
-        axis_name=parallel.AXIS,
+        axis_name=spmd.AXIS,
         micro_batches=parts,
         frozen_norm=config.train.micro_batch_norm == "frozen",
     )
-    state = setup.state_shapes(method, optimizer, spec)
+    state = builders.state_shapes(method, optimizer, spec)
     constants, feed = _fed(given, batch, sum(method.views.values()), mesh.size)
 
     def as_on_accelerators(state: PyTree, constants: PyTree, feed: PyTree) -> PyTree:
@@ -171,7 +171,7 @@ def _fed(given: Input, batch: int, views: int, devices: int) -> tuple[PyTree, Py
         assert given.images is not None
         count, *shape = given.images
         if given.pipeline == "resident-split":
-            count = devices * parallel.rows_held(count, devices)
+            count = devices * spmd.rows_held(count, devices)
         images = jax.ShapeDtypeStruct((count, *shape), jnp.uint8)
         return {"images": images}, {"row": rows["index"]}
     if given.pipeline == "stream":

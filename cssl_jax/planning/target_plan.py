@@ -8,13 +8,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from cssl_jax import children, recipes
-from cssl_jax.config import Config
+from cssl_jax.config import Config, recipes
 from cssl_jax.errors import UserError
 from cssl_jax.planning.chips import Target, parse_target
 from cssl_jax.planning.planner import KINDS, MICRO_BATCH, step_fits, with_step
+from cssl_jax.runtime import subprocesses
 
-CHILD = "cssl_jax.planning.target_child"
+CHILD = "cssl_jax.planning.target_worker"
 # The module that each platform's compiler comes with, and what installs it.
 COMPILERS = {
     "tpu": ("libtpu", 'pip install "cssl-jax[plan-tpu]"'),
@@ -41,7 +41,7 @@ class TargetPlan:
     Attributes:
         config: The run.
         target: What it was compiled for.
-        compiled: What the child reported, see ``target_child.main``.
+        compiled: What the child reported, see ``target_worker.main``.
         largest: Kind of step -> largest global batch that fits, from two compiled sizes; empty
             where it was not asked for.
         views_per_core: Views per second that one host core makes (``bench-input``); 0: unknown.
@@ -89,11 +89,6 @@ class TargetPlan:
     def views_per_second(self) -> float:
         """Upper bound for all chips together, at the largest of ``bounds``."""
         return 2 * self.config.train.batch_size / max(self.bounds.values())
-
-    def __str__(self) -> str:
-        from cssl_jax.planning.target_text import report
-
-        return report(self)
 
 
 def plan_target(
@@ -144,10 +139,10 @@ def compile_for(config: Config, target: Target, timeout: float) -> dict[str, Any
         "topology": target.topology,
         "memory": int(target.chip.memory),
     }
-    variables = children.environment(simulated=True)
+    variables = subprocesses.environment(simulated=True)
     variables |= _TPU_VARIABLES if target.platform == "tpu" else _CUDA_VARIABLES
     with _progress(f"compiling batch {config.train.batch_size} for {target.name}"):
-        (found,) = children.run(CHILD, [arguments], variables=variables, timeout=timeout)
+        (found,) = subprocesses.run(CHILD, [arguments], variables=variables, timeout=timeout)
     return found
 
 

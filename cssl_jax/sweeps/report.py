@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import PIL.Image
 
-from cssl_jax.evaluate import plots, svg
-from cssl_jax.evaluate import text as words
-from cssl_jax.evaluate.page import document, table_html, text
-from cssl_jax.evaluate.report_tables import quoted
 from cssl_jax.outputs import check_output, is_stream, write_output, write_png
-from cssl_jax.sweeps import drawing, record
-from cssl_jax.sweeps.record import Sweep
+from cssl_jax.report import markdown as words
+from cssl_jax.report import plots, svg
+from cssl_jax.report.html import document, table_html, text
+from cssl_jax.report.tables import quoted
+from cssl_jax.sweeps import charts
+from cssl_jax.sweeps import results as sweep_results
+from cssl_jax.sweeps.results import Sweep
 
 _IMPORTANCE = (
     "Share of each parameter in the variance of the score (fANOVA, Hutter et al. 2014), over "
@@ -50,7 +51,7 @@ def write_report(
     Raises:
         UserError: No sweep, or a file that cannot be written.
     """
-    sweep = record.read(folder)
+    sweep = sweep_results.read(folder)
     path = pathlib.Path(output).expanduser() if output else sweep.path / "report.html"
     check_output(path, ".html")
     write_output(path, page(sweep))
@@ -63,8 +64,8 @@ def write_report(
 
 def page(sweep: Sweep) -> str:
     """The page of a sweep."""
-    parallel = drawing.parallel_svg(sweep)
-    importance = drawing.importance_svg(sweep.importance) if sweep.importance else ""
+    parallel = charts.parallel_svg(sweep)
+    importance = charts.importance_svg(sweep.importance) if sweep.importance else ""
     sections = [
         ("summary", "Summary", _summary(sweep)),
         ("trials", "Trials", table_html(sweep.table(), "trials") if sweep.trials else ""),
@@ -107,18 +108,18 @@ def _figure(graph: str, note: str, key: str = "") -> str:
 
 
 def _key(sweep: Sweep) -> str:
-    there = {line.kind for line in drawing.lines(sweep)[1]}
+    there = {line.kind for line in charts.lines(sweep)[1]}
     keys = "".join(
         f'<li><svg viewBox="0 0 26 8" aria-hidden="true"><polyline class="{look}" '
         f'points="0,4 26,4"/></svg>{kind}</li>'
-        for kind, (_, look, _) in drawing.KINDS.items()
+        for kind, (_, look, _) in charts.KINDS.items()
         if kind in there
     )
     return f'<ul class="key">{keys}</ul>'
 
 
 def _curves(sweep: Sweep) -> str:
-    chart = drawing.curves(sweep)
+    chart = charts.curves(sweep)
     if chart is None:
         return ""
     note = f"{chart.title} on the images that select; trials are pruned by it."
@@ -153,11 +154,11 @@ def _draw_figures(sweep: Sweep, path: pathlib.Path) -> dict[str, str]:
     """Name to relative path of every PNG."""
     draw: dict[str, Callable[[], PIL.Image.Image]] = {}
     if sweep.importance:
-        draw["importance"] = lambda: drawing.importance_png(sweep.importance)
-    if drawing.lines(sweep)[1]:
+        draw["importance"] = lambda: charts.importance_png(sweep.importance)
+    if charts.lines(sweep)[1]:
         draw |= {
-            "parallel": lambda: drawing.parallel_png(sweep),
-            "curves": lambda: drawing.curves_png(sweep),
+            "parallel": lambda: charts.parallel_png(sweep),
+            "curves": lambda: charts.curves_png(sweep),
         }
     folder = path.with_name(f"{path.stem}_figures")
     if draw:

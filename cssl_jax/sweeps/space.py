@@ -4,10 +4,9 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from cssl_jax import recipes
-from cssl_jax.config import Config
+from cssl_jax.config import Config, recipes
 from cssl_jax.errors import UserError
-from cssl_jax.models.encoder import build_encoder
+from cssl_jax.models.registry import build_encoder
 
 Fields = dict[str, Any]
 PROBES = 32  # random draws that are looked at before the first trial

@@ -5,15 +5,15 @@ import pathlib
 
 import jax
 
-from cssl_jax import processes, recipes, runtime
-from cssl_jax.config import Config
+from cssl_jax.config import Config, recipes
 from cssl_jax.errors import InterruptedRunError, UserError
-from cssl_jax.sweeps import selection, study
-from cssl_jax.sweeps.folder import claim, open_study
-from cssl_jax.sweeps.record import Sweep
+from cssl_jax.runtime import multihost, process
+from cssl_jax.sweeps import objective, study
+from cssl_jax.sweeps.results import Sweep
 from cssl_jax.sweeps.space import Space
+from cssl_jax.sweeps.sweep_dir import claim, open_study
 from cssl_jax.sweeps.trials import Say, Trials
-from cssl_jax.train.folder import while_running
+from cssl_jax.train.run_dir import while_running
 
 
 def sweep(
@@ -77,10 +77,10 @@ def sweep(
         "space": tried.text,
         "settings": settings,
     }
-    with runtime.catch_signals() as interruption:
+    with process.catch_signals() as interruption:
         try:
             with interruption.breakable():
-                metric = selection.metric(config, tried)
+                metric = objective.metric(config, tried)
         except InterruptedRunError as stopped:
             raise InterruptedRunError(f"{stopped} before the first trial") from stopped
         with while_running(place), claim(place):
@@ -92,7 +92,7 @@ def sweep(
 
 def _check(trials: int, sampler: str, pruner: str) -> None:
     """Raises UserError at the first of a sweep's own options that cannot work."""
-    if not processes.alone():
+    if not multihost.alone():
         raise UserError(
             f"a sweep runs in one process, not in {jax.process_count()}; start several, each with "
             "its own --workdir and a --storage that they share"

@@ -8,13 +8,14 @@ from typing import Any
 
 import jax
 
-from cssl_jax import runtime
 from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError, UserError
 from cssl_jax.files import write_json
-from cssl_jax.sweeps import record, selection, study
-from cssl_jax.sweeps.record import Sweep
+from cssl_jax.runtime import process
+from cssl_jax.sweeps import objective, study
+from cssl_jax.sweeps import results as sweep_results
+from cssl_jax.sweeps.results import Sweep
 from cssl_jax.sweeps.space import Space
-from cssl_jax.train.loop import pretrain
+from cssl_jax.train.pretrain import pretrain
 
 RUNS = "trials"
 Say = Callable[[str], None]
@@ -56,7 +57,7 @@ class Trials:
         place: pathlib.Path,
         space: Space,
         opened: study.Study,
-        interruption: runtime.Interruption,
+        interruption: process.Interruption,
         metric: str,
         most: int,
         about: dict[str, Any],
@@ -110,7 +111,7 @@ class Trials:
     def _outcome(self, trial: Any, place: pathlib.Path) -> _Outcome:
         """Runs a trial on from what its folder holds, which may already be the end of it."""
         config = self._space.config(trial)
-        watch = selection.Watch(trial, self._metric, config.train.epochs)
+        watch = objective.Watch(trial, self._metric, config.train.epochs)
         if reason := watch.replay(place):
             return _Outcome("pruned", reason)
         self._stop_if_asked()
@@ -119,12 +120,12 @@ class Trials:
         except StoppedRunError as stopped:
             return _Outcome("pruned", str(stopped))
         watch.replay(place)  # evaluations before a resume, and of a run that was already complete
-        words = selection.METRICS[self._metric]
+        words = objective.METRICS[self._metric]
         if not watch.scores:
             return _Outcome("failed", f"no evaluation has a {words} on images that select")
         score, best = max(watch.scores.values()), results.get("best", {})
         images = [results["selection"]["images"], best.get("images", 0)]
-        attributes = {"reported": selection.reported(best), "images": images}
+        attributes = {"reported": objective.reported(best), "images": images}
         return _Outcome("complete", f"{words} {100 * score:.1f} %", score, attributes)
 
     def _stop_if_asked(self) -> None:
@@ -136,15 +137,15 @@ class Trials:
         found = Sweep(
             path=self._place,
             most=self._most,
-            metric=selection.METRICS[self._metric],
+            metric=objective.METRICS[self._metric],
             images=self._study.images(),
             axes=self._study.axes(),
-            trials=record.ranked(self._study.trials()),
+            trials=sweep_results.ranked(self._study.trials()),
             importance=self._study.importance(),
             **self._about,
         )
-        known = json.loads((self._place / record.SETTINGS).read_text())
+        known = json.loads((self._place / sweep_results.SETTINGS).read_text())
         about = {**known, **self._about, "most": self._most, "metric": found.metric}
-        write_json(self._place / record.SETTINGS, about)
-        record.write(found)
+        write_json(self._place / sweep_results.SETTINGS, about)
+        sweep_results.write(found)
         return found

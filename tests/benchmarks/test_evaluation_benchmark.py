@@ -75,7 +75,7 @@ def test_ours_and_scikit_learn_reach_the_same_objective(ran):
 
 
 def test_a_contender_that_finds_others_is_none():
-    from evaluation_sections.neighbours import _refuse_other_neighbours
+    from evaluation.neighbours import _refuse_other_neighbours
 
     found = [{"similarity": 0.5, "farthest": 0.4}, {"similarity": 0.5, "farthest": 0.41}]
     _refuse_other_neighbours(found)
@@ -84,7 +84,7 @@ def test_a_contender_that_finds_others_is_none():
 
 
 def test_the_features_are_what_their_docstring_says():
-    from evaluation_sections.features import CLASSES, draw
+    from evaluation.features import CLASSES, draw
 
     x, labels = draw(4000, 512, 1)
     assert set(labels) == set(range(CLASSES))

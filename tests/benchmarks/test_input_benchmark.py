@@ -85,7 +85,7 @@ def test_no_path_of_this_machine_is_in_the_json(ran):
 
 
 def test_the_photos_are_of_the_size_and_quality_that_are_named(tmp_path):
-    from input_sections import photos
+    from input import photos
 
     photos.make(tmp_path, None, 2)
     first = sorted(tmp_path.iterdir())[0]
@@ -98,7 +98,7 @@ def test_the_photos_are_of_the_size_and_quality_that_are_named(tmp_path):
 def test_too_few_photos_are_refused_in_words(tmp_path):
     import tarfile
 
-    from input_sections import photos
+    from input import photos
 
     PIL.Image.new("L", (30, 20)).save(tmp_path / "one.jpg")
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:
@@ -112,7 +112,7 @@ def test_a_step_that_makes_its_views_takes_longer_than_one_that_is_given_them():
     from measuring import process
 
     overrides = {"model.encoder": "resnet10", "model.width": 1 / 64, "train.batch_size": 32}
-    found = process.call("input_sections.resident.measure", seconds=0.2, overrides=overrides)
+    found = process.call("input.resident.measure", seconds=0.2, overrides=overrides)
     assert "failed" not in found, found
     assert found["batch_size"] == 32
     assert 0 < found["share"] < 1  # a sliver of a network: most of the step is the views'

@@ -75,7 +75,7 @@ def test_a_process_that_wants_more_than_it_may_is_out_of_memory():
     from measuring import process
 
     arguments = {"contender": "jax", "pairs": 64, "seconds": 0.1}
-    measure = "loss_sections.contenders.measure"
+    measure = "loss.contenders.measure"
     found = process.call(measure, memory_limit=0.01, **arguments)
     assert found["failed"].startswith("out of memory")
 

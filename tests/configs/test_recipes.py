@@ -15,12 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from cssl_jax import parallel, recipes
-from cssl_jax.config import Config
+from cssl_jax.config import Config, recipes
+from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.features import InputSpec
-from cssl_jax.train import setup
+from cssl_jax.experiment import builders
+from cssl_jax.runtime import spmd
 
 IMAGENET, CIFAR = 1_281_167, 50_000  # training images
 PAPER = {
@@ -234,7 +234,7 @@ def test_the_learning_rate_peaks_where_the_source_says(name):
     images, peak, steps, warmup = DERIVED[name]
     config = recipes.load(name)
     sampler = Sampler(images, config.train.batch_size, 0)
-    _, schedule, total = setup.make_optimizer(config, sampler)
+    _, schedule, total = builders.make_optimizer(config, sampler)
     assert sampler.steps_per_epoch == steps
     assert total == steps * config.train.epochs
     middle = warmup + (total - warmup) / 2
@@ -252,18 +252,18 @@ def test_square_root_scaling_is_one_option_away_and_equal_at_4096():
         "optimizer.learning_rate",
     }
     sampler = Sampler(IMAGENET, 4096, 0)
-    rates = [setup.make_optimizer(config, sampler)[1](3120) for config in (large, root)]
+    rates = [builders.make_optimizer(config, sampler)[1](3120) for config in (large, root)]
     np.testing.assert_allclose(rates, 4.8, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", FACTS)
 def test_the_model_has_the_heads_widths(name):
     config = recipes.load(name)
-    method = setup.make_method(config, parallel.make_mesh(jax.devices()[:1]))
+    method = builders.make_method(config, spmd.make_mesh(jax.devices()[:1]))
     size = config.data.size or 32
     spec = InputSpec(size=size, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
-    optimizer, _, _ = setup.make_optimizer(config, Sampler(IMAGENET, config.train.batch_size, 0))
-    state = setup.state_shapes(method, optimizer, spec)
+    optimizer, _, _ = builders.make_optimizer(config, Sampler(IMAGENET, config.train.batch_size, 0))
+    state = builders.state_shapes(method, optimizer, spec)
     head = state.params["projector"]
     features = {"resnet18": 512, "resnet50": 2048}[config.model.encoder]
     hidden = FACTS[name].get("model.projector_hidden", features)

@@ -7,6 +7,7 @@ import re
 
 import nbformat
 import pytest
+
 from helpers import compilation
 
 PATH = pathlib.Path(__file__).resolve().parents[2] / "docs" / "guide.ipynb"

@@ -7,10 +7,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cssl_jax import parallel
-from cssl_jax.data.sources import ArraySource
+from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.evaluate.features import area_matrix, make_embed, pixels, preprocess
 from cssl_jax.models.resnet import BasicBlock, ResNet
+from cssl_jax.runtime import spmd
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 INPUT = {"size": 8, "mean": MEAN, "std": STD}
@@ -64,7 +64,7 @@ def numpy_pooling(images):
 
 
 def mesh(devices):
-    return parallel.make_mesh(jax.devices()[:devices])
+    return spmd.make_mesh(jax.devices()[:devices])
 
 
 def test_input_of_the_right_size_is_only_normalised():

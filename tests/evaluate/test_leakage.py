@@ -6,11 +6,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cssl_jax.data import arrays
-from cssl_jax.data.loading import load_source
-from cssl_jax.data.near import near_pairs
-from cssl_jax.data.options import PictureOptions
-from cssl_jax.data.sources import ArraySource, split
+from cssl_jax.config.images import PictureOptions
+from cssl_jax.data.cleaning.near_duplicates import near_pairs
+from cssl_jax.data.sources import arrays
+from cssl_jax.data.sources.base import ArraySource, split
+from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
 

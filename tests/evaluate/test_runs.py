@@ -9,15 +9,15 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 import cssl_jax
-import tiny
-from cssl_jax import cli
+from cssl_jax.cli import main as cli
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.evaluate import evaluator as module
-from cssl_jax.evaluate import protocols
-from cssl_jax.evaluate.encoder import load_encoder
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, variables_hash
-from cssl_jax.evaluate.tables import table
-from cssl_jax.train import setup
+from cssl_jax.evaluate.load import load_encoder
+from cssl_jax.evaluate.protocols import run as protocols
+from cssl_jax.experiment import builders
+from cssl_jax.report.results_table import table
+from helpers import tiny
 
 FEW = {"knn_k": 5, "knn_ks": (1, 5), "l2_values": (0.01, 1.0), "probe_seeds": 2}
 FEW |= {"shots": (1, 2), "draws": 3, "recall_at": (1, 2), "batch_size": 16}
@@ -46,7 +46,7 @@ def run(config, tmp_path_factory):
 def parts(run, config):
     """(encoder of the last checkpoint, training part, validation part, their evaluator)."""
     encoder = load_encoder(run[0])
-    train, validation = setup.load_data(config)
+    train, validation = builders.load_data(config)
     judge = Evaluator(config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh)
     return encoder, train, validation, judge
 
@@ -191,7 +191,7 @@ def test_images_that_chose_the_best_checkpoint_do_not_report_on_it_in_another_sp
     *_, own, judge = parts
     chose = {image.tobytes() for image in own.images[judge._selection]}
     data = dataclasses.replace(config.data, **change)
-    _, validation = setup.load_data(dataclasses.replace(config, data=data))
+    _, validation = builders.load_data(dataclasses.replace(config, data=data))
     among = [image.tobytes() in chose for image in validation.images]
     assert 0 < sum(among) < len(among)
     figures = cssl_jax.evaluate_run(folder, "knn", data=data)
@@ -199,7 +199,7 @@ def test_images_that_chose_the_best_checkpoint_do_not_report_on_it_in_another_sp
     words = f"reported on the {len(among) - sum(among)} of {len(among)} here that are not among"
     assert words in figures["selection"]["words"]
     best = load_encoder(folder, checkpoint="best")
-    train, _ = setup.load_data(dataclasses.replace(config, data=data))
+    train, _ = builders.load_data(dataclasses.replace(config, data=data))
     rows = np.flatnonzero(~np.array(among))
     expected = scikit_learn_knn(best, train, validation, rows)
     assert figures["best"]["knn"]["top1"] == pytest.approx(expected)
@@ -210,7 +210,7 @@ def test_what_named_the_runs_own_validation_images_does_not_report_on_other_data
 ):
     own = tiny.replace(config, "data", validation_source=config.data.source).data
     other = save(tmp_path / "other.npz", tiny.pictures(40, seed=1))
-    from cssl_jax.evaluate.encoder import _with
+    from cssl_jax.evaluate.run import _with
 
     base = dataclasses.replace(config, data=own)
     moved = _with(base, dataclasses.replace(own, source=other, labels="auto"), None)

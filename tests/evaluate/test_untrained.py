@@ -4,20 +4,21 @@ import jax
 import numpy as np
 import pytest
 
-import tiny
-from cssl_jax import parallel
-from cssl_jax.evaluate.features import InputSpec, encoder_variables
+from cssl_jax.data.input_spec import InputSpec
+from cssl_jax.evaluate.features import encoder_variables
 from cssl_jax.evaluate.untrained import untrained_model
-from cssl_jax.train import setup
-from cssl_jax.train.initial import first_state
-from cssl_jax.train.parts import assemble
+from cssl_jax.experiment import builders
+from cssl_jax.experiment.experiment import assemble
+from cssl_jax.runtime import spmd
+from cssl_jax.train.initial_state import first_state
+from helpers import tiny
 
 SPEC = InputSpec(size=8, channels=1, mean=(0.3,), std=(0.2,))
 IMAGES = tiny.pictures(50, seed=4)
 
 
 def baseline(run, devices=1):
-    mesh = parallel.make_mesh(jax.devices()[:devices])
+    mesh = spmd.make_mesh(jax.devices()[:devices])
     model = untrained_model(IMAGES, method=run.method, spec=SPEC, mesh=mesh, seed=0, batch_size=16)
     return jax.device_get(model)
 
@@ -76,11 +77,11 @@ def test_devices_do_not_change_it(run, model):
 
 
 def test_the_seed_decides(run, model):
-    mesh = parallel.make_mesh(jax.devices()[:1])
+    mesh = spmd.make_mesh(jax.devices()[:1])
     other = untrained_model(IMAGES, method=run.method, spec=SPEC, mesh=mesh, seed=1, batch_size=16)
     kernels = [m["params"]["encoder"]["conv1"]["kernel"] for m in (model, jax.device_get(other))]
     assert not np.array_equal(*kernels)
-    state = setup.init_state(run.method, run.optimizer, SPEC, 1)
+    state = builders.init_state(run.method, run.optimizer, SPEC, 1)
     np.testing.assert_array_equal(kernels[1], state.params["encoder"]["conv1"]["kernel"])
 
 

@@ -9,16 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import compilation
 
 import cssl_jax
-import tiny
 from cssl_jax.config import OptimizerConfig
-from cssl_jax.data.sources import ArraySource
+from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.evaluate import health, verdicts
-from cssl_jax.evaluate.neighbours import nearest
-from cssl_jax.evaluate.run_folder import open_run
-from cssl_jax.train.trust import trust_figures
+from cssl_jax.evaluate.protocols.knn import nearest
+from cssl_jax.optim.trust_ratio import trust_figures
+from cssl_jax.report.run_reader import open_run
+from helpers import compilation, tiny
 
 KNOWN = verdicts.Facts(pairs=128, temperature=0.2, total_steps=100, judged_from=10)
 CHANCE = math.log(255)
@@ -80,7 +79,7 @@ def test_a_confident_softmax_that_passes_the_chance_level_is_not_at_chance():
 
 
 def test_a_real_run_on_its_way_is_accused_of_nothing_at_any_step():
-    config = tiny.replace(cssl_jax.recipes.load("digits"), "train", epochs=12)
+    config = tiny.replace(cssl_jax.config.recipes.load("digits"), "train", epochs=12)
     known = verdicts.facts(config, steps_per_epoch=11)
     assert known.judged_from == 22  # the end of its warm-up
     lines = [line(*row) for row in DIGITS]

@@ -12,6 +12,7 @@ import venv
 
 import nbformat
 import pytest
+
 from helpers import compilation
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

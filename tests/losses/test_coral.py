@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from cssl_jax import parallel
 from cssl_jax.errors import UserError
 from cssl_jax.losses import coral
+from cssl_jax.runtime import spmd
 
 
 def features(rows, width, seed=0):
@@ -40,10 +40,10 @@ def test_the_gradient_is_that_of_the_paper():
 @pytest.mark.parametrize("devices", [2, 8])
 def test_covariances_are_those_of_the_rows_of_all_devices(devices):
     source, target = features(24, 5), features(24, 5, seed=1)
-    mesh = parallel.make_mesh(jax.devices()[:devices])
-    rows, whole = PartitionSpec(parallel.AXIS), PartitionSpec()
+    mesh = spmd.make_mesh(jax.devices()[:devices])
+    rows, whole = PartitionSpec(spmd.AXIS), PartitionSpec()
     spread = jax.shard_map(
-        lambda s, t: coral(s, t, axis_name=parallel.AXIS),
+        lambda s, t: coral(s, t, axis_name=spmd.AXIS),
         mesh=mesh,
         in_specs=(rows, rows),
         out_specs=whole,

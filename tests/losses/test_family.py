@@ -6,17 +6,18 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import loops
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from cssl_jax import losses, parallel
+from cssl_jax import losses
 from cssl_jax.data import sampler
 from cssl_jax.errors import UserError
-from cssl_jax.losses import running, similarity
+from cssl_jax.losses.core import online_softmax, similarity
+from cssl_jax.losses.core.online_softmax import tile_pair
 from cssl_jax.losses.infonce import query_contrast
-from cssl_jax.losses.running import tile_pair
+from cssl_jax.runtime import spmd
+from helpers import losses_numpy
 
 N, D = 8, 5
 RNG = np.random.default_rng(0)
@@ -42,47 +43,47 @@ def stacked(z1, z2):
 LOSSES = {
     "nt_xent": (
         lambda a, b, rows, **how: losses.nt_xent(a, b, temperature=0.2, **how),
-        lambda a, b: loops.nt_xent(a, b, 0.2),
+        lambda a, b: losses_numpy.nt_xent(a, b, 0.2),
     ),
     "dcl": (
         lambda a, b, rows, **how: losses.dcl(a, b, temperature=0.2, **how),
-        lambda a, b: loops.dcl(a, b, 0.2),
+        lambda a, b: losses_numpy.dcl(a, b, 0.2),
     ),
     "dcl-w": (
         lambda a, b, rows, **how: losses.dcl(a, b, temperature=0.2, sigma=0.5, **how),
-        lambda a, b: loops.dcl(a, b, 0.2, 0.5),
+        lambda a, b: losses_numpy.dcl(a, b, 0.2, 0.5),
     ),
     "hard": (
         lambda a, b, rows, **how: losses.hard_nt_xent(a, b, temperature=0.5, beta=1.5, **how),
-        lambda a, b: loops.hard_nt_xent(a, b, 0.5, 1.5, 0.1),
+        lambda a, b: losses_numpy.hard_nt_xent(a, b, 0.5, 1.5, 0.1),
     ),
     "debiased": (  # a share so large that some anchors reach the least that is allowed
         lambda a, b, rows, **how: losses.hard_nt_xent(
             a, b, temperature=0.5, beta=0.0, tau_plus=0.3, **how
         ),
-        lambda a, b: loops.hard_nt_xent(a, b, 0.5, 0.0, 0.3),
+        lambda a, b: losses_numpy.hard_nt_xent(a, b, 0.5, 0.0, 0.3),
     ),
     "nt_logistic": (
         lambda a, b, rows, **how: losses.nt_logistic(a, b, temperature=0.3, **how),
-        lambda a, b: loops.nt_logistic(a, b, 0.3),
+        lambda a, b: losses_numpy.nt_logistic(a, b, 0.3),
     ),
     "contrastive": (
         lambda a, b, rows, **how: losses.contrastive(a, b, margin=1.2, **how),
-        lambda a, b: loops.contrastive(a, b, 1.2),
+        lambda a, b: losses_numpy.contrastive(a, b, 1.2),
     ),
     "info_nce": (
         lambda a, b, rows, **how: losses.info_nce(a, b, temperature=0.2, **how),
-        lambda a, b: loops.info_nce(a, b, 0.2),
+        lambda a, b: losses_numpy.info_nce(a, b, 0.2),
     ),
     "info_nce and a queue": (
         lambda a, b, rows, **how: losses.info_nce(a, b, temperature=0.2, queue=QUEUE, **how),
-        lambda a, b: loops.info_nce(a, b, 0.2, QUEUE),
+        lambda a, b: losses_numpy.info_nce(a, b, 0.2, QUEUE),
     ),
     "moco": (
         lambda a, b, rows, **how: losses.info_nce(
             a, b, temperature=0.2, queue=QUEUE, in_batch=False, **how
         ),
-        lambda a, b: loops.info_nce(a, b, 0.2, QUEUE, in_batch=False),
+        lambda a, b: losses_numpy.info_nce(a, b, 0.2, QUEUE, in_batch=False),
     ),
     "drawn negatives": (
         lambda a, b, rows, **how: losses.info_nce(
@@ -94,21 +95,21 @@ LOSSES = {
             example_keys=jnp.asarray(KEYS)[rows],
             **how,
         ),
-        lambda a, b: loops.info_nce(a, b, 0.2, QUEUE, drawn=drawn()),
+        lambda a, b: losses_numpy.info_nce(a, b, 0.2, QUEUE, drawn=drawn()),
     ),
     "clip": (
         lambda a, b, rows, **how: losses.clip(a, b, temperature=0.2, **how),
-        lambda a, b: loops.clip(a, b, 0.2),
+        lambda a, b: losses_numpy.clip(a, b, 0.2),
     ),
     "siglip": (
         lambda a, b, rows, **how: losses.siglip(a, b, scale=5.0, bias=-2.0, **how),
-        lambda a, b: loops.siglip(a, b, 5.0, -2.0),
+        lambda a, b: losses_numpy.siglip(a, b, 5.0, -2.0),
     ),
     "sup_con": (
         lambda a, b, rows, **how: losses.sup_con(
             jnp.stack([a, b], axis=1), jnp.asarray(LABELS)[rows], temperature=0.2, **how
         ),
-        lambda a, b: loops.sup_con(stacked(a, b), LABELS, 0.2),
+        lambda a, b: losses_numpy.sup_con(stacked(a, b), LABELS, 0.2),
     ),
 }
 WHOLE_ONLY = {
@@ -116,7 +117,7 @@ WHOLE_ONLY = {
         lambda a, b, rows, mining=mining, tile_size=None, **how: losses.triplet(
             a, b, margin=0.4, mining=mining, **how
         ),
-        lambda a, b, mining=mining: loops.triplet(a, b, 0.4, mining),
+        lambda a, b, mining=mining: losses_numpy.triplet(a, b, 0.4, mining),
     )
     for mining in ("all", "semi-hard", "hard")
 }
@@ -127,14 +128,14 @@ ALL = {**LOSSES, **WHOLE_ONLY}
 def expected(name):
     """(loss, gradients) by the loops."""
     loop = ALL[name][1]
-    return loop(Z1, Z2), loops.gradient(loop, Z1, Z2)
+    return loop(Z1, Z2), losses_numpy.gradient(loop, Z1, Z2)
 
 
 @functools.cache
 def program(devices, tile):
     """Every loss with its gradients, compiled as one program for float64."""
     members = {**LOSSES, **WHOLE_ONLY} if tile is None else LOSSES
-    mesh = parallel.make_mesh(jax.devices()[:devices])
+    mesh = spmd.make_mesh(jax.devices()[:devices])
 
     def local(z1, z2):
         n = N // devices
@@ -221,7 +222,7 @@ def test_tile_pairs_are_all_unordered_pairs_of_different_tiles_once(count):
     assert found == list(itertools.combinations(range(count), 2))
 
 
-@pytest.mark.parametrize("module", [running, similarity])
+@pytest.mark.parametrize("module", [online_softmax, similarity])
 def test_examples_in_docstrings_hold(module):
     failed, attempted = doctest.testmod(module)
     assert (failed, attempted > 0) == (0, True)
@@ -232,17 +233,17 @@ def test_examples_in_docstrings_hold(module):
     ("ours", "loop", "at"),
     [
         (lambda t, tile: losses.nt_xent(Z1, Z2, temperature=t, tile_size=tile),
-         lambda t: loops.nt_xent(Z1, Z2, t), 0.3),
+         lambda t: losses_numpy.nt_xent(Z1, Z2, t), 0.3),
         (lambda t, tile: losses.dcl(Z1, Z2, temperature=t, sigma=0.5, tile_size=tile),
-         lambda t: loops.dcl(Z1, Z2, t, 0.5), 0.3),
+         lambda t: losses_numpy.dcl(Z1, Z2, t, 0.5), 0.3),
         (lambda t, tile: losses.clip(Z1, Z2, temperature=t, tile_size=tile),
-         lambda t: loops.clip(Z1, Z2, t), 0.3),
+         lambda t: losses_numpy.clip(Z1, Z2, t), 0.3),
         (lambda s, tile: losses.siglip(Z1, Z2, scale=s, bias=s - 5, tile_size=tile),
-         lambda s: loops.siglip(Z1, Z2, s, s - 5), 3.0),
+         lambda s: losses_numpy.siglip(Z1, Z2, s, s - 5), 3.0),
         (lambda b, tile: losses.hard_nt_xent(Z1, Z2, beta=b, tile_size=tile),
-         lambda b: loops.hard_nt_xent(Z1, Z2, 0.5, b, 0.1), 0.8),
+         lambda b: losses_numpy.hard_nt_xent(Z1, Z2, 0.5, b, 0.1), 0.8),
         (lambda m, tile: losses.contrastive(Z1, Z2, margin=m, tile_size=tile),
-         lambda m: loops.contrastive(Z1, Z2, m), 1.2),
+         lambda m: losses_numpy.contrastive(Z1, Z2, m), 1.2),
     ],
     ids=["nt_xent", "dcl-w", "clip", "siglip", "beta", "margin"],
 )  # fmt: skip
@@ -310,12 +311,15 @@ def test_a_temperature_of_a_hundredth(tile):
     z1, z2 = Z1.astype(np.float32), Z2.astype(np.float32)
     how = {"temperature": 0.01, "tile_size": tile}
     found = {
-        "dcl": (losses.dcl(z1, z2, **how), loops.dcl(Z1, Z2, 0.01)),
-        "hard": (losses.hard_nt_xent(z1, z2, **how), loops.hard_nt_xent(Z1, Z2, 0.01, 1.0, 0.1)),
-        "info_nce": (losses.info_nce(z1, z2, **how), loops.info_nce(Z1, Z2, 0.01)),
+        "dcl": (losses.dcl(z1, z2, **how), losses_numpy.dcl(Z1, Z2, 0.01)),
+        "hard": (
+            losses.hard_nt_xent(z1, z2, **how),
+            losses_numpy.hard_nt_xent(Z1, Z2, 0.01, 1.0, 0.1),
+        ),
+        "info_nce": (losses.info_nce(z1, z2, **how), losses_numpy.info_nce(Z1, Z2, 0.01)),
         "sup_con": (
             losses.sup_con(jnp.asarray(stacked(z1, z2)), jnp.asarray(LABELS), **how),
-            loops.sup_con(stacked(Z1, Z2), LABELS, 0.01),
+            losses_numpy.sup_con(stacked(Z1, Z2), LABELS, 0.01),
         ),
     }
     for name, (ours, theirs) in found.items():
@@ -326,7 +330,7 @@ def test_a_temperature_of_a_hundredth(tile):
 def test_more_views_than_two_and_classes_of_one():
     z, labels = np.random.default_rng(4).normal(size=(5, 3, 4)), np.array([2, 0, 2, -1, 1])
     for views in (1, 3):
-        reference = loops.sup_con(z[:, :views], labels, 0.3)
+        reference = losses_numpy.sup_con(z[:, :views], labels, 0.3)
         with jax.enable_x64(True):
             for tile in (None, 4):
                 loss = losses.sup_con(
@@ -341,13 +345,13 @@ def test_more_views_than_two_and_classes_of_one():
 def test_without_labels_and_with_two_views_sup_con_is_nt_xent():
     with jax.enable_x64(True):
         alone = losses.sup_con(jnp.asarray(stacked(Z1, Z2)), jnp.full(N, -1))
-        assert float(alone) == pytest.approx(loops.nt_xent(Z1, Z2, 0.1), rel=1e-12)
+        assert float(alone) == pytest.approx(losses_numpy.nt_xent(Z1, Z2, 0.1), rel=1e-12)
 
 
 def test_hard_negatives_of_no_concentration_and_no_debiasing_are_nt_xent():
     with jax.enable_x64(True):
         plain = losses.hard_nt_xent(Z1, Z2, temperature=0.2, beta=0.0, tau_plus=0.0)
-    assert float(plain) == pytest.approx(loops.nt_xent(Z1, Z2, 0.2), rel=1e-12)
+    assert float(plain) == pytest.approx(losses_numpy.nt_xent(Z1, Z2, 0.2), rel=1e-12)
 
 
 def test_drawing_all_negatives_is_the_whole_loss():
@@ -355,7 +359,7 @@ def test_drawing_all_negatives_is_the_whole_loss():
         all_drawn = losses.info_nce(
             Z1, Z2, num_negatives=N - 1, example_keys=jnp.asarray(KEYS), tile_size=3
         )
-    assert float(all_drawn) == pytest.approx(loops.info_nce(Z1, Z2, 0.1), rel=1e-12)
+    assert float(all_drawn) == pytest.approx(losses_numpy.info_nce(Z1, Z2, 0.1), rel=1e-12)
 
 
 def test_draws_differ_between_queries_and_repeat_with_their_keys():
@@ -368,7 +372,11 @@ def test_what_a_query_sees_is_the_same_whole_and_in_tiles():
     whole, tiled = (
         query_contrast(Z1, Z2, temperature=0.2, queue=QUEUE, tile_size=tile) for tile in (None, 3)
     )
-    logits = loops.unit(Z1) @ np.concatenate([loops.unit(Z2), loops.unit(QUEUE)]).T / 0.2
+    logits = (
+        losses_numpy.unit(Z1)
+        @ np.concatenate([losses_numpy.unit(Z2), losses_numpy.unit(QUEUE)]).T
+        / 0.2
+    )
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(whole.expected, (shares * logits).sum(axis=1), rtol=1e-5)
     negatives = np.where(np.eye(N, N + len(QUEUE), dtype=bool), -np.inf, logits)

@@ -2,19 +2,19 @@ import math
 
 import jax
 import jax.numpy as jnp
-import loops
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
-from cssl_jax import parallel, runtime
 from cssl_jax.errors import UserError
 from cssl_jax.losses import nt_xent
+from cssl_jax.losses.core.similarity import automatic_tile, choose_tile, unit_length
+from cssl_jax.losses.core.two_views import two_view_contrast
 from cssl_jax.losses.ntxent import accuracy_from, chance_level, entropy_from, loss_from
-from cssl_jax.losses.similarity import automatic_tile, choose_tile, unit_length
-from cssl_jax.losses.two_views import two_view_contrast
+from cssl_jax.runtime import process, spmd
+from helpers import losses_numpy
 
 TILES = [None, 3]
 
@@ -26,7 +26,7 @@ def draw(n, d, seed=0):
 
 def on_devices(function, devices):
     """The per-device share and gradient, averaged over the axis as a train step does."""
-    mesh = parallel.make_mesh(jax.devices()[:devices])
+    mesh = spmd.make_mesh(jax.devices()[:devices])
 
     def local(z1, z2):
         loss, grads = jax.value_and_grad(function, argnums=(0, 1))(z1, z2)
@@ -53,8 +53,10 @@ def looped(z1, z2, temperature):
     """(loss, gradients) by the loops; several tests compare with the same, which takes seconds."""
     key = (z1.shape, z1.tobytes(), z2.tobytes(), temperature)
     if key not in LOOPED:
-        gradients = loops.gradient(lambda a, b: loops.nt_xent(a, b, temperature), z1, z2)
-        LOOPED[key] = loops.nt_xent(z1, z2, temperature), gradients
+        gradients = losses_numpy.gradient(
+            lambda a, b: losses_numpy.nt_xent(a, b, temperature), z1, z2
+        )
+        LOOPED[key] = losses_numpy.nt_xent(z1, z2, temperature), gradients
     return LOOPED[key]
 
 
@@ -88,8 +90,10 @@ def test_tiles_of_any_size_give_the_loss_of_the_whole(n, d, tile, temperature):
     with jax.enable_x64(True):
         loss, gradients = value_and_gradients(z1, z2, temperature, tile)
     # float64; a gradient that vanishes is compared with 1 over the temperature.
-    expected = loops.gradient(lambda a, b: loops.nt_xent(a, b, temperature), z1, z2)
-    assert float(loss) == pytest.approx(loops.nt_xent(z1, z2, temperature), rel=1e-11, abs=1e-12)
+    expected = losses_numpy.gradient(lambda a, b: losses_numpy.nt_xent(a, b, temperature), z1, z2)
+    assert float(loss) == pytest.approx(
+        losses_numpy.nt_xent(z1, z2, temperature), rel=1e-11, abs=1e-12
+    )
     for ours, theirs in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12 / temperature)
 
@@ -115,7 +119,7 @@ def test_the_views_are_interchangeable_and_length_does_not_matter():
 @pytest.mark.parametrize("tile", TILES)
 def test_metrics_are_those_of_the_softmax_over_all_other_rows(tile):
     z1, z2 = draw(9, 3, seed=5)
-    z, partner = loops.rows_of(z1, z2)
+    z, partner = losses_numpy.rows_of(z1, z2)
     hits, entropies = 0, []
     for i in range(18):
         similarity = z @ z[i]
@@ -127,7 +131,7 @@ def test_metrics_are_those_of_the_softmax_over_all_other_rows(tile):
     assert float(accuracy_from(seen)) == pytest.approx(hits / 18)
     assert 0 < hits < 18
     assert float(entropy_from(seen)) == pytest.approx(np.mean(entropies), rel=1e-5)
-    assert float(loss_from(seen)) == pytest.approx(loops.nt_xent(z1, z2, 0.2), rel=1e-5)
+    assert float(loss_from(seen)) == pytest.approx(losses_numpy.nt_xent(z1, z2, 0.2), rel=1e-5)
 
 
 # ---------------------------------------------------------------------------------------- numerics
@@ -138,7 +142,7 @@ def test_bfloat16_projections_give_float32_similarities(tile):
     z1, z2 = (jnp.asarray(z, jnp.bfloat16) for z in draw(8, 16))
     loss = nt_xent(z1, z2, tile_size=tile)
     assert loss.dtype == jnp.float32
-    exact = loops.nt_xent(np.asarray(z1, np.float64), np.asarray(z2, np.float64), 0.1)
+    exact = losses_numpy.nt_xent(np.asarray(z1, np.float64), np.asarray(z2, np.float64), 0.1)
     assert float(loss) == pytest.approx(exact, rel=3e-6)  # inputs are rounded, sums are not
 
 
@@ -189,8 +193,8 @@ def test_duplicates_among_examples_and_views(n, tile):
     z1[1] = z1[0]
     loss, gradients = value_and_gradients(z1.astype(np.float32), z1.astype(np.float32), 0.1, tile)
     # Gradients of equal rows cancel, to what rounding leaves of terms of order 1 / temperature.
-    assert float(loss) == pytest.approx(loops.nt_xent(z1, z1, 0.1), rel=1e-5)
-    expected = loops.gradient(lambda a, b: loops.nt_xent(a, b, 0.1), z1, z1)
+    assert float(loss) == pytest.approx(losses_numpy.nt_xent(z1, z1, 0.1), rel=1e-5)
+    expected = losses_numpy.gradient(lambda a, b: losses_numpy.nt_xent(a, b, 0.1), z1, z1)
     for ours, theirs in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
@@ -223,7 +227,7 @@ def test_tiles_are_exact_where_devices_weigh_alike_and_only_there():
 
 
 def test_the_backward_pass_in_tiles_needs_no_collective():
-    mesh = parallel.make_mesh(jax.devices()[:4])
+    mesh = spmd.make_mesh(jax.devices()[:4])
 
     def pull(z1, z2):
         _, backward = jax.vjp(lambda a, b: nt_xent(a, b, axis_name="data", tile_size=4), z1, z2)
@@ -296,7 +300,7 @@ def test_auto_takes_the_whole_matrix_while_it_fits(backend, memory, largest_whol
 def test_auto_reads_the_memory_of_the_accelerator(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for memory, tile in ((80 * 2**30, None), (8 * 2**30, 4096)):
-        monkeypatch.setattr(runtime, "device_memory", lambda device, memory=memory: memory)
+        monkeypatch.setattr(process, "device_memory", lambda device, memory=memory: memory)
         assert choose_tile("auto", 2**14, 2**14) == tile
 
 

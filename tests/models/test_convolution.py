@@ -10,9 +10,9 @@ import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from cssl_jax import parallel
 from cssl_jax.models import products
 from cssl_jax.models.convolution import LAYOUT, convolution, xla_only
+from cssl_jax.runtime import spmd
 
 # (height, width), channels in and out, window, strides, padding.
 CASES = {
@@ -162,11 +162,11 @@ def test_it_is_the_same_under_remat_and_over_devices():
     params = layer.init(jax.random.key(1), x)
     expected = jax.jit(jax.grad(loss))(params, x)
     remat = jax.jit(jax.grad(layer_loss(remat=True)[1]))(params, x)
-    mesh = parallel.make_mesh(jax.devices()[:4])
+    mesh = spmd.make_mesh(jax.devices()[:4])
     over = jax.shard_map(
-        lambda p, x: lax.psum(jax.grad(loss)(p, x), parallel.AXIS),
+        lambda p, x: lax.psum(jax.grad(loss)(p, x), spmd.AXIS),
         mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(parallel.AXIS)),
+        in_specs=(PartitionSpec(), PartitionSpec(spmd.AXIS)),
         out_specs=PartitionSpec(),
         check_vma=False,
     )

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from cssl_jax.models.heads import ProjectionHead
-from cssl_jax.parallel import AXIS, make_mesh
+from cssl_jax.runtime.spmd import AXIS, make_mesh
 
 
 @pytest.fixture

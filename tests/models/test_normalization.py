@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from cssl_jax.errors import UserError
 from cssl_jax.models.normalization import BatchNorm
-from cssl_jax.parallel import AXIS, make_mesh
+from cssl_jax.runtime.spmd import AXIS, make_mesh
 
 SHAPE = (16, 2, 3, 5)
 EPSILON, MOMENTUM = 1e-5, 0.9

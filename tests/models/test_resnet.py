@@ -14,9 +14,9 @@ from jax.sharding import PartitionSpec as P
 
 from cssl_jax.errors import UserError
 from cssl_jax.interop.torchvision import from_torchvision, to_torchvision
-from cssl_jax.models.encoder import build_encoder
+from cssl_jax.models.registry import build_encoder
 from cssl_jax.models.resnet import BasicBlock, Bottleneck, ResNet
-from cssl_jax.parallel import AXIS, make_mesh
+from cssl_jax.runtime.spmd import AXIS, make_mesh
 
 GOLDENS = pathlib.Path(__file__).resolve().parents[1] / "goldens"
 # Imported by path: torchvision.npz was made from the same functions.

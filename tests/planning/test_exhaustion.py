@@ -5,15 +5,17 @@ import re
 import jax.numpy as jnp
 import pytest
 
-import tiny
-from cssl_jax import cli, recipes
+from cssl_jax.cli import main as cli
+from cssl_jax.config import recipes
 from cssl_jax.errors import RunError
 from cssl_jax.planning import exhaustion
-from cssl_jax.planning.planner import GIB, shapes_of
+from cssl_jax.planning.plan import GIB
+from cssl_jax.planning.planner import shapes_of
 from cssl_jax.planning.shapes import input_of
-from cssl_jax.train import folder
-from cssl_jax.train.loop import pretrain
-from cssl_jax.train.training import Training
+from cssl_jax.train import run_dir
+from cssl_jax.train.pretrain import pretrain
+from cssl_jax.train.trainer import Training
+from helpers import tiny
 
 WAY = re.compile(r"^  (--[\w.-]+)(?: (\d+))?: ([\d.]+) GiB(.*)$", re.MULTILINE)
 
@@ -55,7 +57,7 @@ def test_the_message_has_the_sizes_and_three_ways_out_with_the_figure_of_plan(
         expected = shapes_of(other, 8, input_of(other, None, 8)).held
         assert float(held) == round(expected / GIB, 2)
         assert "another --workdir" not in message  # nothing is saved yet: the folder can be used
-        folder.check(tmp_path / "run", other)  # accepted there
+        run_dir.check(tmp_path / "run", other)  # accepted there
 
 
 def test_a_run_that_was_saved_keeps_its_batch_and_the_message_says_so():
@@ -75,8 +77,8 @@ def test_an_evaluation_that_runs_out_names_its_own_batch(tmp_path, monkeypatch):
         pretrain(config, tmp_path / "run")
 
 
-# As if it stood in the package's folder of that name.
-_features = eval(compile("lambda *_: exhaust()", "cssl_jax/evaluate/features.py", "eval"))
+# As if it were a function of the package of that name.
+_features = eval("lambda *_: exhaust()", {"exhaust": exhaust, "__name__": "cssl_jax.evaluate.new"})
 
 
 @pytest.mark.parametrize("command", ["evaluate", "embed", "report", "recipes"])

@@ -5,17 +5,17 @@ import dataclasses
 import jax
 import pytest
 
-import tiny
-from cssl_jax import parallel, recipes
-from cssl_jax.config import ModelConfig
+from cssl_jax.config import ModelConfig, recipes
+from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.features import InputSpec
-from cssl_jax.models.encoder import ENCODERS
+from cssl_jax.experiment import builders
+from cssl_jax.models.registry import ENCODERS
 from cssl_jax.models.resnet import Bottleneck
 from cssl_jax.planning import formulas, planner
 from cssl_jax.planning.formulas import convolutions
 from cssl_jax.planning.shapes import input_of
-from cssl_jax.train import setup
+from cssl_jax.runtime import spmd
+from helpers import tiny
 
 # torchvision's documentation of its weights: 10^9 multiply-additions at 224 px, and parameters;
 # with a classifier of 1000 classes, which is taken off here.
@@ -58,7 +58,7 @@ def fast(names, kept):
 def test_a_recipe_has_as_many_parameters_as_counted(name):
     config = recipes.load(name)
     spec = InputSpec(config.data.size or 32, 3, (0.5,) * 3, (0.25,) * 3)
-    method = setup.make_method(config, parallel.make_mesh(jax.devices()[:1]))
+    method = builders.make_method(config, spmd.make_mesh(jax.devices()[:1]))
     batch = {"views": {"main": jax.ShapeDtypeStruct((2, 2, spec.size, spec.size, 3), "float32")}}
     params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
     found = formulas.cost(config.model, size=spec.size, channels=3, batch=2, devices=1, tiled=False)

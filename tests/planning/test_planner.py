@@ -7,14 +7,17 @@ import shlex
 
 import pytest
 
-import tiny
-from cssl_jax import children, cli, recipes
-from cssl_jax.augment.policy import ImagePolicy
+from cssl_jax.augment.image.policy import ImagePolicy
+from cssl_jax.cli import main as cli
+from cssl_jax.config import recipes
 from cssl_jax.errors import UserError
 from cssl_jax.planning import planner
 from cssl_jax.planning.advice import warnings
+from cssl_jax.planning.format import plan_text
 from cssl_jax.planning.scaling import Hardware, rows
 from cssl_jax.planning.shapes import input_of
+from cssl_jax.runtime import subprocesses
+from helpers import tiny
 
 DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
 GIB = 2**30
@@ -63,7 +66,7 @@ CPU = {"platform": "cpu", "kind": "cpu", "count": 1, "memory": None}  # tells no
 @pytest.fixture(scope="module")
 def planned(given):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(children, "devices", lambda timeout: CPU)
+        patch.setattr(subprocesses, "devices", lambda timeout: CPU)
         config = tiny.replace(given[0], "train", micro_batch=MICRO * DEVICES)
         return planner.plan(config, devices=DEVICES, memory_gb=MEMORY / GIB, compile=False)
 
@@ -75,7 +78,7 @@ def largest(planned):
 
 @pytest.mark.slow
 def test_the_report_has_what_was_found(planned):
-    words = str(planned)
+    words = plan_text(planned)
     assert "resnet10 of width 0.125, float32, 8 px, batch 64 over 8 device(s), 8 examples" in words
     for kind, batch in planned.largest.items():
         assert re.search(rf"^  {kind} +{batch:,} \({batch // 8:,} a device\)", words, re.M)
@@ -155,7 +158,7 @@ def test_a_recipe_for_other_data_is_not_judged_by_imagenets_figures(name):
 
 @pytest.fixture
 def machine(monkeypatch):
-    monkeypatch.setattr(children, "devices", lambda timeout: CPU)
+    monkeypatch.setattr(subprocesses, "devices", lambda timeout: CPU)
 
 
 def test_the_memory_must_be_known(machine, capsys):

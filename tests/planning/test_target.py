@@ -8,14 +8,15 @@ import sys
 
 import pytest
 
-from cssl_jax import cli
+from cssl_jax.cli import main as cli
 from cssl_jax.config import Config
+from cssl_jax.config.recipes import load, override
 from cssl_jax.errors import UserError
 from cssl_jax.planning import kernels, target_plan
 from cssl_jax.planning.chips import GPUS, TPUS, parse_target
 from cssl_jax.planning.gpu_targets import TARGET_CONFIGS
 from cssl_jax.planning.target_plan import TargetPlan
-from cssl_jax.recipes import load, override
+from cssl_jax.planning.target_text import report
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 
@@ -105,12 +106,12 @@ def test_a_device_that_is_half_a_chip_has_half_of_its_rates():
 
 
 def test_the_report_names_verdict_bound_and_origins():
-    text = str(planned())
+    text = report(planned())
     assert "4.00 GB of 16 GB (25 %), fits" in text
     assert "bound by memory bandwidth" in text
     assert "cores feed that at 1,000 views/s per core" in text
     assert "run nowhere" in text
-    large = str(planned(memory={"arguments": 1e9, "results": 0, "temporaries": 16e9}))
+    large = report(planned(memory={"arguments": 1e9, "results": 0, "temporaries": 16e9}))
     assert "DOES NOT FIT" in large
 
 
@@ -150,18 +151,18 @@ SCRIPT = """
 import json, sys
 sys.path.insert(0, {tests!r})
 import jax
-import tiny
-from cssl_jax import parallel
-from cssl_jax.planning import compiled, kernels, program
+from helpers import tiny
+from cssl_jax.runtime import spmd
+from cssl_jax.planning import compiled, jaxpr, kernels
 from cssl_jax.planning.shapes import abstract_mesh, input_of, step_of
-from cssl_jax.planning.target_child import compile_step, devices
+from cssl_jax.planning.target_worker import compile_step, devices
 config = tiny.config(batch_size=32)
-mesh = parallel.make_mesh(devices("tpu", "v5e", "2x4"))
+mesh = spmd.make_mesh(devices("tpu", "v5e", "2x4"))
 given = input_of(config, 16 * 2**30, mesh.size)
 made = compile_step(step_of(config, mesh, given), mesh)
 text = made.as_text()
 abstract = abstract_mesh(mesh.size)
-traced = program.device_program(step_of(config, abstract, given), abstract)
+traced = jaxpr.device_program(step_of(config, abstract, given), abstract)
 print(json.dumps(dict(
     devices=mesh.size, kind=mesh.devices.flat[0].device_kind, memory=compiled.memory(made),
     flops=compiled.flops(made), bytes=compiled.bytes_accessed(made),
@@ -169,7 +170,7 @@ print(json.dumps(dict(
     loops=kernels.loops(text),
     host=[word for word in ("infeed(", "outfeed(", "send(", "recv(") if word in text],
     compiled=compiled.collective_bytes(text, mesh.size),
-    traced=program.collective_bytes(traced),
+    traced=jaxpr.collective_bytes(traced),
 )))
 """
 

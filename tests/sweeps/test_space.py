@@ -4,10 +4,11 @@ import pathlib
 
 import pytest
 
-import tiny
-from cssl_jax import cli, recipes
+from cssl_jax.cli import main as cli
+from cssl_jax.config import recipes
 from cssl_jax.errors import UserError
 from cssl_jax.sweeps.space import Space
+from helpers import tiny
 
 optuna = pytest.importorskip("optuna")
 EXAMPLE = pathlib.Path(__file__).parents[2] / "docs" / "digits_space.py"

@@ -11,17 +11,16 @@ import time
 
 import numpy as np
 import pytest
-import torture
 
-import tiny
-from cssl_jax import recipes
+from cssl_jax.checkpoint.checkpoints import FOLDER
+from cssl_jax.config import recipes
 from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError, UserError
-from cssl_jax.evaluate.run_folder import open_run
+from cssl_jax.experiment import builders
+from cssl_jax.report.run_reader import open_run
 from cssl_jax.sweeps.report import write_report
 from cssl_jax.sweeps.sweep import sweep
-from cssl_jax.train import setup
-from cssl_jax.train.checkpoints import FOLDER
-from cssl_jax.train.loop import pretrain
+from cssl_jax.train.pretrain import pretrain
+from helpers import kills, tiny
 
 optuna = pytest.importorskip("optuna")
 HEAD = '"""A space."""\n\n\ndef space(trial):\n    return {'
@@ -152,7 +151,7 @@ def test_a_sweep_prunes_by_the_median_and_comes_out_the_same_again(tmp_path):
 
 
 def start(folder, space, trials=3):
-    command = [sys.executable, "-m", "cssl_jax", "sweep", *torture.ARGUMENTS[1:]]
+    command = [sys.executable, "-m", "cssl_jax", "sweep", *kills.ARGUMENTS[1:]]
     command += ["--train.epochs", "6", "--train.evaluate-every", "2", "--no-figures"]
     command += ["--space", str(space), "--trials", str(trials), "--workdir", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -176,17 +175,17 @@ def test_a_sweep_killed_in_a_trial_and_stopped_in_another_ends_as_one_left_alone
 
     process = start(killed, space)
     first = killed / "trials" / "0000"
-    torture.wait(process, lambda: torture.steps_logged(first) > 70)  # a checkpoint every 30
+    kills.wait(process, lambda: kills.steps_logged(first) > 70)  # a checkpoint every 30
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert torture.newest(first) > 0
+    assert kills.newest(first) > 0
     assert [t["state"] for t in trials_of(killed)] in ([], ["running"])
-    begun = (first / "checkpoints" / str(torture.newest(first))).stat().st_mtime
+    begun = (first / "checkpoints" / str(kills.newest(first))).stat().st_mtime
 
     process = start(killed, space)
     second = killed / "trials" / "0001"
-    torture.wait(process, lambda: torture.steps_logged(second) > 50)
+    kills.wait(process, lambda: kills.steps_logged(second) > 50)
     sent = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
@@ -210,7 +209,7 @@ def test_a_signal_before_the_first_trial_is_status_75_and_leaves_nothing(tmp_pat
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError("the signal did not end it")
 
-    monkeypatch.setattr(setup, "load_data", slow)
+    monkeypatch.setattr(builders, "load_data", slow)
     with pytest.raises(InterruptedRunError, match="SIGTERM before the first trial"):
         sweep(configured(tmp_path), tmp_path / "sweep", write(tmp_path / "space.py", CALM))
     assert not (tmp_path / "sweep").exists()

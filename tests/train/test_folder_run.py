@@ -7,12 +7,14 @@ import PIL.Image
 import pytest
 
 import cssl_jax
-import tiny
-from cssl_jax import cli, recipes
-from cssl_jax.data import painter
+from cssl_jax.cli import main as cli
+from cssl_jax.config import recipes
+from cssl_jax.data.pipeline import painter
 from cssl_jax.errors import UserError
-from cssl_jax.train import journal, loop
-from cssl_jax.train.parts import assemble
+from cssl_jax.experiment.experiment import assemble
+from cssl_jax.train import pretrain as pretrain_module
+from cssl_jax.train.logging import logger
+from helpers import tiny
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ class CrashError(Exception):
     pass
 
 
-@pytest.mark.slow  # test_loop resumes a run on arrays in the fast suite
+@pytest.mark.slow  # test_pretrain resumes a run on arrays in the fast suite
 @pytest.mark.parametrize("data", [
     {"engine": "tf"}, {"engine": "threads"}, {"engine": "threads", "augment_on": "host"}
 ])  # fmt: skip
@@ -58,7 +60,7 @@ def test_a_killed_run_on_pictures_ends_with_the_same_bits(folder, tmp_path, monk
         pytest.importorskip("tensorflow")
     config = make_config(folder, **data)
     cssl_jax.pretrain(config, tmp_path / "whole")
-    add = journal.Journal.add
+    add = logger.Journal.add
 
     def crash(self, step, *rest):
         add(self, step, *rest)
@@ -66,7 +68,7 @@ def test_a_killed_run_on_pictures_ends_with_the_same_bits(folder, tmp_path, monk
             raise CrashError
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "add", crash)
+        patch.setattr(logger.Journal, "add", crash)
         with pytest.raises(CrashError):
             cssl_jax.pretrain(config, tmp_path / "run")
     cssl_jax.pretrain(config, tmp_path / "run")
@@ -213,12 +215,15 @@ class Checkpoint:
 def test_a_run_goes_on_with_the_kernels_that_it_began_with(folder, monkeypatch, capfd):
     parts = assemble(make_config(folder, engine="threads"))
     assert parts.pipeline.kernels == parts.meta["kernels"] == "opencv"
-    assert loop.with_kernels_of(parts, Checkpoint(kernels="opencv")).pipeline.kernels == "opencv"
-    old = loop.with_kernels_of(parts, Checkpoint())
+    assert (
+        pretrain_module.with_kernels_of(parts, Checkpoint(kernels="opencv")).pipeline.kernels
+        == "opencv"
+    )
+    old = pretrain_module.with_kernels_of(parts, Checkpoint())
     assert old.pipeline.kernels == old.pipeline.work.kernels == old.meta["kernels"] == "jax"
     assert capfd.readouterr().err == ""
     monkeypatch.setattr(painter, "installed", lambda: False)
-    without = loop.with_kernels_of(parts, Checkpoint(kernels="opencv"))
+    without = pretrain_module.with_kernels_of(parts, Checkpoint(kernels="opencv"))
     assert without.pipeline.kernels == without.meta["kernels"] == "jax"
     assert "pip install opencv-python-headless simplejpeg" in capfd.readouterr().err
 

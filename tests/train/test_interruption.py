@@ -14,12 +14,17 @@ import numpy as np
 import pytest
 
 import cssl_jax
-import tiny
-from cssl_jax import cli, recipes
-from cssl_jax.data import pipeline
+from cssl_jax.checkpoint import checkpoints
+from cssl_jax.cli import main as cli
+from cssl_jax.config import recipes
+from cssl_jax.data.pipeline import base as pipelines
+from cssl_jax.data.pipeline import prefetch
 from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.evaluate.evaluator import Evaluator
-from cssl_jax.train import checkpoints, folder, journal, training
+from cssl_jax.train import run_dir as folder
+from cssl_jax.train import trainer
+from cssl_jax.train.logging import logger
+from helpers import tiny
 
 TOTAL = 9
 
@@ -75,7 +80,7 @@ def meta_files(run):
 def test_a_signal_between_steps_saves_and_exits_with_75(
     config, whole, tmp_path, monkeypatch, capfd, number
 ):
-    add = journal.Journal.add
+    add = logger.Journal.add
 
     def interrupt(self, done, metrics, wait):
         add(self, done, metrics, wait)
@@ -83,7 +88,7 @@ def test_a_signal_between_steps_saves_and_exits_with_75(
             signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "add", interrupt)
+        patch.setattr(logger.Journal, "add", interrupt)
         assert cli.main(command(config, tmp_path / "run")) == 75
     said = capfd.readouterr().err
     assert f"cssl-jax pretrain: {number.name} at step 4 of 9: saved" in said
@@ -140,8 +145,8 @@ def test_a_kill_while_the_evaluation_is_made_up_for_repeats_no_line(
 def test_a_signal_does_not_wait_for_an_input_that_hangs(
     config, whole, tmp_path, monkeypatch, last, late
 ):
-    feeds, freed = pipeline.StreamPipeline.feeds, threading.Event()
-    after, reached = training.Training._after, threading.Event()
+    feeds, freed = pipelines.StreamPipeline.feeds, threading.Event()
+    after, reached = trainer.Training._after, threading.Event()
 
     def noted(self, done):
         figures = after(self, done)
@@ -165,9 +170,9 @@ def test_a_signal_does_not_wait_for_an_input_that_hangs(
             yield feed
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "HANGING", 0.5)
-        patch.setattr(pipeline.StreamPipeline, "feeds", hanging)
-        patch.setattr(training.Training, "_after", noted)
+        patch.setattr(prefetch, "HANGING", 0.5)
+        patch.setattr(pipelines.StreamPipeline, "feeds", hanging)
+        patch.setattr(trainer.Training, "_after", noted)
         begun = time.monotonic()
         with pytest.raises(InterruptedRunError, match=f"SIGTERM at step {last} of 9: saved"):
             cssl_jax.pretrain(config, tmp_path / "run")
@@ -192,7 +197,7 @@ def test_a_save_that_fails_is_not_said_to_be_saved(config, tmp_path, monkeypatch
     def fails(self):
         raise self._not_written(OSError(28, "No space left on device"))
 
-    monkeypatch.setattr(journal.Journal, "add", interrupt)
+    monkeypatch.setattr(logger.Journal, "add", interrupt)
     monkeypatch.setattr(checkpoints.Checkpoints, "wait", fails)
     with pytest.raises(RunError, match="could not be written") as error:
         cssl_jax.pretrain(config, tmp_path / "run")
@@ -231,7 +236,7 @@ def test_two_runs_on_one_folder_are_refused(config, tmp_path, capfd):
 
 HOLD = """
 import pathlib, sys, time
-from cssl_jax.train.folder import Claim
+from cssl_jax.train.run_dir import Claim
 with Claim(pathlib.Path(sys.argv[1])):
     print("mine", flush=True)
     time.sleep(60)
@@ -319,11 +324,11 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(config, whole, tmp_path
 def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, monkeypatch, every):
     import jax
 
-    add = journal.Journal.add
+    add = logger.Journal.add
     config = tiny.replace(config, "train", check_replicas_every=every)
     config = tiny.replace(config, "runtime", devices=2)
     runs = []
-    make = training.Training.__init__
+    make = trainer.Training.__init__
 
     def remember(self, *arguments, **options):
         make(self, *arguments, **options)
@@ -341,8 +346,8 @@ def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, mon
             leaves[at] = jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, pieces)
             runs[0]._state = jax.tree.unflatten(tree, leaves)
 
-    monkeypatch.setattr(training.Training, "__init__", remember)
-    monkeypatch.setattr(journal.Journal, "add", drift)
+    monkeypatch.setattr(trainer.Training, "__init__", remember)
+    monkeypatch.setattr(logger.Journal, "add", drift)
     # Found by the next check, or before the checkpoint of step 6 is saved.
     with pytest.raises(RunError, match=r"devices hold different values of \d+ arrays .* at step 6"):
         cssl_jax.pretrain(config, tmp_path / "run")

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 import cssl_jax
-import tiny
 from cssl_jax.errors import UserError
 from cssl_jax.train.profile import Profile
+from helpers import tiny
 
 
 @pytest.mark.parametrize("steps", ["10", "20:10", "0:3", "a:b", "1:2:3", "-1:2"])

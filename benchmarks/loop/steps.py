@@ -1,0 +1,126 @@
+"""Seconds a step: bare, in the loop, in the loop with saves."""
+
+import argparse
+import dataclasses
+import functools
+import json
+import pathlib
+import statistics
+import tempfile
+import time
+
+import jax
+from measuring.report import target
+
+from cssl_jax.checkpoint.checkpoints import Checkpoints
+from cssl_jax.config import Config, recipes
+from cssl_jax.experiment import builders
+from cssl_jax.experiment.experiment import Parts, assemble
+from cssl_jax.runtime import process, spmd
+from cssl_jax.step.state import TrainState
+from cssl_jax.train.trainer import Training
+
+LOOP, SAVE = 0.03, 0.05  # most that may be lost
+
+
+def run(options: argparse.Namespace) -> dict:
+    process.set_compile_cache("")
+    config = recipes.load(options.recipe)
+    quiet = {"evaluate_every": 0, "checkpoint_every": 0, "checkpoint_minutes": 0.0}
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **quiet))
+    parts = dataclasses.replace(assemble(config), total_steps=options.steps)
+    bare = Bare(config, parts)
+    found: dict[str, list[float]] = {"bare": [], "loop": [], "saving": []}
+    saves = []
+    for _ in range(options.rounds):
+        found["bare"].append(bare.seconds())
+        found["loop"].append(looped(config, parts, 0)[0])
+        seconds, count = looped(config, parts, options.save_every)
+        found["saving"].append(seconds)
+        saves.append(count)
+    best = {name: min(times) for name, times in found.items()}
+    return {
+        "seconds_a_step": found,
+        "best": best,
+        "median": {name: statistics.median(times) for name, times in found.items()},
+        "saves_a_round": saves[0],
+        "targets": [
+            target(
+                "the loop over the bare step, best rounds", [best["loop"] / best["bare"] - 1], LOOP
+            ),
+            target(
+                f"a save every {options.save_every} steps over the loop, best rounds",
+                [best["saving"] / best["loop"] - 1],
+                SAVE,
+            ),
+        ],
+    }
+
+
+def table(section: dict) -> str:
+    rows = [f"{'':<8}{'best ms':>10}{'median ms':>12}"]
+    for name in section["best"]:
+        best, median = section["best"][name], section["median"][name]
+        rows.append(f"{name:<8}{1e3 * best:>10.2f}{1e3 * median:>12.2f}")
+    return "\n".join(rows)
+
+
+class Bare:
+    """The compiled step and nothing else, on inputs that lie on the device."""
+
+    def __init__(self, config: Config, parts: Parts) -> None:
+        self._parts = parts
+        first = functools.partial(begin, config, parts)
+        with tempfile.TemporaryDirectory() as folder, opened(folder) as checkpoints:
+            self._step = from_the_start(config, folder, parts, checkpoints)._compiled()
+        self._first = first
+        self._constants = spmd.replicate(parts.pipeline.constants, parts.mesh)
+
+    def seconds(self) -> float:
+        """A step's, of all but the first."""
+        state = self._first()
+        feed = spmd.put_batch(next(self._parts.pipeline.feeds(0, 1)), self._parts.mesh)
+        state, metrics = self._step(state, self._constants, feed)
+        jax.block_until_ready(metrics)
+        begun = time.perf_counter()
+        for _ in range(1, self._parts.total_steps):
+            state, metrics = self._step(state, self._constants, feed)
+        jax.block_until_ready((state, metrics))
+        return (time.perf_counter() - begun) / (self._parts.total_steps - 1)
+
+
+def from_the_start(config: Config, folder: str, parts: Parts, checkpoints: Checkpoints) -> Training:
+    """The loop before its first step."""
+    first = functools.partial(begin, config, parts)
+    return Training(
+        config,
+        pathlib.Path(folder),
+        parts,
+        checkpoints,
+        process.Interruption(),
+        first=first,
+        state=first(),
+        start=0,
+    )
+
+
+def looped(config: Config, parts: Parts, save_every: int) -> tuple[float, int]:
+    """(seconds a step in the loop, saves), of all but the first; evaluation counts for nothing."""
+    train = dataclasses.replace(config.train, checkpoint_steps=save_every)
+    config = dataclasses.replace(config, train=train)
+    with tempfile.TemporaryDirectory() as folder, opened(folder) as checkpoints:
+        from_the_start(config, folder, parts, checkpoints).run()
+        timings = pathlib.Path(folder) / "timings.jsonl"
+        lines = [json.loads(line) for line in timings.read_text().splitlines()]
+    seconds = sum(line["seconds"] for line in lines if line["step"] > 1)
+    saves = (parts.total_steps - 1) // save_every if save_every else 0
+    return seconds / (parts.total_steps - 1), saves
+
+
+def begin(config: Config, parts: Parts) -> TrainState:
+    state = builders.init_state(parts.method, parts.optimizer, parts.spec, config.train.seed)
+    return spmd.replicate(state, parts.mesh)
+
+
+def opened(folder: str) -> Checkpoints:
+    return Checkpoints(pathlib.Path(folder))

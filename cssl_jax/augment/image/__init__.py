@@ -1,0 +1,5 @@
+"""Augmentation of images: one sampled policy, applied on the device or on the host."""
+
+from cssl_jax.lazy import submodules
+
+__getattr__ = submodules(__name__)

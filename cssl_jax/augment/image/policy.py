@@ -1,0 +1,230 @@
+"""What a view may undergo, and the draw of what one view does undergo."""
+
+import dataclasses
+import itertools
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cssl_jax.errors import UserError
+
+CROP_ATTEMPTS = 10  # candidates drawn a crop, as in torchvision's RandomResizedCrop
+Parameters = dict[str, jax.Array]
+JITTER_ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
+
+# One uniform number a slot. Under JAX's partitionable threefry the i-th number of a draw depends on
+# the key and on i alone, so a slot appended at the end leaves every earlier draw as it was.
+_SLOTS = (
+    *(f"area{i}" for i in range(CROP_ATTEMPTS)),
+    *(f"ratio{i}" for i in range(CROP_ATTEMPTS)),
+    *("crop", "crop_y", "crop_x", "horizontal_flip", "vertical_flip"),
+    *("affine", "rotation", "translation_y", "translation_x", "scaling", "shear"),
+    *("jitter", "order", "brightness", "contrast", "saturation", "hue"),
+    *("grayscale", "blur", "blur_sigma", "solarize"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImagePolicy:
+    """SimCLR's policy (arXiv 2002.05709, App. A) with the paper's ImageNet defaults, and more.
+
+    A probability is one number for all views, or one a view (asymmetric, as in BYOL).
+
+    Attributes:
+        crop: Probability of a random resized crop; without it the centre square is resized.
+        crop_area: Smallest and largest area of the crop, as a share of the image.
+        crop_ratio: Smallest and largest aspect ratio (width over height), drawn log-uniformly.
+        interpolation: Kernel of the resize; the paper's code uses bicubic.
+        antialias: Widen the kernel with the reduction, as Pillow and torchvision do. Plain
+            interpolation, as in the paper's code, is several times faster in tf.data.
+        dct_scaling: Decode a JPEG at 1/2, 1/4 or 1/8 of its size where the windows of all its views
+            stay larger than a view: large photos then take a fraction of the time. The windows are
+            widened to whole pixels of what is decoded.
+        horizontal_flip: Probability of a left-right flip.
+        vertical_flip: Probability of a top-bottom flip.
+        affine: Probability of an affine map (rotation, translation, scaling and shear together).
+        rotation: Largest rotation either way, in degrees.
+        translation: Largest shift either way, as a share of the side.
+        scaling: Smallest and largest zoom, drawn log-uniformly.
+        shear: Largest shear along x either way, in degrees.
+        fill: Value in [0, 1] of what an affine map brings in from outside the image.
+        jitter: Probability of the colour jitter (brightness, contrast, saturation, hue together).
+        jitter_strength: The paper's s: multiplies the four ranges below. CIFAR uses 0.5.
+        brightness: Range of brightness at strength 1.
+        contrast: Range of contrast at strength 1.
+        saturation: Range of saturation at strength 1; needs 3 channels, else left out.
+        hue: Range of hue at strength 1, as a share of the circle; needs 3 channels, else left out.
+        brightness_mode: "multiplicative" (SimCLRv2 code, torchvision) or "additive" (paper, v1).
+        color_mode: "pillow" (Pillow, torchvision: contrast blends with the mean of the grey image,
+            saturation with the grey image) or "tf" (tf.image, as in the SimCLR code: contrast
+            blends with the mean of each channel, saturation is scaled in HSV).
+        grayscale: Probability of dropping colour; needs 3 channels, else left out.
+        blur: Probability of a Gaussian blur.
+        blur_sigma: Smallest and largest standard deviation of the blur, in pixels, one an image.
+        blur_kernel: Side of the blur kernel as a share of the image's side.
+        solarize: Probability of inverting what is at or above solarize_threshold.
+        solarize_threshold: In [0, 1].
+    """
+
+    crop: tuple[float, ...] = (1.0,)
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    antialias: bool = True
+    dct_scaling: bool = True
+    horizontal_flip: tuple[float, ...] = (0.5,)
+    vertical_flip: tuple[float, ...] = (0.0,)
+    affine: tuple[float, ...] = (0.0,)
+    rotation: float = 0.0
+    translation: float = 0.0
+    scaling: tuple[float, float] = (1.0, 1.0)
+    shear: float = 0.0
+    fill: float = 0.0
+    jitter: tuple[float, ...] = (0.8,)
+    jitter_strength: float = 1.0
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+    brightness_mode: Literal["multiplicative", "additive"] = "multiplicative"
+    color_mode: Literal["pillow", "tf"] = "pillow"
+    grayscale: tuple[float, ...] = (0.2,)
+    blur: tuple[float, ...] = (0.5,)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_kernel: float = 0.1
+    solarize: tuple[float, ...] = (0.0,)
+    solarize_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in PROBABILITIES:
+            values = getattr(self, name)
+            if not values or any(not 0.0 <= p <= 1.0 for p in values):
+                raise UserError(f"augment.{name} is {values}; give probabilities between 0 and 1")
+        for name in ("crop_area", "crop_ratio", "scaling", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0.0 < low <= high < math.inf:
+                raise UserError(
+                    f"augment.{name} is ({low}, {high}); give 0 < smallest <= largest, both finite"
+                )
+        for name in ("brightness", "contrast", "saturation", "jitter_strength", "blur_kernel"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise UserError(f"augment.{name} is {getattr(self, name)}; give 0 or more, finite")
+        for name, limit in (("rotation", math.inf), ("translation", math.inf), ("shear", 90.0)):
+            if not abs(getattr(self, name)) < limit:
+                raise UserError(
+                    f"augment.{name} is {getattr(self, name)}; give a number between "
+                    f"-{limit:g} and {limit:g}"
+                )
+        for name in ("fill", "solarize_threshold"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"augment.{name} is {getattr(self, name)}; give 0 to 1")
+        if self.crop_area[1] > 1.0:
+            raise UserError(f"augment.crop_area ends at {self.crop_area[1]}; a crop is at most 1.0")
+        if not 0.0 <= self.hue * self.jitter_strength <= 0.5:
+            raise UserError(
+                f"augment.hue {self.hue} at strength {self.jitter_strength} turns the colour "
+                "circle by more than half; keep their product within [0, 0.5]"
+            )
+        for name, neutral in NEUTRAL_AFFINE.items():
+            if getattr(self, name) != neutral and not self.uses("affine"):
+                raise UserError(
+                    f"augment.{name} is {getattr(self, name)}, but no view undergoes an affine "
+                    "map; set augment.affine, e.g. --augment.affine 1.0, or leave "
+                    f"augment.{name} at {neutral}"
+                )
+
+    def uses(self, name: str) -> bool:
+        """Whether any view applies the operation; the others are left out of the compiled code."""
+        return any(p > 0.0 for p in getattr(self, name))
+
+
+PROBABILITIES = (
+    *("crop", "horizontal_flip", "vertical_flip", "affine"),
+    *("jitter", "grayscale", "blur", "solarize"),
+)
+NEUTRAL_AFFINE = {"rotation": 0.0, "translation": 0.0, "scaling": (1.0, 1.0), "shear": 0.0}
+
+
+def sample(key: jax.Array, policy: ImagePolicy, view: jax.Array | int = 0) -> Parameters:
+    """Draws what one view of one example undergoes; independent of the image's size.
+
+    An operation that its probability turns off gets neutral parameters (a factor 1, an angle 0), so
+    that applying them needs no branch.
+
+    Args:
+        key: uint32 [2], the example's key (``cssl_jax.data.sampler.example_key``).
+        policy: The policy to draw from.
+        view: Number of the view, from 0; traced or not.
+
+    Returns:
+        A dict of scalars and short vectors, as ``batched.apply`` takes them: crop, horizontal_flip,
+        vertical_flip, grayscale, solarize (bool); crop_area [10] and crop_log_ratio [10]
+        (candidates, the first that fits counts); crop_y, crop_x in [0, 1); rotation and shear
+        (radians); translation [2] (y, x; share of the side); scaling; brightness, contrast and
+        saturation (factors), brightness_shift; hue (share of the circle); order [4] (int32);
+        blur_sigma (pixels; 0 is none).
+    """
+    view_key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), view)
+    uniform = dict(zip(_SLOTS, jax.random.uniform(view_key, (len(_SLOTS),), float), strict=True))
+
+    def happens(name: str) -> jax.Array:
+        values = jnp.asarray(getattr(policy, name))
+        return uniform[name] < values[view if len(getattr(policy, name)) > 1 else 0]
+
+    def between(slot: str, low: float, high: float) -> jax.Array:
+        return low + uniform[slot] * (high - low)
+
+    affine, jitter = happens("affine"), happens("jitter")
+    log_ratio = (math.log(policy.crop_ratio[0]), math.log(policy.crop_ratio[1]))
+    log_scaling = (math.log(policy.scaling[0]), math.log(policy.scaling[1]))
+    degrees = math.pi / 180
+
+    def factor(slot: str, strength: float) -> jax.Array:
+        reach = strength * policy.jitter_strength
+        return jnp.where(jitter, between(slot, max(0.0, 1.0 - reach), 1.0 + reach), 1.0)
+
+    shift = policy.brightness * policy.jitter_strength
+    additive = policy.brightness_mode == "additive"
+    hue = policy.hue * policy.jitter_strength
+    order = jnp.floor(uniform["order"] * len(JITTER_ORDERS)).astype(jnp.int32)
+    candidates = range(CROP_ATTEMPTS)
+    return {
+        "crop": happens("crop"),
+        "crop_area": jnp.stack([between(f"area{i}", *policy.crop_area) for i in candidates]),
+        "crop_log_ratio": jnp.stack([between(f"ratio{i}", *log_ratio) for i in candidates]),
+        "crop_y": uniform["crop_y"],
+        "crop_x": uniform["crop_x"],
+        "horizontal_flip": happens("horizontal_flip"),
+        "vertical_flip": happens("vertical_flip"),
+        "rotation": affine * between("rotation", -policy.rotation, policy.rotation) * degrees,
+        "translation": affine
+        * jnp.stack(
+            [
+                between("translation_y", -policy.translation, policy.translation),
+                between("translation_x", -policy.translation, policy.translation),
+            ]
+        ),
+        "scaling": jnp.exp(affine * between("scaling", *log_scaling)),
+        "shear": affine * between("shear", -policy.shear, policy.shear) * degrees,
+        "order": jnp.asarray(JITTER_ORDERS)[order],
+        "brightness": jnp.ones(()) if additive else factor("brightness", policy.brightness),
+        "brightness_shift": jitter * between("brightness", -shift, shift) * additive,
+        "contrast": factor("contrast", policy.contrast),
+        "saturation": factor("saturation", policy.saturation),
+        "hue": jitter * between("hue", -hue, hue),
+        "grayscale": happens("grayscale"),
+        "blur_sigma": happens("blur") * between("blur_sigma", *policy.blur_sigma),
+        "solarize": happens("solarize"),
+    }
+
+
+def sample_views(keys: jax.Array, policy: ImagePolicy, views: int) -> Parameters:
+    """Draws for every view of every example: keys uint32 [n, 2] -> leaves [n, views, ...]."""
+
+    def one_example(key: jax.Array) -> Parameters:
+        return jax.vmap(lambda view: sample(key, policy, view))(jnp.arange(views))
+
+    return jax.vmap(one_example)(keys)

@@ -1,0 +1,59 @@
+"""The command that takes a run to another domain."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import tyro
+
+from cssl_jax.cli.parsing import Folder, Run, parse, run_first
+from cssl_jax.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapt:
+    """Train on one domain's labels for another without, beside source-only and target-supervised.
+
+    Attributes:
+        run: Run folder of the pretrained encoder.
+        workdir: Folder for the trainings and adaptation.json.
+        target: Images of the domain to adapt to; as --adapt.target.
+        methods: bn: the target's BatchNorm statistics, no training; coral: alike covariances; dann:
+            features that a domain classifier cannot tell apart.
+        seeds: Trainings a row.
+        config: Every field of the trainings' config; defaults are the run's, with the SimCLR
+            paper's fine-tuning. See the options --adapt.* and --classifier.*.
+    """
+
+    run: Run
+    workdir: Folder
+    target: str = ""
+    methods: tuple[Literal["bn", "coral", "dann"], ...] = ("bn", "coral", "dann")
+    seeds: int = 3
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+def adapt(argv: Sequence[str]) -> int:
+    """`cssl-jax adapt RUN --target SOURCE --workdir DIR [--section.field VALUE ...]`."""
+    from cssl_jax.runtime import multihost
+    from cssl_jax.transfer.adapt.run import RESULTS, adapt
+    from cssl_jax.transfer.adapt.table import table
+    from cssl_jax.transfer.finetune import finetune_config
+
+    run = run_first("adapt", "--target SOURCE --workdir FOLDER ", argv)
+    config = finetune_config(run) if run else Config()
+    options = parse(Adapt, "adapt", argv, Adapt(tyro.MISSING, tyro.MISSING, config=config))
+    config = options.config
+    if options.target:
+        target = dataclasses.replace(config.adapt, target=options.target)
+        config = dataclasses.replace(config, adapt=target)
+    results = adapt(
+        options.run,
+        options.workdir,
+        methods=options.methods,
+        seeds=options.seeds,
+        config=config,
+    )
+    if multihost.first():
+        print(f"\n{table(results)}\n\nresults: {options.workdir / RESULTS}")
+    return 0

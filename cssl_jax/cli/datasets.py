@@ -1,0 +1,101 @@
+"""Commands on pictures: what is in them, and lists of them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from cssl_jax.cli.parsing import Folder, OptionalFile, Source, parse
+from cssl_jax.config import Config, DataConfig, validate
+from cssl_jax.config.images import PictureOptions
+from cssl_jax.errors import UserError
+from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output, write_output
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCheck:
+    """Say what is in a set of pictures: broken files, duplicates, sizes, classes.
+
+    Attributes:
+        source: Folder, .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or .parquet file.
+        options: How pictures are read; the data.* options of a run with the same names.
+        rejected: File to write the pictures to that would be left out, with the reason (.csv);
+            standard output is -.
+        json: File to write all figures to; - is standard output.
+    """
+
+    source: Source
+    options: Annotated[PictureOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=PictureOptions
+    )
+    rejected: OptionalFile = None
+    json: OptionalFile = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSplit:
+    """Write train.csv, validation.csv and test.csv: lists that data.source takes.
+
+    Classes keep their shares, near-duplicates stay on one side, and the same pictures and seed give
+    the same lists on any machine.
+
+    Attributes:
+        source: Folder or .csv list of pictures.
+        output: Folder to write the lists to.
+        fractions: Of train, validation and test.
+        seed: Of the split.
+        options: How pictures are read; the data.* options of a run with the same names.
+    """
+
+    source: Source
+    output: Folder
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
+    options: Annotated[PictureOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=PictureOptions
+    )
+
+
+def data_check(argv: Sequence[str]) -> int:
+    """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
+    from cssl_jax.data.cleaning import check, scan
+
+    options = parse(DataCheck, "data check", argv)
+    for option in ("rejected", "json"):
+        if path := getattr(options, option):
+            check_output(path, option=f"--{option}")
+    with stdout_kept_for(options.rejected, options.json):
+        records, index, groups = check.examine(options.source, _within_limits(options.options))
+        print(check.report(records, index, groups))
+        try:
+            scan.check_share(index, records.name, options.options.max_rejected)
+        except UserError as error:
+            print(f"\na run would stop: {error}")
+    if options.rejected:
+        write_output(options.rejected, scan.rejected_csv(scan.rejected(records.names, index)))
+    if options.json:
+        write_json_output(options.json, check.figures(records, index, groups))
+    return 0
+
+
+def _within_limits(options: PictureOptions) -> PictureOptions:
+    """The options, after the same checks as a run's."""
+    validate(Config(data=DataConfig(**dataclasses.asdict(options))))
+    return options
+
+
+def data_split(argv: Sequence[str]) -> int:
+    """`cssl-jax data split SOURCE --output FOLDER`."""
+    from cssl_jax.data.cleaning import splits
+
+    options = parse(DataSplit, "data split", argv)
+    for path, count in splits.split_source(
+        options.source,
+        options.output,
+        _within_limits(options.options),
+        fractions=options.fractions,
+        seed=options.seed,
+    ):
+        print(f"{path}: {count} pictures")
+    return 0

@@ -1,0 +1,61 @@
+"""Commands that only tell: recipes, and the machine."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from cssl_jax.cli.parsing import parse
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Show devices, versions and memory, what is wrong, and how to mend it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipes:
+    """List the recipes that come with the package."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipesDiff:
+    """Show the fields in which two recipes differ.
+
+    Attributes:
+        a: Name of a recipe, or a .py or .json file (a run's config.json).
+        b: The other.
+    """
+
+    a: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="A")]]
+    b: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="B")]]
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """`cssl-jax doctor`."""
+    from cssl_jax.runtime.doctor import examine
+
+    parse(Doctor, "doctor", argv)
+    report, healthy = examine()
+    print(report)
+    return 0 if healthy else 1
+
+
+def list_recipes(argv: Sequence[str]) -> int:
+    """`cssl-jax recipes`."""
+    from cssl_jax.config import recipes
+
+    parse(Recipes, "recipes", argv)
+    for name in recipes.recipe_names():
+        print(f"{name:<24} {recipes.recipe_summary(name)}")
+    return 0
+
+
+def diff_recipes(argv: Sequence[str]) -> int:
+    """`cssl-jax recipes diff A B`."""
+    from cssl_jax.config import recipes
+
+    options = parse(RecipesDiff, "recipes diff", argv)
+    print(recipes.diff(options.a, options.b))
+    return 0

@@ -1,0 +1,172 @@
+"""The command line. The only place that sees argv; all it does can be called from Python."""
+
+import difflib
+import io
+import logging
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+
+from cssl_jax.errors import InterruptedRunError, RunError, UserError
+from cssl_jax.version import __version__
+
+try:
+    from cssl_jax.cli import (
+        adaptation,
+        datasets,
+        distributed_flags,
+        evaluation,
+        information,
+        reporting,
+        scaling,
+        sweeping,
+        training,
+    )
+    from cssl_jax.cli.parsing import asks_for_help
+    from cssl_jax.runtime import distributed, platforms
+except (ImportError, RuntimeError) as error:  # no command can be defined: only the doctor can speak
+    from cssl_jax.runtime.doctor import instead_of_commands
+
+    instead_of_commands(error)
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
+    "pretrain": (training.pretrain, training.Pretrain),
+    "views": (training.views, training.Views),
+    "bench-input": (training.bench_input, training.BenchInput),
+    "plan": (scaling.plan, scaling.PlanOptions),
+    "selfcheck": (scaling.selfcheck, scaling.SelfCheckOptions),
+    "evaluate": (evaluation.evaluate, evaluation.Evaluate),
+    "finetune": (training.finetune, training.Finetune),
+    "adapt": (adaptation.adapt, adaptation.Adapt),
+    "sweep": (sweeping.sweep, sweeping.Sweep),
+    "embed": (evaluation.embed, evaluation.Embed),
+    "report": (reporting.report, reporting.Report),
+    "plot": (reporting.plot, reporting.Plot),
+    "data check": (datasets.data_check, datasets.DataCheck),
+    "data split": (datasets.data_split, datasets.DataSplit),
+    "recipes": (information.list_recipes, information.Recipes),
+    "recipes diff": (information.diff_recipes, information.RecipesDiff),
+    "doctor": (information.doctor, information.Doctor),
+    "demo": (training.demo, training.Demo),
+}
+
+
+# By several processes.
+SHARED = ("pretrain", "evaluate", "finetune", "adapt", "embed", "demo", "doctor")
+
+
+# What sets the number of images that are embedded at once, in commands that train nothing.
+BATCH_OPTIONS = {"evaluate": "--evaluate.batch-size", "embed": "--batch-size"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status.
+
+    0: done. 1: a run failed. 2: wrong use. 75: a signal came and what was done is saved, the same
+    command goes on. 130: interrupted, with nothing to save. One of several processes that fails
+    ends here: the interpreter's own end would wait for the others.
+    """
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+    except SystemExit as error:
+        distributed.leave(error.code if isinstance(error.code, int) else 1)
+        raise
+    except BaseException as error:
+        distributed.leave(1, traceback.format_exception(error))
+        raise
+    distributed.leave(status)
+    return status
+
+
+def _run(argv: list[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be in no encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"{_overview(COMMANDS)}\n\n{distributed_flags.HELP}")
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"cssl-jax {__version__}")
+        return 0
+    name = argv[0]
+    try:
+        options, argv = distributed_flags.options(argv)
+        if not argv:
+            raise UserError(f"no command after these options; there are {', '.join(COMMANDS)}")
+        if (group := _group(argv)) and len(argv) == 1 + asks_for_help(argv):
+            print(_overview(group))
+            return 0 if len(argv) > 1 else 2
+        two = " ".join(argv[:2])
+        words = 2 if two in COMMANDS or (group and argv[0] not in COMMANDS) else 1
+        name = " ".join(argv[:words])
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(two, group or COMMANDS, n=1)
+            near = near or group or difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UserError(f"no command {name!r}; {hint}there are {', '.join(COMMANDS)}")
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes are not the user's
+        if name in SHARED and not asks_for_help(argv):
+            distributed.start(**options)
+        elif options:
+            raise UserError(f"several processes share {', '.join(SHARED)}; start {name} in one")
+        status = COMMANDS[name][0](argv[words:])
+        sys.stdout.flush()  # a full disk or a reader that is gone is reported here, not at exit
+        return status
+    except UserError as error:
+        print(f"cssl-jax {name}: {error}", file=sys.stderr)
+        return 2
+    except InterruptedRunError as error:
+        print(f"cssl-jax {name}: {error}", file=sys.stderr)
+        return 75  # EX_TEMPFAIL of sysexits.h
+    except KeyboardInterrupt:
+        print(f"cssl-jax {name}: interrupted", file=sys.stderr)
+        return 130  # 128 + SIGINT, as a shell reports it
+    except RunError as error:
+        print(f"cssl-jax {name}: {error}", file=sys.stderr)
+        return 1
+    except (*platforms.FAILURES, MemoryError) as error:
+        status, message = _cause(name, error)
+        if not status:
+            raise
+        print(f"cssl-jax {name}: {message}", file=sys.stderr)
+        return status
+    except BrokenPipeError:  # a reader such as `head` has seen enough
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        where = "" if error.filename is None else f": {error.filename}"
+        print(f"cssl-jax {name}: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
+
+
+def _cause(name: str, error: BaseException) -> tuple[int, str]:
+    """(exit status, message) of an error of JAX that has a plain cause; (0, "") of any other."""
+    from cssl_jax.planning import exhaustion
+
+    if exhaustion.is_out_of_memory(error):
+        return 1, exhaustion.evaluation_message(error, BATCH_OPTIONS.get(name, ""))
+    try:
+        platforms.require()
+    except UserError as trouble:  # the platform is not there, whatever met it first
+        return 2, str(trouble)
+    return 0, ""
+
+
+def _group(argv: Sequence[str]) -> list[str]:
+    """Commands of two words of which the first is given alone: of "data" but not of "recipes"."""
+    if argv[0] in COMMANDS:
+        return []
+    return [name for name in COMMANDS if name.startswith(argv[0] + " ")]
+
+
+def _overview(names: Iterable[str]) -> str:
+    lines = ["usage: cssl-jax COMMAND [options]", ""]
+    for name in names:
+        text = (COMMANDS[name][1].__doc__ or "").splitlines()[0]
+        lines.append(
+            textwrap.fill(text, 80, initial_indent=f"  {name:<13} ", subsequent_indent=" " * 16)
+        )
+    lines += ["", "cssl-jax COMMAND --help tells the options of a command."]
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""Commands that show runs: a report, and single figures."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import tyro
+
+from cssl_jax.cli.parsing import File, OptionalFile, Run, parse
+from cssl_jax.errors import UserError
+from cssl_jax.outputs import check_output, is_stream, stdout_kept_for, write_png
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write one page on one or several runs, or on a sweep: verdict, curves, tables, maps, views.
+
+    The page holds all that it shows and opens without a network; the same as Markdown and the
+    figures as PNG are written beside it. A run may still be training.
+
+    Attributes:
+        runs: Run folders, which stand side by side; or the folder of one sweep.
+        output: File to write (.html); by default report.html in the folder of a single run. - is
+            standard output, which takes the page alone.
+        images: Validation pictures to embed at most; 0 leaves out what needs them.
+        figures: Write the figures as PNG too.
+    """
+
+    runs: tyro.conf.Positional[
+        Annotated[
+            tuple[pathlib.Path, ...],
+            tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+        ]
+    ]
+    output: OptionalFile = None
+    images: int = 10_000
+    figures: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draw one figure of a run.
+
+    Attributes:
+        run: Run folder; it may still be training.
+        output: File to write (.png); - is standard output.
+        kind: What to draw.
+        images: Validation pictures to embed at most.
+    """
+
+    run: Run
+    output: File
+    kind: Literal["curves", "pca", "tsne", "umap", "confusion", "neighbours", "views"] = "tsne"
+    images: int = 10_000
+
+
+def report(argv: Sequence[str]) -> int:
+    """`cssl-jax report RUN [RUN ...] [--output report.html]`."""
+    from cssl_jax.report.run_reader import open_run
+    from cssl_jax.report.write import write_report
+    from cssl_jax.sweeps import results as sweep_results
+
+    options = parse(Report, "report", argv)
+    if sweeps := [folder for folder in options.runs if sweep_results.is_sweep(folder)]:
+        return _report_sweep(options, sweeps[0])
+    path = write_report(
+        options.runs, options.output, images=options.images, figures=options.figures, say=_say
+    )
+    with stdout_kept_for(path):
+        for run in options.runs:
+            opened = open_run(run)
+            print(f"{opened.name}: {opened.state}")
+            for verdict in opened.verdicts:
+                print(f"  {verdict.grade:<8} {verdict}")
+        if not is_stream(path):
+            print(f"\n{path} ({path.stat().st_size / 1e6:.1f} MB), {path.with_suffix('.md')}")
+    return 0
+
+
+def _report_sweep(options: Report, folder: pathlib.Path) -> int:
+    from cssl_jax.sweeps import results as sweep_results
+    from cssl_jax.sweeps.report import write_report
+
+    if len(options.runs) > 1:
+        raise UserError(f"{folder} is a sweep; a sweep has a report of its own: name it alone")
+    path = write_report(folder, options.output, figures=options.figures)
+    with stdout_kept_for(path):
+        print("\n".join(sweep_results.read(folder).words))
+        if not is_stream(path):
+            print(f"\n{path}, {path.with_suffix('.md')}")
+    return 0
+
+
+def plot(argv: Sequence[str]) -> int:
+    """`cssl-jax plot RUN --kind tsne --output tsne.png`."""
+    from cssl_jax.report.plots import draw
+
+    options = parse(Plot, "plot", argv)
+    check_output(options.output, ".png")
+    picture = draw(options.run, options.kind, images=options.images)
+    write_png(options.output, picture)
+    with stdout_kept_for(options.output):
+        print(f"{options.output}: {options.kind}, {picture.width} x {picture.height} px")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"  {text} ...", file=sys.stderr, flush=True)

@@ -1,0 +1,130 @@
+"""Commands about many devices: whether a recipe computes the same on them, and what it costs."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from cssl_jax.cli.parsing import Recipe, asks_for_help, fit_warmup, parse, recipe_first
+from cssl_jax.config import Config
+from cssl_jax.errors import UserError
+from cssl_jax.planning.scaling import Hardware, rows, table
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfCheckOptions:
+    """Take steps of a recipe on 1, 2, 4, ... devices and compare what they compute.
+
+    Attributes:
+        recipe: As for pretrain.
+        devices: The most to try: accelerators where there are two or more, else simulated CPUs.
+        steps: In float64; in float32 it is one.
+        full: Do not reduce the recipe: its own encoder, batch and size.
+        timeout: Seconds for each group of processes.
+        config: Every field of the config; defaults are the recipe's.
+    """
+
+    recipe: Recipe
+    devices: int = 8
+    steps: int = 20
+    full: bool = False
+    timeout: float = 900.0
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """Count what a recipe costs on so many devices, and the largest batch that fits.
+
+    Attributes:
+        recipe: As for pretrain.
+        target: Compile the step for accelerators that are not here: tpu:v5e:4x8 (v4, v5e, v5p,
+            v6e; chips along each axis), cuda:h100 (a100, h200; cuda:h100:8 for eight).
+        largest: With a target: find the largest batch of each kind of step, by compiling two
+            sizes of each.
+        views_per_core: With a target: views per second that one host core makes, as measured by
+            bench-input; prints the number of cores that feed the target. 0 omits it.
+        devices: That share a batch; several numbers give a table by formulas alone.
+        memory_gb: GiB of one device; without it the device that is here is asked.
+        compile: Compile the step as well, for the devices here or for simulated CPUs.
+        per_device: Of the table: examples on each device; 0 divides the recipe's batch.
+        hardware: Of the table: what a device is assumed to sustain.
+        timeout: Seconds for compiling.
+        config: Every field of the config; defaults are the recipe's.
+    """
+
+    recipe: Recipe
+    target: str = ""
+    largest: bool = False
+    views_per_core: float = 0.0
+    devices: tuple[int, ...] = (1,)
+    memory_gb: float | None = None
+    compile: bool = True
+    per_device: int = 0
+    hardware: Annotated[Hardware, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=Hardware
+    )
+    timeout: float = 900.0
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
+
+
+def selfcheck(argv: Sequence[str]) -> int:
+    """`cssl-jax selfcheck [RECIPE] [--devices 8] [--section.field VALUE ...]`."""
+    from cssl_jax.selfcheck.run import say, selfcheck
+
+    if not argv or (argv[0].startswith("-") and not asks_for_help(argv)):
+        argv = ["debug", *argv]
+    config = recipe_first("selfcheck", "[--devices 8]", argv)
+    default = SelfCheckOptions("debug", config=config)
+    options = parse(SelfCheckOptions, "selfcheck", argv, default)
+    found = selfcheck(
+        fit_warmup(options.config, config, argv),
+        devices=options.devices,
+        steps=options.steps,
+        full=options.full,
+        timeout=options.timeout,
+        progress=say,
+    )
+    print(found)
+    return 0 if found.passed else 1
+
+
+def plan(argv: Sequence[str]) -> int:
+    """`cssl-jax plan RECIPE [--devices 32 | --target tpu:v5e:4x8] [--section.field VALUE ...]`."""
+    from cssl_jax.planning.format import plan_text
+    from cssl_jax.planning.planner import plan
+    from cssl_jax.planning.shapes import input_of
+
+    config = recipe_first("plan", "--devices 32", argv)
+    options = parse(PlanOptions, "plan", argv, PlanOptions(tyro.MISSING, config=config))
+    chosen = fit_warmup(options.config, config, argv)
+    if options.target:
+        from cssl_jax.planning.target_plan import plan_target
+        from cssl_jax.planning.target_text import report
+
+        planned = plan_target(
+            chosen,
+            options.target,
+            largest=options.largest,
+            views_per_core=options.views_per_core,
+            timeout=options.timeout,
+        )
+        print(report(planned))
+        return 0
+    if not options.devices:
+        raise UserError("--devices is empty; give one number, or several for a table")
+    if len(options.devices) == 1 and not options.per_device:
+        made = plan(
+            chosen,
+            devices=options.devices[0],
+            memory_gb=options.memory_gb,
+            compile=options.compile,
+            timeout=options.timeout,
+        )
+        print(plan_text(made))
+        return 0
+    given = input_of(chosen, None, max(options.devices))
+    found = rows(chosen, given, options.devices, options.per_device, options.hardware)
+    print(table(found, options.hardware))
+    return 0

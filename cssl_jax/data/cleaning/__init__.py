@@ -1,0 +1,5 @@
+"""Looking through a folder before training: broken files, duplicates, splits."""
+
+from cssl_jax.lazy import submodules
+
+__getattr__ = submodules(__name__)

@@ -1,0 +1,64 @@
+"""Views of held-out examples, in order and drawn by a seed, for figures without labels."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from cssl_jax.augment.image.batched import apply_views
+from cssl_jax.augment.image.policy import ImagePolicy, sample_views
+from cssl_jax.data.pipeline import painter
+from cssl_jax.data.pipeline import threads as thread_pipeline
+from cssl_jax.data.pipeline.host_draws import Work
+from cssl_jax.data.sampler import Sampler, example_key
+from cssl_jax.data.sources.base import ArraySource, Source
+
+ROWS = 256  # examples at a time
+
+
+def view_pairs(
+    source: Source, policy: ImagePolicy, *, size: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Yields two views of every example, uint8 [r, 2, size, size, C], in order."""
+    if isinstance(source, ArraySource):
+        yield from _on_device(source, policy, size, seed)
+        return
+    rows = min(ROWS, len(source))
+    work = Work(
+        source=source,
+        sampler=_InOrder(size=len(source), batch_size=rows, seed=seed),
+        policy=policy,
+        views=2,
+        size=size,
+        rows=np.arange(rows),
+        kernels=painter.kernels(policy, source.channels, whole=True),
+    )
+    done = 0
+    for batch in thread_pipeline.batches(work, 0, -(-len(source) // rows)):
+        yield batch["views"][: len(source) - done]
+        done += rows
+
+
+def _on_device(source: ArraySource, policy: ImagePolicy, size: int, seed: int) -> Iterator:
+    keys = example_key(seed, np.uint32(0), np.arange(len(source)))
+    for i in range(0, len(source), ROWS):
+        images, key = source.images[i : i + ROWS], keys[i : i + ROWS]
+        yield np.asarray(_draw(images, key, policy=policy, size=size))
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "size"))
+def _draw(images: jax.Array, key: jax.Array, *, policy: ImagePolicy, size: int) -> jax.Array:
+    views = apply_views(images, sample_views(key, policy, 2), policy=policy, size=size)
+    return (views * 255 + 0.5).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class _InOrder(Sampler):
+    """One pass, unshuffled; rows beyond the end repeat the last example."""
+
+    def draw(self, step: Any, rows: Any, xp: Any = np) -> tuple[Any, Any]:
+        index = np.minimum(step * self.batch_size + rows, self.size - 1).astype(np.int32)
+        return index, example_key(self.seed, np.uint32(0), index)

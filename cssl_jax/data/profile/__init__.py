@@ -1,0 +1,5 @@
+"""Measures each stage of an input pipeline and says which one limits it."""
+
+from cssl_jax.lazy import submodules
+
+__getattr__ = submodules(__name__)

@@ -1,0 +1,161 @@
+"""Arrays in memory: the embedded digits and .npz files."""
+
+import importlib.resources
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from cssl_jax.data.formats.schema import dense_numbers
+from cssl_jax.data.sources.base import ArraySource
+from cssl_jax.errors import UserError
+
+# An archive that unpacks to more of these bytes, this many times its own, holds no images.
+_BOMB_BYTES, _BOMB_RATIO = 2**28, 100
+_USUAL_CHANNELS = (1, 2, 3, 4)
+
+
+def digits() -> ArraySource:
+    """The embedded digits: 1,797 images [8, 8, 1] with labels 0 to 9."""
+    # The UCI "Optical Recognition of Handwritten Digits" test set, 1,797 scans of 8 x 8 pixels with
+    # 17 grey levels, as scikit-learn ships it (CC BY 4.0); digits.txt beside the file says more.
+    with importlib.resources.files("cssl_jax.data").joinpath("digits.npz").open("rb") as file:
+        content = np.load(file, allow_pickle=False)
+        levels, labels = content["images"], content["labels"]
+    images = ((levels.astype(np.uint16) * 255 + 8) // 16).astype(np.uint8)
+    return ArraySource("digits", images[..., None], labels.astype(np.int64))
+
+
+def npz(path: pathlib.Path) -> ArraySource:
+    """Opens an array file of images.
+
+    It holds ``images`` uint8 [N, H, W(, C)] and, optional, ``labels`` int [N], -1 for none, and
+    ``classes`` str [num_classes], the class names in the order of their numbers.
+
+    Raises:
+        UserError: Nothing is there, or what is there is no set of images.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"data source {str(path)!r} does not exist; give the path of an .npz file with an "
+            "array 'images' (uint8 [N, H, W, C]) and, optional, 'labels' (int [N])"
+        )
+    arrays = read_npz(path, ("images",), ("labels", "classes"))
+    images, labels = arrays["images"], arrays.get("labels")
+    if images.dtype != np.uint8:
+        raise UserError(
+            f"{path}: images are {images.dtype}; save them as uint8 in [0, 255] "
+            "(for floats in [0, 1]: np.round(images * 255).astype(np.uint8))"
+        )
+    _check_axes(path, images.shape)
+    if images.ndim == 3:
+        images = images[..., None]
+    classes: tuple[str, ...] = ()
+    if labels is not None:
+        _check_labels(path, labels, len(images))
+        classes = _class_names(path, arrays.get("classes"), labels)
+        labels, names = dense_numbers(labels, str(path), named=bool(classes))
+        classes = classes or names
+    return ArraySource(path.name, images, labels, classes=classes)
+
+
+def _check_axes(path: pathlib.Path, shape: tuple[int, ...]) -> None:
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise UserError(f"{path}: images have shape {shape}; give [N, H, W, C] or [N, H, W]")
+    if order := channels_first(shape):
+        raise UserError(
+            f"{path}: images have shape {shape}, which is {shape[1]} channel(s) before height and "
+            f"width; save them as [N, H, W, C]: numpy.transpose(images, {order})"
+        )
+    if len(shape) == 3 and shape[2] in _USUAL_CHANNELS and min(shape[:2]) > max(_USUAL_CHANNELS):
+        raise UserError(
+            f"{path}: images have shape {shape}, which is one image of {shape[2]} channel(s), or "
+            f"{shape[0]} images that are {shape[2]} px wide; save one image as images[None], and "
+            "grey images as [N, H, W, 1]"
+        )
+
+
+def channels_first(shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Axes that bring images of this shape to [N, H, W, C]; None where they are so already.
+
+    The last axis may be any number of channels. It is taken for the width where it is none of the
+    usual numbers and the axis after the first is one of them, or is shorter than two equal sides
+    behind it: [N, 3, 32, 32], [N, 3, 32, 48], [N, 13, 64, 64]. Equal sides before the last axis are
+    an image, such as the 9 x 9 px patches of 200 bands [N, 9, 9, 200].
+    """
+    if len(shape) != 4 or shape[3] in _USUAL_CHANNELS or shape[1] == shape[2]:
+        return None
+    square = shape[2] == shape[3] and shape[1] < shape[2]
+    return (0, 2, 3, 1) if shape[1] in _USUAL_CHANNELS or square else None
+
+
+def _check_labels(path: pathlib.Path, labels: np.ndarray, images: int) -> None:
+    if labels.shape != (images,) or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"{path}: labels are {labels.dtype} {labels.shape} beside {images} images; "
+            "give one integer an image"
+        )
+    if labels.min() < -1:
+        raise UserError(
+            f"{path}: label {labels.min()} is negative; number the classes from 0, or give -1 "
+            "to images without a label"
+        )
+
+
+def _class_names(
+    path: pathlib.Path, classes: np.ndarray | None, labels: np.ndarray
+) -> tuple[str, ...]:
+    if classes is None:
+        return ()
+    if classes.ndim != 1 or classes.dtype.kind != "U":
+        raise UserError(
+            f"{path}: classes are {classes.dtype} {classes.shape}; give one string per class, in "
+            "the order of the class numbers"
+        )
+    if labels.max(initial=-1) >= len(classes):
+        raise UserError(
+            f"{path}: label {labels.max()} has no name among the {len(classes)} classes; give one "
+            "string per class number from 0"
+        )
+    return tuple(classes.tolist())
+
+
+def read_npz(
+    path: pathlib.Path, needed: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Reads arrays of an .npz file by name; one of ``optional`` may be absent.
+
+    Raises:
+        UserError: The file cannot be read, holds objects, lacks an array, or is a zip bomb.
+    """
+    wanted = (*needed, *optional)
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            names = content.files
+            _refuse_bomb(path, content)
+            arrays = {name: content[name] for name in names if name in wanted}
+    except UserError:
+        raise
+    except Exception as error:  # of zip, its compressions and NumPy's headers, of many kinds
+        # NumPy's own message would advise to unpickle the file, which nothing here ever does.
+        raise UserError(
+            f"{path} is no readable .npz file of plain arrays; write it with "
+            f"numpy.savez(path, {', '.join(f'{name}=...' for name in wanted)})"
+        ) from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is none
+            raise UserError(f"{path}: {name!r} is no array; write it by numpy.savez")
+    for name in needed:
+        if name not in arrays:
+            raise UserError(f"{path} holds {names}; it needs an array named {name!r}")
+    return arrays
+
+
+def _refuse_bomb(path: pathlib.Path, content: np.lib.npyio.NpzFile) -> None:
+    for member in content.zip.infolist():  # type: ignore[union-attr]
+        size = member.file_size
+        if size > _BOMB_BYTES and size > _BOMB_RATIO * member.compress_size:
+            raise UserError(
+                f"{path}: {member.filename!r} would unpack from {member.compress_size / 2**20:.1f} "
+                f"to {size / 2**20:.0f} MiB, which no pictures do; write it by numpy.savez"
+            )

@@ -1,0 +1,201 @@
+"""A trained encoder, opened from a run folder."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import jax
+import numpy as np
+import optax
+
+from cssl_jax.checkpoint.checkpoints import Checkpoints
+from cssl_jax.config import Config, recipes
+from cssl_jax.data.input_spec import InputSpec
+from cssl_jax.data.sources.base import ArraySource, Source
+from cssl_jax.data.sources.open import load_source
+from cssl_jax.errors import UserError
+from cssl_jax.evaluate.features import Model, encoder_variables, make_embed
+from cssl_jax.evaluate.protocols.segmentation import stage_maps
+from cssl_jax.evaluate.untrained import untrained_model
+from cssl_jax.experiment import builders
+from cssl_jax.files import existing_run
+from cssl_jax.runtime import distributed, multihost, process, spmd
+
+
+class Encoder:
+    """Images to features, with the weights of a run's newest checkpoint.
+
+    Attributes:
+        config: Of the run.
+        spec: What the encoder takes.
+        data: Fingerprints of the run's "train" and "validation" part.
+        step: Of the checkpoint.
+        model: {"params", "model_state"}, each with "encoder" and "projector".
+        meta: What was saved beside the checkpoint: config, data, versions, environment.
+    """
+
+    def __init__(
+        self, run: str | pathlib.Path, *, batch_size: int = 0, checkpoint: str = "last"
+    ) -> None:
+        """Opens a run; arguments as for ``load_encoder``."""
+        distributed.start()
+        if checkpoint not in ("last", "best"):
+            raise UserError(f"checkpoint {checkpoint!r} is unknown; use 'last' or 'best'")
+        self.run = existing_run(run)
+        with _quiet(), Checkpoints(self.run, read_only=True) as checkpoints:
+            meta = checkpoints.meta()
+            self.meta: dict[str, Any] = meta
+            self.config: Config = recipes.from_dict(meta["config"])
+            # A run from a larger machine opens on a smaller one.
+            devices = min(self.config.runtime.devices, jax.device_count()) * multihost.alone()
+            self.mesh = process.make_mesh(devices)
+            self.spec = InputSpec.from_dict(meta["input"])
+            self.data: dict[str, str] = meta["data"]
+            # BatchNorm groups matter to training only; one device divides every batch.
+            self.method = builders.make_method(self.config, spmd.make_mesh(jax.devices()[:1]))
+            step = checkpoints.best if checkpoint == "best" else checkpoints.latest
+            assert step is not None  # meta() has found one
+            self.step = step
+            self.model: Model = checkpoints.restore_model(self._shapes(), self.mesh, self.step)
+        self._rows = batch_size or self.config.evaluate.batch_size
+        self._embed = make_embed(
+            self.method.encoder,
+            self.mesh,
+            size=self.spec.size,
+            mean=self.spec.mean,
+            std=self.spec.std,
+            batch_size=self._rows,
+        )
+
+    @overload
+    def __call__(self, images: Any) -> np.ndarray: ...
+    @overload
+    def __call__(self, images: Any, layers: Sequence[int]) -> dict[str, np.ndarray]: ...
+    def __call__(
+        self, images: Any, layers: Sequence[int] | None = None
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """Images to features, and to the maps of the encoder's stages.
+
+        Args:
+            images: uint8 [N, H, W, C], any height and width.
+            layers: Stages from 1, such as (3, 4).
+
+        Returns:
+            Features float32 [N, D]. With layers, {"features": the same, "stage3": maps float32
+            [N, h, w, channels], ...}.
+
+        Raises:
+            UserError: The images or a stage are none that the encoder takes.
+        """
+        try:
+            images = np.asarray(images)
+        except ValueError as error:  # NumPy's answer to images of several sizes
+            raise UserError(
+                "the images have several sizes; give one array uint8 [N, H, W, C], each image by "
+                "itself as images[None], or a folder of them to .embed(path)"
+            ) from error
+        if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+            raise UserError(
+                f"images are {images.dtype} {images.shape}; give uint8 [N, H, W, C] in [0, 255]"
+            )
+        if images.shape[3] != self.spec.channels == images.shape[1]:
+            raise UserError(
+                f"images have shape {images.shape}, which is {images.shape[1]} channel(s) before "
+                "height and width; give numpy.transpose(images, (0, 2, 3, 1))"
+            )
+        source = ArraySource("the array", images)
+        features = self.embed(source)
+        if layers is None:
+            return features
+        return {"features": features, **self._maps(source, layers)}
+
+    def embed(self, source: Source | str | os.PathLike[str]) -> np.ndarray:
+        """Images to features float32 [N, D], in the order of the source.
+
+        Args:
+            source: A source, or what ``data.sources.open.load_source`` takes, such as the path of
+                a folder; its images are read as those of the run.
+
+        Raises:
+            UserError: It is no source, or its images are none that the encoder takes.
+        """
+        if isinstance(source, np.ndarray):
+            return self(source)
+        if isinstance(source, str | os.PathLike):
+            options = dataclasses.replace(self.config.data, labels="auto", in_memory=None)
+            source = load_source(source, options)
+        self.check_channels(source)
+        return self._embed(encoder_variables(self.model), source)
+
+    def check_channels(self, source: Source) -> None:
+        """Raises UserError where a source's images are none that the encoder takes."""
+        if source.channels != self.spec.channels:
+            raise UserError(
+                f"{source.name}: images have {source.channels} channels; this encoder takes "
+                f"{self.spec.channels}"
+            )
+
+    def untrained(self, images: Source) -> Model:
+        """The untrained model to compare with, see ``untrained.untrained_model``."""
+        return untrained_model(
+            images,
+            method=self.method,
+            spec=self.spec,
+            mesh=self.mesh,
+            seed=self.config.train.seed,
+            batch_size=self.config.evaluate.batch_size,
+        )
+
+    def _maps(self, source: ArraySource, layers: Sequence[int]) -> dict[str, np.ndarray]:
+        """{"stage3": float32 [N, h, w, channels], ...} of these stages; on one process."""
+        count = len(self.method.encoder.stage_sizes)
+        for layer in layers:
+            if layer not in range(1, count + 1):
+                raise UserError(f"layer {layer!r} is no stage; this encoder has 1 to {count}")
+        apply = jax.jit(stage_maps(self.method.encoder, self.spec, tuple(layers)))
+        variables = encoder_variables(self.model)
+        rows = min(self._rows, len(source))
+        found: list[list[np.ndarray]] = [[] for _ in layers]
+        for start in range(0, len(source), rows):
+            block = source.images[start : start + rows]
+            # Padded, so that the last block needs no program of its own.
+            padded = np.pad(block, [(0, rows - len(block)), (0, 0), (0, 0), (0, 0)])
+            for parts, maps in zip(found, apply(variables, padded), strict=True):
+                parts.append(np.asarray(maps, np.float32)[: len(block)])
+        return {f"stage{n}": np.concatenate(m) for n, m in zip(layers, found, strict=True)}
+
+    def _shapes(self) -> Model:
+        return builders.state_shapes(self.method, optax.identity(), self.spec).model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it, Orbax's warnings on how a checkpoint is read, no matter of the user, are mute."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def load_encoder(
+    run: str | pathlib.Path, *, batch_size: int = 0, checkpoint: str = "last"
+) -> Encoder:
+    """Opens a run's encoder: a callable from uint8 images to float32 features.
+
+    Args:
+        run: Folder of the run; it may still be training.
+        batch_size: Images embedded at once; 0 is the config's.
+        checkpoint: "last", or "best" by online kNN (without labels: by view retrieval)
+            on the half of the validation part that ranks checkpoints.
+
+    Raises:
+        UserError: The folder holds no run, or no checkpoint yet.
+    """
+    return Encoder(run, batch_size=batch_size, checkpoint=checkpoint)

@@ -1,0 +1,382 @@
+"""From a config to the parts of a run: data, modules, optimizer, first state."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from cssl_jax.config import Config
+from cssl_jax.data.input_spec import InputSpec, pixel_sides
+from cssl_jax.data.pipeline import base as pipelines
+from cssl_jax.data.pipeline.paired import PairPipeline, target_sampler
+from cssl_jax.data.sampler import Sampler
+from cssl_jax.data.sources import base as sources
+from cssl_jax.data.sources.base import Source
+from cssl_jax.data.sources.classes import names_of, number_alike
+from cssl_jax.data.sources.open import load_source
+from cssl_jax.errors import UserError
+from cssl_jax.losses import ntxent
+from cssl_jax.methods.adaptation import TARGET
+from cssl_jax.methods.base import Method
+from cssl_jax.methods.classifier import Classifier
+from cssl_jax.methods.coral import DeepCORAL
+from cssl_jax.methods.dann import DANN, DomainClassifier
+from cssl_jax.methods.simclr import SimCLR
+from cssl_jax.models.heads import ProjectionHead
+from cssl_jax.models.registry import build_encoder
+from cssl_jax.optim import optimizers
+from cssl_jax.runtime import process, spmd
+from cssl_jax.step.state import TrainState
+
+
+def load_data(config: Config) -> tuple[Source, Source]:
+    """(training part, validation part), by a source of its own or a keyed split.
+
+    Raises:
+        UserError: The data cannot be read, their parts do not fit each other, or a classifier's
+            images have no labels.
+    """
+    train, validation = _load_parts(config)
+    if config.method.supervised:
+        for name, part in (("training", train), ("validation", validation)):
+            if part.labels is None or part.labels.max() < 0:
+                raise UserError(f"the {name} images have no labels; a classifier needs them")
+            _check_labels(part, config.classifier.num_classes, name)
+        train = sources.labelled_share(
+            train, config.classifier.label_fraction, seed=config.train.seed
+        )
+    return train, validation
+
+
+def _check_labels(part: Source, num_classes: int, name: str) -> None:
+    """Raises UserError at a label that a classifier has no output for; 0 outputs: not known yet."""
+    largest = 0 if part.labels is None else int(part.labels.max())
+    if num_classes and largest >= num_classes:
+        raise UserError(
+            f"the {name} images have labels up to {largest} and classifier.num_classes is "
+            f"{num_classes}; number the classes from 0 to {num_classes - 1}, or give "
+            f"--classifier.num-classes {largest + 1}"
+        )
+
+
+def target_config(config: Config, classes: tuple[str, ...] = ()) -> Config:
+    """The config with the domain that is adapted to in place of the source.
+
+    Args:
+        config: Of the adaptation.
+        classes: Class names to number the target's labels by; () are the target's own.
+    """
+    data = dataclasses.replace(
+        config.data,
+        source=config.adapt.target,
+        validation_source=config.adapt.target_validation,
+        labels=config.adapt.target_labels,
+        classes=classes,
+    )
+    return dataclasses.replace(config, data=data)
+
+
+def load_target(config: Config) -> tuple[Source, Source]:
+    """(training part, validation part) of the domain that is adapted to, as of the source.
+
+    Labels are in the target's own numbering, which no training looks at; see ``Domains``.
+
+    Raises:
+        UserError: The data cannot be read, or their parts do not fit each other.
+    """
+    return _load_parts(target_config(config))
+
+
+def _load_parts(config: Config) -> tuple[Source, Source]:
+    source = load_source(config.data.source, config.data)
+    unknown = config.data.unknown_classes
+    if config.data.classes:
+        source = number_alike(
+            source,
+            config.data.classes,
+            option="data.source",
+            reference="data.classes",
+            unknown=unknown,
+        )
+    if config.data.validation_source:
+        validation = load_source(config.data.validation_source, config.data)
+        if (source.channels, pixel_sides(source)) != (validation.channels, pixel_sides(validation)):
+            raise UserError(
+                f"data.validation_source has {_shape(validation)} and data.source "
+                f"{_shape(source)}; give both the same height, width and channels"
+            )
+        if source.labels is not None and source.labels.max(initial=-1) >= 0:
+            validation = number_alike(
+                validation,
+                names_of(source),
+                option="data.validation_source",
+                reference="data.source",
+                unknown=unknown,
+            )
+        return source, validation
+    seed = config.train.seed if config.data.split_seed is None else config.data.split_seed
+    train, held_out = sources.split(len(source), config.data.validation_fraction, seed)
+    return source.take(train), source.take(held_out)
+
+
+def _shape(source: Source) -> str:
+    return f"images of {pixel_sides(source)} px for pixel features and {source.channels} channel(s)"
+
+
+def input_spec(config: Config, train: Source) -> InputSpec:
+    """Size and normalisation, from the config or computed on the training part.
+
+    Raises:
+        UserError: The statistics given are not one a channel, or pictures of many sizes have no
+            data.size.
+    """
+    size = config.data.size or _common_height(train)
+    if config.data.mean:
+        mean, std = config.data.mean, config.data.std
+        if not len(mean) == len(std) == train.channels:
+            raise UserError(
+                f"data.mean and data.std have {len(mean)} and {len(std)} values, the images "
+                f"{train.channels} channels; give one value a channel"
+            )
+    elif config.data.normalize == "dataset":
+        mean, std = train.statistics()
+    else:
+        mean, std = (0.0,) * train.channels, (1.0,) * train.channels
+    return InputSpec(size=size, channels=train.channels, mean=mean, std=std)
+
+
+def _common_height(source: Source) -> int:
+    heights = source.sizes[:, 0]
+    if heights.min() != heights.max():
+        raise UserError(
+            f"data.size is 0 and the pictures' heights go from {heights.min()} to {heights.max()} "
+            "px; give the side of a view, e.g. --data.size 128"
+        )
+    return int(heights[0])
+
+
+def make_method(config: Config, mesh: Mesh) -> SimCLR | Classifier:
+    """The method with its modules; ``mesh`` decides nothing but where BatchNorm groups lie.
+
+    Raises:
+        UserError: No encoder has that name, or the batch does not divide over devices and groups.
+    """
+    dtype = jnp.bfloat16 if config.model.dtype == "bfloat16" else None
+    shared: dict[str, Any] = {
+        "axis_name": spmd.AXIS,
+        "norm_groups": spmd.norm_groups(
+            config.train.batch_size, config.model.norm_group, mesh, config.train.micro_batch
+        ),
+        "dtype": dtype,
+    }
+    encoder = build_encoder(
+        config.model.encoder,
+        width=config.model.width,
+        stem=config.model.stem,
+        remat=config.model.remat,
+        **shared,
+    )
+    head = functools.partial(
+        ProjectionHead,
+        layers=config.model.projector_layers,
+        hidden=config.model.projector_hidden,
+        out=config.model.projector_dim,
+        norm=config.model.projector_norm,
+        **shared,
+    )
+    if config.method.name == "simclr":
+        options = config.method
+        return SimCLR(encoder, head(), options.temperature, options.tile_size)
+    kept, adapt = config.classifier, config.adapt
+    classifier: dict[str, Any] = {
+        "encoder": encoder,
+        "head": head(keep=kept.head_layers) if kept.head_layers else None,
+        "num_classes": kept.num_classes,
+        "stages": kept.stages,
+        "num_stages": len(encoder.stage_sizes),
+        "layer_decay": kept.layer_decay,
+        "dropout": kept.dropout,
+        "label_smoothing": kept.label_smoothing,
+    }
+    if config.method.name == "coral":
+        return DeepCORAL(**classifier, weight=adapt.coral_weight, layer=adapt.coral_layer)
+    if config.method.name == "dann":
+        domain = DomainClassifier(hidden=adapt.dann_hidden)
+        return DANN(**classifier, weight=adapt.dann_weight, domain=domain)
+    return Classifier(**classifier)
+
+
+def own_views(method: Method) -> dict[str, int]:
+    """The views that are made of data.source."""
+    return {group: count for group, count in method.views.items() if group != TARGET}
+
+
+def chance_level(config: Config) -> float:
+    """Loss of a model that knows nothing."""
+    if config.method.supervised:
+        return math.log(config.classifier.num_classes)
+    return ntxent.chance_level(config.train.batch_size)
+
+
+def make_pipeline(
+    config: Config,
+    sampler: Sampler,
+    spec: InputSpec,
+    train: Source,
+    *,
+    views: dict[str, int],
+    rows: np.ndarray,
+    memory: int | None,
+    devices: int,
+) -> tuple[pipelines.Pipeline, str]:
+    """(pipeline, its name and why it was chosen); arguments as ``Pipeline`` and ``choose`` say."""
+    name, reason = pipelines.choose(
+        train,
+        augment_on=config.data.augment_on,
+        resident=config.data.resident,
+        engine=config.data.engine,
+        memory=memory,
+        devices=devices,
+    )
+    pipeline = pipelines.PIPELINES[name](
+        source=train,
+        sampler=sampler,
+        policy=config.augment,
+        views=views,
+        size=spec.size,
+        mean=spec.mean,
+        std=spec.std,
+        rows=rows,
+    )
+    return pipeline, f"{name}: {reason}"
+
+
+def check_channels(target: Source, channels: int) -> None:
+    """Raises UserError where images of the target have other channels than the source's."""
+    if target.channels != channels:
+        raise UserError(
+            f"adapt.target has images of {target.channels} channel(s) and data.source of "
+            f"{channels}; give both the same, see data.channels"
+        )
+
+
+def with_target(
+    pipeline: pipelines.Pipeline, config: Config, target: Source, *, memory: int | None
+) -> tuple[pipelines.Pipeline, str]:
+    """A pipeline of pairs with the images of the domain that is adapted to; and where these lie.
+
+    Raises:
+        UserError: They have other channels, or are fewer than a batch.
+    """
+    channels = len(pipeline.mean)
+    check_channels(target, channels)
+    if len(target) < pipeline.sampler.batch_size:
+        raise UserError(
+            f"global batch {pipeline.sampler.batch_size} does not fit the {len(target)} target "
+            f"images; use a batch of at most {len(target)}"
+        )
+    size, mean, std = pipeline.size, pipeline.mean, pipeline.std
+    second, where = make_pipeline(
+        config,
+        target_sampler(len(target), pipeline.sampler),
+        InputSpec(size=size, channels=channels, mean=mean, std=std),
+        target,
+        views={TARGET: 1},
+        rows=pipeline.rows,
+        memory=memory,
+        devices=1,
+    )
+    return PairPipeline.of(pipeline, second), f"target images {where}"
+
+
+def pipeline_alone(config: Config, mesh: Mesh, rows: np.ndarray) -> tuple[pipelines.Pipeline, str]:
+    """``make_pipeline`` without the rest of a run, for these rows of the global batch."""
+    train, _ = load_data(config)
+    return make_pipeline(
+        config,
+        Sampler(len(train), config.train.batch_size, config.train.seed),
+        input_spec(config, train),
+        train,
+        views=own_views(make_method(config, mesh)),
+        rows=rows,
+        memory=process.device_memory(mesh.local_devices[0]),
+        devices=mesh.size,
+    )
+
+
+def make_optimizer(
+    config: Config, sampler: Sampler
+) -> tuple[optax.GradientTransformation, optax.Schedule, int]:
+    """(optimizer, schedule, total steps)."""
+    options = config.optimizer
+    total_steps = config.train.epochs * sampler.steps_per_epoch
+    schedule = optimizers.make_schedule(
+        options.schedule,
+        optimizers.scaled_learning_rate(
+            options.learning_rate, config.train.batch_size, options.scaling
+        ),
+        round(options.warmup_epochs * sampler.steps_per_epoch),
+        total_steps,
+    )
+    optimizer = optimizers.make_optimizer(
+        options.name,
+        schedule,
+        weight_decay=options.weight_decay,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        b1=options.b1,
+        b2=options.b2,
+        trust_coefficient=options.trust_coefficient,
+        trust_clip=options.trust_clip,
+        trust_eps=options.trust_eps,
+        clip_norm=options.clip_norm,
+        exclude_norm_and_bias=options.exclude_norm_and_bias,
+    )
+    return optimizer, schedule, total_steps
+
+
+def init_state(
+    method: Method, optimizer: optax.GradientTransformation, spec: InputSpec, seed: int
+) -> TrainState:
+    """The state before the first step; a function of the seed alone."""
+    draw = _compiled(method, spec, jax.default_backend())
+    params, model_state, method_state = draw(jax.random.key(seed))
+    opt_state = jax.jit(optimizer.init)(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, model_state, method_state, opt_state)
+
+
+def state_shapes(
+    method: Method, optimizer: optax.GradientTransformation, spec: InputSpec
+) -> TrainState:
+    """What ``init_state`` returns, as ``jax.ShapeDtypeStruct``; nothing is compiled."""
+    draw = _drawing(method, spec)
+    params, model_state, method_state = jax.eval_shape(draw, jax.random.key(0))
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    opt_state = jax.eval_shape(optimizer.init, params)
+    return TrainState(step, params, model_state, method_state, opt_state)
+
+
+# JAX knows a function that it has traced by its identity, and runs of one process, as in a sweep,
+# mostly have equal methods.
+@functools.lru_cache(maxsize=8)
+def _drawing(method: Method, spec: InputSpec) -> Callable[[jax.Array], Any]:
+    """A function from a key to (params, model_state, method_state)."""
+    views = {
+        group: np.zeros((2, count, spec.size, spec.size, spec.channels), np.float32)
+        for group, count in method.views.items()
+    }
+    return lambda key: method.init(key, {"views": views})
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(method: Method, spec: InputSpec, backend: str) -> Callable[[jax.Array], Any]:
+    # Random draws compile slowly on CPU (a minute for ResNet-50 under jax 0.12) and run once.
+    quick = {"xla_backend_optimization_level": 0} if backend == "cpu" else None
+    return jax.jit(_drawing(method, spec), compiler_options=quick)

@@ -1,0 +1,317 @@
+"""Optimizers, learning-rate schedules and the masks between them.
+
+Everything is a plain optax transformation. ``update`` must be given the parameters, which both
+weight decay and LARS read. One rule decides for every optimizer which parameters are decayed, and
+for LARS which are adapted: see ``is_norm_or_bias``.
+"""
+
+import collections
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cssl_jax.errors import UserError
+from cssl_jax.optim.norms import square_sum
+
+T = TypeVar("T")
+PyTree = Any
+
+
+def scaled_learning_rate(base: float, batch_size: int, rule: str) -> float:
+    """Return the peak learning rate for a global batch of ``batch_size`` examples.
+
+    Args:
+      base: what the recipe states. SimCLR: 0.3 with "linear", 0.075 with "sqrt"; both give 4.8 at
+        4096, and "sqrt" does better with small batches and few epochs (Appendix B.1).
+      batch_size: the global batch N, in examples (not views, not examples per device).
+      rule: "none" (base), "linear" (base N / 256; Goyal et al. 2017, section 2.1) or "sqrt"
+        (base sqrt(N)).
+
+    Raises:
+      UserError: the rule is not one of these.
+    """
+    rates = {"none": base, "linear": base * batch_size / 256, "sqrt": base * math.sqrt(batch_size)}
+    return _choose("learning-rate scaling rule", rates, rule)
+
+
+def warmup_cosine(
+    peak: float, warmup_steps: int, total_steps: int, end: float = 0.0
+) -> optax.Schedule:
+    """Rise linearly from 0 to ``peak``, fall along half a cosine to ``end``, then stay there.
+
+    Step 0 gives 0 unless there is no warm-up, step ``warmup_steps`` gives ``peak``, and
+    ``total_steps`` gives ``end``: SimCLR's schedule (section 2.3), with the corners of its
+    TensorFlow code. A warm-up as long as the run reaches ``end`` one step after ``peak``.
+
+    Returns:
+      step -> learning rate, a scalar of JAX's default float type (float64 under x64).
+
+    Raises:
+      UserError: the run has no steps, or the warm-up is negative or longer than the run.
+    """
+    unit = optax.cosine_decay_schedule(1.0, max(total_steps - warmup_steps, 1))
+    return _with_warmup(
+        peak, warmup_steps, total_steps, lambda step: end + (peak - end) * unit(step)
+    )
+
+
+def make_schedule(name: str, peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Return the schedule called ``name``: "cosine" or "constant", each after a linear warm-up.
+
+    Raises:
+      UserError: an unknown name, or steps that ``warmup_cosine`` refuses.
+    """
+    builders: dict[str, Callable[[], optax.Schedule]] = {
+        "cosine": lambda: warmup_cosine(peak, warmup_steps, total_steps),
+        "constant": lambda: _with_warmup(
+            peak, warmup_steps, total_steps, optax.constant_schedule(peak)
+        ),
+    }
+    return _choose("learning-rate schedule", builders, name)()
+
+
+def is_norm_or_bias(path: jax.tree_util.KeyPath, leaf: Any) -> bool:
+    """Tell whether a parameter is left out of weight decay and of LARS adaptation.
+
+    These are biases and the scales of normalisation layers, as in SimCLR's TensorFlow code: by the
+    last key of the path, "bias" or "scale", and anything of one axis or none.
+    """
+    return _leaf_name(path) in ("bias", "scale") or np.ndim(leaf) <= 1
+
+
+def decay_mask(params: PyTree) -> PyTree:
+    """Return ``params``' tree with True where a parameter is decayed and adapted."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: not is_norm_or_bias(path, leaf), params
+    )
+
+
+def describe_exclusions(
+    params: PyTree, exclude_norm_and_bias: bool = True, *, adapts: bool = True
+) -> str:
+    """Return a table of what weight decay and LARS adaptation reach and what they leave out.
+
+    Counts are of tensors and of single numbers; the excluded tensors are also counted by name.
+    ``params`` may be arrays or ``jax.ShapeDtypeStruct``. ``exclude_norm_and_bias`` is what
+    ``make_optimizer`` was given, and ``adapts`` whether that is LARS: else only decay is named.
+    """
+    tensors: collections.Counter[bool] = collections.Counter()
+    numbers: collections.Counter[bool] = collections.Counter()
+    names: collections.Counter[str] = collections.Counter()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        excluded = exclude_norm_and_bias and is_norm_or_bias(path, leaf)
+        tensors[excluded] += 1
+        numbers[excluded] += int(np.size(leaf))
+        if excluded:
+            names[_leaf_name(path)] += 1
+    kinds = ", ".join(f"{name} {count}" for name, count in sorted(names.items()))
+    title = "weight decay, LARS adaptation" if adapts else "weight decay"
+    rows = [f"{title:<30} {'tensors':>8} {'parameters':>13}"]
+    for label, excluded, note in (("applied", False, ""), ("excluded", True, kinds)):
+        row = f"{label:<30} {tensors[excluded]:>8,} {numbers[excluded]:>13,}"
+        rows.append(f"{row}  ({note})" if note else row)
+    return "\n".join(rows)
+
+
+def make_optimizer(
+    name: str,
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    trust_coefficient: float = 0.001,
+    trust_clip: bool = False,
+    trust_eps: float = 0.0,
+    clip_norm: float | None = None,
+    exclude_norm_and_bias: bool = True,
+) -> optax.GradientTransformation:
+    """Return the optimizer called ``name``.
+
+    With g the gradient, w the parameter, λ the weight decay (0 for what is excluded), lr the
+    learning rate and v the momentum buffer:
+
+    - "lars" (You et al. 2017, as in SimCLR's TensorFlow code): u = g + λw;
+      trust = ``trust_coefficient`` ‖w‖ / (‖u‖ + ``trust_eps``) per tensor, and 1 for what is
+      excluded or where a norm is 0; v = momentum v + lr trust u; w = w - v. The learning rate is
+      inside the buffer.
+    - "sgd" (as ``torch.optim.SGD``): v = momentum v + g + λw; w = w - lr v.
+    - "adam" (as ``torch.optim.Adam``): Adam on g + λw.
+    - "adamw" (Loshchilov & Hutter 2019, as ``torch.optim.AdamW``): w = w - lr (Adam(g) + λw).
+
+    Args:
+      name: one of the four.
+      schedule: update count -> learning rate, counted from 0.
+      weight_decay: λ. SimCLR's paper has 1e-6; the README of its code 1e-4.
+      momentum: of "lars" and "sgd".
+      nesterov: use Nesterov momentum in "lars" and "sgd".
+      b1: decay of the first moment in "adam" and "adamw".
+      b2: decay of the second moment in "adam" and "adamw".
+      eps: added to the root of the second moment in "adam" and "adamw".
+      trust_coefficient: η of "lars".
+      trust_clip: in "lars", min(trust / lr, 1) takes the place of trust, as ``clip_lr`` of
+        solo-learn's LARS (after LARC): no tensor moves faster than lr.
+      trust_eps: ε of "lars". The TensorFlow code has none, solo-learn 1e-8.
+      clip_norm: largest global norm of the raw gradient, before decay; None leaves it as it is.
+      exclude_norm_and_bias: leave out what ``is_norm_or_bias`` says, from decay in all four and
+        from adaptation in "lars". False decays and adapts every parameter.
+
+    Returns:
+      A transformation whose state and updates are in the parameters' type or float32, whichever is
+      wider. ``optax.apply_updates`` keeps the parameters' own type.
+
+    Raises:
+      UserError: an unknown name, a ``clip_norm`` not above 0, ``nesterov`` with an Adam, or
+        ``trust_clip`` without "lars".
+    """
+    mask = decay_mask if exclude_norm_and_bias else _everything
+    decay = optax.add_decayed_weights(weight_decay, mask)
+    adapt = adapted_by_trust_ratio(trust_coefficient, trust_eps)
+    if trust_clip:
+        adapt = clipped_trust_ratio(schedule, trust_coefficient, trust_eps)
+    learn = optax.scale_by_learning_rate(schedule)
+    trace = optax.trace(momentum, nesterov)
+    chains = {
+        "lars": (decay, optax.masked(adapt, mask), learn, trace),
+        "sgd": (decay, trace, learn),
+        "adam": (decay, optax.scale_by_adam(b1, b2, eps), learn),
+        "adamw": (optax.scale_by_adam(b1, b2, eps), decay, learn),
+    }
+    chain = _choose("optimizer", chains, name)
+    _refuse_options_without_meaning(name, nesterov, trust_clip, clip_norm)
+    if clip_norm is not None:
+        chain = (optax.clip_by_global_norm(clip_norm), *chain)
+    return _in_float32_or_wider(optax.chain(*chain))
+
+
+def _refuse_options_without_meaning(
+    name: str, nesterov: bool, trust_clip: bool, clip_norm: float | None
+) -> None:
+    if nesterov and name in ("adam", "adamw"):
+        raise UserError(f'nesterov=True has no meaning for "{name}"; use "sgd" or "lars", or False')
+    if trust_clip and name != "lars":
+        raise UserError(f'trust_clip=True has no meaning for "{name}"; use "lars", or False')
+    if clip_norm is not None and clip_norm <= 0:
+        raise UserError(f"clip_norm {clip_norm} would stop training; use None for no clipping")
+
+
+def trust_ratio(
+    w: jax.Array, u: jax.Array, trust_coefficient: float, eps: float = 0.0
+) -> jax.Array:
+    """LARS' η ‖w‖ / (‖u‖ + ε) of a parameter w and its update u; 1 where a norm is 0."""
+    weight, length = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
+    adapted = (weight > 0) & (length > 0)
+    return jnp.where(adapted, trust_coefficient * weight / (length + eps), 1)
+
+
+def adapted_by_trust_ratio(
+    trust_coefficient: float, eps: float = 0.0
+) -> optax.GradientTransformation:
+    """Scale every tensor's update by its ``trust_ratio``."""
+
+    def init(params: PyTree) -> optax.EmptyState:
+        return optax.EmptyState()
+
+    def update(
+        updates: PyTree, state: optax.EmptyState, params: PyTree = None
+    ) -> tuple[PyTree, optax.EmptyState]:
+        scaled = jax.tree.map(
+            lambda u, w: u * trust_ratio(w, u, trust_coefficient, eps), updates, params
+        )
+        return scaled, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def clipped_trust_ratio(
+    schedule: optax.Schedule, trust_coefficient: float, eps: float = 0.0
+) -> optax.GradientTransformation:
+    """Scale every tensor's update u by min(η ‖w‖ / ((‖u‖ + ε) lr), 1).
+
+    The scale is 1 where a norm or lr is 0. This is ``clip_lars_lr`` of solo-learn's LARS (in its
+    configs ``clip_lr``): after the learning rate, a tensor moves at min(η ‖w‖ / (‖u‖ + ε), lr).
+    """
+
+    def init(params: PyTree) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: PyTree, state: optax.ScaleByScheduleState, params: PyTree = None
+    ) -> tuple[PyTree, optax.ScaleByScheduleState]:
+        rate = schedule(state.count)
+
+        def scale(u: jax.Array, w: jax.Array) -> jax.Array:
+            weight, length = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
+            adapted = (weight > 0) & (length > 0) & (rate > 0)
+            ratio = trust_coefficient * weight / jnp.where(adapted, (length + eps) * rate, 1)
+            return u * jnp.where(adapted, jnp.minimum(ratio, 1), 1)
+
+        count = optax.safe_increment(state.count)
+        return jax.tree.map(scale, updates, params), optax.ScaleByScheduleState(count)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _choose(kind: str, table: Mapping[str, T], name: str) -> T:
+    if name not in table:
+        raise UserError(f"unknown {kind} {name!r}; choose one of: {', '.join(sorted(table))}")
+    return table[name]
+
+
+def _leaf_name(path: jax.tree_util.KeyPath) -> str:
+    return jax.tree_util.keystr(path[-1:], simple=True)
+
+
+def _everything(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda _: True, params)
+
+
+def _with_warmup(
+    peak: float, warmup_steps: int, total_steps: int, after: optax.Schedule
+) -> optax.Schedule:
+    """Rise linearly from 0 to ``peak`` over ``warmup_steps``, then follow ``after`` from its 0."""
+    if total_steps < 1:
+        raise UserError(f"a run of {total_steps} steps has no schedule; train at least one step")
+    if warmup_steps < 0:
+        raise UserError(f"a warm-up of {warmup_steps} steps; use 0 for no warm-up")
+    if warmup_steps > total_steps:
+        raise UserError(
+            f"the warm-up of {warmup_steps} steps is longer than the run of {total_steps}; "
+            "use fewer warm-up epochs or train for more"
+        )
+    schedule = after
+    if warmup_steps:
+        rise = optax.linear_schedule(0.0, peak, warmup_steps)
+        schedule = optax.join_schedules([rise, after], [warmup_steps])
+
+    def rate(step: jax.typing.ArrayLike) -> jax.Array:
+        # An int32 count would make the rate float32 even under x64.
+        dtype = jnp.result_type(float)
+        return jnp.asarray(schedule(jnp.asarray(step, dtype)), dtype)
+
+    return rate
+
+
+def _in_float32_or_wider(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Run ``inner`` on parameters and gradients promoted to at least float32."""
+
+    def promote(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+    def init(params: PyTree) -> optax.OptState:
+        return inner.init(promote(params))
+
+    def update(
+        grads: PyTree, state: optax.OptState, params: PyTree = None
+    ) -> tuple[PyTree, optax.OptState]:
+        return inner.update(promote(grads), state, promote(params))
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,5 @@
+"""Report of a run as HTML, Markdown, plots and terminal tables."""
+
+from cssl_jax.lazy import submodules
+
+__getattr__ = submodules(__name__)

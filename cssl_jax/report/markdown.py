@@ -1,0 +1,87 @@
+"""A report as Markdown: what a terminal, a pull request or a language model reads."""
+
+import datetime
+from collections.abc import Sequence
+
+from cssl_jax.report import tables as report_tables
+from cssl_jax.report.curves import charts
+from cssl_jax.report.gallery import printable
+from cssl_jax.report.run_reader import RunFolder
+from cssl_jax.report.svg import described
+from cssl_jax.report.tables import Table
+
+
+def markdown(
+    runs: Sequence[RunFolder],
+    *,
+    notes: Sequence[Sequence[str]],
+    environments: Sequence[dict[str, str]],
+    figures: dict[str, str],
+) -> str:
+    """The report of runs.
+
+    Args:
+        runs: At least one.
+        notes: Of each run, why something is not there.
+        environments: Of each run; empty where it has no checkpoint.
+        figures: Title to path, relative to the file, of every picture.
+    """
+    lines = [f"# {', '.join(plain(run.name) for run in runs)}", "", date(), ""]
+    for run, missing in zip(runs, notes, strict=True):
+        lines += [
+            f"## {plain(run.name)}",
+            "",
+            f"{run.state}. {report_tables.speed(run)}".strip(),
+            "",
+        ]
+        lines += [f"- **{verdict.grade}** {plain(str(verdict))}" for verdict in run.verdicts]
+        lines += [f"- not shown: {plain(note)}" for note in missing]
+        lines += ["", "Repeat it:", "", f"    {one_line(report_tables.repeat_command(run))}", ""]
+    sections = {
+        "Results": report_tables.results_table(runs),
+        "Diagnostics": report_tables.diagnostics_table(runs),
+        "Config": report_tables.config_table(runs),
+        "Environment": report_tables.environment_table(runs, environments),
+    }
+    for title, table in sections.items():
+        if table is not None and table.rows:
+            lines += [f"## {title}", "", *table_lines(table), ""]
+    lines += ["## Curves", ""]
+    lines += [f"- {chart.title}: {plain(described(chart))}" for chart in charts(runs)]
+    lines += [""]
+    for title, path in figures.items():
+        lines += [f"## {plain(title)}", "", f"![{plain(title)}]({link(path)})", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def table_lines(table: Table) -> list[str]:
+    """A table as lines of Markdown."""
+
+    def row(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(map(plain, cells)) + " |"
+
+    ruler = "|" + "|".join([" --- ", *[" ---: "] * (len(table.head) - 1)]) + "|"
+    return [row(table.head), ruler, *map(row, table.rows)]
+
+
+def plain(text: str) -> str:
+    """Text whose signs mean nothing to Markdown or HTML."""
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
+    for sign in "\\`*_[]|":
+        text = text.replace(sign, "\\" + sign)
+    return text
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks."""
+    return " ".join(printable(text).split())
+
+
+def link(path: str) -> str:
+    """A relative path as the target of a link."""
+    return "<" + printable(path).replace("<", "%3C").replace(">", "%3E") + ">"
+
+
+def date() -> str:
+    """When this is written, in words."""
+    return datetime.datetime.now().astimezone().strftime("Made on %Y-%m-%d at %H:%M %Z.")

@@ -1,0 +1,260 @@
+"""Figures of a run as pictures: by matplotlib (the ``report`` extra), sheets by Pillow alone."""
+
+import importlib.util
+import io
+import math
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from cssl_jax.data.sources import decode
+from cssl_jax.errors import UserError
+from cssl_jax.report import gallery as galleries
+from cssl_jax.report import projections
+from cssl_jax.report.curves import Chart, charts
+from cssl_jax.report.gallery import Confusion, Gallery
+from cssl_jax.report.html_data import Shown
+from cssl_jax.report.run_reader import RunFolder, open_run
+
+KINDS = ("curves", *projections.KINDS, "confusion", "neighbours", "views")
+NAMED_CLASSES = 24  # in a map's legend, and on the axes of a confusion matrix
+# Colour-blind-safe (after Okabe and Ito, 2008); the page's light palette.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#b84d8f", "#b07d00", "#3f9fd8", "#6a51a3", "#7a5230")
+MARKERS = ("o", "^", "s", "D", "P")
+INK, PALE = (28, 30, 33), (89, 97, 107)
+Image = PIL.Image.Image
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw(run: str | pathlib.Path, kind: str, *, images: int = galleries.IMAGES) -> Image:
+    """One figure of a run.
+
+    Args:
+        run: Run folder.
+        kind: Of ``KINDS``.
+        images: Validation pictures that are embedded at most.
+
+    Raises:
+        UserError: An unknown kind, or something that it needs is missing: a checkpoint, the data,
+            labels, or a package.
+    """
+    if kind not in KINDS:
+        raise UserError(f"kind {kind!r} is unknown; use {', '.join(KINDS)}")
+    if not 1 <= images <= galleries.MOST_IMAGES:
+        raise UserError(f"{images} images; give 1 to {galleries.MOST_IMAGES:,}")
+    opened = open_run(run)
+    if kind not in ("views", "neighbours"):
+        _require_matplotlib()
+    if kind in projections.KINDS:
+        projections.check_available(kind)  # before anything is embedded
+    if kind == "curves":
+        if not opened.steps:
+            raise UserError(f"{run} has logged no step yet")
+        return curves([opened])
+    if kind == "views":
+        return galleries.view_sheet(opened)
+    gallery, encoder = galleries.open_gallery(opened, images=images)
+    if kind == "neighbours":
+        return neighbour_sheet(gallery, gallery.neighbours())
+    if kind == "confusion":
+        found = galleries.confusion(opened, gallery, encoder, images)
+        return confusion_figure(found, gallery.classes, opened.name)
+    return map_figure(gallery, kind, gallery.map(kind), opened.name)
+
+
+def of_run(one: Shown) -> Iterator[tuple[str, str, Image]]:
+    """(title, kind, picture) of all that a report has of a run, but curves."""
+    for kind, places in one.places.items():
+        assert one.gallery is not None
+        yield projections.TITLES[kind], kind, map_figure(one.gallery, kind, places, one.run.name)
+    if one.gallery is not None and one.neighbours is not None:
+        yield "Nearest neighbours", "neighbours", neighbour_sheet(one.gallery, one.neighbours)
+    if one.gallery is not None and one.confusion is not None:
+        picture = confusion_figure(one.confusion, one.gallery.classes, one.run.name)
+        yield "Confusion matrix", "confusion", picture
+    if one.views is not None:
+        yield "Views", "views", one.views
+
+
+def curves(runs: Sequence[RunFolder]) -> Image:
+    """All charts of runs, each run in a colour of its own."""
+    return chart_figure(charts(runs))
+
+
+def chart_figure(drawn: Sequence[Chart]) -> Image:
+    """Charts in rows of three."""
+    columns = min(3, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
+    figure = new_figure(4.6 * columns, 3.1 * rows)
+    styles = {"series upper": "--", "series lower": ":", "floor": "--", "floor dots": (0, (1, 2))}
+    for i, chart in enumerate(drawn):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        for one in chart.series:
+            marker = "o" if len(one.x) <= 12 and not one.floor else None
+            axes.plot(
+                one.x,
+                one.y,
+                linestyle=styles.get(one.look, "-"),
+                color=COLORS[one.run % len(COLORS)],
+                linewidth=1.2 if one.floor else 1.8,
+                alpha=0.75 if one.floor else 1.0,
+                marker=marker,
+                markersize=4,
+                label=plain(one.label),
+            )
+        axes.set(title=chart.title, xlabel="epoch", ylabel=chart.unit)
+        if chart.logarithmic:
+            axes.set_yscale("log")
+        if chart.from_zero:
+            axes.update_datalim([(0, 0)])
+            axes.autoscale_view()
+        tidy(axes)
+        if len(chart.series) > 1:
+            axes.legend(fontsize=7, frameon=False)
+    return as_picture(figure)
+
+
+def map_figure(gallery: Gallery, kind: str, places: np.ndarray, name: str) -> Image:
+    """Places of pictures, coloured and shaped by class."""
+    figure = new_figure(7.6, 6.4)
+    axes = figure.add_subplot()
+    size = 60 / math.sqrt(max(1, len(places) / 100))
+    labels = gallery.labels
+    groups = np.zeros(len(places), int) if labels is None else labels
+    for label in np.unique(groups):
+        own = groups == label
+        title = None if labels is None else gallery.classes[label] if label >= 0 else "no label"
+        axes.scatter(
+            *places[own].T,
+            s=size,
+            color=COLORS[label % len(COLORS)] if label >= 0 else "#c9ced5",
+            marker=MARKERS[label // len(COLORS) % len(MARKERS)] if label >= 0 else "o",
+            alpha=0.8,
+            linewidths=0,
+            label=None if title is None else plain(title),
+        )
+    title = projections.TITLES[kind]
+    unit = "" if kind == "pca" else " (no unit)"
+    axes.set(
+        title=plain(f"{name}, step {gallery.step}: {title} of {len(gallery):,} pictures"),
+        xlabel=f"{title} 1{unit}",
+        ylabel=f"{title} 2{unit}",
+        aspect="equal",
+        adjustable="datalim",
+    )
+    tidy(axes)
+    if labels is not None and len(np.unique(groups)) <= NAMED_CLASSES:
+        axes.legend(
+            bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=8, frameon=False, markerscale=1.5
+        )
+    return as_picture(figure)
+
+
+def confusion_figure(found: Confusion, classes: Sequence[str], name: str) -> Image:
+    """Counts by true and predicted class; ink is the share of the row."""
+    counts = found.counts
+    few = len(counts) <= NAMED_CLASSES
+    side = 2.4 + 0.36 * len(counts) if few else 8.0
+    figure = new_figure(side + 0.6, side)
+    axes = figure.add_subplot()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    hits = np.trace(counts) / max(counts.sum(), 1)
+    axes.set(
+        title=plain(f"{name}: {hits:.1%} on the diagonal"),
+        xlabel="predicted class",
+        ylabel="true class",
+    )
+    if few:
+        names = [*classes, *map(str, range(len(classes), len(counts)))]
+        names = [plain(n if len(n) <= 16 else n[:15] + "…") for n in names]
+        axes.set_xticks(range(len(counts)), names, rotation=45, ha="right", fontsize=8)
+        axes.set_yticks(range(len(counts)), names, fontsize=8)
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            ink = "white" if shares[row, column] > 0.55 else "black"
+            text = str(counts[row, column])
+            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
+    return as_picture(figure)
+
+
+def neighbour_sheet(gallery: Gallery, neighbours: np.ndarray) -> Image:
+    """A picture a row and its nearest; a frame in blue is the same class, in orange another."""
+    queries = gallery.queries()
+    # Only what is drawn is read again.
+    wanted = np.unique(np.concatenate([queries, neighbours[queries].ravel()]))
+    sprite = galleries.make_sprite(gallery.source.take(wanted))
+    at = {int(row): i for i, row in enumerate(wanted)}
+    side, gap, margin, line = 84, 14, 24, 18
+    columns = 1 + neighbours.shape[1]
+    width = 2 * margin + columns * (side + gap) + gap
+    page = PIL.Image.new("RGB", (width, 2 * margin + len(queries) * (side + line + gap)), "white")
+    pen, font = PIL.ImageDraw.Draw(page), PIL.ImageFont.load_default(12)
+    labels = gallery.labels
+    exact = PIL.Image.Resampling.NEAREST
+    kernel = exact if sprite.side <= 32 else PIL.Image.Resampling.BICUBIC
+    for row, query in enumerate(queries):
+        top = margin + row * (side + line + gap)
+        for column, i in enumerate([query, *neighbours[query]]):
+            left = margin + column * (side + gap) + (gap if column else 0)
+            if column and labels is not None and min(labels[i], labels[query]) >= 0:
+                color = COLORS[0] if labels[i] == labels[query] else COLORS[1]
+                corner = (left + side + 2, top + side + 2)
+                pen.rectangle([(left - 3, top - 3), corner], fill=color)
+            page.paste(sprite.tile(at[int(i)]).resize((side, side), kernel), (left, top))
+            known = labels is not None and labels[i] >= 0
+            name = gallery.classes[labels[i]] if known else gallery.names[i]  # type: ignore[index]
+            text = _fitting(name, side + gap - 4, font)
+            pen.text((left, top + side + 4), text, INK if column == 0 else PALE, font)
+    return page
+
+
+def _fitting(text: str, width: int, font: Any) -> str:
+    """As much of a text as there is room for, in the letters of Pillow's own font."""
+    text = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in text)
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text
+
+
+def _require_matplotlib() -> None:
+    if not available():
+        raise UserError(f"figures need matplotlib, which is not installed: {projections.INSTALL}")
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure; sides in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def as_picture(figure: Any) -> Image:
+    """A matplotlib figure as RGB pixels."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return PIL.Image.fromarray(decode.decode(buffer.getvalue(), 3))
+
+
+def tidy(axes: Any) -> None:
+    """The looks that all plots share."""
+    axes.grid(True, color="#d9dde3", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.title.set_fontsize(10)
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib takes as it is: no mathematics between dollar signs."""
+    return galleries.printable(text).replace("$", r"\$")

@@ -1,0 +1,5 @@
+"""Processes, devices and the mesh: everything that depends on the machine."""
+
+from cssl_jax.lazy import submodules
+
+__getattr__ = submodules(__name__)

@@ -1,0 +1,210 @@
+"""A run's folder: whose it is, who writes to it, and what to say when it cannot be written."""
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Iterator
+from typing import IO
+
+from cssl_jax.checkpoint.checkpoints import FOLDER
+from cssl_jax.config import Config, recipes
+from cssl_jax.errors import RunError, UserError
+from cssl_jax.files import is_unfinished, remove_unfinished, write_text
+from cssl_jax.runtime import multihost
+
+LOCK = ".lock"
+_APPEARS = 10.0  # seconds in which a network file system shows to all what one host wrote
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of the file system
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+def check(run: pathlib.Path, config: Config) -> None:
+    """Makes sure that the folder is new, empty, this config's run, or a run that saved nothing.
+
+    Raises:
+        UserError: It is something else, or ``train.init`` is no run.
+    """
+    path = run / "config.json"
+    begun = has_checkpoint(run)
+    if config.train.init and not begun and not has_checkpoint(pathlib.Path(config.train.init)):
+        raise UserError(
+            f"train.init {config.train.init} holds no checkpoint; give the folder of a run, or "
+            "leave it out to start from random weights"
+        )
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run} is a file; give --workdir a folder")
+    if path.is_file():
+        known = recipes.read_json(path)
+        changed = recipes.resume_differences(known, config)
+        if changed and begun:
+            raise UserError(
+                f"{run} holds a run with another config; use another --workdir, or undo:\n  "
+                + "\n  ".join(changed)
+                + (_how_to_train_on(run) if config.train.epochs > known.train.epochs else "")
+            )
+    elif run.is_dir() and not all(e.name == LOCK or is_unfinished(e) for e in run.iterdir()):
+        raise UserError(f"{run} is not empty and holds no run; use another --workdir")
+
+
+def _how_to_train_on(run: pathlib.Path) -> str:
+    return (
+        "\nA run's epochs decide its learning rate at every step, so that they stay; to train "
+        f"further from its weights, use another --workdir and --init {run}"
+    )
+
+
+def has_checkpoint(run: pathlib.Path) -> bool:
+    """Whether something was saved, whole or not; what a kill left unfinished does not count."""
+    return any(path.name.isdigit() for path in (run / FOLDER).glob("[0-9]*"))
+
+
+class Claim:
+    """One writer to a run's folder, by a lock that ends with its process, however that ends.
+
+    Of several processes of one run the first takes it for all.
+
+    ``flock`` on RUN/.lock: the kernel lets go of it when the process is gone, also by kill -9, so
+    that no lock is ever stale and the file may stay. Over NFS it holds between hosts (as a byte-
+    range lock) where the server has its lock service; a FUSE bucket or some cluster file systems
+    lock within one host only, or not at all: there, starting one run once is the user's part.
+    """
+
+    def __init__(self, run: pathlib.Path) -> None:
+        self._path = run / LOCK
+        self._file: IO[str] | None = None
+
+    def take(self) -> None:
+        """Locks the folder, which must exist, unless this claim has it already.
+
+        Raises:
+            UserError: Another run has it.
+        """
+        if self._file is not None:
+            return
+        file = self._path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                owner = file.read().strip() or "by an unknown process"
+            raise UserError(
+                f"{self._path.parent} is being written by another run ({owner}); wait for it, end "
+                "it, or use another --workdir"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                file.close()
+                raise
+        file.truncate(0)
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Lets others in."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> "Claim":
+        def take_if_there() -> None:  # to refuse before the data are read
+            if self._path.parent.is_dir():
+                with writable(self._path.parent):
+                    self.take()
+
+        multihost.by_first(take_if_there)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def begin(run: pathlib.Path, config: Config, claim: Claim) -> None:
+    """Makes the folder this run's, once all parts stand: a config that is refused leaves no folder.
+
+    A run that is resumed keeps its config.json until ``confirm``.
+
+    Raises:
+        UserError: It cannot be written, another run has it, or a process does not see it.
+    """
+    path = run / "config.json"
+
+    def make() -> str:
+        with writable(run):
+            run.mkdir(parents=True, exist_ok=True)
+            claim.take()
+            remove_unfinished(run)
+            if not (has_checkpoint(run) and path.is_file()):
+                write_text(path, recipes.to_json(config))
+            return path.read_text()
+
+    content = multihost.from_first(make)
+    multihost.together(lambda: _require_sight(path, content))
+
+
+def confirm(run: pathlib.Path, config: Config) -> None:
+    """Records the config of a run that is resumed, once its data are known to be the same."""
+
+    def write() -> None:
+        if recipes.read_json(run / "config.json") != config:
+            write_text(run / "config.json", recipes.to_json(config))
+
+    multihost.by_first(write)
+
+
+def _require_sight(path: pathlib.Path, content: str) -> None:
+    """Raises UserError where this process does not see a file as the first process wrote it."""
+    if multihost.first():
+        return
+    end = time.monotonic() + _APPEARS
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            if path.read_text() == content:
+                return
+        time.sleep(0.1)
+    raise UserError(
+        f"{path}, which process 0 wrote, is not here: --workdir must lie on a file system that all "
+        "hosts of a run share, such as NFS or a mounted bucket"
+    )
+
+
+@contextlib.contextmanager
+def writable(run: pathlib.Path) -> Iterator[None]:
+    """Within it, an OSError means that ``run`` is no place to write to."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {run}: {error.strerror}; use another --workdir, or get write access "
+            "or room there"
+        ) from error
+
+
+@contextlib.contextmanager
+def while_running(run: pathlib.Path) -> Iterator[None]:
+    """Within it, a disk that can no longer be written is a failure of the run.
+
+    Raises:
+        RunError: A full or read-only disk, or a quota or file size that was exceeded.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise RunError(unwritten(run, error.strerror or str(error))) from error
+
+
+def unwritten(what: pathlib.Path, reason: str) -> str:
+    """Words for a file or folder that could not be written."""
+    return (
+        f"cannot write to {what}: {reason}; checkpoints saved before stand. Make room or get write "
+        "access, then run the same command to go on"
+    )

@@ -1,0 +1,5 @@
+"""Uses of a trained encoder that train again: fine-tuning and domain adaptation."""
+
+from cssl_jax.lazy import submodules
+
+__getattr__ = submodules(__name__)

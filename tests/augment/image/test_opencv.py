@@ -1,0 +1,95 @@
+"""The policy by OpenCV: the device's views to the rounding, whatever the operation."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from cssl_jax.augment.image import batched, opencv
+from cssl_jax.augment.image.policy import sample_views
+from cssl_jax.data.pipeline import host_draws, painter
+from cssl_jax.data.pipeline.host_draws import Work
+from cssl_jax.data.pipeline.render import parameters_of, vectors
+from cssl_jax.data.sampler import Sampler
+from cssl_jax.data.sources.base import ArraySource
+from helpers.augment_oracles import POLICIES, noise, view
+
+SIZE, COUNT = 16, 24
+CASES = {**POLICIES, "tf": dataclasses.replace(POLICIES["everything"], color_mode="tf")}
+
+
+def made(policy, channels, shape=(20, 14), size=SIZE):
+    """(views by OpenCV uint8, pictures in their order, keys, drawn vectors)."""
+    images = noise(COUNT, *shape, channels)
+    work = Work(
+        source=ArraySource("noise", images),
+        sampler=Sampler(COUNT, COUNT, seed=5),
+        policy=policy,
+        views=2,
+        size=size,
+        rows=np.arange(COUNT),
+        kernels="opencv",
+    )
+    index, keys = work.sampler.draw(0, work.rows)
+    drawn = host_draws.draws(work, vectors(policy))(index, keys)
+    inputs = index, drawn["halvings"], drawn["box"], drawn["vector"]
+    views = np.empty((COUNT, 2, size, size, channels), np.uint8)
+    painter.painter(work)(*inputs, views)
+    return views, images[index], keys, drawn["vector"]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [*((name, 3) for name in CASES), ("everything", 1), ("everything", 4), ("tf", 1)],
+)
+def test_views_are_the_devices_to_the_rounding(name, channels):
+    policy = CASES[name]
+    views, images, keys, _ = made(policy, channels)
+    apply_views = jax.jit(batched.apply_views, static_argnames=("policy", "size"))
+    on_device = apply_views(images, sample_views(keys, policy, 2), policy=policy, size=SIZE)
+    # Rounding to uint8 is half a grey level; float32 sums in another order are the rest.
+    assert np.abs(views - 255 * np.asarray(on_device)).max() < 0.51
+
+
+@pytest.mark.parametrize("name", ["crop bicubic", "crop bilinear, plain", "hue", "blur"])
+def test_views_are_the_oracles(name):
+    policy = CASES[name]
+    views, images, keys, _ = made(policy, 3)
+    drawn = jax.tree.map(np.asarray, sample_views(keys, policy, 2))
+    for number, picture in enumerate(images):
+        one = {name: value[number, 0] for name, value in drawn.items()}
+        expected = 255 * view(picture, one, policy, SIZE)
+        assert np.abs(views[number, 0] - expected).max() < 1
+
+
+@pytest.mark.parametrize("shape", [(7, 10), (45, 31), (16, 40)])
+@pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("antialias", [True, False])
+def test_pictures_smaller_and_larger_than_a_view(shape, kernel, antialias):
+    policy = dataclasses.replace(
+        CASES["crop bicubic"], interpolation=kernel, antialias=antialias, crop_area=(0.3, 1.0)
+    )
+    views, images, keys, _ = made(policy, 3, shape)
+    drawn = sample_views(keys, policy, 2)
+    on_device = batched.apply_views(images, drawn, policy=policy, size=SIZE)
+    assert np.abs(views - 255 * np.asarray(on_device)).max() < 0.51
+
+
+def test_parameters_come_back_from_their_vector():
+    policy = CASES["everything"]
+    _, _, keys, found = made(policy, 3)
+    drawn = jax.tree.map(np.asarray, sample_views(keys, policy, 2))
+    back = parameters_of(policy)(found[3, 1])
+    assert back.keys() == drawn.keys()
+    for name, value in back.items():
+        np.testing.assert_array_equal(value, drawn[name][3, 1].astype(np.float32))
+
+
+def test_what_opencv_cannot_do_exactly_is_left_to_jax(monkeypatch):
+    affine = CASES["affine"]
+    assert painter.kernels(affine, 3, whole=True) == "opencv"
+    assert painter.kernels(affine, 5, whole=True) == "jax"
+    monkeypatch.setattr(opencv, "EXACT_AFFINE", False)
+    assert painter.kernels(affine, 3, whole=True) == "jax"
+    assert painter.kernels(affine, 3, whole=False) == "opencv"

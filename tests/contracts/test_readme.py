@@ -1,0 +1,89 @@
+"""The README's commands, run as they are written."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import PIL.Image
+import pytest
+
+from cssl_jax.cli import main as cli
+from cssl_jax.config import Config
+from cssl_jax.config.recipes import to_dict
+from cssl_jax.data.sources.open import load_source
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+WRITTEN = [
+    *(ROOT / "README.md", ROOT / "CHANGELOG.md"),
+    *(path for path in sorted((ROOT / "docs").iterdir()) if path.suffix in (".md", ".ipynb")),
+    *sorted(path for path in (ROOT / "launch").iterdir() if path.is_file()),
+    *sorted((ROOT / "configs").glob("*.py")),
+]
+
+
+# What makes the README's own-pictures block quick: tiny pictures and a tiny encoder.
+SMALL = (
+    "--data.size 16 --model.encoder resnet14 --model.width 0.25 --model.stem cifar "
+    "--train.epochs 2 --train.batch-size 64 --optimizer.warmup-epochs 1"
+)
+
+
+def make_pictures(folder):
+    digits = load_source("digits")
+    for number in range(400):
+        place = folder / str(digits.labels[number])
+        place.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(digits.image(number)[..., 0]).save(place / f"{number}.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["bash", "python"])
+def test_every_block_runs(language, tmp_path):
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    make_pictures(tmp_path / "pictures")
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+    for block in blocks:
+        done = subprocess.run(
+            [*command[language], block],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PATH": path,
+                "XLA_FLAGS": "",
+                "SMALL": SMALL,
+            },
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+        assert done.returncode == 0, done.stderr
+    if language == "bash":
+        assert (tmp_path / "features.npz").is_file()
+        assert (tmp_path / "runs" / "mine" / "results.json").is_file()
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
+def test_every_option_and_command_that_is_written_exists(path):
+    text = path.read_text()
+    known = to_dict(Config())
+    for section, field in re.findall(r"--(?!section\.)([a-z]+)\.([a-z0-9-]*[a-z0-9])", text):
+        name = field.replace("-", "_")
+        assert section in known, f"--{section}.{field}"
+        if name not in known[section]:
+            assert isinstance(known[section].get(name.removeprefix("no_")), bool), f"--{field}"
+    for first, second in re.findall(
+        r"\bcssl-jax (?!commands?\b|help\b)([a-z][a-z-]*)(?: ([a-z]+))?", text
+    ):
+        whole = f"{first} {second}".strip()
+        assert first in cli.COMMANDS or any(
+            f"{name} ".startswith(f"{whole} ") for name in cli.COMMANDS
+        )
+
+
+def test_no_placeholder_is_left():
+    assert not re.findall(r"@[A-Z]+@|TODO|_RESULT", README)

@@ -1,0 +1,466 @@
+"""Optimizers, schedules, scaling rules and masks, against formulas written out in NumPy."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cssl_jax.errors import UserError
+from cssl_jax.optim import optimizers
+
+# NumPy and XLA run the same float64 formula and differ in the order of sums only.
+EXACT = {"rtol": 1e-12, "atol": 1e-15}
+SHAPES = {
+    "encoder/conv_init/kernel": (3, 3, 3, 4),
+    "encoder/bn_init/scale": (4,),
+    "encoder/bn_init/bias": (4,),
+    "encoder/block0/conv/kernel": (1, 1, 4, 4),
+    "encoder/block0/norm/scale": (4,),
+    "encoder/block0/norm/bias": (4,),
+    "projector/dense/kernel": (4, 3),
+    "projector/dense/bias": (3,),
+}
+KERNELS = {name for name in SHAPES if name.endswith("/kernel")}
+PEAK, WARMUP, TOTAL = 0.5, 2, 6
+RATES = [0.0, 0.25] + [0.25 * (1 + math.cos(math.pi * k / 4)) for k in range(4)]
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def nest(flat):
+    tree = {}
+    for name, value in flat.items():
+        node = tree
+        *parents, last = name.split("/")
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = value
+    return tree
+
+
+def draw(seed, shapes=SHAPES):
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=shape) for name, shape in shapes.items()}
+
+
+def train(optimizer, params, gradients):
+    """Apply the gradients in turn; return the flat parameters after each."""
+    names = list(params)
+    tree = nest({name: jnp.asarray(value) for name, value in params.items()})
+    state = optimizer.init(tree)
+
+    @jax.jit
+    def step(tree, state, gradient):
+        updates, state = optimizer.update(gradient, state, tree)
+        return optax.apply_updates(tree, updates), state
+
+    history = []
+    for gradient in gradients:
+        tree, state = step(tree, state, nest(gradient))
+        flat = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        }
+        history.append({name: flat[name] for name in names})
+    return history
+
+
+def by_hand(rule, params, gradients, decayed=KERNELS, weight_decay=0.1):
+    """Run ``rule(w, g, wd, rate, memory, decayed?) -> step`` on every tensor by itself."""
+    params = {name: value.copy() for name, value in params.items()}
+    memory = {name: {} for name in params}
+    history = []
+    for gradient, rate in zip(gradients, RATES, strict=False):
+        for name, w in params.items():
+            wd = weight_decay if name in decayed else 0.0
+            params[name] = w - rule(w, gradient[name], wd, rate, memory[name], name in decayed)
+        history.append(dict(params))
+    return history
+
+
+def assert_same(actual, expected):
+    for after, wanted in zip(actual, expected, strict=True):
+        for name, value in wanted.items():
+            assert after[name].dtype == np.float64
+            np.testing.assert_allclose(after[name], value, **EXACT, err_msg=name)
+
+
+def lars_rule(nesterov=False, eta=0.001, momentum=0.9, eps=0.0):
+    def rule(w, g, wd, rate, memory, adapted):
+        u = g + wd * w
+        w_norm, u_norm = np.sqrt(np.sum(w**2)), np.sqrt(np.sum(u**2))
+        trust = eta * w_norm / (u_norm + eps) if adapted and w_norm > 0 and u_norm > 0 else 1.0
+        memory["v"] = momentum * memory.get("v", 0.0) + rate * trust * u
+        return momentum * memory["v"] + rate * trust * u if nesterov else memory["v"]
+
+    return rule
+
+
+def sgd_rule(nesterov=False, momentum=0.9):
+    def rule(w, g, wd, rate, memory, _):
+        u = g + wd * w
+        memory["v"] = momentum * memory.get("v", 0.0) + u
+        return rate * (u + momentum * memory["v"] if nesterov else memory["v"])
+
+    return rule
+
+
+def adam_rule(decoupled, b1=0.8, b2=0.95, eps=1e-3):
+    def rule(w, g, wd, rate, memory, _):
+        g = g if decoupled else g + wd * w
+        t = memory["t"] = memory.get("t", 0) + 1
+        m = memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * g
+        v = memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * g**2
+        step = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+        return rate * (step + wd * w if decoupled else step)
+
+    return rule
+
+
+def schedule():
+    return optimizers.make_schedule("cosine", PEAK, WARMUP, TOTAL)
+
+
+GRADIENTS = [draw(seed) for seed in range(1, 6)]
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("eta", [0.001, 0.02])
+def test_lars_is_the_published_formula_over_several_steps(float64, nesterov, eta):
+    optimizer = optimizers.make_optimizer(
+        "lars", schedule(), weight_decay=0.1, nesterov=nesterov, trust_coefficient=eta
+    )
+    expected = by_hand(lars_rule(nesterov, eta), draw(0), GRADIENTS)
+    assert_same(train(optimizer, draw(0), GRADIENTS), expected)
+
+
+def test_lars_has_a_trust_of_one_where_a_norm_is_zero(float64):
+    params, gradients = draw(0), [dict(g) for g in GRADIENTS]
+    params["projector/dense/kernel"][:] = 0.0
+    for gradient in gradients[2:4]:  # without decay the update's norm is then 0
+        gradient["encoder/conv_init/kernel"] = np.zeros((3, 3, 3, 4))
+    optimizer = optimizers.make_optimizer("lars", schedule())
+    actual = train(optimizer, params, gradients)
+    assert_same(actual, by_hand(lars_rule(), params, gradients, weight_decay=0.0))
+    # The first two rates are 0 and 0.25: a plain gradient step away from zero.
+    moved = -0.25 * gradients[1]["projector/dense/kernel"]
+    np.testing.assert_allclose(actual[1]["projector/dense/kernel"], moved, **EXACT)
+
+
+def test_lars_moves_a_zero_initialised_scale(float64):
+    params = draw(0)
+    params["encoder/block0/norm/scale"][:] = 0.0
+    optimizer = optimizers.make_optimizer("lars", lambda _: 0.5, weight_decay=0.1)
+    after = train(optimizer, params, GRADIENTS[:1])[0]["encoder/block0/norm/scale"]
+    np.testing.assert_allclose(after, -0.5 * GRADIENTS[0]["encoder/block0/norm/scale"], **EXACT)
+
+
+def test_lars_adapts_every_parameter_when_nothing_is_excluded(float64):
+    optimizer = optimizers.make_optimizer(
+        "lars", schedule(), weight_decay=0.1, exclude_norm_and_bias=False
+    )
+    expected = by_hand(lars_rule(), draw(0), GRADIENTS, decayed=set(SHAPES))
+    assert_same(train(optimizer, draw(0), GRADIENTS), expected)
+
+
+def test_lars_does_not_see_the_scale_of_the_loss(float64):
+    """A loss of twice the size moves kernels alike; biases, which are not adapted, twice as far."""
+    optimizer = optimizers.make_optimizer("lars", lambda _: 0.5)
+    doubled = [{name: 2 * g for name, g in GRADIENTS[0].items()}]
+    once = train(optimizer, draw(0), GRADIENTS[:1])[0]
+    twice = train(optimizer, draw(0), doubled)[0]
+    for name, before in draw(0).items():
+        factor = 1 if name in KERNELS else 2
+        # The difference of two numbers near 1 loses digits: 1e-3 moved, 1e-16 rounding.
+        np.testing.assert_allclose(twice[name] - before, factor * (once[name] - before), rtol=1e-9)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_adds_decay_to_the_gradient_before_momentum(float64, nesterov):
+    optimizer = optimizers.make_optimizer(
+        "sgd", schedule(), weight_decay=0.1, momentum=0.8, nesterov=nesterov
+    )
+    expected = by_hand(sgd_rule(nesterov, 0.8), draw(0), GRADIENTS)
+    assert_same(train(optimizer, draw(0), GRADIENTS), expected)
+
+
+def test_sgd_without_momentum_is_gradient_descent(float64):
+    optimizer = optimizers.make_optimizer("sgd", lambda _: 0.5, momentum=0.0)
+    after = train(optimizer, draw(0), GRADIENTS[:2])
+    total = {n: GRADIENTS[0][n] + GRADIENTS[1][n] for n in SHAPES}
+    expected = {name: w - 0.5 * total[name] for name, w in draw(0).items()}
+    assert_same(after[1:], [expected])
+
+
+@pytest.mark.parametrize(("name", "decoupled"), [("adam", False), ("adamw", True)])
+@pytest.mark.parametrize("exclude", [True, False])
+def test_adam_couples_its_decay_and_adamw_does_not(float64, name, decoupled, exclude):
+    optimizer = optimizers.make_optimizer(
+        name,
+        schedule(),
+        weight_decay=0.1,
+        b1=0.8,
+        b2=0.95,
+        eps=1e-3,
+        exclude_norm_and_bias=exclude,
+    )
+    decayed = KERNELS if exclude else set(SHAPES)
+    expected = by_hand(adam_rule(decoupled), draw(0), GRADIENTS, decayed)
+    assert_same(train(optimizer, draw(0), GRADIENTS), expected)
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient_before_decay(float64):
+    params = {"a/kernel": np.array([[2.0]]), "b/bias": np.array([3.0])}
+    gradients = [{"a/kernel": np.array([[3.0]]), "b/bias": np.array([4.0])}]  # norm 5
+    optimizer = optimizers.make_optimizer(
+        "sgd", lambda _: 1.0, momentum=0.0, weight_decay=0.5, clip_norm=1.0
+    )
+    # 2 - (3/5 + 0.5 * 2) and 3 - 4/5.
+    expected = {"a/kernel": np.array([[0.4]]), "b/bias": np.array([2.2])}
+    assert_same(train(optimizer, params, gradients), [expected])
+
+
+def test_clipping_leaves_a_small_gradient_alone(float64):
+    clipped = optimizers.make_optimizer("sgd", schedule(), clip_norm=1e3)
+    plain = optimizers.make_optimizer("sgd", schedule())
+    assert_same(train(clipped, draw(0), GRADIENTS), train(plain, draw(0), GRADIENTS))
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adam", "adamw"])
+@pytest.mark.parametrize(
+    ("given", "kept"), [("bfloat16", "float32"), ("float32", "float32"), ("float64", "float64")]
+)
+def test_state_is_float32_or_wider_and_keeps_its_types(float64, name, given, kept):
+    params = nest({k: jnp.asarray(v, given) for k, v in draw(0).items()})
+    optimizer = optimizers.make_optimizer(name, schedule(), weight_decay=0.1, clip_norm=1.0)
+    before = optimizer.init(params)
+    updates, after = optimizer.update(params, before, params)
+    types = [leaf.dtype for leaf in jax.tree.leaves(before)]
+    assert [leaf.dtype for leaf in jax.tree.leaves(after)] == types
+    assert {str(t) for t in types if jnp.issubdtype(t, jnp.floating)} == {kept}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(updates)} == {kept}
+    moved = optax.apply_updates(params, updates)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(moved)} == {given}
+
+
+def test_an_optimizer_trains_the_rest_when_a_part_is_frozen_outside_it(float64):
+    """The masks are functions of whatever tree arrives, holes included."""
+
+    def only_projector(tree):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "projector", tree)
+
+    inner = optimizers.make_optimizer("lars", schedule(), weight_decay=0.1)
+    actual = train(optax.masked(inner, only_projector), draw(0), GRADIENTS)
+    part = {name: value for name, value in draw(0).items() if name.startswith("projector")}
+    expected = by_hand(lars_rule(), part, GRADIENTS)
+    assert_same([{name: after[name] for name in part} for after in actual], expected)
+
+
+def test_the_mask_keeps_kernels_and_drops_norms_and_biases():
+    mask = optimizers.decay_mask(nest(draw(0)))
+    assert mask == nest({name: name in KERNELS for name in SHAPES})
+
+
+def test_exclusion_goes_by_the_last_key_or_by_the_number_of_axes():
+    key = jax.tree_util.DictKey
+    matrix, vector, scalar = np.ones((2, 2)), np.ones(2), np.ones(())
+    assert optimizers.is_norm_or_bias((key("norm"), key("scale")), matrix)
+    assert optimizers.is_norm_or_bias((key("dense"), key("bias")), matrix)
+    assert optimizers.is_norm_or_bias((key("prelu"), key("slope")), vector)
+    assert optimizers.is_norm_or_bias((key("logit_temperature"),), scalar)
+    assert not optimizers.is_norm_or_bias((key("scale"), key("kernel")), matrix)
+    assert not optimizers.is_norm_or_bias((), matrix)
+
+
+def test_the_description_counts_what_is_excluded_and_names_it():
+    table = optimizers.describe_exclusions(nest(draw(0))).splitlines()
+    # Kernels: 3*3*3*4 + 1*1*4*4 + 4*3 = 136; the rest: four vectors of 4 and one of 3.
+    assert table[1].split() == ["applied", "3", "136"]
+    assert table[2].split(maxsplit=3) == ["excluded", "5", "19", "(bias 3, scale 2)"]
+    assert table[0].startswith("weight decay, LARS adaptation ")
+    other = optimizers.describe_exclusions(nest(draw(0)), adapts=False).splitlines()
+    assert other[0].split() == ["weight", "decay", "tensors", "parameters"]
+    assert other[1:] == table[1:]
+
+
+def test_the_description_needs_only_shapes_and_says_when_nothing_is_excluded():
+    shapes = nest({name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in SHAPES.items()})
+    assert optimizers.describe_exclusions(shapes) == optimizers.describe_exclusions(nest(draw(0)))
+    table = optimizers.describe_exclusions(shapes, exclude_norm_and_bias=False).splitlines()
+    assert [row.split() for row in table[1:]] == [["applied", "8", "155"], ["excluded", "0", "0"]]
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_the_cosine_schedule_has_the_stated_corners(float64, jitted):
+    rate = optimizers.warmup_cosine(4.8, 10, 110, end=0.3)
+    rate = jax.jit(rate) if jitted else rate
+
+    def half_cosine(t):
+        return 0.3 + 4.5 * 0.5 * (1 + math.cos(math.pi * t))
+
+    corners = {
+        0: 0.0,
+        1: 0.48,
+        9: 4.32,
+        10: 4.8,
+        11: half_cosine(0.01),
+        60: (4.8 + 0.3) / 2,
+        109: half_cosine(0.99),
+        110: 0.3,
+        120: 0.3,
+    }
+    for step, expected in corners.items():
+        # int32, as optax counts; rounding of cos and two products.
+        value = rate(jnp.int32(step))
+        assert value.dtype == jnp.float64
+        np.testing.assert_allclose(value, expected, rtol=1e-13, atol=1e-15, err_msg=str(step))
+
+
+def test_the_corners_hold_to_the_bit_in_float32():
+    rate = optimizers.warmup_cosine(4.8, 10, 110)
+    assert [float(rate(s)) for s in (0, 110, 111)] == [0.0, 0.0, 0.0]
+    assert rate(10) == np.float32(4.8)
+    assert rate(10).dtype == jnp.float32
+
+
+def test_a_schedule_without_warmup_starts_at_its_peak():
+    rate = optimizers.warmup_cosine(1.0, 0, 4)
+    # float32: cos(pi / 2) is 4e-8 off zero.
+    expected = [1.0, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125), 0.0, 0.0]
+    np.testing.assert_allclose([rate(s) for s in range(6)], expected, atol=2e-7)
+
+
+def test_a_warmup_as_long_as_the_run_is_all_rise():
+    rate = optimizers.warmup_cosine(1.0, 4, 4)
+    np.testing.assert_allclose([rate(s) for s in range(7)], [0, 0.25, 0.5, 0.75, 1, 0, 0])
+
+
+def test_the_constant_schedule_warms_up_and_stays():
+    rate = optimizers.make_schedule("constant", 2.0, 4, 8)
+    np.testing.assert_array_equal([rate(s) for s in (0, 1, 4, 7, 8, 18)], [0, 0.5, 2, 2, 2, 2])
+    np.testing.assert_array_equal(optimizers.make_schedule("constant", 2.0, 0, 8)(0), 2.0)
+
+
+def test_make_schedule_gives_the_cosine_by_name():
+    named, direct = optimizers.make_schedule("cosine", 3.0, 2, 9), optimizers.warmup_cosine(3, 2, 9)
+    np.testing.assert_array_equal([named(s) for s in range(12)], [direct(s) for s in range(12)])
+
+
+@pytest.mark.parametrize("name", ["cosine", "constant"])
+def test_a_warmup_that_does_not_fit_says_what_to_change(name):
+    with pytest.raises(UserError, match=r"600 steps is longer than the run of 500.*fewer warm-up"):
+        optimizers.make_schedule(name, 1.0, 600, 500)
+    with pytest.raises(UserError, match="use 0 for no warm-up"):
+        optimizers.make_schedule(name, 1.0, -1, 500)
+    with pytest.raises(UserError, match="at least one step"):
+        optimizers.make_schedule(name, 1.0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("base", "batch_size", "rule", "expected"),
+    [
+        (0.3, 4096, "linear", 4.8),
+        (0.3, 256, "linear", 0.3),
+        (0.075, 4096, "sqrt", 4.8),
+        (0.075, 256, "sqrt", 1.2),
+        (0.5, 4096, "none", 0.5),
+    ],
+)
+def test_learning_rates_scale_as_the_paper_says(base, batch_size, rule, expected):
+    # One product and one division of Python floats.
+    assert optimizers.scaled_learning_rate(base, batch_size, rule) == pytest.approx(expected, 1e-14)
+
+
+def test_an_unknown_name_is_answered_with_the_choices():
+    with pytest.raises(UserError, match=r"'square'.*linear, none, sqrt"):
+        optimizers.scaled_learning_rate(0.3, 256, "square")
+    with pytest.raises(UserError, match=r"'step'.*constant, cosine"):
+        optimizers.make_schedule("step", 1.0, 0, 10)
+    with pytest.raises(UserError, match=r"'LARS'.*adam, adamw, lars, sgd"):
+        optimizers.make_optimizer("LARS", schedule())
+
+
+def test_options_that_would_do_harm_or_nothing_are_refused():
+    with pytest.raises(UserError, match="use None for no clipping"):
+        optimizers.make_optimizer("sgd", schedule(), clip_norm=0.0)
+    with pytest.raises(UserError, match='nesterov=True has no meaning for "adam"'):
+        optimizers.make_optimizer("adam", schedule(), nesterov=True)
+
+
+def uneven():
+    """Parameters of which a clipped LARS holds some back while it lets others move freely."""
+    params = draw(0)
+    params["projector/dense/kernel"] *= 300
+    return params
+
+
+def solo_learn(params, gradients, rate, *, eta, eps, momentum=0.9):
+    """LARS of solo-learn 9187ea3, solo/utils/lars.py, with clip_lr and exclude_bias_n_norm.
+
+    The gradient is scaled by min(eta |w| / (|g| + eps) / lr, 1), then put through torch's SGD,
+    whose momentum buffer is free of the learning rate. Without weight decay: their norm under the
+    ratio, |g| + wd |w|, is ours for wd = 0 only.
+    """
+    params = {name: value.copy() for name, value in params.items()}
+    buffers, history = {}, []
+    for gradient in gradients:
+        for name, w in params.items():
+            step = gradient[name].copy()
+            if w.ndim != 1:
+                local = eta * np.sqrt(np.sum(w**2)) / (np.sqrt(np.sum(step**2)) + eps)
+                step *= min(local / rate, 1.0)
+            buffers[name] = momentum * buffers[name] + step if name in buffers else step
+            params[name] = w - rate * buffers[name]
+        history.append(dict(params))
+    return history
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-8, 0.5])  # 0.5 is seen beside norms of about 3 to 10
+def test_clipped_lars_is_solo_learns_at_a_constant_rate(float64, eps):
+    """Where the rate stands still, momentum on either side of it comes to the same."""
+    optimizer = optimizers.make_optimizer(
+        "lars", lambda _: 0.5, trust_coefficient=0.02, trust_clip=True, trust_eps=eps
+    )
+    actual = train(optimizer, uneven(), GRADIENTS)
+    assert_same(actual, solo_learn(uneven(), GRADIENTS, 0.5, eta=0.02, eps=eps))
+
+
+def test_clipped_lars_keeps_the_rate_in_the_buffer_and_decay_in_the_norm(float64):
+    """Under a schedule and with decay it is our LARS, the trust replaced by min(trust / lr, 1)."""
+
+    def rule(w, g, wd, rate, memory, adapted):
+        u = g + wd * w
+        if adapted and rate > 0:
+            u = u * min(0.02 * np.linalg.norm(w) / (np.linalg.norm(u) + 0.5) / rate, 1.0)
+        memory["v"] = 0.9 * memory.get("v", 0.0) + rate * u
+        return memory["v"]
+
+    options = {"trust_coefficient": 0.02, "trust_clip": True, "trust_eps": 0.5}
+    optimizer = optimizers.make_optimizer("lars", schedule(), weight_decay=0.1, **options)
+    assert_same(train(optimizer, uneven(), GRADIENTS), by_hand(rule, uneven(), GRADIENTS))
+
+
+def test_clipped_lars_moves_a_tensor_at_the_learning_rate_where_a_norm_is_zero(float64):
+    params = draw(0)
+    params["projector/dense/kernel"][:] = 0.0
+    optimizer = optimizers.make_optimizer("lars", lambda _: 0.5, trust_clip=True)
+    after = train(optimizer, params, GRADIENTS[:1])[0]["projector/dense/kernel"]
+    np.testing.assert_allclose(after, -0.5 * GRADIENTS[0]["projector/dense/kernel"], **EXACT)
+
+
+def test_the_trust_ratio_has_its_epsilon_in_the_denominator(float64):
+    optimizer = optimizers.make_optimizer("lars", schedule(), weight_decay=0.1, trust_eps=0.5)
+    expected = by_hand(lars_rule(eps=0.5), draw(0), GRADIENTS)
+    assert_same(train(optimizer, draw(0), GRADIENTS), expected)
+
+
+def test_clipping_the_trust_ratio_is_lars_alone():
+    with pytest.raises(UserError, match="trust_clip=True has no meaning"):
+        optimizers.make_optimizer("sgd", schedule(), trust_clip=True)

@@ -1,0 +1,405 @@
+"""The self-check passes what computes the same on all devices, and nothing else."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import cssl_jax
+from cssl_jax.config import recipes
+from cssl_jax.data.sampler import Sampler
+from cssl_jax.data.sources.open import load_source
+from cssl_jax.errors import RunError, UserError
+from cssl_jax.losses.core import two_views
+from cssl_jax.runtime import spmd, subprocesses
+from cssl_jax.selfcheck.reduced_config import examples_of, reduced
+from cssl_jax.selfcheck.run import Row, SelfCheck, judge, planned, selfcheck
+from cssl_jax.selfcheck.short_run import compare
+from cssl_jax.step import train_step
+from helpers import tiny
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROW = Row("float32", 4, 1, "shard_map", None, "")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return tiny.Run(tiny.config()).run(1)
+
+
+def verdict(outcome, reference):
+    return judge(ROW, outcome, reference).trouble
+
+
+def test_a_trial_on_other_devices_passes(reference):
+    outcome = tiny.Run(tiny.config(), 4).run(1)
+    assert verdict(outcome, reference) == ""
+    assert compare(outcome, reference).scale == pytest.approx(1, abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ mutants
+
+
+def times(monkeypatch, factor):
+    make_gradient = train_step.make_gradient
+
+    def mutant(*arguments, axis_name, **options):
+        gradient = make_gradient(*arguments, axis_name=axis_name, **options)
+
+        def changed(*inputs):
+            grads, aux = gradient(*inputs)
+            return jax.tree.map(lambda g: g * factor(axis_name), grads), aux
+
+        return changed
+
+    monkeypatch.setattr(train_step, "make_gradient", mutant)
+
+
+def sum_of_gradients(monkeypatch):
+    times(monkeypatch, jax.lax.axis_size)
+
+
+def draw_by_device(monkeypatch):
+    draw = Sampler.draw
+
+    def mutant(self, number, rows, xp=np):
+        index, key = draw(self, number, rows, xp)
+        return index, key if xp is np else key + jax.lax.axis_index("data").astype(key.dtype)
+
+    monkeypatch.setattr(Sampler, "draw", mutant)
+
+
+def statistics_of_a_device(monkeypatch):
+    monkeypatch.setattr(spmd, "norm_groups", lambda batch, group, mesh, micro: mesh.size)
+
+
+def shuffled_gather(monkeypatch):
+    gather = two_views.gather
+    monkeypatch.setattr(two_views, "gather", lambda x, axis: jnp.roll(gather(x, axis), len(x), 0))
+
+
+def gather_without_gradient(monkeypatch):
+    gather = two_views.gather
+    monkeypatch.setattr(two_views, "gather", lambda x, axis: jax.lax.stop_gradient(gather(x, axis)))
+
+
+def own_negatives_only(monkeypatch):
+    monkeypatch.setattr(two_views, "gather", lambda x, axis: x)
+    monkeypatch.setattr(two_views, "first_row", lambda rows, axis: 0)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "seen"),
+    [
+        (sum_of_gradients, "gradient beyond the bound; the gradient is 4 times the reference's"),
+        (draw_by_device, "loss, gradient, statistics beyond the bound"),
+        (statistics_of_a_device, "loss, gradient, statistics beyond the bound"),
+        (shuffled_gather, "loss, gradient beyond the bound"),
+        (gather_without_gradient, "gradient beyond the bound"),
+        (own_negatives_only, "loss, gradient beyond the bound"),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_a_step_that_depends_on_the_devices_is_caught(reference, monkeypatch, mutant, seen):
+    mutant(monkeypatch)
+    assert verdict(tiny.Run(tiny.config(), 4).run(1), reference).startswith(seen)
+
+
+def test_gradients_that_differ_between_devices_are_caught(monkeypatch):
+    times(monkeypatch, lambda axis: 1 + jax.lax.axis_index(axis))
+    with pytest.raises(RuntimeError, match="replicas differ at"):
+        tiny.Run(tiny.config(), 4).run(1)
+
+
+def test_other_examples_are_caught(reference):
+    other = reference._replace(examples=reference.examples + 1)
+    assert verdict(other, reference) == "other examples than in the reference"
+
+
+def test_what_is_no_number_is_caught(reference):
+    other = reference._replace(gradient=np.full_like(reference.gradient, np.nan))
+    assert verdict(other, reference).startswith("gradient beyond the bound")
+
+
+def test_the_table_says_which_trial_failed_and_by_how_much(reference):
+    doubled = judge(ROW, reference._replace(gradient=2 * reference.gradient), reference)
+    drifted = Row("float64", 8, 2, "shard_map", None, "replicas differ at ['a']")
+    good = judge(ROW, reference, reference)
+    changes, rows = ["train.batch_size 64 -> 16"], [good, doubled, drifted]
+    check = SelfCheck(changes, "noise: gone", "8 x thing", 20, rows, [])
+    words = str(check).splitlines()
+    assert not check.passed
+    assert "changed   train.batch_size 64 -> 16" in words
+    assert "data      noise: gone" in words
+    assert sum(line.endswith(" same") for line in words) == 1
+    assert any("1.0e+00" in line and "is 2 times the reference's" in line for line in words)
+    assert any(line.endswith("FAILED: replicas differ at ['a']") for line in words)
+    assert words[-1] == "FAILED: 2 of 3 trials computed something else."
+    assert SelfCheck([], "", "", 20, [good], []).passed
+
+
+# ---------------------------------------------------------------------------------------- reduction
+
+
+@pytest.mark.parametrize("name", recipes.recipe_names())
+def test_a_reduced_recipe_is_valid_and_every_change_is_told(name):
+    config = recipes.load(name)
+    smaller, changes = reduced(config, 8)
+    differing = recipes.differing_fields(config, recipes.canonical(smaller))
+    assert [line.partition(" ")[0] for line in changes] == list(differing)
+    for field, (before, after) in differing.items():
+        assert f"{field} {before} -> {after}" in changes
+
+
+def test_groups_and_micro_batches_stay_when_a_recipe_is_reduced():
+    config = recipes.load("imagenet_resnet50")
+    config = tiny.replace(config, "model", norm_group=256)
+    smaller, _ = reduced(tiny.replace(config, "train", micro_batch=512), 8)
+    assert (smaller.model.norm_group, smaller.train.micro_batch) == (8, 8)
+    assert smaller.train.batch_size == 16
+    assert reduced(recipes.load("imagenet_resnet50"), 8)[0].model.norm_group == 0
+
+
+def test_data_that_is_not_here_is_replaced_by_noise_that_is_told(tmp_path):
+    config = tiny.config(batch_size=8)
+    for source in (str(tmp_path / "gone.npz"), str(tmp_path / "gone")):
+        named = tiny.replace(config, "data", source=source)
+        found, words = examples_of(named, tmp_path / f"data{len(source)}")
+        assert words.startswith("noise: ")
+        assert "does not exist" in words
+        assert len(load_source(found.data.source, found.data)) == 24
+
+
+def test_examples_are_the_recipes_own(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (20, 24 + i, 3), np.uint8) for i in range(6)]
+    (tmp_path / "mine").mkdir()
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / "mine" / f"{i}.png")
+    options = {"source": str(tmp_path / "mine"), "size": 16, "validation_fraction": 0.2}
+    config = tiny.replace(tiny.config(batch_size=2), "data", **options)
+    found, words = examples_of(config, tmp_path / "data")
+    source = load_source(found.data.source, found.data)
+    assert words == f"the first 5 training examples of {options['source']}"
+    written = {source.image(i).tobytes() for i in range(len(source))}
+    assert len(written) == 5
+    assert written < {picture.tobytes() for picture in pictures}
+
+
+def test_half_precision_is_replaced_and_told(tmp_path):
+    config = tiny.replace(tiny.config(), "model", dtype="bfloat16")
+    found, words = examples_of(config, tmp_path / "data")
+    assert found.model.dtype == "float32"
+    assert "model.dtype bfloat16 -> float32" in words
+
+
+def tried(platform, count, simulated, devices):
+    found = {"platform": platform, "kind": "thing", "count": count}
+    plan, left_out = planned(found, simulated, devices, 20)
+    return plan, " ".join(left_out)
+
+
+def test_eight_simulated_devices_are_tried_in_powers_and_four_in_several_processes():
+    (first, *shared), left_out = tried("cpu", 1, True, 8)
+    processes, cases = first
+    assert processes == 1
+    assert cases[0] == ("float32", 1, "shard_map", 1)  # the reference
+    for precision, steps in (("float32", 1), ("float64", 20)):
+        for devices in (1, 2, 4, 8):
+            assert (precision, devices, "shard_map", steps) in cases
+        assert (precision, 8, "pmap", steps) in cases
+    case = [("float64", 4, "shard_map", 20)]
+    assert shared == [(2, case), (4, case)]
+    assert left_out == ""
+
+
+def test_a_number_of_devices_that_is_no_power_is_tried_with_its_divisors():
+    (_, cases), *shared = tried("cpu", 1, True, 6)[0]
+    assert {devices for _, devices, _, _ in cases} == {1, 2, 6}
+    assert shared == [(2, [("float64", 2, "shard_map", 20)])]
+    assert len(tried("cpu", 1, True, 7)[0]) == 1
+
+
+def test_what_a_machine_cannot_try_is_told():
+    ((_, cases),), left_out = tried("tpu", 4, False, 4)
+    assert {precision for precision, *_ in cases} == {"float32"}
+    assert "float64: a TPU has none" in left_out
+    assert "several processes: an accelerator belongs to one" in left_out
+    assert "the one thing here: there is nothing to compare it with" in tried("gpu", 1, True, 8)[1]
+
+
+def test_a_check_of_nothing_is_refused():
+    with pytest.raises(UserError, match=r"--devices 1 .* give at least 2 devices"):
+        selfcheck(tiny.config(), devices=1)
+
+
+# ---------------------------------------------------------------------------------------- processes
+
+CHILD = """
+import os, sys, time
+from cssl_jax.runtime import subprocesses
+
+def main(tell, *, rank, end="well"):
+    os.write(1, b"[Gloo] not for the parent\\n")
+    tell(rank=rank, flags=os.environ["XLA_FLAGS"], pid=os.getpid())
+    if end == "fails" and rank:
+        sys.exit("no such thing")
+    if end == "hangs" or end == "fails":
+        time.sleep(60)
+
+subprocesses.serve(main)
+"""
+
+
+@pytest.fixture
+def child(tmp_path, monkeypatch):
+    (tmp_path / "some_child.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_force_host_platform_device_count=8 --xla_b=2")
+
+    def run(timeout=50, **options):
+        return subprocesses.run(
+            "some_child",
+            [{"rank": rank, **options} for rank in range(2)],
+            variables=subprocesses.environment(simulated=True),
+            timeout=timeout,
+        )
+
+    return run
+
+
+def test_children_answer_the_parent_alone_and_choose_their_devices(child):
+    (line,) = child()
+    assert line["rank"] == 0
+    assert line["flags"].split() == ["--xla_a=1", "--xla_b=2"]
+
+
+def test_one_child_that_fails_ends_all_with_its_words(child):
+    with pytest.raises(RunError, match="a process of some_child failed: no such thing"):
+        child(end="fails")
+
+
+def test_children_that_hang_are_ended(child):
+    with pytest.raises(RunError, match="took longer than 3 s"):
+        child(3, end="hangs")
+
+
+PARENT = """
+from cssl_jax.runtime import subprocesses
+
+subprocesses.run("some_child", [{"rank": 0, "end": "hangs"}], timeout=50,
+             variables=subprocesses.environment(simulated=True),
+             heard=lambda line: print(line["pid"], flush=True))
+"""
+
+
+def alive(pid):
+    """Runs, and does not merely wait for someone to take note of its end."""
+    try:
+        os.kill(pid, 0)
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return state != "Z"
+
+
+def test_children_end_with_a_parent_that_is_killed(child):
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+    end = time.monotonic() + 20
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not alive(pid)
+
+
+# ---------------------------------------------------------------------------------------- the whole
+
+
+def command(tmp_path, change=None, *options):
+    """The command on a copy of the package, of which a line may be changed."""
+    package = pathlib.Path(cssl_jax.__file__).parent
+    shutil.copytree(package, tmp_path / "cssl_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "configs", tmp_path / "cssl_jax" / "configs", dirs_exist_ok=True)
+    if change:
+        file, old, new = change
+        text = (tmp_path / "cssl_jax" / file).read_text()
+        assert text.count(old) == 1
+        (tmp_path / "cssl_jax" / file).write_text(text.replace(old, new))
+    (tmp_path / "run.py").write_text(
+        "import cssl_jax.cli.main, sys; sys.exit(cssl_jax.cli.main.main())"
+    )
+    return subprocess.run(
+        [
+            *(sys.executable, "run.py", "selfcheck", "--steps", "2", *options),
+        ],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(tmp_path),
+            "XLA_FLAGS": os.environ["CSSL_TEST_XLA_FLAGS"],
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_command_passes_the_recipe_in_one_process_and_in_several(tmp_path):
+    done = command(tmp_path, None, "--devices", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("float")]
+    found = [(row[0], int(row[1]), int(row[2]), row[3]) for row in rows]
+    for precision in ("float32", "float64"):
+        for devices in (1, 2, 4):
+            assert (precision, devices, 1, "shard_map") in found
+        assert (precision, 4, 1, "pmap") in found
+    for processes in (2, 4):
+        assert ("float64", 4, processes, "shard_map") in found
+    assert all(row[-1] == "same" for row in rows)
+    assert "PASSED" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        (
+            (
+                "losses/similarity.py",
+                "jax.lax.all_gather(x, axis_name, tiled=True)",
+                "jnp.roll(jax.lax.all_gather(x, axis_name, tiled=True), len(x), 0)",
+            ),
+            "loss, gradient",
+        ),
+        (
+            (
+                "parallel.py",
+                "if d.process_index == jax.process_index()]",
+                "][: len(rows[0]) // jax.process_count()]",
+            ),
+            "other examples",
+        ),
+    ],
+    ids=["a shuffled gather", "rows of another process"],
+)
+def test_the_command_fails_a_package_that_is_wrong(tmp_path, change, seen):
+    done = command(tmp_path, change, "--devices", "2")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAILED: " + seen in done.stdout
+    assert "trials computed something else" in done.stdout

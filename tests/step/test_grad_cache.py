@@ -1,0 +1,412 @@
+"""Micro-batches and ``model.remat`` save memory and change no gradient."""
+
+import json
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_invariance import FLOAT32_BOUND, largest_difference
+
+import cssl_jax
+from cssl_jax.config import validate
+from cssl_jax.errors import UserError
+from cssl_jax.losses import ntxent
+from cssl_jax.losses.core.two_views import two_view_contrast
+from cssl_jax.methods.simclr import SimCLR
+from cssl_jax.models.heads import ProjectionHead
+from cssl_jax.models.registry import build_encoder
+from cssl_jax.runtime import spmd
+from cssl_jax.step.grad_cache import make_gradient
+from cssl_jax.step.state import TrainState
+from cssl_jax.train.logging import logger
+from helpers import tiny
+
+N, MICRO_BATCH = 32, 8
+FLOAT64_BOUND = 1e-9  # DESIGN rule 1; 3e-15 is measured
+
+
+def assert_near(results, reference, bound=FLOAT64_BOUND):
+    """Gradients, metrics and running statistics, each in units of its largest."""
+    for result, expected in zip(results, reference, strict=True):
+        assert jax.tree.structure(result) == jax.tree.structure(expected)
+        assert largest_difference(result, expected) <= bound
+
+
+# ------------------------------------------------------------------------------------------ vectors
+
+
+class Mlp(ProjectionHead):
+    """Vectors to features, with all that BatchNorm has."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return {"features": super().__call__(x, train)}
+
+
+class Learned(SimCLR):
+    """SimCLR whose temperature is a parameter, with a figure that pairs examples and outputs."""
+
+    def init(self, key, batch):
+        params, model_state, method_state = super().init(key, batch)
+        return {**params, "temperature": jnp.float32(0.4)}, model_state, method_state
+
+    def objective(self, params, method_state, outputs, examples, ctx):
+        seen = two_view_contrast(
+            outputs[:, 0],
+            outputs[:, 1],
+            temperature=params["temperature"],
+            axis_name=ctx.axis_name,
+            tile_size=self.tile_size,
+        )
+        loss = ntxent.loss_from(seen) + jnp.mean(examples["label"] * jnp.tanh(outputs[:, 0, 0]))
+        paired = jnp.mean(examples["index"] * outputs[:, 1, 1])
+        accuracy = ntxent.accuracy_from(seen)
+        return loss, {"loss": loss, "paired": paired, "contrastive_accuracy": accuracy}
+
+
+class Detached(Learned):
+    """A GradCache that forgets a micro-batch: one device's first rows get no cotangent."""
+
+    def objective(self, params, method_state, outputs, examples, ctx):
+        outputs = outputs.at[:2].set(jax.lax.stop_gradient(outputs[:2]))
+        return super().objective(params, method_state, outputs, examples, ctx)
+
+
+def vectors(dtype=np.float64):
+    rng = np.random.default_rng(0)
+    key = rng.integers(0, 2**32, (N, 2), dtype=np.uint32)
+    index, label = np.arange(N, dtype=np.int32), rng.integers(0, 3, N, np.int32)
+    return {"x": rng.normal(size=(N, 6)).astype(dtype), "index": index, "key": key, "label": label}
+
+
+def make_batch(step, constants, feed):
+    """Two views by noise from the examples' keys."""
+
+    def noise(key):
+        return jax.random.uniform(jax.random.wrap_key_data(key), (2, 6), feed["x"].dtype)
+
+    examples = {name: feed[name] for name in ("index", "key", "label")}
+    return {**examples, "views": {"main": feed["x"][:, None] + jax.vmap(noise)(feed["key"])}}
+
+
+def method_and_state(method, dtype, **shared):
+    encoder = Mlp(layers=1, out=8, **shared)
+    built = method(encoder, ProjectionHead(hidden=8, out=4, **shared))
+    views = {"main": np.zeros((2, 2, 6), np.float32)}
+    params, statistics, _ = built.init(jax.random.key(0), {"views": views})
+    # Running statistics as after some training: no one could tell 0 and 1 from what is frozen.
+    rng = np.random.default_rng(1)
+    statistics = jax.tree.map(lambda s: rng.uniform(0.5, 1.5, s.shape).astype(dtype), statistics)
+    params = jax.tree.map(lambda p: np.asarray(p, dtype), params)
+    return built, TrainState(np.int32(0), params, statistics, {}, {})
+
+
+def vector_gradient(
+    devices=1,
+    backend="shard_map",
+    *,
+    micro_batch=0,
+    norm_group=0,
+    frozen=False,
+    method=Learned,
+    rows=None,
+    dtype=np.float64,
+):
+    """(gradient, metrics, running statistics) of one step, on the host."""
+    with jax.enable_x64(dtype == np.float64):
+        mesh = spmd.make_mesh(jax.devices()[:devices])
+        groups = spmd.norm_groups(N, norm_group, mesh, micro_batch)
+        built, state = method_and_state(method, dtype, axis_name="data", norm_groups=groups)
+        gradient = make_gradient(
+            built,
+            make_batch,
+            total_steps=1,
+            axis_name="data",
+            micro_batches=spmd.micro_batches(N, mesh, micro_batch),
+            frozen_norm=frozen,
+        )
+
+        def function(*arguments):
+            grads, aux = gradient(*arguments)
+            return grads, aux["metrics"], aux["model_state"]
+
+        rows = spmd.process_rows(N, mesh, micro_batch) if rows is None else rows
+        feed = {name: value[rows] for name, value in vectors(dtype).items()}
+        result = spmd.data_parallel(function, mesh, backend, donate=False)(
+            spmd.replicate(state, mesh), {}, spmd.put_batch(feed, mesh, backend)
+        )
+        spmd.assert_replicated(result)
+        return jax.device_get(result)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The plain step, its batch statistics over the same examples as a micro-batch's."""
+    return vector_gradient(norm_group=MICRO_BATCH)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("devices", "backend"),
+    [
+        *[(1, "shard_map"), slow(2, "shard_map"), slow(4, "shard_map"), (8, "shard_map")],
+        *[slow(1, "pmap"), (2, "pmap"), slow(4, "pmap"), slow(8, "pmap")],
+    ],
+)
+def test_micro_batches_give_the_plain_gradient_on_any_number_of_devices(whole, devices, backend):
+    result = vector_gradient(devices, backend, micro_batch=MICRO_BATCH)
+    assert result[0]["temperature"].dtype == np.float64
+    assert abs(result[0]["temperature"]) > 0.1  # what the objective alone uses is learnt too
+    assert_near(result, whole)
+
+
+def test_micro_batches_and_a_loss_in_tiles_give_the_plain_gradient(whole):
+    def tiled(*modules):
+        return Learned(*modules, tile_size=5)
+
+    assert_near(vector_gradient(4, micro_batch=MICRO_BATCH, method=tiled), whole)
+
+
+def test_statistics_may_be_over_groups_within_a_micro_batch(whole):
+    grouped = vector_gradient(norm_group=4)
+    assert_near(vector_gradient(2, micro_batch=MICRO_BATCH, norm_group=4), grouped)
+    assert largest_difference(grouped[0], whole[0]) > 0.01
+
+
+def test_one_micro_batch_is_the_plain_step_to_the_bit():
+    jax.tree.map(
+        np.testing.assert_array_equal, vector_gradient(2, micro_batch=N), vector_gradient(2)
+    )
+
+
+def test_frozen_statistics_are_used_and_not_changed(whole):
+    plain = vector_gradient(frozen=True)
+    result = vector_gradient(4, micro_batch=MICRO_BATCH, frozen=True)
+    assert_near(result, plain)
+    assert largest_difference(result[0], whole[0]) > 0.01
+    _, before = method_and_state(Learned, np.float64)
+    jax.tree.map(np.testing.assert_array_equal, result[2], before.model_state)
+
+
+def test_float32_loss_and_raw_gradient_do_not_depend_on_devices():
+    one, eight = (
+        vector_gradient(devices, micro_batch=MICRO_BATCH, dtype=np.float32) for devices in (1, 8)
+    )
+    assert one[1]["loss"].dtype == np.float32
+    assert_near(eight, one, FLOAT32_BOUND)
+
+
+def test_a_micro_batch_without_its_gradient_is_caught(whole):
+    result = vector_gradient(2, micro_batch=MICRO_BATCH, method=Detached)
+    assert result[1]["loss"] == pytest.approx(whole[1]["loss"])  # the loss alone does not tell
+    assert largest_difference(result[0], whole[0]) > 0.01
+
+
+def test_micro_batches_of_what_a_device_holds_are_caught(whole):
+    result = vector_gradient(4, micro_batch=MICRO_BATCH, rows=np.arange(N))
+    assert largest_difference(result[0], whole[0]) > 0.01
+
+
+def test_gradients_add_up_in_float32_at_least():
+    built, state = method_and_state(Learned, jnp.bfloat16, norm_groups=1)
+    gradient = make_gradient(built, make_batch, total_steps=1, axis_name=None, micro_batches=4)
+    state = state.replace(model_state=jax.tree.map(np.float32, state.model_state))
+    grads, _ = jax.eval_shape(gradient, state, {}, vectors(jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+
+
+# ----------------------------------------------------------------------------------------- pictures
+
+
+def picture_run(devices=1, backend="shard_map", pipeline="resident", model=None, **train):
+    config = tiny.config(**{"batch_size": N, "micro_batch": MICRO_BATCH, **train})
+    config = tiny.replace(config, "model", **(model or {}))
+    return tiny.Run(config, devices, backend, pipeline=pipeline)
+
+
+def picture_gradient(run, dtype=None):
+    gradient = run.gradient()
+
+    def function(*arguments):
+        grads, aux = gradient(*arguments)
+        return grads, aux["metrics"], aux["model_state"]
+
+    arguments = run.state(dtype), run.constants, next(run.feeds(0, 1))
+    return jax.device_get(run.spread(function)(*arguments))
+
+
+@pytest.fixture(scope="module")
+def plain_pictures():
+    with jax.enable_x64(True):
+        run = picture_run(micro_batch=0, model={"norm_group": MICRO_BATCH})
+        return picture_gradient(run, np.float64)
+
+
+def test_the_replay_draws_what_the_first_pass_and_the_plain_step_draw(plain_pictures):
+    with jax.enable_x64(True):
+        run = picture_run(8, pipeline="stream")
+        assert_near(picture_gradient(run, np.float64), plain_pictures)
+
+
+def program(run):
+    feed = next(run.feeds(0, 1))
+    return jax.make_jaxpr(run.spread(run.gradient()))(run.state(), run.constants, feed).jaxpr
+
+
+def images_alive(run):
+    """Most images of 8 x 8 pixels that one floating-point array of a step holds, on a device."""
+    most, programs = 0, [program(run)]
+    while programs:
+        for equation in programs.pop().eqns:
+            inner = [getattr(leaf, "jaxpr", leaf) for leaf in jax.tree.leaves(equation.params)]
+            programs += [leaf for leaf in inner if hasattr(leaf, "eqns")]
+            for variable in equation.outvars:
+                *images, height, width, _ = (0, 0, 0, *variable.aval.shape)
+                if (height, width) == (8, 8) and jnp.issubdtype(variable.aval.dtype, jnp.floating):
+                    most = max(most, int(np.prod(images[3:])))
+    return most
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "micro_batch", "examples"),
+    [
+        ("resident", 0, N),
+        ("resident", MICRO_BATCH, MICRO_BATCH),
+        ("stream", MICRO_BATCH, MICRO_BATCH),
+    ],
+)
+def test_views_and_activations_of_one_micro_batch_are_alive(pipeline, micro_batch, examples):
+    run = picture_run(2, pipeline=pipeline, micro_batch=micro_batch)
+    assert images_alive(run) == 2 * examples // 2  # views, devices
+
+
+@pytest.mark.parametrize("pipeline", ["resident", "stream", "threads", "threads-split", "tf"])
+def test_every_input_feeds_each_device_its_share_of_every_micro_batch(pipeline):
+    if pipeline == "tf":
+        pytest.importorskip("tensorflow")
+    run = picture_run(4, pipeline=pipeline)
+    feed = next(run.feeds(0, 1))
+    rows = np.arange(N)
+    name, expected = ("row", rows) if "row" in feed else ("index", run.sampler.draw(0, rows)[0])
+    shares = np.reshape(feed[name], (4, N // MICRO_BATCH, MICRO_BATCH // 4))  # device, part, row
+    np.testing.assert_array_equal(shares.swapaxes(0, 1).ravel(), expected)
+
+
+def test_a_process_feeds_the_rows_of_its_own_devices():
+    devices = [types.SimpleNamespace(process_index=i // 2) for i in range(4)]
+    mesh = types.SimpleNamespace(devices=np.array(devices), size=4)
+    assert spmd.process_rows(16, mesh, 8).tolist() == [0, 1, 8, 9, 2, 3, 10, 11]
+    assert spmd.process_rows(16, mesh).tolist() == list(range(8))
+
+
+# ------------------------------------------------------------------------------------ recomputation
+
+
+def test_recomputed_activations_change_no_gradient(plain_pictures):
+    with jax.enable_x64(True):
+        run = picture_run(micro_batch=0, model={"norm_group": MICRO_BATCH, "remat": True})
+        assert_near(picture_gradient(run, np.float64), plain_pictures)
+
+
+def bytes_kept(encoder):
+    """From the forward pass for the backward pass, of 64 pictures."""
+    images = np.zeros((64, 8, 8, 1), np.float32)
+    variables = jax.eval_shape(encoder.init, jax.random.key(0), images)
+
+    def pull_back(variables):
+        def features(params):
+            inputs = {**variables, "params": params}
+            return encoder.apply(inputs, images, True, mutable=["batch_stats"])[0]["features"]
+
+        return jax.vjp(features, variables["params"])[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(pull_back, variables))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+
+
+def test_recomputed_activations_are_not_kept():
+    plain, remat = (
+        build_encoder("resnet18", width=0.125, stem="cifar", remat=on) for on in (False, True)
+    )
+    assert bytes_kept(remat) < bytes_kept(plain) / 2
+
+
+# -------------------------------------------------------------------------------------------- a run
+
+
+@pytest.mark.slow
+def test_a_run_in_micro_batches_that_stopped_ends_with_the_same_bits(tmp_path, monkeypatch):
+    source = tiny.pictures(24)
+    np.savez(tmp_path / "pictures.npz", images=source.images, labels=source.labels)
+    config = tiny.config(batch_size=8, micro_batch=4, epochs=2, checkpoint_every=1)
+    config = tiny.replace(config, "data", source=str(tmp_path / "pictures.npz"), augment_on="split")
+    config = tiny.replace(config, "data", engine="threads")
+    config = tiny.replace(config, "runtime", devices=2)
+    config = tiny.replace(config, "evaluate", knn_k=5, batch_size=8)
+    results = cssl_jax.pretrain(config, tmp_path / "whole")
+
+    class CrashError(Exception):
+        pass
+
+    add = logger.Journal.add
+
+    def crash(self, done, metrics, wait):
+        add(self, done, metrics, wait)
+        if done == 3:
+            raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logger.Journal, "add", crash)
+        with pytest.raises(CrashError):
+            cssl_jax.pretrain(config, tmp_path / "run")
+    assert cssl_jax.pretrain(config, tmp_path / "run") == results
+    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "run")]
+    assert logs[0] == logs[1]
+    assert len([json.loads(line) for line in logs[0].splitlines() if '"loss"' in line]) == 4
+
+
+# ----------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "micro_batch", "devices", "message"),
+    [
+        (256, 96, 1, "micro_batch 96 does not divide the global batch 256; use 64 or 128"),
+        (256, 300, 1, "micro_batch 300 does not divide the global batch 256; use 256"),
+        (256, 4, 8, "micro_batch 4 does not divide over 8 devices; use 8"),
+        (96, 12, 8, "micro_batch 12 does not divide over 8 devices; use 8 or 16"),
+        (250, 50, 8, "global batch 250 does not divide over 8 devices; use 248 or 256"),
+    ],
+)
+def test_micro_batches_that_do_not_divide_are_refused(batch_size, micro_batch, devices, message):
+    mesh = spmd.make_mesh(jax.devices()[:devices])
+    with pytest.raises(UserError, match=message):
+        spmd.process_rows(batch_size, mesh, micro_batch)
+
+
+def test_groups_that_do_not_make_up_a_micro_batch_are_refused():
+    with pytest.raises(UserError, match=r"16 does not divide the train\.micro_batch 8"):
+        picture_run(model={"norm_group": 16})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"micro_batch": -1}, "train.micro_batch is -1; give zero or a positive number"),
+        ({"micro_batch_norm": "frozen"}, "'frozen' and train.micro_batch 0; .*--train.micro-batch"),
+        (
+            {"micro_batch_norm": "frozen", "micro_batch": 8},
+            "'frozen' and train.init empty: random weights",
+        ),
+    ],
+)
+def test_micro_batch_options_that_cannot_work_are_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        validate(tiny.config(**values))
+    validate(tiny.config(micro_batch=8, micro_batch_norm="frozen", init="runs/first"))

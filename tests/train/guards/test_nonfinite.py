@@ -1,0 +1,250 @@
+"""Steps that are not finite, provoked by one poisoned picture among healthy ones.
+
+The healthy pictures hold 0 and 1, the poisoned one 255, and data.std is such that the squares of
+healthy activations just fit float32 and those of the poisoned one do not: in its group of two
+images BatchNorm's variance is the difference of two infinities.
+"""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+import cssl_jax
+from cssl_jax.cli import main as cli
+from cssl_jax.config import recipes
+from cssl_jax.data.sampler import Sampler
+from cssl_jax.errors import RunError
+from cssl_jax.optim.norms import parameter_groups
+from cssl_jax.runtime import spmd
+from cssl_jax.step.state import is_schedule
+from cssl_jax.step.train_step import make_train_step
+from cssl_jax.train.logging import logger
+from helpers import tiny
+
+
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+POISONED, EPOCHS, STEPS_PER_EPOCH, BATCH = 5, 3, 3, 16
+
+
+def binary(seed, size):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(size) % 3
+    chance = 0.2 + 0.3 * labels[:, None, None, None]
+    return (rng.random((size, 8, 8, 1)) < chance).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """Configs over the same pictures, of which one is poisoned."""
+    folder = tmp_path_factory.mktemp("poison")
+    images, labels = binary(0, STEPS_PER_EPOCH * BATCH)
+    images[POISONED] = 255
+    np.savez(folder / "train.npz", images=images, labels=labels)
+    images, labels = binary(1, 12)
+    np.savez(folder / "validation.npz", images=images, labels=labels)
+
+    def make(**train):
+        config = tiny.config(epochs=EPOCHS, evaluate_every=0, **{"checkpoint_every": 1, **train})
+        config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16)
+        config = tiny.replace(config, "optimizer", schedule="constant", weight_decay=0.0)
+        config = tiny.replace(config, "model", norm_group=2)
+        # No policy that adds contrast: pictures keep what they hold.
+        off = dict.fromkeys(("crop", "affine", "jitter", "blur", "solarize"), (0.0,))
+        config = tiny.replace(config, "augment", **{**off, "affine": (1.0,)})
+        return tiny.replace(
+            config,
+            "data",
+            source=str(folder / "train.npz"),
+            validation_source=str(folder / "validation.npz"),
+            mean=(0.0,),
+            std=(8e-21,),
+        )
+
+    return make
+
+
+def bad_steps():
+    """Steps, from 1, whose batch holds the poisoned picture: one an epoch."""
+    sampler = Sampler(STEPS_PER_EPOCH * BATCH, BATCH, 0)
+    found = []
+    for step in range(EPOCHS * STEPS_PER_EPOCH):
+        index, _ = sampler.draw(step, np.arange(BATCH))
+        found += [step + 1] if POISONED in index else []
+    assert len(found) == EPOCHS
+    return found
+
+
+def logged(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line for line in lines if "loss" in line}
+
+
+def test_an_update_that_is_not_finite_changes_nothing_but_the_counts(make):
+    run = tiny.Run(make(), source=cssl_jax.experiment.builders.load_data(make())[0])
+    step = run.spread(train_step(run))
+    state, row = run.state(), 0
+    for done, feed in enumerate(run.feeds(0, 6), 1):
+        before = jax.device_get(state)
+        state, metrics = step(state, run.constants, feed)
+        after, sick = jax.device_get(state), done in bad_steps()
+        row = row + 1 if sick else 0
+        assert bool(metrics["finite"]) == (not sick)
+        assert after.step == done
+        assert after.skipped.tolist() == [sum(b <= done for b in bad_steps()), row]
+        for node in jax.tree.leaves(after.opt_state, is_leaf=is_schedule):
+            assert not is_schedule(node) or node.count == done  # the schedule follows the run
+        if sick:
+            moments = [
+                [x for x in jax.tree.leaves(s.opt_state, is_leaf=is_schedule) if not is_schedule(x)]
+                for s in (before, after)
+            ]
+            jax.tree.map(np.testing.assert_array_equal, before.model, after.model)
+            jax.tree.map(np.testing.assert_array_equal, *moments)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
+
+
+def test_norms_are_told_of_every_group_of_parameters(make):
+    run = tiny.Run(make(), source=cssl_jax.experiment.builders.load_data(make())[0])
+    state = run.state()
+    groups = parameter_groups(state.params)
+    _, metrics = run.spread(train_step(run))(state, run.constants, next(run.feeds(0, 1)))
+    parameters, gradient = np.asarray(metrics["norms"])
+    for group, norm in zip(groups, parameters, strict=True):
+        part = jax.device_get(state.params)
+        for name in group.split("/"):
+            part = part[name]
+        squares = sum(np.sum(np.float64(x) ** 2) for x in jax.tree.leaves(part))
+        assert norm == pytest.approx(np.sqrt(squares), rel=1e-5)
+    assert np.linalg.norm(gradient) == pytest.approx(float(metrics["gradient_norm"]), rel=1e-5)
+
+
+def train_step(run):
+    return make_train_step(
+        run.method, run.optimizer, run.schedule, run.pipeline.make_batch, **run.options
+    )
+
+
+def test_stop_is_the_default_and_tells_what_led_there(make, tmp_path, capfd):
+    (tmp_path / "recipe.json").write_text(recipes.to_json(make()))
+    command = ["pretrain", str(tmp_path / "recipe.json"), "--workdir", str(tmp_path / "run")]
+    bad = bad_steps()[0]
+    assert cli.main(command) == 1
+    said = capfd.readouterr().err
+    path = tmp_path / "run" / "sick" / f"{bad:08}.json"
+    told = rf"(loss|gradient_norm) is (nan|inf) at step {bad}; its examples and norms are in {path}"
+    assert re.search(told, said)
+    assert "--train.on-nonfinite skip" in said
+    dump = json.loads(path.read_text())
+    assert dump["step"] == bad
+    assert POISONED in dump["examples"]
+    assert len(set(dump["examples"])) == BATCH
+    assert dump["metrics"]["gradient_norm"] in ("nan", "inf")
+    assert dump["config_hash"] == recipes.config_hash(make())
+    assert [line["step"] for line in dump["before"]] == list(range(1, bad))
+    # What it advises works on the same folder.
+    assert cli.main([*command, "--train.on-nonfinite", "skip"]) == 0
+
+
+def test_skip_leaves_the_batch_out_and_counts_it(make, tmp_path):
+    config = make(on_nonfinite="skip")
+    results = cssl_jax.pretrain(config, tmp_path / "run")
+    lines, bad = logged(tmp_path / "run"), bad_steps()
+    assert results["skipped_steps"] == len(bad)
+    assert sorted(lines) == list(range(1, 10))
+    for step, line in lines.items():
+        assert (line["gradient_norm"] is None) == (step in bad)
+        assert line["skipped_steps"] == sum(b <= step for b in bad)
+    names = sorted(p.name for p in (tmp_path / "run" / "sick").iterdir())
+    assert names == [f"{step:08}.json" for step in bad]
+
+
+def expected_losses(config):
+    """Of every step of a run that rolls back: an independent loop over the same steps."""
+    run = tiny.Run(config, source=cssl_jax.experiment.builders.load_data(config)[0])
+    step = run.spread(train_step(run))
+    state, saved, losses = run.state(), run.state(), {}
+    for done, feed in enumerate(run.feeds(0, EPOCHS * STEPS_PER_EPOCH), 1):
+        new, metrics = step(state.replace(step=np.int32(done - 1)), run.constants, feed)
+        losses[done] = float(metrics["loss"])
+        state = saved if done in bad_steps() else new  # the schedule is constant: no count matters
+        if done % STEPS_PER_EPOCH == 0 and done not in bad_steps():
+            saved = state
+    return losses
+
+
+def test_rollback_goes_on_with_the_next_batch_from_the_last_checkpoint(
+    make, tmp_path, monkeypatch, capfd
+):
+    config = make(on_nonfinite="rollback")
+    compiled, data_parallel = [], spmd.data_parallel
+
+    def remember(*arguments, **options):
+        compiled.append(data_parallel(*arguments, **options))
+        return compiled[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spmd, "data_parallel", remember)
+        results = cssl_jax.pretrain(config, tmp_path / "run")
+    assert [step._cache_size() for step in compiled] == [1]  # a restored state compiles nothing
+    said, lines = capfd.readouterr().err, logged(tmp_path / "run")
+    for bad in bad_steps():
+        back = (bad - 1) // STEPS_PER_EPOCH * STEPS_PER_EPOCH
+        assert f"going on with the next batch from the weights of step {back}" in said
+    expected = expected_losses(config)
+    found = {step: line["loss"] for step, line in lines.items()}
+    for step, loss in found.items():
+        if step not in bad_steps():
+            assert loss == pytest.approx(expected[step], rel=1e-5)
+    assert results["skipped_steps"] == len(bad_steps())
+
+
+@pytest.mark.parametrize("mode", ["skip", slow("rollback")])
+def test_a_last_step_that_is_sick_is_evaluated_and_saved_all_the_same(make, tmp_path, mode):
+    # Two epochs, the second of which ends with the poisoned batch: another seed, another order.
+    for seed in range(50):
+        sampler = Sampler(STEPS_PER_EPOCH * BATCH, BATCH, seed)
+        last = sampler.draw(2 * STEPS_PER_EPOCH - 1, np.arange(BATCH))[0]
+        first = sampler.draw(0, np.arange(BATCH))[0]
+        if POISONED in last and POISONED not in first:
+            break
+    config = make(on_nonfinite=mode, seed=seed)
+    config = tiny.replace(config, "train", epochs=2)
+    results = cssl_jax.pretrain(config, tmp_path / "run")
+    assert results["skipped_steps"] == 2
+    assert cssl_jax.load_encoder(tmp_path / "run").step == 6
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("knn.top1") == 1
+
+
+@pytest.mark.parametrize("mode", [slow("skip"), "rollback"])
+def test_a_killed_run_repeats_its_skips_to_the_bit(make, tmp_path, monkeypatch, mode):
+    config = make(on_nonfinite=mode)
+    cssl_jax.pretrain(config, tmp_path / "whole")
+    add = logger.Journal.add
+
+    def crash(self, done, metrics, wait):
+        add(self, done, metrics, wait)
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logger.Journal, "add", crash)
+        with pytest.raises(KeyboardInterrupt):
+            cssl_jax.pretrain(config, tmp_path / "run")
+    cssl_jax.pretrain(config, tmp_path / "run")
+    for name in ("metrics.jsonl", "results.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["skip", slow("rollback")])
+def test_a_run_that_stays_sick_ends_at_the_limit(make, tmp_path, mode):
+    config = make(on_nonfinite=mode, nonfinite_limit=4)
+    config = tiny.replace(config, "data", std=(1e-25,))  # every picture is too much
+    with pytest.raises(RunError, match=r"is nan at step 4; .*the 4th in a row \(.*limit is 4\)"):
+        cssl_jax.pretrain(config, tmp_path / "run")
+    assert len(list((tmp_path / "run" / "sick").iterdir())) == 4

@@ -1,0 +1,131 @@
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from cssl_jax.errors import UserError
+from cssl_jax.files import write_json
+from cssl_jax.runtime import process
+from cssl_jax.train.logging.writers import InputWatch, JsonLines, Meter, Progress
+
+
+def test_lines_beyond_the_restored_step_and_lines_cut_short_go(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "a": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "lo')
+    lines = JsonLines(path, keep_until=2)
+    lines.write(3, {"loss": 0.5})
+    lines.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1, "a": 1},
+        {"step": 2},
+        {"step": 3, "loss": 0.5},
+    ]
+
+
+def test_a_new_run_starts_an_empty_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n')
+    JsonLines(path, keep_until=0).close()
+    assert path.read_text() == ""
+
+
+def test_json_files_are_replaced_in_one_piece(tmp_path):
+    path = tmp_path / "results.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError, match="has no place in a JSON file"):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_compiling_does_not_count_for_the_time_that_is_left(capfd, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])  # the bar's clock
+    progress = Progress(total=100, done=0)
+    now[0] += 250  # as long as it takes to compile, before the first step is sent off
+    for step in range(1, 51):
+        progress.advance(step)
+        now[0] += 0.005
+    progress.close()
+    assert re.search(r"running +50%.* 50/100 \[00:00<00:00", capfd.readouterr().err)
+
+
+def test_the_meter_tells_throughput_and_the_share_of_waiting():
+    meter = Meter()
+    start = time.perf_counter()
+    time.sleep(0.05)
+    meter.add(images=32, wait=0.02)
+    meter.add(images=32, wait=0.0)
+    figures = meter.read()
+    elapsed = time.perf_counter() - start
+    assert 0.05 <= figures["seconds"] <= elapsed
+    assert figures["images_per_second"] == pytest.approx(64 / figures["seconds"])
+    assert figures["input_wait"] == pytest.approx(0.02 / figures["seconds"])
+    assert meter.read()["images_per_second"] == 0.0
+
+
+def told(watch, *shares, seconds=3.0):
+    return [watch.judge({"input_wait": share, "seconds": seconds}) for share in shares]
+
+
+def test_waiting_for_input_is_told_of_once_and_again_where_it_got_far_worse():
+    assert told(InputWatch(), 0.9, 0.05, 0.09) == [None] * 3  # the first interval compiles
+    found = told(InputWatch(), 0.0, 0.3, 0.3, 0.45, 0.05, 0.3, 0.6, 0.7)
+    expected = [None, 0.3, None, None, None, None, 0.6, None]
+    assert found == [share and pytest.approx(share) for share in expected]
+
+
+def test_a_stall_in_a_short_interval_is_judged_with_its_neighbours():
+    watch = InputWatch()
+    assert told(watch, 0.0, 0.9, *[0.0] * 18, seconds=0.1) == [None] * 20
+    assert told(watch, *[0.0] * 2, seconds=0.1) == [None] * 2
+    assert told(watch, *[0.5] * 20, seconds=0.1)[-2:] != [None] * 2
+
+
+def test_signals_are_noted_inside_and_as_before_outside(capfd):
+    before = signal.getsignal(signal.SIGTERM)
+    with process.catch_signals() as interruption:
+        assert interruption.signal_number is None
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.signal_number == signal.SIGTERM
+        assert re.search("SIGTERM: the run ends after .*; another signal", capfd.readouterr().err)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_process_knows_its_age():
+    code = "import time; time.sleep(0.5); from cssl_jax.runtime.process import process_age; "
+    code += "print(process_age())"
+    begun = time.monotonic()
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert 0.5 < float(printed) < time.monotonic() - begun + 0.05
+
+
+def test_a_second_interrupt_is_not_held_back():
+    with process.catch_signals():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_compile_cache_set_from_outside_stays(tmp_path):
+    outside = jax.config.values["jax_compilation_cache_dir"]
+    assert process.set_compile_cache("") == outside
+    try:
+        assert process.set_compile_cache("off") is None
+        assert jax.config.values["jax_compilation_cache_dir"] is None
+        assert process.set_compile_cache(str(tmp_path / "mine")) == str(tmp_path / "mine")
+        assert (tmp_path / "mine").is_dir()
+    finally:
+        process.set_compile_cache(outside)
+
+
+def test_a_mesh_takes_the_first_devices_or_says_how_many_there_are():
+    assert process.make_mesh(3).size == 3
+    assert process.make_mesh(0).size == len(jax.devices())
+    with pytest.raises(UserError, match=r"runtime\.devices is 9, but there are 8"):
+        process.make_mesh(9)

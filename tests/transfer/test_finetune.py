@@ -1,0 +1,299 @@
+"""Fine-tuning: what is trained and what is not, with which labels, and against which floors."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+
+from cssl_jax import finetune, finetune_config, load_encoder, pretrain
+from cssl_jax.cli import main as cli
+from cssl_jax.config import recipes
+from cssl_jax.data.sources.base import labelled_share
+from cssl_jax.errors import UserError
+from cssl_jax.experiment import builders
+from cssl_jax.methods.base import Context
+from cssl_jax.methods.classifier import Classifier
+from cssl_jax.optim.optimizers import scaled_learning_rate
+from cssl_jax.runtime import spmd
+from cssl_jax.transfer.finetune import for_labels
+from helpers import tiny
+
+CLASSES = 3
+
+
+def config(**classifier):
+    changed = tiny.replace(tiny.config(), "method", name="classifier")
+    changed = tiny.replace(changed, "optimizer", name="sgd", learning_rate=0.1)
+    return tiny.replace(changed, "classifier", num_classes=CLASSES, **classifier)
+
+
+def gradients(devices, **classifier):
+    run = tiny.Run(config(**classifier), devices)
+    gradient = run.gradient()
+    state = run.state()
+    kernel = state.params["classifier"]["kernel"]
+    noise = jax.random.normal(jax.random.key(1), kernel.shape)  # at zero nothing reaches below it
+    params = {**state.params, "classifier": {**state.params["classifier"], "kernel": noise}}
+    placed = spmd.replicate(jax.device_get(state.replace(params=params)), run.mesh)
+    return jax.device_get(run.spread(gradient)(placed, run.constants, next(run.feeds(0, 1)))[0])
+
+
+def test_raw_gradients_do_not_depend_on_devices():
+    one, four = (gradients(devices, dropout=0.5) for devices in (1, 4))
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(one))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        assert np.abs(a - b).max() <= 1e-5 * largest
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_is_the_smoothed_cross_entropy(smoothing):
+    method = Classifier(None, None, CLASSES, label_smoothing=smoothing)
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(7, CLASSES)) * 3, rng.integers(0, CLASSES, 7)
+    ctx = Context(np.int32(0), 1, None)
+    loss, metrics = method.objective({}, {}, np.float32(logits), {"label": labels}, ctx)
+    log_p = scipy.special.log_softmax(logits, axis=1)
+    own = np.mean(log_p[np.arange(7), labels])
+    expected = -(1 - smoothing) * own - smoothing * log_p.mean()
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert float(metrics["accuracy"]) == pytest.approx(np.mean(logits.argmax(1) == labels))
+
+
+def changed_parts(before, after):
+    """Names, module/layer, of the parameters of which any number changed."""
+    names = set()
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
+    ):
+        if not np.array_equal(a, b):
+            names.add(f"{path[0].key}/{path[1].key}")
+    return names
+
+
+@pytest.mark.parametrize(
+    ("stages", "trained"),
+    [
+        (0, {"classifier/kernel", "classifier/bias"}),
+        (1, {"classifier/kernel", "classifier/bias", "encoder/layer2_0"}),
+        (2, {"classifier/kernel", "classifier/bias", "encoder/layer1_0", "encoder/layer2_0"}),
+    ],
+)
+def test_only_the_stages_that_are_named_are_trained(stages, trained):
+    run = tiny.Run(config(stages=stages))
+    before = jax.device_get(run.state())
+    losses, after = run.train(3)
+    assert changed_parts(before.params, after.params) == trained
+    # Running statistics too: a probe of a frozen encoder must find it as it left it.
+    jax.tree.map(np.testing.assert_array_equal, before.model_state, after.model_state)
+    assert losses[0] == pytest.approx(np.log(CLASSES), rel=1e-6)  # a classifier of zeros
+
+
+def test_all_of_the_encoder_is_trained_by_default_with_its_statistics():
+    run = tiny.Run(config())
+    before = jax.device_get(run.state())
+    losses, after = run.train(12)
+    assert {"encoder/conv1", "encoder/layer1_0"} <= changed_parts(before.params, after.params)
+    assert not np.array_equal(
+        before.model_state["encoder"]["bn1"]["mean"], after.model_state["encoder"]["bn1"]["mean"]
+    )
+    assert losses[-1] < losses[0]
+
+
+def test_the_learning_rate_falls_by_a_factor_a_stage():
+    method = Classifier(None, "a head", CLASSES, num_stages=4, layer_decay=0.5)
+
+    def share(*names):
+        return method.trainable(tuple(jax.tree_util.DictKey(name) for name in names), 0)
+
+    assert share("classifier", "kernel") is True
+    assert share("head", "dense1", "kernel") == 0.5
+    assert share("encoder", "layer4_1", "conv1", "kernel") == 0.25
+    assert share("encoder", "layer1_0", "bn1", "scale") == 0.5**5
+    assert share("encoder", "conv1", "kernel") == 0.5**6
+    without = dataclasses.replace(method, head=None)
+    key = jax.tree_util.DictKey
+    assert without.trainable((key("encoder"), key("layer4_0")), 0) == 0.5
+
+
+def test_a_head_starts_as_the_hidden_layers_of_the_projector():
+    simclr = tiny.Run(tiny.config())
+    run = tiny.Run(config(head_layers=1))
+    pretrained = jax.device_get(simclr.state()).model
+    model = run.method.adopt(jax.device_get(run.state()).model, pretrained)
+    assert set(model["params"]) == {"encoder", "head", "classifier"}
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        model["params"]["head"],
+        {name: pretrained["params"]["projector"][name] for name in ("dense1", "bn1")},
+    )
+    layer, norm = model["params"]["head"]["dense1"], model["params"]["head"]["bn1"]
+    features = np.float32(np.random.default_rng(0).normal(size=(5, len(layer["kernel"]))))
+    variables = {
+        "params": model["params"]["head"],
+        "batch_stats": model["model_state"]["head"],
+    }
+    hidden = run.method.head.apply(variables, features)
+    expected = features @ layer["kernel"] / np.sqrt(1 + 1e-5) * norm["scale"] + norm["bias"]
+    np.testing.assert_allclose(hidden, np.maximum(expected, 0), atol=1e-4)
+
+
+def test_a_share_of_the_labels_is_of_each_class_and_within_every_larger_share():
+    source = tiny.pictures(size=200, classes=4)
+    source = dataclasses.replace(source, labels=np.where(np.arange(200) % 5, source.labels, -1))
+    full = labelled_share(source, 1.0, seed=3)
+    np.testing.assert_array_equal(full.labels, source.labels[source.labels >= 0])
+    seen = []
+    for fraction in (0.001, 0.1, 0.5):
+        part = labelled_share(source, fraction, seed=3)
+        counts = np.bincount(part.labels, minlength=4)
+        whole = np.bincount(full.labels, minlength=4)
+        np.testing.assert_array_equal(counts, np.maximum(1, np.round(fraction * whole)))
+        seen.append({image.tobytes() for image in part.images})
+    assert seen[0] < seen[1] < seen[2]
+    other = labelled_share(source, 0.1, seed=4)
+    assert {image.tobytes() for image in other.images} != seen[1]
+
+
+def imagenet(**train):
+    """The SimCLR paper's fine-tuning (App. B.5): batch 4,096, learning rate 0.05 N / 256."""
+    chosen = {"batch_size": 4096, "epochs": 30, "evaluate_every": 10, **train}
+    changed = tiny.replace(tiny.config(), "train", **chosen)
+    return tiny.replace(changed, "optimizer", learning_rate=0.05, scaling="linear")
+
+
+def test_shares_of_imagenet_are_trained_for_as_long_as_the_paper_does():
+    tenth, hundredth = (for_labels(imagenet(), labels, 180) for labels in (128_116, 12_811))
+    assert tenth == imagenet()  # 30 epochs
+    assert hundredth == imagenet(epochs=60, evaluate_every=20, checkpoint_every=2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "labels", "batch", "rate"),
+    [
+        (4096, 12, 12, 0.05),  # that of 256 images
+        (128, 12, 12, 0.025),  # that of the batch asked for
+        (4096, 1024, 1024, 0.2),  # above 256 images the linear rule holds
+        (128, 145, 128, 0.025),
+    ],
+)
+def test_labels_that_fill_no_batch_do_not_lower_the_learning_rate(asked, labels, batch, rate):
+    found = for_labels(tiny.replace(imagenet(), "train", batch_size=asked), labels, 180)
+    optimizer, train = found.optimizer, found.train
+    assert train.batch_size == batch
+    peak = scaled_learning_rate(optimizer.learning_rate, train.batch_size, optimizer.scaling)
+    assert peak == pytest.approx(rate)
+    assert train.epochs == 180  # of one step
+
+
+def test_a_schedule_that_is_made_longer_keeps_its_shape():
+    short = tiny.replace(imagenet(evaluate_every=5), "optimizer", warmup_epochs=3.0)
+    found = for_labels(short, 12, 180)
+    assert found.optimizer.warmup_epochs == 18
+    assert found.train.evaluate_every == 30
+    untouched = for_labels(short, 12, 0)
+    assert untouched.train == dataclasses.replace(short.train, batch_size=12)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The smallest run that can be fine-tuned."""
+    folder, source = tmp_path_factory.mktemp("small"), tiny.pictures()
+    np.savez(folder / "pictures.npz", images=source.images, labels=source.labels)
+    config = tiny.config(epochs=1, evaluate_every=0, tensorboard=False)
+    pretrain(tiny.replace(config, "data", source=str(folder / "pictures.npz")), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    run = tmp_path_factory.mktemp("finetune") / "run"
+    pretrain(recipes.load("debug"), run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def tuned(pretrained, tmp_path_factory):
+    """(folder, results) of a short fine-tuning with few labels and all."""
+    folder = tmp_path_factory.mktemp("finetune") / "tuned"
+    chosen = tiny.replace(finetune_config(pretrained), "train", epochs=3)
+    chosen = tiny.replace(chosen, "optimizer", learning_rate=0.4)
+    return folder, finetune(pretrained, folder, fractions=(0.001, 1.0), min_steps=0, config=chosen)
+
+
+@pytest.mark.slow
+def test_results_stand_beside_random_weights_and_pixels(tuned):
+    folder, results = tuned
+    assert json.loads((folder / "finetune.json").read_text()) == results
+    for fraction, labels in (("0.001", 10), ("1", 1438)):
+        found = results["fractions"][fraction]
+        assert found["labels"] == labels  # of 8 devices the ten take two
+        for row in ("pretrained", "random", "features", "pixels"):
+            assert 0 <= found[row]["top1"] <= found[row]["top5"] <= 1
+        assert found["pretrained"]["batch_size"] == min(64, labels)
+        assert found["pretrained"]["steps"] == 3 * (labels // found["pretrained"]["batch_size"])
+    # The runs' weights are what differs: the same recipe from other weights.
+    paths = [folder / f"1-{start}" / "config.json" for start in ("pretrained", "random")]
+    differing = recipes.differing_fields(*map(recipes.read_json, paths))
+    assert list(differing) == ["train.init"]
+
+
+@pytest.mark.slow
+def test_a_figure_is_that_of_the_model_that_was_saved(tuned):
+    folder, results = tuned
+    encoder = load_encoder(folder / "1-pretrained")
+    _, validation = builders.load_data(encoder.config)
+    params = encoder.model["params"]["classifier"]
+    logits = encoder.embed(validation) @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
+    top1 = np.mean(logits.argmax(1) == validation.labels)
+    assert results["fractions"]["1"]["pretrained"]["top1"] == pytest.approx(top1, abs=3e-3)
+    assert "chosen by nothing" in results["selection"]["words"]
+
+
+@pytest.mark.slow
+def test_a_linear_probe_by_sgd_leaves_the_encoder_as_it_was(pretrained, tmp_path):
+    chosen = tiny.replace(finetune_config(pretrained), "train", epochs=1)
+    chosen = tiny.replace(chosen, "classifier", stages=0)
+    finetune(pretrained, tmp_path, min_steps=0, config=chosen)
+    before, after = load_encoder(pretrained).model, load_encoder(tmp_path / "1-pretrained").model
+    for part in ("params", "model_state"):
+        jax.tree.map(np.testing.assert_array_equal, before[part]["encoder"], after[part]["encoder"])
+
+
+def test_the_held_out_images_stay_those_of_the_run_whatever_the_seed(small):
+    chosen = tiny.replace(finetune_config(small), "train", seed=7)
+    _, before = builders.load_data(load_encoder(small).config)
+    _, after = builders.load_data(chosen)
+    assert before.fingerprint() == after.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "words"),
+    [
+        ("classifier", {"num_classes": 1}, "num_classes is 1"),
+        ("classifier", {"head_layers": 2}, "has 1 hidden layer"),
+        ("classifier", {"stages": -1}, "stages is -1"),
+        ("classifier", {"label_fraction": 0.0}, r"label_fraction is 0\.0"),
+        ("train", {"micro_batch": 8}, "smaller train.batch_size"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(section, fields, words):
+    with pytest.raises(UserError, match=words):
+        recipes.canonical(tiny.replace(config(), section, **fields))
+
+
+def test_another_architecture_is_refused_by_name(small, tmp_path):
+    chosen = tiny.replace(finetune_config(small), "model", width=0.5)
+    with pytest.raises(UserError, match=r"model\.width is 0\.5"):
+        finetune(small, tmp_path, config=chosen)
+
+
+def test_the_command_tells_what_is_missing(capsys, tmp_path):
+    assert cli.main(["finetune"]) == 2
+    assert "name the run first" in capsys.readouterr().err
+    assert cli.main(["finetune", str(tmp_path), "--workdir", str(tmp_path / "x")]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+    assert pathlib.Path(tmp_path / "x").exists() is False
