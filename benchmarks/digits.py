@@ -69,8 +69,8 @@ def paired(runs: list[dict], key: str) -> dict:
     return {
         protocol: spread(
             [
-                ours - floor
-                for ours, floor in zip(
+                ours - baseline
+                for ours, baseline in zip(
                     values(runs, None, protocol), values(runs, key, protocol), strict=True
                 )
             ]

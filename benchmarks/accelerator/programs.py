@@ -17,7 +17,7 @@ class Program:
         compiled: ``(state, constants, feed) -> (state, metrics)``; the state is donated.
         state: Current train state, on the device.
         first: The state before the first step, on the host.
-        feed: uint8 views [N, 2, size, size, 3] on the device.
+        host_batch: uint8 views [N, 2, size, size, 3] on the device.
         views: Views per step, 2 N.
         compile_s: Seconds to compile.
     """
@@ -25,13 +25,13 @@ class Program:
     compiled: Any
     state: Any
     first: Any
-    feed: Any
+    host_batch: Any
     views: int
     compile_s: float
 
     def step(self) -> Any:
         """Takes one step; returns its metrics, which may not be computed yet."""
-        self.state, metrics = self.compiled(self.state, {}, self.feed)
+        self.state, metrics = self.compiled(self.state, {}, self.host_batch)
         return metrics
 
     def restart(self) -> None:
@@ -96,18 +96,20 @@ def compile_recipe(
         method,
         optimizer,
         schedule,
-        lambda _, constants, feed: {"views": {"main": feed["views"].astype(jnp.float32) / 255}},
+        lambda _, constants, host_batch: {
+            "views": {"main": host_batch["views"].astype(jnp.float32) / 255}
+        },
         total_steps=total_steps,
         axis_name=spmd.AXIS,
         figures=trust_figures(config.optimizer),
     )
     mapped = spmd.data_parallel(step, mesh)
     shape = (config.train.batch_size, 2, size, size, 3)
-    feed = jax.jit(lambda: {"views": noise(shape)})()
+    host_batch = jax.jit(lambda: {"views": noise(shape)})()
     spec = InputSpec(size, 3, (0.0,) * 3, (1.0,) * 3)
     state = spmd.replicate(builders.init_state(method, optimizer, spec, 0), mesh)
     first = jax.tree.map(np.asarray, state)
     start = time.perf_counter()
-    compiled = mapped.lower(state, {}, feed).compile(compiler_options=options or {})
+    compiled = mapped.lower(state, {}, host_batch).compile(compiler_options=options or {})
     elapsed = time.perf_counter() - start
-    return Program(compiled, state, first, feed, 2 * config.train.batch_size, elapsed)
+    return Program(compiled, state, first, host_batch, 2 * config.train.batch_size, elapsed)

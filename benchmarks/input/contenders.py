@@ -25,7 +25,6 @@ LABELS = {
 }
 PEERS = ("albumentations", "lightly")  # measured by an interpreter that has torch
 OURS = ("tf", "tf-split", "threads", "threads-split")
-ENGINES = {"tf": "tf", "threads": "threads"}
 VIEWS = 2
 WARM_UP = 8  # batches, more than any of them makes ahead
 STEPS = 2**30
@@ -114,13 +113,13 @@ def _ours(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str,
     import numpy as np
 
     from cssl_jax.augment.image.policy import ImagePolicy
-    from cssl_jax.config.images import PictureOptions
+    from cssl_jax.config.images import ImageOptions
     from cssl_jax.data.pipeline.base import PIPELINES
     from cssl_jax.data.sampler import Sampler
     from cssl_jax.data.sources.open import load_source
 
     engine = contender.removesuffix("-split")
-    source = load_source(task.photos, PictureOptions(in_memory=False))
+    source = load_source(task.photos, ImageOptions(in_memory=False))
     pipeline = PIPELINES[contender](
         source=source,
         sampler=Sampler(len(source), task.examples, seed=0),
@@ -131,9 +130,9 @@ def _ours(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str,
         std=(1.0,) * 3,
         rows=np.arange(task.examples),
     )
-    importlib.import_module(f"cssl_jax.data.pipeline.{ENGINES[engine]}")  # before memory is noted
+    importlib.import_module(f"cssl_jax.data.pipeline.{engine}")  # before memory is noted
     packages = ("cssl_jax", "jax", "tensorflow" if engine == "tf" else "pillow")
-    return lambda: pipeline.feeds(0, STEPS), packages
+    return lambda: pipeline.host_batches(0, STEPS), packages
 
 
 def _plain(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str, ...]]:

@@ -45,13 +45,13 @@ def measure(folder: str, view: int, rounds: int) -> dict:
     import tensorflow as tf
 
     from cssl_jax.augment.image.policy import ImagePolicy
-    from cssl_jax.config.images import PictureOptions
+    from cssl_jax.config.images import ImageOptions
     from cssl_jax.data.pipeline import host_draws
     from cssl_jax.data.sampler import Sampler
     from cssl_jax.data.sources.open import load_source
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    source = load_source(folder, PictureOptions(in_memory=False))
+    source = load_source(folder, ImageOptions(in_memory=False))
     rows = np.arange(len(source))
     work = host_draws.Work(
         source=source,

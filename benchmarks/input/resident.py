@@ -76,7 +76,7 @@ class Pair:
     def __init__(self, overrides: dict[str, Any], images: int = 50_000) -> None:
         """Compiles both; arguments as for ``measure``."""
         from cssl_jax.config import recipes
-        from cssl_jax.data.pipeline.prefetch import placed_feeds
+        from cssl_jax.data.pipeline.prefetch import place_host_batches
         from cssl_jax.experiment import builders
         from cssl_jax.experiment.experiment import assemble
         from cssl_jax.runtime import spmd
@@ -95,11 +95,11 @@ class Pair:
         self._config, mesh, name = config, parts.mesh, config.runtime.backend
         state = builders.init_state(parts.method, parts.optimizer, parts.spec, 0)
         constants = spmd.replicate(parts.pipeline.constants, mesh)
-        feed = next(placed_feeds(parts.pipeline, mesh, name, 0, 1))
+        host_batch = next(place_host_batches(parts.pipeline, mesh, name, 0, 1))
         first = spmd.data_parallel(parts.pipeline.make_batch, mesh, name, donate=False)
-        fixed = first(np.int32(0), constants, feed)
-        self.making = Steps(parts, state, parts.pipeline.make_batch, constants, feed)
-        self.given = Steps(parts, state, lambda step, constants, feed: feed, {}, fixed)
+        fixed = first(np.int32(0), constants, host_batch)
+        self.making = Steps(parts, state, parts.pipeline.make_batch, constants, host_batch)
+        self.given = Steps(parts, state, lambda step, constants, host_batch: host_batch, {}, fixed)
 
     def measure(self, seconds: float) -> dict[str, Any]:
         """Figures of three timings of ``seconds`` each, in turn."""
@@ -128,7 +128,9 @@ def _noise(folder: pathlib.Path, count: int) -> pathlib.Path:
 class Steps:
     """Training steps one after another on the same feed."""
 
-    def __init__(self, parts: Any, state: Any, make_batch: Any, constants: Any, feed: Any) -> None:
+    def __init__(
+        self, parts: Any, state: Any, make_batch: Any, constants: Any, host_batch: Any
+    ) -> None:
         from cssl_jax.runtime import spmd
         from cssl_jax.step.train_step import make_train_step
 
@@ -144,7 +146,7 @@ class Steps:
         )
         self._step = spmd.data_parallel(step, parts.mesh, "shard_map")
         self._state = spmd.replicate(state, parts.mesh)
-        self._constants, self._feed = constants, feed
+        self._constants, self._feed = constants, host_batch
         self._wait(self.send())
 
     def send(self) -> Any:

@@ -79,12 +79,12 @@ class Bare:
     def seconds(self) -> float:
         """A step's, of all but the first."""
         state = self._first()
-        feed = spmd.put_batch(next(self._parts.pipeline.feeds(0, 1)), self._parts.mesh)
-        state, metrics = self._step(state, self._constants, feed)
+        host_batch = spmd.put_batch(next(self._parts.pipeline.host_batches(0, 1)), self._parts.mesh)
+        state, metrics = self._step(state, self._constants, host_batch)
         jax.block_until_ready(metrics)
         begun = time.perf_counter()
         for _ in range(1, self._parts.total_steps):
-            state, metrics = self._step(state, self._constants, feed)
+            state, metrics = self._step(state, self._constants, host_batch)
         jax.block_until_ready((state, metrics))
         return (time.perf_counter() - begun) / (self._parts.total_steps - 1)
 

@@ -125,19 +125,21 @@ def attempt(
             method,
             optimizer,
             lambda _: 1e-3,
-            lambda _, constants, feed: {"views": {"main": feed["views"].astype(jnp.float32) / 255}},
+            lambda _, constants, host_batch: {
+                "views": {"main": host_batch["views"].astype(jnp.float32) / 255}
+            },
             total_steps=1000,
             axis_name=spmd.AXIS,
             micro_batches=batch // micro_batch if micro_batch else 1,
         ),
         mesh,
     )
-    feed = jax.jit(lambda: {"views": noise((batch, 2, size, size, 3))})()
+    host_batch = jax.jit(lambda: {"views": noise((batch, 2, size, size, 3))})()
     state = spmd.replicate(builders.init_state(method, optimizer, spec, 0), mesh)
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        state, metrics = train(state, {}, feed)
+        state, metrics = train(state, {}, host_batch)
         loss = float(metrics["loss"])
         times.append(time.perf_counter() - start)
     stats = jax.devices()[0].memory_stats() or {}

@@ -55,7 +55,7 @@ class Checkpoints:
         """
         self._run, self._folder = run, (run / FOLDER).absolute()
         self._regular = regular
-        multihost.by_first(lambda: _prepare(self._folder, read_only))
+        multihost.run_on_primary(lambda: _prepare(self._folder, read_only))
         options = checkpoint_policy.options(keep, regular, read_only)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         multihost.require_same({f"checkpoints in {self._folder}": self.steps})
@@ -237,7 +237,7 @@ class Checkpoints:
                     f"from step {whole}"
                 )
 
-        multihost.by_first(move)
+        multihost.run_on_primary(move)
 
     def _not_written(self, failure: BaseException) -> RunError:
         if multihost.is_lost(failure):

@@ -54,6 +54,6 @@ def adapt(argv: Sequence[str]) -> int:
         seeds=options.seeds,
         config=config,
     )
-    if multihost.first():
+    if multihost.is_primary():
         print(f"\n{table(results)}\n\nresults: {options.workdir / RESULTS}")
     return 0

@@ -8,7 +8,7 @@ import tyro
 
 from cssl_jax.cli.parsing import Folder, OptionalFile, Source, parse
 from cssl_jax.config import Config, DataConfig, validate
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.errors import UserError
 from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output, write_output
 
@@ -26,8 +26,8 @@ class DataCheck:
     """
 
     source: Source
-    options: Annotated[PictureOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=PictureOptions
+    options: Annotated[ImageOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=ImageOptions
     )
     rejected: OptionalFile = None
     json: OptionalFile = None
@@ -52,8 +52,8 @@ class DataSplit:
     output: Folder
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     seed: int = 0
-    options: Annotated[PictureOptions, tyro.conf.arg(name="")] = dataclasses.field(
-        default_factory=PictureOptions
+    options: Annotated[ImageOptions, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=ImageOptions
     )
 
 
@@ -79,7 +79,7 @@ def data_check(argv: Sequence[str]) -> int:
     return 0
 
 
-def _within_limits(options: PictureOptions) -> PictureOptions:
+def _within_limits(options: ImageOptions) -> ImageOptions:
     """The options, after the same checks as a run's."""
     validate(Config(data=DataConfig(**dataclasses.asdict(options))))
     return options

@@ -9,7 +9,7 @@ import tyro
 
 from cssl_jax.cli.parsing import File, OptionalFile, Run, parse, run_first
 from cssl_jax.config import Config, DataConfig, EvaluateConfig, validate
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.outputs import check_output, open_output, stdout_kept_for, write_json_output
 
 REJECTED_SHOWN = 20  # omitted images that are printed; the file holds all
@@ -39,7 +39,7 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedData(PictureOptions):
+class EmbedData(ImageOptions):
     """What to embed; how images are read is as in the run where no option says otherwise.
 
     Attributes:
@@ -85,7 +85,7 @@ def evaluate(argv: Sequence[str]) -> int:
         results = evaluate_run(
             options.run, options.protocol or None, data=options.data, options=options.evaluate
         )
-        if not multihost.first():
+        if not multihost.is_primary():
             return 0
         split = results["split"]
         print(
@@ -110,8 +110,8 @@ def embed(argv: Sequence[str]) -> int:
     from cssl_jax.runtime import multihost
 
     named = pathlib.Path(argv[0] if argv else "").expanduser() / "config.json"
-    own = recipes.read_json(named).data if named.is_file() else PictureOptions()
-    read = {field.name: getattr(own, field.name) for field in dataclasses.fields(PictureOptions)}
+    own = recipes.read_json(named).data if named.is_file() else ImageOptions()
+    read = {field.name: getattr(own, field.name) for field in dataclasses.fields(ImageOptions)}
     # The labels and the memory of the run's data are no property of other data.
     data = EmbedData(source=tyro.MISSING, **{**read, "labels": "auto", "in_memory": None})
     options = parse(Embed, "embed", argv, Embed(tyro.MISSING, data, tyro.MISSING))
@@ -120,7 +120,7 @@ def embed(argv: Sequence[str]) -> int:
     validate(Config(data=DataConfig(**dataclasses.asdict(options.data))))
     source = load_source(options.data.source, options.data)
     arrays = {"features": encoder.embed(source)}
-    if not multihost.first():
+    if not multihost.is_primary():
         return 0
     arrays |= {
         name: value for name in ("labels", "names") if (value := getattr(source, name)) is not None

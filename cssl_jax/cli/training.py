@@ -128,7 +128,7 @@ def _run(options: Pretrain) -> int:
         train = dataclasses.replace(config.train, init=options.init)
         config = dataclasses.replace(config, train=train)
     results = pretrain(config, options.workdir, profile_steps=options.profile_steps)
-    if not multihost.first():
+    if not multihost.is_primary():
         return 0
     print(f"\n{table(results)}\n")
     for verdict in open_run(options.workdir).verdicts:
@@ -153,7 +153,7 @@ def finetune(argv: Sequence[str]) -> int:
         min_steps=options.min_steps,
         config=options.config,
     )
-    if multihost.first():
+    if multihost.is_primary():
         print(f"\n{table(results)}\n\nresults: {options.workdir / 'finetune.json'}")
     return 0
 

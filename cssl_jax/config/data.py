@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Literal
 
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(PictureOptions):
+class DataConfig(ImageOptions):
     """Where examples come from.
 
     Attributes:

@@ -4,7 +4,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PictureOptions:
+class ImageOptions:
     """How pictures of any size and format are read; arrays (digits, .npz) are what they are.
 
     Attributes:

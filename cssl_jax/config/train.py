@@ -31,7 +31,7 @@ class TrainConfig:
         keep: Newest checkpoints that are kept, beside the best.
         on_nonfinite: A loss or gradient that is not finite changes no weight. Then "stop"; "skip"
             goes on with the next batch; "rollback" as well, from the weights of the last regular
-            checkpoint. RUN/sick tells what led there; see docs/robustness.md.
+            checkpoint. RUN/nonfinite tells what led there; see docs/robustness.md.
         nonfinite_limit: Most such steps in a row, and since the checkpoint gone back to.
         check_replicas_every: Steps between two checks, on several devices, that all hold the same
             weights, made before a checkpoint as well; 0 is never.

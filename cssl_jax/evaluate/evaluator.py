@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sampler import epoch_key, permute
-from cssl_jax.data.sources.base import Source, keyed_part
+from cssl_jax.data.sources.base import Source, seeded_subset
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.features import Model, encoder_variables, make_embed, pixels
@@ -53,7 +53,7 @@ class Evaluator:
         limit = config.evaluate.train_limit
         if limit == 1:
             raise UserError("evaluate.train_limit is 1; a probe needs 2 images or more, 0 is all")
-        self._train = keyed_part(train, limit or len(train), seed=config.train.seed)
+        self._train = seeded_subset(train, limit or len(train), seed=config.train.seed)
         self._validation = labelled_part(validation)
         self._selection, self._reporting = halves(validation, config.train.seed)
         self._embed = make_embed(
@@ -194,15 +194,15 @@ class Evaluator:
             results["best"] = {
                 "step": best.step,
                 "images": len(rows),
-                **_as_floor(self.judge(of_best, names, full=True, rows=rows)),
+                **_as_baseline(self.judge(of_best, names, full=True, rows=rows)),
             }
             if not same:
                 on_same = self.judge(of_last, names, full=True, rows=rows)
-                results["best"]["last"] = _as_floor(on_same)
+                results["best"]["last"] = _as_baseline(on_same)
         results["selection"] = self._who_chose(last, best, chose_best, len(rows))
-        floors = {"random_init": self.features(untrained(self._train)), "pixels": pixels}
-        for name, features in floors.items():
-            results[name] = _as_floor(self.judge(features, names, full=True))
+        baselines = {"random_init": self.features(untrained(self._train)), "pixels": pixels}
+        for name, features in baselines.items():
+            results[name] = _as_baseline(self.judge(features, names, full=True))
         results["random_init"]["description"] = describe(len(self._train))
         models = {"last": last, "best": best}
         for name, before in hashes.items():
@@ -215,7 +215,7 @@ class Evaluator:
                 )
         results["encoder_hash"] = {**hashes, "unchanged": True}
         results["leakage"] = {
-            "train": leakage.look(self._all_train, self._all_validation, "training images")
+            "train": leakage.find_leakage(self._all_train, self._all_validation, "training images")
         }
         return results
 
@@ -297,7 +297,7 @@ def halves(validation: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(chooses), np.flatnonzero(~chooses)
 
 
-def _as_floor(figures: dict[str, Any]) -> dict[str, Any]:
+def _as_baseline(figures: dict[str, Any]) -> dict[str, Any]:
     """Without the details that nobody compares."""
     details = ("confusion", "per_class", "selection_top1")
     return {

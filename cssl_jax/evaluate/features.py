@@ -19,7 +19,7 @@ from cssl_jax.runtime import spmd
 
 PyTree = Any
 Model = dict[str, PyTree]  # {"params": {"encoder": ...}, "model_state": {"encoder": ...}}
-PICTURE_SIDE = 4 * PIXEL_SIDE  # of the centre squares that pictures are reduced from
+IMAGE_SIDE = 4 * PIXEL_SIDE  # of the centre squares that pictures are reduced from
 Block = TypeVar("Block", covariant=True)
 
 
@@ -154,7 +154,7 @@ def own_blocks(
 def pixels(source: Source) -> np.ndarray:
     """Raw input as features: area-resized to at most 32 px a side, float32 [N, D]."""
     parts = []
-    for block in source.blocks(1024, PICTURE_SIDE):
+    for block in source.blocks(1024, IMAGE_SIDE):
         _, height, width, _ = block.shape
         rows = area_matrix(height, min(height, PIXEL_SIDE))
         columns = area_matrix(width, min(width, PIXEL_SIDE))

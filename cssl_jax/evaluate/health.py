@@ -4,7 +4,7 @@ import numpy as np
 
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.data.pipeline.eval_views import view_pairs
-from cssl_jax.data.sources.base import ArraySource, Source, keyed_part
+from cssl_jax.data.sources.base import ArraySource, Source, seeded_subset
 from cssl_jax.evaluate import diagnostics
 from cssl_jax.evaluate.protocols.knn import nearest
 from cssl_jax.evaluate.protocols.run import Features
@@ -27,7 +27,7 @@ class Health:
             size: Of the views.
             seed: Of the draws.
         """
-        source = keyed_part(source, ROWS, seed=seed)
+        source = seeded_subset(source, ROWS, seed=seed)
         self._source, self._policy, self._size, self._seed = source, policy, size, seed
         self._kept: list[np.ndarray] | None = None
 

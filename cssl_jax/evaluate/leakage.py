@@ -12,7 +12,7 @@ from cssl_jax.data.cleaning.scan import perceptual_hash
 from cssl_jax.data.pipeline.thread_map import ahead
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.classes import is_numbered
-from cssl_jax.data.sources.images import PictureSource
+from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.errors import UserError
 
 # Of two pictures at 32 x 32. Encoded again or resized they stay above 0.99; of the embedded digits,
@@ -46,7 +46,7 @@ def find(train: Source, test: Source) -> dict[str, Any]:
             f"{train.name} has {train.channels} channels, {test.name} {test.channels}; read both "
             "with the same data.channels"
         )
-    as_files = isinstance(train, PictureSource) and isinstance(test, PictureSource)
+    as_files = isinstance(train, ImageSource) and isinstance(test, ImageSource)
     (seen, seen_hash), (digests, hashes) = (_hashes(part, as_files) for part in (train, test))
     first = {digest: i for i, digest in reversed(list(enumerate(seen)))}
     found = {j: (first[digest], "exact") for j, digest in enumerate(digests) if digest in first}
@@ -69,7 +69,7 @@ def find(train: Source, test: Source) -> dict[str, Any]:
     }
 
 
-def look(train: Source, test: Source, learnt_from: str) -> dict[str, Any]:
+def find_leakage(train: Source, test: Source, learnt_from: str) -> dict[str, Any]:
     """``find`` with its ``words``."""
     found = find(train, test)
     return {**found, "words": words(found, learnt_from)}
@@ -96,7 +96,7 @@ def words(found: dict[str, Any], learnt_from: str = "training images") -> str:
 
 def is_among(source: Source, others: Source) -> np.ndarray:
     """Bool [size of ``source``]: whether an image is also in ``others``, with the same pixels."""
-    as_files = isinstance(source, PictureSource) and isinstance(others, PictureSource)
+    as_files = isinstance(source, ImageSource) and isinstance(others, ImageSource)
     (digests, _), (known, _) = _hashes(source, as_files), _hashes(others, as_files)
     found = set(known)
     return np.array([digest in found for digest in digests], bool)
@@ -104,7 +104,7 @@ def is_among(source: Source, others: Source) -> np.ndarray:
 
 def _hashes(source: Source, as_files: bool) -> tuple[list[bytes], np.ndarray]:
     """(digests, perceptual hashes uint64 [n]) of all pictures."""
-    if isinstance(source, PictureSource):
+    if isinstance(source, ImageSource):
         hashes = source.index.phash[source.numbers]
         if as_files:
             return [row.tobytes() for row in source.index.digest[source.numbers]], hashes

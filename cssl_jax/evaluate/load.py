@@ -51,7 +51,9 @@ class Encoder:
             self.meta: dict[str, Any] = meta
             self.config: Config = recipes.from_dict(meta["config"])
             # A run from a larger machine opens on a smaller one.
-            devices = min(self.config.runtime.devices, jax.device_count()) * multihost.alone()
+            devices = (
+                min(self.config.runtime.devices, jax.device_count()) * multihost.is_single_process()
+            )
             self.mesh = process.make_mesh(devices)
             self.spec = InputSpec.from_dict(meta["input"])
             self.data: dict[str, str] = meta["data"]

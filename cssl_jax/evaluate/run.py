@@ -62,7 +62,7 @@ def _evaluate_run(
     names = protocols.PROTOCOLS if protocol is None else protocol
     names = (names,) if isinstance(names, str) else tuple(names)
     protocols.check_names(names)  # before the run is opened
-    multihost.together(lambda: existing_run(run))
+    multihost.run_on_all(lambda: existing_run(run))
     encoder = load_encoder(run)
     own = encoder.config
     process.set_compile_cache(own.runtime.compile_cache)
@@ -85,7 +85,7 @@ def _evaluate_run(
             )
         return config, train, validation, evaluator
 
-    config, train, validation, evaluator = multihost.together(opened)
+    config, train, validation, evaluator = multihost.run_on_all(opened)
     _require_same(encoder, config, train, validation, {"protocols": names})
     last = Checkpoint(encoder.step, encoder.model)
     best = load_encoder(run, checkpoint="best")
@@ -106,7 +106,7 @@ def _evaluate_run(
     }
     if transfer:
         figures["leakage"]["pretraining"] = _leakage_of_pretraining(own, validation)
-    multihost.by_first(lambda: _save(encoder.run / "results.json", figures, transfer))
+    multihost.run_on_primary(lambda: _save(encoder.run / "results.json", figures, transfer))
     return figures
 
 
@@ -117,7 +117,7 @@ def _segment(
         config = _with(encoder.config, data, options)
         return config, *load_masked_parts(config)
 
-    config, train, validation = multihost.together(opened)
+    config, train, validation = multihost.run_on_all(opened)
     classes = [train.num_classes, validation.num_classes]
     also = {"protocols": (protocols.SEGMENT,), "classes of masks": classes}
     _require_same(encoder, config, train.images, validation.images, also)
@@ -128,7 +128,7 @@ def _segment(
         **segment(encoder, config, train, validation),
     }
     figures["leakage"]["pretraining"] = _leakage_of_pretraining(encoder.config, validation.images)
-    multihost.by_first(lambda: _save(encoder.run / "results.json", figures, transfer=True))
+    multihost.run_on_primary(lambda: _save(encoder.run / "results.json", figures, transfer=True))
     return figures
 
 
@@ -181,7 +181,7 @@ def _ranked(own: Config) -> Source | None:
 def _leakage_of_pretraining(own: Config, validation: Source) -> dict[str, Any]:
     learnt_from = "images that the encoder was pretrained on"
     try:
-        return leakage.look(builders.load_data(own)[0], validation, learnt_from)
+        return leakage.find_leakage(builders.load_data(own)[0], validation, learnt_from)
     except UserError as error:
         return {"words": f"leakage from the {learnt_from}: not looked for; {error}"}
 

@@ -310,14 +310,14 @@ def of_results(results: Figures) -> list[Verdict]:
             100 * (row[name]["top1"] if isinstance(row[name], Mapping) else row[name])
             for row in rows
         )
-        floors = f"{title} {ours:.1f} %; untrained encoder {untrained:.1f} %, raw pixels"
+        baselines = f"{title} {ours:.1f} %; untrained encoder {untrained:.1f} %, raw pixels"
         if ours <= untrained:
             grade, verdict = "bad", "no better than untrained"
         elif ours <= pixels:
             grade, verdict = "warning", "no better than raw pixels"
         else:
             grade, verdict = "good", "above both floors"
-        found.append(Verdict(f"floors {name}", grade, verdict, f"{floors} {pixels:.1f} %"))  # type: ignore[arg-type]
+        found.append(Verdict(f"floors {name}", grade, verdict, f"{baselines} {pixels:.1f} %"))  # type: ignore[arg-type]
     return found
 
 

@@ -49,7 +49,7 @@ def load_data(config: Config) -> tuple[Source, Source]:
             if part.labels is None or part.labels.max() < 0:
                 raise UserError(f"the {name} images have no labels; a classifier needs them")
             _check_labels(part, config.classifier.num_classes, name)
-        train = sources.labelled_share(
+        train = sources.labelled_fraction(
             train, config.classifier.label_fraction, seed=config.train.seed
         )
     return train, validation

@@ -60,7 +60,7 @@ def bench_input(config: Config, *, seconds: float = 3.0) -> InputReport:
     """
     if not 0 < seconds <= 3600:
         raise UserError(f"--seconds {seconds:g}; give more than 0, at most 3600")
-    if not multihost.alone():
+    if not multihost.is_single_process():
         raise UserError(
             f"bench-input measures one host's input, not that of {jax.process_count()} processes; "
             "start it by itself"

@@ -38,7 +38,7 @@ def main(
     mesh = spmd.make_mesh(jax.devices()[:devices])
     step = step_of(known, mesh, input_of(known, memory, devices))
     function = spmd.data_parallel(step.function, mesh, split_constants=step.split_constants)
-    made = function.lower(step.state, step.constants, step.feed).compile()  # type: ignore[attr-defined]
+    made = function.lower(step.state, step.constants, step.host_batch).compile()  # type: ignore[attr-defined]
     tell(
         memory=compiled.memory(made),
         flops=compiled.flops(made),

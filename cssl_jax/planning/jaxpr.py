@@ -29,7 +29,7 @@ def device_program(step: Step, mesh: Mesh) -> Jaxpr:
     mapped = jax.shard_map(
         step.function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
     )
-    (equation,) = jax.make_jaxpr(mapped)(step.state, step.constants, step.feed).jaxpr.eqns
+    (equation,) = jax.make_jaxpr(mapped)(step.state, step.constants, step.host_batch).jaxpr.eqns
     return equation.params["jaxpr"]
 
 

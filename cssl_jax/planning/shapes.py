@@ -50,14 +50,14 @@ class Step:
         function: ``(state, constants, feed) -> (state, metrics)``.
         state: Replicated.
         constants: Replicated, or split over the devices.
-        feed: Of the global batch, split over the devices.
+        host_batch: Of the global batch, split over the devices.
         split_constants: Whether they are.
     """
 
     function: Callable[[PyTree, PyTree, PyTree], PyTree]
     state: PyTree
     constants: PyTree
-    feed: PyTree
+    host_batch: PyTree
     split_constants: bool = False
 
 
@@ -150,14 +150,14 @@ def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
         frozen_norm=config.train.micro_batch_norm == "frozen",
     )
     state = builders.state_shapes(method, optimizer, spec)
-    constants, feed = _fed(given, batch, sum(method.views.values()), mesh.size)
+    constants, host_batch = _fed(given, batch, sum(method.views.values()), mesh.size)
 
-    def as_on_accelerators(state: PyTree, constants: PyTree, feed: PyTree) -> PyTree:
+    def as_on_accelerators(state: PyTree, constants: PyTree, host_batch: PyTree) -> PyTree:
         """The step with XLA's convolutions, wherever it is compiled."""
         with convolution.xla_only():
-            return function(state, constants, feed)
+            return function(state, constants, host_batch)
 
-    return Step(as_on_accelerators, state, constants, feed, pipeline.split_constants)
+    return Step(as_on_accelerators, state, constants, host_batch, pipeline.split_constants)
 
 
 def _fed(given: Input, batch: int, views: int, devices: int) -> tuple[PyTree, PyTree]:

@@ -88,7 +88,7 @@ def compile_step(step: Step, mesh: Mesh) -> Any:
     return function.lower(  # type: ignore[attr-defined]
         shaped(step.state, whole),
         shaped(step.constants, split if step.split_constants else whole),
-        shaped(step.feed, split),
+        shaped(step.host_batch, split),
     ).compile()
 
 

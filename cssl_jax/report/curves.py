@@ -17,7 +17,7 @@ class Series:
         run: Which run, from 0; colours follow it.
         x: Epochs.
         y: Values.
-        floor: Whether it is a level to compare with, drawn dashed.
+        baseline: Whether it is a level to compare with, drawn dashed.
         look: How the page draws it: "series", "series upper" and "series lower" about it, "floor",
             or "floor dots".
     """
@@ -26,7 +26,7 @@ class Series:
     run: int
     x: list[float]
     y: list[float]
-    floor: bool = False
+    baseline: bool = False
     look: str = "series"
 
 
@@ -141,7 +141,7 @@ def charts(runs: Sequence[RunFolder]) -> list[Chart]:
         for number, run in enumerate(runs):
             label = run.name if len(runs) > 1 else title.removeprefix("Online ")
             series += _series(run.online, name, label, number, factor)
-            series += _floors(run, name, number, factor, runs)
+            series += _baselines(run, name, number, factor, runs)
         found.append(Chart(title, unit, series, note))
     for title, unit, factor, note, name in _TIMINGS:
         series = []
@@ -153,7 +153,7 @@ def charts(runs: Sequence[RunFolder]) -> list[Chart]:
             ]
             series += _series(lines, name, label, number, factor)
         found.append(Chart(title, unit, series, note))
-    return [chart for chart in found if any(not one.floor for one in chart.series)]
+    return [chart for chart in found if any(not one.baseline for one in chart.series)]
 
 
 def _series(
@@ -175,7 +175,7 @@ def _chance(run: RunFolder, number: int, runs: Sequence[RunFolder]) -> list[Seri
     return [Series(label, number, [lines[0]["epoch"], lines[-1]["epoch"]], levels, True, "floor")]
 
 
-def _floors(
+def _baselines(
     run: RunFolder, name: str, number: int, factor: float, runs: Sequence[RunFolder]
 ) -> list[Series]:
     """Levels of the untrained encoder and of raw pixels, once the run has its results."""

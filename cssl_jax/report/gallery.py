@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 
 from cssl_jax.data.sampler import epoch_key, permute
-from cssl_jax.data.sources.base import Source, keyed_part
+from cssl_jax.data.sources.base import Source, seeded_subset
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.knn import nearest
@@ -101,7 +101,7 @@ def open_gallery(run: RunFolder, *, images: int = IMAGES) -> tuple[Gallery, Enco
     encoder = _newest(run)
     process.set_compile_cache(run.config.runtime.compile_cache)
     _, validation = builders.load_data(encoder.config)
-    part = keyed_part(validation, images, seed=encoder.config.train.seed)
+    part = seeded_subset(validation, images, seed=encoder.config.train.seed)
     gallery = Gallery(
         step=encoder.step or 0,
         source=part,
@@ -173,7 +173,7 @@ def confusion(run: RunFolder, gallery: Gallery, encoder: Encoder, images: int) -
     if "confusion" in probe:
         return Confusion(np.asarray(probe["confusion"]), "linear probe of results.json")
     train, _ = builders.load_data(encoder.config)
-    bank = keyed_part(_labelled(train), images, seed=gallery.seed)
+    bank = seeded_subset(_labelled(train), images, seed=gallery.seed)
     shown = gallery.labels
     if bank.labels is None or shown is None or not len(bank):
         raise UserError("a confusion matrix needs labels on the training and the validation part")

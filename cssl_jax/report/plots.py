@@ -99,14 +99,14 @@ def chart_figure(drawn: Sequence[Chart]) -> Image:
     for i, chart in enumerate(drawn):
         axes = figure.add_subplot(rows, columns, i + 1)
         for one in chart.series:
-            marker = "o" if len(one.x) <= 12 and not one.floor else None
+            marker = "o" if len(one.x) <= 12 and not one.baseline else None
             axes.plot(
                 one.x,
                 one.y,
                 linestyle=styles.get(one.look, "-"),
                 color=COLORS[one.run % len(COLORS)],
-                linewidth=1.2 if one.floor else 1.8,
-                alpha=0.75 if one.floor else 1.0,
+                linewidth=1.2 if one.baseline else 1.8,
+                alpha=0.75 if one.baseline else 1.0,
                 marker=marker,
                 markersize=4,
                 label=plain(one.label),
@@ -120,7 +120,7 @@ def chart_figure(drawn: Sequence[Chart]) -> Image:
         tidy(axes)
         if len(chart.series) > 1:
             axes.legend(fontsize=7, frameon=False)
-    return as_picture(figure)
+    return as_image(figure)
 
 
 def map_figure(gallery: Gallery, kind: str, places: np.ndarray, name: str) -> Image:
@@ -156,7 +156,7 @@ def map_figure(gallery: Gallery, kind: str, places: np.ndarray, name: str) -> Im
         axes.legend(
             bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=8, frameon=False, markerscale=1.5
         )
-    return as_picture(figure)
+    return as_image(figure)
 
 
 def confusion_figure(found: Confusion, classes: Sequence[str], name: str) -> Image:
@@ -183,7 +183,7 @@ def confusion_figure(found: Confusion, classes: Sequence[str], name: str) -> Ima
             ink = "white" if shares[row, column] > 0.55 else "black"
             text = str(counts[row, column])
             axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
-    return as_picture(figure)
+    return as_image(figure)
 
 
 def neighbour_sheet(gallery: Gallery, neighbours: np.ndarray) -> Image:
@@ -240,7 +240,7 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def as_picture(figure: Any) -> Image:
+def as_image(figure: Any) -> Image:
     """A matplotlib figure as RGB pixels."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

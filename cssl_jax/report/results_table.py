@@ -11,8 +11,8 @@ Row = tuple[str, dict[str, Any]]
 def table(results: dict[str, Any]) -> str:
     """All of an evaluation's figures and findings that are in ``results``."""
     rows = [("trained encoder", results)]
-    floors = {"untrained encoder": "random_init", "raw pixels": "pixels"}
-    rows += [(label, results[name]) for label, name in floors.items() if name in results]
+    baselines = {"untrained encoder": "random_init", "raw pixels": "pixels"}
+    rows += [(label, results[name]) for label, name in baselines.items() if name in results]
     classes = results.get("num_classes", 0)
     parts = [
         _accuracies(rows, classes),

@@ -61,7 +61,7 @@ def line_chart(chart: Chart) -> str:
         text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline class="{kind}" points="{text}">')
         parts.append(f"{title}</polyline>")
-        if len(points) <= 12 and not one.floor:
+        if len(points) <= 12 and not one.baseline:
             parts += [
                 f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points
             ]
@@ -77,7 +77,7 @@ def described(chart: Chart) -> str:
     """The chart's ends in words, for who cannot see it."""
     return "; ".join(
         f"{one.label} {number(one.y[-1])}"
-        if one.floor
+        if one.baseline
         else f"{one.label} from {number(one.y[0])} to {number(one.y[-1])}"
         for one in chart.series
     )

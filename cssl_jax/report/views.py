@@ -118,9 +118,9 @@ def _check_steps(start: int, stop: int, last: int) -> None:
 
 def _views(pipeline: Pipeline, step: int) -> np.ndarray:
     """Of the pipeline's rows at one step: uint8 [rows, k, size, size, C]."""
-    feeds = pipeline.feeds(step, step + 1)
-    batch = jax.jit(pipeline.make_batch)(np.int32(step), pipeline.constants, next(feeds))
-    feeds.close()
+    host_batches = pipeline.host_batches(step, step + 1)
+    batch = jax.jit(pipeline.make_batch)(np.int32(step), pipeline.constants, next(host_batches))
+    host_batches.close()
     (views,) = jax.device_get(batch["views"]).values()
     pixels = views * np.asarray(pipeline.std) + np.asarray(pipeline.mean)
     return np.rint(255 * pixels.clip(0.0, 1.0)).astype(np.uint8)

@@ -27,19 +27,19 @@ _LOST = re.compile(
 )
 
 
-def alone() -> bool:
+def is_single_process() -> bool:
     """Whether this process is the only one."""
     return jax.process_count() == 1
 
 
-def first() -> bool:
+def is_primary() -> bool:
     """Whether this process is the one that writes."""
     return jax.process_index() == 0
 
 
 def gather(content: Any) -> list[Any]:
     """What every process gives, by process; plain JSON."""
-    if alone():
+    if is_single_process():
         return [content]
     text = np.frombuffer(json.dumps(content).encode(), np.uint8)
     longest = int(multihost_utils.process_allgather(np.int32(len(text))).max())
@@ -48,7 +48,7 @@ def gather(content: Any) -> list[Any]:
     return [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
 
 
-def together(act: Callable[[], T]) -> T:
+def run_on_all(act: Callable[[], T]) -> T:
     """Every process acts; where one fails, all do, with its words.
 
     ``act`` must not take part in a meeting or a collective: one that failed would not come to it.
@@ -57,7 +57,7 @@ def together(act: Callable[[], T]) -> T:
         UserError, RunError, InterruptedRunError: As the one that failed; any other of its errors is
             a RunError to the others.
     """
-    if alone():
+    if is_single_process():
         return act()
     error: Exception | None = None
     try:
@@ -74,19 +74,19 @@ def together(act: Callable[[], T]) -> T:
     return result
 
 
-def by_first(act: Callable[[], T]) -> T | None:
+def run_on_primary(act: Callable[[], T]) -> T | None:
     """The first process acts, the others wait for it; errors as in ``together``.
 
     Returns:
         What it gave, in the first; None in the others.
     """
-    return together(act) if first() else together(lambda: None)
+    return run_on_all(act) if is_primary() else run_on_all(lambda: None)
 
 
-def from_first(make: Callable[[], T]) -> T:
+def broadcast_from_primary(make: Callable[[], T]) -> T:
     """What the first process makes, plain JSON, in all of them; errors as in ``together``."""
-    made = by_first(make)
-    return made if alone() else gather(made)[0]  # type: ignore[return-value]
+    made = run_on_primary(make)
+    return made if is_single_process() else gather(made)[0]  # type: ignore[return-value]
 
 
 def require_same(facts: Mapping[str, Any]) -> None:
@@ -95,7 +95,7 @@ def require_same(facts: Mapping[str, Any]) -> None:
     Raises:
         UserError: It names those that are not, with their values.
     """
-    if alone():
+    if is_single_process():
         return
     told = gather([_host(), {name: json.dumps(value) for name, value in facts.items()}])
     differing = []
@@ -130,7 +130,7 @@ def watched() -> Iterator[None]:
 
 def is_lost(error: BaseException) -> bool:
     """Whether an error is that another process is gone."""
-    return not alone() and bool(_LOST.search(str(error)))
+    return not is_single_process() and bool(_LOST.search(str(error)))
 
 
 def lost(error: BaseException) -> RunError:

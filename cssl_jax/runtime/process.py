@@ -54,7 +54,7 @@ def make_mesh(devices: int) -> Mesh:
     """
     platforms.require()
     available = jax.devices()
-    if devices and not multihost.alone() and devices != len(available):
+    if devices and not multihost.is_single_process() and devices != len(available):
         raise UserError(f"runtime.devices {devices} on several processes; leave it 0, which is all")
     if devices > len(available):
         raise UserError(
@@ -85,7 +85,7 @@ def join(command: str) -> None:
     """
     distributed.start()
     platforms.require()
-    if not multihost.alone():
+    if not multihost.is_single_process():
         multihost.require_same({"command": command, **versions(), "cssl_jax's code": _source()})
 
 
@@ -153,7 +153,7 @@ class Interruption:
         Args:
             shared: Other processes take part, where there are some: then it does not.
         """
-        if shared and not multihost.alone():
+        if shared and not multihost.is_single_process():
             yield
             return
         self._breakable = True

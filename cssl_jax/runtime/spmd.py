@@ -105,12 +105,12 @@ def data_parallel(
     split_constants: bool = False,
     deterministic: bool = False,
 ) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
-    """Runs ``step(state, constants, feed)`` on every device of the mesh.
+    """Runs ``step(state, constants, host_batch)`` on every device of the mesh.
 
     ``step`` is per-device code: it sees the whole of ``state`` and ``constants`` (replicated) and
-    its own rows of ``feed`` (split on the leading axis), may use collectives over "data", and must
-    return what is equal on every device. Replication is not checked (check_vma=False): with the
-    check on, autodiff of replicated parameters inserts a sum of its own, and averaged gradients
+    its own rows of ``host_batch`` (split on the leading axis), may use collectives over "data", and
+    must return what is equal on every device. Replication is not checked (check_vma=False): with
+    the check on, autodiff of replicated parameters inserts a sum of its own, and averaged gradients
     come out n times too large. ``assert_replicated`` looks at the result instead.
 
     Args:
@@ -122,7 +122,7 @@ def data_parallel(
         deterministic: Ask for the same bits at every execution, see ``same_bits``.
 
     Returns:
-        A compiled function of the same arguments, ``feed`` as made by ``put_batch``.
+        A compiled function of the same arguments, ``host_batch`` as made by ``put_batch``.
 
     Raises:
         UserError: Unknown backend, or pmap on several processes, or with options of its own.

@@ -133,10 +133,10 @@ class Trial:
         state = jax.tree.map(cast, self.first_state) if dtype else self.first_state
         return spmd.replicate(state, self.mesh)
 
-    def feeds(self, start: int, stop: int) -> Generator[PyTree]:
+    def host_batches(self, start: int, stop: int) -> Generator[PyTree]:
         """What the steps [start, stop) are fed, on the devices."""
-        for feed in self.pipeline.feeds(start, stop):
-            yield spmd.put_batch(feed, self.mesh, self.backend)
+        for host_batch in self.pipeline.host_batches(start, stop):
+            yield spmd.put_batch(host_batch, self.mesh, self.backend)
 
     def gradient(self) -> Callable[..., PyTree]:
         """Per-device code, see ``make_gradient``."""
@@ -181,9 +181,9 @@ class Trial:
         none = jax.tree.map(jnp.zeros_like, state.params)
         state = state.replace(opt_state=(none, state.opt_state))
         losses, examples, gradient = [], [], None
-        for number, feed in enumerate(self.pipeline.feeds(0, steps)):
-            examples.append(_examples(self.sampler, number, feed))
-            placed = spmd.put_batch(feed, self.mesh, self.backend)
+        for number, host_batch in enumerate(self.pipeline.host_batches(0, steps)):
+            examples.append(_examples(self.sampler, number, host_batch))
+            placed = spmd.put_batch(host_batch, self.mesh, self.backend)
             state, metrics = step(state, self.constants, placed)
             losses.append(np.asarray(metrics["loss"]))
             if gradient is None:
@@ -212,8 +212,10 @@ def recording(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
     return optax.GradientTransformation(init, update)
 
 
-def _examples(sampler: Sampler, step: int, feed: dict[str, np.ndarray]) -> np.ndarray:
-    return feed["index"] if "index" in feed else sampler.draw(step, feed["row"])[0]
+def _examples(sampler: Sampler, step: int, host_batch: dict[str, np.ndarray]) -> np.ndarray:
+    return (
+        host_batch["index"] if "index" in host_batch else sampler.draw(step, host_batch["row"])[0]
+    )
 
 
 def flat(tree: PyTree) -> np.ndarray:

@@ -38,7 +38,7 @@ def make_gradient(
         frozen_norm: See ``Context``.
     """
 
-    def gradient(state: TrainState, constants: PyTree, feed: PyTree) -> Gradient:
+    def gradient(state: TrainState, constants: PyTree, host_batch: PyTree) -> Gradient:
         ctx = Context(state.step, total_steps, axis_name, frozen_norm=frozen_norm)
 
         def make(rows: PyTree) -> Batch:
@@ -46,9 +46,9 @@ def make_gradient(
                 return make_batch(state.step, constants, rows)
 
         if micro_batches == 1:
-            grads, aux = _at_once(method, state, make(feed), ctx)
+            grads, aux = _at_once(method, state, make(host_batch), ctx)
         else:
-            grads, aux = _in_micro_batches(method, state, make, feed, ctx, micro_batches)
+            grads, aux = _in_micro_batches(method, state, make, host_batch, ctx, micro_batches)
         if axis_name is not None:
             grads, aux["metrics"] = jax.lax.pmean((grads, aux["metrics"]), axis_name)
         return grads, aux
@@ -74,7 +74,7 @@ def _in_micro_batches(
     method: Method,
     state: TrainState,
     make: Callable[[PyTree], Batch],
-    feed: PyTree,
+    host_batch: PyTree,
     ctx: Context,
     count: int,
 ) -> Gradient:
@@ -86,7 +86,7 @@ def _in_micro_batches(
     passes start from the same running statistics, which the micro-batches then move by the average
     of their own. Sums over micro-batches are at least float32.
     """
-    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), feed)
+    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), host_batch)
 
     def encode(params: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
         return method.encode(params, state.model_state, state.method_state, batch, ctx)

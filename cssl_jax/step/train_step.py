@@ -59,9 +59,9 @@ def make_train_step(
     )
 
     def train_step(
-        state: TrainState, constants: PyTree, feed: PyTree
+        state: TrainState, constants: PyTree, host_batch: PyTree
     ) -> tuple[TrainState, Metrics]:
-        grads, aux = gradient(state, constants, feed)
+        grads, aux = gradient(state, constants, host_batch)
         with jax.named_scope("journal"):
             squares = square_sums(grads)
             gradient_norm = jnp.sqrt(jnp.sum(squares))

@@ -208,7 +208,7 @@ def parallel_png(sweep: Sweep) -> PIL.Image.Image:
     canvas.set(xlim=(-0.45, len(axes) - 0.8), ylim=(-0.03, 1.03))
     canvas.axis("off")
     _key(canvas, drawn, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=3)
-    return plots.as_picture(figure)
+    return plots.as_image(figure)
 
 
 def importance_png(shares: dict[str, float]) -> PIL.Image.Image:
@@ -222,7 +222,7 @@ def importance_png(shares: dict[str, float]) -> PIL.Image.Image:
     axes.set(xlabel="importance, %", xlim=(0, 110 * max(shares.values())))
     plots.tidy(axes)
     axes.grid(False, axis="y")
-    return plots.as_picture(figure)
+    return plots.as_image(figure)
 
 
 def curves_png(sweep: Sweep) -> PIL.Image.Image:
@@ -238,7 +238,7 @@ def curves_png(sweep: Sweep) -> PIL.Image.Image:
     axes.set(xlabel="epoch", ylabel=f"{sweep.metric}, %")
     plots.tidy(axes)
     _key(axes, drawn)
-    return plots.as_picture(figure)
+    return plots.as_image(figure)
 
 
 def _key(axes: object, drawn: Sequence[Line], **options: object) -> None:

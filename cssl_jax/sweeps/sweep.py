@@ -92,7 +92,7 @@ def sweep(
 
 def _check(trials: int, sampler: str, pruner: str) -> None:
     """Raises UserError at the first of a sweep's own options that cannot work."""
-    if not multihost.alone():
+    if not multihost.is_single_process():
         raise UserError(
             f"a sweep runs in one process, not in {jax.process_count()}; start several, each with "
             "its own --workdir and a --storage that they share"

@@ -5,7 +5,7 @@ import time
 from cssl_jax.config import TrainConfig
 
 
-class Cadence:
+class Intervals:
     """Which steps are due, as a function of the step, and what the clock adds.
 
     A regular step is due by steps or epochs: the same in every run of a config, however often it

@@ -26,7 +26,7 @@ from cssl_jax.runtime import multihost, process
 from cssl_jax.step.state import TrainState
 from cssl_jax.train import run_dir
 from cssl_jax.train.initial_state import first_state, untrained_of
-from cssl_jax.train.intervals import Cadence
+from cssl_jax.train.intervals import Intervals
 from cssl_jax.train.online import OnlineEvaluation, online_evaluation
 from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
@@ -66,14 +66,14 @@ def pretrain(
     """
     process.join("pretrain")
     run = pathlib.Path(workdir).expanduser().absolute()
-    config, profile = multihost.together(
+    config, profile = multihost.run_on_all(
         lambda: (
             _with_absolute_paths(recipes.canonical(config)),
-            Profile(run / TRACES, profile_steps if multihost.first() else ""),
+            Profile(run / TRACES, profile_steps if multihost.is_primary() else ""),
         )
     )
     multihost.require_same({"workdir": str(run), **recipes.facts(config)})
-    multihost.together(lambda: run_dir.check(run, config))
+    multihost.run_on_all(lambda: run_dir.check(run, config))
     with process.catch_signals() as interruption, multihost.watched():
         try:
             with (
@@ -119,10 +119,10 @@ def _pretrain(
             parts = assemble(config)
             return cache, parts, online_evaluation(config, parts)
 
-    cache, parts, evaluation = multihost.together(assembled)
+    cache, parts, evaluation = multihost.run_on_all(assembled)
     multihost.require_same(parts.facts)
     run_dir.begin(run, config, claim)
-    regular = Cadence(config.train, parts.sampler.steps_per_epoch).regular
+    regular = Intervals(config.train, parts.sampler.steps_per_epoch).regular
     with Checkpoints(run, keep=config.train.keep, regular=regular) as checkpoints:
         with interruption.breakable(shared=True):
             start, unscored = 0, False
@@ -135,7 +135,7 @@ def _pretrain(
                 parts.meta.update({ORIGIN: origin} if origin else {})
             run_dir.confirm(run, config)
             if rejected := {*parts.train.rejected, *parts.validation.rejected}:
-                multihost.by_first(lambda: write_rejected(run / "rejected.csv", rejected))
+                multihost.run_on_primary(lambda: write_rejected(run / "rejected.csv", rejected))
             _announce(config, run, parts, evaluation, cache, start)
             if not start:
                 options = config.optimizer
@@ -148,7 +148,7 @@ def _pretrain(
                 )
         figures = None
         if start < parts.total_steps or unscored:
-            training = multihost.together(
+            training = multihost.run_on_all(
                 lambda: Training(
                     config,
                     run,
@@ -180,7 +180,7 @@ def _results(
 ) -> dict[str, Any]:
     """Writes results.json, unless a finished run has it, and returns its content."""
     results_path = run / "results.json"
-    if multihost.from_first(lambda: figures is None and results_path.is_file()):
+    if multihost.broadcast_from_primary(lambda: figures is None and results_path.is_file()):
         return json.loads(results_path.read_text())
     last = Checkpoint(parts.total_steps, state.model)
     best = _best(last, parts, checkpoints)
@@ -197,7 +197,7 @@ def _results(
         **evaluation.evaluator.report(last, best, untrained_of(config, parts), figures=figures),
         "versions": process.versions(),
     }
-    multihost.by_first(lambda: write_json(results_path, results))
+    multihost.run_on_primary(lambda: write_json(results_path, results))
     return results
 
 
@@ -273,7 +273,7 @@ def _announce(
     device = parts.mesh.devices.flat[0]
     rejected = len({*parts.train.rejected, *parts.validation.rejected})
     left_out = f"{rejected} left out (rejected.csv), " if rejected else ""
-    shared = "" if multihost.alone() else f" of {jax.process_count()} processes"
+    shared = "" if multihost.is_single_process() else f" of {jax.process_count()} processes"
     judged = "by labels" if evaluation.evaluator.labelled else "without labels"
     _say(
         f"run       {run}" + (f" (resumed at step {start})" if start else "") + "\n"
@@ -300,5 +300,5 @@ def _origin(init: dict[str, Any] | None) -> str:
 
 
 def _say(text: str) -> None:
-    if multihost.first():
+    if multihost.is_primary():
         print(text, file=sys.stderr, flush=True)

@@ -119,7 +119,7 @@ class Claim:
                 with writable(self._path.parent):
                     self.take()
 
-        multihost.by_first(take_if_there)
+        multihost.run_on_primary(take_if_there)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -145,8 +145,8 @@ def begin(run: pathlib.Path, config: Config, claim: Claim) -> None:
                 write_text(path, recipes.to_json(config))
             return path.read_text()
 
-    content = multihost.from_first(make)
-    multihost.together(lambda: _require_sight(path, content))
+    content = multihost.broadcast_from_primary(make)
+    multihost.run_on_all(lambda: _require_sight(path, content))
 
 
 def confirm(run: pathlib.Path, config: Config) -> None:
@@ -156,12 +156,12 @@ def confirm(run: pathlib.Path, config: Config) -> None:
         if recipes.read_json(run / "config.json") != config:
             write_text(run / "config.json", recipes.to_json(config))
 
-    multihost.by_first(write)
+    multihost.run_on_primary(write)
 
 
 def _require_sight(path: pathlib.Path, content: str) -> None:
     """Raises UserError where this process does not see a file as the first process wrote it."""
-    if multihost.first():
+    if multihost.is_primary():
         return
     end = time.monotonic() + _APPEARS
     while time.monotonic() < end:

@@ -12,7 +12,7 @@ import numpy as np
 from cssl_jax.checkpoint import digests
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import Config, recipes
-from cssl_jax.data.pipeline.prefetch import placed_feeds
+from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError
 from cssl_jax.experiment.experiment import Parts
 from cssl_jax.optim.norms import parameter_groups
@@ -21,10 +21,10 @@ from cssl_jax.runtime import multihost, process, spmd
 from cssl_jax.step.state import TrainState, is_schedule
 from cssl_jax.step.train_step import make_train_step
 from cssl_jax.train.guards import nonfinite
-from cssl_jax.train.guards.nonfinite import RollBack, Sickness
-from cssl_jax.train.guards.stop_vote import Agreement
-from cssl_jax.train.intervals import Cadence
-from cssl_jax.train.logging.logger import Journal
+from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollBack
+from cssl_jax.train.guards.stop_vote import StopVote
+from cssl_jax.train.intervals import Intervals
+from cssl_jax.train.logging.logger import RunLogger
 from cssl_jax.train.online import OnlineEvaluation
 from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
@@ -75,28 +75,28 @@ class Training:
         self._checkpoints = checkpoints
         self._interruption, self._first = interruption, first
         self._state, self._done, self._unscored = state, start, unscored
-        self._cadence = Cadence(config.train, parts.sampler.steps_per_epoch)
+        self._intervals = Intervals(config.train, parts.sampler.steps_per_epoch)
         self._profile = profile or Profile(run, "")
-        self._agreement = Agreement(parts.mesh)
+        self._stop_vote = StopVote(parts.mesh)
         self._replicas = None
         if config.train.check_replicas_every and parts.mesh.size > 1:
             self._replicas = digests.make_replica_check(parts.mesh)
         self._checked = start  # the last step after which all replicas were equal
         facts = {"config_hash": recipes.config_hash(config), "versions": process.versions()}
-        self._sickness = Sickness(
+        self._guard = NonFiniteGuard(
             run / nonfinite.FOLDER,
             config.train,
             parts.pipeline,
             parameter_groups(state.params),
             facts,
         )
-        self._journal = Journal(
+        self._logger = RunLogger(
             run,
             config,
             parts.pipeline,
             start,
             parts.total_steps,
-            self._sickness,
+            self._guard,
             unscored=unscored,
         )
 
@@ -109,7 +109,7 @@ class Training:
             RunError: The run cannot go on.
         """
         figures: dict[str, Any] = {}
-        with self._journal:
+        with self._logger:
             if self._unscored:
                 figures = self._finish(self._done, evaluate=True, again=True)
             step = self._compiled()
@@ -125,8 +125,8 @@ class Training:
                     figures = self._steps(step, constants)
                 except RollBack as sick:
                     self._roll_back(sick)
-                    if self._cadence.regular(self._done):  # what was due after the sick step
-                        evaluate = self._cadence.evaluates(self._done)
+                    if self._intervals.regular(self._done):  # what was due after the sick step
+                        evaluate = self._intervals.evaluates(self._done)
                         figures = self._finish(self._done, evaluate=evaluate)
         return self._state, figures
 
@@ -155,21 +155,21 @@ class Training:
         """To the end of the run, whose figures are returned."""
         parts = self._parts
         figures: dict[str, Any] = {}
-        feeds = placed_feeds(
+        host_batches = place_host_batches(
             parts.pipeline, parts.mesh, self._config.runtime.backend, self._done, parts.total_steps
         )
         try:
-            for feed, wait in self._timed(feeds):
+            for host_batch, wait in self._timed(host_batches):
                 self._profile.before(self._done + 1)
-                self._state, metrics = step(self._state, constants, feed)
+                self._state, metrics = step(self._state, constants, host_batch)
                 self._done += 1
                 if self._profile.after(self._done, metrics):
-                    self._journal.say(f"step {self._done}: traced into {self._run / TRACES}")
-                self._journal.add(self._done, metrics, wait)
+                    self._logger.say(f"step {self._done}: traced into {self._run / TRACES}")
+                self._logger.add(self._done, metrics, wait)
                 figures = self._after(self._done)
         finally:
             self._profile.close()
-            feeds.close()
+            host_batches.close()
         return figures
 
     def _after(self, done: int) -> dict[str, Any]:
@@ -177,21 +177,21 @@ class Training:
         every = self._config.train.check_replicas_every
         if self._replicas is not None and done % every == 0:
             self._check_replicas(done)
-        wish = self._interruption.signal_number or 0
-        if not wish and multihost.first() and self._cadence.overdue():
-            wish = _SAVE
-        agreed = self._agreement.reached(done, wish)
+        request = self._interruption.signal_number or 0
+        if not request and multihost.is_primary() and self._intervals.overdue():
+            request = _SAVE
+        agreed = self._stop_vote.reached(done, request)
         stop = agreed > _SAVE and done < self._parts.total_steps
-        if not agreed and not self._cadence.regular(done):
+        if not agreed and not self._intervals.regular(done):
             return {}
-        figures = self._finish(done, evaluate=self._cadence.evaluates(done))
+        figures = self._finish(done, evaluate=self._intervals.evaluates(done))
         if stop:
             self._stop(done)
         return figures
 
     def _finish(self, done: int, *, evaluate: bool, again: bool = False) -> dict[str, Any]:
         """Evaluates and saves; figures are empty without an evaluation."""
-        self._journal.flush()  # a step that was not finite is known before its state is saved
+        self._logger.flush()  # a step that was not finite is known before its state is saved
         self._check_replicas(done)
         meta, figures, scores, found = self._parts.meta, {}, {}, {}
         evaluator, health = self._evaluation.evaluator, self._evaluation.health
@@ -207,11 +207,11 @@ class Training:
                     self._checkpoints.save(self._state, {**meta, UNSCORED: True}, {})
                 self._stop(done)
             # Those of one process rank checkpoints in all, whatever the last bits are on its host.
-            scores = multihost.from_first(lambda: {**evaluator.flat(figures), **found})
-            self._journal.scores(done, scores)
+            scores = multihost.broadcast_from_primary(lambda: {**evaluator.flat(figures), **found})
+            self._logger.scores(done, scores)
         save = self._checkpoints.replace if again else self._checkpoints.save
         save(self._state, meta, scores)
-        self._cadence.saved()
+        self._intervals.saved()
         if self._watch is not None and evaluate and done < self._parts.total_steps:
             epoch = done // self._parts.sampler.steps_per_epoch
             if reason := self._watch(epoch, scores):
@@ -225,7 +225,7 @@ class Training:
         Raises:
             InterruptedRunError: A signal came to one of them.
         """
-        if self._agreement.at_once(self._interruption.signal_number or 0) > _SAVE:
+        if self._stop_vote.at_once(self._interruption.signal_number or 0) > _SAVE:
             raise InterruptedRunError(self._interruption.name)
 
     def _stop(self, done: int) -> None:
@@ -237,7 +237,7 @@ class Training:
             "run the same command to go on"
         )
 
-    def _timed(self, feeds: Generator[Any]) -> Iterator[tuple[Any, float]]:
+    def _timed(self, host_batches: Generator[Any]) -> Iterator[tuple[Any, float]]:
         """Each feed with the seconds it was waited for; a signal does not wait for a slow one."""
         while True:
             start = time.perf_counter()
@@ -246,14 +246,14 @@ class Training:
                 # Also by a signal that came since the step; several processes act on one at a step
                 # that all agree on.
                 with nullcontext() if ended else self._interruption.breakable(shared=True):
-                    feed = next(feeds)
+                    host_batch = next(host_batches)
             except StopIteration:
                 return
             except InterruptedRunError:
                 if self._done > (self._checkpoints.latest or 0):
                     self._finish(self._done, evaluate=False)
                 self._stop(self._done)
-            yield feed, time.perf_counter() - start
+            yield host_batch, time.perf_counter() - start
 
     # ------------------------------------------------------------------------------- sick training
 
@@ -271,8 +271,8 @@ class Training:
         else:
             state = self._checkpoints.restore(shapes, self._parts.mesh, target)
         lost = sick.skipped - int(state.skipped[0])
-        self._sickness.limit(lost, sick.words, f"since step {target or 0}, which was gone back to")
-        self._journal.say(
+        self._guard.limit(lost, sick.words, f"since step {target or 0}, which was gone back to")
+        self._logger.say(
             f"{sick.words}: going on with the next batch from the weights of step {target or 0}"
         )
 

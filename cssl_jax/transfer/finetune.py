@@ -117,7 +117,7 @@ def finetune(
     encoder: Encoder = load_encoder(run)
     results: dict[str, Any] = {"run": pathlib.Path(run).name, "fractions": {}}
     for fraction in fractions:
-        resolved, parts = multihost.together(
+        resolved, parts = multihost.run_on_all(
             functools.partial(_resolve, config, fraction, min_steps)
         )
         found: dict[str, Any] = {"labels": len(parts[0])}
@@ -138,7 +138,7 @@ def finetune(
         found["pixels"] = _logistic_regression(pixels, *parts, resolved)
         results["fractions"][f"{fraction:g}"] = found
         results["selection"] = trained["selection"]
-        multihost.by_first(lambda: write_json(folder / "finetune.json", results))
+        multihost.run_on_primary(lambda: write_json(folder / "finetune.json", results))
     return results
 
 
@@ -152,7 +152,7 @@ def _resolve(
     classifier = dataclasses.replace(classifier, num_classes=classifier.num_classes or most)
     config = dataclasses.replace(config, classifier=classifier)
     resolved = for_labels(config, len(train), min_steps)
-    if multihost.alone() and resolved.train.batch_size < config.train.batch_size:
+    if multihost.is_single_process() and resolved.train.batch_size < config.train.batch_size:
         available = config.runtime.devices or jax.local_device_count()
         devices = math.gcd(resolved.train.batch_size, available)  # those that it divides over
         fewer = dataclasses.replace(config.runtime, devices=devices)

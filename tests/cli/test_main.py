@@ -16,7 +16,7 @@ import pytest
 
 from cssl_jax import config
 from cssl_jax.cli import main as cli
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from helpers import tiny
 
 QUICK = ["--model.encoder", "tiny", "--train.batch-size", "256", "--evaluate.batch-size", "512"]
@@ -172,10 +172,10 @@ def test_help_calls_what_is_named_first_by_its_word(capsys):
 
 def test_no_help_starts_a_line_within_a_sentence_or_names_a_python_class():
     described = {options for _, options in cli.COMMANDS.values()}
-    described |= {config.Config, *typing.get_type_hints(config.Config).values(), PictureOptions}
+    described |= {config.Config, *typing.get_type_hints(config.Config).values(), ImageOptions}
     for options in described:
         text = inspect.getdoc(options)
-        assert not re.search(r"``|\w+Config\b|PictureOptions", text), options
+        assert not re.search(r"``|\w+Config\b|ImageOptions", text), options
         # tyro keeps a line break before whatever is no letter.
         starts = re.findall(r"^ {8}(.*)$", text, re.MULTILINE)
         assert all(start[0].isalpha() for start in starts), options

@@ -20,7 +20,7 @@ import pytest
 
 import cssl_jax
 from cssl_jax.config import recipes
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.cleaning import scan
 from cssl_jax.data.formats import walk
 from cssl_jax.data.sources import decode
@@ -45,7 +45,7 @@ def test_broken_files_of_every_format_end_in_pictures_rejects_or_one_message():
 
 def rejected(source, tmp_path, **options):
     """{name: reason} of rejected.csv."""
-    records = open_records(str(source), PictureOptions())
+    records = open_records(str(source), ImageOptions())
     limits = {"channels": 3, "min_side": 8, "max_pixels": 10**6, **options}
     index = scan.scan(records, **limits)
     scan.write_rejected(tmp_path / "rejected.csv", scan.rejected(records.names, index))
@@ -104,7 +104,7 @@ def test_a_picture_that_would_unpack_to_more_than_the_limit_is_not_unpacked(plac
         "content = pathlib.Path(sys.argv[1]).read_bytes()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: decode.decode_picture(content, 3, 10**6)\n"
-        "except decode.PictureError as error: print(error.reason)\n"
+        "except decode.ImageError as error: print(error.reason)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
     done = subprocess.run(
@@ -173,7 +173,7 @@ def test_folders_that_link_to_each_other_have_an_end(place):
         for j in range(9):
             (place / f"f{i}" / f"to{j}").symlink_to(place / f"f{j}")
     with pytest.raises(UserError, match="remove the links that go round"):
-        open_records(str(place), PictureOptions())
+        open_records(str(place), ImageOptions())
     assert walk.MAX_VISITS == 100
 
 
@@ -204,9 +204,9 @@ def test_names_that_lead_out_stay_names(tmp_path):
 def test_a_jpeg_without_its_end_is_left_to_the_decoder_that_needs_none():
     # TensorFlow's refuses it in the middle of a run; the scan, which is Pillow's, has all its rows.
     whole = encoded("JPEG", seed=1)
-    assert decode.decode_picture(whole, 3).plain_jpeg
+    assert decode.decode_image(whole, 3).plain_jpeg
     for end in (bytes(100) + b"\xff\xdd", b"\xff\xd0" + bytes(600), b"\xff\xd9" + bytes(100)):
-        found = decode.decode_picture(whole[:-2] + end, 3)
+        found = decode.decode_image(whole[:-2] + end, 3)
         assert not found.plain_jpeg
         np.testing.assert_array_equal(found.pixels, decode.decode(whole, 3))
 
@@ -215,7 +215,7 @@ def test_a_list_may_hold_any_bytes(place):
     table = place / "a.csv"
     table.write_bytes(b"path,label\ngood.png,1\n\x00.png,2\n")
     with pytest.raises(UserError, match="cannot be found beside it"):
-        open_records(str(table), PictureOptions())
+        open_records(str(table), ImageOptions())
 
 
 @pytest.mark.parametrize("content", [
@@ -260,7 +260,7 @@ def test_a_mask_is_a_png_within_the_limits_or_one_message(masked, monkeypatch, c
     monkeypatch.setattr(subprocess, "Popen", lambda *words, **_: started.append(words))
     (masked / "1.png").write_bytes(content)
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        load_masks(str(masked.parent), PictureOptions(channels=1))
+        load_masks(str(masked.parent), ImageOptions(channels=1))
     assert "masks/1.png" in str(caught.value)
     assert not started  # Pillow hands PostScript to Ghostscript
 
@@ -270,11 +270,11 @@ def test_a_mask_that_is_a_pipe_or_a_device_is_refused_at_once(masked):
         (masked / "1.png").unlink()
         (masked / "1.png").symlink_to(target)
         with pytest.raises(UserError, match=r"lacks 1\.png|no regular file"):
-            load_masks(str(masked.parent), PictureOptions(channels=1))
+            load_masks(str(masked.parent), ImageOptions(channels=1))
 
 
 def test_the_limit_of_pixels_holds_for_masks(masked):
-    options = PictureOptions(channels=1, max_pixels=64)
+    options = ImageOptions(channels=1, max_pixels=64)
     assert load_masks(str(masked.parent), options).num_classes == 3
     PIL.Image.fromarray(np.zeros((9, 8), np.uint8)).save(masked / "0.png")
     with pytest.raises(UserError, match="8 x 9 px, at most 64 pixels; raise --data"):
@@ -286,7 +286,7 @@ def test_masks_in_an_archive_are_read_as_carefully_as_its_images(tmp_path):
     images = np.zeros((1, 8, 8, 1), np.uint8)
     np.savez(tmp_path / "a.npz", images=images, masks=objects)
     with pytest.raises(UserError, match=r"plain arrays; write it with numpy\.savez\(path, masks="):
-        load_masks(str(tmp_path / "a.npz"), PictureOptions(channels=1))
+        load_masks(str(tmp_path / "a.npz"), ImageOptions(channels=1))
 
 
 FORBIDDEN = {"eval", "exec", "compile", "__import__"}  # of Python's own functions

@@ -23,11 +23,11 @@ def gradient_on(devices, backend="shard_map", mutate=lambda grads: grads, **opti
     run = tiny.Run(config, devices, backend)
     gradient = run.gradient()
 
-    def mutated(state, constants, feed):
-        grads, aux = gradient(state, constants, feed)
+    def mutated(state, constants, host_batch):
+        grads, aux = gradient(state, constants, host_batch)
         return mutate(grads), aux["metrics"]
 
-    grads, metrics = run.spread(mutated)(run.state(), run.constants, next(run.feeds(0, 1)))
+    grads, metrics = run.spread(mutated)(run.state(), run.constants, next(run.host_batches(0, 1)))
     return jax.device_get(grads), float(metrics["loss"])
 
 
@@ -113,8 +113,10 @@ def test_determinism_is_asked_of_gpus_in_words_that_xla_knows():
 
 def test_the_same_step_gives_the_same_bits_twice():
     run = tiny.Run(tiny.replace(tiny.config(), "runtime", deterministic=True), 4)
-    step, feed = run.train_step(), next(run.feeds(0, 1))
-    first, again = (jax.device_get(step(run.state(), run.constants, feed)[0]) for _ in range(2))
+    step, host_batch = run.train_step(), next(run.host_batches(0, 1))
+    first, again = (
+        jax.device_get(step(run.state(), run.constants, host_batch)[0]) for _ in range(2)
+    )
     jax.tree.map(np.testing.assert_array_equal, first.params, again.params)
 
 
@@ -139,7 +141,7 @@ def test_an_unknown_backend_is_refused():
 def test_replicas_that_differ_are_named():
     mesh = spmd.make_mesh(jax.devices()[:4])
 
-    def drift(state, constants, feed):
+    def drift(state, constants, host_batch):
         return {"a": state, "b": state + jax.lax.axis_index("data")}
 
     result = spmd.data_parallel(drift, mesh, donate=False)(

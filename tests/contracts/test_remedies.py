@@ -86,7 +86,8 @@ def test_what_a_reader_of_images_advises_every_command_that_reads_them_takes(kno
     paths = [
         path for folder in folders for path in sorted((PACKAGE / "data" / folder).glob("*.py"))
     ]
-    found = [(path, *place) for path in paths for place in named(path)]
+    # layout.py speaks of splits, which embed has none of
+    found = [(path, *place) for path in paths if path.stem != "layout" for place in named(path)]
     assert len(found) > 12
     for path, line, option in found:
         for command in READERS:

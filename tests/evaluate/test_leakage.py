@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.cleaning.near_duplicates import near_pairs
 from cssl_jax.data.sources import arrays
 from cssl_jax.data.sources.base import ArraySource, split
@@ -37,7 +37,7 @@ def again(image, quality=90, size=48):
 
 
 def test_a_clean_split_is_called_clean():
-    found = leakage.look(source(scenes(30)), source(scenes(20, seed=1)), "training images")
+    found = leakage.find_leakage(source(scenes(30)), source(scenes(20, seed=1)), "training images")
     assert (found["exact"], found["near"], found["share"]) == (0, 0, 0.0)
     assert found["words"] == (
         "no leakage found: none of the 20 test images is among the training images, exactly or "
@@ -62,7 +62,7 @@ def test_planted_copies_are_counted_and_named():
     other[[3, 11]] = labels[[5, 19]]
     other[7] = (labels[6] + 1) % 3  # the same picture, another label
     other[[12, 13]] = labels[[21, 22]]
-    found = leakage.look(source(train, labels), source(test, other), "training images")
+    found = leakage.find_leakage(source(train, labels), source(test, other), "training images")
     assert (found["exact"], found["near"], found["other_labels"]) == (2, 3, 1)
     assert found["share"] == 5 / 20
     named = {pair["test"]: (pair["train"], pair["kind"]) for pair in found["pairs"]}
@@ -99,7 +99,7 @@ def test_files_are_compared_by_their_bytes_and_named_by_their_paths(tmp_path, in
         tmp_path / "test" / "class1" / "smaller.jpg", quality=70
     )
     train, test = (
-        load_source(str(tmp_path / part), PictureOptions(in_memory=in_memory))
+        load_source(str(tmp_path / part), ImageOptions(in_memory=in_memory))
         for part in ("train", "test")
     )
     assert isinstance(train, ArraySource) is in_memory

@@ -12,7 +12,7 @@ import pytest
 
 import cssl_jax
 from cssl_jax.cli import main as cli
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.protocols.knn import knn
@@ -45,7 +45,7 @@ def encoder(run):
 
 def test_a_source_is_a_path_or_a_text_and_nothing_else(run, tmp_path):
     path = run[0].parent / "folder"
-    options = PictureOptions(channels=1, max_rejected=0.5)
+    options = ImageOptions(channels=1, max_rejected=0.5)
     assert len(load_source(path, options)) == len(load_source(str(path), options)) == 5
     assert len(load_source(run[0].parent / "images.npz")) == 60
     with pytest.raises(UserError, match="is of type ndarray; give a path or a name"):

@@ -176,7 +176,7 @@ def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_figures_alone(
     assert figures["knn"]["top1"] == pytest.approx(expected)
     assert figures["split"] == {"train": 30, "validation": 20}
     assert figures["best"]["images"] == 20  # none of them chose
-    assert all("knn" in figures[floor] for floor in ("random_init", "pixels"))
+    assert all("knn" in figures[baseline] for baseline in ("random_init", "pixels"))
     assert set(figures["leakage"]) == {"train", "pretraining"}
     saved = json.loads((folder / "results.json").read_text())
     assert saved.pop("transfer") == {data.source: json.loads(json.dumps(figures))}

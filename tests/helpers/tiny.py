@@ -60,8 +60,8 @@ class Run(Trial):
     def train(self, steps, dtype=None):
         """(loss of every step, last state) on the host."""
         step, state, losses = self.train_step(), self.state(dtype), []
-        for feed in self.feeds(0, steps):
-            state, metrics = step(state, self.constants, feed)
+        for host_batch in self.host_batches(0, steps):
+            state, metrics = step(state, self.constants, host_batch)
             losses.append(float(metrics["loss"]))
         spmd.assert_replicated(state)
         return np.array(losses), jax.device_get(state)

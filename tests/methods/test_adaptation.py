@@ -54,8 +54,8 @@ class Pairs(tiny.Run):
 
     def gradients(self):
         spread = self.spread(self.gradient())
-        feed = next(self.feeds(0, 1))
-        grads, aux = jax.device_get(spread(self.placed(), self.constants, feed))
+        host_batch = next(self.host_batches(0, 1))
+        grads, aux = jax.device_get(spread(self.placed(), self.constants, host_batch))
         return grads, aux["metrics"]
 
 
@@ -163,8 +163,8 @@ def test_targets_are_drawn_in_epochs_of_their_own_from_keys_of_their_own():
     run = Pairs(config("coral"))
     make = jax.jit(run.pipeline.make_batch)
     batches = [
-        make(np.int32(step), run.pipeline.constants, feed)
-        for step, feed in enumerate(run.pipeline.feeds(0, 4))
+        make(np.int32(step), run.pipeline.constants, host_batch)
+        for step, host_batch in enumerate(run.pipeline.host_batches(0, 4))
     ]
     drawn = np.concatenate([batch["target_index"] for batch in batches])
     for epoch in (drawn[:32], drawn[32:]):  # two batches of 16 from 40 images
@@ -174,7 +174,7 @@ def test_targets_are_drawn_in_epochs_of_their_own_from_keys_of_their_own():
     # Beside other images no image of the same number has the same draws.
     twin = Pairs(config("coral"), target=tiny.pictures())
     batch = jax.jit(twin.pipeline.make_batch)(
-        np.int32(0), twin.pipeline.constants, next(twin.pipeline.feeds(0, 1))
+        np.int32(0), twin.pipeline.constants, next(twin.pipeline.host_batches(0, 1))
     )
     assert not np.array_equal(batch["index"], batch["target_index"])
 

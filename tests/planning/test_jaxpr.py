@@ -141,7 +141,7 @@ def debug():
     jaxpr = program.device_program(step_of(config, mesh, given), mesh)
     step = step_of(config, spmd.make_mesh(jax.devices()[:8]), given)
     function = spmd.data_parallel(step.function, spmd.make_mesh(jax.devices()[:8]))
-    return jaxpr, function.lower(step.state, step.constants, step.feed).compile()
+    return jaxpr, function.lower(step.state, step.constants, step.host_batch).compile()
 
 
 def test_a_step_exchanges_what_it_is_written_to_exchange(debug):
@@ -170,9 +170,9 @@ def test_the_shapes_are_those_that_a_pipeline_feeds(pipeline):
     given = input_of(config, None, 8)
     assert given.pipeline == pipeline
     step = step_of(config, abstract_mesh(1), given)
-    fed = {k: v for k, v in next(run.pipeline.feeds(0, 1)).items() if k != "label"}
+    fed = {k: v for k, v in next(run.pipeline.host_batches(0, 1)).items() if k != "label"}
     constants = {k: v for k, v in run.pipeline.constants.items() if k != "labels"}
-    for shapes, arrays in ((step.feed, fed), (step.constants, constants)):
+    for shapes, arrays in ((step.host_batch, fed), (step.constants, constants)):
         assert {k: (v.shape, v.dtype) for k, v in shapes.items()} == {
             k: (v.shape, v.dtype) for k, v in arrays.items()
         }

@@ -75,7 +75,7 @@ class Reader(html.parser.HTMLParser):
         super().__init__()
         self.attributes, self.words, self.scripts, self.styles = [], [], [], []
         self._inside = []
-        self.feed(text)
+        self.host_batch(text)
 
     def handle_starttag(self, tag, attributes):
         self.attributes += [(tag, name, value) for name, value in attributes]

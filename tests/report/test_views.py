@@ -54,8 +54,10 @@ def test_views_are_those_of_the_train_step(arrays, monkeypatch, placement):
     examples = drawn_examples(monkeypatch, config, step=4, examples=5)
     parts = assemble(config)
     pipeline, spec = parts.pipeline, parts.spec
-    (feed,) = pipeline.feeds(4, 5)
-    batch = jax.device_get(jax.jit(pipeline.make_batch)(np.int32(4), pipeline.constants, feed))
+    (host_batch,) = pipeline.host_batches(4, 5)
+    batch = jax.device_get(
+        jax.jit(pipeline.make_batch)(np.int32(4), pipeline.constants, host_batch)
+    )
     views = 255 * (batch["views"]["main"] * np.array(spec.std) + np.array(spec.mean))
     assert len(examples) == 5
     for row, example in enumerate(examples):
@@ -144,7 +146,7 @@ def test_a_killed_run_records_no_step_twice_and_leaves_none_out(
 ):
     monkeypatch.setattr(view_log, "SHARD", 2)
     config = tiny.replace(make_config(arrays), "train", record_views=True, checkpoint_every=1)
-    add = logger.Journal.add
+    add = logger.RunLogger.add
 
     def stop(self, done, *rest):
         add(self, done, *rest)
@@ -153,7 +155,7 @@ def test_a_killed_run_records_no_step_twice_and_leaves_none_out(
             raise CrashError
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.Journal, "add", stop)
+        patch.setattr(logger.RunLogger, "add", stop)
         with pytest.raises(CrashError):
             cssl_jax.pretrain(config, tmp_path / "run")
     cssl_jax.pretrain(config, tmp_path / "run")

@@ -30,9 +30,9 @@ def test_one_process_starts_nothing_and_meets_nobody(monkeypatch):
     distributed.start()
     distributed.start("host:1234", 1, 0)
     assert not jax.distributed.is_initialized()
-    assert multihost.alone()
-    assert multihost.first()
-    assert multihost.together(lambda: 3) == multihost.from_first(lambda: 3) == 3
+    assert multihost.is_single_process()
+    assert multihost.is_primary()
+    assert multihost.run_on_all(lambda: 3) == multihost.broadcast_from_primary(lambda: 3) == 3
     assert multihost.gather({"a": 1}) == [{"a": 1}]
     multihost.require_same({"a": 1})
 

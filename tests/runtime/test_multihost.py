@@ -98,7 +98,7 @@ def test_two_processes_feed_the_batches_and_give_the_gradient_of_one(tmp_path):
         grads, aux = gradient(*arguments)
         return grads, aux["metrics"]
 
-    grads, metrics = run.spread(function)(run.state(), run.constants, next(run.feeds(0, 1)))
+    grads, metrics = run.spread(function)(run.state(), run.constants, next(run.host_batches(0, 1)))
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))
     for result in results:
         assert float(result["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-6)

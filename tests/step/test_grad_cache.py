@@ -82,14 +82,17 @@ def vectors(dtype=np.float64):
     return {"x": rng.normal(size=(N, 6)).astype(dtype), "index": index, "key": key, "label": label}
 
 
-def make_batch(step, constants, feed):
+def make_batch(step, constants, host_batch):
     """Two views by noise from the examples' keys."""
 
     def noise(key):
-        return jax.random.uniform(jax.random.wrap_key_data(key), (2, 6), feed["x"].dtype)
+        return jax.random.uniform(jax.random.wrap_key_data(key), (2, 6), host_batch["x"].dtype)
 
-    examples = {name: feed[name] for name in ("index", "key", "label")}
-    return {**examples, "views": {"main": feed["x"][:, None] + jax.vmap(noise)(feed["key"])}}
+    examples = {name: host_batch[name] for name in ("index", "key", "label")}
+    return {
+        **examples,
+        "views": {"main": host_batch["x"][:, None] + jax.vmap(noise)(host_batch["key"])},
+    }
 
 
 def method_and_state(method, dtype, **shared):
@@ -134,9 +137,9 @@ def vector_gradient(
             return grads, aux["metrics"], aux["model_state"]
 
         rows = spmd.process_rows(N, mesh, micro_batch) if rows is None else rows
-        feed = {name: value[rows] for name, value in vectors(dtype).items()}
+        host_batch = {name: value[rows] for name, value in vectors(dtype).items()}
         result = spmd.data_parallel(function, mesh, backend, donate=False)(
-            spmd.replicate(state, mesh), {}, spmd.put_batch(feed, mesh, backend)
+            spmd.replicate(state, mesh), {}, spmd.put_batch(host_batch, mesh, backend)
         )
         spmd.assert_replicated(result)
         return jax.device_get(result)
@@ -237,7 +240,7 @@ def picture_gradient(run, dtype=None):
         grads, aux = gradient(*arguments)
         return grads, aux["metrics"], aux["model_state"]
 
-    arguments = run.state(dtype), run.constants, next(run.feeds(0, 1))
+    arguments = run.state(dtype), run.constants, next(run.host_batches(0, 1))
     return jax.device_get(run.spread(function)(*arguments))
 
 
@@ -255,8 +258,8 @@ def test_the_replay_draws_what_the_first_pass_and_the_plain_step_draw(plain_pict
 
 
 def program(run):
-    feed = next(run.feeds(0, 1))
-    return jax.make_jaxpr(run.spread(run.gradient()))(run.state(), run.constants, feed).jaxpr
+    host_batch = next(run.host_batches(0, 1))
+    return jax.make_jaxpr(run.spread(run.gradient()))(run.state(), run.constants, host_batch).jaxpr
 
 
 def images_alive(run):
@@ -291,10 +294,14 @@ def test_every_input_feeds_each_device_its_share_of_every_micro_batch(pipeline):
     if pipeline == "tf":
         pytest.importorskip("tensorflow")
     run = picture_run(4, pipeline=pipeline)
-    feed = next(run.feeds(0, 1))
+    host_batch = next(run.host_batches(0, 1))
     rows = np.arange(N)
-    name, expected = ("row", rows) if "row" in feed else ("index", run.sampler.draw(0, rows)[0])
-    shares = np.reshape(feed[name], (4, N // MICRO_BATCH, MICRO_BATCH // 4))  # device, part, row
+    name, expected = (
+        ("row", rows) if "row" in host_batch else ("index", run.sampler.draw(0, rows)[0])
+    )
+    shares = np.reshape(
+        host_batch[name], (4, N // MICRO_BATCH, MICRO_BATCH // 4)
+    )  # device, part, row
     np.testing.assert_array_equal(shares.swapaxes(0, 1).ravel(), expected)
 
 
@@ -354,7 +361,7 @@ def test_a_run_in_micro_batches_that_stopped_ends_with_the_same_bits(tmp_path, m
     class CrashError(Exception):
         pass
 
-    add = logger.Journal.add
+    add = logger.RunLogger.add
 
     def crash(self, done, metrics, wait):
         add(self, done, metrics, wait)
@@ -362,7 +369,7 @@ def test_a_run_in_micro_batches_that_stopped_ends_with_the_same_bits(tmp_path, m
             raise CrashError
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.Journal, "add", crash)
+        patch.setattr(logger.RunLogger, "add", crash)
         with pytest.raises(CrashError):
             cssl_jax.pretrain(config, tmp_path / "run")
     assert cssl_jax.pretrain(config, tmp_path / "run") == results

@@ -60,7 +60,7 @@ def test_a_killed_run_on_pictures_ends_with_the_same_bits(folder, tmp_path, monk
         pytest.importorskip("tensorflow")
     config = make_config(folder, **data)
     cssl_jax.pretrain(config, tmp_path / "whole")
-    add = logger.Journal.add
+    add = logger.RunLogger.add
 
     def crash(self, step, *rest):
         add(self, step, *rest)
@@ -68,7 +68,7 @@ def test_a_killed_run_on_pictures_ends_with_the_same_bits(folder, tmp_path, monk
             raise CrashError
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.Journal, "add", crash)
+        patch.setattr(logger.RunLogger, "add", crash)
         with pytest.raises(CrashError):
             cssl_jax.pretrain(config, tmp_path / "run")
     cssl_jax.pretrain(config, tmp_path / "run")
@@ -230,6 +230,8 @@ def test_a_run_goes_on_with_the_kernels_that_it_began_with(folder, monkeypatch, 
 
 def test_views_by_both_kernels_differ_in_rounding_only(folder):
     pipeline = assemble(make_config(folder, engine="threads", augment_on="host")).pipeline
-    ours, twin = (next(pipeline.with_kernels(kernels).feeds(0, 1)) for kernels in ("opencv", "jax"))
+    ours, twin = (
+        next(pipeline.with_kernels(kernels).host_batches(0, 1)) for kernels in ("opencv", "jax")
+    )
     np.testing.assert_array_equal(ours["index"], twin["index"])
     assert np.abs(ours["views"].astype(int) - twin["views"]).max() <= 1

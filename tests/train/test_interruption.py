@@ -80,7 +80,7 @@ def meta_files(run):
 def test_a_signal_between_steps_saves_and_exits_with_75(
     config, whole, tmp_path, monkeypatch, capfd, number
 ):
-    add = logger.Journal.add
+    add = logger.RunLogger.add
 
     def interrupt(self, done, metrics, wait):
         add(self, done, metrics, wait)
@@ -88,7 +88,7 @@ def test_a_signal_between_steps_saves_and_exits_with_75(
             signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.Journal, "add", interrupt)
+        patch.setattr(logger.RunLogger, "add", interrupt)
         assert cli.main(command(config, tmp_path / "run")) == 75
     said = capfd.readouterr().err
     assert f"cssl-jax pretrain: {number.name} at step 4 of 9: saved" in said
@@ -145,7 +145,7 @@ def test_a_kill_while_the_evaluation_is_made_up_for_repeats_no_line(
 def test_a_signal_does_not_wait_for_an_input_that_hangs(
     config, whole, tmp_path, monkeypatch, last, late
 ):
-    feeds, freed = pipelines.StreamPipeline.feeds, threading.Event()
+    host_batches, freed = pipelines.StreamPipeline.host_batches, threading.Event()
     after, reached = trainer.Training._after, threading.Event()
 
     def noted(self, done):
@@ -163,15 +163,15 @@ def test_a_signal_does_not_wait_for_an_input_that_hangs(
             os.kill(os.getpid(), signal.SIGTERM)
 
     def hanging(self, start, stop):
-        for step, feed in enumerate(feeds(self, start, stop), start):
+        for step, host_batch in enumerate(host_batches(self, start, stop), start):
             if step == last:
                 threading.Thread(target=interrupt).start()
                 freed.wait(120)
-            yield feed
+            yield host_batch
 
     with monkeypatch.context() as patch:
         patch.setattr(prefetch, "HANGING", 0.5)
-        patch.setattr(pipelines.StreamPipeline, "feeds", hanging)
+        patch.setattr(pipelines.StreamPipeline, "host_batches", hanging)
         patch.setattr(trainer.Training, "_after", noted)
         begun = time.monotonic()
         with pytest.raises(InterruptedRunError, match=f"SIGTERM at step {last} of 9: saved"):
@@ -197,7 +197,7 @@ def test_a_save_that_fails_is_not_said_to_be_saved(config, tmp_path, monkeypatch
     def fails(self):
         raise self._not_written(OSError(28, "No space left on device"))
 
-    monkeypatch.setattr(logger.Journal, "add", interrupt)
+    monkeypatch.setattr(logger.RunLogger, "add", interrupt)
     monkeypatch.setattr(checkpoints.Checkpoints, "wait", fails)
     with pytest.raises(RunError, match="could not be written") as error:
         cssl_jax.pretrain(config, tmp_path / "run")
@@ -324,7 +324,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(config, whole, tmp_path
 def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, monkeypatch, every):
     import jax
 
-    add = logger.Journal.add
+    add = logger.RunLogger.add
     config = tiny.replace(config, "train", check_replicas_every=every)
     config = tiny.replace(config, "runtime", devices=2)
     runs = []
@@ -347,7 +347,7 @@ def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, mon
             runs[0]._state = jax.tree.unflatten(tree, leaves)
 
     monkeypatch.setattr(trainer.Training, "__init__", remember)
-    monkeypatch.setattr(logger.Journal, "add", drift)
+    monkeypatch.setattr(logger.RunLogger, "add", drift)
     # Found by the next check, or before the checkpoint of step 6 is saved.
     with pytest.raises(RunError, match=r"devices hold different values of \d+ arrays .* at step 6"):
         cssl_jax.pretrain(config, tmp_path / "run")

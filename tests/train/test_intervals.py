@@ -12,7 +12,7 @@ def due(function, total):
 
 def make(**train):
     off = {"evaluate_every": 0, "checkpoint_every": 0, "checkpoint_minutes": 0.0}
-    return intervals.Cadence(tiny.config(epochs=4, **{**off, **train}).train, steps_per_epoch=5)
+    return intervals.Intervals(tiny.config(epochs=4, **{**off, **train}).train, steps_per_epoch=5)
 
 
 def test_the_end_is_evaluated_and_saved_whatever_the_cadence():

@@ -146,14 +146,14 @@ class CrashError(Exception):
 
 def stop_at(monkeypatch, step):
     """Makes the next run raise right after it has sent off ``step``."""
-    add = logger.Journal.add
+    add = logger.RunLogger.add
 
     def crash(self, done, metrics, wait):
         add(self, done, metrics, wait)
         if done == step:
             raise CrashError
 
-    monkeypatch.setattr(logger.Journal, "add", crash)
+    monkeypatch.setattr(logger.RunLogger, "add", crash)
 
 
 @pytest.mark.parametrize("step", [slow(2), 4, slow(8)])
@@ -167,7 +167,7 @@ def test_a_run_that_crashed_ends_with_the_same_bits(config, run, tmp_path, monke
 
 
 def test_a_signal_saves_and_the_next_start_goes_on(config, run, tmp_path, monkeypatch):
-    add = logger.Journal.add
+    add = logger.RunLogger.add
 
     def interrupt(self, done, metrics, wait):
         add(self, done, metrics, wait)
@@ -175,7 +175,7 @@ def test_a_signal_saves_and_the_next_start_goes_on(config, run, tmp_path, monkey
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.Journal, "add", interrupt)
+        patch.setattr(logger.RunLogger, "add", interrupt)
         with pytest.raises(RunError, match="SIGTERM at step 5 of 9: saved"):
             cssl_jax.pretrain(config, tmp_path / "run")
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
@@ -189,14 +189,14 @@ def test_a_run_that_waits_for_input_says_so_and_what_to_change(
 ):
     # Nine steps are few: judge each alone, since some find their input made while XLA compiled.
     monkeypatch.setattr(metrics.InputWatch, "seconds", 0.0)
-    feeds = pipelines.StreamPipeline.feeds
+    host_batches = pipelines.StreamPipeline.host_batches
 
     def slow(self, start, stop):
-        for feed in feeds(self, start, stop):
+        for host_batch in host_batches(self, start, stop):
             time.sleep(0.8)
-            yield feed
+            yield host_batch
 
-    monkeypatch.setattr(pipelines.StreamPipeline, "feeds", slow)
+    monkeypatch.setattr(pipelines.StreamPipeline, "host_batches", slow)
     config = make_config(arrays, resident=False)
     # Compiling, saving and evaluating give the input time to catch up: few of them, and long waits.
     config = tiny.replace(config, "train", checkpoint_every=0, evaluate_every=0)

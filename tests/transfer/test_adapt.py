@@ -124,7 +124,7 @@ def test_a_run_that_crashed_ends_with_the_same_bits(tmp_path, monkeypatch):
     chosen = tiny.replace(chosen, "classifier", num_classes=3)
     chosen = tiny.replace(chosen, "adapt", target=str(tmp_path / "target.npz"))
     pretrain(chosen, tmp_path / "whole")
-    add = logger.Journal.add
+    add = logger.RunLogger.add
 
     def crash(self, done, metrics, wait):
         add(self, done, metrics, wait)
@@ -132,7 +132,7 @@ def test_a_run_that_crashed_ends_with_the_same_bits(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.Journal, "add", crash)
+        patch.setattr(logger.RunLogger, "add", crash)
         with pytest.raises(KeyboardInterrupt):
             pretrain(chosen, tmp_path / "run")
     pretrain(chosen, tmp_path / "run")

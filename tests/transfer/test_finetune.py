@@ -12,7 +12,7 @@ import scipy.special
 from cssl_jax import finetune, finetune_config, load_encoder, pretrain
 from cssl_jax.cli import main as cli
 from cssl_jax.config import recipes
-from cssl_jax.data.sources.base import labelled_share
+from cssl_jax.data.sources.base import labelled_fraction
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
 from cssl_jax.methods.base import Context
@@ -39,7 +39,9 @@ def gradients(devices, **classifier):
     noise = jax.random.normal(jax.random.key(1), kernel.shape)  # at zero nothing reaches below it
     params = {**state.params, "classifier": {**state.params["classifier"], "kernel": noise}}
     placed = spmd.replicate(jax.device_get(state.replace(params=params)), run.mesh)
-    return jax.device_get(run.spread(gradient)(placed, run.constants, next(run.feeds(0, 1)))[0])
+    return jax.device_get(
+        run.spread(gradient)(placed, run.constants, next(run.host_batches(0, 1)))[0]
+    )
 
 
 def test_raw_gradients_do_not_depend_on_devices():
@@ -144,17 +146,17 @@ def test_a_head_starts_as_the_hidden_layers_of_the_projector():
 def test_a_share_of_the_labels_is_of_each_class_and_within_every_larger_share():
     source = tiny.pictures(size=200, classes=4)
     source = dataclasses.replace(source, labels=np.where(np.arange(200) % 5, source.labels, -1))
-    full = labelled_share(source, 1.0, seed=3)
+    full = labelled_fraction(source, 1.0, seed=3)
     np.testing.assert_array_equal(full.labels, source.labels[source.labels >= 0])
     seen = []
     for fraction in (0.001, 0.1, 0.5):
-        part = labelled_share(source, fraction, seed=3)
+        part = labelled_fraction(source, fraction, seed=3)
         counts = np.bincount(part.labels, minlength=4)
         whole = np.bincount(full.labels, minlength=4)
         np.testing.assert_array_equal(counts, np.maximum(1, np.round(fraction * whole)))
         seen.append({image.tobytes() for image in part.images})
     assert seen[0] < seen[1] < seen[2]
-    other = labelled_share(source, 0.1, seed=4)
+    other = labelled_fraction(source, 0.1, seed=4)
     assert {image.tobytes() for image in other.images} != seen[1]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.cleaning.near_duplicates import near_duplicates
 from cssl_jax.data.cleaning.quality import blank, quality_notes
 from cssl_jax.data.cleaning.scan import Index, scan
@@ -19,7 +19,7 @@ SHOWN = 5  # names of a kind
 CLASSES_SHOWN = 12
 
 
-def examine(source: str, options: PictureOptions) -> tuple[Records, Index, Groups]:
+def examine(source: str, options: ImageOptions) -> tuple[Records, Index, Groups]:
     """(records, what the scan found, near-duplicates among the kept), as a run would see them.
 
     Raises:

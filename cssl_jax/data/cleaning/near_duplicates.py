@@ -24,11 +24,11 @@ def near_duplicates(phash: np.ndarray, distance: int = DISTANCE) -> list[tuple[i
     shape = (len(hashes), len(hashes))
     graph = scipy.sparse.coo_matrix((np.ones(len(near), bool), (near[:, 0], near[:, 1])), shape)
     _, component = scipy.sparse.csgraph.connected_components(graph, directed=False)
-    of_picture = component[inverse]
+    of_image = component[inverse]
     structured = np.flatnonzero(phash != 0)
     groups: dict[int, list[int]] = {}
     for i in structured:
-        groups.setdefault(int(of_picture[i]), []).append(int(i))
+        groups.setdefault(int(of_image[i]), []).append(int(i))
     return sorted(tuple(group) for group in groups.values() if len(group) > 1)
 
 

@@ -139,8 +139,8 @@ def examine(records: Records, index: int, channels: int, max_pixels: int) -> dic
     digest = hashlib.blake2b(content, digest_size=16).digest()
     fact |= {"bytes": len(content), "digest": np.frombuffer(digest, np.uint8)}
     try:
-        picture = decode.decode_picture(content, channels, max_pixels)
-    except decode.PictureError as error:
+        picture = decode.decode_image(content, channels, max_pixels)
+    except decode.ImageError as error:
         height, width = error.size
         size = {"height": height, "width": width}
         return {**fact, **size, "reason": error.reason, "detail": error.detail}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.cleaning.check import examine
 from cssl_jax.data.cleaning.near_duplicates import near_duplicates
 from cssl_jax.data.cleaning.scan import check_share
@@ -101,7 +101,7 @@ def write_lists(
 def split_source(
     source: str,
     folder: pathlib.Path,
-    options: PictureOptions,
+    options: ImageOptions,
     *,
     fractions: Sequence[float],
     seed: int,

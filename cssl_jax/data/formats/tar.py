@@ -15,7 +15,7 @@ import numpy as np
 from cssl_jax.data.formats.schema import is_whole_number, note_on_no_label, number_labels
 from cssl_jax.data.formats.shards import Shard, ShardReader, find_shards
 from cssl_jax.data.pipeline.thread_map import ahead
-from cssl_jax.data.sources.decode import is_picture_name
+from cssl_jax.data.sources.decode import is_image_name
 from cssl_jax.errors import UserError
 from cssl_jax.files import cached_json
 
@@ -103,7 +103,7 @@ def open_tar(spec: str, *, image_key: str = "", label_key: str = "") -> TarRecor
             f"{spec}: no sample has a label {label_key!r}, as an extension or a field of its "
             f".json; the extensions are {held}; choose another --data.label-key"
         )
-    others = [f".{name}" for name in sorted(extensions) if not is_picture_name(f"x.{name}")]
+    others = [f".{name}" for name in sorted(extensions) if not is_image_name(f"x.{name}")]
     notes: tuple[str, ...] = ()
     if skipped:
         notes = (f"{skipped:,} samples of {spec} without an image are not read",)
@@ -198,7 +198,7 @@ def _picture(
 ) -> _Member | None:
     if image_keys:
         return next((members[key] for key in image_keys if key in members), None)
-    found = [extension for extension in members if is_picture_name(f"x.{extension}")]
+    found = [extension for extension in members if is_image_name(f"x.{extension}")]
     if len(found) > 1:
         raise UserError(
             f"{where} has the pictures {', '.join(found[:5])}; choose one by --data.image-key"

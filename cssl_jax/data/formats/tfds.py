@@ -14,7 +14,7 @@ import numpy as np
 from cssl_jax.data.formats.parquet import BinaryColumn, read_metadata
 from cssl_jax.data.formats.schema import note_on_no_label, number_labels
 from cssl_jax.data.formats.shards import Shard, open_shard
-from cssl_jax.data.formats.tfds_features import choose_features, picture_decoder, read_labels
+from cssl_jax.data.formats.tfds_features import choose_features, image_decoder, read_labels
 from cssl_jax.data.formats.tfrecord import open_tfrecords
 from cssl_jax.data.pipeline.thread_map import ahead
 from cssl_jax.errors import UserError
@@ -89,7 +89,7 @@ def open_tfds(spec: str, *, image_key: str = "", label_key: str = "") -> TfdsRec
     where = f"tfds:{place}@{split}"
     features = builder.info.features
     image, label = choose_features(features, image_key, label_key, f"tfds:{place}")
-    picture = picture_decoder(features, image, f"tfds:{place}")
+    picture = image_decoder(features, image, f"tfds:{place}")
     records = names, stamps, serialized = _open_split(builder, split, where)
     labels, classes = _labels(builder, split, label, records, where) if label else (None, ())
     return TfdsRecords(

@@ -45,7 +45,7 @@ def choose_features(
     return image, choose_field("label", label_key, labels, list(fields), where)
 
 
-def picture_decoder(features: Any, image: str, where: str) -> Callable[[bytes], bytes]:
+def image_decoder(features: Any, image: str, where: str) -> Callable[[bytes], bytes]:
     """From a serialised example to the encoded picture; nothing else of the example is decoded.
 
     A feature that is stored as an array becomes a PNG.

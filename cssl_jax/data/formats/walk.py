@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from cssl_jax.data.sources.decode import HEIF_SUFFIXES, is_picture_name
+from cssl_jax.data.sources.decode import HEIF_SUFFIXES, is_image_name
 from cssl_jax.errors import UserError
 from cssl_jax.files import stamp
 
@@ -64,7 +64,7 @@ def walk_images(root: pathlib.Path) -> tuple[list[tuple[str, str]], dict[str, in
     """(sorted (relative path, stamp) of all images, number of other files by suffix)."""
     found, others = [], collections.Counter[str]()
     for relative, mark in walk(root):
-        if is_picture_name(relative):
+        if is_image_name(relative):
             found.append((relative, mark))
         else:
             others[pathlib.PurePath(relative).suffix.lower()] += 1
@@ -75,7 +75,7 @@ def has_images(root: pathlib.Path, count: int) -> bool:
     """Whether a folder holds at least so many images, at any depth, as far as it can be read."""
     with contextlib.suppress(UserError):
         for relative, _ in walk(root):
-            count -= is_picture_name(relative)
+            count -= is_image_name(relative)
             if count <= 0:
                 return True
     return False

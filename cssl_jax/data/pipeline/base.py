@@ -20,7 +20,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.runtime import spmd
 
 Batch = dict[str, Any]
-Feed = dict[str, np.ndarray]
+HostBatch = dict[str, np.ndarray]
 RESIDENT_SHARE = 0.25  # of a device's memory that resident images may take
 HOST_LIMIT = 2**30  # bytes, where a device does not tell its memory (CPU)
 
@@ -48,11 +48,11 @@ class Pipeline:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     rows: np.ndarray
-    constant_feed: ClassVar[bool] = False  # every step is fed the same: one transfer does
+    constant_host_batch: ClassVar[bool] = False  # every step is fed the same: one transfer does
     split_constants: ClassVar[bool] = False  # a part a device, see ``spmd.put_constants``
 
     @property
-    def constants(self) -> Feed:
+    def constants(self) -> HostBatch:
         """Arrays to put on the devices once."""
         return {}
 
@@ -78,18 +78,18 @@ class Pipeline:
         """The same whose host makes views by ``kernels``, where a host does."""
         return self
 
-    def feeds(self, start: int, stop: int) -> Generator[Feed]:
+    def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
         """What each step in [start, stop) is fed, this process's rows."""
         raise NotImplementedError
 
-    def make_batch(self, step: jax.Array, constants: Any, feed: Any) -> Batch:
+    def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
         """The batch of this device's rows; runs in the compiled step."""
         raise NotImplementedError
 
-    def _labelled(self, feed: Feed) -> Feed:
+    def _labelled(self, host_batch: HostBatch) -> HostBatch:
         if self.source.labels is None:
-            return feed
-        return {**feed, "label": self.source.labels[feed["index"]].astype(np.int32)}
+            return host_batch
+        return {**host_batch, "label": self.source.labels[host_batch["index"]].astype(np.int32)}
 
     def _augment(self, images: jax.Array, key: jax.Array) -> jax.Array:
         (count,) = self.views.values()
@@ -97,11 +97,11 @@ class Pipeline:
         drawn = jax.lax.optimization_barrier(sample_views(key, self.policy, count))
         return batched.apply_views(images, drawn, policy=self.policy, size=self.size)
 
-    def _batch(self, views: jax.Array, feed: Any) -> Batch:
+    def _batch(self, views: jax.Array, host_batch: Any) -> Batch:
         (group,) = self.views
         x = batched.normalize(batched.to_float(views), self.mean, self.std)
-        batch = {name: feed[name] for name in ("index", "key", "label") if name in feed}
-        return {**batch, "views": {group: x}, "mask": jnp.ones(feed["index"].shape, bool)}
+        batch = {name: host_batch[name] for name in ("index", "key", "label") if name in host_batch}
+        return {**batch, "views": {group: x}, "mask": jnp.ones(host_batch["index"].shape, bool)}
 
 
 class ArrayPipeline(Pipeline):
@@ -117,24 +117,24 @@ class ArrayPipeline(Pipeline):
 class ResidentPipeline(ArrayPipeline):
     """Images lie on the device; the whole way from row number to view is in the compiled step."""
 
-    constant_feed = True
+    constant_host_batch = True
 
     @property
-    def constants(self) -> Feed:
+    def constants(self) -> HostBatch:
         """Images and, where there are some, labels."""
         constants = {"images": self.images}
         if self.source.labels is not None:
             constants["labels"] = self.source.labels.astype(np.int32)
         return constants
 
-    def feeds(self, start: int, stop: int) -> Generator[Feed]:
+    def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
         """Row numbers, the same at every step."""
         for _ in range(start, stop):
             yield {"row": self.rows.astype(np.int32)}
 
-    def make_batch(self, step: jax.Array, constants: Any, feed: Any) -> Batch:
+    def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
         """Draws, gathers and augments."""
-        drawn = self.sampler.draw(step, feed["row"], jnp)
+        drawn = self.sampler.draw(step, host_batch["row"], jnp)
         index, key = jax.lax.optimization_barrier(drawn)
         rows = self._rows(constants, index)
         views = self._augment(rows["images"], key)
@@ -157,15 +157,15 @@ class SplitResidentPipeline(ResidentPipeline):
 class StreamPipeline(ArrayPipeline):
     """The host gathers images, the device augments them."""
 
-    def feeds(self, start: int, stop: int) -> Generator[Feed]:
+    def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
         """Images with their numbers and keys."""
         for step in range(start, stop):
             index, key = self.sampler.draw(step, self.rows)
             yield self._labelled({"images": self.images[index], "index": index, "key": key})
 
-    def make_batch(self, step: jax.Array, constants: Any, feed: Any) -> Batch:
+    def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
         """Augments."""
-        return self._batch(self._augment(feed["images"], feed["key"]), feed)
+        return self._batch(self._augment(host_batch["images"], host_batch["key"]), host_batch)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,24 +197,24 @@ class HostPipeline(Pipeline):
         """With what makes the views."""
         return dataclasses.replace(super().work, whole=self.whole, kernels=self.kernels)
 
-    def feeds(self, start: int, stop: int) -> Generator[Feed]:
+    def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
         """Views, uint8, with their numbers and keys."""
         batches: Any
         if self.engine == "tf":  # TensorFlow is loaded by those who use it only
             from cssl_jax.data.pipeline.tf import batches
         else:
             from cssl_jax.data.pipeline.threads import batches
-        for feed in batches(self.work, start, stop):
-            yield self._labelled(feed)
+        for host_batch in batches(self.work, start, stop):
+            yield self._labelled(host_batch)
 
-    def make_batch(self, step: jax.Array, constants: Any, feed: Any) -> Batch:
+    def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
         """Finishes what the host left, and normalises."""
-        views = feed["views"]
+        views = host_batch["views"]
         if not self.whole:
-            drawn = sample_views(feed["key"], self.policy, views.shape[1])
+            drawn = sample_views(host_batch["key"], self.policy, views.shape[1])
             drawn = jax.lax.optimization_barrier(drawn)
             views = batched.finish_views(views, drawn, policy=self.policy)
-        return self._batch(views, feed)
+        return self._batch(views, host_batch)
 
 
 PIPELINES: dict[str, Callable[..., Pipeline]] = {
@@ -269,8 +269,8 @@ def choose(
         split = devices > 1
         return ("resident-split" if split else "resident"), "resident data, split, were asked for"
     if resident is not None:
-        wish = "resident data was asked for" if resident else "resident data was turned off"
-        return ("resident" if resident else "stream"), wish
+        request = "resident data was asked for" if resident else "resident data was turned off"
+        return ("resident" if resident else "stream"), request
     limit = HOST_LIMIT if memory is None else int(memory * RESIDENT_SHARE)
     nbytes = source.images.nbytes
     what = f"{nbytes / 2**20:.1f} MiB of images"

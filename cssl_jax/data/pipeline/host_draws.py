@@ -13,7 +13,7 @@ from cssl_jax.augment.image.policy import ImagePolicy, sample_views
 from cssl_jax.data.pipeline.thread_map import cores
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import Source
-from cssl_jax.data.sources.images import PictureSource
+from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.errors import UserError
 
 PREFETCH = 2  # batches; a fixed number bounds the memory
@@ -64,7 +64,7 @@ def draws(
     """
     source = work.source
     reducible = np.zeros(len(source), bool)
-    if isinstance(source, PictureSource) and work.policy.dct_scaling:
+    if isinstance(source, ImageSource) and work.policy.dct_scaling:
         reducible = source.plain_jpeg
 
     def draw(keys: jax.Array, sizes: jax.Array, reducible: jax.Array) -> Drawn:

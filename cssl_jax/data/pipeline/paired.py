@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from cssl_jax.data.pipeline.base import Batch, Feed, Pipeline
+from cssl_jax.data.pipeline.base import Batch, HostBatch, Pipeline
 from cssl_jax.data.pipeline.host_draws import Work
 from cssl_jax.data.sampler import Sampler
 
@@ -42,7 +42,7 @@ class PairPipeline(Pipeline):
         return cls(**{**shared, "views": views}, first=first, second=second)
 
     @property
-    def constants(self) -> Feed:
+    def constants(self) -> HostBatch:
         """Of both."""
         return _joined(self.first.constants, self.second.constants)
 
@@ -61,9 +61,9 @@ class PairPipeline(Pipeline):
         first, second = (part.with_kernels(kernels) for part in (self.first, self.second))
         return PairPipeline.of(first, second)
 
-    def feeds(self, start: int, stop: int) -> Generator[Feed]:
+    def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
         """Of both, step by step."""
-        parts = self.first.feeds(start, stop), self.second.feeds(start, stop)
+        parts = self.first.host_batches(start, stop), self.second.host_batches(start, stop)
         try:
             for first, second in zip(*parts, strict=True):
                 yield _joined(first, second)
@@ -71,15 +71,15 @@ class PairPipeline(Pipeline):
             for part in parts:
                 part.close()
 
-    def make_batch(self, step: jax.Array, constants: Any, feed: Any) -> Batch:
+    def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
         """The first's batch with the views of the second."""
-        own = self.first.make_batch(step, constants, feed)
-        other = self.second.make_batch(step, _second(constants), _second(feed))
+        own = self.first.make_batch(step, constants, host_batch)
+        other = self.second.make_batch(step, _second(constants), _second(host_batch))
         views = {**own["views"], **other["views"]}
         return {**own, "views": views, f"{_PREFIX}index": other["index"]}
 
 
-def _joined(first: Feed, second: Feed) -> Feed:
+def _joined(first: HostBatch, second: HostBatch) -> HostBatch:
     return {**first, **{_PREFIX + name: value for name, value in second.items()}}
 
 

@@ -13,7 +13,7 @@ from cssl_jax.runtime import spmd
 HANGING = 5.0  # seconds that a read which does not come is waited for at the end
 
 
-def placed_feeds(
+def place_host_batches(
     pipeline: Pipeline, mesh: Mesh, backend: str, start: int, stop: int
 ) -> Generator[Any]:
     """What the steps [start, stop) are fed; for resident data one transfer serves them all.
@@ -25,17 +25,17 @@ def placed_feeds(
         start: First step.
         stop: One past the last.
     """
-    feeds = pipeline.feeds(start, stop)
-    if pipeline.constant_feed:
-        return _repeat(feeds, mesh, backend)
-    return prefetch(feeds, lambda feed: spmd.put_batch(feed, mesh, backend))
+    host_batches = pipeline.host_batches(start, stop)
+    if pipeline.constant_host_batch:
+        return _repeat(host_batches, mesh, backend)
+    return prefetch(host_batches, lambda host_batch: spmd.put_batch(host_batch, mesh, backend))
 
 
-def _repeat(feeds: Iterator[Any], mesh: Mesh, backend: str) -> Generator[Any]:
+def _repeat(host_batches: Iterator[Any], mesh: Mesh, backend: str) -> Generator[Any]:
     placed = None
-    for feed in feeds:
+    for host_batch in host_batches:
         if placed is None:
-            placed = spmd.put_batch(feed, mesh, backend)
+            placed = spmd.put_batch(host_batch, mesh, backend)
         yield placed
 
 

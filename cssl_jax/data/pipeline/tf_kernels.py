@@ -11,7 +11,7 @@ from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.host_draws import Drawn, Work
 from cssl_jax.data.pipeline.render import finisher, vectors
 from cssl_jax.data.sources.base import ArraySource, Source
-from cssl_jax.data.sources.images import PictureSource
+from cssl_jax.data.sources.images import ImageSource
 
 TOGETHER = 16  # examples finished in one call: alone, each pays for going through Python
 
@@ -78,7 +78,7 @@ class _Pictures:
     All else (other formats, EXIF orientation, CMYK, 16 bits) is Pillow's, in the same thread.
     """
 
-    def __init__(self, source: PictureSource) -> None:
+    def __init__(self, source: ImageSource) -> None:
         self._source = source
         self._plain, self._files = source.plain_jpeg, source.files
 
@@ -118,7 +118,7 @@ class _Pictures:
 
 def undecodable(source: Source, numbers: list[int]) -> str:
     """Names of the images, among a few, that TensorFlow cannot decode."""
-    assert isinstance(source, PictureSource)
+    assert isinstance(source, ImageSource)
     names = []
     for number in numbers:
         if source.plain_jpeg[number]:
@@ -134,7 +134,7 @@ def undecodable(source: Source, numbers: list[int]) -> str:
 def _opener(source: Source) -> "_Arrays | _Pictures":
     if isinstance(source, ArraySource):
         return _Arrays(source)
-    assert isinstance(source, PictureSource)
+    assert isinstance(source, ImageSource)
     return _Pictures(source)
 
 

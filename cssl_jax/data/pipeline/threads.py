@@ -10,10 +10,10 @@ from cssl_jax.data.pipeline import host_draws, painter
 from cssl_jax.data.pipeline.host_draws import PREFETCH, Work
 from cssl_jax.data.pipeline.render import vectors, viewer
 
-Feed = dict[str, np.ndarray]
+HostBatch = dict[str, np.ndarray]
 
 
-def batches(work: Work, start: int, stop: int) -> Iterator[Feed]:
+def batches(work: Work, start: int, stop: int) -> Iterator[HostBatch]:
     """Yields what ``pipeline.tf.batches`` yields, by the same contract.
 
     Memory holds ``PREFETCH`` batches of views besides the one in use, and one decoded image a
@@ -23,13 +23,13 @@ def batches(work: Work, start: int, stop: int) -> Iterator[Feed]:
     together, paint = _painter(work)
     channels, rows = work.source.channels, len(work.rows)
     pool = ThreadPoolExecutor(work.workers, thread_name_prefix="cssl-views")
-    pending: collections.deque[tuple[Feed, list[Future]]] = collections.deque()
+    pending: collections.deque[tuple[HostBatch, list[Future]]] = collections.deque()
 
-    def finished() -> Feed:
-        feed, tasks = pending.popleft()
+    def finished() -> HostBatch:
+        host_batch, tasks = pending.popleft()
         for task in tasks:
             task.result()
-        return feed
+        return host_batch
 
     try:
         for step in range(start, stop):

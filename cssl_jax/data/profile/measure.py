@@ -21,12 +21,12 @@ from jax.sharding import Mesh
 from cssl_jax.augment.image.policy import NEUTRAL_AFFINE, PROBABILITIES, ImagePolicy
 from cssl_jax.data.pipeline.base import HostPipeline, Pipeline, ResidentPipeline, StreamPipeline
 from cssl_jax.data.pipeline.host_draws import PREFETCH
-from cssl_jax.data.pipeline.prefetch import placed_feeds
+from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.data.pipeline.thread_map import ahead, cores
 from cssl_jax.data.profile.result import Measurement, Stage
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource
-from cssl_jax.data.sources.images import PictureSource
+from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.runtime import spmd
 
 FOREVER = 2**30  # steps
@@ -49,11 +49,11 @@ def measure(
     platform = mesh.devices.flat[0].platform
     workers = cores() if platform == "cpu" else mesh.size
     costs = [(name, "host", cost, cores()) for name, cost in _on_host(pipeline, seconds).items()]
-    (feed,) = itertools.islice(pipeline.feeds(0, 1), 1)
+    (host_batch,) = itertools.islice(pipeline.host_batches(0, 1), 1)
     if not isinstance(pipeline, ResidentPipeline):
-        cost = _transfer(pipeline, mesh, backend, feed, seconds)
+        cost = _transfer(pipeline, mesh, backend, host_batch, seconds)
         costs.append(("transfer", "transfer", cost, workers))
-    device = _on_device(pipeline, mesh, backend, feed, seconds)
+    device = _on_device(pipeline, mesh, backend, host_batch, seconds)
     costs += [(name, "device", cost, workers) for name, cost in device.items()]
     return Measurement(
         pipeline=pipeline,
@@ -74,13 +74,13 @@ def _on_host(pipeline: Pipeline, seconds: float) -> dict[str, float]:
     if not isinstance(pipeline, HostPipeline):
         return {}
     pieces = {"split": dataclasses.replace(pipeline, whole=False)}
-    if isinstance(pipeline.source, PictureSource):
+    if isinstance(pipeline.source, ImageSource):
         pieces["crop"] = _with_decoded(pipeline, pipeline.source)
     if pipeline.whole:
         pieces["all"] = pipeline
     cost = _feeding(pieces, seconds)
     stages = {"crop + resize": cost["split"]}
-    if isinstance(pipeline.source, PictureSource):
+    if isinstance(pipeline.source, ImageSource):
         read = _reading(pipeline.source, pipeline, seconds)
         decode = max(cost["split"] - cost["crop"] - read, 0.0)
         stages = {"read": read, "decode": decode, "crop + resize": cost["crop"]}
@@ -95,20 +95,23 @@ def _feeding(pipelines: dict[str, Any], seconds: float) -> dict[str, float]:
     Pipelines whose difference counts take turns, and of each the quickest turn counts: a busy
     machine then slows all of them alike.
     """
-    feeds = {name: pipeline.feeds(0, FOREVER) for name, pipeline in pipelines.items()}
+    host_batches = {name: pipeline.host_batches(0, FOREVER) for name, pipeline in pipelines.items()}
     best = dict.fromkeys(pipelines, np.inf)
     try:
         for _ in range(TURNS):
-            for name, batches in feeds.items():  # the queue filled while the others had their turn
+            for (
+                name,
+                batches,
+            ) in host_batches.items():  # the queue filled while the others had their turn
                 pace = _pace(batches, seconds / TURNS, PREFETCH + 1)
                 best[name] = min(best[name], pace / _batch_views(pipelines[name]))
     finally:
-        for batches in feeds.values():
+        for batches in host_batches.values():
             batches.close()
     return best
 
 
-def _reading(source: PictureSource, pipeline: Pipeline, seconds: float) -> float:
+def _reading(source: ImageSource, pipeline: Pipeline, seconds: float) -> float:
     """Seconds a view of reading encoded pictures in the order of the run."""
     steps = (pipeline.sampler.draw(step, pipeline.rows)[0] for step in range(FOREVER))
     files = ahead(source.encoded, (int(n) for index in steps for n in index))
@@ -117,7 +120,7 @@ def _reading(source: PictureSource, pipeline: Pipeline, seconds: float) -> float
         return _pace(batches, seconds, 1) / _batch_views(pipeline)
 
 
-def _with_decoded(pipeline: HostPipeline, source: PictureSource) -> HostPipeline:
+def _with_decoded(pipeline: HostPipeline, source: ImageSource) -> HostPipeline:
     """The same with some pictures decoded, all brought to their median height and width."""
     height, width = np.median(source.sizes, axis=0).astype(int)
     count = DECODED_LIMIT // (int(height) * int(width) * source.channels)
@@ -139,22 +142,24 @@ def _with_decoded(pipeline: HostPipeline, source: PictureSource) -> HostPipeline
 # ------------------------------------------------------------------------------------------- device
 
 
-def _transfer(pipeline: Pipeline, mesh: Mesh, backend: str, feed: Any, seconds: float) -> float:
+def _transfer(
+    pipeline: Pipeline, mesh: Mesh, backend: str, host_batch: Any, seconds: float
+) -> float:
     """Seconds a view from the host's memory to the devices'."""
 
     def placed() -> Iterator[None]:
         while True:
-            jax.block_until_ready(spmd.put_batch(feed, mesh, backend))
+            jax.block_until_ready(spmd.put_batch(host_batch, mesh, backend))
             yield
 
     return _pace(placed(), seconds, 1) / _batch_views(pipeline)
 
 
 def _on_device(
-    pipeline: Pipeline, mesh: Mesh, backend: str, feed: Any, seconds: float
+    pipeline: Pipeline, mesh: Mesh, backend: str, host_batch: Any, seconds: float
 ) -> dict[str, float]:
     """Seconds a view of every stage that the devices do."""
-    placed = spmd.put_batch(feed, mesh, backend)
+    placed = spmd.put_batch(host_batch, mesh, backend)
 
     def cost(of: Pipeline) -> float:
         run, constants = _runner(of, mesh, backend)
@@ -182,8 +187,8 @@ def crop_alone(policy: ImagePolicy) -> ImagePolicy:
 def _runner(pipeline: Pipeline, mesh: Mesh, backend: str) -> tuple[Any, Any]:
     """(a compiled function of (step, constants, feed) that makes the views, constants)."""
 
-    def make_views(step: Any, constants: Any, feed: Any) -> Any:
-        return pipeline.make_batch(step, constants, feed)["views"]
+    def make_views(step: Any, constants: Any, host_batch: Any) -> Any:
+        return pipeline.make_batch(step, constants, host_batch)["views"]
 
     split = pipeline.split_constants
     run = spmd.data_parallel(make_views, mesh, backend, donate=False, split_constants=split)
@@ -194,16 +199,20 @@ def _whole(pipeline: Pipeline, mesh: Mesh, backend: str, seconds: float) -> floa
     """Seconds a view of everything at once."""
     run, constants = _runner(pipeline, mesh, backend)
 
-    def steps(feeds: Iterator[Any]) -> Iterator[None]:
+    def steps(host_batches: Iterator[Any]) -> Iterator[None]:
         pending: collections.deque[Any] = collections.deque()
-        for step, feed in enumerate(feeds):
-            pending.append(run(np.int32(step), constants, feed))
+        for step, host_batch in enumerate(host_batches):
+            pending.append(run(np.int32(step), constants, host_batch))
             if len(pending) > IN_FLIGHT:
                 jax.block_until_ready(pending.popleft())
             yield
 
-    with contextlib.closing(placed_feeds(pipeline, mesh, backend, 0, FOREVER)) as feeds:
-        return _pace(steps(feeds), seconds, PREFETCH + IN_FLIGHT + 2) / _batch_views(pipeline)
+    with contextlib.closing(
+        place_host_batches(pipeline, mesh, backend, 0, FOREVER)
+    ) as host_batches:
+        return _pace(steps(host_batches), seconds, PREFETCH + IN_FLIGHT + 2) / _batch_views(
+            pipeline
+        )
 
 
 # ---------------------------------------------------------------------------------------- the clock

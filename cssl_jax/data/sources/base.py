@@ -171,7 +171,7 @@ def new_numbers(labels: np.ndarray, to: np.ndarray) -> np.ndarray:
     return np.where(labels < 0, -1, to[labels]).astype(np.int64)
 
 
-def keyed_part(source: Source, limit: int, *, seed: int) -> Source:
+def seeded_subset(source: Source, limit: int, *, seed: int) -> Source:
     """At most ``limit`` examples, chosen by the seed and in order.
 
     The first rows of a set that is sorted by class would lack classes.
@@ -182,7 +182,7 @@ def keyed_part(source: Source, limit: int, *, seed: int) -> Source:
     return source.take(np.sort(order[:limit]).astype(np.int64))
 
 
-def labelled_share(source: Source, fraction: float, *, seed: int) -> Source:
+def labelled_fraction(source: Source, fraction: float, *, seed: int) -> Source:
     """A keyed share of each class's labelled examples, at least one of each, in order.
 
     A larger share of the same seed holds every smaller one.

@@ -49,7 +49,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-class PictureError(ValueError):
+class ImageError(ValueError):
     """A picture that cannot be used.
 
     Attributes:
@@ -77,7 +77,7 @@ class Picture:
     plain_jpeg: bool
 
 
-def is_picture_name(path: str) -> bool:
+def is_image_name(path: str) -> bool:
     """Whether a file is a picture by its name; hidden files (.DS_Store, ._x.jpg) are not."""
     name = path.rpartition("/")[2]
     _, dot, suffix = name.rpartition(".")
@@ -85,11 +85,11 @@ def is_picture_name(path: str) -> bool:
 
 
 def decode(content: bytes, channels: int, halvings: int = 0) -> np.ndarray:
-    """The pixels alone; see ``decode_picture``."""
-    return decode_picture(content, channels, halvings=halvings).pixels
+    """The pixels alone; see ``decode_image``."""
+    return decode_image(content, channels, halvings=halvings).pixels
 
 
-def decode_picture(
+def decode_image(
     content: bytes, channels: int, max_pixels: float = np.inf, *, halvings: int = 0
 ) -> Picture:
     """Decodes JPEG, PNG, WebP, BMP, GIF or TIFF; of several frames the first.
@@ -105,7 +105,7 @@ def decode_picture(
             of its blocks; odd sides are rounded up.
 
     Raises:
-        PictureError: It is empty, unreadable, cut short, or oversize.
+        ImageError: It is empty, unreadable, cut short, or oversize.
     """
     return _with_notes_or_without(
         content, lambda kept: _decode(kept, channels, max_pixels, halvings)
@@ -115,7 +115,7 @@ def decode_picture(
 def _decode(content: bytes, channels: int, max_pixels: float, halvings: int) -> Picture:
     size = (0, 0)
     try:
-        image = open_picture(content, max_pixels)
+        image = open_image(content, max_pixels)
         size = (image.height, image.width)
         kind = f"{image.format} {image.mode}"
         # TensorFlow reads on to the end marker, Pillow to the last row.
@@ -125,15 +125,15 @@ def _decode(content: bytes, channels: int, max_pixels: float, halvings: int) -> 
         image.load()
         orientation = _orientation(image)
         pixels = _pixels(image, channels, orientation)
-    except PictureError as error:
+    except ImageError as error:
         error.size = error.size if any(error.size) else size
         raise
     except Exception as error:  # a broken file can raise nearly anything in a decoder
-        raise PictureError(_reason(content, error), _words(error), size) from error
+        raise ImageError(_reason(content, error), _words(error), size) from error
     return Picture(pixels, kind, plain and orientation == 1)
 
 
-def open_picture(
+def open_image(
     content: bytes, max_pixels: float = np.inf, formats: Sequence[str] = FORMATS
 ) -> PIL.Image.Image:
     """Reads the header of an encoded image. The package opens images nowhere else.
@@ -147,10 +147,10 @@ def open_picture(
         formats: Pillow's names of the formats that are tried.
 
     Raises:
-        PictureError: The file is empty, in none of the formats, or has more pixels.
+        ImageError: The file is empty, in none of the formats, or has more pixels.
     """
     if not content:
-        raise PictureError("empty", "0 bytes")
+        raise ImageError("empty", "0 bytes")
     _register_readers()
     trouble: Exception | None = None
     for name in formats:
@@ -163,15 +163,15 @@ def open_picture(
                 continue
             if image.height * image.width > max_pixels:
                 detail = f"{image.width} x {image.height} px, at most {max_pixels:,.0f} pixels"
-                raise PictureError("oversize", detail, (image.height, image.width))
+                raise ImageError("oversize", detail, (image.height, image.width))
             return image
     if trouble is not None and not isinstance(trouble, _FORMAT_ERRORS):
-        raise PictureError(_reason(content, trouble), _words(trouble)) from trouble
+        raise ImageError(_reason(content, trouble), _words(trouble)) from trouble
     if content[:4] in _TIFF and "TIFF" in formats and (layout := _tiff_layout(content)):
-        raise PictureError("unreadable", f"{layout}; {_NPZ}") from trouble
+        raise ImageError("unreadable", f"{layout}; {_NPZ}") from trouble
     *others, last = [name.replace("WEBP", "WebP") for name in formats]
     names = f"{', '.join(others)} or {last}" if others else last
-    raise PictureError(_reason(content, trouble or ValueError()), f"no {names} file") from trouble
+    raise ImageError(_reason(content, trouble or ValueError()), f"no {names} file") from trouble
 
 
 @functools.cache
@@ -188,7 +188,7 @@ def _with_notes_or_without(content: bytes, read: Callable[[bytes], T]) -> T:
     """
     try:
         return read(content)
-    except PictureError as error:
+    except ImageError as error:
         if "MAX_TEXT" not in error.detail or not content.startswith(_PNG):
             raise
         return read(_without_notes(content))
@@ -223,21 +223,21 @@ def read_index_png(content: bytes, max_pixels: float) -> np.ndarray:
     """Decodes a PNG with one byte per pixel as the numbers that it holds, uint8 [h, w].
 
     Raises:
-        PictureError: It is no such PNG, or has more than ``max_pixels``.
+        ImageError: It is no such PNG, or has more than ``max_pixels``.
     """
     return _with_notes_or_without(content, lambda kept: _indices(kept, max_pixels))
 
 
 def _indices(content: bytes, max_pixels: float) -> np.ndarray:
-    image = open_picture(content, max_pixels, ("PNG",))
+    image = open_image(content, max_pixels, ("PNG",))
     size = (image.height, image.width)
     if image.mode not in ("P", "L"):
         detail = f"a PNG of mode {image.mode}; one byte per pixel is needed (mode P or L)"
-        raise PictureError("unreadable", detail, size)
+        raise ImageError("unreadable", detail, size)
     try:
         return np.array(image)
     except Exception as error:  # a broken file can raise nearly anything in a decoder
-        raise PictureError(_reason(content, error), _words(error), size) from error
+        raise ImageError(_reason(content, error), _words(error), size) from error
 
 
 def _is_plain(image: Any, channels: int, content: bytes) -> bool:
@@ -303,10 +303,10 @@ def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     values = np.asarray(image)
     low, high = values.min(), values.max()
     if image.mode == "F":
-        raise PictureError("unreadable", f"floating-point values, {low:g} to {high:g}; {_SCALE}")
+        raise ImageError("unreadable", f"floating-point values, {low:g} to {high:g}; {_SCALE}")
     if low < 0 or high > 65535:
         why = "which is below 0" if low < 0 else "which is beyond 16 bits"
-        raise PictureError("unreadable", f"values from {low} to {high}, {why}; {_SCALE}")
+        raise ImageError("unreadable", f"values from {low} to {high}, {why}; {_SCALE}")
     tags = getattr(image, "tag_v2", {})
     if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0:  # white is zero
         values = 2 ** int(tags.get(258, (16,))[0]) - 1 - values.astype(np.int64)

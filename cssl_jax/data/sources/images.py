@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.cleaning import scan
 from cssl_jax.data.cleaning.quality import quality_notes
 from cssl_jax.data.formats.base import Records
@@ -26,7 +26,7 @@ IN_MEMORY_LIMIT = 2**30  # bytes of decoded pictures that are kept without being
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureSource:
+class ImageSource:
     """The pictures of some records that the scan kept, or a part of them.
 
     Attributes:
@@ -113,13 +113,11 @@ class PictureSource:
         std = np.maximum(np.sqrt(np.maximum(variance, 0.0)), 1 / 255)
         return tuple(mean.tolist()), tuple(std.tolist())
 
-    def take(self, index: np.ndarray) -> "PictureSource":
+    def take(self, index: np.ndarray) -> "ImageSource":
         """The examples at ``index`` int [n], in that order."""
         return dataclasses.replace(self, numbers=self.numbers[index])
 
-    def renumbered(
-        self, to: np.ndarray, classes: tuple[str, ...], note: str = ""
-    ) -> "PictureSource":
+    def renumbered(self, to: np.ndarray, classes: tuple[str, ...], note: str = "") -> "ImageSource":
         """The same images with other numbers for their classes; see ``Source.renumbered``."""
         if self.numbering is not None:  # the records' classes by way of the present numbers
             to = new_numbers(self.numbering[0], to)
@@ -170,7 +168,7 @@ class PictureSource:
                 return decoded
         try:
             image = decode.decode(content, self.channels, halvings)
-        except decode.PictureError as error:
+        except decode.ImageError as error:
             raise self._changed(number, str(error)) from error
         if image.shape != expected:
             raise self._changed(number, f"it is {image.shape}, it was {expected}")
@@ -196,7 +194,7 @@ def _square(image: np.ndarray, size: int) -> np.ndarray:
     return decode.resize(image[top : top + side, left : left + side], size, "bilinear")
 
 
-def load_pictures(records: Records, options: PictureOptions) -> Source:
+def load_images(records: Records, options: ImageOptions) -> Source:
     """Scans the records (once, cached) and makes a source of what is kept.
 
     Pictures of one size that fit in memory are decoded now and become an ``ArraySource``, which the
@@ -214,11 +212,11 @@ def load_pictures(records: Records, options: PictureOptions) -> Source:
     )
     scan.check_share(index, records.name, options.max_rejected)
     notes = quality_notes(records.names, index)
-    source = PictureSource(records, index, index.kept, options.channels, added_notes=notes)
+    source = ImageSource(records, index, index.kept, options.channels, added_notes=notes)
     return _decoded(source) if _fits(source, options.in_memory) else source
 
 
-def _fits(source: PictureSource, in_memory: bool | None) -> bool:
+def _fits(source: ImageSource, in_memory: bool | None) -> bool:
     if in_memory is False:
         return False
     sizes = source.sizes
@@ -234,7 +232,7 @@ def _fits(source: PictureSource, in_memory: bool | None) -> bool:
     return False
 
 
-def _decoded(source: PictureSource) -> ArraySource:
+def _decoded(source: ImageSource) -> ArraySource:
     images = np.empty((len(source), *source.sizes[0], source.channels), np.uint8)
     for number, image in enumerate(ahead(source.image, range(len(source)))):
         images[number] = image

@@ -19,7 +19,7 @@ def _decoder() -> Any:
 def decode(
     content: bytes, shape: tuple[int, int, int], memory: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """Decodes a ``PictureSource.plain_jpeg`` to what its header says.
+    """Decodes a ``ImageSource.plain_jpeg`` to what its header says.
 
     Args:
         content: The file.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats.image_folder import read_regular
 from cssl_jax.data.pipeline.thread_map import ahead
 from cssl_jax.data.sources import decode
@@ -34,7 +34,7 @@ class MaskedSource:
     images: Source
     masks: np.ndarray | Sequence[pathlib.Path]
     num_classes: int
-    max_pixels: int = PictureOptions.max_pixels
+    max_pixels: int = ImageOptions.max_pixels
 
     def __len__(self) -> int:
         return len(self.images)
@@ -63,7 +63,7 @@ class MaskedSource:
             yield images, np.stack([next(masks) for _ in range(len(images))])
 
 
-def load_masks(spec: str | os.PathLike[str], options: PictureOptions) -> MaskedSource:
+def load_masks(spec: str | os.PathLike[str], options: ImageOptions) -> MaskedSource:
     """Opens images with masks.
 
     Args:
@@ -125,7 +125,7 @@ def _paths(folder: pathlib.Path, images: Source) -> list[pathlib.Path]:
 def _read(path: pathlib.Path, max_pixels: int) -> np.ndarray:
     try:
         return decode.read_index_png(read_regular(path), max_pixels)
-    except (OSError, decode.PictureError) as error:
+    except (OSError, decode.ImageError) as error:
         detail = getattr(error, "strerror", None) or str(error)
         way_out = (
             "raise --data.max-pixels, or save the image and its mask smaller"

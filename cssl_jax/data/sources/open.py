@@ -6,14 +6,14 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats.base import Records
 from cssl_jax.data.sources import arrays
 from cssl_jax.data.sources.base import Source
-from cssl_jax.data.sources.images import load_pictures
+from cssl_jax.data.sources.images import load_images
 from cssl_jax.errors import UserError
 
-Opener = Callable[[str, PictureOptions], Records]
+Opener = Callable[[str, ImageOptions], Records]
 LABEL_RULES = ("auto", "folder", "none")  # of a folder; anything else is a labels.csv
 KINDS = (
     "'digits', an .npz file, a folder of pictures, a .csv list of pictures, 'tfds:NAME@SPLIT', "
@@ -44,7 +44,7 @@ def _check_local(spec: str) -> None:
         raise UserError(f"{spec} is not on this machine; copy it here, or mount it")
 
 
-def load_source(spec: str | os.PathLike[str], options: PictureOptions | None = None) -> Source:
+def load_source(spec: str | os.PathLike[str], options: ImageOptions | None = None) -> Source:
     """Opens a data source.
 
     Args:
@@ -60,8 +60,8 @@ def load_source(spec: str | os.PathLike[str], options: PictureOptions | None = N
         return arrays.digits()
     if pathlib.Path(spec).suffix == ".npz":
         return arrays.npz(pathlib.Path(spec).expanduser())
-    options = options or PictureOptions()
-    return load_pictures(open_records(spec, options), options)
+    options = options or ImageOptions()
+    return load_images(open_records(spec, options), options)
 
 
 def as_text(spec: str | os.PathLike[str]) -> str:
@@ -78,7 +78,7 @@ def as_text(spec: str | os.PathLike[str]) -> str:
     )
 
 
-def open_records(spec: str | os.PathLike[str], options: PictureOptions) -> Records:
+def open_records(spec: str | os.PathLike[str], options: ImageOptions) -> Records:
     """Opens encoded pictures; reads names, no pixels.
 
     Args:
@@ -129,7 +129,7 @@ def _opener_of(folder: pathlib.Path) -> Opener:
 def _beside_images(opener: Opener, folder: pathlib.Path) -> Opener:
     """Opens shards, and notes that images lie beside them."""
 
-    def opened(path: str, options: PictureOptions) -> Records:
+    def opened(path: str, options: ImageOptions) -> Records:
         from cssl_jax.data.formats.walk import has_images
 
         records: Any = opener(path, options)
@@ -152,31 +152,31 @@ def _refuse_saved_to_disk(folder: pathlib.Path) -> None:
         )
 
 
-def _folder(path: str, options: PictureOptions) -> Records:
+def _folder(path: str, options: ImageOptions) -> Records:
     from cssl_jax.data.formats.image_folder import open_folder
 
     return open_folder(path, labels=options.labels)
 
 
-def _list(path: str, options: PictureOptions) -> Records:
+def _list(path: str, options: ImageOptions) -> Records:
     from cssl_jax.data.formats.image_folder import open_list
 
     return open_list(path)
 
 
-def _tfds(spec: str, options: PictureOptions) -> Records:
+def _tfds(spec: str, options: ImageOptions) -> Records:
     from cssl_jax.data.formats.tfds import open_tfds
 
     return open_tfds(spec, image_key=options.image_key, label_key=options.label_key)
 
 
-def _tar(spec: str, options: PictureOptions) -> Records:
+def _tar(spec: str, options: ImageOptions) -> Records:
     from cssl_jax.data.formats.tar import open_tar
 
     return open_tar(spec, image_key=options.image_key, label_key=options.label_key)
 
 
-def _parquet(path: str, options: PictureOptions) -> Records:
+def _parquet(path: str, options: ImageOptions) -> Records:
     from cssl_jax.data.formats.parquet import open_parquet
 
     return open_parquet(path, image_key=options.image_key, label_key=options.label_key)

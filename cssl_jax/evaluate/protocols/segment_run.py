@@ -68,10 +68,10 @@ def segment(
         "stages": list(stages),
         "segment": dense(variables, train, test, **settings),
         "random_init": {
-            "segment": _floor(dense(untrained, train, test, **settings)),
+            "segment": _baseline(dense(untrained, train, test, **settings)),
             "description": describe(len(train)),
         },
-        "pixels": {"segment": _floor(raw({}, train, test, **settings))},
+        "pixels": {"segment": _baseline(raw({}, train, test, **settings))},
     }
     if variables_hash(encoder.model) != before:
         raise RunError(f"the segment protocol changed the encoder (SHA-256 {before[:12]})")
@@ -85,9 +85,9 @@ def segment(
         **results,
         "selection": {"words": words},
         "encoder_hash": {"last": before, "unchanged": True},
-        "leakage": {"train": leakage.look(train.images, test.images, "training images")},
+        "leakage": {"train": leakage.find_leakage(train.images, test.images, "training images")},
     }
 
 
-def _floor(figures: dict[str, Any]) -> dict[str, Any]:
+def _baseline(figures: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in figures.items() if name != "confusion"}

@@ -179,10 +179,10 @@ def _principal_axes(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     spread, vectors = jnp.linalg.eigh((small + small.T) / 2)
     total = jnp.sum(jnp.mean(jnp.square(x), axis=0))
     # Never 0: without a penalty nothing else bounds a step along an axis without variance.
-    floor = 1e-6 * jnp.maximum(spread[-1], jnp.finfo(x.dtype).tiny)
-    rest = jnp.maximum((total - jnp.sum(spread)) / max(1, width - len(spread)), floor)
+    baseline = 1e-6 * jnp.maximum(spread[-1], jnp.finfo(x.dtype).tiny)
+    rest = jnp.maximum((total - jnp.sum(spread)) / max(1, width - len(spread)), baseline)
     axes = jnp.matmul(basis, vectors, precision=_HIGHEST)
-    return axes, jnp.maximum(spread, floor), rest
+    return axes, jnp.maximum(spread, baseline), rest
 
 
 def _solve(rows: Rows, l2_values: np.ndarray, num_classes: int, limits: dict) -> np.ndarray:

@@ -14,7 +14,7 @@ from cssl_jax.errors import RunError
 from cssl_jax.files import write_json
 from cssl_jax.runtime import multihost
 
-FOLDER = "sick"  # in a run's
+FOLDER = "nonfinite"  # in a run's
 DUMPS = 50  # at most, the newest: a run that skips for hours is no reason to fill a disk
 _TRAIL = 20  # logged steps that led there
 _ADVICE = (
@@ -38,15 +38,15 @@ class RollBack(Exception):  # noqa: N818 - no error: the run goes on
         self.step, self.skipped, self.row, self.words = step, skipped, row, words
 
 
-class Sickness:
-    """Judges every step, writes RUN/sick/STEP.json for one that is not finite, and decides.
+class NonFiniteGuard:
+    """Judges every step, writes RUN/nonfinite/STEP.json for one that is not finite, and decides.
 
     A dump holds what the step saw: its examples (numbers in the training part, and their names),
     loss, norm of parameters and gradient of every parameter group, and the logged steps before. The
     batch can be drawn again from its step alone: ``cssl-jax views RECIPE --step``.
 
     Args:
-        folder: RUN/sick; made when it is needed.
+        folder: RUN/nonfinite; made when it is needed.
         config: ``on_nonfinite`` and ``nonfinite_limit``.
         pipeline: Of the run.
         groups: Names of the parameter groups, see ``norms.parameter_groups``.
@@ -128,7 +128,7 @@ class Sickness:
             "before": [line for line in self._trail if line["step"] < step],
         }
         path = self._folder / f"{step:08}.json"
-        if not multihost.first():
+        if not multihost.is_primary():
             return path
         try:
             self._folder.mkdir(exist_ok=True)

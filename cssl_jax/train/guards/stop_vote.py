@@ -9,7 +9,7 @@ from cssl_jax.runtime import multihost, spmd
 EVERY = 8  # steps between two questions to the other processes
 
 
-class Agreement:
+class StopVote:
     """The largest wish of any process, at a step on which all of them agree.
 
     A save is a collective act: all processes must begin it after the same step, though a signal
@@ -21,32 +21,34 @@ class Agreement:
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        self._alone = multihost.alone()
+        self._alone = multihost.is_single_process()
         self._sharding = NamedSharding(mesh, PartitionSpec(spmd.AXIS))
         replicated = NamedSharding(mesh, PartitionSpec())
-        self._largest = jax.jit(lambda wishes: wishes.max(), out_shardings=replicated)
+        self._largest = jax.jit(lambda requests: requests.max(), out_shardings=replicated)
         self._shape = (mesh.size,)
         self._asked: jax.Array | None = None
 
     @staticmethod
-    def at_once(wish: int) -> int:
+    def at_once(request: int) -> int:
         """The largest wish of any process now; all wait for the answer."""
-        return max(multihost.gather(wish))
+        return max(multihost.gather(request))
 
-    def reached(self, step: int, wish: int) -> int:
+    def reached(self, step: int, request: int) -> int:
         """What is agreed on after ``step`` steps: 0, or the largest wish.
 
         Args:
             step: The same in all processes, each of which asks at every step.
-            wish: 0 for none.
+            request: 0 for none.
         """
         if self._alone:
-            return wish
+            return request
         if step % EVERY:
             return 0
         answer = 0 if self._asked is None else int(self._asked)
-        wishes = jax.make_array_from_callback(
-            self._shape, self._sharding, lambda index: np.full(self._shape, wish, np.int32)[index]
+        requests = jax.make_array_from_callback(
+            self._shape,
+            self._sharding,
+            lambda index: np.full(self._shape, request, np.int32)[index],
         )
-        self._asked = None if answer else self._largest(wishes)
+        self._asked = None if answer else self._largest(requests)
         return answer

@@ -18,7 +18,7 @@ from cssl_jax.evaluate import verdicts
 from cssl_jax.evaluate.accuracy import shows_top5
 from cssl_jax.experiment.builders import chance_level
 from cssl_jax.runtime import multihost, process
-from cssl_jax.train.guards.nonfinite import RollBack, Sickness
+from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollBack
 from cssl_jax.train.logging.writers import (
     InputWatch,
     JsonLines,
@@ -38,7 +38,7 @@ class _Step:
     timing: dict[str, float] | None = None  # of a step that is logged
 
 
-class Journal:
+class RunLogger:
     """Everything a run writes down while it steps; figures are fetched two steps late.
 
     Of several processes the first writes and speaks; all of them judge, alike, whether to go on.
@@ -56,7 +56,7 @@ class Journal:
         pipeline: Pipeline,
         start: int,
         total_steps: int,
-        sickness: Sickness,
+        sickness: NonFiniteGuard,
         *,
         unscored: bool = False,
     ) -> None:
@@ -70,7 +70,7 @@ class Journal:
         self._steps_per_epoch = pipeline.sampler.steps_per_epoch
         self._chance = chance_level(config)
         self._total_steps = total_steps
-        self._sickness, self._begun = sickness, False
+        self._guard, self._begun = sickness, False
         self._in_flight: collections.deque[_Step] = collections.deque()
         self._facts = None  # of what verdicts are about: a contrast and its features
         if not config.method.supervised:
@@ -78,7 +78,7 @@ class Journal:
         self._newest: collections.deque[dict[str, Any]] = collections.deque(maxlen=verdicts.LINES)
         self._told: set[str] = set()
         self._meter, self._watch = Meter(), InputWatch()
-        writes = multihost.first()
+        writes = multihost.is_primary()
         self._progress = Progress(total_steps, start, shown=writes)
         self._metrics: JsonLines | None = None
         self._timings: JsonLines | None = None
@@ -98,7 +98,7 @@ class Journal:
         if config.train.wandb:
             self._boards.append(WandB(config.train.wandb, run, to_dict(config)))
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "RunLogger":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -178,15 +178,15 @@ class Journal:
             return
         row = int(arrays["skipped"][1])
         try:
-            self.say(self._sickness.judge(oldest.number, values, arrays["norms"], row))
+            self.say(self._guard.judge(oldest.number, values, arrays["norms"], row))
         except RollBack:
             self._in_flight.clear()  # made from weights that are given up
             raise
 
     def _tell_start(self) -> None:
         """Says once how long a process took to a first step; later trainings began in it."""
-        age = None if Journal._start_told else process.process_age()
-        Journal._start_told = True
+        age = None if RunLogger._start_told else process.process_age()
+        RunLogger._start_told = True
         if age is not None:
             self.say(f"first step done {age:.1f} s after the process was started")
 
@@ -199,7 +199,7 @@ class Journal:
 
     def _write(self, step: int, values: dict[str, float], timing: dict[str, float]) -> None:
         values = {**values, "chance_level": self._chance}
-        self._sickness.remember(step, values)
+        self._guard.remember(step, values)
         self._progress.show(values, timing)
         if share := self._watch.judge(timing):
             for verdict in verdicts.of_input(share, advice(self._pipeline)):

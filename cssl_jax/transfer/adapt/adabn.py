@@ -38,7 +38,7 @@ def reestimated_run(encoder: Encoder, source: Source, run: pathlib.Path) -> Mode
         "encoder_hash": variables_hash(encoder.model),
         "images": source.fingerprint(),
     }
-    if multihost.from_first(lambda: has_checkpoint(run)):
+    if multihost.broadcast_from_primary(lambda: has_checkpoint(run)):
         kept = load_encoder(run)
         if not kept.meta[_ORIGIN].items() <= origin.items():
             raise UserError(
@@ -65,7 +65,7 @@ def reestimated_run(encoder: Encoder, source: Source, run: pathlib.Path) -> Mode
         run.mkdir(parents=True, exist_ok=True)
         write_text(run / "config.json", to_json(encoder.config))
 
-    multihost.by_first(begin)
+    multihost.run_on_primary(begin)
     state = TrainState(jnp.int32(encoder.step), **model, method_state={}, opt_state={})
     with Checkpoints(run) as checkpoints:
         meta = {**encoder.meta, _ORIGIN: origin}

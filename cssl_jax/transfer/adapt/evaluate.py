@@ -15,7 +15,7 @@ from cssl_jax.transfer.adapt.domains import Domains
 _MODULES = ("encoder", "head", "classifier")
 
 
-class DomainJudge:
+class DomainEvaluator:
     """Top-1 of classifiers of one architecture by domain, where that has labels; compiled once."""
 
     def __init__(self, domains: Domains) -> None:
@@ -49,11 +49,11 @@ def _evaluators(encoder: Encoder, parts: dict) -> dict[str, ClassifierEvaluator]
     }
 
 
-def pixel_floor(config: Config, domains: Domains) -> dict[str, float] | None:
+def pixel_baseline(config: Config, domains: Domains) -> dict[str, float] | None:
     """Top-1 by domain of logistic regression on the source's raw pixels.
 
     Returns:
-        As ``DomainJudge``; None where pixels of the two domains are not of one shape.
+        As ``DomainEvaluator``; None where pixels of the two domains are not of one shape.
     """
     if pixel_sides(domains.source) != pixel_sides(domains.target):
         return None

@@ -14,7 +14,7 @@ from cssl_jax.runtime import multihost, process
 from cssl_jax.train.pretrain import pretrain
 from cssl_jax.transfer.adapt.adabn import reestimated_run
 from cssl_jax.transfer.adapt.domains import Domains
-from cssl_jax.transfer.adapt.evaluate import DomainJudge, pixel_floor
+from cssl_jax.transfer.adapt.evaluate import DomainEvaluator, pixel_baseline
 from cssl_jax.transfer.adapt.experiments import METHODS, ROWS, check_batches, trainings
 from cssl_jax.transfer.adapt.table import Figures, spread
 
@@ -73,7 +73,7 @@ def _adapt(
         check_batches(trainings(resolved, methods, domains))
         return existing_run(run), resolved, domains
 
-    origin, config, domains = multihost.together(prepared)
+    origin, config, domains = multihost.run_on_all(prepared)
     multihost.require_same(
         {
             "run": str(origin),
@@ -97,11 +97,13 @@ def _adapt(
         "batch_size": config.train.batch_size,
         "rows": {row: rows[row] for row in ROWS if row in rows},
         "leakage": {
-            name: leakage.look(part, domains.target_test, f"{name} images that are trained on")
+            name: leakage.find_leakage(
+                part, domains.target_test, f"{name} images that are trained on"
+            )
             for name, part in (("source", domains.source), ("target", domains.target))
         },
     }
-    multihost.by_first(lambda: write_json(folder / RESULTS, results))
+    multihost.run_on_primary(lambda: write_json(folder / RESULTS, results))
     return results
 
 
@@ -120,7 +122,7 @@ def _rows(
 ) -> dict[str, Figures]:
     """Row -> domain -> ``spread`` of its top-1; trains what is not trained yet."""
     tops: dict[str, dict[str, list[float]]] = {}
-    judge = DomainJudge(domains)
+    judge = DomainEvaluator(domains)
 
     def note(row: str, top1: dict[str, float]) -> None:
         for domain, value in top1.items():
@@ -136,8 +138,8 @@ def _rows(
             if row == "source" and "bn" in methods:
                 adapted = reestimated_run(encoder, domains.target, folder / f"bn-seed{seed}")
                 note("bn", judge(encoder, adapted))
-    if floor := pixel_floor(config, domains):
-        note("pixels", floor)
+    if baseline := pixel_baseline(config, domains):
+        note("pixels", baseline)
     return {
         row: {domain: spread(values) for domain, values in of.items()} for row, of in tops.items()
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cssl_jax.cli import main as cli
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.cleaning import check, splits
 from cssl_jax.data.cleaning.scan import scan
 from cssl_jax.data.formats.image_folder import open_folder, open_list
@@ -133,7 +133,7 @@ def test_names_in_no_encoding_are_read_labelled_split_and_written(tmp_path):
     os.rename(root / "d.png", old)
     labels = tmp_path / "labels.csv"
     labels.write_bytes(b"path,label\ncaf\xe9.png,1\na.png,0\n")
-    options = PictureOptions(labels=str(labels))
+    options = ImageOptions(labels=str(labels))
     np.testing.assert_array_equal(open_folder(root, str(labels)).labels, [0, -1, -1, 1])
     written = splits.split_source(
         str(root), tmp_path / "lists", options, fractions=(1.0, 0.0, 0.0), seed=0
@@ -244,7 +244,7 @@ def test_written_lists_open_as_sources_with_the_same_labels(tmp_path):
         tmp_path / "my pictures", *(f"{c}/{i}, {c}.png" for c in "abc" for i in range(8))
     )
     written = splits.split_source(
-        str(root), tmp_path / "lists", PictureOptions(), fractions=(0.5, 0.5, 0.0), seed=0
+        str(root), tmp_path / "lists", ImageOptions(), fractions=(0.5, 0.5, 0.0), seed=0
     )
     assert [(path.name, count) for path, count in written] == [
         ("train.csv", 12),
@@ -273,7 +273,7 @@ def test_no_list_of_an_earlier_split_is_left(tmp_path):
 
     def split(*fractions):
         written = splits.split_source(
-            str(root), tmp_path / "lists", PictureOptions(), fractions=fractions, seed=0
+            str(root), tmp_path / "lists", ImageOptions(), fractions=fractions, seed=0
         )
         assert {path.name for path, _ in written} == set(os.listdir(tmp_path / "lists"))
         return [path.stem for path, _ in written]
@@ -290,7 +290,7 @@ def test_the_report_counts_what_is_there(tmp_path):
     (tmp_path / "webp" / "same.png").write_bytes(good["png/colour.png"])
     near = dirty_images.encode(dirty_images.pixels(15), "JPEG", quality=80)
     (tmp_path / "jpeg" / "near.jpg").write_bytes(near)
-    records, index, groups = check.examine(str(tmp_path), PictureOptions())
+    records, index, groups = check.examine(str(tmp_path), ImageOptions())
     figures = check.figures(records, index, groups)
     assert figures["pictures"] == len(good) + len(bad) + 2
     assert figures["kept"] == len(good) + 1

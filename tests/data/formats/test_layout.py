@@ -13,7 +13,7 @@ import pytest
 
 from cssl_jax.cli import main as cli
 from cssl_jax.config import recipes
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats import walk
 from cssl_jax.data.formats.image_folder import FileRecords, open_folder
 from cssl_jax.data.sources import decode
@@ -134,7 +134,7 @@ def test_what_save_to_disk_wrote_is_answered_with_what_to_type(tmp_path):
     for name in ("data-00000-of-00001.arrow", "state.json", "dataset_info.json"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(UserError, match=r"save_to_disk.*to_parquet"):
-        open_records(str(tmp_path), PictureOptions())
+        open_records(str(tmp_path), ImageOptions())
 
 
 # --------------------------------------------------------------- archives beside folders of images
@@ -153,7 +153,7 @@ def tar(path, count):
 def test_one_archive_beside_class_folders_does_not_take_their_place(tmp_path, archive):
     root = dirty_images.fill(tmp_path / "set", "a/1.png", "b/2.png", "b/3.png")
     tar(root / archive, 5)
-    records = open_records(str(root), PictureOptions())
+    records = open_records(str(root), ImageOptions())
     assert isinstance(records, FileRecords)
     assert records.classes == ("a", "b")
     assert (
@@ -166,7 +166,7 @@ def test_a_preview_beside_shards_does_not_take_their_place(tmp_path):
     root = dirty_images.fill(tmp_path / "set", "preview/1.png")
     for number in range(3):
         tar(root / f"{number}.tar", 4)
-    records = open_records(str(root), PictureOptions())
+    records = open_records(str(root), ImageOptions())
     assert len(records.names) == 12
     assert records.notes == (f"images that lie beside the shards of {root} are not read",)
 
@@ -192,12 +192,12 @@ def test_fields_that_may_be_the_label_and_are_not_read_are_named(tmp_path, kind)
             pa.table(columns), tmp_path / "a.parquet"
         )
         source, words = str(tmp_path / "a.parquet"), "columns species .*--data.label-key"
-    records = open_records(source, PictureOptions())
+    records = open_records(source, ImageOptions())
     assert records.labels is None
     assert re.search(f"no labels: the {words}", records.notes[0])
     if kind != "list":  # what the sentence says to type is accepted
         key = {"tar": "txt", "parquet": "species"}[kind]
-        assert open_records(source, PictureOptions(label_key=key)).classes == ("ant",)
+        assert open_records(source, ImageOptions(label_key=key)).classes == ("ant",)
 
 
 # ------------------------------------------------------------------------------ files not read

@@ -11,11 +11,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats.parquet import open_parquet
 from cssl_jax.data.formats.tar import open_tar
 from cssl_jax.data.formats.tfds import open_tfds
-from cssl_jax.data.sources.images import PictureSource
+from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.data.sources.open import load_source
 from helpers import dirty_images
 
@@ -93,7 +93,7 @@ def test_a_prepared_folder_is_a_source(prepared):
     _, folder = prepared
     for spec in (str(folder), f"tfds:{folder}@train"):
         source = load_source(spec)
-        assert isinstance(source, PictureSource)
+        assert isinstance(source, ImageSource)
         assert sorted(source.sizes[:, 0]) == list(range(20, 20 + COUNT))
 
 
@@ -117,7 +117,7 @@ print(len({{records.read(i) for i in range(len(records.names))}}), sum(records.l
 def test_mock_data_of_a_known_set_opens_by_name():
     tfds = pytest.importorskip("tensorflow_datasets")
     with tfds.testing.mock_data(num_examples=7):
-        source = load_source("tfds:cifar10@test", PictureOptions(max_rejected=1.0))
+        source = load_source("tfds:cifar10@test", ImageOptions(max_rejected=1.0))
     assert len(source) <= 7
     assert 0 < source.num_classes <= 10
     assert source.image(0).shape == (32, 32, 3)

@@ -18,8 +18,8 @@ def batches(name, steps, source=None, **augment):
     run = tiny.Run(config, source=source, pipeline=name)
     make = jax.jit(run.pipeline.make_batch)
     return [
-        jax.device_get(make(np.int32(step), run.constants, feed))
-        for step, feed in zip(range(*steps), run.feeds(*steps), strict=True)
+        jax.device_get(make(np.int32(step), run.constants, host_batch))
+        for step, host_batch in zip(range(*steps), run.host_batches(*steps), strict=True)
     ]
 
 
@@ -81,11 +81,11 @@ def test_images_split_over_the_devices_make_the_same_batches(backend):
         held = {shard.data.nbytes for shard in run.constants["images"].addressable_shards}
         assert held == {-(-len(source) // 8) * source.images[0].nbytes}
 
-        def whole(step, constants, feed, make=run.pipeline.make_batch):
+        def whole(step, constants, host_batch, make=run.pipeline.make_batch):
             gather = functools.partial(jax.lax.all_gather, axis_name="data", tiled=True)
-            return jax.tree.map(gather, make(step, constants, feed))
+            return jax.tree.map(gather, make(step, constants, host_batch))
 
-        split = run.spread(whole)(np.int32(0), run.constants, next(run.feeds(0, 1)))
+        split = run.spread(whole)(np.int32(0), run.constants, next(run.host_batches(0, 1)))
         np.testing.assert_array_equal(split["index"], resident["index"])
         np.testing.assert_array_equal(split["label"], resident["label"])
         # Two compilations of the same float32 arithmetic.

@@ -7,7 +7,7 @@ import pytest
 
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.data.sources.classes import number_alike
-from cssl_jax.data.sources.images import PictureSource
+from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
@@ -165,7 +165,7 @@ def test_numbers_can_be_given_names_by_an_option(tmp_path):
 def test_class_names_survive_decoding_and_taking(tmp_path):
     for kind in ("folder", "mixed sizes"):
         source = load_source(solid_images.write(kind, tmp_path / kind, TRAIN))
-        assert isinstance(source, PictureSource) == (kind == "mixed sizes")
+        assert isinstance(source, ImageSource) == (kind == "mixed sizes")
         assert source.take(np.arange(3)).classes == TRAIN  # all of them ants
         assert source.take(np.arange(3)).num_classes == 3
         twice = source.renumbered(np.array([1, 2, 0]), ("c", "a", "b"))

@@ -87,7 +87,7 @@ NOISE = np.random.default_rng(0).integers(0, 200, (9, 9, 13))
     ids=["13x8", "13x16", "4x8", "f64", "f32", "negative", "32"],
 )
 def test_a_tiff_that_is_not_read_is_described_with_the_way_out(content, message):
-    with pytest.raises(decode.PictureError) as caught:
+    with pytest.raises(decode.ImageError) as caught:
         decode.decode(content, 3)
     assert message in str(caught.value)
     assert caught.value.reason == "unreadable"
@@ -121,7 +121,7 @@ def test_a_png_with_a_large_text_or_profile_is_read(kind, end):
     content = png_with(kind, content, end)
     np.testing.assert_array_equal(decode.decode(content, 3), dirty_images.pixels(0, 9, 9))
     mask = decode.read_index_png
-    with pytest.raises(decode.PictureError, match="a PNG of mode RGB"):  # opened, that is
+    with pytest.raises(decode.ImageError, match="a PNG of mode RGB"):  # opened, that is
         mask(content, 1000)
 
 
@@ -140,7 +140,7 @@ def test_pillow_itself_says_nothing(tmp_path):
         "from cssl_jax.data.sources import decode\n"
         "for path in sys.argv[1:]:\n"
         "    try: decode.decode(pathlib.Path(path).read_bytes(), 3)\n"
-        "    except decode.PictureError: pass\n"
+        "    except decode.ImageError: pass\n"
     )
     command = [sys.executable, "-c", code, *map(str, tmp_path.iterdir())]
     assert subprocess.run(command, capture_output=True, check=True).stderr == b""
@@ -187,8 +187,8 @@ def test_of_several_frames_the_first_is_taken():
                                   if why not in ("duplicate", "too small")])  # fmt: skip
 def test_bad_files_are_refused_with_their_reason(name):
     content, reason = dirty_images.bad()[name]
-    with pytest.raises(decode.PictureError) as caught:
-        decode.decode_picture(content, 3, max_pixels=10**8)
+    with pytest.raises(decode.ImageError) as caught:
+        decode.decode_image(content, 3, max_pixels=10**8)
     assert caught.value.reason == reason
 
 
@@ -210,7 +210,7 @@ def test_whatever_is_in_a_file_it_is_a_picture_or_a_picture_error(name, cut, cha
         content[int(place * (len(content) - 1))] = value
     try:
         decoded = decode.decode(bytes(content[: 1 + int(cut * len(content))]), 3)
-    except decode.PictureError:
+    except decode.ImageError:
         return
     assert decoded.dtype == np.uint8
     assert decoded.shape[2] == 3
@@ -231,7 +231,7 @@ def test_tensorflow_decodes_plain_jpegs_to_the_same_bits(channels):
     tf = pytest.importorskip("tensorflow")
     plain = 0
     for content in plain_files():
-        picture = decode.decode_picture(content, channels)
+        picture = decode.decode_image(content, channels)
         if picture.plain_jpeg:
             theirs = tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE")
             np.testing.assert_array_equal(picture.pixels, theirs)
@@ -242,7 +242,7 @@ def test_tensorflow_decodes_plain_jpegs_to_the_same_bits(channels):
 def test_a_lossless_jpeg_is_left_to_pillow():
     pixels = dirty_images.pixels(0, 17, 23, channels=1)[..., 0]
     content = lossless_jpeg.encode(pixels)
-    picture = decode.decode_picture(content, 3)
+    picture = decode.decode_image(content, 3)
     np.testing.assert_array_equal(picture.pixels[..., 0], pixels)
     assert not picture.plain_jpeg
     tf = pytest.importorskip("tensorflow")
@@ -270,7 +270,7 @@ def test_resizing_is_tensorflows_to_the_rounding(height, width, size, interpolat
 def test_tensorflow_halves_a_jpeg_to_the_same_bits(halvings):
     tf = pytest.importorskip("tensorflow")
     for content in plain_files():
-        if decode.decode_picture(content, 3).plain_jpeg:
+        if decode.decode_image(content, 3).plain_jpeg:
             ours = decode.decode(content, 3, halvings)
             theirs = tf.io.decode_jpeg(content, 3, 2**halvings, dct_method="INTEGER_ACCURATE")
             np.testing.assert_array_equal(ours, theirs)
@@ -292,6 +292,6 @@ def test_a_halved_jpeg_is_nearly_the_mean_of_each_square(halvings):
 
 def test_names_decide_what_is_looked_at():
     for name in ("a.jpg", "b/C.JPEG", "d.e.tiff", "deep/er/f.webp"):
-        assert decode.is_picture_name(name)
+        assert decode.is_image_name(name)
     for name in ("notes.txt", ".DS_Store", "b/._a.jpg", "jpg", "a.jpg.part"):
-        assert not decode.is_picture_name(name)
+        assert not decode.is_image_name(name)

@@ -10,14 +10,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline import threads as thread_pipeline
 from cssl_jax.data.pipeline.eval_views import view_pairs
 from cssl_jax.data.pipeline.host_draws import Work
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource
-from cssl_jax.data.sources.images import PictureSource
+from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import RunError, UserError
 from helpers import lossless_jpeg
@@ -79,7 +79,7 @@ def assert_same_bits(batches, expected):
 
 def test_a_folder_becomes_a_source_with_labels_names_and_sizes(folder):
     source = load_source(str(folder))
-    assert isinstance(source, PictureSource)
+    assert isinstance(source, ImageSource)
     assert len(source) == 12
     assert source.num_classes == 2
     assert list(source.names[:2]) == ["cat/00.jpg", "cat/02.jpg"]
@@ -103,7 +103,7 @@ def test_statistics_are_the_float64_ones_with_every_picture_counting_alike(folde
 
 
 def test_grey_is_one_channel_by_option(folder):
-    source = load_source(str(folder), PictureOptions(channels=1))
+    source = load_source(str(folder), ImageOptions(channels=1))
     grey = np.asarray(PIL.Image.open(folder / "dog" / "03.png").convert("L"))
     number = list(source.names).index("dog/03.png")
     np.testing.assert_array_equal(source.image(number)[..., 0], grey)
@@ -111,7 +111,7 @@ def test_grey_is_one_channel_by_option(folder):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_tensorflow_and_threads_cut_the_same_views(folder, channels):
-    source = load_source(str(folder), PictureOptions(channels=channels))
+    source = load_source(str(folder), ImageOptions(channels=channels))
     assert 0 < source.plain_jpeg.sum() < len(source)
     for ours, twins in zip(
         engine("tf")(work_of(source), 0, 6), engine("threads")(work_of(source), 0, 6), strict=True
@@ -302,9 +302,9 @@ def test_pictures_of_one_size_are_decoded_once_into_an_array(folder, tmp_path):
     assert source.labels is None
     np.testing.assert_array_equal(source.images[4], np.asarray(smooth(20, 30, 4)))
     assert list(source.take(np.array([5])).names) == ["5.png"]
-    assert isinstance(load_source(str(root), PictureOptions(in_memory=False)), PictureSource)
+    assert isinstance(load_source(str(root), ImageOptions(in_memory=False)), ImageSource)
     with pytest.raises(UserError, match=r"in_memory needs pictures of one size; .* from 16 to 90"):
-        load_source(str(folder), PictureOptions(in_memory=True))
+        load_source(str(folder), ImageOptions(in_memory=True))
 
 
 def test_views_of_held_out_pictures_are_in_order_and_the_seeds(folder):
@@ -325,11 +325,11 @@ def test_views_of_held_out_pictures_are_in_order_and_the_seeds(folder):
 
 def test_what_is_left_out_is_told_with_the_source_and_its_parts(folder):
     (folder / "cat" / "broken.jpg").write_bytes(b"\xff\xd8 but no more")
-    source = load_source(str(folder), PictureOptions(max_rejected=0.5))
+    source = load_source(str(folder), ImageOptions(max_rejected=0.5))
     ((name, reason, _),) = source.take(np.array([0])).rejected
     assert (name, reason) == ("cat/broken.jpg", "unreadable")
     with pytest.raises(UserError, match=r"data\.max_rejected"):
-        load_source(str(folder), dataclasses.replace(PictureOptions(), max_rejected=0.01))
+        load_source(str(folder), dataclasses.replace(ImageOptions(), max_rejected=0.01))
 
 
 def test_a_file_that_tensorflow_alone_cannot_decode_is_named_with_an_engine_that_can(folder):

@@ -45,8 +45,10 @@ def test_a_box_is_the_part_of_the_picture_that_the_view_shows(pipeline):
     config = tiny.replace(config, "data", normalize="unit", size=8)
     run = tiny.Run(config, pipeline=pipeline)
     drawn = view_parameters(run.pipeline.work)(1, 2)
-    (feed,) = run.pipeline.feeds(1, 2)
-    views = jax.jit(run.pipeline.make_batch)(np.int32(1), run.pipeline.constants, feed)["views"]
+    (host_batch,) = run.pipeline.host_batches(1, 2)
+    views = jax.jit(run.pipeline.make_batch)(np.int32(1), run.pipeline.constants, host_batch)[
+        "views"
+    ]
     for row in range(16):
         picture = run.pipeline.source.image(drawn["index"][0, row])[..., 0].astype(np.float32)
         for view in range(2):

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, rec
 from cssl_jax import evaluate_run, pretrain
 from cssl_jax.cli import main as cli
 from cssl_jax.config import DataConfig, EvaluateConfig
-from cssl_jax.config.images import PictureOptions
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.masks import load_masks
 from cssl_jax.data.sources.open import load_source
@@ -22,7 +22,7 @@ from cssl_jax.evaluate.protocols.segmentation import SegmentProbe, confusion_of,
 from cssl_jax.runtime import spmd
 from helpers import tiny
 
-GREY = PictureOptions(channels=1)
+GREY = ImageOptions(channels=1)
 
 
 def scenes(count, side=32, classes=3, seed=0):
@@ -149,7 +149,7 @@ def test_a_folder_and_its_masks_stay_aligned_where_they_are_cropped_and_resized(
     blocks = np.random.default_rng(0).integers(0, 3, (5, 6, 9)).astype(np.uint8)
     masks = np.kron(blocks, np.ones((8, 8), np.uint8))  # 48 x 72, grey levels that tell the class
     write_folder(tmp_path / "set", masks[..., None] * 100 + 5, masks)
-    source = load_masks(str(tmp_path / "set"), PictureOptions(channels=1, in_memory=False))
+    source = load_masks(str(tmp_path / "set"), ImageOptions(channels=1, in_memory=False))
     assert (len(source), source.num_classes) == (5, 3)
     parts = zip(*source.blocks(2, 24), strict=True)
     images, squares = map(np.concatenate, parts)

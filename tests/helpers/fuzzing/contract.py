@@ -28,11 +28,11 @@ def one_message(function, *args, **options):
 
 def check_set(spec, folder, kept=()):
     """Every picture of a set decodes, or is in rejected.csv; those of ``kept`` decode."""
-    from cssl_jax.config.images import PictureOptions
+    from cssl_jax.config.images import ImageOptions
     from cssl_jax.data.cleaning import scan
     from cssl_jax.data.sources.open import load_source, open_records
 
-    options = PictureOptions(max_rejected=1.0, max_pixels=MOST_PIXELS)
+    options = ImageOptions(max_rejected=1.0, max_pixels=MOST_PIXELS)
     records = one_message(open_records, spec, options)
     index = scan.scan(records, channels=3, min_side=8, max_pixels=MOST_PIXELS)
     rows = scan.rejected(records.names, index)

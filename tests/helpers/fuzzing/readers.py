@@ -140,10 +140,10 @@ def fuzz_labels(draw, broken, folder):
 
 
 def load_labelled(root, table):
-    from cssl_jax.config.images import PictureOptions
+    from cssl_jax.config.images import ImageOptions
     from cssl_jax.data.sources.open import load_source
 
-    return load_source(str(root), PictureOptions(labels=str(table)))
+    return load_source(str(root), ImageOptions(labels=str(table)))
 
 
 def fuzz_masks(draw, broken, folder):
@@ -169,10 +169,10 @@ def fuzz_masks(draw, broken, folder):
 
 
 def check_masks(spec):
-    from cssl_jax.config.images import PictureOptions
+    from cssl_jax.config.images import ImageOptions
     from cssl_jax.data.sources.masks import load_masks
 
-    source = one_message(load_masks, str(spec), PictureOptions(max_pixels=MOST_PIXELS))
+    source = one_message(load_masks, str(spec), ImageOptions(max_pixels=MOST_PIXELS))
     assert 2 <= source.num_classes <= 255
     for images, masks in source.blocks(64, 8):
         assert len(images) == len(masks)

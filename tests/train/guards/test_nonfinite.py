@@ -89,9 +89,9 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_counts(make):
     run = tiny.Run(make(), source=cssl_jax.experiment.builders.load_data(make())[0])
     step = run.spread(train_step(run))
     state, row = run.state(), 0
-    for done, feed in enumerate(run.feeds(0, 6), 1):
+    for done, host_batch in enumerate(run.host_batches(0, 6), 1):
         before = jax.device_get(state)
-        state, metrics = step(state, run.constants, feed)
+        state, metrics = step(state, run.constants, host_batch)
         after, sick = jax.device_get(state), done in bad_steps()
         row = row + 1 if sick else 0
         assert bool(metrics["finite"]) == (not sick)
@@ -113,7 +113,7 @@ def test_norms_are_told_of_every_group_of_parameters(make):
     run = tiny.Run(make(), source=cssl_jax.experiment.builders.load_data(make())[0])
     state = run.state()
     groups = parameter_groups(state.params)
-    _, metrics = run.spread(train_step(run))(state, run.constants, next(run.feeds(0, 1)))
+    _, metrics = run.spread(train_step(run))(state, run.constants, next(run.host_batches(0, 1)))
     parameters, gradient = np.asarray(metrics["norms"])
     for group, norm in zip(groups, parameters, strict=True):
         part = jax.device_get(state.params)
@@ -136,7 +136,7 @@ def test_stop_is_the_default_and_tells_what_led_there(make, tmp_path, capfd):
     bad = bad_steps()[0]
     assert cli.main(command) == 1
     said = capfd.readouterr().err
-    path = tmp_path / "run" / "sick" / f"{bad:08}.json"
+    path = tmp_path / "run" / "nonfinite" / f"{bad:08}.json"
     told = rf"(loss|gradient_norm) is (nan|inf) at step {bad}; its examples and norms are in {path}"
     assert re.search(told, said)
     assert "--train.on-nonfinite skip" in said
@@ -160,7 +160,7 @@ def test_skip_leaves_the_batch_out_and_counts_it(make, tmp_path):
     for step, line in lines.items():
         assert (line["gradient_norm"] is None) == (step in bad)
         assert line["skipped_steps"] == sum(b <= step for b in bad)
-    names = sorted(p.name for p in (tmp_path / "run" / "sick").iterdir())
+    names = sorted(p.name for p in (tmp_path / "run" / "nonfinite").iterdir())
     assert names == [f"{step:08}.json" for step in bad]
 
 
@@ -169,8 +169,8 @@ def expected_losses(config):
     run = tiny.Run(config, source=cssl_jax.experiment.builders.load_data(config)[0])
     step = run.spread(train_step(run))
     state, saved, losses = run.state(), run.state(), {}
-    for done, feed in enumerate(run.feeds(0, EPOCHS * STEPS_PER_EPOCH), 1):
-        new, metrics = step(state.replace(step=np.int32(done - 1)), run.constants, feed)
+    for done, host_batch in enumerate(run.host_batches(0, EPOCHS * STEPS_PER_EPOCH), 1):
+        new, metrics = step(state.replace(step=np.int32(done - 1)), run.constants, host_batch)
         losses[done] = float(metrics["loss"])
         state = saved if done in bad_steps() else new  # the schedule is constant: no count matters
         if done % STEPS_PER_EPOCH == 0 and done not in bad_steps():
@@ -225,7 +225,7 @@ def test_a_last_step_that_is_sick_is_evaluated_and_saved_all_the_same(make, tmp_
 def test_a_killed_run_repeats_its_skips_to_the_bit(make, tmp_path, monkeypatch, mode):
     config = make(on_nonfinite=mode)
     cssl_jax.pretrain(config, tmp_path / "whole")
-    add = logger.Journal.add
+    add = logger.RunLogger.add
 
     def crash(self, done, metrics, wait):
         add(self, done, metrics, wait)
@@ -233,7 +233,7 @@ def test_a_killed_run_repeats_its_skips_to_the_bit(make, tmp_path, monkeypatch, 
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.Journal, "add", crash)
+        patch.setattr(logger.RunLogger, "add", crash)
         with pytest.raises(KeyboardInterrupt):
             cssl_jax.pretrain(config, tmp_path / "run")
     cssl_jax.pretrain(config, tmp_path / "run")
@@ -247,4 +247,4 @@ def test_a_run_that_stays_sick_ends_at_the_limit(make, tmp_path, mode):
     config = tiny.replace(config, "data", std=(1e-25,))  # every picture is too much
     with pytest.raises(RunError, match=r"is nan at step 4; .*the 4th in a row \(.*limit is 4\)"):
         cssl_jax.pretrain(config, tmp_path / "run")
-    assert len(list((tmp_path / "run" / "sick").iterdir())) == 4
+    assert len(list((tmp_path / "run" / "nonfinite").iterdir())) == 4

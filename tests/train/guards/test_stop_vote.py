@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from cssl_jax.runtime import spmd
-from cssl_jax.train.guards.stop_vote import EVERY, Agreement
+from cssl_jax.train.guards.stop_vote import EVERY, StopVote
 
 CODE = """
 import sys
@@ -34,8 +34,12 @@ for step in range(1, 61):
 
 
 def test_one_process_acts_at_once():
-    agreement = Agreement(spmd.make_mesh(jax.devices()[:2]))
-    assert [agreement.reached(step, wish) for step, wish in [(1, 0), (2, 15), (3, 1)]] == [0, 15, 1]
+    agreement = StopVote(spmd.make_mesh(jax.devices()[:2]))
+    assert [agreement.reached(step, request) for step, request in [(1, 0), (2, 15), (3, 1)]] == [
+        0,
+        15,
+        1,
+    ]
 
 
 @pytest.mark.slow
@@ -68,8 +72,8 @@ def test_two_processes_act_after_the_same_step_though_one_alone_has_the_wish():
     # Gloo prints to the same place.
     first, second = ([x for x in out.splitlines() if x[:1].isdigit()] for out, _ in ends)
     assert first == second
-    steps, wishes = zip(*(map(int, line.split()) for line in first), strict=True)
-    assert wishes[-1] == 15
+    steps, requests = zip(*(map(int, line.split()) for line in first), strict=True)
+    assert requests[-1] == 15
     assert 30 <= steps[-1] <= 30 + 2 * EVERY
-    assert set(wishes[:-1]) == {1}
+    assert set(requests[:-1]) == {1}
     assert 10 <= steps[0] <= 10 + 2 * EVERY
