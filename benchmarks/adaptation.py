@@ -30,7 +30,7 @@ from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
 import cssl_jax
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.data.sources.arrays import digits
 from cssl_jax.runtime import process
 from cssl_jax.transfer.adapt.experiments import ROWS

@@ -18,7 +18,7 @@ import statistics
 import time
 
 import cssl_jax
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.runtime import process
 
 ROWS = {"trained encoder": None, "untrained encoder": "random_init", "raw pixels": "pixels"}

@@ -21,7 +21,7 @@ import numpy as np
 from measuring.report import spread
 
 import cssl_jax
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.runtime import process
 
 PLACEMENTS: dict[str, dict[str, Any]] = {

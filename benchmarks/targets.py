@@ -14,7 +14,7 @@ import pathlib
 
 from measuring.report import machine, versions
 
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.planning.target_plan import TargetPlan, plan_target
 

@@ -11,11 +11,11 @@ from cssl_jax.version import __version__
 if TYPE_CHECKING:
     from cssl_jax.augment.image.policy import ImagePolicy
     from cssl_jax.config import Config
-    from cssl_jax.config.recipes import load as load_recipe
     from cssl_jax.errors import RunError, UserError
     from cssl_jax.evaluate.load import load_encoder
     from cssl_jax.evaluate.run import evaluate_run
     from cssl_jax.experiment.input_profile import bench_input
+    from cssl_jax.recipes import load as load_recipe
     from cssl_jax.report.views import draw_views, load_views
     from cssl_jax.train.pretrain import pretrain
     from cssl_jax.transfer.adapt.run import adapt
@@ -51,7 +51,7 @@ _HOMES = {
     "finetune": ("cssl_jax.transfer.finetune", "finetune"),
     "finetune_config": ("cssl_jax.transfer.finetune", "finetune_config"),
     "load_encoder": ("cssl_jax.evaluate.load", "load_encoder"),
-    "load_recipe": ("cssl_jax.config.recipes", "load"),
+    "load_recipe": ("cssl_jax.recipes", "load"),
     "load_views": ("cssl_jax.report.views", "load_views"),
     "pretrain": ("cssl_jax.train.pretrain", "pretrain"),
 }
@@ -59,8 +59,8 @@ _HOMES = {
 
 _SUBMODULES = (
     *("augment", "checkpoint", "config", "data", "evaluate", "experiment", "interop", "losses"),
-    *("methods", "models", "optim", "planning", "report", "runtime", "selfcheck", "step"),
-    *("sweeps", "train", "transfer"),
+    *("methods", "models", "optim", "planning", "recipes", "report", "runtime", "selfcheck"),
+    *("step", "sweeps", "train", "transfer"),
 )
 
 

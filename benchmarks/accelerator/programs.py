@@ -79,7 +79,7 @@ def compile_recipe(
     import jax.numpy as jnp
     from loss.joint_device import noise
 
-    from cssl_jax.config import recipes
+    from cssl_jax import recipes
     from cssl_jax.data.input_spec import InputSpec
     from cssl_jax.data.sampler import Sampler
     from cssl_jax.experiment import builders

@@ -75,7 +75,7 @@ class Pair:
 
     def __init__(self, overrides: dict[str, Any], images: int = 50_000) -> None:
         """Compiles both; arguments as for ``measure``."""
-        from cssl_jax.config import recipes
+        from cssl_jax import recipes
         from cssl_jax.data.pipeline.prefetch import place_host_batches
         from cssl_jax.experiment import builders
         from cssl_jax.experiment.experiment import assemble

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import jax
 from measuring.report import target
 
+from cssl_jax import recipes
 from cssl_jax.checkpoint import digests
-from cssl_jax.config import recipes
 from cssl_jax.experiment.experiment import assemble
 from cssl_jax.runtime import process
 from loop import steps

@@ -12,8 +12,9 @@ import time
 import jax
 from measuring.report import target
 
+from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.config import Config, recipes
+from cssl_jax.config import Config
 from cssl_jax.experiment import builders
 from cssl_jax.experiment.experiment import Parts, assemble
 from cssl_jax.runtime import process, spmd

@@ -31,7 +31,7 @@ def pictures(count: int, side: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def train(folder: str, validation: int, training: int, side: int) -> dict:
     """Makes the data and the run below ``folder``; returns what it is."""
     import cssl_jax
-    from cssl_jax.config import recipes
+    from cssl_jax import recipes
 
     root = pathlib.Path(folder)
     for name, count, seed in (("train", training, 1), ("validation", validation, 2)):

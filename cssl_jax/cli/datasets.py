@@ -7,10 +7,11 @@ from typing import Annotated
 import tyro
 
 from cssl_jax.cli.parsing import Folder, OptionalFile, Source, parse
-from cssl_jax.config import Config, DataConfig, validate
+from cssl_jax.config import Config, DataConfig
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.errors import UserError
 from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output, write_output
+from cssl_jax.recipes import validate
 
 
 @dataclasses.dataclass(frozen=True)

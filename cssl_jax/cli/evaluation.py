@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 import tyro
 
 from cssl_jax.cli.parsing import File, OptionalFile, Run, parse, run_first
-from cssl_jax.config import Config, DataConfig, EvaluateConfig, validate
+from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.outputs import check_output, open_output, stdout_kept_for, write_json_output
+from cssl_jax.recipes import validate
 
 REJECTED_SHOWN = 20  # omitted images that are printed; the file holds all
 Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment"]
@@ -70,7 +71,7 @@ class Embed:
 
 def evaluate(argv: Sequence[str]) -> int:
     """`cssl-jax evaluate RUN [--protocol NAME ...] [--data.source SOURCE] [--json FILE]`."""
-    from cssl_jax.config import recipes
+    from cssl_jax import recipes
     from cssl_jax.evaluate.run import evaluate_run
     from cssl_jax.report.results_table import table
     from cssl_jax.runtime import multihost
@@ -104,7 +105,7 @@ def embed(argv: Sequence[str]) -> int:
     """`cssl-jax embed RUN --data.source SOURCE --output features.npz`."""
     import numpy as np
 
-    from cssl_jax.config import recipes
+    from cssl_jax import recipes
     from cssl_jax.data.sources.open import load_source
     from cssl_jax.evaluate.load import load_encoder
     from cssl_jax.runtime import multihost

@@ -44,7 +44,7 @@ def doctor(argv: Sequence[str]) -> int:
 
 def list_recipes(argv: Sequence[str]) -> int:
     """`cssl-jax recipes`."""
-    from cssl_jax.config import recipes
+    from cssl_jax import recipes
 
     parse(Recipes, "recipes", argv)
     for name in recipes.recipe_names():
@@ -54,7 +54,7 @@ def list_recipes(argv: Sequence[str]) -> int:
 
 def diff_recipes(argv: Sequence[str]) -> int:
     """`cssl-jax recipes diff A B`."""
-    from cssl_jax.config import recipes
+    from cssl_jax import recipes
 
     options = parse(RecipesDiff, "recipes diff", argv)
     print(recipes.diff(options.a, options.b))

@@ -37,7 +37,7 @@ def asks_for_help(argv: Sequence[str]) -> bool:
 
 def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:
     """The recipe that is named first: its values are the defaults of every other option."""
-    from cssl_jax.config import recipes
+    from cssl_jax import recipes
 
     named = _first(argv)
     if not named and not asks_for_help(argv):
@@ -67,7 +67,7 @@ def fit_warmup(
     if given or 2 * warmup <= epochs or epochs >= recipe.train.epochs or epochs < 1:
         return config
     if run is not None and (run / "config.json").is_file():
-        from cssl_jax.config import recipes
+        from cssl_jax import recipes
 
         begun = recipes.read_json(run / "config.json")
         if (begun.train.epochs, begun.optimizer.warmup_epochs) == (epochs, warmup):

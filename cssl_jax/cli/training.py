@@ -160,7 +160,7 @@ def finetune(argv: Sequence[str]) -> int:
 
 def demo(argv: Sequence[str]) -> int:
     """`cssl-jax demo [--workdir DIR]`."""
-    from cssl_jax.config import recipes
+    from cssl_jax import recipes
 
     options = parse(Demo, "demo", argv)
     return _run(Pretrain(options.recipe, options.workdir, config=recipes.load(options.recipe)))

@@ -8,7 +8,6 @@ from cssl_jax.config.optimizer import OptimizerConfig
 from cssl_jax.config.run import Config
 from cssl_jax.config.runtime import RuntimeConfig
 from cssl_jax.config.train import TrainConfig
-from cssl_jax.config.validation import validate
 
 __all__ = [
     "FINETUNE_STEPS",
@@ -22,5 +21,4 @@ __all__ = [
     "OptimizerConfig",
     "RuntimeConfig",
     "TrainConfig",
-    "validate",
 ]

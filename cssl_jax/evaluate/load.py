@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import optax
 
+from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.config import Config, recipes
+from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import ArraySource, Source
 from cssl_jax.data.sources.open import load_source

@@ -6,7 +6,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from cssl_jax.config import Config, DataConfig, EvaluateConfig, recipes
+from cssl_jax import recipes
+from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.masks import MaskedSource
 from cssl_jax.errors import UserError

@@ -6,7 +6,8 @@ from typing import Any
 import optax
 from jax.sharding import Mesh
 
-from cssl_jax.config import Config, recipes
+from cssl_jax import recipes
+from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.sampler import Sampler

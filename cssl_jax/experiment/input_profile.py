@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from cssl_jax.config import Config, recipes
+from cssl_jax import recipes
+from cssl_jax.config import Config
 from cssl_jax.data.profile import measure
 from cssl_jax.data.profile import result as profile_result
 from cssl_jax.errors import UserError

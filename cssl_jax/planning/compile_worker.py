@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.planning import compiled
 from cssl_jax.planning.shapes import input_of, step_of
 from cssl_jax.runtime import spmd, subprocesses

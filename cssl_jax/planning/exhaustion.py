@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import jax
 
-from cssl_jax.config import Config, recipes
+from cssl_jax import recipes
+from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.planning.plan import GIB
 from cssl_jax.planning.planner import held_bytes, step_fits

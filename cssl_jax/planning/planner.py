@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from cssl_jax.config import Config, recipes
+from cssl_jax import recipes
+from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.losses.core.similarity import choose_tile
 from cssl_jax.planning import formulas

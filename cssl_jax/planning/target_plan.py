@@ -8,7 +8,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from cssl_jax.config import Config, recipes
+from cssl_jax import recipes
+from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.planning.chips import Target, parse_target
 from cssl_jax.planning.planner import KINDS, MICRO_BATCH, step_fits, with_step

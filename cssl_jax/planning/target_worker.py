@@ -8,7 +8,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.planning import compiled, kernels
 from cssl_jax.planning.gpu_targets import TARGET_CONFIGS
 from cssl_jax.planning.shapes import Step, input_of, step_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.report import svg
 from cssl_jax.report import tables as report_tables
 from cssl_jax.report.curves import Chart, charts

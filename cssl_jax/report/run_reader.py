@@ -6,7 +6,8 @@ import json
 import pathlib
 from typing import Any
 
-from cssl_jax.config import Config, recipes
+from cssl_jax import recipes
+from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import verdicts
 from cssl_jax.evaluate.verdicts import Facts, Verdict

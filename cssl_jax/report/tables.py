@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.evaluate import verdicts
 from cssl_jax.evaluate.accuracy import shows_top5
 from cssl_jax.report.run_reader import RunFolder

@@ -8,8 +8,9 @@ import numpy as np
 import PIL.Image
 from jax.sharding import Mesh
 
+from cssl_jax import recipes
 from cssl_jax.augment.image import contact_sheet, describe
-from cssl_jax.config import Config, recipes
+from cssl_jax.config import Config
 from cssl_jax.data.pipeline.base import Pipeline
 from cssl_jax.data.pipeline.host_draws import Work
 from cssl_jax.data.sampler import Sampler

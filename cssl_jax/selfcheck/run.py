@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cssl_jax.config import Config, recipes
+from cssl_jax import recipes
+from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.files import cache_folder, write_text
 from cssl_jax.runtime import subprocesses

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.runtime import process, subprocesses
 from cssl_jax.selfcheck.short_run import Trial

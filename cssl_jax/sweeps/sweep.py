@@ -5,7 +5,8 @@ import pathlib
 
 import jax
 
-from cssl_jax.config import Config, recipes
+from cssl_jax import recipes
+from cssl_jax.config import Config
 from cssl_jax.errors import InterruptedRunError, UserError
 from cssl_jax.runtime import multihost, process
 from cssl_jax.sweeps import objective, study

@@ -5,7 +5,7 @@ import pathlib
 import secrets
 from typing import Any
 
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.errors import UserError
 from cssl_jax.files import write_json
 from cssl_jax.sweeps import results as sweep_results

@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 
+from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.config import Config, recipes
+from cssl_jax.config import Config
 from cssl_jax.data.cleaning.scan import write_rejected
 from cssl_jax.data.sources.open import LABEL_RULES, absolute_spec
 from cssl_jax.errors import InterruptedRunError, RunError, UserError

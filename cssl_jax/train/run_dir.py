@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from typing import IO
 
+from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import FOLDER
-from cssl_jax.config import Config, recipes
+from cssl_jax.config import Config
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.files import is_unfinished, remove_unfinished, write_text
 from cssl_jax.runtime import multihost

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from cssl_jax import recipes
 from cssl_jax.checkpoint import digests
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.config import Config, recipes
+from cssl_jax.config import Config
 from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError
 from cssl_jax.experiment.experiment import Parts

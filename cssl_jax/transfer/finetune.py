@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.config import FINETUNE_STEPS, Config, recipes
+from cssl_jax.config import FINETUNE_STEPS, Config
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.evaluator import labelled_part

@@ -4,8 +4,10 @@ import math
 
 import pytest
 
-from cssl_jax.config import Config, recipes, validate
+from cssl_jax import recipes
+from cssl_jax.config import Config
 from cssl_jax.errors import UserError
+from cssl_jax.recipes import validate
 from helpers import tiny
 
 

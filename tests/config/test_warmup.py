@@ -5,11 +5,12 @@ import pathlib
 
 import pytest
 
+from cssl_jax import recipes
 from cssl_jax.cli import main as cli
 from cssl_jax.cli.parsing import fit_warmup
-from cssl_jax.config import recipes, validate
 from cssl_jax.errors import UserError
 from cssl_jax.files import write_text
+from cssl_jax.recipes import validate
 from cssl_jax.train import pretrain as pretrain_module
 from cssl_jax.train import run_dir
 from helpers import tiny

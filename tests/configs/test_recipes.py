@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from cssl_jax.config import Config, recipes
+from cssl_jax import recipes
+from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError

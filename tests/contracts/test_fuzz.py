@@ -19,7 +19,7 @@ import PIL.Image
 import pytest
 
 import cssl_jax
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.cleaning import scan
 from cssl_jax.data.formats import walk

@@ -12,7 +12,17 @@ PACKAGE = pathlib.Path(cssl_jax.__file__).parent
 # A package may import those that follow it, at the top of a module or inside a function.
 ORDER = (
     *("__main__", "cli", "sweeps", "transfer", "selfcheck", "report", "train", "planning"),
-    *("evaluate", "experiment", "checkpoint", "step", "optim", "methods", "losses", "models"),
+    *(
+        "evaluate",
+        "experiment",
+        "recipes",
+        "checkpoint",
+        "step",
+        "optim",
+        "methods",
+        "losses",
+        "models",
+    ),
     *("data", "config", "augment", "interop", "runtime"),
     *("outputs", "progress", "files", "lazy", "errors", "version"),
 )

@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
+from cssl_jax import recipes
 from cssl_jax.cli import main as cli
-from cssl_jax.config import recipes
 from helpers import multiprocess, tiny
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ import pytest
 
 from cssl_jax.cli import main as cli
 from cssl_jax.config import Config
-from cssl_jax.config.recipes import to_dict
 from cssl_jax.data.sources.open import load_source
+from cssl_jax.recipes import to_dict
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

@@ -10,10 +10,11 @@ import pytest
 import tyro
 
 import cssl_jax
+from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import FOLDER
 from cssl_jax.cli import main as cli
-from cssl_jax.config import recipes
 from cssl_jax.errors import UserError
+from cssl_jax.recipes import compare
 from cssl_jax.train import run_dir
 from helpers import tiny
 
@@ -158,7 +159,7 @@ def test_the_weights_that_a_run_began_with_may_have_moved_but_not_be_others(begu
 
 def test_no_field_is_said_to_be_free_that_does_not_exist():
     fields = recipes.to_dict(recipes.load("debug"))
-    for name in (*recipes._NO_RESULT, *recipes._SAME_RESULT, *recipes._FOUND_BY_FINGERPRINT):
+    for name in (*compare._NO_RESULT, *compare._SAME_RESULT, *compare._FOUND_BY_FINGERPRINT):
         section, _, field = name.partition(".")
         assert section in fields
         assert not field or field in fields[section]

@@ -79,7 +79,7 @@ def test_a_confident_softmax_that_passes_the_chance_level_is_not_at_chance():
 
 
 def test_a_real_run_on_its_way_is_accused_of_nothing_at_any_step():
-    config = tiny.replace(cssl_jax.config.recipes.load("digits"), "train", epochs=12)
+    config = tiny.replace(cssl_jax.recipes.load("digits"), "train", epochs=12)
     known = verdicts.facts(config, steps_per_epoch=11)
     assert known.judged_from == 22  # the end of its warm-up
     lines = [line(*row) for row in DIGITS]

@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.models.registry import ENCODERS
 from cssl_jax.models.resnet import BasicBlock, ResNet

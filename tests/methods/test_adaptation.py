@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
 from cssl_jax.methods import coral as coral_module

@@ -5,8 +5,8 @@ import re
 import jax.numpy as jnp
 import pytest
 
+from cssl_jax import recipes
 from cssl_jax.cli import main as cli
-from cssl_jax.config import recipes
 from cssl_jax.errors import RunError
 from cssl_jax.planning import exhaustion
 from cssl_jax.planning.plan import GIB

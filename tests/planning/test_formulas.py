@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import pytest
 
-from cssl_jax.config import ModelConfig, recipes
+from cssl_jax import recipes
+from cssl_jax.config import ModelConfig
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.planning import compiled
 from cssl_jax.planning import jaxpr as program
 from cssl_jax.planning.shapes import abstract_mesh, input_of, step_of

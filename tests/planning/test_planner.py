@@ -7,9 +7,9 @@ import shlex
 
 import pytest
 
+from cssl_jax import recipes
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.cli import main as cli
-from cssl_jax.config import recipes
 from cssl_jax.errors import UserError
 from cssl_jax.planning import planner
 from cssl_jax.planning.advice import warnings

@@ -10,13 +10,13 @@ import pytest
 
 from cssl_jax.cli import main as cli
 from cssl_jax.config import Config
-from cssl_jax.config.recipes import load, override
 from cssl_jax.errors import UserError
 from cssl_jax.planning import kernels, target_plan
 from cssl_jax.planning.chips import GPUS, TPUS, parse_target
 from cssl_jax.planning.gpu_targets import TARGET_CONFIGS
 from cssl_jax.planning.target_plan import TargetPlan
 from cssl_jax.planning.target_text import report
+from cssl_jax.recipes import load, override
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import cssl_jax
-from cssl_jax.config import recipes
+from cssl_jax import recipes
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import RunError, UserError

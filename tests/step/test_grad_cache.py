@@ -11,13 +11,13 @@ import pytest
 from test_invariance import FLOAT32_BOUND, largest_difference
 
 import cssl_jax
-from cssl_jax.config import validate
 from cssl_jax.errors import UserError
 from cssl_jax.losses import ntxent
 from cssl_jax.losses.core.two_views import two_view_contrast
 from cssl_jax.methods.simclr import SimCLR
 from cssl_jax.models.heads import ProjectionHead
 from cssl_jax.models.registry import build_encoder
+from cssl_jax.recipes import validate
 from cssl_jax.runtime import spmd
 from cssl_jax.step.grad_cache import make_gradient
 from cssl_jax.step.state import TrainState

@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
+from cssl_jax import recipes
 from cssl_jax.cli import main as cli
-from cssl_jax.config import recipes
 from cssl_jax.errors import UserError
 from cssl_jax.sweeps.space import Space
 from helpers import tiny

@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 
+from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import FOLDER
-from cssl_jax.config import recipes
 from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError, UserError
 from cssl_jax.experiment import builders
 from cssl_jax.report.run_reader import open_run

@@ -7,8 +7,8 @@ import PIL.Image
 import pytest
 
 import cssl_jax
+from cssl_jax import recipes
 from cssl_jax.cli import main as cli
-from cssl_jax.config import recipes
 from cssl_jax.data.pipeline import painter
 from cssl_jax.errors import UserError
 from cssl_jax.experiment.experiment import assemble

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import cssl_jax
+from cssl_jax import recipes
 from cssl_jax.checkpoint import checkpoints
 from cssl_jax.cli import main as cli
-from cssl_jax.config import recipes
 from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.pipeline import prefetch
 from cssl_jax.errors import InterruptedRunError, RunError, UserError

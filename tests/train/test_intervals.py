@@ -1,7 +1,7 @@
 import pytest
 
-from cssl_jax.config.recipes import canonical
 from cssl_jax.errors import UserError
+from cssl_jax.recipes import canonical
 from cssl_jax.train import intervals
 from helpers import tiny
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import cssl_jax
+from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.config import recipes
 from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.runtime import spmd
@@ -93,7 +93,7 @@ def test_results_hold_every_figure_beside_its_floors(run, config):
     assert results["split"] == {"train": 48, "validation": 12}
     assert results["seed"] == 0
     assert results["step"] == 9
-    assert results["config_hash"] == cssl_jax.config.recipes.config_hash(config)
+    assert results["config_hash"] == cssl_jax.recipes.config_hash(config)
     assert results["random_init"]["description"].endswith(
         "BatchNorm statistics of 48 training images"
     )

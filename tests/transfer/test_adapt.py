@@ -6,9 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from cssl_jax import adapt, finetune_config, load_encoder, pretrain
+from cssl_jax import adapt, finetune_config, load_encoder, pretrain, recipes
 from cssl_jax.cli import main as cli
-from cssl_jax.config import recipes
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
 from cssl_jax.train.logging import logger

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from cssl_jax import finetune, finetune_config, load_encoder, pretrain
+from cssl_jax import finetune, finetune_config, load_encoder, pretrain, recipes
 from cssl_jax.cli import main as cli
-from cssl_jax.config import recipes
 from cssl_jax.data.sources.base import labelled_fraction
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 
 from cssl_jax.config import Config
-from cssl_jax.config.recipes import to_dict
 from cssl_jax.data.pipeline.base import Pipeline
 from cssl_jax.data.profile.advice import advice
 from cssl_jax.data.view_log.writer import FOLDER, ViewRecord
 from cssl_jax.evaluate import verdicts
 from cssl_jax.evaluate.accuracy import shows_top5
 from cssl_jax.experiment.builders import chance_level
+from cssl_jax.recipes import to_dict
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollBack
 from cssl_jax.train.logging.writers import (

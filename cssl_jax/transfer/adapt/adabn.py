@@ -5,7 +5,6 @@ import pathlib
 import jax.numpy as jnp
 
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.config.recipes import to_json
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.evaluator import variables_hash
@@ -14,6 +13,7 @@ from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.norm_statistics import reestimate
 from cssl_jax.files import write_text
 from cssl_jax.methods.classifier import Classifier
+from cssl_jax.recipes import to_json
 from cssl_jax.runtime import multihost, spmd
 from cssl_jax.step.state import TrainState
 from cssl_jax.train.run_dir import has_checkpoint

@@ -4,7 +4,8 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from cssl_jax.config import Config, recipes
+from cssl_jax import recipes
+from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.evaluator import variables_hash

@@ -9,9 +9,9 @@ import pytest
 
 from cssl_jax.augment.image import batched, per_image
 from cssl_jax.augment.image.policy import ImagePolicy, sample_views
-from cssl_jax.config.recipes import load, override
 from cssl_jax.data.sampler import example_key
 from cssl_jax.errors import UserError
+from cssl_jax.recipes import load, override
 
 POLICY = ImagePolicy(
     color_mode="tf", crop=(0.0,), horizontal_flip=(0.0,), jitter=(1.0,), grayscale=(0.5,),

@@ -11,8 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from cssl_jax import recipes
 from cssl_jax.cli import main as cli
-from cssl_jax.config import recipes
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats import walk
 from cssl_jax.data.formats.image_folder import FileRecords, open_folder

@@ -149,6 +149,6 @@ def npzs():
 
 @functools.cache
 def configs():
-    from cssl_jax.config import recipes
+    from cssl_jax import recipes
 
     return [recipes.to_json(recipes.load(name)).encode() for name in ("digits", "folder")]

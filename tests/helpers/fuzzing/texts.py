@@ -32,14 +32,15 @@ ANYTHING = st.recursive(
 
 @functools.cache
 def option_names():
-    from cssl_jax.config import Config, recipes
+    from cssl_jax import recipes
+    from cssl_jax.config import Config
 
     return sorted(leaves(recipes.to_dict(Config())))
 
 
 def fuzz_config(draw, broken, folder):
     """A run's config.json with broken bytes, or with wrong values in the right places."""
-    from cssl_jax.config import recipes
+    from cssl_jax import recipes
 
     content = draw(st.sampled_from(configs()))
     if draw(st.booleans()):
@@ -58,9 +59,9 @@ def fuzz_config(draw, broken, folder):
 
 def fuzz_options(draw, broken, folder):
     """Words of a command line that set config fields."""
+    from cssl_jax import recipes
     from cssl_jax.cli.parsing import parse
     from cssl_jax.cli.training import BenchInput
-    from cssl_jax.config import recipes
 
     words = ["digits"]
     for _ in range(draw(st.integers(1, 3))):
@@ -134,7 +135,7 @@ def resumed():
 
 def fuzz_resume(draw, broken, folder):
     """Another config on the folder of a run with a checkpoint, whose config.json may be broken."""
-    from cssl_jax.config import recipes
+    from cssl_jax import recipes
 
     check, checkpoints = resumed()
     content = configs()[0]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import cssl_jax
+from cssl_jax import recipes
 from cssl_jax.cli import main as cli
-from cssl_jax.config import recipes
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import RunError
 from cssl_jax.optim.norms import parameter_groups

@@ -1,0 +1,106 @@
+"""Which fields of a config determine a result, and how two configs differ."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from cssl_jax.config import Config
+from cssl_jax.recipes.io import canonical, to_dict
+
+# What a run may change when it is resumed: it determines no figure. on_nonfinite decides only how a
+# run goes on that would otherwise end there; results.json tells how many steps were skipped.
+_NO_RESULT = (
+    *("runtime", "train.checkpoint_every", "train.checkpoint_steps", "train.checkpoint_minutes"),
+    *("train.keep", "train.tensorboard", "train.wandb", "train.record_views"),
+    *("train.on_nonfinite", "train.nonfinite_limit", "train.check_replicas_every"),
+)
+
+# What a run may change besides, when it is resumed: how the same numbers are computed. These fields
+# stay in the config's hash, which is older than the permission.
+_SAME_RESULT = (
+    *("train.log_every", "data.engine", "data.resident", "data.max_rejected"),
+    *("evaluate.batch_size", "model.remat", "method.tile_size"),
+)
+# Where the data lie and how they are found: the fingerprint of the images and labels decides.
+_FOUND_BY_FINGERPRINT = (
+    *("data.source", "data.validation_source", "data.labels", "data.image_key", "data.label_key"),
+    *("data.min_side", "data.max_pixels"),
+    *("adapt.target", "adapt.target_validation", "adapt.target_labels"),
+)
+
+
+def config_hash(config: Config) -> str:
+    """12 hexadecimal digits of all that determines the result.
+
+    Sources, tables of labels and earlier runs count by their names, wherever they lie.
+    """
+    content = to_dict(canonical(config))
+    for name in _NO_RESULT:
+        section, _, field = name.partition(".")
+        content[section].pop(field) if field else content.pop(section)
+    places = {
+        "data": ("source", "validation_source", "labels"),
+        "adapt": ("target", "target_validation", "target_labels"),
+        "train": ("init",),
+    }
+    for section, names in places.items():
+        for name in names:
+            content[section][name] = _name_of(content[section][name])
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _name_of(place: str) -> str:
+    """Last part of a path, the same for a relative and the absolute one; "" stays ""."""
+    return place and pathlib.Path(os.path.abspath(os.path.expanduser(place))).name
+
+
+def differing_fields(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """(value in a, value in b) of every field that determines the result and differs."""
+
+    def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        leaves: dict[str, Any] = {}
+        for name, value in tree.items():
+            nested = isinstance(value, dict)
+            leaves |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+        return leaves
+
+    first, second = flat(to_dict(a)), flat(to_dict(b))
+    return {
+        name: (first[name], second[name])
+        for name in first
+        if first[name] != second[name] and not name.startswith(_NO_RESULT)
+    }
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Lines "field: old -> new" for every field that determines the result and differs."""
+    fields = differing_fields(old, new)
+    return [f"{name}: {before!r} -> {after!r}" for name, (before, after) in fields.items()]
+
+
+def resume_differences(old: Config, new: Config) -> list[str]:
+    """``differences`` that keep a run from being resumed with the new config.
+
+    A run's data may lie elsewhere, and be read otherwise: their fingerprints are compared. The run
+    of ``train.init`` may lie in another folder under the same name; it is not read again.
+    """
+    fields = differing_fields(old, new)
+    init = fields.get("train.init")
+    if init and all(init) and len({pathlib.PurePath(place).name for place in init}) == 1:
+        del fields["train.init"]
+    for name in (*_SAME_RESULT, *_FOUND_BY_FINGERPRINT):
+        fields.pop(name, None)
+    return [f"{name}: {before!r} -> {after!r}" for name, (before, after) in fields.items()]
+
+
+def facts(config: Config) -> dict[str, Any]:
+    """What processes that compute together must have in common, by name; plain JSON."""
+    return {
+        f"{section}.{name}": value
+        for section, fields in dataclasses.asdict(config).items()
+        for name, value in fields.items()
+        if section != "runtime" or name == "backend"
+    }

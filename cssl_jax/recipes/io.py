@@ -1,0 +1,119 @@
+"""Configs to and from JSON, with their values checked."""
+
+import dataclasses
+import difflib
+import json
+import pathlib
+import types
+import typing
+from typing import Any, Literal
+
+from cssl_jax.config import Config
+from cssl_jax.errors import UserError
+from cssl_jax.recipes.validation import validate
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dict, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(content: dict[str, Any]) -> Config:
+    """The reverse of ``to_dict``; absent fields take their defaults.
+
+    Raises:
+        UserError: An unknown field, with the nearest right name, or a value of the wrong type.
+    """
+    return validate(_build(Config, content, ""))
+
+
+def canonical(config: Config) -> Config:
+    """The config with its values' types checked, and whole numbers where fractions belong made so.
+
+    Raises:
+        UserError: A value of the wrong type, or one that cannot work.
+    """
+    return from_dict(to_dict(config))
+
+
+def override(config: Config, values: dict[str, Any]) -> Config:
+    """The config with other values of some fields, by dotted names: {"model.width": 0.5, ...}.
+
+    Raises:
+        UserError: An unknown field, with the nearest right name, or a value that cannot work.
+    """
+    content = to_dict(config)
+    for name, value in values.items():
+        section, _, field = str(name).partition(".")
+        if section not in content or not field:
+            known = [f"{part}.{inner}" for part, fields in content.items() for inner in fields]
+            by_field = [full for full in known if full.endswith(f".{name}")]
+            near = by_field or difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "give section.field"
+            raise UserError(f"no config field is called {name}; {hint}")
+        content[section][field] = value
+    return from_dict(content)
+
+
+def _build(cls: type, content: Any, prefix: str) -> Any:
+    if not isinstance(content, dict):
+        raise UserError(f"config field {prefix[:-1] or 'top level'} must hold named fields")
+    hints = typing.get_type_hints(cls)
+    for name in content:
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1)
+            hint = (
+                f"; did you mean {prefix}{near[0]}?" if near else f"; there are {', '.join(hints)}"
+            )
+            raise UserError(f"no config field is called {prefix}{name}{hint}")
+    values = {name: _convert(hints[name], content[name], prefix + name) for name in content}
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, name + ".")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise UserError(f"{name} is {value!r}; give one of {', '.join(map(repr, arguments))}")
+    if origin in (types.UnionType, typing.Union):
+        choices = [a for a in arguments if a is not type(None)]
+        named = [a for a in choices if value in typing.get_args(a)]  # of a Literal
+        if value is None or named:
+            return value
+        return _convert(choices[0], value, name)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{name} is {value!r}; give a list")
+        if Ellipsis not in arguments and len(value) != len(arguments):
+            raise UserError(f"{name} has {len(value)} values; give {len(arguments)}")
+        return tuple(_convert(arguments[0], item, name) for item in value)
+    right = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{name} has {len(str(value))} digits; give a smaller number") from None
+    if not right:
+        raise UserError(f"{name} is {value!r}; give a value of type {hint.__name__}")
+    return value
+
+
+def to_json(config: Config) -> str:
+    """Readable JSON, the form in every run folder."""
+    return json.dumps(to_dict(config), indent=2) + "\n"
+
+
+def read_json(path: pathlib.Path) -> Config:
+    """Reads a config as ``to_json`` writes it.
+
+    Raises:
+        UserError: No such file, no JSON, or no valid config.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"config {path} cannot be read: {error}") from error
+    return from_dict(content)

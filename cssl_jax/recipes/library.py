@@ -1,0 +1,137 @@
+"""Recipes by name or by file."""
+
+import difflib
+import importlib
+import importlib.machinery
+import importlib.util
+import json
+import pathlib
+import pkgutil
+import re
+import sys
+import traceback
+import types
+import typing
+
+from cssl_jax.config import Config
+from cssl_jax.errors import UserError
+from cssl_jax.recipes.compare import differing_fields
+from cssl_jax.recipes.io import canonical, read_json
+
+
+def recipe_names() -> list[str]:
+    """Names that ``load`` resolves."""
+    package = _recipes()
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_")
+
+
+def recipe_summary(name: str) -> str:
+    """First line of a recipe's header."""
+    module = importlib.import_module(f"{_recipes().__name__}.{name}")
+    return (module.__doc__ or "").strip().splitlines()[0]
+
+
+def load(recipe: str) -> Config:
+    """Opens a recipe by name, a Python file with ``get_config()``, or a JSON file.
+
+    Raises:
+        UserError: There is none, or it holds no valid config.
+    """
+    path = pathlib.Path(recipe).expanduser()
+    if path.suffix == ".json":
+        return read_json(path)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise UserError(f"recipe file {recipe} does not exist")
+        try:
+            return canonical(_get_config(import_file(path)))
+        except Exception as error:  # whatever a user's code may raise
+            raise code_error(f"recipe {recipe}", path, error) from error
+    names = recipe_names()
+    if recipe not in names:
+        near = difflib.get_close_matches(recipe, names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        if path.is_dir():
+            hint = f"to train on the pictures there: folder --data.source {recipe}; "
+        raise UserError(
+            f"no recipe is called {recipe!r}; {hint}there are {', '.join(names)}, or give the "
+            "path of a .py or .json file"
+        )
+    module = importlib.import_module(f"{_recipes().__name__}.{recipe}")
+    return canonical(_get_config(module))
+
+
+def import_file(path: pathlib.Path) -> types.ModuleType:
+    """A user's own Python file as a module."""
+    return _execute(importlib.util.spec_from_file_location("cssl_jax_recipe", path))
+
+
+def _execute(spec: importlib.machinery.ModuleSpec | None) -> types.ModuleType:
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _get_config(module: types.ModuleType) -> Config:
+    if not callable(getattr(module, "get_config", None)):
+        raise UserError("there is no function get_config() that returns a Config")
+    config = module.get_config()
+    if not isinstance(config, Config):
+        raise UserError(f"get_config() returned {type(config).__name__}, not a Config")
+    return config
+
+
+def code_error(what: str, path: pathlib.Path, error: Exception) -> UserError:
+    """Says what went wrong in a user's file: which, the line and the error's own words."""
+    file = str(path.absolute())
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    words = str(error)
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines, words = [error.lineno], error.msg
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    where = f", line {lines[-1]}" if lines and lines[-1] else ""
+    return UserError(f"{what}{where}: {kind}{words}{_nearest_keyword(words)}")
+
+
+def _nearest_keyword(words: str) -> str:
+    """Python's message on an unexpected keyword -> "; did you mean ...?", else ""."""
+    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'$", words)
+    hints = typing.get_type_hints(Config)
+    classes = {cls.__name__: cls for cls in (Config, *hints.values())}
+    if match is None or match[1] not in classes:  # Python 3.13 adds a suggestion of its own
+        return ""
+    near = difflib.get_close_matches(match[2], typing.get_type_hints(classes[match[1]]), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def diff(a: str, b: str) -> str:
+    """A table of what two recipes (names or files, see ``load``) set differently."""
+    fields = differing_fields(load(a), load(b))
+    if not fields:
+        return f"{a} and {b} compute the same"
+    rows = [("field", a, b)]
+    rows += [
+        (name, json.dumps(first), json.dumps(second)) for name, (first, second) in fields.items()
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    return "\n".join(f"{x:<{widths[0]}}  {y:<{widths[1]}}  {z}".rstrip() for x, y, z in rows)
+
+
+def _recipes() -> types.ModuleType:
+    """The package ``cssl_jax.configs``; in a checkout that is not installed, its ``configs/``."""
+    name = "cssl_jax.configs"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        folder = pathlib.Path(__file__).resolve().parents[2] / "configs"
+        if error.name != name or not (folder / "__init__.py").is_file():
+            raise
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        package = _execute(spec)
+        sys.modules[name] = package
+        return package
