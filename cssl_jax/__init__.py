@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cssl_jax.evaluate.run import evaluate_run
     from cssl_jax.experiment.input_profile import bench_input
     from cssl_jax.recipes import load as load_recipe
+    from cssl_jax.registries import trusting_code
     from cssl_jax.report.views import draw_views, load_views
     from cssl_jax.train.pretrain import pretrain
     from cssl_jax.transfer.adapt.run import adapt
@@ -37,6 +38,7 @@ __all__ = [
     "load_recipe",
     "load_views",
     "pretrain",
+    "trusting_code",
 ]
 
 _HOMES = {
@@ -54,6 +56,7 @@ _HOMES = {
     "load_recipe": ("cssl_jax.recipes", "load"),
     "load_views": ("cssl_jax.report.views", "load_views"),
     "pretrain": ("cssl_jax.train.pretrain", "pretrain"),
+    "trusting_code": ("cssl_jax.registries", "trusting_code"),
 }
 
 

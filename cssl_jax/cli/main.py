@@ -7,7 +7,9 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
+from cssl_jax import registries
 from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.version import __version__
 
@@ -92,6 +94,7 @@ def _run(argv: list[str]) -> int:
         return 0
     name = argv[0]
     try:
+        trusted, argv = _trusted(argv)
         options, argv = distributed_flags.options(argv)
         if not argv:
             raise UserError(f"no command after these options; there are {', '.join(COMMANDS)}")
@@ -111,7 +114,8 @@ def _run(argv: list[str]) -> int:
             distributed.start(**options)
         elif options:
             raise UserError(f"several processes share {', '.join(SHARED)}; start {name} in one")
-        status = COMMANDS[name][0](argv[words:])
+        with trusted:
+            status = COMMANDS[name][0](argv[words:])
         sys.stdout.flush()  # a full disk or a reader that is gone is reported here, not at exit
         return status
     except UserError as error:
@@ -141,6 +145,15 @@ def _run(argv: list[str]) -> int:
         return 1
 
 
+def _trusted(argv: list[str]) -> tuple[AbstractContextManager[None], list[str]]:
+    """(trust in the code that is named or allowed on the command line, the remaining words)."""
+    rest = [word for word in argv if word != "--trust-code"]
+    named = [word.rpartition("=")[2] for word in rest if registries.is_file_name(word)]
+    if len(rest) < len(argv):
+        return registries.trusting_code(), rest
+    return (registries.trusting_code(*named) if named else nullcontext()), rest
+
+
 def _cause(name: str, error: BaseException) -> tuple[int, str]:
     """(exit status, message) of an error of JAX that has a plain cause; (0, "") of any other."""
     from cssl_jax.planning import exhaustion
@@ -168,5 +181,9 @@ def _overview(names: Iterable[str]) -> str:
         lines.append(
             textwrap.fill(text, 80, initial_indent=f"  {name:<13} ", subsequent_indent=" " * 16)
         )
-    lines += ["", "cssl-jax COMMAND --help tells the options of a command."]
+    lines += [
+        "",
+        "cssl-jax COMMAND --help lists the options of a command. --trust-code lets a run",
+        "folder or a JSON config name Python files, which are then executed.",
+    ]
     return "\n".join(lines)

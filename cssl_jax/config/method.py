@@ -1,10 +1,10 @@
-"""Of a config: what is learnt, from which labels and for which domain."""
+"""Config sections of the methods: objective, classifier, domain adaptation."""
 
 import dataclasses
 from typing import Literal
 
-# Least steps of a fine-tuning: the SimCLR paper's shortest, 60 epochs of 1 % of ImageNet's labels
-# in batches of 4,096 (arXiv 2002.05709, App. B.5).
+# Minimum number of steps of a fine-tuning: the SimCLR paper's shortest, 60 epochs of 1 % of
+# ImageNet's labels in batches of 4,096 (arXiv 2002.05709, App. B.5).
 FINETUNE_STEPS = 180
 
 
@@ -13,43 +13,34 @@ class MethodConfig:
     """The objective.
 
     Attributes:
-        name: "simclr"; "classifier" (fine-tuning, see classifier.*); or "coral" and "dann", a
-            classifier that is adapted to another domain (see adapt.*).
-        temperature: tau of NT-Xent.
-        tile_size: Rows of a tile of the similarity matrix, which then is never held as a whole; or
-            when to take tiles: "auto" where it is large, None never. See docs/losses.md.
+        name: Method: "simclr"; "classifier" (fine-tuning, see classifier.*); "coral" or "dann" (a
+            classifier adapted to another domain, see adapt.*); or file.py:NAME of your own.
+        temperature: Temperature tau that divides the similarities in NT-Xent.
+        tile_size: Rows per tile of the similarity matrix, which then is never held as a whole.
+            "auto" uses tiles where the matrix is large, None never. See docs/losses.md.
     """
 
-    name: Literal["simclr", "classifier", "coral", "dann"] = "simclr"
+    name: str = "simclr"
     temperature: float = 0.1
     tile_size: int | Literal["auto"] | None = "auto"
-
-    @property
-    def supervised(self) -> bool:
-        """Whether it trains a classifier, on labels."""
-        return self.name != "simclr"
-
-    @property
-    def adapts(self) -> bool:
-        """Whether it sees images of a second domain."""
-        return self.name in ("coral", "dann")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
-    """What method.name "classifier", and every other that has labels, trains.
+    """Classifier of method "classifier" and of the domain-adaptation methods.
 
     Attributes:
-        num_classes: Of the labels.
-        label_fraction: Share of each class's labelled training images that are trained on.
-        stages: Of the encoder that are trained, from the last: "all", or a number; 0 trains the
-            classifier alone on frozen features, the linear probe by SGD. BatchNorm uses its running
+        num_classes: Number of classes; `cssl-jax finetune` counts them.
+        label_fraction: Fraction of each class's labelled training images to train on.
+        stages: Number of encoder stages to train, counted from the last, or "all". 0 trains the
+            classifier alone on frozen features: the linear probe by SGD. BatchNorm uses its running
             statistics unless it is "all".
-        head_layers: Hidden layers of the projection head that are kept below the classifier;
+        head_layers: Number of hidden layers of the projection head kept below the classifier;
             SimCLRv2 keeps one of three.
-        layer_decay: Learning rate of a stage over that of the stage after it.
-        dropout: Share of the classifier's inputs that are set to 0.
-        label_smoothing: Share of the label that goes to all classes alike.
+        layer_decay: Ratio of a stage's learning rate to that of the next stage; 1 trains all stages
+            at the same rate.
+        dropout: Fraction of the classifier's inputs that are set to 0.
+        label_smoothing: Fraction of the label that is spread evenly over all classes.
     """
 
     num_classes: int = 0
@@ -63,16 +54,18 @@ class ClassifierConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptConfig:
-    """The domain that method.name "coral" and "dann" adapt to; labels are those of data.source.
+    """Target domain of the methods "coral" and "dann"; data.source is the labelled domain.
 
     Attributes:
-        target: Images of it, as data.source; their labels are not trained on.
-        target_validation: Images of it to report on, as data.validation_source; "" holds out a part
-            of the target, of the size and by the seed that hold out a part of the source.
-        target_labels: As data.labels, of the target.
-        coral_weight: Of the CORAL loss beside the cross entropy.
-        coral_layer: Whose covariances are aligned: "logits", as the paper does, or "features".
-        dann_weight: Of the reversed gradient; it is multiplied by the paper's schedule from 0 to 1.
+        target: Images of the target domain, given as data.source; their labels are not trained on.
+        target_validation: Images of the target domain to report on, given as
+            data.validation_source; "" holds out a split of the target by the size and seed that
+            hold out a split of the source.
+        target_labels: Labels of the target domain, given as data.labels; used to report only.
+        coral_weight: Weight of the CORAL loss beside the cross entropy.
+        coral_layer: Layer whose covariances are aligned: "logits", as in the paper, or "features".
+        dann_weight: Weight of the reversed gradient; the paper's schedule from 0 to 1 multiplies
+            it.
         dann_hidden: Width of the domain classifier's hidden layers; 0 is the feature width.
     """
 

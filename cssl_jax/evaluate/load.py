@@ -155,7 +155,7 @@ class Encoder:
 
     def _maps(self, source: ArraySource, layers: Sequence[int]) -> dict[str, np.ndarray]:
         """{"stage3": float32 [N, h, w, channels], ...} of these stages; on one process."""
-        count = len(self.method.encoder.stage_sizes)
+        count = self.method.encoder.num_stages
         for layer in layers:
             if layer not in range(1, count + 1):
                 raise UserError(f"layer {layer!r} is no stage; this encoder has 1 to {count}")

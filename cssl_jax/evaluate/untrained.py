@@ -34,7 +34,7 @@ def untrained_model(
     Returns:
         {"params", "model_state"}, replicated over the mesh.
     """
-    live = dataclasses.replace(method, encoder=method.encoder.clone(zero_init_residual=False))
+    live = dataclasses.replace(method, encoder=method.encoder.with_live_branches())
     state = builders.init_state(live, optax.identity(), spec, seed)
     modules = {"encoder": live.encoder}
     if getattr(live, "head", None) is not None:  # of a classifier, which sees the head's output

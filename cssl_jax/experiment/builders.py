@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,13 +21,10 @@ from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.classes import names_of, number_alike
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
-from cssl_jax.losses import ntxent
 from cssl_jax.methods.adaptation import TARGET
 from cssl_jax.methods.base import Method
-from cssl_jax.methods.classifier import Classifier
-from cssl_jax.methods.coral import DeepCORAL
-from cssl_jax.methods.dann import DANN, DomainClassifier
-from cssl_jax.methods.simclr import SimCLR
+from cssl_jax.methods.entry import Modules
+from cssl_jax.methods.registry import method_entry
 from cssl_jax.models.heads import ProjectionHead
 from cssl_jax.models.registry import build_encoder
 from cssl_jax.optim import optimizers
@@ -44,7 +40,7 @@ def load_data(config: Config) -> tuple[Source, Source]:
             images have no labels.
     """
     train, validation = _load_parts(config)
-    if config.method.supervised:
+    if method_entry(config.method.name).labelled:
         for name, part in (("training", train), ("validation", validation)):
             if part.labels is None or part.labels.max() < 0:
                 raise UserError(f"the {name} images have no labels; a classifier needs them")
@@ -162,7 +158,7 @@ def _common_height(source: Source) -> int:
     return int(heights[0])
 
 
-def make_method(config: Config, mesh: Mesh) -> SimCLR | Classifier:
+def make_method(config: Config, mesh: Mesh) -> Method:
     """The method with its modules; ``mesh`` decides nothing but where BatchNorm groups lie.
 
     Raises:
@@ -191,38 +187,13 @@ def make_method(config: Config, mesh: Mesh) -> SimCLR | Classifier:
         norm=config.model.projector_norm,
         **shared,
     )
-    if config.method.name == "simclr":
-        options = config.method
-        return SimCLR(encoder, head(), options.temperature, options.tile_size)
-    kept, adapt = config.classifier, config.adapt
-    classifier: dict[str, Any] = {
-        "encoder": encoder,
-        "head": head(keep=kept.head_layers) if kept.head_layers else None,
-        "num_classes": kept.num_classes,
-        "stages": kept.stages,
-        "num_stages": len(encoder.stage_sizes),
-        "layer_decay": kept.layer_decay,
-        "dropout": kept.dropout,
-        "label_smoothing": kept.label_smoothing,
-    }
-    if config.method.name == "coral":
-        return DeepCORAL(**classifier, weight=adapt.coral_weight, layer=adapt.coral_layer)
-    if config.method.name == "dann":
-        domain = DomainClassifier(hidden=adapt.dann_hidden)
-        return DANN(**classifier, weight=adapt.dann_weight, domain=domain)
-    return Classifier(**classifier)
+    entry = method_entry(config.method.name)
+    return entry.build(config, Modules(encoder=encoder, head=head))
 
 
 def own_views(method: Method) -> dict[str, int]:
     """The views that are made of data.source."""
     return {group: count for group, count in method.views.items() if group != TARGET}
-
-
-def chance_level(config: Config) -> float:
-    """Loss of a model that knows nothing."""
-    if config.method.supervised:
-        return math.log(config.classifier.num_classes)
-    return ntxent.chance_level(config.train.batch_size)
 
 
 def make_pipeline(

@@ -14,6 +14,8 @@ from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import Source
 from cssl_jax.experiment import builders
 from cssl_jax.methods.base import Method
+from cssl_jax.methods.registry import method_entry
+from cssl_jax.registries import code_digest, is_file_name
 from cssl_jax.runtime import process, spmd
 
 KERNELS = "kernels"  # in a checkpoint's meta: what made the views on the host
@@ -69,6 +71,7 @@ def assemble(config: Config) -> Parts:
     spec = builders.input_spec(config, train)
     sampler = Sampler(len(train), batch_size, config.train.seed)
     method = builders.make_method(config, mesh)
+    paired = method_entry(config.method.name).paired
     memory = process.device_memory(mesh.local_devices[0])
     pipeline, reason = builders.make_pipeline(
         config,
@@ -78,10 +81,10 @@ def assemble(config: Config) -> Parts:
         views=builders.own_views(method),
         rows=rows,
         memory=memory,
-        devices=1 if config.method.adapts else mesh.size,  # pairs lie whole on each
+        devices=1 if paired else mesh.size,  # both images of a pair are on the same device
     )
     fingerprints = {"train": train.fingerprint(), "validation": validation.fingerprint()}
-    if config.method.adapts:
+    if paired:
         target, _ = builders.load_target(config)
         pipeline, also = builders.with_target(pipeline, config, target, memory=memory)
         reason += f"; {also}"
@@ -91,6 +94,7 @@ def assemble(config: Config) -> Parts:
         "config": recipes.to_dict(config),
         "input": vars(spec),
         "data": fingerprints,
+        "code": _code(config),
         "classes": list(train.classes),
         KERNELS: pipeline.kernels,
         "versions": process.versions(),
@@ -118,3 +122,9 @@ def assemble(config: Config) -> Parts:
             "pipeline": reason.partition(":")[0],
         },
     )
+
+
+def _code(config: Config) -> dict[str, str]:
+    """Digests of the user's own files, by the config field that names one."""
+    names = {"method.name": config.method.name, "model.encoder": config.model.encoder}
+    return {field: code_digest(name) for field, name in names.items() if is_file_name(name)}

@@ -1,27 +1,31 @@
-"""What methods of domain adaptation share: a classifier that sees two domains, one with labels."""
+"""Base of the domain-adaptation methods: a classifier on a labelled and an unlabelled domain."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.config import Config
+from cssl_jax.errors import UserError
 from cssl_jax.methods.base import Batch, Context, PyTree
-from cssl_jax.methods.classifier import Classifier, logits_of
+from cssl_jax.methods.classifier import Classifier, chance_level, check_classifier, logits_of
+from cssl_jax.methods.entry import MethodEntry, Modules
 
-TARGET = "target"  # the group of views of the domain without labels; "main" is the other
+TARGET = "target"  # group of views of the domain without labels; "main" is the labelled one
 
 
 @dataclasses.dataclass(frozen=True)
 class Adaptation(Classifier):
-    """Cross entropy of labelled source images, and what brings target images' features near them.
+    """Cross entropy on labelled source images plus a loss that aligns the two domains' features.
 
-    An example is a pair, one image of either domain, which lie on one device. Both go through the
-    encoder in one batch, whose BatchNorm statistics are of both: what is computed for an image at
-    test time, whatever its domain, is what was trained. Labels are the source's alone.
+    An example is a pair: one image from each domain, both on the same device. Both are encoded in
+    one batch and share its BatchNorm statistics, so that an image of either domain is normalised at
+    test time as in training. Only source images have labels.
 
     Attributes:
-        weight: Of ``alignment`` in the loss.
+        weight: Factor of ``alignment`` in the loss.
     """
 
     weight: float = 1.0
@@ -58,3 +62,35 @@ class Adaptation(Classifier):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """What is added to the loss for features [n, 2, D], with its weight; and metrics."""
         raise NotImplementedError
+
+
+def adaptation_entry(build: Callable[[Config, Modules], Adaptation]) -> MethodEntry:
+    """Registry entry of a domain-adaptation method."""
+    return MethodEntry(
+        build=build,
+        chance_level=chance_level,
+        check=check_adaptation,
+        evaluation="classifier",
+        labelled=True,
+        paired=True,
+        sections=("classifier", "adapt"),
+    )
+
+
+def check_adaptation(config: Config) -> None:
+    """Refuses options that do not fit a method of domain adaptation.
+
+    Raises:
+        UserError: The options of the classifier do not fit, there is no target, or nothing adapts.
+    """
+    check_classifier(config)
+    if not config.adapt.target:
+        raise UserError(
+            f"method.name is {config.method.name!r} and adapt.target empty; give the images of the "
+            "domain to adapt to"
+        )
+    if config.classifier.stages == 0:
+        raise UserError(
+            f"method.name is {config.method.name!r} and classifier.stages 0, which leaves the "
+            "encoder as it is; give the number of stages that are to adapt, or 'all'"
+        )

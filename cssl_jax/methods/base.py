@@ -44,8 +44,23 @@ class Method(Protocol):
     def __hash__(self) -> int: ...
 
     @property
+    def encoder(self) -> Any:
+        """The module that is kept after training; see ``models.registry.EncoderEntry``."""
+        ...
+
+    @property
     def views(self) -> dict[str, int]:
-        """Views an example that each group of the batch must hold."""
+        """Number of views per example in each group of the batch."""
+        ...
+
+    @property
+    def pretrained_modules(self) -> tuple[str, ...]:
+        """Names of the modules that ``adopt`` requires of a pretrained model."""
+        ...
+
+    @property
+    def needs_statistics(self) -> bool:
+        """True if BatchNorm layers use running statistics from the first step on."""
         ...
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:

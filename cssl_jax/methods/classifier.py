@@ -5,6 +5,7 @@ SimCLRv2 (arXiv 2006.10029, sec. 2 and 3.2).
 """
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -12,44 +13,57 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cssl_jax.config import Config
+from cssl_jax.errors import UserError
 from cssl_jax.methods.base import Batch, Context, PyTree, run_module, split_variables
+from cssl_jax.methods.entry import MethodEntry, Modules
 
 _DROPOUT = 0x64726F70  # purpose of a key: views fold in their small numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """Cross entropy of the labels, one view an example.
+    """Cross entropy of the labels, with one view per example.
 
     Attributes:
-        encoder: Images to features; its output is a dict with "features" [n, D].
-        head: Features to what is classified: hidden layers of the projection head; None is neither.
-        num_classes: C.
-        stages: Of the encoder: how many are trained, from the last; "all" trains the stem too, 0
-            nothing of it. Unless it is "all", BatchNorm uses running statistics and keeps them.
-        num_stages: That the encoder has.
-        layer_decay: The learning rate of a stage over that of the stage after it, from the
+        encoder: Module from images to a dict with "features" [n, D]; it provides ``num_stages`` and
+            ``depth_of``.
+        head: Hidden layers of the projection head between features and classifier; None: none.
+        num_classes: Number of classes C.
+        stages: Number of encoder stages that are trained, counted from the last. "all" trains the
+            stem too; 0 trains no part of the encoder. Unless it is "all", BatchNorm uses its
+            running statistics and leaves them unchanged.
+        layer_decay: Ratio of a stage's learning rate to that of the next stage, down from the
             classifier's, which is 1; the head counts as a stage (arXiv 1801.06146, sec. 3.2).
-        dropout: Share of the classifier's inputs that are set to 0, by the example's key.
-        label_smoothing: Share of the label that goes to all classes alike.
+        dropout: Fraction of the classifier's inputs that are set to 0, by the example's key.
+        label_smoothing: Fraction of the label that is spread evenly over all classes.
     """
 
     encoder: nn.Module
     head: nn.Module | None
     num_classes: int
     stages: int | Literal["all"] = "all"
-    num_stages: int = 4
     layer_decay: float = 1.0
     dropout: float = 0.0
     label_smoothing: float = 0.0
 
     @property
     def views(self) -> dict[str, int]:
-        """One group of one."""
+        """One view per example, in one group."""
         return {"main": 1}
 
+    @property
+    def pretrained_modules(self) -> tuple[str, ...]:
+        """The encoder and, if hidden layers of the head are kept, the projector."""
+        return ("encoder",) if self.head is None else ("encoder", "projector")
+
+    @property
+    def needs_statistics(self) -> bool:
+        """True if a part of the encoder is frozen."""
+        return self.stages != "all"
+
     def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
-        """Initialises all modules; the classifier at zero, which is at chance whatever it is on."""
+        """Initialises all modules; the classifier with zeros, so that it predicts uniformly."""
         encoder_key, head_key = jax.random.split(key)
         images = batch["views"]["main"][:, 0]
         encoder = self.encoder.init(encoder_key, images)
@@ -86,23 +100,23 @@ class Classifier:
     def after_update(
         self, params: PyTree, method_state: PyTree, aux: dict[str, Any], ctx: Context
     ) -> PyTree:
-        """Nothing is carried from step to step."""
+        """Returns the state unchanged: it is empty."""
         return method_state
 
     def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool | float:
-        """Share of the learning rate by module and, in the encoder, by stage."""
+        """Learning-rate multiplier by module and, in the encoder, by stage."""
         module = path[0].key
         if module == "classifier":
             return True
         below = 1  # the classifier
         if module == "encoder":
-            name = path[1].key  # layer3_0, conv1, ...
-            stage = int(name[len("layer")]) if name.startswith("layer") else 0
-            if self.stages != "all" and stage <= self.num_stages - self.stages:
+            encoder: Any = self.encoder
+            stage, count = encoder.depth_of(path[1:]), encoder.num_stages
+            if self.stages != "all" and stage <= count - self.stages:
                 return False
-            below += (self.head is not None) + self.num_stages - stage
-        share = self.layer_decay**below
-        return True if share == 1.0 else share
+            below += (self.head is not None) + count - stage
+        multiplier = self.layer_decay**below
+        return True if multiplier == 1.0 else multiplier
 
     def logits(self, variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
         """[n, C] of normalised images [n, H, W, C], as after training.
@@ -157,3 +171,59 @@ def _drop(x: jax.Array, keys: jax.Array, share: float) -> jax.Array:
 def _only(like: PyTree, source: PyTree) -> PyTree:
     """The part of a module's variables that ``like`` has."""
     return {name: source[name] for name in like}
+
+
+def classifier_fields(config: Config, modules: Modules) -> dict[str, Any]:
+    """Keyword arguments of ``Classifier`` from ``classifier.*``."""
+    options = config.classifier
+    return {
+        "encoder": modules.encoder,
+        "head": modules.head(keep=options.head_layers) if options.head_layers else None,
+        "num_classes": options.num_classes,
+        "stages": options.stages,
+        "layer_decay": options.layer_decay,
+        "dropout": options.dropout,
+        "label_smoothing": options.label_smoothing,
+    }
+
+
+def check_classifier(config: Config) -> None:
+    """Refuses options that do not fit a classifier.
+
+    Raises:
+        UserError: A number of classes, stages or head layers, or a micro-batch, does not fit.
+    """
+    options = config.classifier
+    if options.num_classes < 2:
+        raise UserError(
+            f"classifier.num_classes is {options.num_classes}; give the number of classes, or use "
+            "`cssl-jax finetune RUN`, which counts them"
+        )
+    hidden = config.model.projector_layers - 1
+    if not 0 <= options.head_layers <= hidden:
+        raise UserError(
+            f"classifier.head_layers is {options.head_layers}; this projection head has {hidden} "
+            f"hidden layer(s): give 0 to {hidden}"
+        )
+    if options.stages != "all" and options.stages < 0:
+        raise UserError(f'classifier.stages is {options.stages}; give "all", 0 or a number above')
+    if config.train.micro_batch:
+        raise UserError(
+            f"train.micro_batch is {config.train.micro_batch}; it is for contrastive losses: for "
+            "a classifier give a smaller train.batch_size"
+        )
+
+
+def chance_level(config: Config) -> float:
+    """Cross entropy of the uniform prediction: the logarithm of the number of classes."""
+    return math.log(config.classifier.num_classes)
+
+
+ENTRY = MethodEntry(
+    build=lambda config, modules: Classifier(**classifier_fields(config, modules)),
+    chance_level=chance_level,
+    check=check_classifier,
+    evaluation="classifier",
+    labelled=True,
+    sections=("classifier",),
+)

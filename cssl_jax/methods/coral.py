@@ -5,10 +5,12 @@ from typing import Any, Literal
 
 import jax
 
+from cssl_jax.config import Config
 from cssl_jax.losses.coral import coral
-from cssl_jax.methods.adaptation import Adaptation
+from cssl_jax.methods.adaptation import Adaptation, adaptation_entry
 from cssl_jax.methods.base import Context, PyTree
-from cssl_jax.methods.classifier import logits_of
+from cssl_jax.methods.classifier import classifier_fields, logits_of
+from cssl_jax.methods.entry import Modules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,3 +31,13 @@ class DeepCORAL(Adaptation):
         x = logits_of(params, features) if self.layer == "logits" else features
         distance = coral(x[:, 0], x[:, 1], axis_name=ctx.axis_name)
         return self.weight * distance, {"coral": distance}
+
+
+def _build(config: Config, modules: Modules) -> DeepCORAL:
+    options = config.adapt
+    return DeepCORAL(
+        **classifier_fields(config, modules), weight=options.coral_weight, layer=options.coral_layer
+    )
+
+
+ENTRY = adaptation_entry(_build)

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cssl_jax.methods.adaptation import Adaptation
+from cssl_jax.config import Config
+from cssl_jax.methods.adaptation import Adaptation, adaptation_entry
 from cssl_jax.methods.base import Batch, Context, PyTree
+from cssl_jax.methods.classifier import classifier_fields
+from cssl_jax.methods.entry import Modules
 
 GAMMA = 10.0  # of the schedule, sec. 5.2.2
 _DOMAIN = 0x646F6D61  # what the domain classifier's key is folded with: the others stay as they are
@@ -98,3 +101,15 @@ class DANN(Adaptation):
     def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool | float:
         """As of the classifier; the domain classifier, as the classifier itself, in full."""
         return True if path[0].key == "domain" else super().trainable(path, step)
+
+
+def _build(config: Config, modules: Modules) -> DANN:
+    options = config.adapt
+    return DANN(
+        **classifier_fields(config, modules),
+        weight=options.dann_weight,
+        domain=DomainClassifier(hidden=options.dann_hidden),
+    )
+
+
+ENTRY = adaptation_entry(_build)

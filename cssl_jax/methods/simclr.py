@@ -7,21 +7,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.config import Config
 from cssl_jax.losses import ntxent
 from cssl_jax.losses.core.similarity import TileSize
 from cssl_jax.losses.core.two_views import two_view_contrast
 from cssl_jax.methods.base import Batch, Context, PyTree, run_module, split_variables
+from cssl_jax.methods.entry import MethodEntry, Modules
 
 
 @dataclasses.dataclass(frozen=True)
 class SimCLR:
-    """Attributes name the modules and the knobs of the objective.
+    """The SimCLR objective.
 
     Attributes:
-        encoder: Images to features; its output is a dict with "features" [n, D].
-        projector: Features to projections [n, d].
+        encoder: Module from images to a dict with "features" [n, D].
+        projector: Module from features to projections [n, d].
         temperature: tau of NT-Xent; 0.1 on ImageNet, 0.5 on CIFAR-10 over long runs (App. B.9).
-        tile_size: Of the loss; see ``nt_xent``.
+        tile_size: Rows per tile of the similarity matrix; see ``nt_xent``.
     """
 
     encoder: nn.Module
@@ -31,8 +33,18 @@ class SimCLR:
 
     @property
     def views(self) -> dict[str, int]:
-        """One group of two."""
+        """Two views per example, in one group."""
         return {"main": 2}
+
+    @property
+    def pretrained_modules(self) -> tuple[str, ...]:
+        """The encoder; the projector is optional."""
+        return ("encoder",)
+
+    @property
+    def needs_statistics(self) -> bool:
+        """False: every BatchNorm layer uses the statistics of its batch."""
+        return False
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
         """Initialises both modules; needs no mapped axis."""
@@ -77,15 +89,15 @@ class SimCLR:
     def after_update(
         self, params: PyTree, method_state: PyTree, aux: dict[str, Any], ctx: Context
     ) -> PyTree:
-        """Nothing is carried from step to step."""
+        """Returns the state unchanged: it is empty."""
         return method_state
 
     def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool:
-        """Everything is."""
+        """Returns True for every parameter."""
         return True
 
     def adopt(self, model: dict[str, PyTree], pretrained: dict[str, PyTree]) -> dict[str, PyTree]:
-        """The model with a pretrained one's encoder and, of the same shapes, its projector."""
+        """Takes a pretrained model's encoder, and its projector if the shapes are the same."""
         adopted = {part: dict(values) for part, values in model.items()}
         for name in ("encoder", "projector"):
             theirs = {part: pretrained[part].get(name) for part in adopted}
@@ -98,7 +110,7 @@ class SimCLR:
     def _run(
         self, name: str, params: PyTree, model_state: PyTree, x: jax.Array, ctx: Context
     ) -> tuple[Any, PyTree]:
-        train = ctx.train and not ctx.frozen_norm  # the modules have BatchNorm to tell only
+        train = ctx.train and not ctx.frozen_norm  # the modules' only training mode is BatchNorm's
         return run_module(getattr(self, name), name, params, model_state, x, train)
 
 
@@ -109,3 +121,15 @@ def _flatten(views: jax.Array) -> jax.Array:
 
 def _shapes(variables: PyTree) -> PyTree:
     return jax.tree.map(jnp.shape, variables)
+
+
+def _build(config: Config, modules: Modules) -> SimCLR:
+    options = config.method
+    return SimCLR(modules.encoder, modules.head(), options.temperature, options.tile_size)
+
+
+ENTRY = MethodEntry(
+    build=_build,
+    chance_level=lambda config: ntxent.chance_level(config.train.batch_size),
+    contrastive=True,
+)

@@ -12,6 +12,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.models.convolution import convolution
 from cssl_jax.models.normalization import BatchNorm
 from cssl_jax.models.pooling import max_pool
+from cssl_jax.models.registry import EncoderEntry
 
 ModuleBuilder = Callable[..., Any]
 
@@ -109,6 +110,20 @@ class ResNet(nn.Module):
     remat: bool = False
     dtype: jnp.dtype | None = None
 
+    @property
+    def num_stages(self) -> int:
+        """Number of stages: groups of blocks at one resolution."""
+        return len(self.stage_sizes)
+
+    def depth_of(self, path: tuple[Any, ...]) -> int:
+        """Stage of a parameter from 1, by its path below the encoder; 0 is the stem."""
+        name = path[0].key  # layer3_0, conv1, ...
+        return int(name.removeprefix("layer").split("_")[0]) if name.startswith("layer") else 0
+
+    def with_live_branches(self) -> "ResNet":
+        """The same encoder with the scale of each block's last BatchNorm initialised to 1."""
+        return self.clone(zero_init_residual=False)
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> dict[str, Any]:
         """Encodes normalised images.
@@ -153,3 +168,22 @@ class ResNet(nn.Module):
             stages.append(x)
         promoted = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return {"features": promoted.mean(axis=(1, 2)), "stages": stages}
+
+
+def _entry(stage_sizes: Sequence[int], block: type[BasicBlock] | type[Bottleneck]) -> EncoderEntry:
+    return EncoderEntry(
+        build=functools.partial(ResNet, stage_sizes, block),
+        reduced="resnet14" if block is Bottleneck else "resnet10",
+    )
+
+
+# arXiv 1512.03385, table 1, and ResNet-200 of arXiv 1603.05027; ResNet-10 and -14 have one block
+# per stage.
+RESNET10 = _entry((1, 1, 1, 1), BasicBlock)
+RESNET14 = _entry((1, 1, 1, 1), Bottleneck)
+RESNET18 = _entry((2, 2, 2, 2), BasicBlock)
+RESNET34 = _entry((3, 4, 6, 3), BasicBlock)
+RESNET50 = _entry((3, 4, 6, 3), Bottleneck)
+RESNET101 = _entry((3, 4, 23, 3), Bottleneck)
+RESNET152 = _entry((3, 8, 36, 3), Bottleneck)
+RESNET200 = _entry((3, 24, 36, 3), Bottleneck)

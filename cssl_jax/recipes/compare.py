@@ -45,6 +45,8 @@ def config_hash(config: Config) -> str:
         "data": ("source", "validation_source", "labels"),
         "adapt": ("target", "target_validation", "target_labels"),
         "train": ("init",),
+        "method": ("name",),
+        "model": ("encoder",),
     }
     for section, names in places.items():
         for name in names:

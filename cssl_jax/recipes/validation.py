@@ -7,6 +7,7 @@ from collections.abc import Callable
 from cssl_jax.augment.image.policy import PROBABILITIES
 from cssl_jax.config.run import Config
 from cssl_jax.errors import UserError
+from cssl_jax.methods.registry import method_entry
 
 # (fields, what they must satisfy, that in words); None and "auto" are choices of their own.
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
@@ -79,8 +80,7 @@ def validate(config: Config) -> Config:
     _check_ranges(config)
     _check_model(config)
     _check_training(config)
-    if config.method.supervised:
-        _check_classifier(config)
+    method_entry(config.method.name).check(config)
     _check_data(config)
     _check_policy(config)
     return config
@@ -128,38 +128,6 @@ def _check_training(config: Config) -> None:
             f"optimizer.warmup_epochs {optimizer.warmup_epochs} exceeds train.epochs "
             f"{train.epochs}; shorten the warm-up, e.g. --optimizer.warmup-epochs "
             f"{train.epochs / 10:g}"
-        )
-
-
-def _check_classifier(config: Config) -> None:
-    options = config.classifier
-    if options.num_classes < 2:
-        raise UserError(
-            f"classifier.num_classes is {options.num_classes}; give the number of classes, or use "
-            "`cssl-jax finetune RUN`, which counts them"
-        )
-    hidden = config.model.projector_layers - 1
-    if not 0 <= options.head_layers <= hidden:
-        raise UserError(
-            f"classifier.head_layers is {options.head_layers}; this projection head has {hidden} "
-            f"hidden layer(s): give 0 to {hidden}"
-        )
-    if options.stages != "all" and options.stages < 0:
-        raise UserError(f'classifier.stages is {options.stages}; give "all", 0 or a number above')
-    if config.train.micro_batch:
-        raise UserError(
-            f"train.micro_batch is {config.train.micro_batch}; it is for contrastive losses: for "
-            "a classifier give a smaller train.batch_size"
-        )
-    if config.method.adapts and not config.adapt.target:
-        raise UserError(
-            f"method.name is {config.method.name!r} and adapt.target empty; give the images of the "
-            "domain to adapt to"
-        )
-    if config.method.adapts and options.stages == 0:
-        raise UserError(
-            f"method.name is {config.method.name!r} and classifier.stages 0, which leaves the "
-            "encoder as it is; give the number of stages that are to adapt, or 'all'"
         )
 
 

@@ -12,6 +12,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate import verdicts
 from cssl_jax.evaluate.verdicts import Facts, Verdict
 from cssl_jax.files import existing_run
+from cssl_jax.methods.registry import method_entry
 
 Line = dict[str, Any]
 
@@ -76,7 +77,7 @@ class RunFolder:
         """What holds now, the worst first; one "good" one where nothing is wrong."""
         if not self.last_step:
             return []
-        if self.config.method.supervised:  # the others are about a contrast
+        if not method_entry(self.config.method.name).contrastive:
             return verdicts.of_timings(self.timings)
         known = verdicts.facts(self.config, self.steps_per_epoch)
         found = verdicts.of_steps(self.steps, known)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cssl_jax import registries
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.runtime import platforms
 
@@ -28,6 +29,8 @@ def environment(*, simulated: bool) -> dict[str, str]:
         simulated: On CPU devices, whatever else there is.
     """
     kept = {name: value for name, value in os.environ.items() if name not in _DROPPED}
+    if trusted := registries.trusted_code():
+        kept[registries.TRUST_VARIABLE] = os.pathsep.join(sorted(trusted))
     kept["XLA_FLAGS"] = _FLAG.sub("", kept.get("XLA_FLAGS", "")).strip()
     if simulated:
         kept["JAX_PLATFORMS"] = "cpu"

@@ -11,8 +11,7 @@ from cssl_jax.config import Config
 from cssl_jax.data.sources.base import ArraySource, Source
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
-from cssl_jax.models.registry import ENCODERS
-from cssl_jax.models.resnet import Bottleneck
+from cssl_jax.models.registry import encoder_entry
 
 CHANNELS = 8  # of the stem
 SIDE = 32  # pixels
@@ -25,11 +24,10 @@ def reduced(config: Config, devices: int) -> tuple[Config, list[str]]:
     batch = min(config.train.batch_size, max(16, 2 * devices))
     batch = max(batch // devices, 1) * devices
     model, train = config.model, config.train
-    bottleneck = ENCODERS[model.encoder].args[1] is Bottleneck
     smaller: dict[str, dict[str, Any]] = {
         "data": {"size": min(config.data.size, SIDE)},
         "model": {
-            "encoder": "resnet14" if bottleneck else "resnet10",
+            "encoder": encoder_entry(model.encoder).reduced or model.encoder,
             "width": min(model.width, CHANNELS / 64),
             # Half of the batch has all that groups of any size have.
             "norm_group": batch // 2 if 0 < model.norm_group < train.batch_size else 0,

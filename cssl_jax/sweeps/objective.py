@@ -7,6 +7,7 @@ from typing import Any
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
+from cssl_jax.methods.registry import method_entry
 from cssl_jax.report.run_reader import open_run
 from cssl_jax.sweeps.space import Space
 
@@ -26,7 +27,7 @@ def metric(config: Config, space: Space) -> str:
         UserError: The data cannot be read, or the space would change what the figure measures.
     """
     parts = builders.load_data(config)
-    if config.method.name == "classifier":
+    if method_entry(config.method.name).evaluation == "classifier":
         return "classifier.selection_top1"
     if all(part.labels is not None and part.labels.max() >= 0 for part in parts):
         return "knn.selection_top1"

@@ -43,7 +43,7 @@ def first_state(config: Config, parts: Parts) -> tuple[TrainState, Origin]:
     """
     state = builders.init_state(parts.method, parts.optimizer, parts.spec, config.train.seed)
     if not config.train.init:
-        if config.method.supervised and config.classifier.stages != "all":
+        if parts.method.needs_statistics:
             untrained = untrained_of(config, parts)(parts.train)
             state = state.replace(**jax.device_get(untrained))
         return spmd.replicate(state, parts.mesh), {}
@@ -81,7 +81,7 @@ def untrained_of(config: Config, parts: Parts) -> Callable[[Source], Model]:
 def _check(config: Config, parts: Parts, source: Encoder) -> None:
     """Raises UserError, by the field that differs, where the weights do not fit."""
     names = _ENCODER
-    if config.method.supervised and config.classifier.head_layers:
+    if "projector" in parts.method.pretrained_modules:
         names += _HEAD
         if "projector" not in source.model["params"]:
             raise UserError(

@@ -8,7 +8,7 @@ from cssl_jax.evaluate.classifier_evaluator import ClassifierEvaluator
 from cssl_jax.evaluate.evaluator import Evaluator
 from cssl_jax.evaluate.health import Health
 from cssl_jax.experiment.experiment import Parts
-from cssl_jax.methods.classifier import Classifier
+from cssl_jax.methods.registry import method_entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,22 +17,30 @@ class OnlineEvaluation:
 
     Attributes:
         evaluator: Computes accuracies and diagnostics on the validation split.
-        health: Detects a collapsed encoder, also without labels; None for supervised methods.
+        health: Detects a collapsed encoder, also without labels; None for classifiers.
     """
 
     evaluator: Evaluator | ClassifierEvaluator
     health: Health | None
 
 
-def online_evaluation(config: Config, parts: Parts) -> OnlineEvaluation:
-    """The evaluators that belong to a run's method."""
-    method: Any = parts.method
+def _of_features(config: Config, parts: Parts) -> OnlineEvaluation:
     spec, mesh = parts.spec, parts.mesh
-    if isinstance(method, Classifier):
-        return OnlineEvaluation(
-            ClassifierEvaluator(config, method, spec, parts.validation, mesh), None
-        )
     return OnlineEvaluation(
-        Evaluator(config, method.encoder, spec, parts.train, parts.validation, mesh),
+        Evaluator(config, parts.method.encoder, spec, parts.train, parts.validation, mesh),
         Health(parts.validation, config.augment, size=spec.size, seed=config.train.seed),
     )
+
+
+def _of_classifier(config: Config, parts: Parts) -> OnlineEvaluation:
+    method: Any = parts.method
+    evaluator = ClassifierEvaluator(config, method, parts.spec, parts.validation, parts.mesh)
+    return OnlineEvaluation(evaluator, None)
+
+
+EVALUATIONS = {"features": _of_features, "classifier": _of_classifier}
+
+
+def online_evaluation(config: Config, parts: Parts) -> OnlineEvaluation:
+    """The evaluators that belong to a run's method."""
+    return EVALUATIONS[method_entry(config.method.name).evaluation](config, parts)

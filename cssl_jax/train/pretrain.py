@@ -23,6 +23,7 @@ from cssl_jax.experiment.experiment import KERNELS, Parts, assemble
 from cssl_jax.files import write_json
 from cssl_jax.optim import optimizers
 from cssl_jax.planning import exhaustion
+from cssl_jax.registries import absolute_name
 from cssl_jax.runtime import multihost, process
 from cssl_jax.step.state import TrainState
 from cssl_jax.train import run_dir
@@ -221,6 +222,12 @@ def _resume(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, bool]:
                 f"the {part} images have changed since the run began: {meta['data'][part]}, now "
                 f"{fingerprint}; restore them, or start from scratch in another --workdir"
             )
+    for field, digest in parts.meta["code"].items():
+        if meta.get("code", {}).get(field) != digest:
+            raise UserError(
+                f"the file of {field} has changed since the run began; restore it, or start from "
+                "scratch in another --workdir"
+            )
     if ORIGIN in meta:
         parts.meta[ORIGIN] = meta[ORIGIN]
     return state, meta.get(UNSCORED, False)
@@ -251,12 +258,16 @@ def _with_absolute_paths(config: Config) -> Config:
         data["labels"] = absolute_spec(config.data.labels)
     if config.adapt.target_labels not in LABEL_RULES:
         adapt["target_labels"] = absolute_spec(config.adapt.target_labels)
+    method = dataclasses.replace(config.method, name=absolute_name(config.method.name))
+    model = dataclasses.replace(config.model, encoder=absolute_name(config.model.encoder))
     init: dict[str, Any] = {"init": absolute_spec(config.train.init)} if config.train.init else {}
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, **data),
         adapt=dataclasses.replace(config.adapt, **adapt),
         train=dataclasses.replace(config.train, **init),
+        method=method,
+        model=model,
     )
 
 

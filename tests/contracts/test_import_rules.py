@@ -24,7 +24,7 @@ ORDER = (
         "models",
     ),
     *("data", "config", "augment", "interop", "runtime"),
-    *("outputs", "progress", "files", "lazy", "errors", "version"),
+    *("registries", "outputs", "progress", "files", "lazy", "errors", "version"),
 )
 
 

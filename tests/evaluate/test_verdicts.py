@@ -297,13 +297,14 @@ def test_a_run_at_temperature_100_is_called_at_chance_once_and_in_its_results(
 
 
 def test_a_constant_encoder_is_called_collapsed_to_a_point(arrays, tmp_path, capfd, monkeypatch):
-    class Constant(tiny.ENCODERS["tiny"].func):
+    class Constant(tiny.ENCODERS["tiny"].build.func):
         def __call__(self, x, train=False):
             out = super().__call__(x, train)
             return {**out, "features": 1.0 + 1e-3 * jnp.tanh(out["features"])}
 
-    partial = tiny.ENCODERS["tiny"]
-    monkeypatch.setitem(tiny.ENCODERS, "tiny", lambda **options: Constant(*partial.args, **options))
+    partial = tiny.ENCODERS["tiny"].build
+    entry = tiny.EncoderEntry(build=lambda **options: Constant(*partial.args, **options))
+    monkeypatch.setitem(tiny.ENCODERS, "tiny", entry)
     train(arrays, tmp_path / "run", temperature=0.2)
     assert capfd.readouterr().err.count("collapsed to a point: ") == 1
     assert "collapsed to a point" in titles(open_run(tmp_path / "run").verdicts)

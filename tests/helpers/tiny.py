@@ -8,13 +8,13 @@ import numpy as np
 
 from cssl_jax import recipes
 from cssl_jax.data.sources.base import ArraySource
-from cssl_jax.models.registry import ENCODERS
+from cssl_jax.models.registry import ENCODERS, EncoderEntry
 from cssl_jax.models.resnet import BasicBlock, ResNet
 from cssl_jax.runtime import spmd
 from cssl_jax.selfcheck.short_run import Trial
 
 # Two stages have all that deeper encoders have, a downsampling shortcut included.
-ENCODERS["tiny"] = functools.partial(ResNet, (1, 1), BasicBlock)
+ENCODERS["tiny"] = EncoderEntry(build=functools.partial(ResNet, (1, 1), BasicBlock))
 
 
 def replace(config, section, **values):

@@ -10,7 +10,7 @@ from cssl_jax.config import ModelConfig
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
-from cssl_jax.models.registry import ENCODERS
+from cssl_jax.models.registry import encoder_entry
 from cssl_jax.models.resnet import Bottleneck
 from cssl_jax.planning import formulas, planner
 from cssl_jax.planning.formulas import convolutions
@@ -43,8 +43,9 @@ def test_a_resnet_has_the_published_operations_and_parameters(name):
 @pytest.mark.parametrize("name", formulas.RESNETS)
 def test_every_encoder_is_counted_with_the_blocks_it_has(name):
     stages, bottleneck = formulas.RESNETS[name]
-    assert ENCODERS[name].args == (stages, ENCODERS[name].args[1])
-    assert bottleneck == (ENCODERS[name].args[1] is Bottleneck)
+    built = encoder_entry(name).build
+    assert built.args == (stages, built.args[1])
+    assert bottleneck == (built.args[1] is Bottleneck)
 
 
 def fast(names, kept):

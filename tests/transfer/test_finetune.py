@@ -16,6 +16,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
 from cssl_jax.methods.base import Context
 from cssl_jax.methods.classifier import Classifier
+from cssl_jax.models.registry import build_encoder
 from cssl_jax.optim.optimizers import scaled_learning_rate
 from cssl_jax.runtime import spmd
 from cssl_jax.transfer.finetune import for_labels
@@ -105,7 +106,8 @@ def test_all_of_the_encoder_is_trained_by_default_with_its_statistics():
 
 
 def test_the_learning_rate_falls_by_a_factor_a_stage():
-    method = Classifier(None, "a head", CLASSES, num_stages=4, layer_decay=0.5)
+    encoder = build_encoder("resnet18")
+    method = Classifier(encoder, "a head", CLASSES, layer_decay=0.5)
 
     def share(*names):
         return method.trainable(tuple(jax.tree_util.DictKey(name) for name in names), 0)

@@ -42,7 +42,7 @@ def segment(
     for part in (train, test):
         encoder.check_channels(part.images)
     spec, options = encoder.spec, config.evaluate
-    count = len(encoder.method.encoder.stage_sizes)
+    count = encoder.method.encoder.num_stages
     stages = options.segment_stages or tuple(range(1, count + 1))
     for stage in stages:
         if not 1 <= stage <= count:

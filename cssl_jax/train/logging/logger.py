@@ -15,7 +15,7 @@ from cssl_jax.data.profile.advice import advice
 from cssl_jax.data.view_log.writer import FOLDER, ViewRecord
 from cssl_jax.evaluate import verdicts
 from cssl_jax.evaluate.accuracy import shows_top5
-from cssl_jax.experiment.builders import chance_level
+from cssl_jax.methods.registry import method_entry
 from cssl_jax.recipes import to_dict
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollBack
@@ -68,12 +68,13 @@ class RunLogger:
         self._batch_size = config.train.batch_size
         self._pipeline = pipeline
         self._steps_per_epoch = pipeline.sampler.steps_per_epoch
-        self._chance = chance_level(config)
+        entry = method_entry(config.method.name)
+        self._chance = entry.chance_level(config)
         self._total_steps = total_steps
         self._guard, self._begun = sickness, False
         self._in_flight: collections.deque[_Step] = collections.deque()
         self._facts = None  # of what verdicts are about: a contrast and its features
-        if not config.method.supervised:
+        if entry.contrastive:
             self._facts = verdicts.facts(config, self._steps_per_epoch)
         self._newest: collections.deque[dict[str, Any]] = collections.deque(maxlen=verdicts.LINES)
         self._told: set[str] = set()

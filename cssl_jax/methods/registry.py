@@ -1,0 +1,23 @@
+"""Methods by name; a new one is a file in this package and a line here."""
+
+from cssl_jax.methods.entry import MethodEntry
+from cssl_jax.registries import look_up
+
+METHODS: dict[str, str | MethodEntry] = {
+    "simclr": "cssl_jax.methods.simclr:ENTRY",
+    "classifier": "cssl_jax.methods.classifier:ENTRY",
+    "coral": "cssl_jax.methods.coral:ENTRY",
+    "dann": "cssl_jax.methods.dann:ENTRY",
+}
+
+
+def method_entry(name: str) -> MethodEntry:
+    """Returns the entry of a method.
+
+    Args:
+        name: Key of ``METHODS``, or "file.py:NAME" of a ``MethodEntry`` in a file.
+
+    Raises:
+        UserError: There is no such method.
+    """
+    return look_up("method", name, METHODS, MethodEntry)

@@ -1,0 +1,100 @@
+"""docs/extending.md: an encoder and a method from a file of the user's own, and who may run it."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+import cssl_jax
+from cssl_jax.cli import main as cli
+from cssl_jax.registries import trusted_code
+
+PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+FILE = re.compile(r"^```python title=(\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^cssl-jax (pretrain .*)$", re.MULTILINE)
+SMALL = ["--train.epochs", "1", "--runtime.devices", "2", "--model.width", "0.25"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folder with the page's files, in which each of its commands has run."""
+    folder = tmp_path_factory.mktemp("extending")
+    text = PAGE.read_text()
+    for name, content in FILE.findall(text):
+        (folder / name).write_text(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        commands = COMMAND.findall(text)
+        assert len(commands) == 2
+        for command in commands:
+            assert cli.main([*command.split(), *SMALL]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", ["my_encoder", "my_method"])
+def test_a_run_with_code_of_ones_own_is_trained_and_evaluated(runs, name):
+    results = json.loads((runs / "runs" / name / "results.json").read_text())
+    assert results["linear"]["top1"] > 0.3
+    config = json.loads((runs / "runs" / name / "config.json").read_text())
+    used = config["model"]["encoder"] if name == "my_encoder" else config["method"]["name"]
+    assert used == f"{runs}/{name}.py:{'ENCODER' if name == 'my_encoder' else 'METHOD'}"
+
+
+@pytest.mark.parametrize("name", ["my_encoder", "my_method"])
+def test_a_run_folder_runs_no_code_unless_it_is_trusted(runs, name, capsys):
+    run = runs / "runs" / name
+    with pytest.raises(cssl_jax.UserError, match=rf"{name}\.py:.* give --trust-code"):
+        cssl_jax.load_encoder(run)
+    assert cli.main(["evaluate", str(run), "--protocol", "knn"]) == 2
+    assert "--trust-code" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(run), "--protocol", "knn", "--trust-code"]) == 0
+    with cssl_jax.trusting_code():
+        assert cssl_jax.load_encoder(run).step > 0
+    assert not trusted_code()
+
+
+def test_a_recipe_in_json_runs_no_code_unless_it_is_trusted(runs, tmp_path, capsys):
+    recipe = runs / "runs" / "my_method" / "config.json"
+    copy = tmp_path / "recipe.json"
+    copy.write_text(recipe.read_text())
+    assert cli.main(["pretrain", str(copy), "--workdir", str(tmp_path / "run")]) == 2
+    assert "--trust-code" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_resumes_with_the_same_code_only(runs, monkeypatch, capsys):
+    monkeypatch.chdir(runs)
+    words = ["pretrain", "debug", "--model.encoder", "my_encoder.py:ENCODER", *SMALL]
+    words += ["--workdir", "runs/my_encoder"]
+    assert cli.main(words) == 0  # finished: shows its results
+    path = runs / "my_encoder.py"
+    before = path.read_text()
+    path.write_text(before + "\n# changed\n")
+    try:
+        assert cli.main(words) == 2
+    finally:
+        path.write_text(before)
+    assert "the file of model.encoder has changed since the run began" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "ENTRY is missing; define ENTRY = EncoderEntry"),
+        ("ENTRY = 3", "ENTRY is int; define"),
+        ("raise ValueError('no luck')", "ValueError: no luck"),
+    ],
+)
+def test_a_file_without_an_entry_is_answered(tmp_path, capsys, content, message):
+    (tmp_path / "own.py").write_text(content)
+    name = f"{tmp_path}/own.py:ENTRY"
+    words = ["pretrain", "debug", "--model.encoder", name, "--workdir", str(tmp_path / "run")]
+    assert cli.main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_missing_is_named(tmp_path, capsys):
+    words = ["--model.encoder", "none.py:ENTRY", "--workdir", str(tmp_path / "run")]
+    assert cli.main(["pretrain", "debug", *words]) == 2
+    assert "none.py does not exist" in capsys.readouterr().err
