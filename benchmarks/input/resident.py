@@ -78,7 +78,7 @@ class Pair:
         from cssl_jax import recipes
         from cssl_jax.data.pipeline.prefetch import place_host_batches
         from cssl_jax.experiment import builders
-        from cssl_jax.experiment.experiment import assemble
+        from cssl_jax.experiment.experiment import Experiment
         from cssl_jax.runtime import spmd
 
         with tempfile.TemporaryDirectory() as folder:
@@ -91,15 +91,19 @@ class Pair:
                 "runtime.devices": 1,
             }
             config = recipes.override(recipes.load("cifar10_resnet18"), {**data, **overrides})
-            parts = assemble(config)
-        self._config, mesh, name = config, parts.mesh, config.runtime.backend
-        state = builders.init_state(parts.method, parts.optimizer, parts.spec, 0)
-        constants = spmd.replicate(parts.pipeline.constants, mesh)
-        host_batch = next(place_host_batches(parts.pipeline, mesh, name, 0, 1))
-        first = spmd.data_parallel(parts.pipeline.make_batch, mesh, name, donate=False)
+            experiment = Experiment.from_config(config)
+        self._config, mesh, name = config, experiment.mesh, config.runtime.backend
+        state = builders.init_state(experiment.method, experiment.optimizer, experiment.spec, 0)
+        constants = spmd.replicate(experiment.pipeline.constants, mesh)
+        host_batch = next(place_host_batches(experiment.pipeline, mesh, name, 0, 1))
+        first = spmd.data_parallel(experiment.pipeline.make_batch, mesh, name, donate=False)
         fixed = first(np.int32(0), constants, host_batch)
-        self.making = Steps(parts, state, parts.pipeline.make_batch, constants, host_batch)
-        self.given = Steps(parts, state, lambda step, constants, host_batch: host_batch, {}, fixed)
+        self.making = Steps(
+            experiment, state, experiment.pipeline.make_batch, constants, host_batch
+        )
+        self.given = Steps(
+            experiment, state, lambda step, constants, host_batch: host_batch, {}, fixed
+        )
 
     def measure(self, seconds: float) -> dict[str, Any]:
         """Figures of three timings of ``seconds`` each, in turn."""
@@ -129,23 +133,23 @@ class Steps:
     """Training steps one after another on the same feed."""
 
     def __init__(
-        self, parts: Any, state: Any, make_batch: Any, constants: Any, host_batch: Any
+        self, experiment: Any, state: Any, make_batch: Any, constants: Any, host_batch: Any
     ) -> None:
         from cssl_jax.runtime import spmd
         from cssl_jax.step.train_step import make_train_step
 
         step = make_train_step(
-            parts.method,
-            parts.optimizer,
-            parts.schedule,
+            experiment.method,
+            experiment.optimizer,
+            experiment.schedule,
             make_batch,
-            total_steps=parts.total_steps,
+            total_steps=experiment.total_steps,
             axis_name=spmd.AXIS,
-            micro_batches=parts.micro_batches,
+            micro_batches=experiment.micro_batches,
             frozen_norm=False,
         )
-        self._step = spmd.data_parallel(step, parts.mesh, "shard_map")
-        self._state = spmd.replicate(state, parts.mesh)
+        self._step = spmd.data_parallel(step, experiment.mesh, "shard_map")
+        self._state = spmd.replicate(state, experiment.mesh)
         self._constants, self._feed = constants, host_batch
         self._wait(self.send())
 

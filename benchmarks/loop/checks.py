@@ -10,7 +10,7 @@ from measuring.report import target
 
 from cssl_jax import recipes
 from cssl_jax.checkpoint import digests
-from cssl_jax.experiment.experiment import assemble
+from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import process
 from loop import steps
 
@@ -20,17 +20,17 @@ SHARE = 0.001  # of the steps between two checks
 def run(options: argparse.Namespace) -> dict:
     process.set_compile_cache("")
     config = recipes.load(options.recipe)
-    parts = assemble(config)
-    state = steps.begin(config, parts)
-    check = digests.make_replica_check(parts.mesh)
-    bare = min(steps.Bare(config, parts).seconds() for _ in range(1))
+    experiment = Experiment.from_config(config)
+    state = steps.begin(config, experiment)
+    check = digests.make_replica_check(experiment.mesh)
+    bare = min(steps.Bare(config, experiment).seconds() for _ in range(1))
     found = {
         "digests": timed(lambda: jax.device_get(digests.digests(state)), options.rounds),
         "check": timed(lambda: check(state), options.rounds),
     }
     every = config.train.check_replicas_every
     return {
-        "devices": parts.mesh.size,
+        "devices": experiment.mesh.size,
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "seconds": found,
         "seconds_a_step": bare,

@@ -16,10 +16,10 @@ from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import Config
 from cssl_jax.experiment import builders
-from cssl_jax.experiment.experiment import Parts, assemble
+from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import process, spmd
 from cssl_jax.step.state import TrainState
-from cssl_jax.train.trainer import Training
+from cssl_jax.train.trainer import Trainer
 
 LOOP, SAVE = 0.03, 0.05  # most that may be lost
 
@@ -29,14 +29,14 @@ def run(options: argparse.Namespace) -> dict:
     config = recipes.load(options.recipe)
     quiet = {"evaluate_every": 0, "checkpoint_every": 0, "checkpoint_minutes": 0.0}
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, **quiet))
-    parts = dataclasses.replace(assemble(config), total_steps=options.steps)
-    bare = Bare(config, parts)
+    experiment = dataclasses.replace(Experiment.from_config(config), total_steps=options.steps)
+    bare = Bare(config, experiment)
     found: dict[str, list[float]] = {"bare": [], "loop": [], "saving": []}
     saves = []
     for _ in range(options.rounds):
         found["bare"].append(bare.seconds())
-        found["loop"].append(looped(config, parts, 0)[0])
-        seconds, count = looped(config, parts, options.save_every)
+        found["loop"].append(looped(config, experiment, 0)[0])
+        seconds, count = looped(config, experiment, options.save_every)
         found["saving"].append(seconds)
         saves.append(count)
     best = {name: min(times) for name, times in found.items()}
@@ -69,13 +69,13 @@ def table(section: dict) -> str:
 class Bare:
     """The compiled step and nothing else, on inputs that lie on the device."""
 
-    def __init__(self, config: Config, parts: Parts) -> None:
-        self._parts = parts
-        first = functools.partial(begin, config, parts)
+    def __init__(self, config: Config, experiment: Experiment) -> None:
+        self._parts = experiment
+        first = functools.partial(begin, config, experiment)
         with tempfile.TemporaryDirectory() as folder, opened(folder) as checkpoints:
-            self._step = from_the_start(config, folder, parts, checkpoints)._compiled()
+            self._step = from_the_start(config, folder, experiment, checkpoints)._compiled()
         self._first = first
-        self._constants = spmd.replicate(parts.pipeline.constants, parts.mesh)
+        self._constants = spmd.replicate(experiment.pipeline.constants, experiment.mesh)
 
     def seconds(self) -> float:
         """A step's, of all but the first."""
@@ -90,13 +90,15 @@ class Bare:
         return (time.perf_counter() - begun) / (self._parts.total_steps - 1)
 
 
-def from_the_start(config: Config, folder: str, parts: Parts, checkpoints: Checkpoints) -> Training:
+def from_the_start(
+    config: Config, folder: str, experiment: Experiment, checkpoints: Checkpoints
+) -> Trainer:
     """The loop before its first step."""
-    first = functools.partial(begin, config, parts)
-    return Training(
+    first = functools.partial(begin, config, experiment)
+    return Trainer(
         config,
         pathlib.Path(folder),
-        parts,
+        experiment,
         checkpoints,
         process.Interruption(),
         first=first,
@@ -105,22 +107,24 @@ def from_the_start(config: Config, folder: str, parts: Parts, checkpoints: Check
     )
 
 
-def looped(config: Config, parts: Parts, save_every: int) -> tuple[float, int]:
+def looped(config: Config, experiment: Experiment, save_every: int) -> tuple[float, int]:
     """(seconds a step in the loop, saves), of all but the first; evaluation counts for nothing."""
     train = dataclasses.replace(config.train, checkpoint_steps=save_every)
     config = dataclasses.replace(config, train=train)
     with tempfile.TemporaryDirectory() as folder, opened(folder) as checkpoints:
-        from_the_start(config, folder, parts, checkpoints).run()
+        from_the_start(config, folder, experiment, checkpoints).run()
         timings = pathlib.Path(folder) / "timings.jsonl"
         lines = [json.loads(line) for line in timings.read_text().splitlines()]
     seconds = sum(line["seconds"] for line in lines if line["step"] > 1)
-    saves = (parts.total_steps - 1) // save_every if save_every else 0
-    return seconds / (parts.total_steps - 1), saves
+    saves = (experiment.total_steps - 1) // save_every if save_every else 0
+    return seconds / (experiment.total_steps - 1), saves
 
 
-def begin(config: Config, parts: Parts) -> TrainState:
-    state = builders.init_state(parts.method, parts.optimizer, parts.spec, config.train.seed)
-    return spmd.replicate(state, parts.mesh)
+def begin(config: Config, experiment: Experiment) -> TrainState:
+    state = builders.init_state(
+        experiment.method, experiment.optimizer, experiment.spec, config.train.seed
+    )
+    return spmd.replicate(state, experiment.mesh)
 
 
 def opened(folder: str) -> Checkpoints:

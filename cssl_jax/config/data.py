@@ -1,4 +1,4 @@
-"""Of a config: which images, and how they are read."""
+"""Config section data: which images, and how they are read."""
 
 import dataclasses
 from typing import Literal
@@ -11,27 +11,30 @@ class DataConfig(ImageOptions):
     """Where examples come from.
 
     Attributes:
-        source: Pictures of any size: a folder, a .csv list (path, label), "tfds:NAME@SPLIT",
-            a .parquet file, or "wds:SHARDS.tar"; an .npz file with images (uint8 [N, H, W, C]) and,
-            optional, labels (int [N]); or "digits" (embedded).
-        validation_source: A source of its own to validate on; "" holds out a part of the source.
-        validation_fraction: Share of the source that is held out, without validation_source.
-        split_seed: Of the split; None follows train.seed.
-        classes: Class names in the order of their numbers; by default those of the source. Labels
-            of every source are matched by name; labels without names are numbers.
-        unknown_classes: Classes of the validation images (or of adapt.target) that the source
-            lacks: "refuse", or "exclude" their images from what is evaluated by label.
+        source: Training images of any size: a folder, a .csv list (path, label), "tfds:NAME@SPLIT",
+            a .parquet file or "wds:SHARDS.tar"; an .npz file with images (uint8 [N, H, W, C]) and
+            optionally labels (int [N]); or "digits" (embedded).
+        validation_source: Images to validate on, given as source; "" holds out a split of source.
+        validation_fraction: Fraction of the source that is held out if there is no
+            validation_source.
+        split_seed: Seed of the split into training and validation images; None uses train.seed.
+        classes: Class names in the order of their numbers; empty: those of the source. Labels of
+            every source are matched by name; labels without names are matched by number.
+        unknown_classes: What to do with classes of the validation images (or of adapt.target) that
+            the source lacks: "refuse" them, or "exclude" their images from evaluation by label.
         size: Side of a view in pixels; 0 is the height of the source's images.
-        normalize: "dataset" computes mean and standard deviation a channel on the training part,
-            and "unit" leaves values in [0, 1], as the SimCLR code does.
-        mean: Mean a channel on the scale [0, 1]; given, it replaces the computed one.
-        std: Standard deviation a channel; given with mean.
-        augment_on: "device" (JAX, in the compiled step), "host", "split" (crop and resize on the
-            host, the rest on the device), or "auto" (device for arrays, split for pictures).
-        resident: Keep the images on the devices: all on each (True), a part on each ("split", each
-            step fetches its rows over the network), or none; None decides by size.
-        engine: Of the host: "tf" (tf.data), "threads" (no TensorFlow), or "auto" (tf where it is
-            installed).
+        normalize: "dataset" subtracts the mean and divides by the standard deviation per channel of
+            the training split; "unit" leaves values in [0, 1], as the SimCLR code does.
+        mean: Mean per channel on the scale [0, 1]; replaces the computed one.
+        std: Standard deviation per channel on the scale [0, 1]; given together with mean.
+        augment_on: Where views are computed: "device" (JAX, in the compiled step), "host", "split"
+            (crop and resize on the host, the rest on the device), or "auto" (device for arrays,
+            split for image files).
+        resident: Keep the decoded images on the devices: a copy on each (True), divided among them
+            ("split": each step fetches its rows over the network), or not (False); None decides by
+            size.
+        engine: Loader on the host: "tf" (tf.data), "threads" (without TensorFlow), or "auto" (tf
+            where TensorFlow is installed).
     """
 
     source: str = "digits"

@@ -1,26 +1,29 @@
-"""Of a config: how the encoder is judged."""
+"""Config section evaluate: how features are evaluated."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """How features are judged.
+    """How features are evaluated.
 
     Attributes:
-        knn_k: Neighbours that vote.
-        knn_ks: Further numbers of neighbours, from the same search; after a run.
-        knn_temperature: Of the vote.
-        batch_size: Images embedded at once.
-        train_limit: Training images that probes see at most, a keyed part; 0 is all.
-        l2_values: Penalties that the linear probe chooses from; none are the SimCLR paper's 45.
-        online_l2_values: Those of the evaluations during a run, few for speed.
-        probe_seeds: Held-out parts that the penalty is chosen on, after a run; figures are means.
-        shots: Labels a class, of the few-shot protocol.
-        draws: Of them.
-        recall_at: The ks of retrieval's recall@k.
-        segment_pixels: Pixels of all training masks, about, that the segment probe is fitted on.
-        segment_stages: Of the encoder, from 1, whose maps it sees; none is all.
+        knn_k: Number of neighbours that vote in kNN.
+        knn_ks: Further numbers of neighbours, reported after a run from the same search.
+        knn_temperature: Temperature of the kNN vote's weights exp(similarity / temperature).
+        batch_size: Number of images embedded at once.
+        train_limit: Maximum number of training images that probes use, a seeded subset; 0 uses all.
+        l2_values: Penalties that the linear probe chooses from; empty: the SimCLR paper's 45.
+        online_l2_values: Penalties of the probe in evaluations during a run; few, for speed.
+        probe_seeds: Number of held-out splits that the penalty is chosen on after a run; reported
+            accuracies are their means.
+        shots: Numbers of labels per class in the few-shot protocol.
+        draws: Number of random label draws per shot count.
+        recall_at: Values of k for retrieval's recall@k.
+        segment_pixels: Approximate number of pixels, over all training masks, that the segment
+            probe is fitted on.
+        segment_stages: Encoder stages, counted from 1, whose maps the segment probe uses; empty:
+            all.
     """
 
     knn_k: int = 200

@@ -1,24 +1,26 @@
-"""How picture files become examples."""
+"""Config fields that say how image files become examples."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """How pictures of any size and format are read; arrays (digits, .npz) are what they are.
+    """How image files of any size and format are read; arrays (digits, .npz) are used unchanged.
 
     Attributes:
-        labels: Of a folder: "auto" (a class a sub-folder, where every picture lies in one of two or
-            more), "folder" (insist on that), "none", or the path of a labels.csv (path, label).
-        image_key: TFDS feature, shard extension or parquet column of the picture; "" finds it.
-        label_key: Likewise of the label.
-        channels: To which pictures are brought: 3, 1 (grey) or 4 (with transparency).
-        min_side: Pictures with a shorter side are left out, in pixels.
-        max_pixels: Pictures with more are left out before they are decoded.
-        max_rejected: Share of pictures that may be left out (broken, too small, duplicates) before
-            the run refuses to start.
-        in_memory: Decode all pictures once into an array that the device augments; they must be of
-            one size. None does where they are and take at most 1 GiB.
+        labels: Labels of a folder: "auto" (sub-folders are classes if every image is in one of two
+            or more), "folder" (sub-folders must be classes), "none", or the path of a labels.csv
+            (path, label).
+        image_key: TFDS feature, shard extension or parquet column of the image; "" detects it.
+        label_key: TFDS feature, shard extension or parquet column of the label; "" detects it.
+        channels: Number of channels that images are converted to: 3, 1 (grey) or 4 (with
+            transparency).
+        min_side: Minimum side in pixels; images with a shorter side are excluded.
+        max_pixels: Maximum number of pixels; larger images are excluded before they are decoded.
+        max_rejected: Maximum fraction of images that may be excluded (broken, too small,
+            duplicates); above it the run refuses to start.
+        in_memory: Decode all images once into an array that the device augments; they must have one
+            size. None does so if they have one size and take at most 1 GiB.
     """
 
     labels: str = "auto"

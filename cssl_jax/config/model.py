@@ -1,4 +1,4 @@
-"""Of a config: the network."""
+"""Config section model: encoder and projection head."""
 
 import dataclasses
 from typing import Literal
@@ -9,18 +9,20 @@ class ModelConfig:
     """Encoder and projection head.
 
     Attributes:
-        encoder: Name of the encoder: resnet10, 14, 18, 34, 50, 101, 152 or 200.
-        width: Multiplier of every channel count.
-        stem: "imagenet" (7x7 stride 2 and max-pool) or "cifar" (3x3 stride 1).
-        norm_group: Images that share BatchNorm statistics; 0 is the global batch, or the
+        encoder: Encoder: resnet10, 14, 18, 34, 50, 101, 152 or 200; or file.py:NAME of your own.
+        width: Multiplier of every channel count of the encoder.
+        stem: First layers of a ResNet: "imagenet" (7x7 stride 2 and max-pool) or "cifar" (3x3
+            stride 1).
+        norm_group: Number of images that share BatchNorm statistics; 0 is the global batch, or the
             micro-batch (train.micro_batch).
-        remat: Recompute activations in the backward pass: less memory, a second forward. XLA undoes
-            it on a CPU.
+        remat: Recompute activations in the backward pass: less memory, a second forward pass. XLA
+            undoes it on a CPU.
         dtype: Compute precision; parameters, statistics and losses stay float32.
-        projector_layers: 1 to 3 (the paper 2, SimCLRv2 3).
-        projector_hidden: Width of the hidden layers; 0 is the feature width.
+        projector_layers: Number of layers of the projection head, 1 to 3: 2 in SimCLR, 3 in
+            SimCLRv2.
+        projector_hidden: Width of the projection head's hidden layers; 0 is the feature width.
         projector_dim: Width of the projections.
-        projector_norm: BatchNorm in the projection head, as in the paper's code.
+        projector_norm: Use BatchNorm in the projection head, as in the paper's code.
     """
 
     encoder: str = "resnet50"

@@ -1,4 +1,4 @@
-"""Of a config: the update."""
+"""Config section optimizer: optimizer and learning-rate schedule."""
 
 import dataclasses
 from typing import Literal
@@ -6,24 +6,27 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The update.
+    """Optimizer and learning-rate schedule.
 
     Attributes:
-        name: "lars", "sgd", "adam" (coupled decay) or "adamw" (decoupled).
-        learning_rate: Before scaling by the batch size.
-        scaling: "linear" (x N / 256), "sqrt" (x sqrt N) or "none".
-        schedule: "cosine" to zero or "constant", after the warm-up.
-        warmup_epochs: Of linear warm-up; fractions allowed.
-        weight_decay: Its factor.
-        exclude_norm_and_bias: Leave BatchNorm and biases out of decay and of LARS adaptation.
-        momentum: Of LARS and SGD.
-        nesterov: Of LARS and SGD.
-        b1: Of Adam.
-        b2: Of Adam.
-        trust_coefficient: eta of LARS.
-        trust_clip: Of LARS: no tensor moves faster than the learning rate (solo-learn's clip_lr).
-        trust_eps: Of LARS: added to the norm under its ratio; the paper's code 0, solo-learn 1e-8.
-        clip_norm: Largest global norm of the gradient; None does not clip.
+        name: Optimizer: "lars", "sgd", "adam" (coupled weight decay) or "adamw" (decoupled).
+        learning_rate: Learning rate before it is scaled by the batch size.
+        scaling: Scaling of the learning rate by the global batch size N: "linear" (x N / 256),
+            "sqrt" (x sqrt N) or "none".
+        schedule: Learning rate after the warm-up: "cosine" decays to zero, "constant" stays.
+        warmup_epochs: Number of epochs, fractions allowed, of linear warm-up from zero.
+        weight_decay: Factor of the weight decay.
+        exclude_norm_and_bias: Exclude BatchNorm parameters and biases from weight decay and from
+            LARS adaptation.
+        momentum: Momentum of LARS and SGD.
+        nesterov: Nesterov momentum in LARS and SGD.
+        b1: Decay rate of Adam's first moment.
+        b2: Decay rate of Adam's second moment.
+        trust_coefficient: Trust coefficient eta of LARS.
+        trust_clip: Limit LARS's rate per tensor to the learning rate (solo-learn's clip_lr).
+        trust_eps: Constant added to the norm in the denominator of LARS's ratio: 0 in the paper's
+            code, 1e-8 in solo-learn.
+        clip_norm: Maximum global norm of the gradient; None does not clip.
     """
 
     name: Literal["lars", "sgd", "adam", "adamw"] = "lars"

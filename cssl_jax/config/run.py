@@ -1,4 +1,4 @@
-"""The sections of a config together."""
+"""The whole config: all sections."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from cssl_jax.config.train import TrainConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole run. Defaults are the SimCLR paper's for ImageNet, at batch 256."""
+    """Everything that defines a run; defaults are the SimCLR paper's for ImageNet, at batch 256."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     augment: ImagePolicy = dataclasses.field(default_factory=ImagePolicy)

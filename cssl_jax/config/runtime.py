@@ -1,4 +1,4 @@
-"""Of a config: the machine."""
+"""Config section runtime: devices and compilation."""
 
 import dataclasses
 from typing import Literal
@@ -6,14 +6,16 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """Where it runs; changes nothing that is computed, so it is no part of the config's hash.
+    """Devices and compilation; no field changes a result, so none is in the config's hash.
 
     Attributes:
-        backend: How the step is spread over devices: "shard_map" or "pmap" (one process only).
-        devices: How many of this process's devices to use; 0 is all. With several processes, all.
-        deterministic: Compile the step to the same bits at every execution, on GPUs too, where that
-            costs time; CPUs and TPUs do so anyway.
-        compile_cache: Folder of compiled programs; "" is ~/.cache/cssl_jax/compile, "off" is none.
+        backend: How the step is spread over devices: "shard_map", or "pmap" (one process only).
+        devices: Number of this process's devices to use; 0 uses all. Several processes always use
+            all.
+        deterministic: Compile the step to the same bits at every execution on GPUs too, where that
+            costs time; CPUs and TPUs always do.
+        compile_cache: Folder of compiled programs; "" is ~/.cache/cssl_jax/compile, "off" keeps
+            none.
     """
 
     backend: Literal["shard_map", "pmap"] = "shard_map"

@@ -1,4 +1,4 @@
-"""Of a config: the run."""
+"""Config section train: length, batch size, initial weights, checkpoints, logs."""
 
 import dataclasses
 from typing import Literal
@@ -6,38 +6,43 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, how large, from where.
+    """Length, batch size, initial weights, checkpoints and logs of a run.
 
     Attributes:
-        batch_size: Global batch N, in examples, over all devices.
-        micro_batch: Examples, over all devices, that are encoded at a time; 0 is all of the batch.
-            The gradient is the whole batch's (GradCache, arXiv 2101.06983), the memory a
-            micro-batch's; the encoder runs forward twice. For accelerators: on a CPU XLA runs
-            convolutions that are in a loop some 20 to 40 times slower.
-        micro_batch_norm: BatchNorm with micro_batch: "batch" takes the statistics of each
-            micro-batch, as model.norm_group would, and moves the running ones by their average, and
-            with "frozen" it takes the running ones and leaves them, to go on from weights (init).
-        epochs: Passes over the training part.
-        seed: Of initialisation, order, augmentation and, without data.split_seed, the split.
-        init: Folder of an earlier run to start from: its encoder, and its projector where that has
-            the same shapes; the optimizer starts anew. "" starts at random.
-        log_every: Steps between two lines of metrics.jsonl.
-        evaluate_every: Epochs between two online evaluations; 0 evaluates at the end only.
-        checkpoint_every: Epochs between two checkpoints; 0 leaves it to the next two, and saves
-            after every evaluation and at the end.
-        checkpoint_steps: Steps between two checkpoints; 0 is never.
-        checkpoint_minutes: Most minutes between two checkpoints, and so what a lost machine costs;
-            any where it is 0.
-        keep: Newest checkpoints that are kept, beside the best.
-        on_nonfinite: A loss or gradient that is not finite changes no weight. Then "stop"; "skip"
-            goes on with the next batch; "rollback" as well, from the weights of the last regular
-            checkpoint. RUN/nonfinite tells what led there; see docs/robustness.md.
-        nonfinite_limit: Most such steps in a row, and since the checkpoint gone back to.
-        check_replicas_every: Steps between two checks, on several devices, that all hold the same
-            weights, made before a checkpoint as well; 0 is never.
-        tensorboard: Write TensorBoard events too.
-        wandb: Project of Weights & Biases to log to as well; "" is none.
-        record_views: Write what every view of every step underwent; see cssl_jax.load_views.
+        batch_size: Global batch size N in examples, over all devices.
+        micro_batch: Number of examples, over all devices, that are encoded at a time; 0 encodes the
+            whole batch at once. The gradient is that of the whole batch (GradCache, arXiv
+            2101.06983), the memory that of a micro-batch, and the encoder runs forward twice. Meant
+            for accelerators: on a CPU, XLA runs convolutions in a loop 20 to 40 times slower.
+        micro_batch_norm: BatchNorm statistics with micro_batch: "batch" uses those of each
+            micro-batch, as model.norm_group would, and updates the running ones by their average;
+            "frozen" uses the running ones unchanged, to continue from trained weights (init).
+        epochs: Number of passes over the training images.
+        seed: Seed of initialisation, order and augmentation, and of the split into training and
+            validation images unless data.split_seed is given.
+        init: Folder of an earlier run to take weights from: its encoder, and its projector if that
+            has the same shapes; the optimizer starts from scratch. "" starts from random weights.
+        log_every: Number of steps between two lines of metrics.jsonl.
+        evaluate_every: Number of epochs between two online evaluations; 0 evaluates at the end
+            only.
+        checkpoint_every: Number of epochs between two checkpoints; 0 uses checkpoint_steps and
+            checkpoint_minutes only. Every evaluation and the end of the run save as well.
+        checkpoint_steps: Number of steps between two checkpoints; 0: no interval in steps.
+        checkpoint_minutes: Maximum number of minutes between two checkpoints, which bounds what a
+            lost machine costs; 0: no limit.
+        keep: Number of newest checkpoints that are kept, in addition to the best.
+        on_nonfinite: What to do after a step with a non-finite loss or gradient, which changes no
+            weight: "stop"; "skip" continues with the next batch; "rollback" continues with the next
+            batch from the weights of the last regular checkpoint. RUN/nonfinite records what led to
+            it; see docs/robustness.md.
+        nonfinite_limit: Maximum number of non-finite steps in a row, or since the checkpoint that
+            was restored; the run stops above it.
+        check_replicas_every: Number of steps between two checks that all devices hold the same
+            weights, also made before every checkpoint; 0 disables them.
+        tensorboard: Write TensorBoard events in addition to metrics.jsonl.
+        wandb: Project of Weights & Biases to log to; "" disables it.
+        record_views: Write the augmentation parameters of every view of every step; see
+            cssl_jax.load_views.
     """
 
     batch_size: int = 256

@@ -206,16 +206,34 @@ def make_pipeline(
     rows: np.ndarray,
     memory: int | None,
     devices: int,
+    name: str = "",
 ) -> tuple[pipelines.Pipeline, str]:
-    """(pipeline, its name and why it was chosen); arguments as ``Pipeline`` and ``choose`` say."""
-    name, reason = pipelines.choose(
-        train,
-        augment_on=config.data.augment_on,
-        resident=config.data.resident,
-        engine=config.data.engine,
-        memory=memory,
-        devices=devices,
-    )
+    """Builds the input pipeline.
+
+    Args:
+        config: The run.
+        sampler: Order of the examples.
+        spec: Size and normalisation of the encoder's input.
+        train: Training split.
+        views: Number of views per example in each group.
+        rows: int [r], this process's rows of the global batch.
+        memory: Bytes of one device; None if it does not report them.
+        devices: Number of devices that resident images are split over.
+        name: Key of ``PIPELINES``; "" chooses one.
+
+    Returns:
+        (pipeline, its name and why it was chosen).
+    """
+    reason = "as given"
+    if not name:
+        name, reason = pipelines.choose(
+            train,
+            augment_on=config.data.augment_on,
+            resident=config.data.resident,
+            engine=config.data.engine,
+            memory=memory,
+            devices=devices,
+        )
     pipeline = pipelines.PIPELINES[name](
         source=train,
         sampler=sampler,

@@ -1,8 +1,10 @@
-"""From a config to all parts of a run, before its first step."""
+"""Builds from a config everything that a run needs before its first step."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import optax
 from jax.sharding import Mesh
 
@@ -18,28 +20,28 @@ from cssl_jax.methods.registry import method_entry
 from cssl_jax.registries import code_digest, is_file_name
 from cssl_jax.runtime import process, spmd
 
-KERNELS = "kernels"  # in a checkpoint's meta: what made the views on the host
+KERNELS = "kernels"  # key in a checkpoint's meta: library that renders views on the host
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-    """What a config becomes before its first step.
+class Experiment:
+    """A run before its first step: data, method, input, optimizer.
 
     Attributes:
-        mesh: Of devices.
-        train: The training part.
-        validation: The validation part.
-        spec: What the encoder takes.
-        sampler: Order of the training part.
-        method: The objective with its modules.
-        pipeline: Where the input is made.
-        input_reason: The pipeline's name and why it was chosen, in words.
-        optimizer: The update.
-        schedule: The learning rate it follows.
-        total_steps: Of the run.
-        micro_batches: Parts that a batch is encoded in.
-        meta: What is saved beside every checkpoint, ready for JSON.
-        facts: What must be the same in all processes, likewise.
+        mesh: Devices that share each batch.
+        train: Training split.
+        validation: Validation split.
+        spec: Size and normalisation of the encoder's input.
+        sampler: Order of the training examples.
+        method: Objective with its network modules.
+        pipeline: Input pipeline.
+        input_reason: Name of the pipeline and why it was chosen, for the log.
+        optimizer: Gradient transformation.
+        schedule: Learning rate as a function of the step.
+        total_steps: Number of steps of the run.
+        micro_batches: Number of micro-batches that a batch is encoded in; 1 encodes it at once.
+        meta: JSON that is saved beside every checkpoint.
+        facts: JSON that must be identical in all processes.
     """
 
     mesh: Mesh
@@ -57,71 +59,83 @@ class Parts:
     meta: dict[str, Any]
     facts: dict[str, Any]
 
+    @classmethod
+    def from_config(
+        cls,
+        config: Config,
+        *,
+        devices: Sequence[jax.Device] | None = None,
+        source: Source | None = None,
+        pipeline: str = "",
+    ) -> "Experiment":
+        """Builds an experiment; reads the data and writes nothing.
 
-def assemble(config: Config) -> Parts:
-    """Builds the parts; touches no file but the data.
+        Args:
+            config: The run.
+            devices: Devices that share each batch; None takes ``runtime.devices`` of them.
+            source: Examples to train on, in place of data.source and without a validation split.
+            pipeline: Key of ``PIPELINES``; "" chooses by the data and the memory of a device.
 
-    Raises:
-        UserError: The config, the data and the devices do not fit each other.
-    """
-    mesh = process.make_mesh(config.runtime.devices)
-    batch_size, micro_batch = config.train.batch_size, config.train.micro_batch
-    rows = spmd.process_rows(batch_size, mesh, micro_batch)
-    train, validation = builders.load_data(config)
-    spec = builders.input_spec(config, train)
-    sampler = Sampler(len(train), batch_size, config.train.seed)
-    method = builders.make_method(config, mesh)
-    paired = method_entry(config.method.name).paired
-    memory = process.device_memory(mesh.local_devices[0])
-    pipeline, reason = builders.make_pipeline(
-        config,
-        sampler,
-        spec,
-        train,
-        views=builders.own_views(method),
-        rows=rows,
-        memory=memory,
-        devices=1 if paired else mesh.size,  # both images of a pair are on the same device
-    )
-    fingerprints = {"train": train.fingerprint(), "validation": validation.fingerprint()}
-    if paired:
-        target, _ = builders.load_target(config)
-        pipeline, also = builders.with_target(pipeline, config, target, memory=memory)
-        reason += f"; {also}"
-        fingerprints["target"] = target.fingerprint()
-    optimizer, schedule, total_steps = builders.make_optimizer(config, sampler)
-    meta: dict[str, Any] = {
-        "config": recipes.to_dict(config),
-        "input": vars(spec),
-        "data": fingerprints,
-        "code": _code(config),
-        "classes": list(train.classes),
-        KERNELS: pipeline.kernels,
-        "versions": process.versions(),
-        "environment": process.environment(mesh),
-    }
-    return Parts(
-        mesh=mesh,
-        train=train,
-        validation=validation,
-        spec=spec,
-        sampler=sampler,
-        method=method,
-        pipeline=pipeline,
-        input_reason=reason,
-        optimizer=optimizer,
-        schedule=schedule,
-        total_steps=total_steps,
-        micro_batches=spmd.micro_batches(batch_size, mesh, micro_batch),
-        meta=meta,
-        facts={
-            "training examples": len(train),
-            "validation examples": len(validation),
-            **{f"{part} images": fingerprint for part, fingerprint in meta["data"].items()},
-            "input": vars(spec),
-            "pipeline": reason.partition(":")[0],
-        },
-    )
+        Raises:
+            UserError: The config, the data and the devices do not fit each other.
+        """
+        mesh = spmd.make_mesh(devices) if devices else process.make_mesh(config.runtime.devices)
+        batch_size, micro_batch = config.train.batch_size, config.train.micro_batch
+        train, validation = (source, source) if source else builders.load_data(config)
+        spec = builders.input_spec(config, train)
+        sampler = Sampler(len(train), batch_size, config.train.seed)
+        method = builders.make_method(config, mesh)
+        paired = method_entry(config.method.name).paired
+        memory = process.device_memory(mesh.local_devices[0])
+        made, reason = builders.make_pipeline(
+            config,
+            sampler,
+            spec,
+            train,
+            views=builders.own_views(method),
+            rows=spmd.process_rows(batch_size, mesh, micro_batch),
+            memory=memory,
+            devices=1 if paired else mesh.size,  # both images of a pair are on the same device
+            name=pipeline,
+        )
+        fingerprints = {"train": train.fingerprint(), "validation": validation.fingerprint()}
+        if paired:
+            target, _ = builders.load_target(config)
+            made, target_reason = builders.with_target(made, config, target, memory=memory)
+            reason += f"; {target_reason}"
+            fingerprints["target"] = target.fingerprint()
+        optimizer, schedule, total_steps = builders.make_optimizer(config, sampler)
+        return cls(
+            mesh=mesh,
+            train=train,
+            validation=validation,
+            spec=spec,
+            sampler=sampler,
+            method=method,
+            pipeline=made,
+            input_reason=reason,
+            optimizer=optimizer,
+            schedule=schedule,
+            total_steps=total_steps,
+            micro_batches=spmd.micro_batches(batch_size, mesh, micro_batch),
+            meta={
+                "config": recipes.to_dict(config),
+                "input": vars(spec),
+                "data": fingerprints,
+                "code": _code(config),
+                "classes": list(train.classes),
+                KERNELS: made.kernels,
+                "versions": process.versions(),
+                "environment": process.environment(mesh),
+            },
+            facts={
+                "training examples": len(train),
+                "validation examples": len(validation),
+                **{f"{split} images": fingerprint for split, fingerprint in fingerprints.items()},
+                "input": vars(spec),
+                "pipeline": reason.partition(":")[0],
+            },
+        )
 
 
 def _code(config: Config) -> dict[str, str]:

@@ -61,7 +61,7 @@ class Difference(NamedTuple):
 class Trial:
     """The parts of a run on some devices, as ``train.pretrain`` puts them together.
 
-    Attributes are those of ``train.parts.Parts``, and ``options`` of ``make_gradient``.
+    Attributes are those of ``train.parts.Experiment``, and ``options`` of ``make_gradient``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The state before the first step: from the seed, or from another run's weights."""
+"""State before the first step: random weights, or those of another run."""
 
 import functools
 from collections.abc import Callable
@@ -14,74 +14,79 @@ from cssl_jax.evaluate.features import Model
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.experiment import builders
-from cssl_jax.experiment.experiment import Parts
+from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import spmd
 from cssl_jax.step.state import TrainState
 
-# Fields of the config that decide the parameters, of the encoder and of the head.
+# Config fields that decide the shapes of the encoder's and of the projection head's parameters.
 _ENCODER: tuple[str, ...] = ("encoder", "width", "stem")
 _HEAD = ("projector_layers", "projector_hidden", "projector_norm")
 
 Origin = dict[str, Any]
 
 
-def first_state(config: Config, parts: Parts) -> tuple[TrainState, Origin]:
-    """The state before the first step, on every device, and whose weights it starts from.
+def first_state(config: Config, experiment: Experiment) -> tuple[TrainState, Origin]:
+    """Builds the state before the first step, on every device.
 
-    From an earlier run (``train.init``) come the newest checkpoint's encoder and, where it has the
-    same shapes, the head, each with its running statistics. Step and optimizer are new.
+    With ``train.init`` the encoder of that run's newest checkpoint is copied and, if it has the
+    same shapes, the projection head, each with its running statistics. Step and optimizer start
+    from scratch.
 
-    Without one, a classifier that freezes stages starts from ``untrained_model``: what is frozen
-    would otherwise pass its shortcuts on, normalised by no image's statistics.
+    Without it, a classifier with frozen stages starts from ``untrained_model``: at initialisation
+    every residual branch is zero and the running statistics are those of no image, so that frozen
+    stages would only pass their shortcuts on.
 
     Returns:
-        The state; and {"run", "step", "encoder_hash" (see ``variables_hash``), "modules" (names of
-        what was taken over)}, ready for JSON; empty where all is drawn from the seed.
+        (state, origin). The origin is JSON: {"run", "step", "encoder_hash" (see
+        ``variables_hash``), "modules" (names of the copied modules)}; empty for random weights.
 
     Raises:
-        UserError: The run's encoder is another one than this config's, or takes other images.
+        UserError: The encoder or the images of that run differ from this config's.
     """
-    state = builders.init_state(parts.method, parts.optimizer, parts.spec, config.train.seed)
+    state = builders.init_state(
+        experiment.method, experiment.optimizer, experiment.spec, config.train.seed
+    )
     if not config.train.init:
-        if parts.method.needs_statistics:
-            untrained = untrained_of(config, parts)(parts.train)
+        if experiment.method.needs_statistics:
+            untrained = untrained_of(config, experiment)(experiment.train)
             state = state.replace(**jax.device_get(untrained))
-        return spmd.replicate(state, parts.mesh), {}
+        return spmd.replicate(state, experiment.mesh), {}
     source = load_encoder(config.train.init)
-    _check(config, parts, source)
-    model = parts.method.adopt(state.model, jax.device_get(source.model))
-    taken = [name for name, of in model["params"].items() if of is not state.params[name]]
-    if config.train.micro_batch_norm == "frozen" and len(taken) < len(model["params"]):
+    _check(config, experiment, source)
+    model = experiment.method.adopt(state.model, jax.device_get(source.model))
+    # ``adopt`` returns the given object for a module that it does not copy.
+    copied = [name for name, new in model["params"].items() if new is not state.params[name]]
+    if config.train.micro_batch_norm == "frozen" and len(copied) < len(model["params"]):
         raise UserError(
             f"train.micro_batch_norm is 'frozen' and the projector of train.init {source.run} has "
             "other shapes: random weights have no running statistics; give the model.projector_* "
-            "fields of that run, or leave micro_batch_norm out"
+            "fields of that run, or omit micro_batch_norm"
         )
     origin = {
         "run": str(source.run),
         "step": source.step,
         "encoder_hash": variables_hash(source.model),
-        "modules": taken,
+        "modules": copied,
     }
-    return spmd.replicate(state.replace(**model), parts.mesh), origin
+    return spmd.replicate(state.replace(**model), experiment.mesh), origin
 
 
-def untrained_of(config: Config, parts: Parts) -> Callable[[Source], Model]:
-    """Images -> the untrained model that this run is compared with, see ``untrained_model``."""
+def untrained_of(config: Config, experiment: Experiment) -> Callable[[Source], Model]:
+    """Function from training images to this run's untrained baseline, see ``untrained_model``."""
     return functools.partial(
         untrained_model,
-        method=parts.method,
-        spec=parts.spec,
-        mesh=parts.mesh,
+        method=experiment.method,
+        spec=experiment.spec,
+        mesh=experiment.mesh,
         seed=config.train.seed,
         batch_size=config.evaluate.batch_size,
     )
 
 
-def _check(config: Config, parts: Parts, source: Encoder) -> None:
-    """Raises UserError, by the field that differs, where the weights do not fit."""
+def _check(config: Config, experiment: Experiment, source: Encoder) -> None:
+    """Raises UserError, with the field that differs, if the weights of ``source`` do not fit."""
     names = _ENCODER
-    if "projector" in parts.method.pretrained_modules:
+    if "projector" in experiment.method.pretrained_modules:
         names += _HEAD
         if "projector" not in source.model["params"]:
             raise UserError(
@@ -89,14 +94,14 @@ def _check(config: Config, parts: Parts, source: Encoder) -> None:
                 f"{config.classifier.head_layers} from; give a pretrained run, or 0"
             )
     for name in names:
-        mine, its = getattr(config.model, name), getattr(source.config.model, name)
-        if mine != its:
+        own, pretrained = getattr(config.model, name), getattr(source.config.model, name)
+        if own != pretrained:
             raise UserError(
-                f"model.{name} is {mine!r}, in train.init {source.run} {its!r}; give the model "
-                "that was pretrained"
+                f"model.{name} is {own!r}, but {pretrained!r} in train.init {source.run}; give the "
+                "model that was pretrained"
             )
-    if source.spec.channels != parts.spec.channels:
+    if source.spec.channels != experiment.spec.channels:
         raise UserError(
-            f"the images have {parts.spec.channels} channels, those of train.init {source.run} "
-            f"{source.spec.channels}; see data.channels"
+            f"the images have {experiment.spec.channels} channels, but those of train.init "
+            f"{source.run} {source.spec.channels}; see data.channels"
         )

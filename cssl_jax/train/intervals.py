@@ -1,4 +1,4 @@
-"""When a run evaluates and saves."""
+"""Steps after which a run evaluates and saves."""
 
 import time
 
@@ -6,10 +6,10 @@ from cssl_jax.config import TrainConfig
 
 
 class Intervals:
-    """Which steps are due, as a function of the step, and what the clock adds.
+    """Decides by the step, and by the clock, when to evaluate and save.
 
-    A regular step is due by steps or epochs: the same in every run of a config, however often it
-    was interrupted. What the clock and signals add changes no figure.
+    A regular save is due by steps or epochs: the same in every run of a config, however often the
+    run is interrupted. Saves by the clock or a signal change no result.
     """
 
     def __init__(self, config: TrainConfig, steps_per_epoch: int) -> None:
@@ -20,19 +20,19 @@ class Intervals:
         self.saved()
 
     def evaluates(self, step: int) -> bool:
-        """Whether the encoder is judged after ``step`` steps: every so many epochs, and at last."""
+        """True if the encoder is evaluated after ``step`` steps, as it is at the end of a run."""
         return step == self._total or _due(step, self._evaluate)
 
     def regular(self, step: int) -> bool:
-        """Whether every run saves after ``step`` steps."""
+        """True if every run of this config saves after ``step`` steps."""
         return self.evaluates(step) or any(_due(step, interval) for interval in self._save)
 
     def overdue(self) -> bool:
-        """Whether ``checkpoint_minutes`` have passed since the last save, or the start."""
+        """True if ``checkpoint_minutes`` have passed since the last save, or since the start."""
         return 0.0 < self._seconds <= time.monotonic() - self._last
 
     def saved(self) -> None:
-        """Starts the clock anew."""
+        """Restarts the clock."""
         self._last = time.monotonic()
 
 

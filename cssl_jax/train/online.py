@@ -7,7 +7,7 @@ from cssl_jax.config import Config
 from cssl_jax.evaluate.classifier_evaluator import ClassifierEvaluator
 from cssl_jax.evaluate.evaluator import Evaluator
 from cssl_jax.evaluate.health import Health
-from cssl_jax.experiment.experiment import Parts
+from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.methods.registry import method_entry
 
 
@@ -24,23 +24,27 @@ class OnlineEvaluation:
     health: Health | None
 
 
-def _of_features(config: Config, parts: Parts) -> OnlineEvaluation:
-    spec, mesh = parts.spec, parts.mesh
+def _of_features(config: Config, experiment: Experiment) -> OnlineEvaluation:
+    spec, mesh = experiment.spec, experiment.mesh
     return OnlineEvaluation(
-        Evaluator(config, parts.method.encoder, spec, parts.train, parts.validation, mesh),
-        Health(parts.validation, config.augment, size=spec.size, seed=config.train.seed),
+        Evaluator(
+            config, experiment.method.encoder, spec, experiment.train, experiment.validation, mesh
+        ),
+        Health(experiment.validation, config.augment, size=spec.size, seed=config.train.seed),
     )
 
 
-def _of_classifier(config: Config, parts: Parts) -> OnlineEvaluation:
-    method: Any = parts.method
-    evaluator = ClassifierEvaluator(config, method, parts.spec, parts.validation, parts.mesh)
+def _of_classifier(config: Config, experiment: Experiment) -> OnlineEvaluation:
+    method: Any = experiment.method
+    evaluator = ClassifierEvaluator(
+        config, method, experiment.spec, experiment.validation, experiment.mesh
+    )
     return OnlineEvaluation(evaluator, None)
 
 
 EVALUATIONS = {"features": _of_features, "classifier": _of_classifier}
 
 
-def online_evaluation(config: Config, parts: Parts) -> OnlineEvaluation:
+def online_evaluation(config: Config, experiment: Experiment) -> OnlineEvaluation:
     """The evaluators that belong to a run's method."""
-    return EVALUATIONS[method_entry(config.method.name).evaluation](config, parts)
+    return EVALUATIONS[method_entry(config.method.name).evaluation](config, experiment)

@@ -1,4 +1,4 @@
-"""A whole run, readable from top to bottom: data, parts, resume, steps, evaluation, results."""
+"""A whole run, from top to bottom: build, resume, train, evaluate, write the results."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,7 @@ from cssl_jax.data.sources.open import LABEL_RULES, absolute_spec
 from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.evaluate.evaluator import Checkpoint
 from cssl_jax.experiment import builders
-from cssl_jax.experiment.experiment import KERNELS, Parts, assemble
+from cssl_jax.experiment.experiment import KERNELS, Experiment
 from cssl_jax.files import write_json
 from cssl_jax.optim import optimizers
 from cssl_jax.planning import exhaustion
@@ -32,9 +32,9 @@ from cssl_jax.train.intervals import Intervals
 from cssl_jax.train.online import OnlineEvaluation, online_evaluation
 from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
-from cssl_jax.train.trainer import UNSCORED, Training, Watch
+from cssl_jax.train.trainer import UNSCORED, Trainer, Watch
 
-ORIGIN = "init"  # in a checkpoint's meta and in results.json: whose weights the run began with
+ORIGIN = "init"  # key in a checkpoint's meta and in results.json: run of the initial weights
 
 
 def pretrain(
@@ -44,27 +44,27 @@ def pretrain(
     profile_steps: str = "",
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Trains an encoder into a run folder; on a folder with a run in it, goes on where it stopped.
+    """Trains an encoder into a run folder, or resumes the run that is in it.
 
-    Several processes that do this together (``distributed.start``) compute what one would with all
-    their devices; the first alone writes.
+    Several processes that call this together (``distributed.start``) compute what one process
+    would with all their devices. Only the primary process writes.
 
     Args:
         config: The run; see ``recipes.load``.
         workdir: Run folder: config.json, metrics.jsonl, timings.jsonl, checkpoints/, results.json.
-        profile_steps: "FIRST:LAST", steps to trace into RUN/profile; "" is none.
-        watch: Is given the epoch and figures of every online evaluation but the last, once they are
-            saved; what it returns, unless "", is why the run ends there.
+        profile_steps: "FIRST:LAST", steps to trace into RUN/profile; "" traces none.
+        watch: Called with the epoch and the metrics of every online evaluation but the last, after
+            they are saved; a non-empty string that it returns stops the run with that reason.
 
     Returns:
         The content of results.json.
 
     Raises:
         UserError: The config, the data or the folder do not fit each other.
-        InterruptedRunError: A signal came; what was done is saved.
-        StoppedRunError: ``watch`` ended the run; what was done is saved.
-        RunError: The loss is not finite, devices differ, something could not be written, or
-            another process is gone.
+        InterruptedRunError: A signal arrived; the progress is saved.
+        StoppedRunError: ``watch`` stopped the run; the progress is saved.
+        RunError: The loss is not finite, replicas differ, a file cannot be written, or another
+            process has ended.
     """
     process.join("pretrain")
     run = pathlib.Path(workdir).expanduser().absolute()
@@ -95,7 +95,7 @@ def pretrain(
 
 @contextlib.contextmanager
 def _memory_explained(config: Config, run: pathlib.Path) -> Iterator[None]:
-    """Within it, memory that runs out is a RunError with the ways out."""
+    """Within it, running out of memory raises a RunError that lists the ways to need less."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -115,30 +115,30 @@ def _pretrain(
     profile: Profile,
     watch: Watch | None,
 ) -> dict[str, Any]:
-    def assembled() -> tuple[str | None, Parts, OnlineEvaluation]:
+    def build() -> tuple[str | None, Experiment, OnlineEvaluation]:
         with interruption.breakable():
             cache = process.set_compile_cache(config.runtime.compile_cache)
-            parts = assemble(config)
-            return cache, parts, online_evaluation(config, parts)
+            experiment = Experiment.from_config(config)
+            return cache, experiment, online_evaluation(config, experiment)
 
-    cache, parts, evaluation = multihost.run_on_all(assembled)
-    multihost.require_same(parts.facts)
+    cache, experiment, evaluation = multihost.run_on_all(build)
+    multihost.require_same(experiment.facts)
     run_dir.begin(run, config, claim)
-    regular = Intervals(config.train, parts.sampler.steps_per_epoch).regular
+    regular = Intervals(config.train, experiment.sampler.steps_per_epoch).regular
     with Checkpoints(run, keep=config.train.keep, regular=regular) as checkpoints:
         with interruption.breakable(shared=True):
             start, unscored = 0, False
             if checkpoints.latest:
-                state, unscored = _resume(parts, checkpoints)
-                parts = with_kernels_of(parts, checkpoints)
+                state, unscored = _resume(experiment, checkpoints)
+                experiment = with_kernels_of(experiment, checkpoints)
                 start = int(state.step)
             else:
-                state, origin = first_state(config, parts)
-                parts.meta.update({ORIGIN: origin} if origin else {})
+                state, origin = first_state(config, experiment)
+                experiment.meta.update({ORIGIN: origin} if origin else {})
             run_dir.confirm(run, config)
-            if rejected := {*parts.train.rejected, *parts.validation.rejected}:
+            if rejected := {*experiment.train.rejected, *experiment.validation.rejected}:
                 multihost.run_on_primary(lambda: write_rejected(run / "rejected.csv", rejected))
-            _announce(config, run, parts, evaluation, cache, start)
+            _announce(config, run, experiment, evaluation, cache, start)
             if not start:
                 options = config.optimizer
                 _say(
@@ -149,16 +149,16 @@ def _pretrain(
                     )
                 )
         figures = None
-        if start < parts.total_steps or unscored:
+        if start < experiment.total_steps or unscored:
             training = multihost.run_on_all(
-                lambda: Training(
+                lambda: Trainer(
                     config,
                     run,
-                    parts,
+                    experiment,
                     evaluation,
                     checkpoints,
                     interruption,
-                    first=lambda: first_state(config, parts)[0],
+                    first=lambda: first_state(config, experiment)[0],
                     state=state,
                     start=start,
                     unscored=unscored,
@@ -168,13 +168,13 @@ def _pretrain(
             )
             state, figures = training.run()
         with interruption.breakable(shared=True):
-            return _results(config, run, parts, evaluation, checkpoints, state, figures)
+            return _results(config, run, experiment, evaluation, checkpoints, state, figures)
 
 
 def _results(
     config: Config,
     run: pathlib.Path,
-    parts: Parts,
+    experiment: Experiment,
     evaluation: OnlineEvaluation,
     checkpoints: Checkpoints,
     state: TrainState,
@@ -184,8 +184,8 @@ def _results(
     results_path = run / "results.json"
     if multihost.broadcast_from_primary(lambda: figures is None and results_path.is_file()):
         return json.loads(results_path.read_text())
-    last = Checkpoint(parts.total_steps, state.model)
-    best = _best(last, parts, checkpoints)
+    last = Checkpoint(experiment.total_steps, state.model)
+    best = _best(last, experiment, checkpoints)
     results = {
         "config_hash": recipes.config_hash(config),
         "seed": config.train.seed,
@@ -193,61 +193,63 @@ def _results(
         "epochs": config.train.epochs,
         "source": config.data.source,
         "validation_source": config.data.validation_source or "held out of source",
-        "split": {"train": len(parts.train), "validation": len(parts.validation)},
-        "notes": list(dict.fromkeys((*parts.train.notes, *parts.validation.notes))),
-        **{name: parts.meta[name] for name in (ORIGIN,) if name in parts.meta},
-        **evaluation.evaluator.report(last, best, untrained_of(config, parts), figures=figures),
+        "split": {"train": len(experiment.train), "validation": len(experiment.validation)},
+        "notes": list(dict.fromkeys((*experiment.train.notes, *experiment.validation.notes))),
+        **{name: experiment.meta[name] for name in (ORIGIN,) if name in experiment.meta},
+        **evaluation.evaluator.report(
+            last, best, untrained_of(config, experiment), figures=figures
+        ),
         "versions": process.versions(),
     }
     multihost.run_on_primary(lambda: write_json(results_path, results))
     return results
 
 
-def _best(last: Checkpoint, parts: Parts, checkpoints: Checkpoints) -> Checkpoint:
-    """The checkpoint that the evaluations during the run ranked first."""
-    checkpoints.wait()  # the last one may be on its way to the disk
+def _best(last: Checkpoint, experiment: Experiment, checkpoints: Checkpoints) -> Checkpoint:
+    """The checkpoint that the online evaluations ranked first."""
+    checkpoints.wait()  # the last checkpoint may still be being written
     step = checkpoints.best
     if step is None or step == last.step:
         return last
-    return Checkpoint(step, checkpoints.restore_model(last.model, parts.mesh, step))
+    return Checkpoint(step, checkpoints.restore_model(last.model, experiment.mesh, step))
 
 
-def _resume(parts: Parts, checkpoints: Checkpoints) -> tuple[TrainState, bool]:
-    """The newest state of this very run, and whether its evaluation was broken off."""
-    shapes = builders.state_shapes(parts.method, parts.optimizer, parts.spec)
-    state, meta = checkpoints.resume(shapes, parts.mesh)
-    for part, fingerprint in parts.meta["data"].items():
-        if meta["data"][part] != fingerprint:
+def _resume(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, bool]:
+    """The newest state of this run, and whether its evaluation was interrupted."""
+    shapes = builders.state_shapes(experiment.method, experiment.optimizer, experiment.spec)
+    state, meta = checkpoints.resume(shapes, experiment.mesh)
+    for split, fingerprint in experiment.meta["data"].items():
+        if meta["data"][split] != fingerprint:
             raise UserError(
-                f"the {part} images have changed since the run began: {meta['data'][part]}, now "
+                f"the {split} images have changed since the run began: {meta['data'][split]}, now "
                 f"{fingerprint}; restore them, or start from scratch in another --workdir"
             )
-    for field, digest in parts.meta["code"].items():
+    for field, digest in experiment.meta["code"].items():
         if meta.get("code", {}).get(field) != digest:
             raise UserError(
                 f"the file of {field} has changed since the run began; restore it, or start from "
                 "scratch in another --workdir"
             )
     if ORIGIN in meta:
-        parts.meta[ORIGIN] = meta[ORIGIN]
+        experiment.meta[ORIGIN] = meta[ORIGIN]
     return state, meta.get(UNSCORED, False)
 
 
-def with_kernels_of(parts: Parts, checkpoints: Checkpoints) -> Parts:
-    """The parts with the host's kernels that the run began with: others round otherwise."""
+def with_kernels_of(experiment: Experiment, checkpoints: Checkpoints) -> Experiment:
+    """The experiment with the host kernels that the run began with; others round differently."""
     began = checkpoints.meta().get(KERNELS, "jax")
-    pipeline = parts.pipeline.with_kernels(began)
+    pipeline = experiment.pipeline.with_kernels(began)
     if pipeline.kernels != began:
         _say(
             "views       the run began with OpenCV, which is not installed here: from now on they "
             "differ in rounding; pip install opencv-python-headless simplejpeg"
         )
-    parts.meta[KERNELS] = pipeline.kernels
-    return dataclasses.replace(parts, pipeline=pipeline)
+    experiment.meta[KERNELS] = pipeline.kernels
+    return dataclasses.replace(experiment, pipeline=pipeline)
 
 
 def _with_absolute_paths(config: Config) -> Config:
-    """Paths that hold from any folder, so that the run can be evaluated from any."""
+    """Makes paths absolute, so that the run can be evaluated from any working directory."""
     data: dict[str, Any] = {
         name: absolute_spec(getattr(config.data, name)) for name in ("source", "validation_source")
     }
@@ -271,37 +273,38 @@ def _with_absolute_paths(config: Config) -> Config:
     )
 
 
-# ------------------------------------------------------------------------------------------- words
+# ---------------------------------------------------------------------------------------- messages
 
 
 def _announce(
     config: Config,
     run: pathlib.Path,
-    parts: Parts,
+    experiment: Experiment,
     evaluation: OnlineEvaluation,
     cache: str | None,
     start: int,
 ) -> None:
-    device = parts.mesh.devices.flat[0]
-    rejected = len({*parts.train.rejected, *parts.validation.rejected})
+    device = experiment.mesh.devices.flat[0]
+    rejected = len({*experiment.train.rejected, *experiment.validation.rejected})
     left_out = f"{rejected} left out (rejected.csv), " if rejected else ""
     shared = "" if multihost.is_single_process() else f" of {jax.process_count()} processes"
     judged = "by labels" if evaluation.evaluator.labelled else "without labels"
     _say(
         f"run       {run}" + (f" (resumed at step {start})" if start else "") + "\n"
-        f"devices   {parts.mesh.size} x {device.device_kind}{shared}, {config.runtime.backend}\n"
+        f"devices   {experiment.mesh.size} x {device.device_kind}{shared}, "
+        f"{config.runtime.backend}\n"
         f"compiled  {cache or 'not kept'}\n"
-        f"data      {config.data.source}: {len(parts.train)} to train on, "
-        f"{len(parts.validation)} to validate on, {left_out}judged {judged}\n"
-        f"input     {parts.input_reason}"
-        + "".join(f"\nnote      {note}" for note in _notes(parts))
-        + _origin(parts.meta.get(ORIGIN))
+        f"data      {config.data.source}: {len(experiment.train)} to train on, "
+        f"{len(experiment.validation)} to validate on, {left_out}judged {judged}\n"
+        f"input     {experiment.input_reason}"
+        + "".join(f"\nnote      {note}" for note in _notes(experiment))
+        + _origin(experiment.meta.get(ORIGIN))
     )
 
 
-def _notes(parts: Parts) -> list[str]:
-    """What was read and what was not, of both splits, each once."""
-    return list(dict.fromkeys((*parts.train.notes, *parts.validation.notes)))
+def _notes(experiment: Experiment) -> list[str]:
+    """Notes on what was read and what was not, from both splits without duplicates."""
+    return list(dict.fromkeys((*experiment.train.notes, *experiment.validation.notes)))
 
 
 def _origin(init: dict[str, Any] | None) -> str:

@@ -1,4 +1,4 @@
-"""A trace of some steps, for xprof (TensorBoard's profile plugin) or Perfetto."""
+"""Traces selected steps for xprof (TensorBoard's profile plugin) or Perfetto."""
 
 import pathlib
 import re
@@ -8,20 +8,20 @@ import jax
 
 from cssl_jax.errors import UserError
 
-FOLDER = "profile"  # in a run's
+FOLDER = "profile"  # inside a run folder
 
 
 class Profile:
     """Traces the steps FIRST to LAST of a run, counted as in metrics.jsonl, into RUN/profile.
 
-    A run that goes on beyond FIRST traces what is left of them.
+    A run that is resumed after FIRST traces the remaining steps.
     """
 
     def __init__(self, folder: pathlib.Path, steps: str) -> None:
-        """``steps`` is "FIRST:LAST"; "" traces nothing.
+        """Reads ``steps``: "FIRST:LAST", or "" to trace nothing.
 
         Raises:
-            UserError: It is something else.
+            UserError: ``steps`` has another form.
         """
         match = re.fullmatch(r"(\d+):(\d+)", steps)
         if steps and not (match and 0 < int(match[1]) <= int(match[2])):
@@ -30,13 +30,13 @@ class Profile:
         self._folder, self._tracing = folder, False
 
     def before(self, step: int) -> None:
-        """Starts the trace, where it is due."""
+        """Starts the trace if ``step`` is to be traced."""
         if self._first <= step <= self._last and not self._tracing:
             jax.profiler.start_trace(self._folder)
             self._tracing = True
 
     def after(self, step: int, results: Any) -> bool:
-        """Ends the trace once its last step is done; tells whether it did."""
+        """Ends the trace after its last step; returns True if it did."""
         if not self._tracing or step < self._last:
             return False
         jax.block_until_ready(results)
@@ -44,7 +44,7 @@ class Profile:
         return True
 
     def close(self) -> None:
-        """Writes what was traced."""
+        """Writes the trace."""
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()

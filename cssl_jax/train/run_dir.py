@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, who writes to it, and what to say when it cannot be written."""
+"""Folder of a run: which config owns it, which process writes to it, and write errors."""
 
 import contextlib
 import datetime
@@ -19,16 +19,17 @@ from cssl_jax.files import is_unfinished, remove_unfinished, write_text
 from cssl_jax.runtime import multihost
 
 LOCK = ".lock"
-_APPEARS = 10.0  # seconds in which a network file system shows to all what one host wrote
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of the file system
+_APPEARS = 10.0  # seconds after which a network file system shows a host's writes to all hosts
+# Errors of file systems without locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def check(run: pathlib.Path, config: Config) -> None:
-    """Makes sure that the folder is new, empty, this config's run, or a run that saved nothing.
+    """Checks that the folder is empty, resumable with this config, or has no checkpoint.
 
     Raises:
-        UserError: It is something else, or ``train.init`` is no run.
+        UserError: The folder holds something else, or ``train.init`` is not a run.
     """
     path = run / "config.json"
     begun = has_checkpoint(run)
@@ -60,19 +61,19 @@ def _how_to_train_on(run: pathlib.Path) -> str:
 
 
 def has_checkpoint(run: pathlib.Path) -> bool:
-    """Whether something was saved, whole or not; what a kill left unfinished does not count."""
+    """True if a checkpoint was saved; what a kill left unfinished does not count."""
     return any(path.name.isdigit() for path in (run / FOLDER).glob("[0-9]*"))
 
 
 class Claim:
-    """One writer to a run's folder, by a lock that ends with its process, however that ends.
+    """Lock that admits one writer to a run's folder; it ends with its process.
 
-    Of several processes of one run the first takes it for all.
+    The primary process takes it for all processes of a run.
 
-    ``flock`` on RUN/.lock: the kernel lets go of it when the process is gone, also by kill -9, so
-    that no lock is ever stale and the file may stay. Over NFS it holds between hosts (as a byte-
-    range lock) where the server has its lock service; a FUSE bucket or some cluster file systems
-    lock within one host only, or not at all: there, starting one run once is the user's part.
+    ``flock`` on RUN/.lock: the kernel releases it when the process ends, also by kill -9, so that
+    no lock is ever stale and the file may stay. Over NFS it holds between hosts (as a byte-range
+    lock) if the server runs a lock service. FUSE buckets and some cluster file systems lock within
+    one host only, or not at all: there the user must start a run only once.
     """
 
     def __init__(self, run: pathlib.Path) -> None:
@@ -80,10 +81,10 @@ class Claim:
         self._file: IO[str] | None = None
 
     def take(self) -> None:
-        """Locks the folder, which must exist, unless this claim has it already.
+        """Locks the folder, which must exist; does nothing if this claim holds the lock already.
 
         Raises:
-            UserError: Another run has it.
+            UserError: Another run holds the lock.
         """
         if self._file is not None:
             return
@@ -109,13 +110,13 @@ class Claim:
         self._file = file
 
     def release(self) -> None:
-        """Lets others in."""
+        """Releases the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def __enter__(self) -> "Claim":
-        def take_if_there() -> None:  # to refuse before the data are read
+        def take_if_there() -> None:  # refuse before the data are read
             if self._path.parent.is_dir():
                 with writable(self._path.parent):
                     self.take()
@@ -128,12 +129,13 @@ class Claim:
 
 
 def begin(run: pathlib.Path, config: Config, claim: Claim) -> None:
-    """Makes the folder this run's, once all parts stand: a config that is refused leaves no folder.
+    """Creates the folder and its config.json, once the experiment is built.
 
-    A run that is resumed keeps its config.json until ``confirm``.
+    A config that is refused leaves no folder. A resumed run keeps its config.json until
+    ``confirm``.
 
     Raises:
-        UserError: It cannot be written, another run has it, or a process does not see it.
+        UserError: The folder cannot be written, another run holds it, or a process cannot see it.
     """
     path = run / "config.json"
 
@@ -151,7 +153,7 @@ def begin(run: pathlib.Path, config: Config, claim: Claim) -> None:
 
 
 def confirm(run: pathlib.Path, config: Config) -> None:
-    """Records the config of a run that is resumed, once its data are known to be the same."""
+    """Records the config of a resumed run, once its data are known to be unchanged."""
 
     def write() -> None:
         if recipes.read_json(run / "config.json") != config:
@@ -161,7 +163,7 @@ def confirm(run: pathlib.Path, config: Config) -> None:
 
 
 def _require_sight(path: pathlib.Path, content: str) -> None:
-    """Raises UserError where this process does not see a file as the first process wrote it."""
+    """Raises UserError if this process cannot read what the primary process wrote."""
     if multihost.is_primary():
         return
     end = time.monotonic() + _APPEARS
@@ -178,7 +180,7 @@ def _require_sight(path: pathlib.Path, content: str) -> None:
 
 @contextlib.contextmanager
 def writable(run: pathlib.Path) -> Iterator[None]:
-    """Within it, an OSError means that ``run`` is no place to write to."""
+    """Within it, an OSError is reported as: ``run`` cannot be written to."""
     try:
         yield
     except OSError as error:
@@ -190,10 +192,10 @@ def writable(run: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def while_running(run: pathlib.Path) -> Iterator[None]:
-    """Within it, a disk that can no longer be written is a failure of the run.
+    """Within it, a disk that can no longer be written to ends the run with a message.
 
     Raises:
-        RunError: A full or read-only disk, or a quota or file size that was exceeded.
+        RunError: The disk is full or read-only, or a quota or maximum file size is exceeded.
     """
     try:
         yield
@@ -204,7 +206,7 @@ def while_running(run: pathlib.Path) -> Iterator[None]:
 
 
 def unwritten(what: pathlib.Path, reason: str) -> str:
-    """Words for a file or folder that could not be written."""
+    """Message for a file or folder that could not be written."""
     return (
         f"cannot write to {what}: {reason}; checkpoints saved before stand. Make room or get write "
         "access, then run the same command to go on"

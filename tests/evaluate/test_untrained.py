@@ -8,7 +8,7 @@ from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.evaluate.features import encoder_variables
 from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.experiment import builders
-from cssl_jax.experiment.experiment import assemble
+from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import spmd
 from cssl_jax.train.initial_state import first_state
 from helpers import tiny
@@ -90,7 +90,7 @@ def test_a_classifier_that_freezes_its_random_encoder_starts_from_the_baseline(s
     config = tiny.replace(tiny.config(), "method", name="classifier")
     config = tiny.replace(config, "classifier", num_classes=10, stages=stages)
     config = tiny.replace(config, "runtime", devices=1)
-    state, origin = first_state(config, assemble(config))
+    state, origin = first_state(config, Experiment.from_config(config))
     assert origin == {}
     block = jax.device_get(state.params["encoder"]["layer2_0"])
     assert (block["bn2"]["scale"] == expected).all()

@@ -14,7 +14,7 @@ from cssl_jax.planning.planner import shapes_of
 from cssl_jax.planning.shapes import input_of
 from cssl_jax.train import run_dir
 from cssl_jax.train.pretrain import pretrain
-from cssl_jax.train.trainer import Training
+from cssl_jax.train.trainer import Trainer
 from helpers import tiny
 
 WAY = re.compile(r"^  (--[\w.-]+)(?: (\d+))?: ([\d.]+) GiB(.*)$", re.MULTILINE)
@@ -41,7 +41,7 @@ def test_the_message_has_the_sizes_and_three_ways_out_with_the_figure_of_plan(
 ):
     config = tiny.replace(small(), "train", epochs=1)
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "run", exhaust)
+        patch.setattr(Trainer, "run", exhaust)
         with pytest.raises(RunError, match="RESOURCE_EXHAUSTED: Out of memory") as said:
             pretrain(config, tmp_path / "run")
     message = str(said.value)

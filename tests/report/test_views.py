@@ -11,7 +11,7 @@ import cssl_jax
 from cssl_jax.augment.image import contact_sheet
 from cssl_jax.data.view_log import writer as view_log
 from cssl_jax.errors import UserError
-from cssl_jax.experiment.experiment import assemble
+from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.train.logging import logger
 from helpers import tiny
 
@@ -52,8 +52,8 @@ def test_views_are_those_of_the_train_step(arrays, monkeypatch, placement):
         pytest.importorskip("tensorflow")
     config = make_config(arrays, **placement)
     examples = drawn_examples(monkeypatch, config, step=4, examples=5)
-    parts = assemble(config)
-    pipeline, spec = parts.pipeline, parts.spec
+    experiment = Experiment.from_config(config)
+    pipeline, spec = experiment.pipeline, experiment.spec
     (host_batch,) = pipeline.host_batches(4, 5)
     batch = jax.device_get(
         jax.jit(pipeline.make_batch)(np.int32(4), pipeline.constants, host_batch)
@@ -61,7 +61,7 @@ def test_views_are_those_of_the_train_step(arrays, monkeypatch, placement):
     views = 255 * (batch["views"]["main"] * np.array(spec.std) + np.array(spec.mean))
     assert len(examples) == 5
     for row, example in enumerate(examples):
-        np.testing.assert_array_equal(example.pixels, parts.train.image(batch["index"][row]))
+        np.testing.assert_array_equal(example.pixels, experiment.train.image(batch["index"][row]))
         for number, view in enumerate(example.views):
             # Half a level of rounding, and two compilations of the same float32 arithmetic.
             np.testing.assert_allclose(view.pixels, views[row, number], atol=0.51)

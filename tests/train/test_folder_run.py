@@ -11,7 +11,7 @@ from cssl_jax import recipes
 from cssl_jax.cli import main as cli
 from cssl_jax.data.pipeline import painter
 from cssl_jax.errors import UserError
-from cssl_jax.experiment.experiment import assemble
+from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.train import pretrain as pretrain_module
 from cssl_jax.train.logging import logger
 from helpers import tiny
@@ -213,23 +213,25 @@ class Checkpoint:
 
 
 def test_a_run_goes_on_with_the_kernels_that_it_began_with(folder, monkeypatch, capfd):
-    parts = assemble(make_config(folder, engine="threads"))
-    assert parts.pipeline.kernels == parts.meta["kernels"] == "opencv"
+    experiment = Experiment.from_config(make_config(folder, engine="threads"))
+    assert experiment.pipeline.kernels == experiment.meta["kernels"] == "opencv"
     assert (
-        pretrain_module.with_kernels_of(parts, Checkpoint(kernels="opencv")).pipeline.kernels
+        pretrain_module.with_kernels_of(experiment, Checkpoint(kernels="opencv")).pipeline.kernels
         == "opencv"
     )
-    old = pretrain_module.with_kernels_of(parts, Checkpoint())
+    old = pretrain_module.with_kernels_of(experiment, Checkpoint())
     assert old.pipeline.kernels == old.pipeline.work.kernels == old.meta["kernels"] == "jax"
     assert capfd.readouterr().err == ""
     monkeypatch.setattr(painter, "installed", lambda: False)
-    without = pretrain_module.with_kernels_of(parts, Checkpoint(kernels="opencv"))
+    without = pretrain_module.with_kernels_of(experiment, Checkpoint(kernels="opencv"))
     assert without.pipeline.kernels == without.meta["kernels"] == "jax"
     assert "pip install opencv-python-headless simplejpeg" in capfd.readouterr().err
 
 
 def test_views_by_both_kernels_differ_in_rounding_only(folder):
-    pipeline = assemble(make_config(folder, engine="threads", augment_on="host")).pipeline
+    pipeline = Experiment.from_config(
+        make_config(folder, engine="threads", augment_on="host")
+    ).pipeline
     ours, twin = (
         next(pipeline.with_kernels(kernels).host_batches(0, 1)) for kernels in ("opencv", "jax")
     )

@@ -146,7 +146,7 @@ def test_a_signal_does_not_wait_for_an_input_that_hangs(
     config, whole, tmp_path, monkeypatch, last, late
 ):
     host_batches, freed = pipelines.StreamPipeline.host_batches, threading.Event()
-    after, reached = trainer.Training._after, threading.Event()
+    after, reached = trainer.Trainer._after, threading.Event()
 
     def noted(self, done):
         figures = after(self, done)
@@ -172,7 +172,7 @@ def test_a_signal_does_not_wait_for_an_input_that_hangs(
     with monkeypatch.context() as patch:
         patch.setattr(prefetch, "HANGING", 0.5)
         patch.setattr(pipelines.StreamPipeline, "host_batches", hanging)
-        patch.setattr(trainer.Training, "_after", noted)
+        patch.setattr(trainer.Trainer, "_after", noted)
         begun = time.monotonic()
         with pytest.raises(InterruptedRunError, match=f"SIGTERM at step {last} of 9: saved"):
             cssl_jax.pretrain(config, tmp_path / "run")
@@ -328,7 +328,7 @@ def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, mon
     config = tiny.replace(config, "train", check_replicas_every=every)
     config = tiny.replace(config, "runtime", devices=2)
     runs = []
-    make = trainer.Training.__init__
+    make = trainer.Trainer.__init__
 
     def remember(self, *arguments, **options):
         make(self, *arguments, **options)
@@ -346,7 +346,7 @@ def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, mon
             leaves[at] = jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, pieces)
             runs[0]._state = jax.tree.unflatten(tree, leaves)
 
-    monkeypatch.setattr(trainer.Training, "__init__", remember)
+    monkeypatch.setattr(trainer.Trainer, "__init__", remember)
     monkeypatch.setattr(logger.RunLogger, "add", drift)
     # Found by the next check, or before the checkpoint of step 6 is saved.
     with pytest.raises(RunError, match=r"devices hold different values of \d+ arrays .* at step 6"):
