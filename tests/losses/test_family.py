@@ -226,8 +226,8 @@ def test_the_check_finds_loops_of_unknown_length_and_conditionals():
 def test_tile_pairs_are_all_unordered_pairs_of_different_tiles_once(count):
     total = count * (count - 1) // 2
     pairs = [tile_pair(jnp.int32(k), count) for k in range(total)]
-    found = sorted(tuple(sorted((int(i), int(j)))) for i, j in pairs)
-    assert found == list(itertools.combinations(range(count), 2))
+    unordered = sorted(tuple(sorted((int(i), int(j)))) for i, j in pairs)
+    assert unordered == list(itertools.combinations(range(count), 2))
 
 
 @pytest.mark.parametrize("module", [online_softmax, similarity])
@@ -318,7 +318,7 @@ def test_zero_vectors_and_duplicates_stay_finite(tile):
 def test_a_temperature_of_a_hundredth(tile):
     z1, z2 = Z1.astype(np.float32), Z2.astype(np.float32)
     how = {"temperature": 0.01, "tile_size": tile}
-    found = {
+    values = {
         "dcl": (losses.dcl(z1, z2, **how), losses_numpy.dcl(Z1, Z2, 0.01)),
         "hard": (
             losses.hard_nt_xent(z1, z2, **how),
@@ -330,7 +330,7 @@ def test_a_temperature_of_a_hundredth(tile):
             losses_numpy.sup_con(stacked(Z1, Z2), LABELS, 0.01),
         ),
     }
-    for name, (ours, theirs) in found.items():
+    for name, (ours, theirs) in values.items():
         # Similarities have an error of 1e-7, and logits up to 100 an error of 1e-5.
         assert float(ours) == pytest.approx(theirs, rel=1e-5, abs=1e-4), name
 
@@ -371,9 +371,9 @@ def test_drawing_all_negatives_gives_the_full_loss():
 
 
 def test_draws_differ_between_queries_and_repeat_with_their_keys():
-    places = np.array(drawn())
-    assert len({tuple(sorted(row)) for row in places.tolist()}) > 1
-    assert all(len(set(row)) == DRAWN for row in places.tolist())
+    draws = np.array(drawn())
+    assert len({tuple(sorted(row)) for row in draws.tolist()}) > 1
+    assert all(len(set(row)) == DRAWN for row in draws.tolist())
 
 
 def test_query_statistics_are_identical_whole_and_tiled():

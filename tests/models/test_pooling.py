@@ -45,8 +45,8 @@ def test_values_and_gradients_have_the_bits_of_xla(size, options, dtype):
     x = np.stack([*ties, rng.standard_normal((*size, 3))])
     with jax.enable_x64(True):
         x = jnp.asarray(x, dtype)
-        ours, xlas = (with_gradient(pool, x, options) for pool in (max_pool, flax_pool))
-    for output, expected in zip(ours, xlas, strict=True):
+        own, xla = (with_gradient(pool, x, options) for pool in (max_pool, flax_pool))
+    for output, expected in zip(own, xla, strict=True):
         assert output.dtype == expected.dtype == x.dtype
         np.testing.assert_array_equal(*(np.asarray(a).view(np.uint8) for a in (output, expected)))
 
