@@ -1,4 +1,4 @@
-"""Checkpoints of a run: writing, choosing which to keep, and digests that compare replicas."""
+"""Checkpoints of a run: saving, restoring, preservation policy and digests of arrays."""
 
 from cssl_jax.lazy import submodules
 

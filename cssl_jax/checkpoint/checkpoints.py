@@ -1,4 +1,4 @@
-"""The Orbax room: save, resume, and load parts of a run."""
+"""Checkpoints of a run through Orbax: save, resume and restore."""
 
 import json
 import pathlib
@@ -18,26 +18,28 @@ from cssl_jax.runtime import multihost
 from cssl_jax.step.state import TrainState
 
 PyTree = Any
-_FAILURES = (OSError, ValueError, RuntimeError)  # Orbax passes on what its storage raises
+_FAILURES = (OSError, ValueError, RuntimeError)  # Orbax raises the errors of its storage layer
 FOLDER = "checkpoints"
-DAMAGED = "damaged"  # checkpoints that could not be read
-DIGESTS = "digests"  # in meta: name of a leaf -> its digest
+DAMAGED = "damaged"  # folder for checkpoints that could not be read
+DIGESTS = "digests"  # key in meta: name of a leaf -> digest
 
 
 class DamagedError(ValueError):
-    """A checkpoint does not hold what was saved."""
+    """The contents of a checkpoint differ from the saved state."""
 
 
 class Checkpoints:
-    """Checkpoints of a run: the newest ``keep``, the best, the newest regular; a context manager.
+    """Context manager for the checkpoints of a run.
 
-    Items of a checkpoint: ``model`` (params, model_state), ``train`` (the rest of the state) and
-    ``meta`` (JSON: config, normalisation, versions, digests); an encoder loads without its
-    optimizer. A checkpoint is written beside its place and gets its name in one step once it is
-    whole; what it held is known by its digests, so that damage done later is found as well.
+    It preserves the newest ``keep`` checkpoints, the best one and the newest regular one.
 
-    Of several processes all open, save and restore, at the same step and from one folder; the first
-    writes what is not an array of its own.
+    A checkpoint has three items: ``model`` (params, model_state), ``train`` (the rest of the state)
+    and ``meta`` (JSON: config, normalisation, versions, digests). A model can therefore be restored
+    without its optimizer state. A checkpoint is written under a temporary name and renamed
+    atomically once it is complete. Digests of all arrays detect later damage.
+
+    In a multi-process run, all processes open, save and restore at the same step and from the same
+    folder. Only the primary process writes files other than the arrays of other processes.
     """
 
     def __init__(
@@ -48,10 +50,18 @@ class Checkpoints:
         read_only: bool = False,
         regular: Callable[[int], bool] = lambda step: True,
     ) -> None:
-        """Opens the folder of a run's checkpoints; ``regular`` is ``cadence.Cadence.regular``.
+        """Opens the folder of a run's checkpoints.
+
+        Args:
+            run: Folder of the run; checkpoints are in its sub-folder "checkpoints".
+            keep: Number of newest checkpoints to preserve.
+            read_only: True to open the folder without changing it.
+            regular: Predicate of a step, ``train.intervals.Intervals.regular``; by default all
+                steps are regular.
 
         Raises:
-            UserError: A process does not see the same checkpoints as the first.
+            RunError: The score of a checkpoint is damaged, and ``read_only`` is True.
+            UserError: The processes do not see the same checkpoints.
         """
         self._run, self._folder = run, (run / FOLDER).absolute()
         self._regular = regular
@@ -65,53 +75,60 @@ class Checkpoints:
 
     def __exit__(self, *error: object) -> None:
         if isinstance(error[1], Exception) and multihost.is_lost(error[1]):
-            return  # a save under way waits for the lost process until JAX ends this one too
+            return  # an unfinished save waits for the lost process until JAX ends this one too
         try:
-            self._manager.close()  # waits for the save under way
+            self._manager.close()  # waits for an unfinished save
         except _FAILURES as failure:
             if error[0] is None:
                 raise self._not_written(failure) from failure
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest checkpoint, or None."""
+        """Step of the newest checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     @property
     def best(self) -> int | None:
-        """Step of the best checkpoint; the newest where none was evaluated."""
+        """Step of the best checkpoint; of the newest one if no checkpoint was evaluated."""
         return self._manager.best_step() or self.latest
 
     @property
     def steps(self) -> list[int]:
-        """Steps that are kept."""
+        """Steps of all checkpoints, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def last_regular(self) -> int | None:
-        """The newest step that is regular, once all saves are done."""
+        """Newest regular step, after all saves have finished; None if there is none."""
         self.wait()
         return max(filter(self._regular, self.steps), default=None)
 
     def save(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Starts writing the state in the background; ranked if it has a ``retention.BEST`` figure.
+        """Starts writing a state in the background.
+
+        Args:
+            state: Replicated state to save; its step names the checkpoint.
+            meta: JSON values to store with the state, such as the config.
+            metrics: Metrics of an evaluation. They rank the checkpoint if they contain one of
+                ``policy.BEST``.
 
         Raises:
-            RunError: It cannot be written, or Orbax declined, which it does without an error.
+            RunError: This checkpoint or the previous one cannot be written, or Orbax declined to
+                save, which Orbax reports by its return value only.
         """
         step = int(state.step)
         tree = {"model": state.model, "train": _rest(state)}
-        found = jax.device_get(digests.digests(tree)).tolist()
+        values = jax.device_get(digests.digests(tree)).tolist()
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(tree["model"]),
             train=ocp.args.StandardSave(tree["train"]),
             meta=ocp.args.JsonSave(
-                {**meta, DIGESTS: dict(zip(digests.names(tree), found, strict=True))}
+                {**meta, DIGESTS: dict(zip(digests.names(tree), values, strict=True))}
             ),
         )
         ranked = metrics if checkpoint_policy.is_ranked(metrics) else None
         try:
             saved = self._manager.save(step, args=items, metrics=ranked)
-        except _FAILURES as failure:  # of this save, or of the one before, in the background
+        except _FAILURES as failure:  # of this save or of the previous one in the background
             raise self._not_written(failure) from failure
         if not saved:
             raise RunError(
@@ -120,15 +137,15 @@ class Checkpoints:
             )
 
     def replace(self, state: TrainState, meta: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Saves a step anew, with the figures that were missing."""
+        """Saves a step again, with metrics that its checkpoint does not have yet."""
         self._manager.delete(int(state.step))
         self.save(state, meta, metrics)
 
     def wait(self) -> None:
-        """Waits until everything is written.
+        """Waits until all checkpoints are written.
 
         Raises:
-            RunError: It could not be.
+            RunError: A checkpoint could not be written.
         """
         try:
             self._manager.wait_until_finished()
@@ -137,46 +154,57 @@ class Checkpoints:
             raise self._not_written(failure) from failure
 
     def resume(self, like: TrainState, mesh: Mesh) -> tuple[TrainState, dict[str, Any]]:
-        """The newest state that is whole, and what was saved beside it.
+        """Restores the newest intact checkpoint.
 
-        Newer ones that are damaged are moved to RUN/damaged, and told of.
+        Newer checkpoints that are damaged are moved to RUN/damaged and reported on stderr.
+
+        Args:
+            like: State before the first step, or its shapes.
+            mesh: Mesh of the devices that receive the state.
+
+        Returns:
+            (state, meta) of the newest intact checkpoint.
 
         Raises:
-            RunError: None is whole; they stay where they are.
+            RunError: No checkpoint is intact. All of them remain in place.
         """
         damaged: dict[int, str] = {}
         for step in reversed(self.steps):
-            found, trouble = None, ""
+            restored, reason = None, ""
             try:
-                found = self.restore(like, mesh, step), self.meta(step)
-            except Exception as error:  # whatever a storage makes of missing or broken files
+                restored = self.restore(like, mesh, step), self.meta(step)
+            except Exception as error:  # storage layers raise many types for damaged files
                 if multihost.is_lost(error):
                     raise
-                trouble = _first_line(error)
-            trouble = next(filter(None, multihost.gather(trouble)), "")
-            if found is None or trouble:  # to one process is to all
-                damaged[step] = trouble
+                reason = _first_line(error)
+            # All processes must agree, so damage seen by one process counts for all.
+            reason = next(filter(None, multihost.gather(reason)), "")
+            if restored is None or reason:
+                damaged[step] = reason
                 continue
             if damaged:
                 self._move_aside(damaged, step)
                 self._manager.reload()
-            return found
+            return restored
         reasons = "".join(f"\n  step {step}: {reason}" for step, reason in damaged.items())
         raise RunError(
-            f"no checkpoint in {self._folder} can be read; restore one from a copy, or begin anew "
-            f"in another --workdir:{reasons}"
+            f"no checkpoint in {self._folder} can be read; restore one from a copy, or restart in "
+            f"another --workdir:{reasons}"
         )
 
     def restore(self, like: TrainState, mesh: Mesh, step: int | None = None) -> TrainState:
-        """A state, on every device of the mesh, shaped as ``like`` (arrays or shapes).
+        """Restores a state, replicated over the mesh.
 
         Args:
-            like: The state before the first step, or its shapes.
-            mesh: Of devices.
-            step: Which; None is the newest.
+            like: State before the first step, or its shapes.
+            mesh: Mesh of the devices that receive the state.
+            step: Step of the checkpoint; None: the newest one.
+
+        Returns:
+            State with the structure, shapes and dtypes of ``like``.
 
         Raises:
-            DamagedError: It is not what was saved.
+            DamagedError: An array differs from the saved one.
         """
         step = step or self.latest
         restored = self._manager.restore(
@@ -187,7 +215,7 @@ class Checkpoints:
                 meta=ocp.args.JsonRestore(),
             ),
         )
-        _compare(restored.meta, {"model": restored.model, "train": restored.train})
+        _check_digests(restored.meta, {"model": restored.model, "train": restored.train})
         return TrainState(
             **restored.model,
             **{"method_state": like.method_state, **restored.train},
@@ -196,20 +224,28 @@ class Checkpoints:
     def restore_model(
         self, like: dict[str, PyTree], mesh: Mesh, step: int | None = None
     ) -> dict[str, PyTree]:
-        """{"params", "model_state"} of a step; None is the newest.
+        """Restores the model of a checkpoint, replicated over the mesh.
+
+        Args:
+            like: {"params", "model_state"} of arrays or shapes.
+            mesh: Mesh of the devices that receive the model.
+            step: Step of the checkpoint; None: the newest one.
+
+        Returns:
+            {"params", "model_state"} with the structure of ``like``.
 
         Raises:
-            ValueError: They are not shaped as ``like``, or damaged.
+            ValueError: The shapes differ from ``like``, or an array is damaged.
         """
         args = ocp.args.Composite(
             model=ocp.args.StandardRestore(_abstract(like, mesh)), meta=ocp.args.JsonRestore()
         )
         restored = self._manager.restore(step or self.latest, args=args)
-        _compare(restored.meta, {"model": restored.model})
+        _check_digests(restored.meta, {"model": restored.model})
         return restored.model
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
-        """What was saved beside a checkpoint; None is the newest.
+        """Returns the ``meta`` of a checkpoint, without digests; step None: the newest one.
 
         Raises:
             UserError: There is no checkpoint.
@@ -223,18 +259,21 @@ class Checkpoints:
         meta.pop(DIGESTS, None)
         return meta
 
-    def _move_aside(self, damaged: dict[int, str], whole: int) -> None:
-        """Out of the way of a new save of the same step, yet there to be looked at."""
+    def _move_aside(self, damaged: dict[int, str], intact: int) -> None:
+        """Moves damaged checkpoints to RUN/damaged: their steps can be saved again.
+
+        The files are not deleted, so that a user can inspect them.
+        """
 
         def move() -> None:
             for step, reason in damaged.items():
-                place = self._run / DAMAGED / str(step)
-                shutil.rmtree(place, ignore_errors=True)
-                place.parent.mkdir(exist_ok=True)
-                (self._folder / str(step)).replace(place)
-                _say(
-                    f"checkpoint of step {step} is damaged ({reason}): moved to {place}; going on "
-                    f"from step {whole}"
+                path = self._run / DAMAGED / str(step)
+                shutil.rmtree(path, ignore_errors=True)
+                path.parent.mkdir(exist_ok=True)
+                (self._folder / str(step)).replace(path)
+                _print_to_stderr(
+                    f"checkpoint of step {step} is damaged ({reason}): moved to {path}; resuming "
+                    f"from step {intact}"
                 )
 
         multihost.run_on_primary(move)
@@ -244,27 +283,31 @@ class Checkpoints:
             return multihost.lost(failure)
         reason = _first_line(failure)
         return RunError(
-            f"a checkpoint could not be written to {self._folder}: {reason}; make room or "
-            "get write access, then run the same command to go on from the one before"
+            f"a checkpoint could not be written to {self._folder}: {reason}; free disk space or "
+            "get write access, then run the same command to resume from the previous checkpoint"
         )
 
 
 def _rest(state: TrainState) -> dict[str, PyTree]:
-    """The state but for its model; a method without a state of its own has no entry."""
+    """State without its model; ``method_state`` is omitted if it is empty."""
     rest = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
     return {**rest, "method_state": state.method_state} if state.method_state else rest
 
 
-def _compare(meta: dict[str, Any], tree: PyTree) -> None:
+def _check_digests(meta: dict[str, Any], tree: PyTree) -> None:
     expected = meta.get(DIGESTS, {})
-    found = jax.device_get(digests.digests(tree)).tolist()
-    for name, digest in zip(digests.names(tree), found, strict=True):
+    actual = jax.device_get(digests.digests(tree)).tolist()
+    for name, digest in zip(digests.names(tree), actual, strict=True):
         if expected.get(name, digest) != digest:
-            raise DamagedError(f"{name} is not what was saved")
+            raise DamagedError(f"{name} differs from the saved array")
 
 
 def _prepare(folder: pathlib.Path, read_only: bool) -> None:
-    """Makes the folder; a checkpoint whose score is broken is whole, but ranked no more."""
+    """Creates the folder and removes damaged score files.
+
+    Orbax fails on an unreadable score. The arrays of such a checkpoint are intact, so it stays and
+    only loses its rank.
+    """
     if not read_only:
         folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("[0-9]*/metrics/metrics"):
@@ -273,13 +316,15 @@ def _prepare(folder: pathlib.Path, read_only: bool) -> None:
         except ValueError:
             if read_only:
                 raise RunError(
-                    f"{path} is damaged; delete it, it ranks a checkpoint only"
+                    f"{path} is damaged; delete this file, which only ranks a checkpoint"
                 ) from None
             path.unlink()
-            _say(f"{path} was damaged and is gone: this checkpoint is not ranked any more")
+            _print_to_stderr(
+                f"{path} was damaged and has been deleted: this checkpoint is no longer ranked"
+            )
 
 
-def _say(text: str) -> None:
+def _print_to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

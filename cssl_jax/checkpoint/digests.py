@@ -1,4 +1,4 @@
-"""Digests of arrays to the bit: whether devices agree, and whether a checkpoint came back whole."""
+"""Bit-exact digests of arrays: they compare replicas, and checkpoints with their saved state."""
 
 import functools
 from collections.abc import Callable
@@ -13,53 +13,54 @@ from cssl_jax.data.sampler import mix
 from cssl_jax.runtime import spmd
 
 PyTree = Any
-_GOLDEN = 0x9E3779B9
+_GOLDEN = 0x9E3779B9  # 2^32 divided by the golden ratio: spreads indices over 32 bits
 
 
 def names(tree: PyTree) -> list[str]:
-    """One for every leaf, in the order of ``digests``: "params/encoder/conv/kernel"."""
+    """Name of every leaf, such as "params/encoder/conv/kernel", in the order of ``digests``."""
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
 
 
 @jax.jit
 def digests(tree: PyTree) -> jax.Array:
-    """uint32 [leaves]: the sum of mixed 32-bit words, each mixed with its place.
+    """Digest of every leaf, uint32 [leaves]: sum of 32-bit integers, each hashed with its index.
 
-    Sums of integers wrap and have no order, so that the digest is the same wherever it is computed;
-    any one changed bit changes it, and two changes cancel with a chance of 2**-32.
+    Sums of integers wrap and do not depend on the order, so a digest is identical on every backend.
+    A change of any single bit changes the digest. Two changes cancel with a probability of 2**-32.
     """
     return jnp.stack([_digest(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-@jax.jit  # leaves of one shape are traced once: hundreds of leaves would take seconds
+@jax.jit  # leaves of the same shape share one trace; tracing hundreds of leaves takes seconds
 def _digest(x: jax.Array) -> jax.Array:
     x = jnp.asarray(x)
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     if x.dtype.itemsize > 4:
-        words = jax.lax.bitcast_convert_type(x, jnp.uint32).ravel()
+        integers = jax.lax.bitcast_convert_type(x, jnp.uint32).ravel()
     else:
         unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-        words = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32).ravel()
-    place = jnp.arange(words.size, dtype=jnp.uint32) * jnp.uint32(_GOLDEN)
-    return jnp.sum(mix(words ^ mix(place, jnp), jnp), dtype=jnp.uint32)
+        integers = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32).ravel()
+    index = jnp.arange(integers.size, dtype=jnp.uint32) * jnp.uint32(_GOLDEN)
+    return jnp.sum(mix(integers ^ mix(index, jnp), jnp), dtype=jnp.uint32)
 
 
 @functools.lru_cache(maxsize=8)
 def make_replica_check(mesh: Mesh) -> Callable[[PyTree], list[str]]:
-    """Builds a function from a replicated tree to the names of the leaves that devices hold unlike.
+    """Builds a function from a replicated tree to the names of leaves that differ between devices.
 
-    Each device digests what it holds, and the digests are compared over the mesh, so that the check
-    works across processes and all of them get the same answer; an empty list is a healthy one.
+    Each device computes the digests of its copy, and the digests are compared over the mesh. The
+    check therefore works across processes, and all processes get the same result. An empty list
+    means that all copies are identical.
     """
 
     def compare(tree: PyTree) -> jax.Array:
-        mine = digests(tree)
-        highest, lowest = (f(mine, spmd.AXIS) for f in (jax.lax.pmax, jax.lax.pmin))
+        local = digests(tree)
+        highest, lowest = (f(local, spmd.AXIS) for f in (jax.lax.pmax, jax.lax.pmin))
         return highest != lowest
 
-    # As in parallel.data_parallel, replication is what is in question: it is not assumed.
+    # check_vma=False, because the check must not assume the replication that it tests.
     compiled = jax.jit(
         jax.shard_map(
             compare,
@@ -71,7 +72,7 @@ def make_replica_check(mesh: Mesh) -> Callable[[PyTree], list[str]]:
     )
 
     def check(tree: PyTree) -> list[str]:
-        unlike = np.asarray(jax.device_get(compiled(tree)))
-        return [name for name, differs in zip(names(tree), unlike, strict=True) if differs]
+        differing = np.asarray(jax.device_get(compiled(tree)))
+        return [name for name, differs in zip(names(tree), differing, strict=True) if differs]
 
     return check

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept, and which of them is the best."""
+"""Preservation policy of checkpoints, and the ranking that determines the best one."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,8 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-# What "best" is judged by: with labels, without; then what earlier versions wrote.
+# Metrics that rank checkpoints, in order of precedence: with labels, without labels, classifiers,
+# and the names that earlier versions wrote.
 BEST = (
     *("knn.selection_top1", "selection_view_retrieval", "classifier.selection_top1"),
     *("knn.top1", "view_retrieval"),
@@ -16,11 +17,17 @@ BEST = (
 def options(
     keep: int, regular: Callable[[int], bool], read_only: bool
 ) -> ocp.CheckpointManagerOptions:
-    """Orbax's, to keep the newest ``keep``, the best, and the newest whose step is regular."""
+    """Options of Orbax that preserve the newest ``keep`` checkpoints, the best and a regular one.
+
+    Args:
+        keep: Number of newest checkpoints to preserve.
+        regular: Predicate of a step; the newest checkpoint for which it holds is preserved.
+        read_only: True to open the folder without changing it.
+    """
     policies = ocp.checkpoint_managers
     best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
-    # Retention by max_to_keep with best_fn deletes the newest checkpoint; a policy without
-    # best_fn writes no metrics. Both together keep what is meant.
+    # max_to_keep with best_fn would delete the newest checkpoint, and a policy without best_fn
+    # writes no metrics. A policy together with best_fn preserves the intended checkpoints.
     return ocp.CheckpointManagerOptions(
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
@@ -33,7 +40,7 @@ def options(
 
 
 def is_ranked(metrics: Mapping[str, float]) -> bool:
-    """Whether an evaluation's figures place a checkpoint among the others."""
+    """True if the metrics of an evaluation contain one that ranks checkpoints."""
     return any(name in metrics for name in BEST)
 
 
@@ -42,7 +49,7 @@ def _score(metrics: Mapping[str, float]) -> float:
 
 
 class _NewestRegular:
-    """Preserves the newest checkpoint whose step is regular: what a rollback goes back to."""
+    """Preserves the newest checkpoint of a regular step, to which a rollback returns."""
 
     def __init__(self, regular: Callable[[int], bool]) -> None:
         self._regular = regular

@@ -1,7 +1,7 @@
-"""Losses: pure functions of arrays, the same on one device and over a mapped axis.
+"""Loss functions: pure functions of arrays that run on one device or over a mapped axis.
 
-Every loss takes this device's rows and returns this device's share: the mean over the axis of the
-returned scalars is the loss of the global batch, and the ``pmean`` of their gradients its gradient.
+Every loss takes the rows of this device and returns the local loss. The mean of the local losses
+over the axis is the loss of the global batch. The ``pmean`` of their gradients is its gradient.
 """
 
 from cssl_jax.losses.coral import coral

@@ -1,4 +1,4 @@
-"""CORAL: the distance of the covariances of two sets of features (Deep CORAL)."""
+"""CORAL: squared distance between the covariances of two sets of features (Deep CORAL)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,30 +11,30 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 def coral(source: jax.Array, target: jax.Array, *, axis_name: str | None = None) -> jax.Array:
     """CORAL loss (Sun & Saenko 2016, arXiv 1607.01719, eq. 1): ||C_S - C_T||_F^2 / (4 d^2).
 
-    The covariances are those of the global batch, divided by N - 1 as in eq. 2 and 3.
+    The covariances are computed over the global batch and divided by N - 1, as in eq. 2 and 3.
 
     Args:
-        source: Features of one domain, this device's rows, [n, d].
-        target: Of the other, [n, d].
-        axis_name: Mapped axis that the rows are split over, or None.
+        source: Features of the source domain, rows of this device, float [n, d].
+        target: Features of the target domain, rows of this device, float [n, d].
+        axis_name: Mapped axis that the rows are split over; None on a single device.
 
     Returns:
-        Scalar, at least float32, the same on every device.
+        Scalar, float32 or wider, identical on every device.
 
     Raises:
-        UserError: Shapes differ, or the global batch has one row.
+        UserError: The shapes differ, or the global batch has one row.
     """
     if source.ndim != 2 or source.shape != target.shape:
         raise UserError(
-            f"source features are {source.shape}, target features {target.shape}; give both "
-            "[n, d] alike"
+            f"source features are {source.shape}, target features {target.shape}; give two arrays "
+            "of the same shape [n, d]"
         )
     difference = _covariance(source, axis_name) - _covariance(target, axis_name)
     return jnp.sum(jnp.square(difference)) / (4 * source.shape[1] ** 2)
 
 
 def _covariance(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """[d, d] of the rows over the axis, divided by their number less one."""
+    """Covariance [d, d] of the rows on all devices, divided by the number of rows minus 1."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     rows = len(x) * (1 if axis_name is None else jax.lax.axis_size(axis_name))
     if rows < 2:
@@ -42,7 +42,8 @@ def _covariance(x: jax.Array, axis_name: str | None) -> jax.Array:
     mean = jnp.mean(x, axis=0)
     if axis_name is not None:
         mean = jax.lax.pmean(mean, axis_name)
-    centred = x - mean  # before the products, which would cancel
+    # E[x x'] - E[x] E[x]' cancels where the mean is large, so the rows are centred first.
+    centred = x - mean
     products = jnp.matmul(centred.T, centred, precision=_HIGHEST)
     if axis_name is not None:
         products = jax.lax.psum(products, axis_name)

@@ -1,4 +1,4 @@
-"""Decoupled contrastive learning: NT-Xent without the positive in the sum."""
+"""Decoupled contrastive learning (DCL): NT-Xent without the positive in the denominator."""
 
 import jax
 import jax.numpy as jnp
@@ -20,30 +20,31 @@ def dcl(
 ) -> jax.Array:
     """DCL and, with ``sigma``, DCL-W (arXiv 2110.06848, eq. 6 and section 3.2).
 
-    The mean over this device's 2n anchors of -w s_positive + log-sum-exp over the 2N - 2 negatives,
-    s being the cosine similarity over the temperature. DCL has w = 1; DCL-W has w = 2 -
-    exp(c / sigma) / mean exp(c / sigma), c the positive's cosine and the mean over the global
-    batch, and takes w as given (no gradient). It does not stop at 0: the positive is no share of
-    its sum.
+    The loss is the mean over the 2n anchors of this device of -w s_positive + log-sum-exp(s) over
+    the 2N - 2 negatives, where s is the cosine similarity divided by the temperature. DCL has
+    w = 1. DCL-W has w = 2 - exp(c / sigma) / mean exp(c / sigma), where c is the cosine of the
+    positive and the mean is over the global batch. No gradient flows through w. The loss can be
+    negative, because the denominator does not contain the positive.
 
     Args:
-        z1: Projections of the first view, this device's rows, [n, d].
-        z2: Of the second, [n, d].
-        temperature: As in ``nt_xent``.
-        sigma: Of the weights; the paper's DCL-W has 0.5. None weighs all alike.
-        axis_name: As in ``nt_xent``.
-        tile_size: As in ``nt_xent``.
+        z1: Projections of the first view, rows of this device, float [n, d].
+        z2: Projections of the second view, float [n, d]; row i is the positive of row i of z1.
+        temperature: Positive divisor of the cosine similarity, a number or a traced scalar.
+        sigma: Width of the DCL-W weights (0.5 in the paper). None: DCL, all weights are 1.
+        axis_name: Mapped axis that the batch is split over; None on a single device.
+        tile_size: Side of a tile of the similarity matrix; see ``choose_tile``.
 
     Returns:
-        Scalar, this device's share.
+        Scalar, the local loss, float32 or wider.
 
     Raises:
-        UserError: As ``nt_xent``; or the global batch has one pair, which leaves no negative.
+        UserError: The shapes differ, a number is out of range, or the global batch has one pair and
+            therefore no negative.
     """
     pairs = len(z1) * (1 if axis_name is None else lax.axis_size(axis_name))
     if pairs < 2:
         raise UserError("DCL of one pair has no negative; give a global batch of 2 or more")
-    seen = two_view_contrast(
+    contrast = two_view_contrast(
         z1,
         z2,
         temperature=temperature,
@@ -52,9 +53,9 @@ def dcl(
         positive_in_sum=False,
     )
     if sigma is None:
-        return seen.mean_log_sum_exp - jnp.mean(seen.positive)
+        return contrast.mean_log_sum_exp - jnp.mean(contrast.positive)
     check_positive(sigma=sigma)
-    cosine = lax.stop_gradient(seen.positive[: len(z1)] * temperature)
-    everyone = gather(cosine, axis_name) / sigma
-    weight = 2 - pairs * jnp.exp(cosine / sigma - jax.nn.logsumexp(everyone))
-    return seen.mean_log_sum_exp - jnp.mean(jnp.tile(weight, 2) * seen.positive)
+    positive_cosine = lax.stop_gradient(contrast.positive[: len(z1)] * temperature)
+    global_logits = gather(positive_cosine, axis_name) / sigma
+    weight = 2 - pairs * jnp.exp(positive_cosine / sigma - jax.nn.logsumexp(global_logits))
+    return contrast.mean_log_sum_exp - jnp.mean(jnp.tile(weight, 2) * contrast.positive)

@@ -1,4 +1,4 @@
-"""InfoNCE: queries against keys, one modality against another, with a queue or a sample."""
+"""InfoNCE between queries and keys or between two modalities, with optional queue or sampling."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,8 @@ from cssl_jax.losses.core.similarity import (
     unit_length,
 )
 
-Summed = tuple[jax.Array, jax.Array, jax.Array]  # log-sum-exp, expected, largest negative; [n]
+# Per query, [n] each: log-sum-exp, mean logit under the softmax, largest negative logit.
+_RowSums = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def info_nce(
@@ -33,31 +34,34 @@ def info_nce(
     num_negatives: int | None = None,
     example_keys: jax.Array | None = None,
 ) -> jax.Array:
-    """InfoNCE (arXiv 1807.03748, eq. 4), one direction: each query finds its key among all keys.
+    """InfoNCE (arXiv 1807.03748, eq. 4), one direction: each query selects its key among all keys.
 
-    MoCo (arXiv 1911.05722, eq. 1) is ``queue`` with ``in_batch=False`` and keys whose gradient the
-    caller stops.
+    MoCo (arXiv 1911.05722, eq. 1) is the case of a ``queue``, ``in_batch=False`` and keys whose
+    gradient the caller stops.
 
     Args:
-        queries: This device's rows, [n, d]; of any length.
-        keys: [n, d]; row i is the positive of query i, the other keys of the global batch are its
-            negatives.
+        queries: Query rows of this device, float [n, d]; any norm.
+        keys: Key rows of this device, float [n, d]; row i is the positive of query i. The other
+            keys of the global batch are its negatives.
         temperature: tau > 0, a number or a traced scalar.
-        axis_name: Mapped axis that the batch is split over, or None.
-        tile_size: See ``choose_tile``.
-        queue: [Q, d], more negatives, equal on every device; without gradient.
-        in_batch: Other keys of the batch are negatives.
-        num_negatives: Sum over so many negatives, drawn for each query without replacement from
-            those of batch and queue; None takes all. It holds [n, num_negatives] similarities.
-        example_keys: uint32 [n, 2], which the draws depend on alone (``batch["key"]``).
+        axis_name: Mapped axis that the batch is split over; None on a single device.
+        tile_size: Side of a tile of the similarity matrix; see ``choose_tile``.
+        queue: Additional negatives, float [Q, d], identical on every device; receives no gradient.
+            None: no queue.
+        in_batch: True if the other keys of the global batch are negatives.
+        num_negatives: Number of negatives per query, drawn without replacement from the batch and
+            the queue; holds [n, num_negatives] similarities. None: all negatives.
+        example_keys: Random keys of the examples, uint32 [n, 2], such as ``batch["key"]``. The
+            draws depend on nothing else. Required with ``num_negatives``.
 
     Returns:
-        Scalar, this device's share: the mean over its n queries.
+        Scalar, the local loss (mean over n queries), float32 or wider.
 
     Raises:
-        UserError: Shapes differ, there is nothing to contrast with, or too few to draw from.
+        UserError: The shapes differ, there are no negatives, ``num_negatives`` exceeds the number
+            of available negatives, or ``example_keys`` is missing.
     """
-    seen = query_contrast(
+    contrast = query_contrast(
         queries,
         keys,
         temperature=temperature,
@@ -68,7 +72,7 @@ def info_nce(
         num_negatives=num_negatives,
         example_keys=example_keys,
     )
-    return seen.mean_log_sum_exp - jnp.mean(seen.positive)
+    return contrast.mean_log_sum_exp - jnp.mean(contrast.positive)
 
 
 def clip(
@@ -79,25 +83,28 @@ def clip(
     axis_name: str | None = None,
     tile_size: TileSize = None,
 ) -> jax.Array:
-    """InfoNCE between two modalities, both ways (CLIP, arXiv 2103.00020, figure 3).
+    """InfoNCE between two modalities in both directions (CLIP, arXiv 2103.00020, figure 3).
 
     Args:
-        first: One modality's rows of this device, [n, d].
-        second: The other's, [n, d]; row i belongs to row i of ``first``.
-        temperature: CLIP learns it, from 0.07 on.
-        axis_name: As in ``info_nce``.
-        tile_size: As in ``info_nce``.
+        first: Rows of one modality on this device, float [n, d]; any norm.
+        second: Rows of the other modality, float [n, d]; row i belongs to row i of ``first``.
+        temperature: tau > 0, a number or a traced scalar. CLIP learns it, initialised at 0.07.
+        axis_name: Mapped axis that the batch is split over; None on a single device.
+        tile_size: Side of a tile of the similarity matrix; see ``choose_tile``.
 
     Returns:
-        Scalar, this device's share: the mean of the two directions.
+        Scalar, the local loss (mean of the two directions), float32 or wider.
+
+    Raises:
+        UserError: The shapes differ, or the temperature is a number that is not positive.
     """
-    there = info_nce(
+    first_to_second = info_nce(
         first, second, temperature=temperature, axis_name=axis_name, tile_size=tile_size
     )
-    back = info_nce(
+    second_to_first = info_nce(
         second, first, temperature=temperature, axis_name=axis_name, tile_size=tile_size
     )
-    return (there + back) / 2
+    return (first_to_second + second_to_first) / 2
 
 
 def query_contrast(
@@ -112,7 +119,7 @@ def query_contrast(
     num_negatives: int | None = None,
     example_keys: jax.Array | None = None,
 ) -> Contrast:
-    """What ``info_nce`` and its metrics are read from; the same arguments and errors."""
+    """Statistics from which ``info_nce`` and its metrics follow; same arguments and errors."""
     check_pairs(queries, keys, "queries and keys")
     check_positive(temperature=temperature)
     if not in_batch and queue is None:
@@ -121,38 +128,41 @@ def query_contrast(
     scale = 1 / jnp.asarray(temperature, queries.dtype)
     positive = jnp.sum(queries * keys, axis=-1) * scale
     own = first_row(len(queries), axis_name) + jnp.arange(len(queries), dtype=jnp.int32)
-    everyone = gather(keys, axis_name) if in_batch else keys[:0]
-    more = keys[:0] if queue is None else lax.stop_gradient(unit_length(queue))
-    found: Summed = (positive, lax.stop_gradient(positive), jnp.full_like(positive, -jnp.inf))
+    all_keys = gather(keys, axis_name) if in_batch else keys[:0]
+    queue_keys = keys[:0] if queue is None else lax.stop_gradient(unit_length(queue))
+    sums: _RowSums = (positive, lax.stop_gradient(positive), jnp.full_like(positive, -jnp.inf))
     if num_negatives is not None:
-        drawn = _drawn(queries, everyone, more, own, num_negatives, example_keys, tile_size)
-        found = _together(found, _of_logits(drawn * scale))
+        similarities = _sampled_similarities(
+            queries, all_keys, queue_keys, own, num_negatives, example_keys, tile_size
+        )
+        sums = _merge(sums, _row_sums(similarities * scale))
     else:
-        for candidates, skip in ((everyone, own), (more, jnp.full_like(own, -1))):
+        # No column of the queue is a positive: -1 matches no column.
+        for candidates, skip in ((all_keys, own), (queue_keys, jnp.full_like(own, -1))):
             if len(candidates):
                 tile = choose_tile(tile_size, len(queries), len(candidates))
-                found = _together(found, _negatives(queries, candidates, skip, scale, tile))
-    log_sum_exp, expected, hardest = found
+                sums = _merge(sums, _sum_negatives(queries, candidates, skip, scale, tile))
+    log_sum_exp, expected, hardest = sums
     mean = jnp.mean(log_sum_exp)
     return Contrast(mean, lax.stop_gradient(log_sum_exp), positive, hardest, expected)
 
 
-def _negative(
+def _negative_logit(
     similarity: jax.Array, row: jax.Array, column: jax.Array, scale: jax.Array
 ) -> jax.Array:
     return jnp.where(row == column, -jnp.inf, similarity * scale)
 
 
-def _negatives(
+def _sum_negatives(
     queries: jax.Array,
     candidates: jax.Array,
     skip: jax.Array,
     scale: jax.Array,
     tile: int | None,
-) -> Summed:
-    """Over all candidates but, for each query, that at place ``skip``."""
+) -> _RowSums:
+    """Sums over all candidates except column ``skip`` (int32 [n], one column per query)."""
     sums = sum_rows(
-        Terms(log_sum_exp=(_negative,), largest=(_negative,)),
+        Terms(log_sum_exp=(_negative_logit,), largest=(_negative_logit,)),
         queries,
         candidates,
         rows=skip,
@@ -163,54 +173,54 @@ def _negatives(
     return sums.log_sum_exp[0], sums.expected[0], sums.largest[0]
 
 
-def _of_logits(logits: jax.Array) -> Summed:
+def _row_sums(logits: jax.Array) -> _RowSums:
     log_sum_exp = jax.nn.logsumexp(logits, axis=1)
-    held = lax.stop_gradient(logits)
-    share = jnp.exp(held - lax.stop_gradient(log_sum_exp)[:, None])
-    return log_sum_exp, jnp.sum(share * held, axis=1), jnp.max(held, axis=1)
+    constant = lax.stop_gradient(logits)
+    probability = jnp.exp(constant - lax.stop_gradient(log_sum_exp)[:, None])
+    return log_sum_exp, jnp.sum(probability * constant, axis=1), jnp.max(constant, axis=1)
 
 
-def _together(a: Summed, b: Summed) -> Summed:
-    """Of two disjoint sets of candidates; the second may be empty (-inf)."""
+def _merge(a: _RowSums, b: _RowSums) -> _RowSums:
+    """Sums over the union of two disjoint candidate sets; the second may be empty (-inf)."""
     total = jnp.logaddexp(a[0], b[0])
-    first, second = (lax.stop_gradient(jnp.exp(x - total)) for x in (a[0], b[0]))
-    return total, first * a[1] + second * b[1], jnp.maximum(a[2], b[2])
+    weight_a, weight_b = (lax.stop_gradient(jnp.exp(x - total)) for x in (a[0], b[0]))
+    return total, weight_a * a[1] + weight_b * b[1], jnp.maximum(a[2], b[2])
 
 
-def _drawn(
+def _sampled_similarities(
     queries: jax.Array,
-    everyone: jax.Array,
+    all_keys: jax.Array,
     queue: jax.Array,
     own: jax.Array,
     count: int,
     example_keys: jax.Array | None,
     tile_size: TileSize,
 ) -> jax.Array:
-    """Similarities [n, count] of each query to as many negatives, by a keyed permutation of all."""
-    others = max(len(everyone) - 1, 0)
-    available = others + len(queue)
+    """Similarities [n, count] of queries to negatives drawn by a permutation seeded per example."""
+    available = max(len(all_keys) - 1, 0) + len(queue)
     if not 0 < count <= available:
         raise UserError(f"num_negatives is {count}; give a number from 1 to {available}, or None")
     if example_keys is None or example_keys.shape != (len(queries), 2):
         shape = None if example_keys is None else example_keys.shape
         raise UserError(
-            f"num_negatives draws by example_keys, which are {shape}; give uint32 "
+            f"num_negatives needs example_keys, which are {shape}; give uint32 "
             f"[{len(queries)}, 2], such as batch['key']"
         )
-    candidates = jnp.concatenate([everyone, queue])
-    words = mix(mix(example_keys[:, 0].astype(jnp.uint32), jnp) ^ example_keys[:, 1], jnp)
+    candidates = jnp.concatenate([all_keys, queue])
+    seeds = mix(mix(example_keys[:, 0].astype(jnp.uint32), jnp) ^ example_keys[:, 1], jnp)
     positions = jnp.arange(count, dtype=jnp.uint32)
 
-    @jax.checkpoint  # the negatives' rows, [count, d] a query, are fetched again instead of kept
-    def one(query: jax.Array, place: jax.Array, word: jax.Array) -> jax.Array:
-        index = permute(positions, word, available, jnp).astype(jnp.int32)
-        if len(everyone):
-            # Numbers leave out the positive; past it, places are one further on.
-            index = index + (index >= place)
+    # The backward pass gathers the negatives, [count, d] per query, again instead of storing them.
+    @jax.checkpoint
+    def similarities(query: jax.Array, positive: jax.Array, seed: jax.Array) -> jax.Array:
+        index = permute(positions, seed, available, jnp).astype(jnp.int32)
+        if len(all_keys):
+            # The permutation numbers the negatives only, so columns after the positive shift by 1.
+            index = index + (index >= positive)
         highest = lax.Precision.HIGHEST
         return jnp.matmul(candidates[index], query, precision=highest)
 
-    # Queries that are taken at once hold their negatives' rows, [count, d] each.
+    # Each query that is processed at the same time holds its negatives, [count, d].
     rows = choose_tile(tile_size, len(queries), count * queries.shape[1]) or len(queries)
     rows = min(rows, len(queries))
-    return lax.map(lambda x: one(*x), (queries, own, words), batch_size=rows)
+    return lax.map(lambda x: similarities(*x), (queries, own, seeds), batch_size=rows)

@@ -1,4 +1,4 @@
-"""Losses with a margin: contrastive (Hadsell et al.) and triplet."""
+"""Margin losses: contrastive (Hadsell et al. 2006) and triplet."""
 
 from typing import Any
 
@@ -21,24 +21,25 @@ def contrastive(
     axis_name: str | None = None,
     tile_size: TileSize = None,
 ) -> jax.Array:
-    """Contrastive loss with a squared hinge (Hadsell et al. 2006, eq. 4), negatives averaged.
+    """Contrastive loss with a squared hinge (Hadsell et al. 2006, eq. 4), averaged over negatives.
 
-    With D the distance of unit vectors, D_positive^2 / 2 plus the mean over the 2N - 2 negatives of
-    max(0, margin - D)^2 / 2; the mean over this device's 2n anchors. A negative equal to its anchor
-    has no direction to leave in, and no gradient.
+    Let D be the distance between unit vectors. The loss of an anchor is D_positive^2 / 2 plus the
+    mean over the 2N - 2 negatives of max(0, margin - D)^2 / 2. The result is the mean over the 2n
+    anchors of this device. A negative that is identical to its anchor has a zero gradient, because
+    the direction between them is undefined.
 
     Args:
-        z1: Projections of the first view, this device's rows, [n, d]; of any length.
-        z2: Of the second, [n, d].
-        margin: Distance from which on negatives do not matter; distances go from 0 to 2.
-        axis_name: As in ``nt_xent``.
-        tile_size: As in ``nt_xent``.
+        z1: Projections of the first view, rows of this device, float [n, d]; any norm.
+        z2: Projections of the second view, float [n, d]; row i is the positive of row i of z1.
+        margin: Distance beyond which a negative adds nothing; distances lie within [0, 2].
+        axis_name: Mapped axis that the batch is split over; None on a single device.
+        tile_size: Side of a tile of the similarity matrix; see ``choose_tile``.
 
     Returns:
-        Scalar, this device's share.
+        Scalar, the local loss, float32 or wider.
 
     Raises:
-        UserError: Shapes differ, or a margin known beforehand is not positive.
+        UserError: The shapes differ, or the margin is a number that is not positive.
     """
     check_positive(margin=margin)
     views = lay_out(z1, z2, axis_name)
@@ -59,9 +60,10 @@ def _squared_hinge(
     similarity: jax.Array, row: Any, column: jax.Array, margin: jax.Array
 ) -> jax.Array:
     squared = 2 - 2 * similarity
-    # Rounding leaves equal vectors at some 1e-7, where the root's slope would be a large number.
-    apart = squared > 16 * jnp.finfo(similarity.dtype).eps
-    distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
+    # Rounding puts identical vectors at a squared distance of about 1e-7, where the derivative of
+    # the square root is huge. The inner where keeps the unused branch finite as well.
+    is_distinct = squared > 16 * jnp.finfo(similarity.dtype).eps
+    distance = jnp.where(is_distinct, jnp.sqrt(jnp.where(is_distinct, squared, 1)), 0)
     hinge = jnp.maximum(0, margin - distance)
     return jnp.where(is_negative(row, column), jnp.square(hinge) / 2, 0)
 
@@ -76,40 +78,42 @@ def triplet(
 ) -> jax.Array:
     """Triplet loss on cosines (arXiv 2002.05709, table 2; mining of arXiv 1503.03832, sec. 3.2).
 
-    Mean of max(0, c_negative - c_positive + margin) over, for each of this device's 2n anchors,
+    The loss of an anchor is the mean of max(0, c_negative - c_positive + margin) over its mined
+    negatives, where c is a cosine. The result is the mean over the 2n anchors of this device.
 
-    - "all": the 2N - 2 negatives;
-    - "semi-hard": those farther than the positive but within the margin; none counts 0;
+    - "all": all 2N - 2 negatives.
+    - "semi-hard": negatives that are farther than the positive but within the margin. An anchor
+      without one has a loss of 0.
     - "hard": the nearest negative.
 
-    Holds the whole matrix of similarities: the batch is bounded by N^2.
+    The function holds the whole similarity matrix, so memory grows with N^2.
 
     Args:
-        z1: Projections of the first view, this device's rows, [n, d]; of any length.
-        z2: Of the second, [n, d].
-        margin: In cosine.
-        mining: Which negatives count.
-        axis_name: As in ``nt_xent``.
+        z1: Projections of the first view, rows of this device, float [n, d]; any norm.
+        z2: Projections of the second view, float [n, d]; row i is the positive of row i of z1.
+        margin: Required difference between the positive's and a negative's cosine.
+        mining: Selection of negatives: "all", "semi-hard" or "hard".
+        axis_name: Mapped axis that the batch is split over; None on a single device.
 
     Returns:
-        Scalar, this device's share.
+        Scalar, the local loss, float32 or wider.
 
     Raises:
-        UserError: Shapes differ, an unknown mining, or a margin that is not positive.
+        UserError: The shapes differ, the mining is unknown, or the margin is not positive.
     """
     check_positive(margin=margin)
     if mining not in MININGS:
         raise UserError(f"mining {mining!r} is unknown; use one of {', '.join(MININGS)}")
     views = lay_out(z1, z2, axis_name)
     similarity = product(views.anchors, views.candidates.T)
-    places = jnp.arange(len(views.candidates), dtype=jnp.int32)[None]
-    counts = is_negative((views.own[:, None], views.partner[:, None]), places)
+    columns = jnp.arange(len(views.candidates), dtype=jnp.int32)[None]
+    is_mined = is_negative((views.own[:, None], views.partner[:, None]), columns)
     positive = views.positive[:, None]
     if mining == "hard":
-        counts &= similarity == jnp.max(
-            jnp.where(counts, similarity, -jnp.inf), axis=1, keepdims=True
+        is_mined &= similarity == jnp.max(
+            jnp.where(is_mined, similarity, -jnp.inf), axis=1, keepdims=True
         )
     if mining == "semi-hard":
-        counts &= (similarity < positive) & (similarity > positive - margin)
-    hinge = jnp.where(counts, jnp.maximum(0, similarity - positive + margin), 0)
-    return jnp.mean(jnp.sum(hinge, axis=1) / jnp.maximum(jnp.sum(counts, axis=1), 1))
+        is_mined &= (similarity < positive) & (similarity > positive - margin)
+    hinge = jnp.where(is_mined, jnp.maximum(0, similarity - positive + margin), 0)
+    return jnp.mean(jnp.sum(hinge, axis=1) / jnp.maximum(jnp.sum(is_mined, axis=1), 1))

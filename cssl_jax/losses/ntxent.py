@@ -1,4 +1,4 @@
-"""NT-Xent, the loss of SimCLR."""
+"""NT-Xent, the loss of SimCLR, and its metrics."""
 
 import math
 
@@ -19,48 +19,48 @@ def nt_xent(
 ) -> jax.Array:
     """Normalised temperature-scaled cross entropy (arXiv 2002.05709, eq. 1 and Alg. 1).
 
-    The mean over the 2n anchors of this device; every other row of the global batch is a candidate.
-    Equal vectors give the chance level ln(2N - 1). The authors' TensorFlow code returns twice this
-    value.
+    The loss is the mean over the 2n anchors of this device. Every other row of the global batch is
+    a candidate. Identical vectors give the chance level ln(2N - 1). The authors' TensorFlow code
+    returns twice this value.
 
     Args:
-        z1: Projections of the first view, this device's rows, [n, d]; of any length.
-        z2: Projections of the second view, [n, d]; row i is the positive of row i of z1.
-        temperature: tau > 0, a number or a traced scalar (which gets its gradient).
-        axis_name: Mapped axis that the batch is split over; None on one device. Differentiate
-            the returned share itself, then average the gradients over the axis (``pmean``).
-        tile_size: None holds the [2n, 2N] similarities; a number takes them in tiles of that side,
-            "auto" where they are many. In tiles, memory grows with N instead of N^2, and the
-            gradient is exact where the returned share has the same cotangent on every device (see
-            ``two_view_contrast``).
+        z1: Projections of the first view, rows of this device, float [n, d]; any norm.
+        z2: Projections of the second view, float [n, d]; row i is the positive of row i of z1.
+        temperature: tau > 0, a number or a traced scalar. A traced scalar receives its gradient.
+        axis_name: Mapped axis that the batch is split over; None on a single device. Differentiate
+            the returned local loss, then average the gradients over the axis (``pmean``).
+        tile_size: None holds the [2n, 2N] similarities. A number computes them in tiles of that
+            side, and "auto" uses tiles for large matrices. With tiles, memory grows with N instead
+            of N^2, and the gradient is exact if the local loss has the same cotangent on every
+            device (see ``two_view_contrast``).
 
     Returns:
-        Scalar, at least float32.
+        Scalar, the local loss, float32 or wider.
 
     Raises:
-        UserError: Shapes differ, a temperature known beforehand is not positive, or a loss in tiles
-            is differentiated twice.
+        UserError: The shapes differ, the temperature is a number that is not positive, or a tiled
+            loss is differentiated twice.
     """
     return loss_from(
         two_view_contrast(z1, z2, temperature=temperature, axis_name=axis_name, tile_size=tile_size)
     )
 
 
-def loss_from(seen: Contrast) -> jax.Array:
-    """Mean over this device's anchors of -log softmax at the positive."""
-    return seen.mean_log_sum_exp - jnp.mean(seen.positive)
+def loss_from(contrast: Contrast) -> jax.Array:
+    """Mean over the anchors of this device of -log softmax at the positive; float scalar."""
+    return contrast.mean_log_sum_exp - jnp.mean(contrast.positive)
 
 
-def accuracy_from(seen: Contrast) -> jax.Array:
-    """Share of this device's anchors that are nearer to their positive than to any negative."""
-    return jnp.mean(seen.positive > seen.hardest_negative)
+def accuracy_from(contrast: Contrast) -> jax.Array:
+    """Fraction of this device's anchors that are nearer to their positive than to any negative."""
+    return jnp.mean(contrast.positive > contrast.hardest_negative)
 
 
-def entropy_from(seen: Contrast) -> jax.Array:
-    """Mean entropy, in nats, of this device's anchors' softmax over their candidates."""
-    return jnp.mean(seen.log_sum_exp - seen.expected)
+def entropy_from(contrast: Contrast) -> jax.Array:
+    """Entropy in nats of the softmax over the candidates, averaged over this device's anchors."""
+    return jnp.mean(contrast.log_sum_exp - contrast.expected)
 
 
 def chance_level(batch_size: int) -> float:
-    """Loss of an encoder that cannot tell examples apart: ln(2N - 1) for a global batch N."""
+    """Loss of an encoder that cannot discriminate examples: ln(2N - 1) for global batch size N."""
     return math.log(2 * batch_size - 1)

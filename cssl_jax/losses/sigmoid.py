@@ -1,4 +1,4 @@
-"""Losses that judge every pair on its own, by a logistic function."""
+"""Losses that score every pair independently by a logistic function."""
 
 from typing import Any
 
@@ -29,39 +29,41 @@ def siglip(
 ) -> jax.Array:
     """Pairwise sigmoid loss (SigLIP, arXiv 2303.15343, eq. 1 and Alg. 1).
 
-    With c the cosine, sum over j of -log sigmoid(y_ij (scale c_ij + bias)), y = 1 for the pair and
-    -1 for all others, and the mean of that over i.
+    The loss of row i is the sum over j of -log sigmoid(y_ij (scale c_ij + bias)), where c is the
+    cosine, y is 1 for the pair and -1 for all other rows. The result is the mean over the n rows of
+    this device.
 
     Args:
-        first: One modality's (or view's) rows of this device, [n, d]; of any length.
-        second: The other's, [n, d].
-        scale: One over the temperature; the paper learns its logarithm, from ln 10 on.
-        bias: Learnt too, from -10 on, so that the many negatives do not weigh at the start.
-        axis_name: Mapped axis that the batch is split over, or None.
-        tile_size: See ``choose_tile``.
+        first: Rows of one modality (or view) on this device, float [n, d]; any norm.
+        second: Rows of the other modality, float [n, d]; row i belongs to row i of ``first``.
+        scale: Inverse temperature. The paper learns its logarithm, initialised at ln 10.
+        bias: Offset of the logits. The paper learns it, initialised at -10, so that the many
+            negatives have a small loss at the start.
+        axis_name: Mapped axis that the batch is split over; None on a single device.
+        tile_size: Side of a tile of the similarity matrix; see ``choose_tile``.
 
     Returns:
-        Scalar, this device's share.
+        Scalar, the local loss, float32 or wider.
 
     Raises:
-        UserError: Shapes differ, or a scale known beforehand is not positive.
+        UserError: The shapes differ, or the scale is a number that is not positive.
     """
     check_pairs(first, second, "first and second")
     check_positive(scale=scale)
-    anchors, everyone = unit_length(first), gather(unit_length(second), axis_name)
+    anchors, candidates = unit_length(first), gather(unit_length(second), axis_name)
     sums = sum_rows(
-        Terms(total=(_pair,)),
+        Terms(total=(_pair_term,)),
         anchors,
-        everyone,
+        candidates,
         rows=first_row(len(anchors), axis_name) + jnp.arange(len(anchors), dtype=jnp.int32),
-        columns=jnp.arange(len(everyone), dtype=jnp.int32),
+        columns=jnp.arange(len(candidates), dtype=jnp.int32),
         scalars=(scale, bias),
-        tile=choose_tile(tile_size, len(anchors), len(everyone)),
+        tile=choose_tile(tile_size, len(anchors), len(candidates)),
     )
     return jnp.mean(sums.total[0])
 
 
-def _pair(similarity: jax.Array, row: jax.Array, column: jax.Array, scalars: Any) -> jax.Array:
+def _pair_term(similarity: jax.Array, row: jax.Array, column: jax.Array, scalars: Any) -> jax.Array:
     scale, bias = scalars
     logit = similarity * scale + bias
     return jax.nn.softplus(jnp.where(row == column, -logit, logit))
@@ -75,18 +77,19 @@ def nt_logistic(
     axis_name: str | None = None,
     tile_size: TileSize = None,
 ) -> jax.Array:
-    """NT-Logistic (arXiv 2002.05709, table 2), negatives averaged.
+    """NT-Logistic loss (arXiv 2002.05709, table 2), averaged over negatives.
 
-    With s the cosine over the temperature, -log sigmoid(s_positive) minus the mean over the 2N - 2
-    negatives of log sigmoid(-s), and the mean of that over this device's 2n anchors.
+    The loss of an anchor is -log sigmoid(s_positive) minus the mean over the 2N - 2 negatives of
+    log sigmoid(-s), where s is the cosine divided by the temperature. The result is the mean over
+    the 2n anchors of this device.
 
-    Args and errors are those of ``nt_xent``.
+    Arguments, return value and errors are documented in ``nt_xent``.
     """
     check_positive(temperature=temperature)
     views = lay_out(z1, z2, axis_name)
     scale = 1 / jnp.asarray(temperature, views.anchors.dtype)
     sums = sum_rows(
-        Terms(total=(_logistic_negative,)),
+        Terms(total=(_negative_term,)),
         views.anchors,
         views.candidates,
         rows=(views.own, views.partner),
@@ -98,7 +101,7 @@ def nt_logistic(
     return jnp.mean(jax.nn.softplus(-views.positive * scale) + negatives)
 
 
-def _logistic_negative(
+def _negative_term(
     similarity: jax.Array, row: Any, column: jax.Array, scale: jax.Array
 ) -> jax.Array:
     return jnp.where(is_negative(row, column), jax.nn.softplus(similarity * scale), 0)

@@ -1,4 +1,4 @@
-"""Supervised contrastive learning: all rows of an anchor's class are its positives."""
+"""Supervised contrastive learning: the positives of an anchor are all other rows of its class."""
 
 from typing import Any
 
@@ -25,25 +25,27 @@ def sup_con(
     axis_name: str | None = None,
     tile_size: TileSize = None,
 ) -> jax.Array:
-    """SupCon (arXiv 2004.11362, eq. 2, "out").
+    """SupCon loss (arXiv 2004.11362, eq. 2, "out").
 
-    For each of this device's n v anchors, log-sum-exp over all other rows minus the mean over its
-    positives, the other rows of its class, of the cosine over the temperature; the mean over the
-    anchors. An anchor without a positive counts 0. Without labels and with two views it is NT-Xent.
-    The authors' code multiplies by temperature / 0.07, which this does not.
+    Let s be the cosine divided by the temperature. The loss of an anchor is log-sum-exp(s) over all
+    other rows, minus the mean of s over its positives, which are the other rows of its class. The
+    result is the mean over the n v anchors of this device. An anchor without a positive has a loss
+    of 0. With two views and without labels the loss is NT-Xent. The authors' code multiplies the
+    loss by temperature / 0.07; this function does not.
 
     Args:
-        z: Projections of v views of n examples, this device's rows, [n, v, d]; of any length.
-        labels: int [n]; of a negative one, only the example's own views are positives.
-        temperature: As in ``nt_xent``; 0.1 in the paper, 0.07 in its code.
-        axis_name: As in ``nt_xent``.
-        tile_size: As in ``nt_xent``.
+        z: Projections of v views of n examples, rows of this device, float [n, v, d]; any norm.
+        labels: Class per example, int [n]. Negative: unlabelled, only the other views of the same
+            example are positives.
+        temperature: Positive divisor of the cosine; 0.1 in the paper, 0.07 in its code.
+        axis_name: Mapped axis that the batch is split over; None on a single device.
+        tile_size: Side of a tile of the similarity matrix; see ``choose_tile``.
 
     Returns:
-        Scalar, this device's share.
+        Scalar, the local loss, float32 or wider.
 
     Raises:
-        UserError: Shapes do not fit, or a temperature known beforehand is not positive.
+        UserError: The shapes do not match, or the temperature is a number that is not positive.
     """
     check_positive(temperature=temperature)
     if z.ndim != 3 or labels.shape != z.shape[:1]:
@@ -51,18 +53,19 @@ def sup_con(
     n, views, d = z.shape
     anchors = unit_length(z).reshape(n * views, d)
     example = first_row(n, axis_name) + jnp.arange(n, dtype=jnp.int32)
+    # Each unlabelled example gets a unique negative class, so that only its own views match.
     labels = jnp.repeat(jnp.where(labels < 0, -1 - example, labels), views)
     own = first_row(n * views, axis_name) + jnp.arange(n * views, dtype=jnp.int32)
-    everyone = gather(anchors, axis_name)
+    candidates = gather(anchors, axis_name)
     scale = 1 / jnp.asarray(temperature, anchors.dtype)
     sums = sum_rows(
-        Terms(log_sum_exp=(_candidate,), total=(_positive, _one_a_positive)),
+        Terms(log_sum_exp=(_candidate_logit,), total=(_positive_logit, _positive_count)),
         anchors,
-        everyone,
+        candidates,
         rows=(own, labels),
-        columns=(jnp.arange(len(everyone), dtype=jnp.int32), gather(labels, axis_name)),
+        columns=(jnp.arange(len(candidates), dtype=jnp.int32), gather(labels, axis_name)),
         scalars=scale,
-        tile=choose_tile(tile_size, len(anchors), len(everyone)),
+        tile=choose_tile(tile_size, len(anchors), len(candidates)),
     )
     positive, count = sums.total
     loss = sums.log_sum_exp[0] - positive / jnp.maximum(count, 1)
@@ -73,13 +76,13 @@ def _is_positive(row: Any, column: Any) -> jax.Array:
     return (row[1] == column[1]) & (row[0] != column[0])
 
 
-def _candidate(similarity: jax.Array, row: Any, column: Any, scale: jax.Array) -> jax.Array:
+def _candidate_logit(similarity: jax.Array, row: Any, column: Any, scale: jax.Array) -> jax.Array:
     return jnp.where(row[0] == column[0], -jnp.inf, similarity * scale)
 
 
-def _positive(similarity: jax.Array, row: Any, column: Any, scale: jax.Array) -> jax.Array:
+def _positive_logit(similarity: jax.Array, row: Any, column: Any, scale: jax.Array) -> jax.Array:
     return jnp.where(_is_positive(row, column), similarity * scale, 0)
 
 
-def _one_a_positive(similarity: jax.Array, row: Any, column: Any, scale: jax.Array) -> jax.Array:
+def _positive_count(similarity: jax.Array, row: Any, column: Any, scale: jax.Array) -> jax.Array:
     return _is_positive(row, column).astype(similarity.dtype)

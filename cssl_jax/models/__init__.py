@@ -1,4 +1,4 @@
-"""Encoders and heads, as Linen modules over plain dict parameters."""
+"""Encoders and projection heads: Flax Linen modules whose parameters are plain dictionaries."""
 
 from cssl_jax.lazy import submodules
 

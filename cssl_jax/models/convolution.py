@@ -1,4 +1,4 @@
-"""The convolution of the encoders: XLA's, but matrix products where its CPU backend is slow."""
+"""Convolution of the encoders: XLA's, or matrix products where XLA's CPU backend is slow."""
 
 import contextlib
 import contextvars
@@ -24,26 +24,26 @@ def convolution(
     precision: Any = None,
     **others: Any,
 ) -> jax.Array:
-    """``lax.conv_general_dilated`` for ``flax.linen.Conv``'s argument of that name, two dimensions.
+    """Two-dimensional convolution for the argument ``conv_general_dilated`` of ``flax.linen.Conv``.
 
-    On accelerators it is that function. On CPUs kernel gradients of wide layers, 1x1 kernels and
-    maps smaller than the kernel are computed by ``products``, equal up to the order of sums. Only
-    reverse-mode differentiation is defined; inside ``shard_map`` with ``check_vma=False``, as
-    ``spmd.data_parallel`` has it.
+    On accelerators it is ``lax.conv_general_dilated``. On CPUs, ``products`` computes the kernel
+    gradients of wide layers, 1x1 kernels, and maps that are smaller than the kernel. The results
+    differ from XLA's by the order of additions only. Only reverse-mode differentiation is defined.
+    Inside ``shard_map`` it needs ``check_vma=False``, as in ``spmd.data_parallel``.
 
     Args:
-        inputs: [N, H, W, C].
-        kernel: [h, w, C, D].
-        window_strides: Strides of height and width.
+        inputs: Images or feature maps, float [N, H, W, C].
+        kernel: Kernel, float [h, w, C, D].
+        window_strides: Strides of height and width, in positions.
         padding: "SAME", "VALID", or (before, after) for height and width.
-        precision: Passed on to ``lax.conv_general_dilated``.
-        others: Dilations, groups and layout for ``lax.conv_general_dilated``. Whatever differs
-            from a plain convolution of [N, H, W, C] goes to XLA altogether.
+        precision: Precision of products, passed to ``lax.conv_general_dilated``.
+        others: Dilations, groups and layout for ``lax.conv_general_dilated``. Any setting other
+            than a plain convolution of [N, H, W, C] is computed by XLA alone.
 
     Returns:
-        [N, H', W', D].
+        Outputs, float [N, H', W', D].
     """
-    if _xla_only.get() or not _plain(inputs, kernel, others):
+    if _xla_only.get() or not _is_plain(inputs, kernel, others):
         return lax.conv_general_dilated(
             inputs, kernel, window_strides, padding, precision=precision, **others
         )
@@ -56,7 +56,7 @@ def convolution(
 
 @contextlib.contextmanager
 def xla_only() -> Iterator[None]:
-    """What is traced inside has XLA's convolution on CPUs too, as accelerators' programs do."""
+    """Context in which traced code uses XLA's convolution on CPUs too, as on accelerators."""
     token = _xla_only.set(True)
     try:
         yield
@@ -64,13 +64,14 @@ def xla_only() -> Iterator[None]:
         _xla_only.reset(token)
 
 
-def _plain(inputs: jax.Array, kernel: jax.Array, others: dict[str, Any]) -> bool:
+def _is_plain(inputs: jax.Array, kernel: jax.Array, others: dict[str, Any]) -> bool:
     others = dict(others)
     numbers = others.pop("dimension_numbers", None)
     if inputs.ndim != 4 or numbers is None:
         return False
     layouts = [
-        lax.conv_dimension_numbers(inputs.shape, kernel.shape, given) for given in (numbers, LAYOUT)
+        lax.conv_dimension_numbers(inputs.shape, kernel.shape, layout)
+        for layout in (numbers, LAYOUT)
     ]
     defaults = {"feature_group_count": 1, "batch_group_count": 1}
     dilations = [others.pop(name, None) for name in ("lhs_dilation", "rhs_dilation")]
@@ -92,22 +93,22 @@ def _by_xla(
 def _on_cpu(
     inputs: jax.Array, kernel: jax.Array, strides: Steps, pads: Pairs, precision: Any
 ) -> jax.Array:
-    given = {"strides": strides, "pads": pads, "precision": precision}
-    outputs = jax.eval_shape(lambda x, k: _by_xla(x, k, **given), inputs, kernel).shape
-    if products.suits(inputs.shape, kernel.shape, outputs):
-        return products.convolution(inputs, kernel, **given)
-    return _by_xla(inputs, kernel, **given)
+    options = {"strides": strides, "pads": pads, "precision": precision}
+    outputs = jax.eval_shape(lambda x, k: _by_xla(x, k, **options), inputs, kernel).shape
+    if products.is_faster(inputs.shape, kernel.shape, outputs):
+        return products.convolution(inputs, kernel, **options)
+    return _by_xla(inputs, kernel, **options)
 
 
 def _values(
     inputs: jax.Array, kernel: jax.Array, strides: Steps, pads: Pairs, precision: Any
 ) -> jax.Array:
-    given = {"strides": strides, "pads": pads, "precision": precision}
+    options = {"strides": strides, "pads": pads, "precision": precision}
     return lax.platform_dependent(
         inputs,
         kernel,
-        cpu=lambda x, k: _on_cpu(x, k, **given),
-        default=lambda x, k: _by_xla(x, k, **given),
+        cpu=lambda x, k: _on_cpu(x, k, **options),
+        default=lambda x, k: _by_xla(x, k, **options),
     )
 
 
@@ -124,21 +125,22 @@ def _backward(
     strides: Steps,
     pads: Pairs,
     precision: Any,
-    kept: tuple[jax.Array, jax.Array],
+    residuals: tuple[jax.Array, jax.Array],
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    given = {"strides": strides, "pads": pads, "precision": precision}
+    options = {"strides": strides, "pads": pads, "precision": precision}
 
-    def of_xla(x: jax.Array, k: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.vjp(lambda x, k: _by_xla(x, k, **given), x, k)[1](g)
+    def by_xla(x: jax.Array, k: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.vjp(lambda x, k: _by_xla(x, k, **options), x, k)[1](g)
 
-    def of_cpu(x: jax.Array, k: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        of_inputs, of_kernel = jax.vjp(lambda x, k: _on_cpu(x, k, **given), x, k)[1](g)
-        if products.gradient_suits(k.shape, g.shape):
-            of_kernel = products.kernel_gradient(x, g, k.shape[:2], strides, pads).astype(k.dtype)
-        return of_inputs, of_kernel
+    def on_cpu(x: jax.Array, k: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        input_gradient, kernel_gradient = jax.vjp(lambda x, k: _on_cpu(x, k, **options), x, k)[1](g)
+        if products.is_gradient_faster(k.shape, g.shape):
+            # XLA drops the unused kernel gradient of the vjp above as dead code.
+            kernel_gradient = products.kernel_gradient(x, g, k.shape[:2], strides, pads)
+        return input_gradient, kernel_gradient.astype(k.dtype)
 
-    return lax.platform_dependent(*kept, gradient, cpu=of_cpu, default=of_xla)
+    return lax.platform_dependent(*residuals, gradient, cpu=on_cpu, default=by_xla)
 
 
 _convolution.defvjp(_forward, _backward)

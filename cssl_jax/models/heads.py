@@ -1,4 +1,4 @@
-"""Projection heads: what is trained on top of the encoder and thrown away."""
+"""Projection head: network on top of the encoder that is discarded after pretraining."""
 
 import flax.linen as nn
 import jax
@@ -8,18 +8,19 @@ from cssl_jax.models.normalization import BatchNorm
 
 
 class ProjectionHead(nn.Module):
-    """MLP g(h) of SimCLR (arXiv 2002.05709, sec. 4.2): 2 layers; SimCLRv2 has 3.
+    """MLP g(h) of SimCLR (arXiv 2002.05709, sec. 4.2) with 2 layers; SimCLRv2 uses 3.
 
     Attributes:
-        layers: 1 (linear) to 3 dense layers with ReLU between them.
-        hidden: Width of the hidden layers; 0 is the width of the features, as in the paper.
-        out: Projection width d.
-        keep: Layers that are applied, hidden ones with their ReLU; None is all.
-        norm: BatchNorm after every layer, the last without a bias, as in the paper's code.
-        axis_name: Mapped axis of cross-replica BatchNorm, or None.
-        norm_groups: Groups of the global batch with BatchNorm statistics of their own.
-        norm_momentum: Share of BatchNorm's running statistics that survives a step.
-        dtype: Compute dtype; None follows the input and the parameters.
+        layers: Number of dense layers, 1 (linear) to 3, with ReLU between them.
+        hidden: Width of the hidden layers; 0: the width of the features, as in the paper.
+        out: Width d of the projections.
+        keep: Number of leading layers to apply, hidden ones with their ReLU; None: all layers.
+        norm: True for BatchNorm after every layer, as in the paper's code. The last BatchNorm has
+            no bias.
+        axis_name: Mapped axis of cross-replica BatchNorm; None on a single device.
+        norm_groups: Number of groups of the global batch with separate BatchNorm statistics.
+        norm_momentum: Fraction of BatchNorm's running statistics that is retained per step.
+        dtype: Compute dtype; None: promoted from the inputs and the parameters.
     """
 
     layers: int = 2
@@ -34,7 +35,7 @@ class ProjectionHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array, train: bool = False) -> jax.Array:
-        """Features [n, D] -> projections [n, d], at least float32, not of unit length."""
+        """Maps features [n, D] to projections [n, d] of any norm, float32 or wider."""
         x = features
         hidden = self.hidden or features.shape[-1]
         for i in range(self.layers if self.keep is None else self.keep):

@@ -1,4 +1,4 @@
-"""Max-pooling whose gradient is a sum in a fixed order, not a scatter."""
+"""Max-pooling with a deterministic gradient: a sum in a fixed order instead of a scatter."""
 
 import functools
 import itertools
@@ -11,21 +11,23 @@ from jax import lax
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
-    """Largest entry of every window, as ``flax.linen.max_pool``.
+    """Largest entry of every window, with the values of ``flax.linen.max_pool``.
 
-    The gradient of Flax's is XLA's select-and-scatter: on GPUs its sums are atomic, in an order of
-    their own, and on CPUs a loop over single elements. Here it is a sum of ``window`` ** 2 arrays,
-    to the same bits on every backend, by the same rule: of equal entries the first, row by row,
-    has the gradient. A window that holds NaN passes none on. Reverse mode only.
+    The gradient of Flax's function is XLA's select-and-scatter. On GPUs it uses atomic additions in
+    an arbitrary order, on CPUs a loop over single elements. The gradient here is a sum of
+    ``window`` ** 2 arrays and has the same bits on every backend. Both follow the same rule: among
+    equal entries, the first in row-major order receives the gradient. A window that contains NaN
+    passes no gradient. Only reverse-mode differentiation is defined.
 
     Args:
-        x: float [n, H, W, C].
-        window: Height and width of a window.
-        stride: Between windows.
+        x: Feature maps, float [n, H, W, C].
+        window: Height and width of a window, in positions.
+        stride: Distance between windows, in positions.
         padding: Rows and columns of minus infinity on each side.
 
     Returns:
-        [n, (H + 2 padding - window) // stride + 1, likewise of W, C], of the type of ``x``.
+        Maxima, [n, H', W', C] with H' = (H + 2 padding - window) // stride + 1 and W' likewise, in
+        the dtype of ``x``.
     """
     sides = ((padding, padding), (padding, padding))
     return nn.max_pool(x, (window, window), strides=(stride, stride), padding=sides)
@@ -39,32 +41,38 @@ def _forward(
 
 
 def _backward(
-    window: int, stride: int, padding: int, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+    window: int,
+    stride: int,
+    padding: int,
+    residuals: tuple[jax.Array, jax.Array],
+    gradient: jax.Array,
 ) -> tuple[jax.Array]:
-    x, largest = kept
+    x, largest = residuals
     n, rows, columns, channels = largest.shape
     sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(x, sides, constant_values=-jnp.inf)
-    # Places within a window, the last first: the first maximum is what is written over the others,
-    # and an entry that several windows share sums their gradients in the order of the windows.
-    places = list(enumerate(itertools.product(range(window), repeat=2)))[::-1]
+    # Offsets within a window in reverse order: the first maximum is written last and overwrites
+    # the others. An entry of several windows sums their gradients in the order of the windows.
+    offsets = list(enumerate(itertools.product(range(window), repeat=2)))[::-1]
     first = jnp.full(largest.shape, -1, jnp.int16)
-    for number, (i, j) in places:
+    for number, (i, j) in offsets:
         end = (n, i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1, channels)
         entry = lax.slice(padded, (0, i, j, 0), end, (1, stride, stride, 1))
         first = jnp.where(entry == largest, number, first)
-    # Rows and columns of one remainder by the stride have the same places of the windows: a sum
-    # for each pair of remainders, woven together at the end, computes no zeros between them.
+    # Rows and columns with the same remainder modulo the stride have the same offsets in windows.
+    # One sum per pair of remainders, interleaved at the end, avoids computing zeros in between.
     tall, wide = (-(-size // stride) for size in padded.shape[1:3])
     zeros = jnp.zeros((n, tall, wide, channels), gradient.dtype)
     sums = dict.fromkeys(itertools.product(range(stride), repeat=2), zeros)
-    for number, (i, j) in places:
+    for number, (i, j) in offsets:
         down, right = i // stride, j // stride
-        moved = ((0, 0), (down, tall - rows - down), (right, wide - columns - right), (0, 0))
-        sums[i % stride, j % stride] += jnp.pad(jnp.where(first == number, gradient, 0), moved)
-    lines = [jnp.stack([sums[a, b] for b in range(stride)], axis=3) for a in range(stride)]
-    whole = jnp.stack(lines, axis=2).reshape(n, tall * stride, wide * stride, channels)
-    return (whole[:, padding : padding + x.shape[1], padding : padding + x.shape[2]],)
+        pads = ((0, 0), (down, tall - rows - down), (right, wide - columns - right), (0, 0))
+        sums[i % stride, j % stride] += jnp.pad(jnp.where(first == number, gradient, 0), pads)
+    interleaved = [jnp.stack([sums[a, b] for b in range(stride)], axis=3) for a in range(stride)]
+    padded_gradient = jnp.stack(interleaved, axis=2).reshape(
+        n, tall * stride, wide * stride, channels
+    )
+    return (padded_gradient[:, padding : padding + x.shape[1], padding : padding + x.shape[2]],)
 
 
 max_pool.defvjp(_forward, _backward)

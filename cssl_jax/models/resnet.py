@@ -1,4 +1,4 @@
-"""ResNet v1.5 (arXiv 1512.03385, stride on the 3x3), weight-compatible with torchvision's."""
+"""ResNet v1.5 (arXiv 1512.03385, stride on the 3x3), weight-compatible with torchvision."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,8 +16,8 @@ from cssl_jax.models.registry import EncoderEntry
 
 ModuleBuilder = Callable[..., Any]
 
-# Flax's "SAME" pads strided convolutions on the bottom and right only; torchvision and the SimCLR
-# code pad symmetrically, so every padding here is explicit.
+# Flax's "SAME" pads strided convolutions on the bottom and right only. torchvision and the SimCLR
+# code pad symmetrically, so every padding in this file is explicit.
 # The initialisation is the SimCLR code's VarianceScaling(1, fan_in, truncated normal).
 Conv = functools.partial(
     nn.Conv,
@@ -28,7 +28,7 @@ Conv = functools.partial(
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (ResNet-18 and -34)."""
+    """Residual block of two 3x3 convolutions (ResNet-18 and ResNet-34)."""
 
     channels: int
     stride: int
@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """X [n, H, W, C] -> [n, H / stride, W / stride, channels]."""
+        """Maps x [n, H, W, C] to [n, H / stride, W / stride, channels]."""
         pad, stride = ((1, 1), (1, 1)), (self.stride, self.stride)
         y = self.conv(self.channels, (3, 3), strides=stride, padding=pad, name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train=train))
@@ -49,7 +49,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions with fourfold output (ResNet-50 and deeper)."""
+    """Residual block of 1x1, 3x3, 1x1 convolutions; fourfold width (ResNet-50 and deeper)."""
 
     channels: int
     stride: int
@@ -60,7 +60,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """X [n, H, W, C] -> [n, H / stride, W / stride, 4 channels]."""
+        """Maps x [n, H, W, C] to [n, H / stride, W / stride, 4 channels]."""
         out = self.channels * self.expansion
         y = self.conv(self.channels, (1, 1), name="conv1")(x)
         y = nn.relu(self.norm(name="bn1")(y, train=train))
@@ -83,20 +83,21 @@ def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, out: int, train: boo
 
 
 class ResNet(nn.Module):
-    """Encoder; parameters are named as torchvision's, with "." as "_" inside a block.
+    """ResNet encoder with torchvision's parameter names, where "." inside a block becomes "_".
 
     Attributes:
-        stage_sizes: Blocks a stage.
-        block: ``BasicBlock`` or ``Bottleneck``.
-        width: Multiplies every channel count (SimCLR's 2x and 4x widen all of them).
+        stage_sizes: Number of blocks per stage.
+        block: Block class, ``BasicBlock`` or ``Bottleneck``.
+        width: Multiplier of every channel count; SimCLR's wide models use 2 and 4.
         stem: "imagenet" (7x7 stride 2, 3x3 max-pool) or "cifar" (3x3 stride 1, no pool; App. B.9).
-        axis_name: Mapped axis of cross-replica BatchNorm, or None.
-        norm_groups: Groups of the global batch with BatchNorm statistics of their own.
-        norm_momentum: Share of BatchNorm's running statistics that survives a step.
-        zero_init_residual: Initialise the scale of each block's last BatchNorm to 0, so that the
-            block starts as its shortcut (Goyal et al. 2017, sec. 5.1, and the SimCLR code); else 1.
-        remat: Recompute a block's activations in the backward pass instead of keeping them.
-        dtype: Compute dtype; None follows the input and the parameters.
+        axis_name: Mapped axis of cross-replica BatchNorm; None on a single device.
+        norm_groups: Number of groups of the global batch with separate BatchNorm statistics.
+        norm_momentum: Fraction of BatchNorm's running statistics that is retained per step.
+        zero_init_residual: True to initialise the scale of each block's last BatchNorm to 0, so
+            that the block starts as its shortcut (Goyal et al. 2017, sec. 5.1, and the SimCLR
+            code). False initialises it to 1.
+        remat: True to recompute a block's activations in the backward pass instead of storing them.
+        dtype: Compute dtype; None: promoted from the inputs and the parameters.
     """
 
     stage_sizes: Sequence[int]
@@ -129,14 +130,15 @@ class ResNet(nn.Module):
         """Encodes normalised images.
 
         Args:
-            x: float [n, H, W, C].
-            train: Use and update batch statistics.
+            x: Normalised images, float [n, H, W, C].
+            train: True to use batch statistics and to update the running statistics.
 
         Returns:
-            features [n, D], at least float32, and stages: the map after each stage.
+            Dictionary of "features", float [n, D], float32 or wider, and "stages", the list of
+            feature maps [n, H', W', C'] after each stage.
 
         Raises:
-            UserError: Unknown stem.
+            UserError: The stem is unknown.
         """
         if self.stem not in ("imagenet", "cifar"):
             raise UserError(f"stem {self.stem!r} is unknown; use 'imagenet' or 'cifar'")
@@ -150,7 +152,9 @@ class ResNet(nn.Module):
         )
         block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
         initializers = nn.initializers
-        last = initializers.zeros_init() if self.zero_init_residual else initializers.ones_init()
+        last_scale = (
+            initializers.zeros_init() if self.zero_init_residual else initializers.ones_init()
+        )
         base = round(64 * self.width)
         if self.stem == "imagenet":
             x = conv(base, (7, 7), strides=(2, 2), padding=((3, 3), (3, 3)), name="conv1")(x)
@@ -164,7 +168,7 @@ class ResNet(nn.Module):
             for j in range(size):
                 stride = 2 if i > 0 and j == 0 else 1
                 name = f"layer{i + 1}_{j}"
-                x = block(base * 2**i, stride, conv, norm, last, name=name)(x, train)
+                x = block(base * 2**i, stride, conv, norm, last_scale, name=name)(x, train)
             stages.append(x)
         promoted = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return {"features": promoted.mean(axis=(1, 2)), "stages": stages}

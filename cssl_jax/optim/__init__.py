@@ -1,4 +1,4 @@
-"""Optimizers, their schedules and trust ratios."""
+"""Optimizers, learning-rate schedules, tensor norms and LARS trust ratios."""
 
 from cssl_jax.lazy import submodules
 

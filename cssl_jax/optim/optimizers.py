@@ -1,8 +1,8 @@
-"""Optimizers, learning-rate schedules and the masks between them.
+"""Optimizers, learning-rate schedules and the masks of weight decay and LARS.
 
-Everything is a plain optax transformation. ``update`` must be given the parameters, which both
-weight decay and LARS read. One rule decides for every optimizer which parameters are decayed, and
-for LARS which are adapted: see ``is_norm_or_bias``.
+Every optimizer is a plain optax transformation. ``update`` requires the parameters, which both
+weight decay and LARS read. One rule, ``is_norm_or_bias``, decides which parameters are decayed and,
+for LARS, which are adapted.
 """
 
 import collections
@@ -26,14 +26,17 @@ def scaled_learning_rate(base: float, batch_size: int, rule: str) -> float:
     """Return the peak learning rate for a global batch of ``batch_size`` examples.
 
     Args:
-      base: what the recipe states. SimCLR: 0.3 with "linear", 0.075 with "sqrt"; both give 4.8 at
-        4096, and "sqrt" does better with small batches and few epochs (Appendix B.1).
-      batch_size: the global batch N, in examples (not views, not examples per device).
-      rule: "none" (base), "linear" (base N / 256; Goyal et al. 2017, section 2.1) or "sqrt"
-        (base sqrt(N)).
+      base: Learning rate of the recipe. SimCLR uses 0.3 with "linear" and 0.075 with "sqrt". Both
+        give 4.8 at N = 4096. "sqrt" is better with small batches and few epochs (Appendix B.1).
+      batch_size: Global batch size N in examples (not views, not examples per device).
+      rule: Scaling rule: "none" (base), "linear" (base N / 256; Goyal et al. 2017, section 2.1) or
+        "sqrt" (base sqrt(N)).
+
+    Returns:
+      Peak learning rate.
 
     Raises:
-      UserError: the rule is not one of these.
+      UserError: The rule is unknown.
     """
     rates = {"none": base, "linear": base * batch_size / 256, "sqrt": base * math.sqrt(batch_size)}
     return _choose("learning-rate scaling rule", rates, rule)
@@ -42,17 +45,25 @@ def scaled_learning_rate(base: float, batch_size: int, rule: str) -> float:
 def warmup_cosine(
     peak: float, warmup_steps: int, total_steps: int, end: float = 0.0
 ) -> optax.Schedule:
-    """Rise linearly from 0 to ``peak``, fall along half a cosine to ``end``, then stay there.
+    """Return a linear warm-up from 0 to ``peak``, then half a cosine down to ``end``.
 
-    Step 0 gives 0 unless there is no warm-up, step ``warmup_steps`` gives ``peak``, and
-    ``total_steps`` gives ``end``: SimCLR's schedule (section 2.3), with the corners of its
-    TensorFlow code. A warm-up as long as the run reaches ``end`` one step after ``peak``.
+    Step 0 gives 0 unless ``warmup_steps`` is 0. Step ``warmup_steps`` gives ``peak``. Step
+    ``total_steps`` and later steps give ``end``. This is SimCLR's schedule (section 2.3), with the
+    corner values of its TensorFlow code. If the warm-up lasts the whole run, ``end`` is reached one
+    step after ``peak``.
+
+    Args:
+      peak: Learning rate at the end of the warm-up.
+      warmup_steps: Length of the warm-up in steps; 0: no warm-up.
+      total_steps: Length of the run in steps, warm-up included.
+      end: Final learning rate.
 
     Returns:
-      step -> learning rate, a scalar of JAX's default float type (float64 under x64).
+      Function from the step to the learning rate, a scalar of JAX's default float type (float64
+      under x64).
 
     Raises:
-      UserError: the run has no steps, or the warm-up is negative or longer than the run.
+      UserError: The run has no steps, or the warm-up is negative or longer than the run.
     """
     unit = optax.cosine_decay_schedule(1.0, max(total_steps - warmup_steps, 1))
     return _with_warmup(
@@ -63,8 +74,10 @@ def warmup_cosine(
 def make_schedule(name: str, peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
     """Return the schedule called ``name``: "cosine" or "constant", each after a linear warm-up.
 
+    The arguments ``peak``, ``warmup_steps`` and ``total_steps`` are those of ``warmup_cosine``.
+
     Raises:
-      UserError: an unknown name, or steps that ``warmup_cosine`` refuses.
+      UserError: The name is unknown, or ``warmup_cosine`` rejects the numbers of steps.
     """
     builders: dict[str, Callable[[], optax.Schedule]] = {
         "cosine": lambda: warmup_cosine(peak, warmup_steps, total_steps),
@@ -76,16 +89,17 @@ def make_schedule(name: str, peak: float, warmup_steps: int, total_steps: int) -
 
 
 def is_norm_or_bias(path: jax.tree_util.KeyPath, leaf: Any) -> bool:
-    """Tell whether a parameter is left out of weight decay and of LARS adaptation.
+    """Return True if a parameter is excluded from weight decay and LARS adaptation.
 
-    These are biases and the scales of normalisation layers, as in SimCLR's TensorFlow code: by the
-    last key of the path, "bias" or "scale", and anything of one axis or none.
+    Biases and the scales of normalisation layers are excluded, as in SimCLR's TensorFlow code. They
+    are recognised by the last key of the path, "bias" or "scale". Every parameter with at most one
+    axis is excluded as well.
     """
     return _leaf_name(path) in ("bias", "scale") or np.ndim(leaf) <= 1
 
 
 def decay_mask(params: PyTree) -> PyTree:
-    """Return ``params``' tree with True where a parameter is decayed and adapted."""
+    """Return the tree of ``params`` with True where a parameter is decayed and adapted."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: not is_norm_or_bias(path, leaf), params
     )
@@ -94,26 +108,30 @@ def decay_mask(params: PyTree) -> PyTree:
 def describe_exclusions(
     params: PyTree, exclude_norm_and_bias: bool = True, *, adapts: bool = True
 ) -> str:
-    """Return a table of what weight decay and LARS adaptation reach and what they leave out.
+    """Return a table of the parameters to which weight decay and LARS adaptation apply.
 
-    Counts are of tensors and of single numbers; the excluded tensors are also counted by name.
-    ``params`` may be arrays or ``jax.ShapeDtypeStruct``. ``exclude_norm_and_bias`` is what
-    ``make_optimizer`` was given, and ``adapts`` whether that is LARS: else only decay is named.
+    The table counts tensors and parameters, applied and excluded. Excluded tensors are also counted
+    by name.
+
+    Args:
+      params: Tree of arrays or ``jax.ShapeDtypeStruct``.
+      exclude_norm_and_bias: Value passed to ``make_optimizer``.
+      adapts: True if the optimizer is LARS; False names weight decay only.
     """
     tensors: collections.Counter[bool] = collections.Counter()
-    numbers: collections.Counter[bool] = collections.Counter()
+    parameters: collections.Counter[bool] = collections.Counter()
     names: collections.Counter[str] = collections.Counter()
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         excluded = exclude_norm_and_bias and is_norm_or_bias(path, leaf)
         tensors[excluded] += 1
-        numbers[excluded] += int(np.size(leaf))
+        parameters[excluded] += int(np.size(leaf))
         if excluded:
             names[_leaf_name(path)] += 1
     kinds = ", ".join(f"{name} {count}" for name, count in sorted(names.items()))
     title = "weight decay, LARS adaptation" if adapts else "weight decay"
     rows = [f"{title:<30} {'tensors':>8} {'parameters':>13}"]
     for label, excluded, note in (("applied", False, ""), ("excluded", True, kinds)):
-        row = f"{label:<30} {tensors[excluded]:>8,} {numbers[excluded]:>13,}"
+        row = f"{label:<30} {tensors[excluded]:>8,} {parameters[excluded]:>13,}"
         rows.append(f"{row}  ({note})" if note else row)
     return "\n".join(rows)
 
@@ -136,43 +154,45 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Return the optimizer called ``name``.
 
-    With g the gradient, w the parameter, λ the weight decay (0 for what is excluded), lr the
+    Let g be the gradient, w the parameter, λ the weight decay (0 for excluded parameters), lr the
     learning rate and v the momentum buffer:
 
     - "lars" (You et al. 2017, as in SimCLR's TensorFlow code): u = g + λw;
-      trust = ``trust_coefficient`` ‖w‖ / (‖u‖ + ``trust_eps``) per tensor, and 1 for what is
-      excluded or where a norm is 0; v = momentum v + lr trust u; w = w - v. The learning rate is
+      trust = ``trust_coefficient`` ‖w‖ / (‖u‖ + ``trust_eps``) per tensor, and 1 for excluded
+      parameters or where a norm is 0; v = momentum v + lr trust u; w = w - v. The learning rate is
       inside the buffer.
     - "sgd" (as ``torch.optim.SGD``): v = momentum v + g + λw; w = w - lr v.
     - "adam" (as ``torch.optim.Adam``): Adam on g + λw.
     - "adamw" (Loshchilov & Hutter 2019, as ``torch.optim.AdamW``): w = w - lr (Adam(g) + λw).
 
     Args:
-      name: one of the four.
-      schedule: update count -> learning rate, counted from 0.
-      weight_decay: λ. SimCLR's paper has 1e-6; the README of its code 1e-4.
-      momentum: of "lars" and "sgd".
-      nesterov: use Nesterov momentum in "lars" and "sgd".
-      b1: decay of the first moment in "adam" and "adamw".
-      b2: decay of the second moment in "adam" and "adamw".
-      eps: added to the root of the second moment in "adam" and "adamw".
-      trust_coefficient: η of "lars".
-      trust_clip: in "lars", min(trust / lr, 1) takes the place of trust, as ``clip_lr`` of
-        solo-learn's LARS (after LARC): no tensor moves faster than lr.
-      trust_eps: ε of "lars". The TensorFlow code has none, solo-learn 1e-8.
-      clip_norm: largest global norm of the raw gradient, before decay; None leaves it as it is.
-      exclude_norm_and_bias: leave out what ``is_norm_or_bias`` says, from decay in all four and
-        from adaptation in "lars". False decays and adapts every parameter.
+      name: Optimizer: "lars", "sgd", "adam" or "adamw".
+      schedule: Function from the number of completed updates to the learning rate.
+      weight_decay: Weight decay λ. SimCLR's paper uses 1e-6, the README of its code 1e-4.
+      momentum: Momentum coefficient of "lars" and "sgd".
+      nesterov: True for Nesterov momentum in "lars" and "sgd".
+      b1: Decay rate of the first moment in "adam" and "adamw".
+      b2: Decay rate of the second moment in "adam" and "adamw".
+      eps: Constant added to the root of the second moment in "adam" and "adamw".
+      trust_coefficient: Trust coefficient η of "lars".
+      trust_clip: True to replace trust by min(trust / lr, 1) in "lars", as ``clip_lr`` of
+        solo-learn's LARS (after LARC). No tensor then moves faster than lr.
+      trust_eps: Constant ε in the denominator of the trust ratio of "lars". The TensorFlow code
+        uses 0, solo-learn 1e-8.
+      clip_norm: Maximum global norm of the raw gradient, before decay; None: no clipping.
+      exclude_norm_and_bias: True to exclude the parameters selected by ``is_norm_or_bias`` from
+        decay in all optimizers and from adaptation in "lars". False decays and adapts every
+        parameter.
 
     Returns:
-      A transformation whose state and updates are in the parameters' type or float32, whichever is
-      wider. ``optax.apply_updates`` keeps the parameters' own type.
+      Transformation whose state and updates have the parameters' dtype or float32, whichever is
+      wider. ``optax.apply_updates`` preserves the dtype of the parameters.
 
     Raises:
-      UserError: an unknown name, a ``clip_norm`` not above 0, ``nesterov`` with an Adam, or
-        ``trust_clip`` without "lars".
+      UserError: The name is unknown, ``clip_norm`` is not positive, ``nesterov`` is used with
+        "adam" or "adamw", or ``trust_clip`` is used without "lars".
     """
-    mask = decay_mask if exclude_norm_and_bias else _everything
+    mask = decay_mask if exclude_norm_and_bias else _full_mask
     decay = optax.add_decayed_weights(weight_decay, mask)
     adapt = adapted_by_trust_ratio(trust_coefficient, trust_eps)
     if trust_clip:
@@ -186,19 +206,19 @@ def make_optimizer(
         "adamw": (optax.scale_by_adam(b1, b2, eps), decay, learn),
     }
     chain = _choose("optimizer", chains, name)
-    _refuse_options_without_meaning(name, nesterov, trust_clip, clip_norm)
+    _reject_unused_options(name, nesterov, trust_clip, clip_norm)
     if clip_norm is not None:
         chain = (optax.clip_by_global_norm(clip_norm), *chain)
     return _in_float32_or_wider(optax.chain(*chain))
 
 
-def _refuse_options_without_meaning(
+def _reject_unused_options(
     name: str, nesterov: bool, trust_clip: bool, clip_norm: float | None
 ) -> None:
     if nesterov and name in ("adam", "adamw"):
-        raise UserError(f'nesterov=True has no meaning for "{name}"; use "sgd" or "lars", or False')
+        raise UserError(f'nesterov=True has no effect in "{name}"; use "sgd" or "lars", or False')
     if trust_clip and name != "lars":
-        raise UserError(f'trust_clip=True has no meaning for "{name}"; use "lars", or False')
+        raise UserError(f'trust_clip=True has no effect in "{name}"; use "lars", or False')
     if clip_norm is not None and clip_norm <= 0:
         raise UserError(f"clip_norm {clip_norm} would stop training; use None for no clipping")
 
@@ -206,16 +226,16 @@ def _refuse_options_without_meaning(
 def trust_ratio(
     w: jax.Array, u: jax.Array, trust_coefficient: float, eps: float = 0.0
 ) -> jax.Array:
-    """LARS' η ‖w‖ / (‖u‖ + ε) of a parameter w and its update u; 1 where a norm is 0."""
-    weight, length = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
-    adapted = (weight > 0) & (length > 0)
-    return jnp.where(adapted, trust_coefficient * weight / (length + eps), 1)
+    """Return the LARS trust ratio η ‖w‖ / (‖u‖ + ε) of tensor w with update u; 1 if a norm is 0."""
+    weight_norm, update_norm = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
+    adapted = (weight_norm > 0) & (update_norm > 0)
+    return jnp.where(adapted, trust_coefficient * weight_norm / (update_norm + eps), 1)
 
 
 def adapted_by_trust_ratio(
     trust_coefficient: float, eps: float = 0.0
 ) -> optax.GradientTransformation:
-    """Scale every tensor's update by its ``trust_ratio``."""
+    """Return a transformation that scales each tensor's update by its ``trust_ratio``."""
 
     def init(params: PyTree) -> optax.EmptyState:
         return optax.EmptyState()
@@ -234,10 +254,11 @@ def adapted_by_trust_ratio(
 def clipped_trust_ratio(
     schedule: optax.Schedule, trust_coefficient: float, eps: float = 0.0
 ) -> optax.GradientTransformation:
-    """Scale every tensor's update u by min(η ‖w‖ / ((‖u‖ + ε) lr), 1).
+    """Return a transformation that scales each tensor's update u by min(η ‖w‖ / ((‖u‖ + ε) lr), 1).
 
-    The scale is 1 where a norm or lr is 0. This is ``clip_lars_lr`` of solo-learn's LARS (in its
-    configs ``clip_lr``): after the learning rate, a tensor moves at min(η ‖w‖ / (‖u‖ + ε), lr).
+    The scale is 1 where a norm or lr is 0. This is ``clip_lars_lr`` of solo-learn's LARS, named
+    ``clip_lr`` in its configs. After multiplication by lr, a tensor moves at the rate
+    min(η ‖w‖ / (‖u‖ + ε), lr).
     """
 
     def init(params: PyTree) -> optax.ScaleByScheduleState:
@@ -249,9 +270,11 @@ def clipped_trust_ratio(
         rate = schedule(state.count)
 
         def scale(u: jax.Array, w: jax.Array) -> jax.Array:
-            weight, length = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
-            adapted = (weight > 0) & (length > 0) & (rate > 0)
-            ratio = trust_coefficient * weight / jnp.where(adapted, (length + eps) * rate, 1)
+            weight_norm, update_norm = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
+            adapted = (weight_norm > 0) & (update_norm > 0) & (rate > 0)
+            ratio = (
+                trust_coefficient * weight_norm / jnp.where(adapted, (update_norm + eps) * rate, 1)
+            )
             return u * jnp.where(adapted, jnp.minimum(ratio, 1), 1)
 
         count = optax.safe_increment(state.count)
@@ -270,22 +293,24 @@ def _leaf_name(path: jax.tree_util.KeyPath) -> str:
     return jax.tree_util.keystr(path[-1:], simple=True)
 
 
-def _everything(params: PyTree) -> PyTree:
+def _full_mask(params: PyTree) -> PyTree:
     return jax.tree.map(lambda _: True, params)
 
 
 def _with_warmup(
     peak: float, warmup_steps: int, total_steps: int, after: optax.Schedule
 ) -> optax.Schedule:
-    """Rise linearly from 0 to ``peak`` over ``warmup_steps``, then follow ``after`` from its 0."""
+    """Return a linear warm-up from 0 to ``peak``, then ``after``, which counts steps from 0."""
     if total_steps < 1:
-        raise UserError(f"a run of {total_steps} steps has no schedule; train at least one step")
+        raise UserError(
+            f"a run of {total_steps} steps has no schedule; train for at least one step"
+        )
     if warmup_steps < 0:
-        raise UserError(f"a warm-up of {warmup_steps} steps; use 0 for no warm-up")
+        raise UserError(f"the warm-up has {warmup_steps} steps; use 0 for no warm-up")
     if warmup_steps > total_steps:
         raise UserError(
             f"the warm-up of {warmup_steps} steps is longer than the run of {total_steps}; "
-            "use fewer warm-up epochs or train for more"
+            "use fewer warm-up epochs or more training epochs"
         )
     schedule = after
     if warmup_steps:
@@ -301,7 +326,7 @@ def _with_warmup(
 
 
 def _in_float32_or_wider(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Run ``inner`` on parameters and gradients promoted to at least float32."""
+    """Return ``inner`` applied to parameters and gradients promoted to float32 or wider."""
 
     def promote(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)

@@ -1,4 +1,4 @@
-"""How LARS scales its tensors at a step: figures for the log, apart from the update itself."""
+"""Metrics of LARS trust ratios per step, computed separately from the update."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,20 +11,21 @@ from cssl_jax.config import OptimizerConfig
 from cssl_jax.optim.optimizers import is_norm_or_bias, trust_ratio
 
 PyTree = Any
-Figures = Callable[[PyTree, PyTree], dict[str, jax.Array]]
+TrustMetrics = Callable[[PyTree, PyTree], dict[str, jax.Array]]
 
 
-def trust_figures(options: OptimizerConfig) -> Figures | None:
-    """Builds ``(gradient, params) -> figures`` for LARS; None for any other optimizer.
+def trust_figures(options: OptimizerConfig) -> TrustMetrics | None:
+    """Builds ``(gradient, params) -> metrics`` for LARS; returns None for any other optimizer.
 
-    Figures are trust_ratio_min, _median and _max over the adapted tensors, of eta |w| / (|u| + eps)
-    with u = gradient + lambda w (You et al. 2017), as ``optimizers.make_optimizer`` applies it
-    (before ``trust_clip``); 1 where a norm is 0.
+    The metrics are trust_ratio_min, trust_ratio_median and trust_ratio_max over the adapted
+    tensors. The trust ratio is eta |w| / (|u| + eps), u = gradient + lambda w (You et al. 2017),
+    as ``optimizers.make_optimizer`` applies it before ``trust_clip``. It is 1 where a norm is 0.
     """
     if options.name != "lars":
         return None
 
-    def figures(grads: PyTree, params: PyTree) -> dict[str, jax.Array]:
+    def metrics(grads: PyTree, params: PyTree) -> dict[str, jax.Array]:
+        # LARS sees the clipped gradient, so its metrics use the clipped gradient as well.
         if options.clip_norm is not None:
             clip = optax.clip_by_global_norm(options.clip_norm)
             grads, _ = clip.update(grads, clip.init(params))
@@ -46,4 +47,4 @@ def trust_figures(options: OptimizerConfig) -> Figures | None:
             "trust_ratio_max": jnp.max(stacked),
         }
 
-    return figures
+    return metrics

@@ -1,4 +1,4 @@
-"""The training step: gradient of a batch, update, and the state that they carry."""
+"""Training step: gradient of a batch, parameter update and training state."""
 
 from cssl_jax.lazy import submodules
 

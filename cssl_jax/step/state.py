@@ -1,4 +1,4 @@
-"""What a training run is made of, besides its config: one replicated pytree."""
+"""Training state: one replicated pytree that holds all arrays of a run."""
 
 from typing import Any
 
@@ -11,16 +11,17 @@ PyTree = Any
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a step reads and writes; replicated, donated, never stacked per device.
+    """Arrays that a step reads and writes; replicated and donated, never stacked per device.
 
     Attributes:
-        step: int32 scalar, steps done, skipped ones included; also the whole state of the data.
-        params: {"encoder": ..., "projector": ...}, at least float32.
-        model_state: The same keys; running statistics of BatchNorm.
-        method_state: What a method carries besides (momentum copy, queue); empty for SimCLR.
-        opt_state: Of the optimizer.
-        skipped: int32 [2], steps whose update was left out as not finite: in all, and the last in a
-            row.
+        step: Number of completed steps, skipped ones included, int32 scalar. It determines the
+            position in the data as well.
+        params: Parameters {"encoder": ..., "projector": ...}, float32 or wider.
+        model_state: Running statistics of BatchNorm, with the keys of ``params``.
+        method_state: Additional state of a method (momentum copy, queue); empty for SimCLR.
+        opt_state: State of the optimizer.
+        skipped: Numbers of steps whose non-finite update was skipped, int32 [2]: total, and
+            consecutive up to the current step.
     """
 
     step: jax.Array
@@ -34,13 +35,14 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def model(self) -> dict[str, PyTree]:
-        """What an encoder is made of: {"params", "model_state"}."""
+        """Arrays that define the encoder and the heads: {"params", "model_state"}."""
         return {"params": self.params, "model_state": self.model_state}
 
 
 def is_schedule(node: Any) -> bool:
-    """Whether a part of an optimizer's state is the place of a learning-rate schedule.
+    """True if a node of the optimizer state is the counter of a learning-rate schedule.
 
-    It follows the run, whose length is fixed, while moments count the updates that were made.
+    A schedule counts all steps, because the length of the run is fixed. Moments count only the
+    updates that were applied.
     """
     return isinstance(node, optax.ScaleByScheduleState)

@@ -1,4 +1,4 @@
-"""The train step, written once: per-device code over one named axis, the same for every method."""
+"""Training step of all methods: per-device code over one named axis."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from cssl_jax.step.grad_cache import MakeBatch, make_gradient
 from cssl_jax.step.state import TrainState, is_schedule
 
 Metrics = dict[str, jax.Array]
-NORMS = ("parameters", "gradient")  # rows of metrics["norms"]
+NORMS = ("parameters", "gradient")  # meaning of the rows of metrics["norms"]
 
 
 def make_train_step(
@@ -28,26 +28,30 @@ def make_train_step(
     frozen_norm: bool = False,
     figures: Callable[[PyTree, PyTree], Metrics] | None = None,
 ) -> Callable[[TrainState, PyTree, PyTree], tuple[TrainState, Metrics]]:
-    """Builds ``(state, constants, feed) -> (state, metrics)`` for ``spmd.data_parallel``.
+    """Builds ``(state, constants, host_batch) -> (state, metrics)`` for ``spmd.data_parallel``.
 
-    An update whose loss or gradient is not finite is never made: the step counts, but parameters,
-    statistics and optimizer stay as they were. What follows from it is the loop's to decide.
+    An update with a non-finite loss or gradient is skipped. The step still counts, but parameters,
+    statistics and optimizer state keep their values. The training loop decides how to continue.
 
     Args:
-        method: The objective.
-        optimizer: From ``optimizers.make_optimizer``.
-        schedule: The learning rate it follows, for the metrics.
-        make_batch: ``(step, constants, feed) -> batch`` on the device; see ``data.pipeline.base``.
-        total_steps: Of the run.
-        axis_name: Mapped axis, or None on a single device.
-        micro_batches: See ``make_gradient``.
-        frozen_norm: See ``Context``.
-        figures: ``(gradient, params) -> more metrics``; see ``optim.trust_ratio``.
+        method: Method that defines encoder and objective.
+        optimizer: Transformation from ``optimizers.make_optimizer``.
+        schedule: Learning-rate schedule of the optimizer, reported in the metrics.
+        make_batch: ``(step, constants, host_batch) -> batch``, run on the device; see
+            ``data.pipeline.base``.
+        total_steps: Number of steps of the run.
+        axis_name: Mapped axis that the batch is split over; None on a single device.
+        micro_batches: Number of micro-batches; see ``make_gradient``. 1: encode all rows at once.
+        frozen_norm: True to use the running statistics of BatchNorm without updating them; see
+            ``Context``.
+        figures: ``(gradient, params) -> additional metrics``; see ``optim.trust_ratio``. None: no
+            additional metrics.
 
     Returns:
-        The function; metrics are replicated, of the parameters before the update: scalars,
-        "finite" (bool: the update was made), "skipped" (see ``TrainState``) and "norms" (float
-        [2, groups]: ``NORMS`` of each of ``norms.parameter_groups``).
+        Function whose metrics are replicated and computed before the update. They are float
+        scalars, "finite" (bool scalar, False if the update was skipped), "skipped" (see
+        ``TrainState``) and "norms" (float [2, groups], rows ``NORMS``, columns
+        ``norms.parameter_groups``).
     """
     gradient = make_gradient(
         method,
@@ -75,20 +79,23 @@ def make_train_step(
 
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            # True means fully trainable and needs no multiplication in the compiled program.
             updates = jax.tree_util.tree_map_with_path(
-                lambda path, u: u if (on := method.trainable(path, state.step)) is True else u * on,
+                lambda path, u: (
+                    u if (fraction := method.trainable(path, state.step)) is True else u * fraction
+                ),
                 updates,
             )
-        params = _where(finite, optax.apply_updates(state.params, updates), state.params)
+        params = _select(finite, optax.apply_updates(state.params, updates), state.params)
         ctx = Context(state.step, total_steps, axis_name, frozen_norm=frozen_norm)
         method_state = method.after_update(params, state.method_state, aux, ctx)
         new_state = TrainState(
             step=state.step + 1,
             params=params,
-            model_state=_where(finite, aux["model_state"], state.model_state),
-            method_state=_where(finite, method_state, state.method_state),
-            opt_state=_but_schedules(finite, opt_state, state.opt_state),
-            skipped=_counted(finite, state.skipped),
+            model_state=_select(finite, aux["model_state"], state.model_state),
+            method_state=_select(finite, method_state, state.method_state),
+            opt_state=_select_opt_state(finite, opt_state, state.opt_state),
+            skipped=_count_skipped(finite, state.skipped),
         )
         metrics = {
             **aux["metrics"],
@@ -106,20 +113,20 @@ def make_train_step(
     return train_step
 
 
-def _where(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+def _select(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     with jax.named_scope("finite"):
         return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
 
-def _but_schedules(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:
-    """The optimizer's state; a schedule counts a step whose update was not made as well."""
+def _select_opt_state(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """Optimizer state after a step; schedule counters advance even if the update is skipped."""
     return jax.tree.map(
-        lambda n, o: n if is_schedule(n) else _where(finite, n, o), new, old, is_leaf=is_schedule
+        lambda n, o: n if is_schedule(n) else _select(finite, n, o), new, old, is_leaf=is_schedule
     )
 
 
-def _counted(finite: jax.Array, skipped: jax.Array | np.ndarray) -> jax.Array:
-    """``TrainState.skipped`` after one more step."""
-    in_all, in_a_row = skipped
-    lost = jnp.where(finite, 0, 1).astype(in_all.dtype)
-    return jnp.stack([in_all + lost, (in_a_row + lost) * lost])
+def _count_skipped(finite: jax.Array, skipped: jax.Array | np.ndarray) -> jax.Array:
+    """Updates ``TrainState.skipped`` after one more step."""
+    total, consecutive = skipped
+    increment = jnp.where(finite, 0, 1).astype(total.dtype)
+    return jnp.stack([total + increment, (consecutive + increment) * increment])

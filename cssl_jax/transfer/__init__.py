@@ -1,4 +1,4 @@
-"""Uses of a trained encoder that train again: fine-tuning and domain adaptation."""
+"""Transfer learning from a pretrained encoder: fine-tuning and domain adaptation."""
 
 from cssl_jax.lazy import submodules
 

@@ -1,4 +1,4 @@
-"""Fine-tuning a run's encoder with few labels or many, beside the floors."""
+"""Fine-tuning of a run's encoder with a fraction of the labels, compared with baselines."""
 
 import dataclasses
 import functools
@@ -25,34 +25,40 @@ from cssl_jax.optim.optimizers import scaled_learning_rate
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train.pretrain import pretrain
 
-_FULL_BATCH = 256  # images: the batch that learning rates are stated for
-STARTS = {"pretrained": "fine-tuned from the run", "random": "the same from random weights"}
+_REFERENCE_BATCH = 256  # images: batch size to which stated learning rates refer
+# Key in finetune.json -> row label in the table.
+STARTS = {"pretrained": "fine-tuned from the run", "random": "trained from random weights"}
 
 
 def finetune_config(run: str | pathlib.Path) -> Config:
-    """What ``finetune`` does to a run by default, every field open to change.
+    """Returns the default config of ``finetune`` for a run; every field may be changed.
 
-    The run's data, split, size and normalisation; its crops, flips and affine maps without colour
-    operations; SGD with Nesterov momentum 0.9, learning rate 0.05 N / 256, no weight decay and no
-    warm-up, 30 epochs (arXiv 2002.05709, App. B.5; cosine as in its code).
+    The config has the run's data, split, image size and normalisation. It has the run's crops,
+    flips and affine maps, without colour operations. The optimizer is SGD with Nesterov momentum
+    0.9, learning rate 0.05 N / 256, no weight decay and no warm-up, for 30 epochs (arXiv
+    2002.05709, App. B.5, with the cosine schedule of its code).
+
+    Args:
+        run: Folder of the pretrained run.
 
     Raises:
-        UserError: There is no run, or no checkpoint.
+        UserError: The folder is no run, or has no checkpoint.
     """
     folder = existing_run(run)
     with Checkpoints(folder, read_only=True) as checkpoints:
         meta = checkpoints.meta()
     base = recipes.from_dict(meta["config"])
-    seen = meta["input"]
+    input_spec = meta["input"]
     split_seed = base.train.seed if base.data.split_seed is None else base.data.split_seed
     return dataclasses.replace(
         base,
         data=dataclasses.replace(
             base.data,
-            size=seen["size"],
-            mean=tuple(seen["mean"]),
-            std=tuple(seen["std"]),
-            split_seed=split_seed,  # another seed must not train on what was held out
+            size=input_spec["size"],
+            mean=tuple(input_spec["mean"]),
+            std=tuple(input_spec["std"]),
+            # Another train.seed must not move held-out images into the training split.
+            split_seed=split_seed,
         ),
         augment=dataclasses.replace(
             base.augment, jitter=(0.0,), grayscale=(0.0,), blur=(0.0,), solarize=(0.0,)
@@ -84,60 +90,65 @@ def finetune(
     min_steps: int = FINETUNE_STEPS,
     config: Config | None = None,
 ) -> dict[str, Any]:
-    """Trains classifiers from a run's weights and from random ones, for each share of the labels.
+    """Trains classifiers from a run's weights and from random weights, per fraction of the labels.
 
-    A training that was done or broken off is gone on with. Where the labelled images do not fill a
-    batch, the batch is all of them, and the learning rate that of the config's batch or of 256
-    images, whichever is smaller: a linear rule lowers it for the noise of a small sample, and all
-    the images there are are no sample.
+    Finished training runs are reused, and interrupted ones are resumed.
+
+    If the labelled images do not fill a batch, the batch is all of them. The learning rate is then
+    that of the config's batch or of 256 images, whichever is smaller. A linear scaling rule would
+    lower it because small samples are noisy, but the full labelled set is not a noisy sample.
 
     Args:
         run: Folder of the pretrained run.
-        workdir: Folder to write to: a run folder for every training, and finetune.json.
-        fractions: Shares of each class's labelled training images; at least one image of each.
-        min_steps: Where train.epochs are fewer steps, a training gets as many epochs as make these,
-            and its warm-up, evaluations and checkpoints are as much further apart; 0 leaves it.
-        config: Of the trainings, from ``finetune_config``; None is that.
+        workdir: Output folder, for one run folder per training run and finetune.json.
+        fractions: Fractions of the labelled training images per class, each in (0, 1]; at least
+            one image per class.
+        min_steps: Minimum number of steps per training run. If train.epochs give fewer, the number
+            of epochs is increased, and warm-up, evaluations and checkpoints are stretched by the
+            same factor. 0: use train.epochs.
+        config: Config of the training runs; None: ``finetune_config`` of the run.
 
     Returns:
-        The content of finetune.json: by fraction the number of labels, accuracies of "pretrained",
-        "random" (the same training from random weights), "features" and "pixels" (logistic
-        regression with the same labels on the run's frozen features and on raw pixels), on the same
-        validation images.
+        Content of finetune.json. It has per fraction the number of labels and the accuracies, on
+        the same validation images, of "pretrained", "random" (same training from random weights),
+        "features" and "pixels" (logistic regression with the same labels on the run's frozen
+        features and on raw pixels).
 
     Raises:
-        UserError: The run, the data or the config do not fit each other.
+        UserError: The run, the data and the config are incompatible.
     """
     process.join("finetune")
     config = config or finetune_config(run)
     folder = pathlib.Path(workdir).expanduser().absolute()
     if not fractions:
-        raise UserError("no share of the labels is given; give one or more, such as 0.1 1.0")
+        raise UserError(
+            "fractions is empty; give one or more fractions of the labels, such as 0.1 1.0"
+        )
     if min_steps < 0:
         raise UserError(f"min_steps is {min_steps}; give 0 or more")
     encoder: Encoder = load_encoder(run)
     results: dict[str, Any] = {"run": pathlib.Path(run).name, "fractions": {}}
     for fraction in fractions:
-        resolved, parts = multihost.run_on_all(
+        resolved, sources = multihost.run_on_all(
             functools.partial(_resolve, config, fraction, min_steps)
         )
-        found: dict[str, Any] = {"labels": len(parts[0])}
+        metrics: dict[str, Any] = {"labels": len(sources[0])}
         for start in STARTS:
             init = resolved.train.init if start == "pretrained" else ""
-            chosen = dataclasses.replace(
+            start_config = dataclasses.replace(
                 resolved, train=dataclasses.replace(resolved.train, init=init)
             )
-            trained = pretrain(chosen, folder / f"{fraction:g}-{start}")
-            found[start] = {
+            trained = pretrain(start_config, folder / f"{fraction:g}-{start}")
+            metrics[start] = {
                 **trained["classifier"],
-                "batch_size": chosen.train.batch_size,
-                "epochs": chosen.train.epochs,
+                "batch_size": start_config.train.batch_size,
+                "epochs": start_config.train.epochs,
                 "steps": trained["step"],
-                "learning_rate": _rate(chosen, chosen.train.batch_size),
+                "learning_rate": _peak_rate(start_config, start_config.train.batch_size),
             }
-        found["features"] = _logistic_regression(encoder.embed, *parts, resolved)
-        found["pixels"] = _logistic_regression(pixels, *parts, resolved)
-        results["fractions"][f"{fraction:g}"] = found
+        metrics["features"] = _logistic_regression(encoder.embed, *sources, resolved)
+        metrics["pixels"] = _logistic_regression(pixels, *sources, resolved)
+        results["fractions"][f"{fraction:g}"] = metrics
         results["selection"] = trained["selection"]
         multihost.run_on_primary(lambda: write_json(folder / "finetune.json", results))
     return results
@@ -146,53 +157,54 @@ def finetune(
 def _resolve(
     config: Config, fraction: float, min_steps: int
 ) -> tuple[Config, tuple[Source, Source]]:
-    """The config of one share of the labels, and its data."""
+    """Config of one fraction of the labels, with its training and validation images."""
     classifier = dataclasses.replace(config.classifier, label_fraction=fraction)
     train, validation = builders.load_data(dataclasses.replace(config, classifier=classifier))
-    most = max(train.num_classes, validation.num_classes)
-    classifier = dataclasses.replace(classifier, num_classes=classifier.num_classes or most)
+    num_classes = max(train.num_classes, validation.num_classes)
+    classifier = dataclasses.replace(classifier, num_classes=classifier.num_classes or num_classes)
     config = dataclasses.replace(config, classifier=classifier)
-    resolved = for_labels(config, len(train), min_steps)
+    resolved = adjust_to_labels(config, len(train), min_steps)
     if multihost.is_single_process() and resolved.train.batch_size < config.train.batch_size:
         available = config.runtime.devices or jax.local_device_count()
-        devices = math.gcd(resolved.train.batch_size, available)  # those that it divides over
-        fewer = dataclasses.replace(config.runtime, devices=devices)
-        resolved = dataclasses.replace(resolved, runtime=fewer)
+        # Use fewer devices if the smaller batch does not divide over all of them.
+        devices = math.gcd(resolved.train.batch_size, available)
+        runtime = dataclasses.replace(config.runtime, devices=devices)
+        resolved = dataclasses.replace(resolved, runtime=runtime)
     return resolved, (train, validation)
 
 
-def for_labels(config: Config, labels: int, min_steps: int) -> Config:
-    """The config of a training with so many labelled images; see ``finetune``."""
-    asked, size = config.train.batch_size, min(config.train.batch_size, labels)
-    rate = _rate(config, size)
-    wanted = max(rate, _rate(config, min(asked, _FULL_BATCH)))
-    if size < asked and wanted > rate:
-        optimizer = dataclasses.replace(config.optimizer, learning_rate=wanted, scaling="none")
+def adjust_to_labels(config: Config, labels: int, min_steps: int) -> Config:
+    """Adjusts batch size, learning rate and epochs to a number of labels; see ``finetune``."""
+    requested, size = config.train.batch_size, min(config.train.batch_size, labels)
+    scaled = _peak_rate(config, size)
+    rate = max(scaled, _peak_rate(config, min(requested, _REFERENCE_BATCH)))
+    if size < requested and rate > scaled:
+        optimizer = dataclasses.replace(config.optimizer, learning_rate=rate, scaling="none")
         config = dataclasses.replace(config, optimizer=optimizer)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size))
     epochs = math.ceil(min_steps / (labels // size))
-    return _stretched(config, epochs) if epochs > config.train.epochs else config
+    return _stretch(config, epochs) if epochs > config.train.epochs else config
 
 
-def _rate(config: Config, batch_size: int) -> float:
-    """The highest learning rate of a schedule with this batch."""
+def _peak_rate(config: Config, batch_size: int) -> float:
+    """Peak learning rate of the schedule for a batch size in images."""
     options = config.optimizer
     return scaled_learning_rate(options.learning_rate, batch_size, options.scaling)
 
 
-def _stretched(config: Config, epochs: int) -> Config:
-    """The config with more epochs, and as many evaluations and checkpoints as before."""
-    train, times = config.train, epochs / config.train.epochs
+def _stretch(config: Config, epochs: int) -> Config:
+    """Config with more epochs and unchanged numbers of evaluations and checkpoints."""
+    train, factor = config.train, epochs / config.train.epochs
     return dataclasses.replace(
         config,
         optimizer=dataclasses.replace(
-            config.optimizer, warmup_epochs=times * config.optimizer.warmup_epochs
+            config.optimizer, warmup_epochs=factor * config.optimizer.warmup_epochs
         ),
         train=dataclasses.replace(
             train,
             epochs=epochs,
-            evaluate_every=round(times * train.evaluate_every),
-            checkpoint_every=round(times * train.checkpoint_every),
+            evaluate_every=round(factor * train.evaluate_every),
+            checkpoint_every=round(factor * train.checkpoint_every),
         ),
     )
 
@@ -201,7 +213,7 @@ def _logistic_regression(
     features: Callable[[Source], np.ndarray], train: Source, validation: Source, config: Config
 ) -> dict[str, float]:
     validation = labelled_part(validation)
-    found = linear_probe(
+    metrics = linear_probe(
         features(train),
         np.asarray(train.labels),
         features(validation),
@@ -210,25 +222,26 @@ def _logistic_regression(
         l2_values=config.evaluate.l2_values or L2_VALUES,
         seed=config.train.seed,
     )
-    return {name: found[name] for name in ("top1", "top5")}
+    return {name: metrics[name] for name in ("top1", "top5")}
 
 
 def table(results: dict[str, Any]) -> str:
-    """Top-1 by share of the labels and how long was trained for it, as plain text."""
+    """Plain-text table of top-1 accuracy, steps and learning rate per fraction of the labels."""
     rows = {
         **STARTS,
-        "features": "logistic regression on its features",
+        "features": "logistic regression on frozen features",
         "pixels": "logistic regression on raw pixels",
     }
     fractions = results["fractions"]
-    heads = [
-        f"{100 * float(share):g} % ({found['labels']:,})" for share, found in fractions.items()
+    headings = [
+        f"{100 * float(fraction):g} % ({metrics['labels']:,})"
+        for fraction, metrics in fractions.items()
     ]
-    cells = {"top-1 by labels": heads}
+    cells = {"top-1 by labels": headings}
     for name, label in rows.items():
-        cells[label] = [f"{100 * found[name]['top1']:.1f} %" for found in fractions.values()]
-    trained = [found["pretrained"] for found in fractions.values()]
-    cells["steps, images each"] = [f"{x['steps']:,} x {x['batch_size']:,}" for x in trained]
+        cells[label] = [f"{100 * metrics[name]['top1']:.1f} %" for metrics in fractions.values()]
+    trained = [metrics["pretrained"] for metrics in fractions.values()]
+    cells["steps x batch size"] = [f"{x['steps']:,} x {x['batch_size']:,}" for x in trained]
     cells["learning rate"] = [f"{x['learning_rate']:.2g}" for x in trained]
     return "\n".join(
         f"{label:<36}" + "".join(f"{cell:>16}" for cell in row) for label, row in cells.items()

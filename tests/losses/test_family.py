@@ -1,4 +1,4 @@
-"""Every loss against its formula in loops: whole and in tiles, on one device and on several."""
+"""Every loss against its formula in NumPy loops: whole and tiled, on one device and on several."""
 
 import doctest
 import functools
@@ -30,16 +30,16 @@ DRAWN = 5
 
 
 def drawn():
-    """Negatives of each query: the first of a keyed permutation, by its NumPy form."""
-    words = sampler.mix(sampler.mix(KEYS[:, 0]) ^ KEYS[:, 1])
-    return [sampler.permute(np.arange(DRAWN), word, N - 1 + len(QUEUE)) for word in words]
+    """Negatives of each query: the first entries of its seeded permutation, computed in NumPy."""
+    seeds = sampler.mix(sampler.mix(KEYS[:, 0]) ^ KEYS[:, 1])
+    return [sampler.permute(np.arange(DRAWN), seed, N - 1 + len(QUEUE)) for seed in seeds]
 
 
 def stacked(z1, z2):
     return np.stack([z1, z2], axis=1)
 
 
-# name -> (ours: (z1, z2, place of the rows, how) -> share, the loops: (z1, z2) -> loss)
+# name -> (JAX: (z1, z2, indices of the rows, options) -> local loss, NumPy: (z1, z2) -> loss)
 LOSSES = {
     "nt_xent": (
         lambda a, b, rows, **how: losses.nt_xent(a, b, temperature=0.2, **how),
@@ -57,7 +57,7 @@ LOSSES = {
         lambda a, b, rows, **how: losses.hard_nt_xent(a, b, temperature=0.5, beta=1.5, **how),
         lambda a, b: losses_numpy.hard_nt_xent(a, b, 0.5, 1.5, 0.1),
     ),
-    "debiased": (  # a share so large that some anchors reach the least that is allowed
+    "debiased": (  # tau_plus is so large that some anchors reach the lower bound of G
         lambda a, b, rows, **how: losses.hard_nt_xent(
             a, b, temperature=0.5, beta=0.0, tau_plus=0.3, **how
         ),
@@ -126,14 +126,14 @@ ALL = {**LOSSES, **WHOLE_ONLY}
 
 @functools.cache
 def expected(name):
-    """(loss, gradients) by the loops."""
+    """(loss, gradients) by NumPy loops."""
     loop = ALL[name][1]
     return loop(Z1, Z2), losses_numpy.gradient(loop, Z1, Z2)
 
 
 @functools.cache
 def program(devices, tile):
-    """Every loss with its gradients, compiled as one program for float64."""
+    """Program of all losses and their gradients, compiled for float64."""
     members = {**LOSSES, **WHOLE_ONLY} if tile is None else LOSSES
     mesh = spmd.make_mesh(jax.devices()[:devices])
 
@@ -159,22 +159,30 @@ def program(devices, tile):
 
 @functools.cache
 def computed(devices, tile):
-    """(loss, gradients) of every loss."""
+    """(loss, gradients) per loss."""
     with jax.enable_x64(True):
         return jax.device_get(program(devices, tile)(Z1, Z2))
 
 
 @pytest.mark.parametrize(
     ("devices", "tile"),
-    [(1, None), (8, None), (1, 3), (1, 16), (2, 5), (4, 3), (8, 7)],  # mostly with odd remainders
+    [
+        (1, None),
+        (8, None),
+        (1, 3),
+        (1, 16),
+        (2, 5),
+        (4, 3),
+        (8, 7),
+    ],  # most tile sizes do not divide the rows
 )
 @pytest.mark.parametrize("name", ALL)
 def test_value_and_gradient_are_those_of_the_float64_loops(name, devices, tile):
     if tile is not None and name in WHOLE_ONLY:
-        pytest.skip("has no tiles")
+        pytest.skip("the loss has no tiled form")
     loss, grads = computed(devices, tile)[name]
     reference, reference_grads = expected(name)
-    # float64 against float64: only the order of a few hundred sums differs.
+    # Both sides are float64. Only the order of a few hundred additions differs.
     assert loss == pytest.approx(reference, rel=1e-11)
     for ours, theirs in zip(grads, reference_grads, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11 * np.abs(theirs).max())
@@ -183,9 +191,9 @@ def test_value_and_gradient_are_those_of_the_float64_loops(name, devices, tile):
 def host_stops(compiled):
     """(number of loops, instructions at which an accelerator waits for the host) of a program."""
     lines = compiled.as_text().splitlines()
-    loops_found = [line for line in lines if " while(" in line]
-    unknown = [line for line in loops_found if "known_trip_count" not in line]
-    return len(loops_found), unknown + [line for line in lines if " conditional(" in line]
+    loops = [line for line in lines if " while(" in line]
+    unknown = [line for line in loops if "known_trip_count" not in line]
+    return len(loops), unknown + [line for line in lines if " conditional(" in line]
 
 
 @pytest.mark.parametrize(("devices", "tile"), [(1, None), (8, None), (1, 3), (8, 7)])
@@ -198,7 +206,7 @@ def test_no_loss_makes_an_accelerator_wait_for_the_host(devices, tile):
 
 def test_the_check_finds_loops_of_unknown_length_and_conditionals():
     def triangle(x, start):
-        """The walk over tiles that the check is for: a traced bound, and a traced branch."""
+        """Loop over tiles with a traced bound and a traced branch, which the check must detect."""
 
         def one(j, y):
             return jax.lax.cond(j == start, lambda y: y, lambda y: jnp.sin(y) @ x, y)
@@ -218,8 +226,8 @@ def test_the_check_finds_loops_of_unknown_length_and_conditionals():
 def test_tile_pairs_are_all_unordered_pairs_of_different_tiles_once(count):
     total = count * (count - 1) // 2
     pairs = [tile_pair(jnp.int32(k), count) for k in range(total)]
-    found = sorted(tuple(sorted((int(i), int(j)))) for i, j in pairs)
-    assert found == list(itertools.combinations(range(count), 2))
+    unordered = sorted(tuple(sorted((int(i), int(j)))) for i, j in pairs)
+    assert unordered == list(itertools.combinations(range(count), 2))
 
 
 @pytest.mark.parametrize("module", [online_softmax, similarity])
@@ -247,7 +255,7 @@ def test_examples_in_docstrings_hold(module):
     ],
     ids=["nt_xent", "dcl-w", "clip", "siglip", "beta", "margin"],
 )  # fmt: skip
-def test_scalars_may_be_learnt(ours, loop, at, tile):
+def test_gradients_of_scalar_hyperparameters(ours, loop, at, tile):
     with jax.enable_x64(True):
         value, slope = jax.value_and_grad(lambda x: ours(x, tile))(at)
     assert float(value) == pytest.approx(loop(at), rel=1e-11)
@@ -265,14 +273,14 @@ def test_bfloat16_rows_give_a_float32_loss_and_bfloat16_gradients(name, tile):
     assert loss.dtype == jnp.float32
     assert grad.dtype == jnp.bfloat16
     exact = loop(np.asarray(z1, np.float64), np.asarray(z2, np.float64))
-    # Inputs are rounded, sums are not: a few float32 roundings of numbers up to 10.
+    # Only inputs are rounded to bfloat16; a few float32 roundings of numbers up to 10 remain.
     assert float(loss) == pytest.approx(exact, rel=1e-5, abs=1e-5)
     assert np.isfinite(np.asarray(grad, np.float32)).all()
 
 
 @functools.cache
 def in_float32(tile):
-    """(z1, z2) -> of every loss (loss, gradients), one program for one device."""
+    """Compiled function (z1, z2) -> {name: (loss, gradients)} of all losses on one device."""
 
     def all_losses(z1, z2):
         return {
@@ -287,7 +295,7 @@ def in_float32(tile):
 
 @pytest.mark.parametrize("tile", [None, 4])
 @pytest.mark.parametrize("magnitude", [1e-30, 1e30])
-def test_lengths_do_not_matter_however_large_or_small(magnitude, tile):
+def test_losses_are_invariant_to_extreme_norms(magnitude, tile):
     z1, z2 = Z1.astype(np.float32), Z2.astype(np.float32)
     scaled = in_float32(tile)(z1 * np.float32(magnitude), z2 * np.float32(magnitude))
     for name, (loss, grads) in in_float32(tile)(z1, z2).items():
@@ -310,7 +318,7 @@ def test_zero_vectors_and_duplicates_stay_finite(tile):
 def test_a_temperature_of_a_hundredth(tile):
     z1, z2 = Z1.astype(np.float32), Z2.astype(np.float32)
     how = {"temperature": 0.01, "tile_size": tile}
-    found = {
+    values = {
         "dcl": (losses.dcl(z1, z2, **how), losses_numpy.dcl(Z1, Z2, 0.01)),
         "hard": (
             losses.hard_nt_xent(z1, z2, **how),
@@ -322,12 +330,12 @@ def test_a_temperature_of_a_hundredth(tile):
             losses_numpy.sup_con(stacked(Z1, Z2), LABELS, 0.01),
         ),
     }
-    for name, (ours, theirs) in found.items():
-        # Similarities are good to 1e-7 and logits, up to 100, to 1e-5.
+    for name, (ours, theirs) in values.items():
+        # Similarities have an error of 1e-7, and logits up to 100 an error of 1e-5.
         assert float(ours) == pytest.approx(theirs, rel=1e-5, abs=1e-4), name
 
 
-def test_more_views_than_two_and_classes_of_one():
+def test_sup_con_with_three_views_and_singleton_classes():
     z, labels = np.random.default_rng(4).normal(size=(5, 3, 4)), np.array([2, 0, 2, -1, 1])
     for views in (1, 3):
         reference = losses_numpy.sup_con(z[:, :views], labels, 0.3)
@@ -348,13 +356,13 @@ def test_without_labels_and_with_two_views_sup_con_is_nt_xent():
         assert float(alone) == pytest.approx(losses_numpy.nt_xent(Z1, Z2, 0.1), rel=1e-12)
 
 
-def test_hard_negatives_of_no_concentration_and_no_debiasing_are_nt_xent():
+def test_hard_nt_xent_without_concentration_and_debiasing_is_nt_xent():
     with jax.enable_x64(True):
         plain = losses.hard_nt_xent(Z1, Z2, temperature=0.2, beta=0.0, tau_plus=0.0)
     assert float(plain) == pytest.approx(losses_numpy.nt_xent(Z1, Z2, 0.2), rel=1e-12)
 
 
-def test_drawing_all_negatives_is_the_whole_loss():
+def test_drawing_all_negatives_gives_the_full_loss():
     with jax.enable_x64(True):
         all_drawn = losses.info_nce(
             Z1, Z2, num_negatives=N - 1, example_keys=jnp.asarray(KEYS), tile_size=3
@@ -363,12 +371,12 @@ def test_drawing_all_negatives_is_the_whole_loss():
 
 
 def test_draws_differ_between_queries_and_repeat_with_their_keys():
-    places = np.array(drawn())
-    assert len({tuple(sorted(row)) for row in places.tolist()}) > 1
-    assert all(len(set(row)) == DRAWN for row in places.tolist())
+    draws = np.array(drawn())
+    assert len({tuple(sorted(row)) for row in draws.tolist()}) > 1
+    assert all(len(set(row)) == DRAWN for row in draws.tolist())
 
 
-def test_what_a_query_sees_is_the_same_whole_and_in_tiles():
+def test_query_statistics_are_identical_whole_and_tiled():
     whole, tiled = (
         query_contrast(Z1, Z2, temperature=0.2, queue=QUEUE, tile_size=tile) for tile in (None, 3)
     )
@@ -377,8 +385,8 @@ def test_what_a_query_sees_is_the_same_whole_and_in_tiles():
         @ np.concatenate([losses_numpy.unit(Z2), losses_numpy.unit(QUEUE)]).T
         / 0.2
     )
-    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(whole.expected, (shares * logits).sum(axis=1), rtol=1e-5)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(whole.expected, (probabilities * logits).sum(axis=1), rtol=1e-5)
     negatives = np.where(np.eye(N, N + len(QUEUE), dtype=bool), -np.inf, logits)
     np.testing.assert_allclose(whole.hardest_negative, negatives.max(axis=1), rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, tiled)
@@ -389,7 +397,10 @@ def test_what_a_query_sees_is_the_same_whole_and_in_tiles():
     [
         (lambda: losses.info_nce(Z1, Z2, in_batch=False), "leaves no negatives; give a queue"),
         (lambda: losses.info_nce(Z1, Z2, num_negatives=8, example_keys=KEYS), "from 1 to 7"),
-        (lambda: losses.info_nce(Z1, Z2, num_negatives=3), "example_keys, which are None"),
+        (
+            lambda: losses.info_nce(Z1, Z2, num_negatives=3),
+            "num_negatives needs example_keys, which are None",
+        ),
         (lambda: losses.dcl(Z1[:1], Z2[:1]), "one pair has no negative"),
         (lambda: losses.hard_nt_xent(Z1[:1], Z2[:1]), "one pair has no negative"),
         (lambda: losses.hard_nt_xent(Z1, Z2, tau_plus=1.0), "tau_plus is 1.0"),
@@ -402,6 +413,6 @@ def test_what_a_query_sees_is_the_same_whole_and_in_tiles():
         (lambda: losses.siglip(Z1, Z2, tile_size=0), "tile_size is 0; give None"),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_way_out(call, message):
+def test_invalid_arguments_are_rejected_with_a_remedy(call, message):
     with pytest.raises(UserError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Kernel gradients by matrix products against loops in float64 and against XLA's own."""
+"""Convolutions by matrix products: agreement with float64 loops and with XLA's convolution."""
 
 import functools
 
@@ -21,9 +21,9 @@ CASES = {
     "3x3, stride 2, even": ((8, 6), (16, 4), (3, 3), (2, 2), ((1, 1), (1, 1))),
     "1x1": ((5, 4), (16, 8), (1, 1), (1, 1), "VALID"),
     "1x1, stride 2": ((5, 4), (32, 4), (1, 1), (2, 2), "VALID"),
-    "7x7, stride 2, of colours": ((13, 16), (3, 33), (7, 7), (2, 2), ((3, 3), (3, 3))),
-    "3x3, of colours": ((6, 6), (3, 33), (3, 3), (1, 1), ((1, 1), (1, 1))),
-    "3x3, of few channels to few": ((6, 6), (3, 4), (3, 3), (1, 1), ((1, 1), (1, 1))),
+    "7x7, stride 2, RGB": ((13, 16), (3, 33), (7, 7), (2, 2), ((3, 3), (3, 3))),
+    "3x3, RGB": ((6, 6), (3, 33), (3, 3), (1, 1), ((1, 1), (1, 1))),
+    "3x3, few channels": ((6, 6), (3, 4), (3, 3), (1, 1), ((1, 1), (1, 1))),
     "2x3, uneven padding": ((6, 7), (16, 4), (2, 3), (1, 3), ((0, 2), (3, 1))),
     "3x3, cropped": ((9, 9), (16, 4), (3, 3), (2, 1), ((-1, 2), (1, -2))),
     "3x3 on 2x2": ((2, 2), (16, 4), (3, 3), (1, 1), ((1, 1), (1, 1))),
@@ -58,20 +58,20 @@ def operands(case, dtype=np.float64, batch=3):
 
 
 def by_loops(x, g, window, strides, padding):
-    """The definition: position by position and tap by tap."""
+    """Kernel gradient by definition: position by position and tap by tap."""
     x, g = np.asarray(x), np.asarray(g)
-    found = np.zeros((*window, x.shape[3], g.shape[3]))
+    computed = np.zeros((*window, x.shape[3], g.shape[3]))
     (top, _), (left, _) = padding
     for row, column in np.ndindex(g.shape[1:3]):
         for i, j in np.ndindex(*window):
             y, z = row * strides[0] + i - top, column * strides[1] + j - left
             if 0 <= y < x.shape[1] and 0 <= z < x.shape[2]:
-                found[i, j] += x[:, y, z].T @ g[:, row, column]
-    return found
+                computed[i, j] += x[:, y, z].T @ g[:, row, column]
+    return computed
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_kernel_gradients_are_those_of_loops_and_of_xla(case):
+def test_kernel_gradients_match_loops_and_xla(case):
     size, _, window, strides, padding = case
     with jax.enable_x64(True):
         x, k, g = operands(case)
@@ -84,8 +84,8 @@ def test_kernel_gradients_are_those_of_loops_and_of_xla(case):
 
         sides = pads(size, window, strides, padding)
         expected = by_loops(x, g, window, strides, sides)
-        found = by_products(x, g, window, strides, sides)
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        computed = by_products(x, g, window, strides, sides)
+        np.testing.assert_allclose(computed, expected, rtol=1e-12, atol=1e-12)
         own, xla = (
             values(function, x, k, g) for function in (convolution, lax.conv_general_dilated)
         )
@@ -93,38 +93,38 @@ def test_kernel_gradients_are_those_of_loops_and_of_xla(case):
             np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("few", [1, 2, 3, 6])
-def test_images_may_be_taken_a_few_at_a_time(monkeypatch, few):
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 6])
+def test_the_gradient_does_not_depend_on_the_chunk_size(monkeypatch, chunk_size):
     case = CASES["3x3, stride 2, odd"]
     *_, window, strides, padding = case
     with jax.enable_x64(True):
         x, _, g = operands(case, batch=6)
-        monkeypatch.setattr(products, "_images", lambda *_: few)
-        found = by_products(x, g, window, strides, padding)
+        monkeypatch.setattr(products, "_chunk_size", lambda *_: chunk_size)
+        computed = by_products(x, g, window, strides, padding)
         expected = by_loops(x, g, window, strides, padding)
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(computed, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_images_at_a_time_divide_the_batch():
+def test_the_chunk_size_divides_the_batch():
     for batch, positions, channels in (
         (64, 1024, 64),
         (96, 256, 128),
         (7, 64, 256),
         (512, 144, 16),
     ):
-        few = products._images(batch, positions, channels)
-        assert batch % few == 0
-        assert few * positions >= min(products.CACHED // channels, batch * positions)
+        chunk_size = products._chunk_size(batch, positions, channels)
+        assert batch % chunk_size == 0
+        assert chunk_size * positions >= min(products.CACHE_ENTRIES // channels, batch * positions)
 
 
 def test_products_of_bfloat16_are_summed_in_float32():
     case = CASES["3x3, stride 2, odd"]
     *_, window, strides, padding = case
     x, _, g = operands(case, jnp.bfloat16)
-    found = by_products(x, g, window, strides, padding)
-    assert found.dtype == jnp.float32
+    computed = by_products(x, g, window, strides, padding)
+    assert computed.dtype == jnp.float32
     wide = [np.asarray(value, np.float64) for value in (x, g)]
-    np.testing.assert_allclose(found, by_loops(*wide, window, strides, padding), rtol=1e-4)
+    np.testing.assert_allclose(computed, by_loops(*wide, window, strides, padding), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_products_of_bfloat16_are_summed_in_float32():
     ],
     ids=str,
 )
-def test_what_is_no_plain_convolution_stays_xlas(options):
+def test_dilated_and_grouped_convolutions_use_xla(options):
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 16))
 
     def gradient(**more):
@@ -150,29 +150,29 @@ def test_what_is_no_plain_convolution_stays_xlas(options):
 
 
 def layer_loss(remat=False):
-    """A layer large enough for products on a CPU, and the sum of its squares."""
+    """(layer large enough for matrix products on a CPU, its loss: sum of squared outputs)."""
     block = nn.remat(nn.Conv) if remat else nn.Conv
     layer = block(32, (3, 3), strides=(2, 2), conv_general_dilated=convolution)
     return layer, lambda params, x: (layer.apply(params, x) ** 2).sum()
 
 
-def test_it_is_the_same_under_remat_and_over_devices():
+def test_gradients_are_the_same_under_remat_and_over_devices():
     layer, loss = layer_loss()
     x = jax.random.normal(jax.random.key(0), (8, 24, 24, 8))
     params = layer.init(jax.random.key(1), x)
     expected = jax.jit(jax.grad(loss))(params, x)
     remat = jax.jit(jax.grad(layer_loss(remat=True)[1]))(params, x)
     mesh = spmd.make_mesh(jax.devices()[:4])
-    over = jax.shard_map(
+    sharded = jax.shard_map(
         lambda p, x: lax.psum(jax.grad(loss)(p, x), spmd.AXIS),
         mesh=mesh,
         in_specs=(PartitionSpec(), PartitionSpec(spmd.AXIS)),
         out_specs=PartitionSpec(),
         check_vma=False,
     )
-    for found in (remat, jax.jit(over)(params, x)):
+    for computed in (remat, jax.jit(sharded)(params, x)):
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-2), found, expected
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-2), computed, expected
         )
 
 
@@ -181,7 +181,7 @@ def program(function, platform, *arguments):
     return exported.mlir_module()
 
 
-def test_accelerators_keep_xlas_gradient():
+def test_accelerators_use_the_gradient_of_xla():
     layer, loss = layer_loss()
     x = jnp.zeros((8, 24, 24, 8))
     params = layer.init(jax.random.key(1), x)
@@ -192,7 +192,7 @@ def test_accelerators_keep_xlas_gradient():
 
 
 @pytest.mark.parametrize(("side", "window"), [(8, (1, 1)), (2, (3, 3))])
-def test_accelerators_keep_xlas_values(side, window):
+def test_accelerators_use_the_values_of_xla(side, window):
     layer = nn.Conv(4, window, conv_general_dilated=convolution)
     x = jnp.zeros((2, side, side, 16))
     params = layer.init(jax.random.key(1), x)
@@ -203,7 +203,7 @@ def test_accelerators_keep_xlas_values(side, window):
         assert "stablehlo.dot_general" not in texts[name]
 
 
-def test_inside_xla_only_a_cpu_has_xlas_too():
+def test_xla_only_makes_a_cpu_use_xla():
     layer, loss = layer_loss()
     x = jnp.zeros((8, 24, 24, 8))
     params = layer.init(jax.random.key(1), x)

@@ -1,4 +1,4 @@
-"""ResNet encoders, against numbers of torchvision, of the papers, and closed forms."""
+"""ResNet encoders: agreement with torchvision, with numbers of the papers and with closed forms."""
 
 import functools
 import math
@@ -19,12 +19,12 @@ from cssl_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from cssl_jax.runtime.spmd import AXIS, make_mesh
 
 GOLDENS = pathlib.Path(__file__).resolve().parents[1] / "goldens"
-# Imported by path: torchvision.npz was made from the same functions.
+# Imported by path: torchvision.npz was created with the same functions.
 seeded = types.SimpleNamespace(**runpy.run_path(str(GOLDENS / "seeded_weights.py")))
-STORED = 1e-6  # both sides compute in float64; the goldens are stored in float32
+STORED = 1e-6  # relative tolerance: both sides compute in float64, goldens are stored in float32
 LAST_NORM = {"resnet18": "layer4.1.bn2", "resnet50": "layer4.2.bn3"}
 
-# Counts of torchvision's documentation, less the classifier (1000 D + 1000).
+# Parameter counts of torchvision's documentation minus the classifier (1000 D + 1000).
 TORCHVISION_PARAMETERS = {
     "resnet18": 11_689_512 - 513_000,
     "resnet34": 21_797_672 - 513_000,
@@ -45,7 +45,7 @@ def parameter_count(encoder):
 
 
 def randomise(encoder, seed, dtype=np.float32):
-    """Variables away from their initial zeros and ones."""
+    """Random variables that differ from the initial zeros and ones."""
     shapes = jax.tree.map(lambda leaf: np.zeros(leaf.shape, dtype), shapes_of(encoder))
     keys = {key: array.shape for key, array in to_torchvision(shapes).items()}
     weights = seeded.seeded_weights(keys, seed)
@@ -53,7 +53,7 @@ def randomise(encoder, seed, dtype=np.float32):
 
 
 def tiny(block=BasicBlock, **options):
-    """A stage that keeps the size and one that halves it: shortcuts with and without weights."""
+    """Encoder of two stages, one of which halves the size: shortcuts with and without weights."""
     return ResNet((2, 1), block, width=0.125, stem="cifar", **options)
 
 
@@ -62,7 +62,7 @@ def images_of(shape=(4, 8, 8, 3), seed=0):
 
 
 def relative_error(actual, expected):
-    """Largest difference over largest magnitude: sums over channels cancel entry by entry."""
+    """Largest difference divided by largest magnitude, because single entries can cancel to 0."""
     expected = np.asarray(expected, np.float64)
     assert actual.shape == expected.shape
     return np.abs(np.asarray(actual, np.float64) - expected).max() / np.abs(expected).max()
@@ -75,7 +75,7 @@ def goldens():
 
 
 def golden_case(goldens, case):
-    """Encoder, seed and images of a case of make_torchvision_goldens.py."""
+    """(encoder, seed, images) of a case of make_torchvision_goldens.py."""
     name, _, stem = case.partition("_")
     seed = int(goldens[f"{case}/seed"])
     images = seeded.seeded_images(tuple(goldens[f"{case}/input_shape"]), seed)
@@ -84,13 +84,13 @@ def golden_case(goldens, case):
 
 @pytest.fixture(scope="module")
 def encoded(goldens):
-    """Case -> (weights as torch names them, outputs by mode, weights after the train forward)."""
+    """Case -> (weights with torch names, outputs per mode, weights after a training pass)."""
 
     @functools.cache
     def encode(case):
         encoder, seed, images = golden_case(goldens, case)
-        # float64: BatchNorm over the last stage's 8 positions magnifies rounding a thousandfold,
-        # torchvision's own float32 is 2e-4 off there.
+        # float64, because BatchNorm over the 8 positions of the last stage magnifies rounding a
+        # thousandfold. torchvision's float32 has an error of 2e-4 there.
         with jax.enable_x64(True):
             variables = randomise(encoder, seed, np.float64)
             train = jax.jit(lambda v, x: encoder.apply(v, x, True, mutable=["batch_stats"]))
@@ -104,7 +104,7 @@ def encoded(goldens):
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("case", ["resnet18", "resnet18_cifar", "resnet50"])
-def test_features_and_stages_are_torchvisions(goldens, encoded, case, mode):
+def test_features_and_stages_match_torchvision(goldens, encoded, case, mode):
     output = encoded(case)[1][mode]
     for i, stage in enumerate(output["stages"], start=1):
         assert stage.shape == tuple(goldens[f"{case}/{mode}/stage{i}_shape"])
@@ -114,16 +114,16 @@ def test_features_and_stages_are_torchvisions(goldens, encoded, case, mode):
     assert relative_error(output["features"], goldens[f"{case}/{mode}/features"]) < STORED
 
 
-def test_float32_features_are_near_torchvisions(goldens):
+def test_float32_features_are_close_to_torchvision(goldens):
     encoder, seed, images = golden_case(goldens, "resnet50")
     with jax.default_matmul_precision("float32"):
         output = jax.jit(encoder.apply)(randomise(encoder, seed), images.astype(np.float32))
-    # Rounding errors of 2^-24 add up over 53 layers to some 1e-6.
+    # Rounding errors of 2^-24 add up to about 1e-6 over 53 layers.
     assert relative_error(output["features"], goldens["resnet50/eval/features"]) < 1e-5
 
 
 @pytest.mark.parametrize("case", ["resnet18", "resnet18_cifar", "resnet50"])
-def test_running_statistics_move_as_torchvisions_do(goldens, encoded, case):
+def test_running_statistics_match_torchvision(goldens, encoded, case):
     before, output, after = encoded(case)
     n, height, width, _ = goldens[f"{case}/input_shape"]
     stem_stride = 1 if case.endswith("cifar") else 2
@@ -132,14 +132,15 @@ def test_running_statistics_move_as_torchvisions_do(goldens, encoded, case):
     for module, size in (("bn1", stem_size), (LAST_NORM[case.partition("_")[0]], last_size)):
         mean, var = f"{module}.running_mean", f"{module}.running_var"
         assert relative_error(after[mean], goldens[f"{case}/train/{mean}"]) < STORED
-        # torch keeps the unbiased variance, we the biased one: 0.9 old + 0.1 new (size - 1) / size.
-        kept = 0.9 * before[var]
-        expected = kept + (goldens[f"{case}/train/{var}"] - kept) * (size - 1) / size
+        # torch stores the unbiased variance, this package the biased one:
+        # 0.9 old + 0.1 new (size - 1) / size.
+        retained = 0.9 * before[var]
+        expected = retained + (goldens[f"{case}/train/{var}"] - retained) * (size - 1) / size
         assert relative_error(after[var], expected) < STORED
 
 
 @pytest.mark.parametrize("name", list(TORCHVISION_PARAMETERS))
-def test_parameter_counts_are_torchvisions(name):
+def test_parameter_counts_match_torchvision(name):
     assert parameter_count(build_encoder(name)) == TORCHVISION_PARAMETERS[name]
 
 
@@ -148,12 +149,12 @@ def test_resnet200_is_resnet152_with_16_more_blocks_in_its_second_stage():
     block = convolutions + 2 * (128 + 128 + 512)
     count = parameter_count(build_encoder("resnet200"))
     assert count == TORCHVISION_PARAMETERS["resnet152"] + 16 * block
-    assert round((count + 2_049_000) / 1e6, 2) == 64.67  # timm's table of models
+    assert round((count + 2_049_000) / 1e6, 2) == 64.67  # from the model table of timm
 
 
 @pytest.mark.parametrize(("width", "millions"), [(1, 24), (2, 94), (4, 375)])
-def test_wide_resnet50_has_the_size_that_simclr_states(width, millions):
-    """Table 6 of arXiv 2002.05709 and table 1 of arXiv 2006.10029."""
+def test_wide_resnet50_has_the_size_reported_by_simclr(width, millions):
+    """Sizes of table 6 of arXiv 2002.05709 and table 1 of arXiv 2006.10029."""
     assert round(parameter_count(build_encoder("resnet50", width=width)) / 1e6) == millions
 
 
@@ -176,7 +177,7 @@ def test_cifar_stem_keeps_the_image_size():
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_features_are_float32_and_near_those_of_float32_under_bfloat16_compute(train):
+def test_bfloat16_compute_gives_float32_features_close_to_those_of_float32(train):
     variables = randomise(tiny(), seed=1)
 
     def run(dtype):
@@ -188,14 +189,15 @@ def test_features_are_float32_and_near_those_of_float32_under_bfloat16_compute(t
     assert half[0]["features"].dtype == jnp.float32
     assert {stage.dtype for stage in half[0]["stages"]} == {jnp.dtype(jnp.bfloat16)}
     assert {leaf.dtype for leaf in jax.tree.leaves(half[1])} == {jnp.dtype(jnp.float32)}
-    # bfloat16 rounds by 2^-9 (0.2 %) at each of 20 operations; a lost scale would be tens of %.
+    # bfloat16 rounds by 2^-9 (0.2 %) at each of 20 operations; a missing scale would change tens
+    # of %.
     error = relative_error(half[0]["features"], full[0]["features"])
     assert 1e-5 < error < 0.03
 
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
-def test_remat_keeps_outputs_and_gradients_and_lets_activations_go(block):
-    images, results, kept = images_of((4, 16, 16, 3)), [], []
+def test_remat_preserves_outputs_and_gradients_and_drops_activations(block):
+    images, results, residual_bytes = images_of((4, 16, 16, 3)), [], []
     for remat in (False, True):
         encoder = ResNet((2, 2), block, width=0.125, stem="cifar", remat=remat)
         variables = randomise(encoder, seed=2)
@@ -207,16 +209,18 @@ def test_remat_keeps_outputs_and_gradients_and_lets_activations_go(block):
 
         arguments = (variables["params"], variables["batch_stats"], images)
         results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(*arguments))
-        # What the backward pass waits for are the leaves of the function that vjp returns. The
-        # memory of the compiled step says nothing here: XLA on CPUs drops remat's barriers.
+        # The stored residuals are the leaves of the function that vjp returns. The memory of the
+        # compiled step is no evidence: XLA on CPUs removes the barriers of remat.
         backward = jax.eval_shape(lambda *a, f=loss: jax.vjp(f, *a, has_aux=True)[1], *arguments)
-        kept.append(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward)))
+        residual_bytes.append(
+            sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
+        )
     assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(results[0][1]))
     for one, other in zip(*(jax.tree.leaves(result) for result in results), strict=True):
-        # The same operations, fused differently: float32 rounding of sums over 1,024 positions.
+        # The same operations are fused differently: float32 rounding of sums over 1,024 positions.
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * scale)
-    assert kept[1] < 0.5 * kept[0]
+    assert residual_bytes[1] < 0.5 * residual_bytes[0]
 
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
@@ -238,19 +242,19 @@ def test_residual_branches_are_zero_at_initialisation(block):
     assert np.abs(before["features"]).max() > 0
 
 
-def test_unknown_encoder_is_answered_with_the_nearest_name():
+def test_an_unknown_encoder_is_rejected_with_the_nearest_name():
     with pytest.raises(UserError, match=r"'resnet5O'.*did you mean 'resnet50'"):
         build_encoder("resnet5O")
 
 
-def test_unknown_stem_is_answered_and_not_taken_for_another():
+def test_an_unknown_stem_is_rejected():
     with pytest.raises(UserError, match=r"stem 'cifar10' is unknown; use 'imagenet' or 'cifar'"):
         shapes_of(build_encoder("resnet18", stem="cifar10"))
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_encoder_on_several_devices_is_the_encoder_on_one(groups):
-    """Every BatchNorm gets the axis and the groups: a group is as a batch by itself."""
+    """Every BatchNorm uses the axis and the groups, so each group behaves like a separate batch."""
     images = images_of((8, 8, 8, 3))
     variables = randomise(tiny(), seed=3)
 
@@ -258,8 +262,8 @@ def test_encoder_on_several_devices_is_the_encoder_on_one(groups):
         output, updates = encoder.apply(variables, images, True, mutable=["batch_stats"])
         return output["features"], updates
 
-    alone = jax.jit(functools.partial(forward, encoder=tiny()))
-    parts = [alone(variables, part) for part in np.split(images, groups)]
+    on_one_device = jax.jit(functools.partial(forward, encoder=tiny()))
+    references = [on_one_device(variables, part) for part in np.split(images, groups)]
     mapped = jax.shard_map(
         functools.partial(forward, encoder=tiny(axis_name=AXIS, norm_groups=groups)),
         mesh=make_mesh(jax.devices()[:4]),
@@ -268,8 +272,8 @@ def test_encoder_on_several_devices_is_the_encoder_on_one(groups):
         check_vma=False,
     )
     features, updates = jax.jit(mapped)(variables, images)
-    # float32 sums in another order; statistics of single devices would differ by tens of %.
-    assert relative_error(features, np.concatenate([part[0] for part in parts])) < 1e-4
-    average = jax.tree.map(lambda *leaves: sum(leaves) / groups, *(part[1] for part in parts))
+    # float32 sums in another order. Statistics per device would differ by tens of %.
+    assert relative_error(features, np.concatenate([part[0] for part in references])) < 1e-4
+    average = jax.tree.map(lambda *leaves: sum(leaves) / groups, *(part[1] for part in references))
     for actual, expected in zip(jax.tree.leaves(updates), jax.tree.leaves(average), strict=True):
         assert relative_error(actual, expected) < 1e-4

@@ -1,4 +1,4 @@
-"""Micro-batches and ``model.remat`` save memory and change no gradient."""
+"""Micro-batches and ``model.remat``: both save memory and leave every gradient unchanged."""
 
 import json
 import types
@@ -25,11 +25,11 @@ from cssl_jax.train.logging import logger
 from helpers import tiny
 
 N, MICRO_BATCH = 32, 8
-FLOAT64_BOUND = 1e-9  # DESIGN rule 1; 3e-15 is measured
+FLOAT64_BOUND = 1e-9  # required by the design; the measured difference is 3e-15
 
 
 def assert_near(results, reference, bound=FLOAT64_BOUND):
-    """Gradients, metrics and running statistics, each in units of its largest."""
+    """Compares gradients, metrics and running statistics, each relative to its largest entry."""
     for result, expected in zip(results, reference, strict=True):
         assert jax.tree.structure(result) == jax.tree.structure(expected)
         assert largest_difference(result, expected) <= bound
@@ -39,7 +39,7 @@ def assert_near(results, reference, bound=FLOAT64_BOUND):
 
 
 class Mlp(ProjectionHead):
-    """Vectors to features, with all that BatchNorm has."""
+    """Encoder of vectors: a projection head, including its BatchNorm layers."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -47,35 +47,35 @@ class Mlp(ProjectionHead):
 
 
 class Learned(SimCLR):
-    """SimCLR whose temperature is a parameter, with a figure that pairs examples and outputs."""
+    """SimCLR with a learned temperature and a metric that pairs examples with outputs."""
 
     def init(self, key, batch):
         params, model_state, method_state = super().init(key, batch)
         return {**params, "temperature": jnp.float32(0.4)}, model_state, method_state
 
     def objective(self, params, method_state, outputs, examples, ctx):
-        seen = two_view_contrast(
+        contrast = two_view_contrast(
             outputs[:, 0],
             outputs[:, 1],
             temperature=params["temperature"],
             axis_name=ctx.axis_name,
             tile_size=self.tile_size,
         )
-        loss = ntxent.loss_from(seen) + jnp.mean(examples["label"] * jnp.tanh(outputs[:, 0, 0]))
+        loss = ntxent.loss_from(contrast) + jnp.mean(examples["label"] * jnp.tanh(outputs[:, 0, 0]))
         paired = jnp.mean(examples["index"] * outputs[:, 1, 1])
-        accuracy = ntxent.accuracy_from(seen)
+        accuracy = ntxent.accuracy_from(contrast)
         return loss, {"loss": loss, "paired": paired, "contrastive_accuracy": accuracy}
 
 
 class Detached(Learned):
-    """A GradCache that forgets a micro-batch: one device's first rows get no cotangent."""
+    """Faulty objective: the first rows of each device receive no cotangent."""
 
     def objective(self, params, method_state, outputs, examples, ctx):
         outputs = outputs.at[:2].set(jax.lax.stop_gradient(outputs[:2]))
         return super().objective(params, method_state, outputs, examples, ctx)
 
 
-def vectors(dtype=np.float64):
+def vector_batch(dtype=np.float64):
     rng = np.random.default_rng(0)
     key = rng.integers(0, 2**32, (N, 2), dtype=np.uint32)
     index, label = np.arange(N, dtype=np.int32), rng.integers(0, 3, N, np.int32)
@@ -83,7 +83,7 @@ def vectors(dtype=np.float64):
 
 
 def make_batch(step, constants, host_batch):
-    """Two views by noise from the examples' keys."""
+    """Two views per example, by noise seeded with the example's key."""
 
     def noise(key):
         return jax.random.uniform(jax.random.wrap_key_data(key), (2, 6), host_batch["x"].dtype)
@@ -100,7 +100,7 @@ def method_and_state(method, dtype, **shared):
     built = method(encoder, ProjectionHead(hidden=8, out=4, **shared))
     views = {"main": np.zeros((2, 2, 6), np.float32)}
     params, statistics, _ = built.init(jax.random.key(0), {"views": views})
-    # Running statistics as after some training: no one could tell 0 and 1 from what is frozen.
+    # Running statistics as after some training. The initial 0 and 1 would hide a fault when frozen.
     rng = np.random.default_rng(1)
     statistics = jax.tree.map(lambda s: rng.uniform(0.5, 1.5, s.shape).astype(dtype), statistics)
     params = jax.tree.map(lambda p: np.asarray(p, dtype), params)
@@ -118,7 +118,7 @@ def vector_gradient(
     rows=None,
     dtype=np.float64,
 ):
-    """(gradient, metrics, running statistics) of one step, on the host."""
+    """(gradient, metrics, running statistics) of one step, as host arrays."""
     with jax.enable_x64(dtype == np.float64):
         mesh = spmd.make_mesh(jax.devices()[:devices])
         groups = spmd.norm_groups(N, norm_group, mesh, micro_batch)
@@ -137,7 +137,7 @@ def vector_gradient(
             return grads, aux["metrics"], aux["model_state"]
 
         rows = spmd.process_rows(N, mesh, micro_batch) if rows is None else rows
-        host_batch = {name: value[rows] for name, value in vectors(dtype).items()}
+        host_batch = {name: value[rows] for name, value in vector_batch(dtype).items()}
         result = spmd.data_parallel(function, mesh, backend, donate=False)(
             spmd.replicate(state, mesh), {}, spmd.put_batch(host_batch, mesh, backend)
         )
@@ -146,8 +146,8 @@ def vector_gradient(
 
 
 @pytest.fixture(scope="module")
-def whole():
-    """The plain step, its batch statistics over the same examples as a micro-batch's."""
+def plain_step():
+    """Step without micro-batches whose BatchNorm groups are the examples of a micro-batch."""
     return vector_gradient(norm_group=MICRO_BATCH)
 
 
@@ -162,37 +162,39 @@ def slow(*values):
         *[slow(1, "pmap"), (2, "pmap"), slow(4, "pmap"), slow(8, "pmap")],
     ],
 )
-def test_micro_batches_give_the_plain_gradient_on_any_number_of_devices(whole, devices, backend):
+def test_micro_batches_give_the_plain_gradient_on_any_number_of_devices(
+    plain_step, devices, backend
+):
     result = vector_gradient(devices, backend, micro_batch=MICRO_BATCH)
     assert result[0]["temperature"].dtype == np.float64
-    assert abs(result[0]["temperature"]) > 0.1  # what the objective alone uses is learnt too
-    assert_near(result, whole)
+    assert abs(result[0]["temperature"]) > 0.1  # parameters of the objective have gradients as well
+    assert_near(result, plain_step)
 
 
-def test_micro_batches_and_a_loss_in_tiles_give_the_plain_gradient(whole):
+def test_micro_batches_and_a_tiled_loss_give_the_plain_gradient(plain_step):
     def tiled(*modules):
         return Learned(*modules, tile_size=5)
 
-    assert_near(vector_gradient(4, micro_batch=MICRO_BATCH, method=tiled), whole)
+    assert_near(vector_gradient(4, micro_batch=MICRO_BATCH, method=tiled), plain_step)
 
 
-def test_statistics_may_be_over_groups_within_a_micro_batch(whole):
+def test_batch_norm_groups_may_be_smaller_than_a_micro_batch(plain_step):
     grouped = vector_gradient(norm_group=4)
     assert_near(vector_gradient(2, micro_batch=MICRO_BATCH, norm_group=4), grouped)
-    assert largest_difference(grouped[0], whole[0]) > 0.01
+    assert largest_difference(grouped[0], plain_step[0]) > 0.01
 
 
-def test_one_micro_batch_is_the_plain_step_to_the_bit():
+def test_one_micro_batch_has_the_bits_of_the_plain_step():
     jax.tree.map(
         np.testing.assert_array_equal, vector_gradient(2, micro_batch=N), vector_gradient(2)
     )
 
 
-def test_frozen_statistics_are_used_and_not_changed(whole):
+def test_frozen_statistics_are_used_and_not_updated(plain_step):
     plain = vector_gradient(frozen=True)
     result = vector_gradient(4, micro_batch=MICRO_BATCH, frozen=True)
     assert_near(result, plain)
-    assert largest_difference(result[0], whole[0]) > 0.01
+    assert largest_difference(result[0], plain_step[0]) > 0.01
     _, before = method_and_state(Learned, np.float64)
     jax.tree.map(np.testing.assert_array_equal, result[2], before.model_state)
 
@@ -205,35 +207,37 @@ def test_float32_loss_and_raw_gradient_do_not_depend_on_devices():
     assert_near(eight, one, FLOAT32_BOUND)
 
 
-def test_a_micro_batch_without_its_gradient_is_caught(whole):
+def test_a_missing_gradient_of_a_micro_batch_is_detected(plain_step):
     result = vector_gradient(2, micro_batch=MICRO_BATCH, method=Detached)
-    assert result[1]["loss"] == pytest.approx(whole[1]["loss"])  # the loss alone does not tell
-    assert largest_difference(result[0], whole[0]) > 0.01
+    assert result[1]["loss"] == pytest.approx(
+        plain_step[1]["loss"]
+    )  # the loss alone does not reveal the fault
+    assert largest_difference(result[0], plain_step[0]) > 0.01
 
 
-def test_micro_batches_of_what_a_device_holds_are_caught(whole):
+def test_rows_in_the_wrong_order_are_detected(plain_step):
     result = vector_gradient(4, micro_batch=MICRO_BATCH, rows=np.arange(N))
-    assert largest_difference(result[0], whole[0]) > 0.01
+    assert largest_difference(result[0], plain_step[0]) > 0.01
 
 
-def test_gradients_add_up_in_float32_at_least():
+def test_gradients_are_summed_in_float32_or_wider():
     built, state = method_and_state(Learned, jnp.bfloat16, norm_groups=1)
     gradient = make_gradient(built, make_batch, total_steps=1, axis_name=None, micro_batches=4)
     state = state.replace(model_state=jax.tree.map(np.float32, state.model_state))
-    grads, _ = jax.eval_shape(gradient, state, {}, vectors(jnp.bfloat16))
+    grads, _ = jax.eval_shape(gradient, state, {}, vector_batch(jnp.bfloat16))
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 
 
-# ----------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------- images
 
 
-def picture_run(devices=1, backend="shard_map", pipeline="resident", model=None, **train):
+def image_run(devices=1, backend="shard_map", pipeline="resident", model=None, **train):
     config = tiny.config(**{"batch_size": N, "micro_batch": MICRO_BATCH, **train})
     config = tiny.replace(config, "model", **(model or {}))
     return tiny.Run(config, devices, backend, pipeline=pipeline)
 
 
-def picture_gradient(run, dtype=None):
+def image_gradient(run, dtype=None):
     gradient = run.gradient()
 
     def function(*arguments):
@@ -245,16 +249,16 @@ def picture_gradient(run, dtype=None):
 
 
 @pytest.fixture(scope="module")
-def plain_pictures():
+def plain_image_step():
     with jax.enable_x64(True):
-        run = picture_run(micro_batch=0, model={"norm_group": MICRO_BATCH})
-        return picture_gradient(run, np.float64)
+        run = image_run(micro_batch=0, model={"norm_group": MICRO_BATCH})
+        return image_gradient(run, np.float64)
 
 
-def test_the_replay_draws_what_the_first_pass_and_the_plain_step_draw(plain_pictures):
+def test_both_passes_and_the_plain_step_draw_the_same_views(plain_image_step):
     with jax.enable_x64(True):
-        run = picture_run(8, pipeline="stream")
-        assert_near(picture_gradient(run, np.float64), plain_pictures)
+        run = image_run(8, pipeline="stream")
+        assert_near(image_gradient(run, np.float64), plain_image_step)
 
 
 def program(run):
@@ -262,9 +266,9 @@ def program(run):
     return jax.make_jaxpr(run.spread(run.gradient()))(run.state(), run.constants, host_batch).jaxpr
 
 
-def images_alive(run):
-    """Most images of 8 x 8 pixels that one floating-point array of a step holds, on a device."""
-    most, programs = 0, [program(run)]
+def maximum_images_held(run):
+    """Maximum number of 8 x 8 images in one floating-point array of a step, per device."""
+    maximum, programs = 0, [program(run)]
     while programs:
         for equation in programs.pop().eqns:
             inner = [getattr(leaf, "jaxpr", leaf) for leaf in jax.tree.leaves(equation.params)]
@@ -272,8 +276,8 @@ def images_alive(run):
             for variable in equation.outvars:
                 *images, height, width, _ = (0, 0, 0, *variable.aval.shape)
                 if (height, width) == (8, 8) and jnp.issubdtype(variable.aval.dtype, jnp.floating):
-                    most = max(most, int(np.prod(images[3:])))
-    return most
+                    maximum = max(maximum, int(np.prod(images[3:])))
+    return maximum
 
 
 @pytest.mark.parametrize(
@@ -284,28 +288,28 @@ def images_alive(run):
         ("stream", MICRO_BATCH, MICRO_BATCH),
     ],
 )
-def test_views_and_activations_of_one_micro_batch_are_alive(pipeline, micro_batch, examples):
-    run = picture_run(2, pipeline=pipeline, micro_batch=micro_batch)
-    assert images_alive(run) == 2 * examples // 2  # views, devices
+def test_only_views_and_activations_of_one_micro_batch_are_held(pipeline, micro_batch, examples):
+    run = image_run(2, pipeline=pipeline, micro_batch=micro_batch)
+    assert maximum_images_held(run) == 2 * examples // 2  # 2 views on 2 devices
 
 
 @pytest.mark.parametrize("pipeline", ["resident", "stream", "threads", "threads-split", "tf"])
-def test_every_input_feeds_each_device_its_share_of_every_micro_batch(pipeline):
+def test_every_loader_gives_each_device_its_rows_of_every_micro_batch(pipeline):
     if pipeline == "tf":
         pytest.importorskip("tensorflow")
-    run = picture_run(4, pipeline=pipeline)
+    run = image_run(4, pipeline=pipeline)
     host_batch = next(run.host_batches(0, 1))
     rows = np.arange(N)
     name, expected = (
         ("row", rows) if "row" in host_batch else ("index", run.sampler.draw(0, rows)[0])
     )
-    shares = np.reshape(
+    rows_per_device = np.reshape(
         host_batch[name], (4, N // MICRO_BATCH, MICRO_BATCH // 4)
-    )  # device, part, row
-    np.testing.assert_array_equal(shares.swapaxes(0, 1).ravel(), expected)
+    )  # device, micro-batch, row
+    np.testing.assert_array_equal(rows_per_device.swapaxes(0, 1).ravel(), expected)
 
 
-def test_a_process_feeds_the_rows_of_its_own_devices():
+def test_a_process_provides_the_rows_of_its_own_devices():
     devices = [types.SimpleNamespace(process_index=i // 2) for i in range(4)]
     mesh = types.SimpleNamespace(devices=np.array(devices), size=4)
     assert spmd.process_rows(16, mesh, 8).tolist() == [0, 1, 8, 9, 2, 3, 10, 11]
@@ -315,14 +319,14 @@ def test_a_process_feeds_the_rows_of_its_own_devices():
 # ------------------------------------------------------------------------------------ recomputation
 
 
-def test_recomputed_activations_change_no_gradient(plain_pictures):
+def test_remat_changes_no_gradient(plain_image_step):
     with jax.enable_x64(True):
-        run = picture_run(micro_batch=0, model={"norm_group": MICRO_BATCH, "remat": True})
-        assert_near(picture_gradient(run, np.float64), plain_pictures)
+        run = image_run(micro_batch=0, model={"norm_group": MICRO_BATCH, "remat": True})
+        assert_near(image_gradient(run, np.float64), plain_image_step)
 
 
-def bytes_kept(encoder):
-    """From the forward pass for the backward pass, of 64 pictures."""
+def residual_bytes(encoder):
+    """Bytes that the forward pass on 64 images stores for the backward pass."""
     images = np.zeros((64, 8, 8, 1), np.float32)
     variables = jax.eval_shape(encoder.init, jax.random.key(0), images)
 
@@ -333,22 +337,22 @@ def bytes_kept(encoder):
 
         return jax.vjp(features, variables["params"])[1]
 
-    kept = jax.tree.leaves(jax.eval_shape(pull_back, variables))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+    residuals = jax.tree.leaves(jax.eval_shape(pull_back, variables))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals)
 
 
-def test_recomputed_activations_are_not_kept():
+def test_remat_does_not_store_activations():
     plain, remat = (
         build_encoder("resnet18", width=0.125, stem="cifar", remat=on) for on in (False, True)
     )
-    assert bytes_kept(remat) < bytes_kept(plain) / 2
+    assert residual_bytes(remat) < residual_bytes(plain) / 2
 
 
 # -------------------------------------------------------------------------------------------- a run
 
 
 @pytest.mark.slow
-def test_a_run_in_micro_batches_that_stopped_ends_with_the_same_bits(tmp_path, monkeypatch):
+def test_an_interrupted_run_in_micro_batches_ends_with_the_same_bits(tmp_path, monkeypatch):
     source = tiny.pictures(24)
     np.savez(tmp_path / "pictures.npz", images=source.images, labels=source.labels)
     config = tiny.config(batch_size=8, micro_batch=4, epochs=2, checkpoint_every=1)
@@ -378,7 +382,7 @@ def test_a_run_in_micro_batches_that_stopped_ends_with_the_same_bits(tmp_path, m
     assert len([json.loads(line) for line in logs[0].splitlines() if '"loss"' in line]) == 4
 
 
-# ----------------------------------------------------------------------------------------- refusals
+# -------------------------------------------------------------------------------- rejected settings
 
 
 @pytest.mark.parametrize(
@@ -391,15 +395,15 @@ def test_a_run_in_micro_batches_that_stopped_ends_with_the_same_bits(tmp_path, m
         (250, 50, 8, "global batch 250 does not divide over 8 devices; use 248 or 256"),
     ],
 )
-def test_micro_batches_that_do_not_divide_are_refused(batch_size, micro_batch, devices, message):
+def test_micro_batches_that_do_not_divide_are_rejected(batch_size, micro_batch, devices, message):
     mesh = spmd.make_mesh(jax.devices()[:devices])
     with pytest.raises(UserError, match=message):
         spmd.process_rows(batch_size, mesh, micro_batch)
 
 
-def test_groups_that_do_not_make_up_a_micro_batch_are_refused():
+def test_groups_that_do_not_divide_a_micro_batch_are_rejected():
     with pytest.raises(UserError, match=r"16 does not divide the train\.micro_batch 8"):
-        picture_run(model={"norm_group": 16})
+        image_run(model={"norm_group": 16})
 
 
 @pytest.mark.parametrize(
@@ -413,7 +417,7 @@ def test_groups_that_do_not_make_up_a_micro_batch_are_refused():
         ),
     ],
 )
-def test_micro_batch_options_that_cannot_work_are_refused(values, message):
+def test_invalid_micro_batch_options_are_rejected(values, message):
     with pytest.raises(UserError, match=message):
         validate(tiny.config(**values))
     validate(tiny.config(micro_batch=8, micro_batch_norm="frozen", init="runs/first"))

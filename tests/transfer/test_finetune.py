@@ -1,4 +1,4 @@
-"""Fine-tuning: what is trained and what is not, with which labels, and against which floors."""
+"""Fine-tuning: trained parameters, label fractions, learning rates and baselines."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from cssl_jax.methods.classifier import Classifier
 from cssl_jax.models.registry import build_encoder
 from cssl_jax.optim.optimizers import scaled_learning_rate
 from cssl_jax.runtime import spmd
-from cssl_jax.transfer.finetune import for_labels
+from cssl_jax.transfer.finetune import adjust_to_labels
 from helpers import tiny
 
 CLASSES = 3
@@ -36,11 +36,12 @@ def gradients(devices, **classifier):
     gradient = run.gradient()
     state = run.state()
     kernel = state.params["classifier"]["kernel"]
-    noise = jax.random.normal(jax.random.key(1), kernel.shape)  # at zero nothing reaches below it
+    # With the zero-initialised kernel no gradient would reach the encoder.
+    noise = jax.random.normal(jax.random.key(1), kernel.shape)
     params = {**state.params, "classifier": {**state.params["classifier"], "kernel": noise}}
-    placed = spmd.replicate(jax.device_get(state.replace(params=params)), run.mesh)
+    replicated = spmd.replicate(jax.device_get(state.replace(params=params)), run.mesh)
     return jax.device_get(
-        run.spread(gradient)(placed, run.constants, next(run.host_batches(0, 1)))[0]
+        run.spread(gradient)(replicated, run.constants, next(run.host_batches(0, 1)))[0]
     )
 
 
@@ -59,14 +60,14 @@ def test_the_loss_is_the_smoothed_cross_entropy(smoothing):
     ctx = Context(np.int32(0), 1, None)
     loss, metrics = method.objective({}, {}, np.float32(logits), {"label": labels}, ctx)
     log_p = scipy.special.log_softmax(logits, axis=1)
-    own = np.mean(log_p[np.arange(7), labels])
-    expected = -(1 - smoothing) * own - smoothing * log_p.mean()
+    log_likelihood = np.mean(log_p[np.arange(7), labels])
+    expected = -(1 - smoothing) * log_likelihood - smoothing * log_p.mean()
     assert float(loss) == pytest.approx(expected, rel=1e-5)
     assert float(metrics["accuracy"]) == pytest.approx(np.mean(logits.argmax(1) == labels))
 
 
-def changed_parts(before, after):
-    """Names, module/layer, of the parameters of which any number changed."""
+def changed_layers(before, after):
+    """Names, as module/layer, of parameters that differ in any entry."""
     names = set()
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
@@ -84,45 +85,46 @@ def changed_parts(before, after):
         (2, {"classifier/kernel", "classifier/bias", "encoder/layer1_0", "encoder/layer2_0"}),
     ],
 )
-def test_only_the_stages_that_are_named_are_trained(stages, trained):
+def test_only_the_selected_stages_are_trained(stages, trained):
     run = tiny.Run(config(stages=stages))
     before = jax.device_get(run.state())
     losses, after = run.train(3)
-    assert changed_parts(before.params, after.params) == trained
-    # Running statistics too: a probe of a frozen encoder must find it as it left it.
+    assert changed_layers(before.params, after.params) == trained
+    # A probe of a frozen encoder must not change its running statistics either.
     jax.tree.map(np.testing.assert_array_equal, before.model_state, after.model_state)
-    assert losses[0] == pytest.approx(np.log(CLASSES), rel=1e-6)  # a classifier of zeros
+    # The classifier is zero-initialised, so the first prediction is uniform.
+    assert losses[0] == pytest.approx(np.log(CLASSES), rel=1e-6)
 
 
-def test_all_of_the_encoder_is_trained_by_default_with_its_statistics():
+def test_the_whole_encoder_and_its_statistics_are_trained_by_default():
     run = tiny.Run(config())
     before = jax.device_get(run.state())
     losses, after = run.train(12)
-    assert {"encoder/conv1", "encoder/layer1_0"} <= changed_parts(before.params, after.params)
+    assert {"encoder/conv1", "encoder/layer1_0"} <= changed_layers(before.params, after.params)
     assert not np.array_equal(
         before.model_state["encoder"]["bn1"]["mean"], after.model_state["encoder"]["bn1"]["mean"]
     )
     assert losses[-1] < losses[0]
 
 
-def test_the_learning_rate_falls_by_a_factor_a_stage():
+def test_the_learning_rate_decreases_by_a_factor_per_stage():
     encoder = build_encoder("resnet18")
     method = Classifier(encoder, "a head", CLASSES, layer_decay=0.5)
 
-    def share(*names):
+    def rate_factor(*names):
         return method.trainable(tuple(jax.tree_util.DictKey(name) for name in names), 0)
 
-    assert share("classifier", "kernel") is True
-    assert share("head", "dense1", "kernel") == 0.5
-    assert share("encoder", "layer4_1", "conv1", "kernel") == 0.25
-    assert share("encoder", "layer1_0", "bn1", "scale") == 0.5**5
-    assert share("encoder", "conv1", "kernel") == 0.5**6
+    assert rate_factor("classifier", "kernel") is True
+    assert rate_factor("head", "dense1", "kernel") == 0.5
+    assert rate_factor("encoder", "layer4_1", "conv1", "kernel") == 0.25
+    assert rate_factor("encoder", "layer1_0", "bn1", "scale") == 0.5**5
+    assert rate_factor("encoder", "conv1", "kernel") == 0.5**6
     without = dataclasses.replace(method, head=None)
     key = jax.tree_util.DictKey
     assert without.trainable((key("encoder"), key("layer4_0")), 0) == 0.5
 
 
-def test_a_head_starts_as_the_hidden_layers_of_the_projector():
+def test_a_head_is_initialised_with_the_hidden_layers_of_the_projector():
     simclr = tiny.Run(tiny.config())
     run = tiny.Run(config(head_layers=1))
     pretrained = jax.device_get(simclr.state()).model
@@ -144,66 +146,68 @@ def test_a_head_starts_as_the_hidden_layers_of_the_projector():
     np.testing.assert_allclose(hidden, np.maximum(expected, 0), atol=1e-4)
 
 
-def test_a_share_of_the_labels_is_of_each_class_and_within_every_larger_share():
+def test_a_label_fraction_is_stratified_and_nested_in_larger_fractions():
     source = tiny.pictures(size=200, classes=4)
     source = dataclasses.replace(source, labels=np.where(np.arange(200) % 5, source.labels, -1))
     full = labelled_fraction(source, 1.0, seed=3)
     np.testing.assert_array_equal(full.labels, source.labels[source.labels >= 0])
-    seen = []
+    selections = []
     for fraction in (0.001, 0.1, 0.5):
-        part = labelled_fraction(source, fraction, seed=3)
-        counts = np.bincount(part.labels, minlength=4)
-        whole = np.bincount(full.labels, minlength=4)
-        np.testing.assert_array_equal(counts, np.maximum(1, np.round(fraction * whole)))
-        seen.append({image.tobytes() for image in part.images})
-    assert seen[0] < seen[1] < seen[2]
+        selected = labelled_fraction(source, fraction, seed=3)
+        counts = np.bincount(selected.labels, minlength=4)
+        totals = np.bincount(full.labels, minlength=4)
+        np.testing.assert_array_equal(counts, np.maximum(1, np.round(fraction * totals)))
+        selections.append({image.tobytes() for image in selected.images})
+    assert selections[0] < selections[1] < selections[2]
     other = labelled_fraction(source, 0.1, seed=4)
-    assert {image.tobytes() for image in other.images} != seen[1]
+    assert {image.tobytes() for image in other.images} != selections[1]
 
 
 def imagenet(**train):
-    """The SimCLR paper's fine-tuning (App. B.5): batch 4,096, learning rate 0.05 N / 256."""
+    """Fine-tuning config of the SimCLR paper (App. B.5): batch 4,096, rate 0.05 N / 256."""
     chosen = {"batch_size": 4096, "epochs": 30, "evaluate_every": 10, **train}
     changed = tiny.replace(tiny.config(), "train", **chosen)
     return tiny.replace(changed, "optimizer", learning_rate=0.05, scaling="linear")
 
 
-def test_shares_of_imagenet_are_trained_for_as_long_as_the_paper_does():
-    tenth, hundredth = (for_labels(imagenet(), labels, 180) for labels in (128_116, 12_811))
+def test_fractions_of_imagenet_are_trained_for_as_many_epochs_as_in_the_paper():
+    tenth, hundredth = (adjust_to_labels(imagenet(), labels, 180) for labels in (128_116, 12_811))
     assert tenth == imagenet()  # 30 epochs
     assert hundredth == imagenet(epochs=60, evaluate_every=20, checkpoint_every=2)
 
 
 @pytest.mark.parametrize(
-    ("asked", "labels", "batch", "rate"),
+    ("requested", "labels", "batch", "rate"),
     [
-        (4096, 12, 12, 0.05),  # that of 256 images
-        (128, 12, 12, 0.025),  # that of the batch asked for
-        (4096, 1024, 1024, 0.2),  # above 256 images the linear rule holds
+        (4096, 12, 12, 0.05),  # learning rate of 256 images
+        (128, 12, 12, 0.025),  # learning rate of the requested batch
+        (4096, 1024, 1024, 0.2),  # above 256 images the linear rule applies
         (128, 145, 128, 0.025),
     ],
 )
-def test_labels_that_fill_no_batch_do_not_lower_the_learning_rate(asked, labels, batch, rate):
-    found = for_labels(tiny.replace(imagenet(), "train", batch_size=asked), labels, 180)
-    optimizer, train = found.optimizer, found.train
+def test_a_batch_of_all_labels_does_not_lower_the_learning_rate(requested, labels, batch, rate):
+    adjusted = adjust_to_labels(
+        tiny.replace(imagenet(), "train", batch_size=requested), labels, 180
+    )
+    optimizer, train = adjusted.optimizer, adjusted.train
     assert train.batch_size == batch
     peak = scaled_learning_rate(optimizer.learning_rate, train.batch_size, optimizer.scaling)
     assert peak == pytest.approx(rate)
-    assert train.epochs == 180  # of one step
+    assert train.epochs == 180  # one step per epoch
 
 
-def test_a_schedule_that_is_made_longer_keeps_its_shape():
+def test_a_stretched_schedule_keeps_its_shape():
     short = tiny.replace(imagenet(evaluate_every=5), "optimizer", warmup_epochs=3.0)
-    found = for_labels(short, 12, 180)
-    assert found.optimizer.warmup_epochs == 18
-    assert found.train.evaluate_every == 30
-    untouched = for_labels(short, 12, 0)
-    assert untouched.train == dataclasses.replace(short.train, batch_size=12)
+    adjusted = adjust_to_labels(short, 12, 180)
+    assert adjusted.optimizer.warmup_epochs == 18
+    assert adjusted.train.evaluate_every == 30
+    unstretched = adjust_to_labels(short, 12, 0)
+    assert unstretched.train == dataclasses.replace(short.train, batch_size=12)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """The smallest run that can be fine-tuned."""
+    """Folder of a minimal run that can be fine-tuned."""
     folder, source = tmp_path_factory.mktemp("small"), tiny.pictures()
     np.savez(folder / "pictures.npz", images=source.images, labels=source.labels)
     config = tiny.config(epochs=1, evaluate_every=0, tensorboard=False)
@@ -220,7 +224,7 @@ def pretrained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tuned(pretrained, tmp_path_factory):
-    """(folder, results) of a short fine-tuning with few labels and all."""
+    """(folder, results) of a short fine-tuning with few labels and with all labels."""
     folder = tmp_path_factory.mktemp("finetune") / "tuned"
     chosen = tiny.replace(finetune_config(pretrained), "train", epochs=3)
     chosen = tiny.replace(chosen, "optimizer", learning_rate=0.4)
@@ -228,24 +232,24 @@ def tuned(pretrained, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_results_stand_beside_random_weights_and_pixels(tuned):
+def test_results_include_random_weights_and_pixel_baselines(tuned):
     folder, results = tuned
     assert json.loads((folder / "finetune.json").read_text()) == results
     for fraction, labels in (("0.001", 10), ("1", 1438)):
-        found = results["fractions"][fraction]
-        assert found["labels"] == labels  # of 8 devices the ten take two
+        metrics = results["fractions"][fraction]
+        assert metrics["labels"] == labels  # ten images use two of the 8 devices
         for row in ("pretrained", "random", "features", "pixels"):
-            assert 0 <= found[row]["top1"] <= found[row]["top5"] <= 1
-        assert found["pretrained"]["batch_size"] == min(64, labels)
-        assert found["pretrained"]["steps"] == 3 * (labels // found["pretrained"]["batch_size"])
-    # The runs' weights are what differs: the same recipe from other weights.
+            assert 0 <= metrics[row]["top1"] <= metrics[row]["top5"] <= 1
+        assert metrics["pretrained"]["batch_size"] == min(64, labels)
+        assert metrics["pretrained"]["steps"] == 3 * (labels // metrics["pretrained"]["batch_size"])
+    # The two runs differ in their initial weights only.
     paths = [folder / f"1-{start}" / "config.json" for start in ("pretrained", "random")]
     differing = recipes.differing_fields(*map(recipes.read_json, paths))
     assert list(differing) == ["train.init"]
 
 
 @pytest.mark.slow
-def test_a_figure_is_that_of_the_model_that_was_saved(tuned):
+def test_the_reported_accuracy_is_that_of_the_saved_model(tuned):
     folder, results = tuned
     encoder = load_encoder(folder / "1-pretrained")
     _, validation = builders.load_data(encoder.config)
@@ -257,16 +261,16 @@ def test_a_figure_is_that_of_the_model_that_was_saved(tuned):
 
 
 @pytest.mark.slow
-def test_a_linear_probe_by_sgd_leaves_the_encoder_as_it_was(pretrained, tmp_path):
+def test_a_linear_probe_by_sgd_does_not_change_the_encoder(pretrained, tmp_path):
     chosen = tiny.replace(finetune_config(pretrained), "train", epochs=1)
     chosen = tiny.replace(chosen, "classifier", stages=0)
     finetune(pretrained, tmp_path, min_steps=0, config=chosen)
     before, after = load_encoder(pretrained).model, load_encoder(tmp_path / "1-pretrained").model
-    for part in ("params", "model_state"):
-        jax.tree.map(np.testing.assert_array_equal, before[part]["encoder"], after[part]["encoder"])
+    for name in ("params", "model_state"):
+        jax.tree.map(np.testing.assert_array_equal, before[name]["encoder"], after[name]["encoder"])
 
 
-def test_the_held_out_images_stay_those_of_the_run_whatever_the_seed(small):
+def test_the_held_out_images_do_not_depend_on_the_seed(small):
     chosen = tiny.replace(finetune_config(small), "train", seed=7)
     _, before = builders.load_data(load_encoder(small).config)
     _, after = builders.load_data(chosen)
@@ -274,7 +278,7 @@ def test_the_held_out_images_stay_those_of_the_run_whatever_the_seed(small):
 
 
 @pytest.mark.parametrize(
-    ("section", "fields", "words"),
+    ("section", "fields", "message"),
     [
         ("classifier", {"num_classes": 1}, "num_classes is 1"),
         ("classifier", {"head_layers": 2}, "has 1 hidden layer"),
@@ -283,18 +287,18 @@ def test_the_held_out_images_stay_those_of_the_run_whatever_the_seed(small):
         ("train", {"micro_batch": 8}, "smaller train.batch_size"),
     ],
 )
-def test_what_cannot_work_is_refused_by_name(section, fields, words):
-    with pytest.raises(UserError, match=words):
+def test_invalid_options_are_rejected_by_name(section, fields, message):
+    with pytest.raises(UserError, match=message):
         recipes.canonical(tiny.replace(config(), section, **fields))
 
 
-def test_another_architecture_is_refused_by_name(small, tmp_path):
+def test_another_architecture_is_rejected_by_name(small, tmp_path):
     chosen = tiny.replace(finetune_config(small), "model", width=0.5)
     with pytest.raises(UserError, match=r"model\.width is 0\.5"):
         finetune(small, tmp_path, config=chosen)
 
 
-def test_the_command_tells_what_is_missing(capsys, tmp_path):
+def test_the_command_reports_a_missing_argument(capsys, tmp_path):
     assert cli.main(["finetune"]) == 2
     assert "name the run first" in capsys.readouterr().err
     assert cli.main(["finetune", str(tmp_path), "--workdir", str(tmp_path / "x")]) == 2

@@ -1,4 +1,4 @@
-"""What several losses share: similarities, tiles, running log-sum-exp."""
+"""Functions that several losses use: similarities, tiles, online log-sum-exp."""
 
 from cssl_jax.lazy import submodules
 

@@ -1,7 +1,7 @@
-"""Sums over each row of a similarity matrix, whole or in tiles: the core of the other losses.
+"""Sums over the rows of a similarity matrix, whole or in tiles: the core of most losses.
 
-A loss names what it sums, by elementwise functions of a similarity and of what is known of its row
-and its column; how the matrix is walked through, and the gradient, are the same for all.
+A loss defines its summands by elementwise functions of a similarity, the data of its row and the
+data of its column. The traversal of the matrix and the gradient are common to all losses.
 """
 
 import functools
@@ -28,13 +28,17 @@ Value = Callable[[jax.Array, PyTree, PyTree, PyTree], jax.Array]
 
 
 class Terms(NamedTuple):
-    """What is summed over every row, by name; functions at module level, so that jit knows them.
+    """Summands of a loss, grouped by the kind of reduction over a row.
+
+    Use functions defined at module level: a function that is created per call would make jit
+    compile again.
 
     Attributes:
-        log_sum_exp: Values; -inf is no candidate. Gives the pair (log-sum-exp, mean of the values
-            under its softmax); the latter has no gradient.
-        total: Values; 0 is no candidate. Gives their sum.
-        largest: Values; -inf is no candidate. Gives their maximum, without gradient.
+        log_sum_exp: Functions reduced to (log-sum-exp, mean of the values under the softmax). The
+            mean has no gradient. A value of -inf excludes the candidate.
+        total: Functions reduced to their sum. A value of 0 excludes the candidate.
+        largest: Functions reduced to their maximum, without gradient. A value of -inf excludes the
+            candidate.
     """
 
     log_sum_exp: tuple[Value, ...] = ()
@@ -43,13 +47,13 @@ class Terms(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Of every row, in the order of the terms; [rows] each.
+    """Reductions of every row, one float array [rows] per function of ``Terms``.
 
     Attributes:
-        log_sum_exp: Of ``Terms.log_sum_exp``.
-        expected: Mean of the same values under the softmax.
-        total: Of ``Terms.total``.
-        largest: Of ``Terms.largest``.
+        log_sum_exp: Log-sum-exp per function in ``Terms.log_sum_exp``.
+        expected: Mean under the softmax per function in ``Terms.log_sum_exp``.
+        total: Sum per function in ``Terms.total``.
+        largest: Maximum per function in ``Terms.largest``.
     """
 
     log_sum_exp: tuple[jax.Array, ...]
@@ -68,20 +72,27 @@ def sum_rows(
     scalars: PyTree = (),
     tile: int | None = None,
 ) -> Sums:
-    """Sums of functions of ``anchors @ candidates.T`` over its rows.
+    """Reduces functions of ``anchors @ candidates.T`` over its rows.
 
-    In tiles nothing of the size of the matrix is held; the backward pass makes each tile again. It
-    gives the gradient of both sides, so candidates that were gathered over an axis get theirs by
-    the gather's own derivative, whatever the cotangents on other devices.
+    With tiles, no array of the size of the matrix is held, and the backward pass recomputes each
+    tile. The backward pass returns the gradients of anchors and candidates. Candidates that were
+    gathered over an axis get their gradient from the derivative of the gather, so the cotangents
+    may differ between devices.
 
     Args:
-        terms: What to sum.
-        anchors: [m, d].
-        candidates: [M, d].
-        rows: Tree of [m], what the values know of an anchor; numbers without gradient.
-        columns: Tree of [M], likewise of a candidate.
-        scalars: Tree of float scalars; they get their gradient.
-        tile: Side of a tile; None is the whole matrix, and has higher derivatives.
+        terms: Functions to reduce.
+        anchors: Rows of the matrix, float [m, d].
+        candidates: Columns of the matrix, float [M, d].
+        rows: Pytree of arrays [m], data per anchor for the functions; receives no gradient.
+        columns: Pytree of arrays [M], data per candidate for the functions; receives no gradient.
+        scalars: Pytree of float scalars for the functions; receives its gradient.
+        tile: Side of a tile. None: compute the whole matrix, which has higher derivatives.
+
+    Returns:
+        Reductions per anchor, float [m], float32 or wider.
+
+    Raises:
+        UserError: A tiled sum is differentiated twice.
     """
     dtype = jnp.promote_types(anchors.dtype, jnp.float32)
     scalars = jax.tree.map(lambda x: jnp.asarray(x, dtype), scalars)
@@ -89,8 +100,8 @@ def sum_rows(
     if tile is not None:
         sums = _tiled(terms, tile, anchors, candidates, rows, columns, scalars)
     else:
-        seen = (product(anchors, candidates.T), _as_row(rows), _as_column(columns), scalars)
-        sums = _whole(terms, seen)
+        arguments = (product(anchors, candidates.T), _as_row(rows), _as_column(columns), scalars)
+        sums = _dense(terms, arguments)
     return sums._replace(
         expected=lax.stop_gradient(sums.expected), largest=lax.stop_gradient(sums.largest)
     )
@@ -104,29 +115,31 @@ def _as_column(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
 
 
-def _whole(terms: Terms, seen: tuple[Any, ...]) -> Sums:
+def _dense(terms: Terms, arguments: tuple[Any, ...]) -> Sums:
     sums, expected = [], []
     for value in terms.log_sum_exp:
-        values = value(*seen)
+        values = value(*arguments)
         sums.append(jax.nn.logsumexp(values, axis=1))
-        held = lax.stop_gradient(values)
-        share = _share(held, lax.stop_gradient(sums[-1]))
-        expected.append(jnp.sum(jnp.where(share > 0, share * held, 0), axis=1))
+        constant = lax.stop_gradient(values)
+        probability = _softmax(constant, lax.stop_gradient(sums[-1]))
+        # Excluded candidates have a value of -inf, and 0 times -inf would be NaN.
+        weighted = jnp.where(probability > 0, probability * constant, 0)
+        expected.append(jnp.sum(weighted, axis=1))
     return Sums(
         tuple(sums),
         tuple(expected),
-        tuple(jnp.sum(value(*seen), axis=1) for value in terms.total),
-        tuple(jnp.max(value(*lax.stop_gradient(seen)), axis=1) for value in terms.largest),
+        tuple(jnp.sum(value(*arguments), axis=1) for value in terms.total),
+        tuple(jnp.max(value(*lax.stop_gradient(arguments)), axis=1) for value in terms.largest),
     )
 
 
-def _share(values: jax.Array, log_sum_exp: jax.Array) -> jax.Array:
-    """Softmax over the row; 0 where the row has no candidate."""
-    known = jnp.where(jnp.isfinite(log_sum_exp), log_sum_exp, 0)
-    return jnp.exp(values - known[:, None])
+def _softmax(values: jax.Array, log_sum_exp: jax.Array) -> jax.Array:
+    """Softmax over each row; 0 where the row has no candidate."""
+    finite = jnp.where(jnp.isfinite(log_sum_exp), log_sum_exp, 0)
+    return jnp.exp(values - finite[:, None])
 
 
-# ---------------------------------------------------------------------------------------- in tiles
+# ------------------------------------------------------------------------------------------- tiles
 
 
 class _Matrix(NamedTuple):
@@ -136,13 +149,13 @@ class _Matrix(NamedTuple):
     columns: PyTree
 
     def tile(self, i: jax.Array, j: jax.Array, height: int, width: int) -> tuple[Any, ...]:
-        """(similarities, row tree, column tree) of a tile."""
+        """(similarities [height, width], row data, column data) of tile (i, j)."""
         anchors, row = take((self.anchors, self.rows), i, height)
         candidates, column = take((self.candidates, self.columns), j, width)
         return product(anchors, candidates.T), _as_row(row), _as_column(column)
 
     def fresh(self, i: jax.Array, j: jax.Array, height: int, width: int) -> jax.Array:
-        """Bool [height, width]: entries that no earlier tile has had."""
+        """Bool [height, width]: True at entries of tile (i, j) that no earlier tile contains."""
         rows = repeated(len(self.anchors), i, height)
         return ~(rows[:, None] | repeated(len(self.candidates), j, width)[None])
 
@@ -168,9 +181,9 @@ def _forward(terms: Terms, tile: int, *arrays: Any) -> tuple[Sums, Any]:
     return sums, (_Matrix(*matrix), scalars, sums.log_sum_exp)
 
 
-def _backward(terms: Terms, tile: int, kept: Any, cotangents: Sums) -> tuple[Any, ...]:
-    pull = once_differentiable(functools.partial(_pull, terms, tile))
-    anchors, candidates, scalars = pull(*kept, cotangents.log_sum_exp, cotangents.total)
+def _backward(terms: Terms, tile: int, residuals: Any, cotangents: Sums) -> tuple[Any, ...]:
+    gradients = once_differentiable(functools.partial(_gradients, terms, tile))
+    anchors, candidates, scalars = gradients(*residuals, cotangents.log_sum_exp, cotangents.total)
     return anchors, candidates, None, None, scalars
 
 
@@ -182,27 +195,28 @@ def _statistics(terms: Terms, tile: int, matrix: _Matrix, scalars: PyTree) -> Su
     height, row_tiles = tiles(rows, tile)
     width, column_tiles = tiles(len(matrix.candidates), tile)
 
-    def row_of_tiles(i: jax.Array, found: Any) -> Any:
-        def one(j: jax.Array, running: Any) -> Any:
-            seen = (*matrix.tile(i, j, height, width), scalars)
+    def row_of_tiles(i: jax.Array, statistics: Any) -> Any:
+        def add_tile(j: jax.Array, running: Any) -> Any:
+            arguments = (*matrix.tile(i, j, height, width), scalars)
             fresh = matrix.fresh(i, j, height, width)
             log_sum_exps, totals, largest = running
             return (
                 tuple(
-                    old.add(jnp.where(fresh, value(*seen), -jnp.inf), 1)
+                    old.add(jnp.where(fresh, value(*arguments), -jnp.inf), 1)
                     for old, value in zip(log_sum_exps, terms.log_sum_exp, strict=True)
                 ),
                 tuple(
-                    old + jnp.sum(jnp.where(fresh, value(*seen), 0), 1)
+                    old + jnp.sum(jnp.where(fresh, value(*arguments), 0), 1)
                     for old, value in zip(totals, terms.total, strict=True)
                 ),
                 tuple(
-                    jnp.maximum(old, jnp.max(jnp.where(fresh, value(*seen), -jnp.inf), 1))
+                    jnp.maximum(old, jnp.max(jnp.where(fresh, value(*arguments), -jnp.inf), 1))
                     for old, value in zip(largest, terms.largest, strict=True)
                 ),
             )
 
-        return put(found, lax.fori_loop(0, column_tiles, one, take(found, i, height)), i, height)
+        row = lax.fori_loop(0, column_tiles, add_tile, take(statistics, i, height))
+        return put(statistics, row, i, height)
 
     start = (
         tuple(LogSumExp.start(rows, dtype) for _ in terms.log_sum_exp),
@@ -215,50 +229,58 @@ def _statistics(terms: Terms, tile: int, matrix: _Matrix, scalars: PyTree) -> Su
     return Sums(tuple(sums), tuple(expected), totals, largest)
 
 
-def _pull(
+def _gradients(
     terms: Terms,
     tile: int,
     matrix: _Matrix,
     scalars: PyTree,
     log_sum_exps: tuple[jax.Array, ...],
-    by_sum: tuple[jax.Array, ...],
-    by_total: tuple[jax.Array, ...],
+    sum_cotangents: tuple[jax.Array, ...],
+    total_cotangents: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, jax.Array, PyTree]:
-    """Gradients of anchors, candidates and scalars for cotangents of the sums and totals."""
+    """Gradients of anchors, candidates and scalars from the cotangents of the reductions."""
     height, row_tiles = tiles(len(matrix.anchors), tile)
     width, column_tiles = tiles(len(matrix.candidates), tile)
     values = (*terms.log_sum_exp, *terms.total)
 
     def row_of_tiles(i: jax.Array, carry: Any) -> Any:
-        anchors, sums, weights = take((matrix.anchors, log_sum_exps, (by_sum, by_total)), i, height)
+        cotangents = (sum_cotangents, total_cotangents)
+        anchors, sums, weights = take((matrix.anchors, log_sum_exps, cotangents), i, height)
 
-        def one(j: jax.Array, carry: Any) -> Any:
-            mine, theirs, scalar = carry
+        def add_tile(j: jax.Array, carry: Any) -> Any:
+            row_gradient, candidate_gradient, scalar_total = carry
             similarity, row, column = matrix.tile(i, j, height, width)
             fresh = matrix.fresh(i, j, height, width)
-            found, pull = jax.vjp(
+            outputs, pull_back = jax.vjp(
                 lambda s, k: tuple(value(s, row, column, k) for value in values),
                 similarity,
                 scalars,
             )
-            shares = [
-                weight[:, None] * _share(value, log_sum_exp)
-                for weight, value, log_sum_exp in zip(weights[0], found, sums, strict=False)
+            # The derivative of a log-sum-exp is the softmax, that of a sum is 1.
+            slopes = [
+                weight[:, None] * _softmax(value, log_sum_exp)
+                for weight, value, log_sum_exp in zip(weights[0], outputs, sums, strict=False)
             ]
-            shares += [jnp.broadcast_to(weight[:, None], fresh.shape) for weight in weights[1]]
-            gradient, scalar_gradient = pull(tuple(jnp.where(fresh, s, 0) for s in shares))
-            mine = mine + product(gradient, take(matrix.candidates, j, width))
-            update = take(theirs, j, width) + product(gradient.T, anchors)
+            slopes += [jnp.broadcast_to(weight[:, None], fresh.shape) for weight in weights[1]]
+            gradient, scalar_gradient = pull_back(tuple(jnp.where(fresh, s, 0) for s in slopes))
+            row_gradient = row_gradient + product(gradient, take(matrix.candidates, j, width))
+            update = take(candidate_gradient, j, width) + product(gradient.T, anchors)
             return (
-                mine,
-                put(theirs, update, j, width),
-                jax.tree.map(jnp.add, scalar, scalar_gradient),
+                row_gradient,
+                put(candidate_gradient, update, j, width),
+                jax.tree.map(jnp.add, scalar_total, scalar_gradient),
             )
 
-        mine, theirs, scalar = carry
-        start = (jnp.zeros_like(anchors), theirs, scalar)
-        part, theirs, scalar = lax.fori_loop(0, column_tiles, one, start)
-        return put(mine, take(mine, i, height) + part, i, height), theirs, scalar
+        anchor_gradient, candidate_gradient, scalar_total = carry
+        start = (jnp.zeros_like(anchors), candidate_gradient, scalar_total)
+        row_gradient, candidate_gradient, scalar_total = lax.fori_loop(
+            0, column_tiles, add_tile, start
+        )
+        # Added, not written: the last tile of rows may overlap the tile before it.
+        anchor_gradient = put(
+            anchor_gradient, take(anchor_gradient, i, height) + row_gradient, i, height
+        )
+        return anchor_gradient, candidate_gradient, scalar_total
 
     start = jax.tree.map(jnp.zeros_like, (matrix.anchors, matrix.candidates, scalars))
     return lax.fori_loop(0, row_tiles, row_of_tiles, start)

@@ -1,4 +1,4 @@
-"""Two views of a batch, each row against all others: whole, or in tiles by symmetry."""
+"""Contrast of two views of a batch, every row against all others: whole or in symmetric tiles."""
 
 import functools
 from collections.abc import Callable
@@ -30,7 +30,7 @@ from cssl_jax.losses.core.similarity import (
 )
 
 _Rows = tuple[jax.Array, jax.Array, jax.Array]  # log-sum-exp, expected logit, hardest negative
-# (row of tiles i, column of tiles j, carry, whether tile (i, j) also counts as (j, i)) -> carry
+# (row of tiles i, column of tiles j, carry, True if tile (i, j) also serves as (j, i)) -> carry
 _Step = Callable[[jax.Array, jax.Array, Any, bool], Any]
 
 
@@ -45,29 +45,31 @@ def two_view_contrast(
 ) -> Contrast:
     """Contrasts each of this device's 2n rows with all other rows of the global batch.
 
-    In tiles nothing of the size of the similarity matrix is ever held: the forward pass keeps an
-    online log-sum-exp, gathers 2N projections and 2N log-sum-exps; the backward pass makes every
-    tile again and needs no collective. For anchor i and temperature t, the gradient of the mean
-    log-sum-exp is sum_j (p_ij + p_ji) z_j / (2n t), where p_ji, the share that anchor j of whatever
-    device gives to i, is known from j's log-sum-exp, the matrix being symmetric.
+    With tiles, no array of the size of the similarity matrix is held. The forward pass keeps an
+    online log-sum-exp, and gathers 2N projections and 2N log-sum-exps. The backward pass recomputes
+    every tile and needs no collective call. For anchor i and temperature t, the gradient of the
+    mean log-sum-exp is sum_j (p_ij + p_ji) z_j / (2n t). Here p_ji is the softmax probability that
+    anchor j, on any device, gives to i. It follows from the log-sum-exp of j, because the matrix is
+    symmetric.
 
-    That is exact where ``mean_log_sum_exp`` has **the same cotangent on every device**, as it has
-    where every device returns its share and the gradients are averaged. A loss that weights devices
-    differently needs ``tile_size=None``, which also has higher derivatives.
+    The tiled gradient is exact if ``mean_log_sum_exp`` has **the same cotangent on every device**.
+    This holds if every device returns its local loss and the gradients are averaged. A loss that
+    weights devices differently needs ``tile_size=None``, which also has higher derivatives.
 
     Args:
-        z1: Projections of the first view, [n, d]; of any length.
-        z2: Of the second view, [n, d]; row i shows the same example as row i of z1.
-        temperature: Positive, a number or a traced scalar; divides the cosine similarity.
-        axis_name: Mapped axis that the batch is split over, or None.
-        tile_size: See ``choose_tile``.
-        positive_in_sum: The anchor's positive is a candidate (NT-Xent) or is not (DCL).
+        z1: Projections of the first view, float [n, d]; any norm.
+        z2: Projections of the second view, float [n, d]; row i shows the example of row i of z1.
+        temperature: Positive divisor of the cosine similarity, a number or a traced scalar.
+        axis_name: Mapped axis that the batch is split over; None on a single device.
+        tile_size: Side of a tile of the similarity matrix; see ``choose_tile``.
+        positive_in_sum: True if the anchor's positive is a candidate (NT-Xent), False for DCL.
 
     Returns:
-        Rows in the order (z1, z2), [2n] each; at least float32.
+        Statistics per row in the order (z1, z2), float [2n] each, float32 or wider.
 
     Raises:
-        UserError: Shapes differ, or a value known beforehand cannot be used.
+        UserError: The shapes differ, a number is out of range, or a tiled result is differentiated
+            twice.
     """
     check_positive(temperature=temperature)
     views = lay_out(z1, z2, axis_name)
@@ -76,22 +78,22 @@ def two_view_contrast(
     if tile is None:
         mean, rows = _dense(views, scale, positive_in_sum)
     else:
-        # By symmetry the anchors' gradient is all of it; the gather needs none.
-        everyone = lax.stop_gradient(views.candidates)
-        mean, rows = _tiled(views.anchors, scale, everyone, axis_name, positive_in_sum, tile)
+        # By symmetry the gradient of the anchors is complete, so the gather needs none.
+        candidates = lax.stop_gradient(views.candidates)
+        mean, rows = _tiled(views.anchors, scale, candidates, axis_name, positive_in_sum, tile)
     log_sum_exp, expected, hardest = lax.stop_gradient(rows)
     return Contrast(mean, log_sum_exp, views.positive * scale, hardest, expected)
 
 
 class Views(NamedTuple):
-    """Two views of this device's examples among those of the global batch.
+    """Unit vectors of two views: the anchors of this device and the candidates of all devices.
 
     Attributes:
-        anchors: [2n, d] of unit length, first views first.
-        candidates: [2N, d], the anchors of every device in the order of the axis.
-        own: int32 [2n], each anchor's place among the candidates.
-        partner: int32 [2n], of its positive.
-        positive: [2n], cosine similarity of the positive.
+        anchors: Unit vectors of this device, float [2n, d]; all first views, then all second views.
+        candidates: Anchors of all devices in axis order, float [2N, d].
+        own: Column of each anchor among the candidates, int32 [2n].
+        partner: Column of each anchor's positive among the candidates, int32 [2n].
+        positive: Cosine similarity of each anchor and its positive, float [2n].
     """
 
     anchors: jax.Array
@@ -102,10 +104,10 @@ class Views(NamedTuple):
 
 
 def lay_out(z1: jax.Array, z2: jax.Array, axis_name: str | None) -> Views:
-    """Scales two views [n, d] to unit length and gathers them.
+    """Scales two views, float [n, d] each, to norm 1 and gathers them over the axis.
 
     Raises:
-        UserError: Shapes differ.
+        UserError: The shapes differ.
     """
     check_pairs(z1, z2)
     u1, u2 = unit_length(z1), unit_length(z2)
@@ -122,28 +124,29 @@ def lay_out(z1: jax.Array, z2: jax.Array, axis_name: str | None) -> Views:
 
 
 def is_negative(row: tuple[jax.Array, jax.Array], column: jax.Array) -> jax.Array:
-    """Whether candidate ``column`` is neither the anchor ``row`` (own, partner) nor its pair."""
+    """True if candidate ``column`` is neither the anchor nor its positive; row = (own, partner)."""
     own, partner = row
     return (column != own) & (column != partner)
 
 
 def _partners(rows: int) -> jax.Array:
-    """int32 [rows]: of rows (z1, z2), the place of each one's positive."""
+    """int32 [rows]: index of the positive of every row of the stacked views (z1, z2)."""
     return jnp.roll(jnp.arange(rows, dtype=jnp.int32), rows // 2)
 
 
-# -------------------------------------------------------------------------------------------- whole
+# ------------------------------------------------------------------------------------ whole matrix
 
 
 def _dense(views: Views, scale: jax.Array, positive_in_sum: bool) -> tuple[jax.Array, _Rows]:
     logits = product(views.anchors, views.candidates.T) * scale
-    places = jnp.arange(len(views.candidates), dtype=jnp.int32)
-    candidates, negatives = _masked(logits, places, views.own, views.partner)
+    columns = jnp.arange(len(views.candidates), dtype=jnp.int32)
+    candidates, negatives = _masked(logits, columns, views.own, views.partner)
     values = candidates if positive_in_sum else negatives
     log_sum_exp = jax.nn.logsumexp(values, axis=1)
-    held = lax.stop_gradient(values)
-    share = jnp.exp(held - lax.stop_gradient(log_sum_exp)[:, None])
-    expected = jnp.sum(jnp.where(share > 0, share * held, 0), axis=1)
+    constant = lax.stop_gradient(values)
+    probability = jnp.exp(constant - lax.stop_gradient(log_sum_exp)[:, None])
+    # Excluded candidates have a logit of -inf, and 0 times -inf would be NaN.
+    expected = jnp.sum(jnp.where(probability > 0, probability * constant, 0), axis=1)
     hardest = jnp.max(lax.stop_gradient(negatives), axis=1)
     return jnp.mean(log_sum_exp), (log_sum_exp, expected, hardest)
 
@@ -151,12 +154,12 @@ def _dense(views: Views, scale: jax.Array, positive_in_sum: bool) -> tuple[jax.A
 def _masked(
     logits: jax.Array, columns: jax.Array, own: jax.Array, partner: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits with -inf at the anchor itself, and at its positive as well."""
+    """(logits with -inf at the anchor itself, logits with -inf at its positive as well)."""
     candidates = jnp.where(columns[None] == own[:, None], -jnp.inf, logits)
     return candidates, jnp.where(columns[None] == partner[:, None], -jnp.inf, candidates)
 
 
-# ---------------------------------------------------------------------------------------- in tiles
+# ------------------------------------------------------------------------------------------- tiles
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -188,12 +191,12 @@ def _tiled_forward(
 
 
 def _tiled_backward(
-    axis_name: str | None, positive_in_sum: bool, tile: int, kept: Any, cotangents: Any
+    axis_name: str | None, positive_in_sum: bool, tile: int, residuals: Any, cotangents: Any
 ) -> tuple[jax.Array, jax.Array, None]:
-    matrix, (row_sums, expected, _), column_sums = kept
+    matrix, (row_sums, expected, _), column_sums = residuals
     weight = cotangents[0] / len(row_sums)
-    pull = functools.partial(_pull, tile=tile, positive_in_sum=positive_in_sum)
-    gradient = once_differentiable(pull)(matrix, row_sums, column_sums)
+    unscaled = functools.partial(_unscaled_gradient, tile=tile, positive_in_sum=positive_in_sum)
+    gradient = once_differentiable(unscaled)(matrix, row_sums, column_sums)
     scale_gradient = weight * jnp.sum(expected) / matrix.scale
     return gradient * (weight * matrix.scale), scale_gradient, None
 
@@ -202,13 +205,14 @@ _tiled.defvjp(_tiled_forward, _tiled_backward)
 
 
 class _Matrix(NamedTuple):
-    """The logits of this device's anchors, never held as a whole.
+    """Logits of this device's anchors, computed tile by tile.
 
     Attributes:
-        candidates: [2N, d] of unit length, device by device and first views first.
-        anchors: [2n, d], the candidates of this device.
-        first: int32 scalar, place of the first anchor among the candidates.
-        scale: One over the temperature.
+        candidates: Unit vectors of all devices, float [2N, d]; on each device first views come
+            first.
+        anchors: Unit vectors of this device, float [2n, d].
+        first: Index of the first anchor among the candidates, int32 scalar.
+        scale: Inverse temperature, float scalar.
     """
 
     candidates: jax.Array
@@ -218,27 +222,28 @@ class _Matrix(NamedTuple):
 
     @property
     def is_square(self) -> bool:
-        """The anchors are all candidates, so tiles below the diagonal mirror those above it."""
+        """True if all candidates are anchors, so that tiles mirror each other at the diagonal."""
         return len(self.anchors) == len(self.candidates)
 
     def sides(self, tile: int) -> tuple[int, int]:
-        """(height, width) of a tile of so many rows and columns at most."""
+        """(height, width) of a tile with at most ``tile`` rows and columns."""
         return tiles(len(self.anchors), tile)[0], tiles(len(self.candidates), tile)[0]
 
     def tile(
         self, i: jax.Array, j: jax.Array, height: int, width: int
     ) -> tuple[jax.Array, jax.Array]:
-        """(candidates' logits, negatives' logits), [height, width]; -inf where there is none."""
+        """Logits of (candidates, negatives), [height, width] each; -inf at excluded entries."""
         rows, columns = len(self.anchors), len(self.candidates)
         logits = product(take(self.anchors, i, height), take(self.candidates, j, width).T)
-        once = ~(repeated(rows, i, height)[:, None] | repeated(columns, j, width)[None])
+        # The last tile may repeat rows and columns; each entry counts once.
+        fresh = ~(repeated(rows, i, height)[:, None] | repeated(columns, j, width)[None])
         own, partner = take((jnp.arange(rows, dtype=jnp.int32), _partners(rows)), i, height)
-        place = take(jnp.arange(columns, dtype=jnp.int32), j, width) - self.first
-        return _masked(jnp.where(once, logits * self.scale, -jnp.inf), place, own, partner)
+        column = take(jnp.arange(columns, dtype=jnp.int32), j, width) - self.first
+        return _masked(jnp.where(fresh, logits * self.scale, -jnp.inf), column, own, partner)
 
 
 def _statistics(matrix: _Matrix, *, tile: int, positive_in_sum: bool) -> _Rows:
-    """Statistics of every anchor over all candidates, [2n] each."""
+    """Statistics of every anchor over all candidates, float [2n] each."""
     rows, dtype = len(matrix.anchors), matrix.anchors.dtype
     height, width = matrix.sides(tile)
 
@@ -246,23 +251,23 @@ def _statistics(matrix: _Matrix, *, tile: int, positive_in_sum: bool) -> _Rows:
         sums, hardest = running
         return sums.add(values, axis), jnp.maximum(hardest, jnp.max(negatives, axis))
 
-    def one(i: jax.Array, j: jax.Array, running: Any, mirrored: bool) -> Any:
+    def add_tile(i: jax.Array, j: jax.Array, running: Any, mirrored: bool) -> Any:
         candidates, negatives = matrix.tile(i, j, height, width)
         values = candidates if positive_in_sum else negatives
-        mine = add(take(running, i, height), values, negatives, 1)
-        running = put(running, mine, i, height)
+        by_row = add(take(running, i, height), values, negatives, 1)
+        running = put(running, by_row, i, height)
         if mirrored:
-            # Taken after the rows were put: the last tile may overlap the one before it.
-            theirs = add(take(running, j, width), values, negatives, 0)
-            running = put(running, theirs, j, width)
+            # Read after the rows were written: the last tile may overlap the tile before it.
+            by_column = add(take(running, j, width), values, negatives, 0)
+            running = put(running, by_column, j, width)
         return running
 
     start = (LogSumExp.start(rows, dtype), jnp.full(rows, -jnp.inf, dtype))
-    sums, hardest = _walk(matrix, tile, one, start)
+    sums, hardest = _loop_over_tiles(matrix, tile, add_tile, start)
     return (*sums.result(), hardest)
 
 
-def _pull(
+def _unscaled_gradient(
     matrix: _Matrix,
     row_sums: jax.Array,
     column_sums: jax.Array,
@@ -270,43 +275,44 @@ def _pull(
     tile: int,
     positive_in_sum: bool,
 ) -> jax.Array:
-    """sum_j (p_ij + p_ji) z_j for every anchor i of this device, [2n, d]."""
+    """sum_j (p_ij + p_ji) z_j for every anchor i of this device, float [2n, d]."""
     height, width = matrix.sides(tile)
 
-    def one(i: jax.Array, j: jax.Array, gradient: jax.Array, mirrored: bool) -> jax.Array:
+    def add_tile(i: jax.Array, j: jax.Array, gradient: jax.Array, mirrored: bool) -> jax.Array:
         candidates, negatives = matrix.tile(i, j, height, width)
         values = candidates if positive_in_sum else negatives
         row_sum, column_sum = take(row_sums, i, height), take(column_sums, j, width)
-        shares = jnp.exp(values - row_sum[:, None]) + jnp.exp(values - column_sum[None])
-        mine = take(gradient, i, height) + product(shares, take(matrix.candidates, j, width))
-        gradient = put(gradient, mine, i, height)
+        weights = jnp.exp(values - row_sum[:, None]) + jnp.exp(values - column_sum[None])
+        by_row = product(weights, take(matrix.candidates, j, width))
+        gradient = put(gradient, take(gradient, i, height) + by_row, i, height)
         if mirrored:
-            theirs = product(shares.T, take(matrix.anchors, i, height))
-            gradient = put(gradient, take(gradient, j, width) + theirs, j, width)
+            by_column = product(weights.T, take(matrix.anchors, i, height))
+            gradient = put(gradient, take(gradient, j, width) + by_column, j, width)
         return gradient
 
-    return _walk(matrix, tile, one, jnp.zeros_like(matrix.anchors))
+    return _loop_over_tiles(matrix, tile, add_tile, jnp.zeros_like(matrix.anchors))
 
 
-def _walk(matrix: _Matrix, tile: int, one: _Step, start: Any) -> Any:
-    """Carries ``one`` over the tiles that are needed; see ``_Step``.
+def _loop_over_tiles(matrix: _Matrix, tile: int, step: _Step, start: Any) -> Any:
+    """Carries ``step`` over the required tiles; see ``_Step``.
 
-    All tiles if the matrix is not square. If it is, each tile below the diagonal mirrors one above:
-    the diagonal tiles come first, then one tile of each unordered pair, which serves both sides.
+    A matrix that is not square needs all tiles. In a square matrix each tile below the diagonal
+    mirrors one above. The diagonal tiles come first, then one tile per unordered pair, which serves
+    both sides.
 
-    Two loops of a length that is known when compiling, without a conditional: otherwise a GPU
+    The two loops have lengths that are known at compile time, and no conditional. Otherwise a GPU
     copies the predicate of every iteration to the host and waits for the answer.
     """
     row_tiles, column_tiles = (tiles(len(x), tile)[1] for x in (matrix.anchors, matrix.candidates))
     if not matrix.is_square:
 
         def any_tile(k: jax.Array, carry: Any) -> Any:
-            return one(lax.div(k, column_tiles), lax.rem(k, column_tiles), carry, False)
+            return step(lax.div(k, column_tiles), lax.rem(k, column_tiles), carry, False)
 
         return lax.fori_loop(0, row_tiles * column_tiles, any_tile, start)
 
     def pair(k: jax.Array, carry: Any) -> Any:
-        return one(*tile_pair(k, row_tiles), carry, True)
+        return step(*tile_pair(k, row_tiles), carry, True)
 
-    carry = lax.fori_loop(0, row_tiles, lambda k, carry: one(k, k, carry, False), start)
+    carry = lax.fori_loop(0, row_tiles, lambda k, carry: step(k, k, carry, False), start)
     return lax.fori_loop(0, row_tiles * (row_tiles - 1) // 2, pair, carry)

@@ -1,4 +1,4 @@
-"""What ends or repeats a training step: non-finite values, requests to stop."""
+"""Guards of the training loop: non-finite steps and cross-process save and stop requests."""
 
 from cssl_jax.lazy import submodules
 

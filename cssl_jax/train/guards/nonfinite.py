@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: what to do, and what to write down."""
+"""Guard against steps with a non-finite loss or gradient: dumps, and stop, skip or roll back."""
 
 import collections
 import math
@@ -14,43 +14,44 @@ from cssl_jax.errors import RunError
 from cssl_jax.files import write_json
 from cssl_jax.runtime import multihost
 
-FOLDER = "nonfinite"  # in a run's
-DUMPS = 50  # at most, the newest: a run that skips for hours is no reason to fill a disk
-_TRAIL = 20  # logged steps that led there
+FOLDER = "nonfinite"  # sub-folder of a run
+DUMPS = 50  # maximum number of dumps; the newest are kept, so that long skipping fills no disk
+_HISTORY = 20  # number of preceding logged steps in a dump
 _ADVICE = (
     "Lower optimizer.learning_rate, lengthen optimizer.warmup_epochs, set optimizer.clip_norm, or "
     "raise method.temperature, in another --workdir (--init with this run starts from its weights)"
 )
 
 
-class RollBack(Exception):  # noqa: N818 - no error: the run goes on
-    """The run goes on from an earlier state, with the batch after ``step``.
+class RollBack(Exception):  # noqa: N818 - control flow: training continues from a checkpoint
+    """Requests a rollback to an earlier state; training continues with the batch after ``step``.
 
     Attributes:
-        step: That was not finite.
-        skipped: Steps of the run that were not, this one included.
-        row: How many of them in a row.
-        words: What happened.
+        step: Number of the non-finite step, from 1.
+        skipped: Total number of non-finite steps of the run, this one included.
+        row: Number of consecutive non-finite steps, this one included.
+        words: Description of the event for the console.
     """
 
-    def __init__(self, step: int, skipped: int, row: int, words: str) -> None:
-        super().__init__(words)
-        self.step, self.skipped, self.row, self.words = step, skipped, row, words
+    def __init__(self, step: int, skipped: int, row: int, message: str) -> None:
+        super().__init__(message)
+        self.step, self.skipped, self.row, self.words = step, skipped, row, message
 
 
 class NonFiniteGuard:
-    """Judges every step, writes RUN/nonfinite/STEP.json for one that is not finite, and decides.
+    """Handles non-finite steps: writes RUN/nonfinite/STEP.json, then stops, skips or rolls back.
 
-    A dump holds what the step saw: its examples (numbers in the training part, and their names),
-    loss, norm of parameters and gradient of every parameter group, and the logged steps before. The
-    batch can be drawn again from its step alone: ``cssl-jax views RECIPE --step``.
+    A dump contains the examples of the step (indices in the training split and names), its metrics,
+    the norms of parameters and gradient per parameter group, and the preceding logged steps. The
+    batch can be drawn again from the step number alone: ``cssl-jax views RECIPE --step``.
 
     Args:
-        folder: RUN/nonfinite; made when it is needed.
-        config: ``on_nonfinite`` and ``nonfinite_limit``.
-        pipeline: Of the run.
-        groups: Names of the parameter groups, see ``norms.parameter_groups``.
-        facts: Put into every dump: the config's hash, versions.
+        folder: Folder for dumps, RUN/nonfinite; created on demand.
+        config: Training section of the config; its fields ``on_nonfinite`` and ``nonfinite_limit``
+            are used.
+        pipeline: Input pipeline of the run, which determines the examples of a step.
+        groups: Names of the parameter groups; see ``norms.parameter_groups``.
+        facts: Entries for every dump, such as config hash and versions.
     """
 
     def __init__(
@@ -63,47 +64,56 @@ class NonFiniteGuard:
     ) -> None:
         self._folder, self._config, self._pipeline = folder, config, pipeline
         self._groups, self._facts = groups, facts
-        self._trail: collections.deque[dict[str, Any]] = collections.deque(maxlen=_TRAIL)
+        self._history: collections.deque[dict[str, Any]] = collections.deque(maxlen=_HISTORY)
 
     def remember(self, step: int, values: dict[str, float]) -> None:
-        """Notes a logged step, for the dump of a later one."""
-        self._trail.append({"step": step, **_plain(values)})
+        """Stores the metrics of a logged step for the dump of a later step."""
+        self._history.append({"step": step, **_json_values(values)})
 
-    def judge(self, step: int, values: dict[str, float], norms: np.ndarray, row: int) -> str:
-        """Writes down a step that is not finite; returns words for the console.
+    def handle(self, step: int, values: dict[str, float], norms: np.ndarray, row: int) -> str:
+        """Writes the dump of a non-finite step and applies ``train.on_nonfinite``.
 
         Args:
-            step: From 1, as in metrics.jsonl.
-            values: Its metrics.
-            norms: [2, groups], as the step gives them.
-            row: How many in a row were not finite, this one included.
+            step: Number of the step, from 1, as in metrics.jsonl.
+            values: Metrics of the step.
+            norms: Norms of parameters and gradient per group, float [2, groups], from the step.
+            row: Number of consecutive non-finite steps, this one included.
+
+        Returns:
+            Message for the console, if the step is skipped.
 
         Raises:
-            RunError: The run is to stop, or the limit is reached.
-            RollBack: The run is to go on from an earlier state.
+            RunError: ``on_nonfinite`` is "stop", or the limit is reached.
+            RollBack: ``on_nonfinite`` is "rollback".
         """
         path = self._dump(step, values, norms, row)
         name = next(n for n in ("loss", "gradient_norm") if not math.isfinite(values[n]))
-        what = f"{name} is {values[name]} at step {step}"
-        told = f"its examples and norms are in {path}" if path else "it could not be written down"
+        event = f"{name} is {values[name]} at step {step}"
+        dump = f"its examples and norms are in {path}" if path else "its dump could not be written"
         mode = self._config.on_nonfinite
         if mode == "stop":
             raise RunError(
-                f"{what}; {told}; checkpoints saved before stand. {_ADVICE}; or go on without this "
-                "batch: the same command with --train.on-nonfinite skip (or rollback)"
+                f"{event}; {dump}; earlier checkpoints remain valid. {_ADVICE}; or continue "
+                "without this batch: the same command with --train.on-nonfinite skip (or rollback)"
             )
         skipped = int(values["skipped_steps"])
-        self.limit(row, f"{what}; {told}", "in a row")
+        self.limit(row, f"{event}; {dump}", "consecutive non-finite step")
         if mode == "rollback":
-            raise RollBack(step, skipped, row, f"{what}; {told}")
-        return f"{what}: update skipped, {skipped} so far; {told}"
+            raise RollBack(step, skipped, row, f"{event}; {dump}")
+        return f"{event}: update skipped, {skipped} skipped in total; {dump}"
 
-    def limit(self, lost: int, words: str, where: str) -> None:
-        """Raises RunError where too many steps were lost."""
+    def limit(self, lost: int, message: str, counted: str) -> None:
+        """Raises RunError if the number of lost steps reaches ``train.nonfinite_limit``.
+
+        Args:
+            lost: Number of lost steps.
+            message: Description of the last event.
+            counted: Text that follows the ordinal number and says which steps are counted.
+        """
         if lost >= self._config.nonfinite_limit:
             raise RunError(
-                f"{words}; it was the {_ordinal(lost)} {where} (train.nonfinite_limit is "
-                f"{self._config.nonfinite_limit}); checkpoints saved before stand. {_ADVICE}"
+                f"{message}; it was the {_ordinal(lost)} {counted} (train.nonfinite_limit is "
+                f"{self._config.nonfinite_limit}); earlier checkpoints remain valid. {_ADVICE}"
             )
 
     def _dump(
@@ -118,14 +128,14 @@ class NonFiniteGuard:
             "epoch": step / sampler.steps_per_epoch,
             **self._facts,
             "in_a_row": row,
-            "metrics": _plain(values),
+            "metrics": _json_values(values),
             "norms": {
-                group: _plain({"parameters": parameters, "gradient": gradient})
+                group: _json_values({"parameters": parameters, "gradient": gradient})
                 for group, parameters, gradient in columns
             },
             "examples": index.tolist(),
             "example_names": names,
-            "before": [line for line in self._trail if line["step"] < step],
+            "before": [line for line in self._history if line["step"] < step],
         }
         path = self._folder / f"{step:08}.json"
         if not multihost.is_primary():
@@ -136,15 +146,15 @@ class NonFiniteGuard:
             written = sorted(
                 p for p in self._folder.iterdir() if re.fullmatch(r"\d+\.json", p.name)
             )
-            for old in written[:-DUMPS]:
-                old.unlink()
+            for dump in written[:-DUMPS]:
+                dump.unlink()
         except OSError:
-            return None  # what the run does next matters more
+            return None  # a failed dump must not change how the run continues
         return path
 
 
-def _plain(values: dict[str, float]) -> dict[str, float | str]:
-    """JSON has no words for what is not finite: "nan", "inf", "-inf"."""
+def _json_values(values: dict[str, float]) -> dict[str, float | str]:
+    """Replaces non-finite numbers, which JSON cannot represent, by "nan", "inf" or "-inf"."""
     return {k: v if math.isfinite(v) else str(float(v)) for k, v in values.items()}
 
 

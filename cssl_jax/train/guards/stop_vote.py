@@ -1,4 +1,4 @@
-"""What one process wishes, known to all of them at the same step."""
+"""Cross-process consensus on save and stop requests."""
 
 import jax
 import numpy as np
@@ -6,49 +6,52 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cssl_jax.runtime import multihost, spmd
 
-EVERY = 8  # steps between two questions to the other processes
+EVERY = 8  # steps between two votes of the processes
 
 
 class StopVote:
-    """The largest wish of any process, at a step on which all of them agree.
+    """Finds the largest request of any process, at the same step in all processes.
 
-    A save is a collective act: all processes must begin it after the same step, though a signal
-    reaches one host only, or each at another time, and though clocks differ. In one process a wish
-    is granted at once. In several, every ``EVERY`` steps the devices take the maximum of all
-    wishes, beside the train steps, and it is read when the next question is asked: by then it is
-    there, and no device has waited. A signal is answered within 2 ``EVERY`` steps. (JAX's own
-    ``reached_preemption_sync_point`` agrees on SIGTERM only.)
+    A save is a collective call, so all processes must start it after the same step. A signal may
+    reach one host only, or hosts at different times, and clocks differ.
+
+    In a single process a request takes effect immediately. In a multi-process run, the devices
+    compute the maximum of all requests every ``EVERY`` steps, asynchronously to the training steps.
+    The result is read at the next vote, when it is already available, so no device waits. A request
+    takes effect within 2 ``EVERY`` steps. JAX's ``reached_preemption_sync_point`` covers SIGTERM
+    only.
     """
 
     def __init__(self, mesh: Mesh) -> None:
-        self._alone = multihost.is_single_process()
+        self._is_single = multihost.is_single_process()
         self._sharding = NamedSharding(mesh, PartitionSpec(spmd.AXIS))
         replicated = NamedSharding(mesh, PartitionSpec())
-        self._largest = jax.jit(lambda requests: requests.max(), out_shardings=replicated)
+        self._maximum = jax.jit(lambda requests: requests.max(), out_shardings=replicated)
         self._shape = (mesh.size,)
-        self._asked: jax.Array | None = None
+        self._pending: jax.Array | None = None  # result of the previous vote
 
     @staticmethod
     def at_once(request: int) -> int:
-        """The largest wish of any process now; all wait for the answer."""
+        """Returns the largest request of any process now; a blocking collective call."""
         return max(multihost.gather(request))
 
     def reached(self, step: int, request: int) -> int:
-        """What is agreed on after ``step`` steps: 0, or the largest wish.
+        """Returns the request that takes effect after ``step`` steps; 0: none.
 
         Args:
-            step: The same in all processes, each of which asks at every step.
-            request: 0 for none.
+            step: Number of completed steps. All processes must call this method at every step.
+            request: Request of this process; 0: none.
         """
-        if self._alone:
+        if self._is_single:
             return request
         if step % EVERY:
             return 0
-        answer = 0 if self._asked is None else int(self._asked)
+        consensus = 0 if self._pending is None else int(self._pending)
         requests = jax.make_array_from_callback(
             self._shape,
             self._sharding,
             lambda index: np.full(self._shape, request, np.int32)[index],
         )
-        self._asked = None if answer else self._largest(requests)
-        return answer
+        # Requests that are still pending were just granted. Another vote would grant them twice.
+        self._pending = None if consensus else self._maximum(requests)
+        return consensus

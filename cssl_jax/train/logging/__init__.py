@@ -1,4 +1,4 @@
-"""Writes the metrics and timings of a run."""
+"""Logging of a run: metrics, timings, boards, progress bar and console messages."""
 
 from cssl_jax.lazy import submodules
 

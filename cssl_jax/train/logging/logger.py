@@ -1,4 +1,4 @@
-"""What a run writes down while it steps."""
+"""Logger of a training run: metrics, timings, views, boards and console messages."""
 
 import collections
 import dataclasses
@@ -28,26 +28,27 @@ from cssl_jax.train.logging.writers import (
     WandB,
 )
 
-IN_FLIGHT = 2  # steps: the device is never idle, and inputs do not pile up on it
+IN_FLIGHT = 2  # steps: keeps the device busy without accumulating inputs on it
 
 
 @dataclasses.dataclass
 class _Step:
     number: int
     metrics: dict[str, jax.Array]
-    timing: dict[str, float] | None = None  # of a step that is logged
+    timing: dict[str, float] | None = None  # set for logged steps only
 
 
 class RunLogger:
-    """Everything a run writes down while it steps; figures are fetched two steps late.
+    """Logs all output of a run; metrics are fetched two steps late.
 
-    Of several processes the first writes and speaks; all of them judge, alike, whether to go on.
+    In a multi-process run only the primary process writes and prints. All processes decide
+    identically whether to continue.
 
-    Of a step that is not logged only whether it was finite comes to the host, in a copy that began
-    when the step was sent off.
+    For a step that is not logged, only its flag "finite" is copied to the host. The copy starts
+    when the step is dispatched.
     """
 
-    _start_told = False  # of this process, whatever it trains
+    _startup_reported = False  # once per process, for its first training run only
 
     def __init__(
         self,
@@ -56,13 +57,21 @@ class RunLogger:
         pipeline: Pipeline,
         start: int,
         total_steps: int,
-        sickness: NonFiniteGuard,
+        guard: NonFiniteGuard,
         *,
         unscored: bool = False,
     ) -> None:
-        """Opens the files of a run that has ``start`` steps behind it; lines beyond go.
+        """Opens the files of a run; lines of steps after ``start`` are removed.
 
-        With ``unscored`` the evaluation of step ``start`` is to be made again.
+        Args:
+            run: Folder of the run.
+            config: Config of the run.
+            pipeline: Input pipeline of the run.
+            start: Number of completed steps.
+            total_steps: Number of steps of the whole run.
+            guard: Handler of non-finite steps.
+            unscored: True if the evaluation at step ``start`` was interrupted. Its lines are
+                removed, because it runs again.
         """
         self._every = config.train.log_every
         self._batch_size = config.train.batch_size
@@ -71,13 +80,13 @@ class RunLogger:
         entry = method_entry(config.method.name)
         self._chance = entry.chance_level(config)
         self._total_steps = total_steps
-        self._guard, self._begun = sickness, False
+        self._guard, self._has_first_step = guard, False
         self._in_flight: collections.deque[_Step] = collections.deque()
-        self._facts = None  # of what verdicts are about: a contrast and its features
+        self._facts = None  # contrastive diagnostics apply to contrastive methods only
         if entry.contrastive:
             self._facts = verdicts.facts(config, self._steps_per_epoch)
-        self._newest: collections.deque[dict[str, Any]] = collections.deque(maxlen=verdicts.LINES)
-        self._told: set[str] = set()
+        self._recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=verdicts.LINES)
+        self._reported: set[str] = set()  # kinds of verdicts
         self._meter, self._watch = Meter(), InputWatch()
         writes = multihost.is_primary()
         self._progress = Progress(total_steps, start, shown=writes)
@@ -87,8 +96,8 @@ class RunLogger:
         self._boards: list[TensorBoard | WandB] = []
         if not writes:
             return
-        again = _is_score if unscored else None
-        self._metrics = JsonLines(run / "metrics.jsonl", keep_until=start, again=again)
+        repeated = _is_score if unscored else None
+        self._metrics = JsonLines(run / "metrics.jsonl", keep_until=start, again=repeated)
         self._timings = JsonLines(run / "timings.jsonl", keep_until=start)
         if config.train.record_views:
             rows = np.arange(config.train.batch_size)
@@ -111,10 +120,15 @@ class RunLogger:
                 writer.close()
 
     def add(self, step: int, metrics: dict[str, jax.Array], wait: float) -> None:
-        """Notes one step that was sent off; waits only for the one before the last.
+        """Records a dispatched step; blocks only on the step two before it.
+
+        Args:
+            step: Number of the step, from 1.
+            metrics: Metrics of the step, device arrays; see ``make_train_step``.
+            wait: Seconds that the loop waited for the input of this step.
 
         Raises:
-            RunError, RollBack: That one was not finite; see ``Sickness.judge``.
+            RunError, RollBack: The older step was not finite; see ``NonFiniteGuard.handle``.
         """
         self._meter.add(self._batch_size, wait)
         self._progress.advance(step)
@@ -128,10 +142,10 @@ class RunLogger:
             self._in_flight[-1].timing = self._meter.read()
 
     def flush(self) -> None:
-        """Waits for what is in flight, and writes it; all of it is on file before a state is saved.
+        """Waits for all dispatched steps and writes them; required before a state is saved.
 
         Raises:
-            RunError, RollBack: A step was not finite; see ``Sickness.judge``.
+            RunError, RollBack: A step was not finite; see ``NonFiniteGuard.handle``.
         """
         while self._in_flight:
             self._settle()
@@ -139,11 +153,11 @@ class RunLogger:
             self._views.wait()
 
     def say(self, text: str) -> None:
-        """Prints a line above the bar."""
+        """Prints a line above the progress bar."""
         self._progress.say(text)
 
     def scores(self, step: int, scores: dict[str, float]) -> None:
-        """Writes the figures of an online evaluation, whose time counts for no interval."""
+        """Writes and prints metrics of an online evaluation; its time is excluded from timings."""
         if self._metrics is not None:
             self._metrics.write(step, {"epoch": step / self._steps_per_epoch, **scores})
         for board in self._boards:
@@ -155,59 +169,62 @@ class RunLogger:
             if not name.startswith("features.") and (top5 or not name.endswith(".top5"))
         ]
         if "features.rankme" in scores:
-            most = scores["features.rank_limit"]
-            shown.append(f"RankMe {scores['features.rankme']:.1f} of {most:.0f}")
+            limit = scores["features.rank_limit"]
+            shown.append(f"RankMe {scores['features.rankme']:.1f} of {limit:.0f}")
         self._progress.say(f"step {step}: {', '.join(shown)}")
         if self._facts is not None:
-            self._tell(step, verdicts.of_features({"step": step, **scores}, self._facts))
-        self._meter.read()
+            self._report_once(step, verdicts.of_features({"step": step, **scores}, self._facts))
+        self._meter.read()  # start a new interval
 
     def _settle(self) -> None:
-        """Waits for the oldest step in flight, writes it, and judges whether it was finite."""
+        """Waits for the oldest dispatched step, writes it, and handles non-finite values."""
         oldest = self._in_flight.popleft()
         finite = bool(oldest.metrics["finite"])
-        if not self._begun:
-            self._begun = True
-            self._tell_start()
+        if not self._has_first_step:
+            self._has_first_step = True
+            self._report_startup()
         if finite and oldest.timing is None:
             return
         arrays = jax.device_get(oldest.metrics)
-        values = _figures(arrays)
+        values = _scalars(arrays)
         if oldest.timing is not None:
             self._write(oldest.number, values, oldest.timing)
         if finite:
             return
         row = int(arrays["skipped"][1])
         try:
-            self.say(self._guard.judge(oldest.number, values, arrays["norms"], row))
+            self.say(self._guard.handle(oldest.number, values, arrays["norms"], row))
         except RollBack:
-            self._in_flight.clear()  # made from weights that are given up
+            self._in_flight.clear()  # computed from weights that the rollback discards
             raise
 
-    def _tell_start(self) -> None:
-        """Says once how long a process took to a first step; later trainings began in it."""
-        age = None if RunLogger._start_told else process.process_age()
-        RunLogger._start_told = True
+    def _report_startup(self) -> None:
+        """Prints the time from process start to the first step, for the first run of a process.
+
+        In later runs of the same process that time would include the earlier runs.
+        """
+        age = None if RunLogger._startup_reported else process.process_age()
+        RunLogger._startup_reported = True
         if age is not None:
             self.say(f"first step done {age:.1f} s after the process was started")
 
-    def _tell(self, step: int, found: Sequence[verdicts.Verdict]) -> None:
-        """Says each kind of verdict once, at the step at which it first holds."""
-        for verdict in found:
-            if verdict.kind not in self._told:
-                self._told.add(verdict.kind)
+    def _report_once(self, step: int, current: Sequence[verdicts.Verdict]) -> None:
+        """Prints each kind of verdict once, at the first step at which it holds."""
+        for verdict in current:
+            if verdict.kind not in self._reported:
+                self._reported.add(verdict.kind)
                 self.say(f"step {step}: {verdict}")
 
     def _write(self, step: int, values: dict[str, float], timing: dict[str, float]) -> None:
         values = {**values, "chance_level": self._chance}
         self._guard.remember(step, values)
         self._progress.show(values, timing)
-        if share := self._watch.judge(timing):
-            for verdict in verdicts.of_input(share, advice(self._pipeline)):
-                self.say(str(verdict))  # again where it got worse: the watch decides
+        if waiting := self._watch.check(timing):
+            for verdict in verdicts.of_input(waiting, advice(self._pipeline)):
+                self.say(str(verdict))  # the watch limits how often this is printed
         if self._facts is not None:
-            self._newest.append({"step": step, **values})
-            self._tell(step, verdicts.of_steps(self._newest, self._facts))
+            self._recent.append({"step": step, **values})
+            self._report_once(step, verdicts.of_steps(self._recent, self._facts))
         epoch = step / self._steps_per_epoch
         if self._metrics is not None and self._timings is not None:
             self._metrics.write(step, {"epoch": epoch, **values})
@@ -216,10 +233,10 @@ class RunLogger:
             board.write(step, {**values, **timing})
 
 
-def _figures(arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """The scalars of a step, and how many steps were skipped so far."""
-    apart = ("finite", "skipped", "norms")
-    values = {name: float(value) for name, value in arrays.items() if name not in apart}
+def _scalars(arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    """Scalar metrics of a step, and the total number of skipped steps."""
+    others = ("finite", "skipped", "norms")
+    values = {name: float(value) for name, value in arrays.items() if name not in others}
     return {**values, "skipped_steps": int(arrays["skipped"][0])}
 
 

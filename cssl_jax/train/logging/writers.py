@@ -1,4 +1,4 @@
-"""Where a run's figures go: JSON lines, TensorBoard events, the progress bar."""
+"""Writers of metrics: JSON lines, TensorBoard, Weights & Biases and the progress bar."""
 
 import json
 import math
@@ -17,9 +17,9 @@ from cssl_jax.progress import bar
 
 
 class JsonLines:
-    """Appends one JSON object a line; ``metrics.jsonl`` holds deterministic figures only.
+    """Writer of one JSON object per line; ``metrics.jsonl`` has deterministic metrics only.
 
-    A number that is not finite becomes null, since JSON has no word for it.
+    A non-finite number is written as null, because JSON cannot represent it.
     """
 
     def __init__(
@@ -29,9 +29,13 @@ class JsonLines:
         keep_until: int,
         again: Callable[[dict[str, Any]], bool] | None = None,
     ) -> None:
-        """Opens ``path``; lines beyond step ``keep_until`` (a resumed run rewrites them) go.
+        """Opens a file and removes the lines that a resumed run writes again.
 
-        So do lines of that very step that ``again`` picks.
+        Args:
+            path: File to append to; created if it does not exist.
+            keep_until: Last step to keep; lines of later steps are removed.
+            again: Predicate of a line's content; lines of step ``keep_until`` for which it holds
+                are removed. None: keep all lines of that step.
         """
 
         def keep(line: str) -> bool:
@@ -46,12 +50,12 @@ class JsonLines:
         self._file = path.open("a")
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Appends one line."""
-        plain = {
+        """Appends one line with the step and the values."""
+        finite = {
             k: None if isinstance(v, float) and not math.isfinite(v) else v
             for k, v in values.items()
         }
-        self._file.write(json.dumps({"step": step, **plain}, allow_nan=False) + "\n")
+        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -63,15 +67,15 @@ def _parse(line: str) -> dict[str, Any]:
     try:
         content = json.loads(line)
     except ValueError:
-        return {}  # cut short by a kill: dropped
+        return {}  # truncated when the process was killed: removed
     return content if isinstance(content, dict) else {}
 
 
 class TensorBoard:
-    """Writes scalar events without TensorFlow."""
+    """Writer of TensorBoard scalar events that does not load TensorFlow."""
 
     def __init__(self, folder: pathlib.Path, *, start_step: int) -> None:
-        # tensorboard's own EventFileWriter would load TensorFlow where it is installed.
+        # tensorboard's own EventFileWriter would load TensorFlow if it is installed.
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -81,12 +85,12 @@ class TensorBoard:
         self._file = (folder / name).open("wb")
         self._records = RecordWriter(self._file)
         self._put(self._event(wall_time=time.time(), file_version="brain.Event:2"))
-        # Tells TensorBoard to forget what an interrupted run wrote beyond this step.
+        # This event makes TensorBoard discard what an interrupted run wrote after this step.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._put(self._event(wall_time=time.time(), step=start_step + 1, session_log=start))
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Writes every number of ``values`` as a scalar."""
+        """Writes every number in ``values`` as a scalar; other values are skipped."""
         scalars = [
             self._summary.Value(tag=name, simple_value=value)
             for name, value in values.items()
@@ -105,9 +109,10 @@ class TensorBoard:
 
 
 class WandB:
-    """Logs to Weights & Biases; a resumed run goes on as the same run there.
+    """Writer to Weights & Biases; a resumed run continues the same W&B run.
 
-    Only figures and the config are sent, no code and no files. WANDB_MODE=offline keeps them here.
+    Only metrics and the config are sent, no code and no files. WANDB_MODE=offline stores them
+    locally.
     """
 
     def __init__(self, project: str, run: pathlib.Path, config: dict[str, Any]) -> None:
@@ -116,7 +121,7 @@ class WandB:
         except ImportError as error:
             raise UserError(
                 f"train.wandb is {project!r}, but wandb is not installed: pip install wandb, or "
-                "leave train.wandb out"
+                "omit train.wandb"
             ) from error
         identity = run / "wandb_id.txt"
         if not identity.exists():
@@ -133,32 +138,39 @@ class WandB:
             )
         except wandb.Error as error:
             raise UserError(
-                f"train.wandb is {project!r}, but W&B refuses: {str(error).rstrip('.')}; or set "
-                "WANDB_MODE=offline, or leave train.wandb out"
+                f"train.wandb is {project!r}, but W&B reports: {str(error).rstrip('.')}; or set "
+                "WANDB_MODE=offline, or omit train.wandb"
             ) from error
         if not (self._run.offline or self._run.disabled):
             print(f"W&B: {self._run.url}", file=sys.stderr)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Logs every number of ``values``; W&B itself drops steps that it has already."""
+        """Logs every number in ``values``; W&B ignores steps that it already has."""
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         self._run.log(numbers, step=step)
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Sends the remaining data and ends the W&B run."""
         self._run.finish()
 
 
 class Progress:
-    """A bar with loss, chance level, images/s, waiting for input, and time left.
+    """Progress bar with loss, chance level, images/s, time waiting for input and remaining time.
 
-    Its clock starts with the first step that is sent off: what was compiled before says nothing of
-    the time that is left. Where it is not ``shown`` nothing is printed at all.
+    The clock starts when the first step is dispatched, because compile time would distort the
+    estimate of the remaining time.
     """
 
     def __init__(self, total: int, done: int, *, shown: bool = True) -> None:
+        """Creates the bar.
+
+        Args:
+            total: Number of steps of the run.
+            done: Number of completed steps.
+            shown: False to print nothing at all.
+        """
         terminal = sys.stderr.isatty()
-        self._begun = False
+        self._running = False
         self._bar = bar(
             disable=not shown,
             total=total,
@@ -173,19 +185,19 @@ class Progress:
         )
 
     def advance(self, done: int) -> None:
-        """Shows that ``done`` steps were sent off."""
+        """Shows that ``done`` steps were dispatched."""
         if self._bar.disable:
             return
-        if self._begun:
+        if self._running:
             self._bar.update(done - self._bar.n)
             return
-        self._begun = True
+        self._running = True
         self._bar.n = self._bar.initial = self._bar.last_print_n = done
         self._bar.unpause()
         self._bar.set_description_str("running ")
 
     def show(self, values: dict[str, float], timing: dict[str, float]) -> None:
-        """Shows the newest figures that have come back."""
+        """Shows the newest available metrics and timings."""
         self._bar.set_description_str(
             f"loss {values['loss']:.3f} (chance {values['chance_level']:.3f}) ", refresh=False
         )
@@ -196,17 +208,17 @@ class Progress:
         )
 
     def say(self, text: str) -> None:
-        """Prints a line above the bar."""
+        """Prints a line above the progress bar."""
         if not self._bar.disable:
             self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Closes the bar and leaves its last state on the screen."""
         self._bar.close()
 
 
 class Meter:
-    """Throughput and the share of time spent waiting for input, an interval at a time."""
+    """Measures throughput and the fraction of time spent waiting for input, per interval."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
@@ -214,50 +226,60 @@ class Meter:
         self._images = 0
 
     def add(self, images: int, wait: float) -> None:
-        """Counts one step of ``images`` examples that waited ``wait`` seconds for its input."""
+        """Adds one step with ``images`` examples that waited ``wait`` seconds for input."""
         self._images += images
         self._wait += wait
 
     def read(self) -> dict[str, float]:
-        """Figures since the last reading: images_per_second, input_wait (share), seconds."""
+        """Returns the timings since the last call and starts a new interval.
+
+        Returns:
+            "images_per_second", "input_wait" (fraction of the time in [0, 1]) and "seconds".
+        """
         seconds = time.perf_counter() - self._start
-        figures = {
+        timings = {
             "images_per_second": self._images / seconds,
             "input_wait": self._wait / seconds,
             "seconds": seconds,
         }
         self._start, self._wait, self._images = time.perf_counter(), 0.0, 0
-        return figures
+        return timings
 
 
 class InputWatch:
-    """Decides when waiting for input is worth a sentence: once, and again where it got far worse.
+    """Rate-limits the warning about waiting for input: once, and again if it becomes much worse.
 
     Attributes:
-        seconds: Of steps that are judged together; a short stall is no finding.
-        share: Of time spent waiting that is too much.
-        worse: By how much a share must exceed the one that was told last.
+        seconds: Minimum duration of the steps that are evaluated together, in seconds. Shorter
+            stalls are ignored.
+        threshold: Fraction of time spent waiting above which a warning is printed.
+        increase: Minimum increase of that fraction since the last warning for another warning.
     """
 
-    seconds, share, worse = 2.0, INPUT_WAIT, 0.2
+    seconds, threshold, increase = 2.0, INPUT_WAIT, 0.2
 
     def __init__(self) -> None:
         self._compiled = False
-        self._told = 0.0
+        self._reported = 0.0
         self._time = self._wait = 0.0
 
-    def judge(self, timing: dict[str, float]) -> float | None:
-        """The share of waiting to tell of, or None; takes what ``Meter.read`` gives."""
-        if not self._compiled:  # the first interval waits for the compiler
+    def check(self, timing: dict[str, float]) -> float | None:
+        """Returns the fraction of waiting to warn about; None if no warning is due.
+
+        Args:
+            timing: Timings of an interval, from ``Meter.read``.
+        """
+        if not self._compiled:  # the first interval includes compilation
             self._compiled = True
             return None
         self._time += timing["seconds"]
         self._wait += timing["input_wait"] * timing["seconds"]
         if self._time < self.seconds:
             return None
-        share = self._wait / self._time
+        waiting = self._wait / self._time
         self._time = self._wait = 0.0
-        if share <= max(self.share, self._told + self.worse if self._told else 0.0):
+        minimum = self._reported + self.increase if self._reported else 0.0
+        if waiting <= max(self.threshold, minimum):
             return None
-        self._told = share
-        return share
+        self._reported = waiting
+        return waiting

@@ -1,4 +1,4 @@
-"""Domain adaptation as an experiment: settings, seeds, tables."""
+"""Domain adaptation experiments: settings, training runs, evaluation and result table."""
 
 from cssl_jax.lazy import submodules
 

@@ -1,4 +1,4 @@
-"""A run of its own for a classifier whose BatchNorm statistics were re-estimated (AdaBN)."""
+"""Classifier with re-estimated BatchNorm statistics (AdaBN), saved as a separate run."""
 
 import pathlib
 
@@ -18,19 +18,22 @@ from cssl_jax.runtime import multihost, spmd
 from cssl_jax.step.state import TrainState
 from cssl_jax.train.run_dir import has_checkpoint
 
-_ORIGIN = "norm_statistics"  # in a checkpoint's meta: of which classifier, and of which images
+_ORIGIN = "norm_statistics"  # key in meta: the classifier and the images of the statistics
 
 
 def reestimated_run(encoder: Encoder, source: Source, run: pathlib.Path) -> Model:
-    """``reestimate`` of a run's classifier, kept as the last checkpoint of a run of its own.
+    """Re-estimates the BatchNorm statistics of a classifier and saves it as a separate run.
 
     Args:
-        encoder: Of the classifier's run.
-        source: Images; their labels are not looked at.
-        run: Folder to write to; one that holds the checkpoint already is read.
+        encoder: Encoder loaded from the run of the classifier.
+        source: Images for the statistics; labels are ignored.
+        run: Output folder. If it contains the checkpoint already, the checkpoint is loaded.
+
+    Returns:
+        Model {"params", "model_state"} with the new statistics.
 
     Raises:
-        UserError: The folder holds the statistics of other images, or of another classifier.
+        UserError: The folder contains statistics of other images or of another classifier.
     """
     origin = {
         "run": str(encoder.run),
@@ -39,13 +42,13 @@ def reestimated_run(encoder: Encoder, source: Source, run: pathlib.Path) -> Mode
         "images": source.fingerprint(),
     }
     if multihost.broadcast_from_primary(lambda: has_checkpoint(run)):
-        kept = load_encoder(run)
-        if not kept.meta[_ORIGIN].items() <= origin.items():
+        saved = load_encoder(run)
+        if not saved.meta[_ORIGIN].items() <= origin.items():
             raise UserError(
-                f"{run} was made of {kept.meta[_ORIGIN]}, which is now {origin}; delete it, or use "
-                "another --workdir"
+                f"{run} was computed from {saved.meta[_ORIGIN]}, but the classifier and images are "
+                f"now {origin}; delete the folder, or use another --workdir"
             )
-        return kept.model
+        return saved.model
     assert isinstance(encoder.method, Classifier)
     method = encoder.method
     modules = {"encoder": method.encoder}
@@ -61,11 +64,11 @@ def reestimated_run(encoder: Encoder, source: Source, run: pathlib.Path) -> Mode
         seed=encoder.config.train.seed,
     )
 
-    def begin() -> None:
+    def create_run() -> None:
         run.mkdir(parents=True, exist_ok=True)
         write_text(run / "config.json", to_json(encoder.config))
 
-    multihost.run_on_primary(begin)
+    multihost.run_on_primary(create_run)
     state = TrainState(jnp.int32(encoder.step), **model, method_state={}, opt_state={})
     with Checkpoints(run) as checkpoints:
         meta = {**encoder.meta, _ORIGIN: origin}

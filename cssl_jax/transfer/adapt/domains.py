@@ -1,4 +1,4 @@
-"""The images of an adaptation: of two domains, to train on and held out, with labels or without."""
+"""Training and held-out images of the source and the target domain of an adaptation."""
 
 import dataclasses
 
@@ -16,42 +16,42 @@ class Domains:
     """Training and held-out images of both domains.
 
     Attributes:
-        source: Labelled.
-        source_test: Labelled.
-        target: Trained on without its labels, if it has any.
-        target_test: Labelled, where there are labels.
-        target_labels: How many of ``target`` have one.
-        target_classes: Class names by which a training on the target alone numbers its labels as
-            the source does; () where its own numbers are the source's.
+        source: Labelled training images of the source domain.
+        source_test: Labelled held-out images of the source domain.
+        target: Training images of the target domain; adaptation ignores their labels.
+        target_test: Held-out images of the target domain, the labelled ones if any have labels.
+        target_labels: Number of labelled images in ``target``.
+        target_classes: Class names in the order of the source. Supervised training on the target
+            uses them to number its labels as the source does. (): the numbers agree already.
     """
 
     def __init__(self, config: Config) -> None:
-        """Loads what ``data.*`` and ``adapt.*`` name.
+        """Loads the images that ``data.*`` and ``adapt.*`` name.
 
         Raises:
-            UserError: The source has no labels, or the domains do not fit each other.
+            UserError: The source has no labels, or the domains are incompatible.
         """
         classifier = dataclasses.replace(config.method, name="classifier")
         self.source, source_test = builders.load_data(
             dataclasses.replace(config, method=classifier)
         )
         self.source_test = labelled_part(source_test)
-        parts = builders.load_target(config)
-        self.target, target_test = (self._numbered(part, config) for part in parts)
+        splits = builders.load_target(config)
+        self.target, target_test = (self._renumber(split, config) for split in splits)
         self.target_test = labelled_part(target_test)
-        same = all(map(_same_labels, parts, (self.target, target_test)))
-        self.target_classes = () if same else names_of(self.source)
-        self.target_labels = _labels(self.target)
+        unchanged = all(map(_same_labels, splits, (self.target, target_test)))
+        self.target_classes = () if unchanged else names_of(self.source)
+        self.target_labels = _count_labels(self.target)
         builders.check_channels(self.target, self.source.channels)
         self._check_classes()
 
     def held_out(self) -> dict[str, Source]:
-        """Domain -> its labelled held-out images; without the target where that has none."""
-        parts = {"source": self.source_test, "target": self.target_test}
-        return {name: part for name, part in parts.items() if _labels(part)}
+        """Domain -> labelled held-out images; the target is omitted if it has no labels."""
+        splits = {"source": self.source_test, "target": self.target_test}
+        return {name: split for name, split in splits.items() if _count_labels(split)}
 
     def counts(self) -> dict[str, int]:
-        """Images of each part, and labels of the target's that train its own classifier."""
+        """Numbers of images per domain and split, and of labelled target training images."""
         return {
             "source": len(self.source),
             "source_test": len(self.source_test),
@@ -61,50 +61,50 @@ class Domains:
         }
 
     def fingerprints(self) -> dict[str, str]:
-        """Of each part, in words."""
-        parts = {
+        """Description such as "held-out source images" -> fingerprint, per domain and split."""
+        splits = {
             "source": self.source,
             "held-out source": self.source_test,
             "target": self.target,
             "held-out target": self.target_test,
         }
-        return {f"{name} images": part.fingerprint() for name, part in parts.items()}
+        return {f"{name} images": split.fingerprint() for name, split in splits.items()}
 
     def resolved(self, config: Config) -> Config:
-        """The config with the number of classes and a batch that fits both domains."""
+        """Config with the number of classes, and with a batch size that both domains can fill."""
         size = min(config.train.batch_size, len(self.source), len(self.target))
-        most = max(self.source.num_classes, self.source_test.num_classes)
-        classes = config.classifier.num_classes or most
+        present = max(self.source.num_classes, self.source_test.num_classes)
+        classes = config.classifier.num_classes or present
         return dataclasses.replace(
             config,
             classifier=dataclasses.replace(config.classifier, num_classes=classes),
             train=dataclasses.replace(config.train, batch_size=size),
         )
 
-    def _numbered(self, target: Source, config: Config) -> Source:
+    def _renumber(self, target: Source, config: Config) -> Source:
         return number_alike(
             target,
             names_of(self.source),
             option="adapt.target",
             reference="data.source",
             unknown=config.data.unknown_classes,
-            remedy=", or take the target without labels by --adapt.target-labels none",
+            remedy=", or ignore the labels of the target by --adapt.target-labels none",
         )
 
     def _check_classes(self) -> None:
-        most = max(self.target.num_classes, self.target_test.num_classes)
-        if most > self.source.num_classes:
+        classes = max(self.target.num_classes, self.target_test.num_classes)
+        if classes > self.source.num_classes:
             raise UserError(
-                f"the target has labels up to {most - 1}, the source up to "
-                f"{self.source.num_classes - 1}; number the classes of both alike"
+                f"the target has labels up to {classes - 1}, the source up to "
+                f"{self.source.num_classes - 1}; use the same class numbers in both"
             )
 
 
-def _labels(source: Source) -> int:
+def _count_labels(source: Source) -> int:
     return 0 if source.labels is None else int(np.sum(source.labels >= 0))
 
 
-def _same_labels(one: Source, other: Source) -> bool:
-    if one.labels is None or other.labels is None:
-        return one.labels is other.labels
-    return np.array_equal(one.labels, other.labels)
+def _same_labels(first: Source, second: Source) -> bool:
+    if first.labels is None or second.labels is None:
+        return first.labels is second.labels
+    return np.array_equal(first.labels, second.labels)

@@ -1,4 +1,4 @@
-"""How right a classifier is on the held-out images of each domain, and how right pixels are."""
+"""Per-domain accuracy of a classifier, and of a baseline on raw pixels."""
 
 import numpy as np
 
@@ -11,49 +11,55 @@ from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
 from cssl_jax.methods.classifier import Classifier
 from cssl_jax.transfer.adapt.domains import Domains
 
-# Of a classifier's modules; a domain classifier, which only training needs, would compile anew.
+# Modules that evaluation uses. The domain classifier of DANN is needed in training only; passing it
+# would change the structure of the arguments and compile the evaluation again.
 _MODULES = ("encoder", "head", "classifier")
 
 
 class DomainEvaluator:
-    """Top-1 of classifiers of one architecture by domain, where that has labels; compiled once."""
+    """Top-1 accuracy of classifiers per labelled domain; compiled once per architecture."""
 
     def __init__(self, domains: Domains) -> None:
-        self._parts = domains.held_out()
+        self._held_out = domains.held_out()
         self._evaluators: dict[InputSpec, dict[str, ClassifierEvaluator]] = {}
 
     def __call__(self, encoder: Encoder, model: Model) -> dict[str, float]:
-        """{"source", "target"} as shares in [0, 1].
+        """Evaluates a classifier on the held-out images of every labelled domain.
 
         Args:
-            encoder: Of a classifier's run.
-            model: Its model, or that with other numbers.
+            encoder: Encoder loaded from the run of a classifier.
+            model: Model to evaluate, of the same architecture as the run's model.
+
+        Returns:
+            Top-1 accuracy in [0, 1] per domain, with the keys "source" and "target".
         """
         if encoder.spec not in self._evaluators:
-            self._evaluators[encoder.spec] = _evaluators(encoder, self._parts)
-        own = {
-            part: {name: value for name, value in of.items() if name in _MODULES}
-            for part, of in model.items()
+            self._evaluators[encoder.spec] = _evaluators(encoder, self._held_out)
+        used = {
+            collection: {name: value for name, value in modules.items() if name in _MODULES}
+            for collection, modules in model.items()
         }
         return {
-            name: evaluator.judge(evaluator.features(own))[NAME]["top1"]
+            name: evaluator.judge(evaluator.features(used))[NAME]["top1"]
             for name, evaluator in self._evaluators[encoder.spec].items()
         }
 
 
-def _evaluators(encoder: Encoder, parts: dict) -> dict[str, ClassifierEvaluator]:
+def _evaluators(encoder: Encoder, held_out: dict) -> dict[str, ClassifierEvaluator]:
     assert isinstance(encoder.method, Classifier)
     return {
-        name: ClassifierEvaluator(encoder.config, encoder.method, encoder.spec, part, encoder.mesh)
-        for name, part in parts.items()
+        name: ClassifierEvaluator(
+            encoder.config, encoder.method, encoder.spec, images, encoder.mesh
+        )
+        for name, images in held_out.items()
     }
 
 
 def pixel_baseline(config: Config, domains: Domains) -> dict[str, float] | None:
-    """Top-1 by domain of logistic regression on the source's raw pixels.
+    """Top-1 accuracy per domain of logistic regression that is fitted on the source's raw pixels.
 
     Returns:
-        As ``DomainEvaluator``; None where pixels of the two domains are not of one shape.
+        Accuracy in [0, 1] per labelled domain; None if the images of the domains differ in size.
     """
     if pixel_sides(domains.source) != pixel_sides(domains.target):
         return None
@@ -62,11 +68,11 @@ def pixel_baseline(config: Config, domains: Domains) -> dict[str, float] | None:
         name: linear_probe(
             train,
             np.asarray(domains.source.labels),
-            pixels(part),
-            np.asarray(part.labels),
+            pixels(test),
+            np.asarray(test.labels),
             num_classes=config.classifier.num_classes,
             l2_values=config.evaluate.l2_values or L2_VALUES,
             seed=config.train.seed,
         )["top1"]
-        for name, part in domains.held_out().items()
+        for name, test in domains.held_out().items()
     }

@@ -1,4 +1,4 @@
-"""The rows of an adaptation, and the training behind each."""
+"""Settings of an adaptation experiment, and the config of the training run of each setting."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from cssl_jax.runtime import process
 from cssl_jax.transfer.adapt.domains import Domains
 
 METHODS = ("bn", "coral", "dann")
+# Key in adaptation.json -> row label in the table.
 ROWS = {
     "source": "source only",
     "bn": "target's BatchNorm statistics",
@@ -22,46 +23,52 @@ ROWS = {
 }
 
 
-def trainings(config: Config, methods: Sequence[str], domains: Domains) -> dict[str, Config]:
-    """Row -> what to train, the source-only one first; rows without a training have no entry.
+def training_configs(config: Config, methods: Sequence[str], domains: Domains) -> dict[str, Config]:
+    """Setting -> config of its training run, with the source-only setting first.
+
+    Settings without a training run of their own ("bn", "pixels") have no entry.
 
     Args:
-        config: Of all of them, from ``Domains.resolved``.
-        methods: Of ``METHODS``.
-        domains: The images; "target" is a row only where it has labels of both kinds, to train on
-            and to report on.
+        config: Common config of all training runs, from ``Domains.resolved``.
+        methods: Adaptation methods, a selection of ``METHODS``.
+        domains: Images of both domains. The setting "target" requires labelled target images both
+            for training and for evaluation.
     """
-    alone = AdaptConfig()  # what a training does not look at is no part of it
-    found = {"source": _named(config, "classifier", alone)}
-    found |= {method: _named(config, method, config.adapt) for method in methods if method != "bn"}
+    # Settings that ignore the target get a default section, so that their configs do not depend on
+    # it and finished runs can be reused.
+    default_adapt = AdaptConfig()
+    configs = {"source": _with_method(config, "classifier", default_adapt)}
+    configs |= {
+        method: _with_method(config, method, config.adapt) for method in methods if method != "bn"
+    }
     if domains.target_labels and "target" in domains.held_out():
-        whole = dataclasses.replace(config.classifier, label_fraction=1.0)
-        found["target"] = _named(
+        all_labels = dataclasses.replace(config.classifier, label_fraction=1.0)
+        configs["target"] = _with_method(
             dataclasses.replace(
-                builders.target_config(config, domains.target_classes), classifier=whole
+                builders.target_config(config, domains.target_classes), classifier=all_labels
             ),
             "classifier",
-            alone,
+            default_adapt,
             batch_size=min(config.train.batch_size, domains.target_labels),
         )
-    found["random"] = _named(config, "classifier", alone, init="")
-    return found
+    configs["random"] = _with_method(config, "classifier", default_adapt, init="")
+    return configs
 
 
-def check_batches(trainings: dict[str, Config]) -> None:
-    """Raises UserError where a batch does not divide over the devices, before any is trained."""
-    for row, config in trainings.items():
+def check_batches(configs: dict[str, Config]) -> None:
+    """Raises UserError if a batch size does not divide over the devices, before any training."""
+    for row, config in configs.items():
         size, devices = config.train.batch_size, process.make_mesh(config.runtime.devices).size
         if size % devices:
             lower = size // devices * devices
-            way_out = f"--train.batch-size {lower}" if lower else f"--runtime.devices {size}"
+            remedy = f"--train.batch-size {lower}" if lower else f"--runtime.devices {size}"
             raise UserError(
-                f"row {ROWS[row]!r}: a batch of {size}, which its images allow, does not divide "
-                f"over {devices} devices; give {way_out}"
+                f"setting {ROWS[row]!r}: batch size {size}, limited by the available images, does "
+                f"not divide over {devices} devices; give {remedy}"
             )
 
 
-def _named(config: Config, method: Any, adapt: AdaptConfig, **train: Any) -> Config:
+def _with_method(config: Config, method: Any, adapt: AdaptConfig, **train: Any) -> Config:
     return dataclasses.replace(
         config,
         method=dataclasses.replace(config.method, name=method),

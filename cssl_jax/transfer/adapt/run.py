@@ -1,4 +1,4 @@
-"""Adaptation of a run's encoder to a domain without labels, beside its bounds and its floors."""
+"""Adaptation of a run's encoder to an unlabelled domain, compared with bounds and baselines."""
 
 import dataclasses
 import pathlib
@@ -16,10 +16,10 @@ from cssl_jax.train.pretrain import pretrain
 from cssl_jax.transfer.adapt.adabn import reestimated_run
 from cssl_jax.transfer.adapt.domains import Domains
 from cssl_jax.transfer.adapt.evaluate import DomainEvaluator, pixel_baseline
-from cssl_jax.transfer.adapt.experiments import METHODS, ROWS, check_batches, trainings
-from cssl_jax.transfer.adapt.table import Figures, spread
+from cssl_jax.transfer.adapt.experiments import METHODS, ROWS, check_batches, training_configs
+from cssl_jax.transfer.adapt.table import Metrics, spread
 
-RESULTS = "adaptation.json"
+RESULTS = "adaptation.json"  # file in the output folder
 
 
 def adapt(
@@ -29,29 +29,31 @@ def adapt(
     methods: Sequence[str] = METHODS,
     seeds: int = 3,
     config: Config,
-) -> Figures:
-    """Trains classifiers on source labels, with and without adaptation, and judges them on both.
+) -> Metrics:
+    """Trains classifiers on source labels with and without adaptation; evaluates both domains.
 
-    All start from the run's encoder and differ in what the row says; a training that was done or
-    broken off is gone on with. Figures are the last epoch's, which nothing chose, on the held-out
-    images of either domain. The target's labels report, and train the row "target" alone.
+    All training runs start from the run's encoder, except in the setting "random". Finished
+    training runs are reused, and interrupted ones are resumed. Metrics are those of the last epoch,
+    without any selection, on the held-out images of each domain. Labels of the target are used for
+    evaluation and for training in the setting "target" only.
 
     Args:
         run: Folder of the pretrained run.
-        workdir: Folder to write to: a run folder a row and seed, and adaptation.json.
-        methods: Of ``METHODS``.
-        seeds: Of the trainings: ``train.seed`` and the next ones. The held-out images stay.
-        config: Of the trainings, from ``finetune.finetune_config``, with ``adapt.target``. The
-            batch is cut to the images that there are.
+        workdir: Output folder, for one run folder per setting and seed, and adaptation.json.
+        methods: Adaptation methods, a selection of ``METHODS``.
+        seeds: Number of seeds per setting: ``train.seed`` and the following ones. The held-out
+            images are the same for all seeds.
+        config: Config of the training runs, from ``finetune.finetune_config``, with
+            ``adapt.target``. The batch size is limited to the number of images.
 
     Returns:
-        The content of adaptation.json: "rows" by ``ROWS``, those that could be made, each with
-        "target" (where its held-out images have labels) and "source": {"top1" (a share in [0, 1]
-        for each seed), "mean", "std" (None of one seed)}; "images" of each part; "leakage" of the
-        target's held-out images.
+        Content of adaptation.json. "rows" has an entry per feasible setting of ``ROWS``, with the
+        keys "source" and, if the held-out images of the target have labels, "target". Each is
+        {"top1" (accuracy in [0, 1] per seed), "mean", "std" (None for a single seed)}. "images"
+        are numbers of images per split. "leakage" concerns the held-out images of the target.
 
     Raises:
-        UserError: The run, the data or the config do not fit each other.
+        UserError: The run, the data and the config are incompatible.
     """
     process.join("adapt")
     with multihost.watched():
@@ -64,17 +66,17 @@ def _adapt(
     methods: Sequence[str],
     seeds: int,
     config: Config,
-) -> Figures:
+) -> Metrics:
     folder = pathlib.Path(workdir).expanduser().absolute()
 
-    def prepared() -> tuple[pathlib.Path, Config, Domains]:
-        _check(methods, seeds, config)
+    def prepare() -> tuple[pathlib.Path, Config, Domains]:
+        _check_arguments(methods, seeds, config)
         domains = Domains(config)
         resolved = domains.resolved(config)
-        check_batches(trainings(resolved, methods, domains))
+        check_batches(training_configs(resolved, methods, domains))
         return existing_run(run), resolved, domains
 
-    origin, config, domains = multihost.run_on_all(prepared)
+    origin, config, domains = multihost.run_on_all(prepare)
     multihost.require_same(
         {
             "run": str(origin),
@@ -86,7 +88,7 @@ def _adapt(
         }
     )
     encoder_hash = variables_hash(load_encoder(origin).model)
-    rows = _rows(folder, methods, seeds, config, domains)
+    rows = _evaluate_settings(folder, methods, seeds, config, domains)
     results = {
         "run": origin.name,
         "encoder_hash": encoder_hash,
@@ -98,17 +100,15 @@ def _adapt(
         "batch_size": config.train.batch_size,
         "rows": {row: rows[row] for row in ROWS if row in rows},
         "leakage": {
-            name: leakage.find_leakage(
-                part, domains.target_test, f"{name} images that are trained on"
-            )
-            for name, part in (("source", domains.source), ("target", domains.target))
+            name: leakage.find_leakage(images, domains.target_test, f"{name} training images")
+            for name, images in (("source", domains.source), ("target", domains.target))
         },
     }
     multihost.run_on_primary(lambda: write_json(folder / RESULTS, results))
     return results
 
 
-def _check(methods: Sequence[str], seeds: int, config: Config) -> None:
+def _check_arguments(methods: Sequence[str], seeds: int, config: Config) -> None:
     for method in methods:
         if method not in METHODS:
             raise UserError(f"method {method!r} is unknown; use {' or '.join(METHODS)}")
@@ -118,29 +118,30 @@ def _check(methods: Sequence[str], seeds: int, config: Config) -> None:
         raise UserError("adapt.target is empty; give the images of the domain to adapt to")
 
 
-def _rows(
+def _evaluate_settings(
     folder: pathlib.Path, methods: Sequence[str], seeds: int, config: Config, domains: Domains
-) -> dict[str, Figures]:
-    """Row -> domain -> ``spread`` of its top-1; trains what is not trained yet."""
-    tops: dict[str, dict[str, list[float]]] = {}
-    judge = DomainEvaluator(domains)
+) -> dict[str, Metrics]:
+    """Setting -> domain -> ``spread`` of top-1 over seeds; runs missing training runs."""
+    accuracies: dict[str, dict[str, list[float]]] = {}
+    evaluate = DomainEvaluator(domains)
 
-    def note(row: str, top1: dict[str, float]) -> None:
+    def record(row: str, top1: dict[str, float]) -> None:
         for domain, value in top1.items():
-            tops.setdefault(row, {}).setdefault(domain, []).append(value)
+            accuracies.setdefault(row, {}).setdefault(domain, []).append(value)
 
     for seed in range(config.train.seed, config.train.seed + seeds):
-        for row, chosen in trainings(config, methods, domains).items():
-            place = folder / f"{row}-seed{seed}"
-            train = dataclasses.replace(chosen.train, seed=seed)
-            pretrain(dataclasses.replace(chosen, train=train), place)
-            encoder = load_encoder(place)
-            note(row, judge(encoder, encoder.model))
+        for row, row_config in training_configs(config, methods, domains).items():
+            run = folder / f"{row}-seed{seed}"
+            train = dataclasses.replace(row_config.train, seed=seed)
+            pretrain(dataclasses.replace(row_config, train=train), run)
+            encoder = load_encoder(run)
+            record(row, evaluate(encoder, encoder.model))
             if row == "source" and "bn" in methods:
                 adapted = reestimated_run(encoder, domains.target, folder / f"bn-seed{seed}")
-                note("bn", judge(encoder, adapted))
+                record("bn", evaluate(encoder, adapted))
     if baseline := pixel_baseline(config, domains):
-        note("pixels", baseline)
+        record("pixels", baseline)
     return {
-        row: {domain: spread(values) for domain, values in of.items()} for row, of in tops.items()
+        row: {domain: spread(values) for domain, values in by_domain.items()}
+        for row, by_domain in accuracies.items()
     }

@@ -1,8 +1,8 @@
-"""Steps that are not finite, provoked by one poisoned picture among healthy ones.
+"""Non-finite steps, provoked by one poisoned image among normal ones.
 
-The healthy pictures hold 0 and 1, the poisoned one 255, and data.std is such that the squares of
-healthy activations just fit float32 and those of the poisoned one do not: in its group of two
-images BatchNorm's variance is the difference of two infinities.
+The normal images contain 0 and 1, the poisoned one 255. With the chosen data.std, the squares of
+normal activations fit float32 and those of the poisoned image do not. The BatchNorm variance of its
+group of two images is then the difference of two infinities.
 """
 
 import json
@@ -41,7 +41,7 @@ def binary(seed, size):
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
-    """Configs over the same pictures, of which one is poisoned."""
+    """Builds configs over the same images, one of which is poisoned."""
     folder = tmp_path_factory.mktemp("poison")
     images, labels = binary(0, STEPS_PER_EPOCH * BATCH)
     images[POISONED] = 255
@@ -54,7 +54,7 @@ def make(tmp_path_factory):
         config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16)
         config = tiny.replace(config, "optimizer", schedule="constant", weight_decay=0.0)
         config = tiny.replace(config, "model", norm_group=2)
-        # No policy that adds contrast: pictures keep what they hold.
+        # No augmentation that changes pixel values.
         off = dict.fromkeys(("crop", "affine", "jitter", "blur", "solarize"), (0.0,))
         config = tiny.replace(config, "augment", **{**off, "affine": (1.0,)})
         return tiny.replace(
@@ -70,14 +70,14 @@ def make(tmp_path_factory):
 
 
 def bad_steps():
-    """Steps, from 1, whose batch holds the poisoned picture: one an epoch."""
+    """Steps, from 1, whose batch contains the poisoned image: one per epoch."""
     sampler = Sampler(STEPS_PER_EPOCH * BATCH, BATCH, 0)
-    found = []
+    steps = []
     for step in range(EPOCHS * STEPS_PER_EPOCH):
         index, _ = sampler.draw(step, np.arange(BATCH))
-        found += [step + 1] if POISONED in index else []
-    assert len(found) == EPOCHS
-    return found
+        steps += [step + 1] if POISONED in index else []
+    assert len(steps) == EPOCHS
+    return steps
 
 
 def logged(folder):
@@ -85,21 +85,21 @@ def logged(folder):
     return {line["step"]: line for line in lines if "loss" in line}
 
 
-def test_an_update_that_is_not_finite_changes_nothing_but_the_counts(make):
+def test_a_non_finite_update_changes_only_the_counters(make):
     run = tiny.Run(make(), source=cssl_jax.experiment.builders.load_data(make())[0])
     step = run.spread(train_step(run))
     state, row = run.state(), 0
     for done, host_batch in enumerate(run.host_batches(0, 6), 1):
         before = jax.device_get(state)
         state, metrics = step(state, run.constants, host_batch)
-        after, sick = jax.device_get(state), done in bad_steps()
-        row = row + 1 if sick else 0
-        assert bool(metrics["finite"]) == (not sick)
+        after, is_bad = jax.device_get(state), done in bad_steps()
+        row = row + 1 if is_bad else 0
+        assert bool(metrics["finite"]) == (not is_bad)
         assert after.step == done
         assert after.skipped.tolist() == [sum(b <= done for b in bad_steps()), row]
         for node in jax.tree.leaves(after.opt_state, is_leaf=is_schedule):
-            assert not is_schedule(node) or node.count == done  # the schedule follows the run
-        if sick:
+            assert not is_schedule(node) or node.count == done  # schedules count all steps
+        if is_bad:
             moments = [
                 [x for x in jax.tree.leaves(s.opt_state, is_leaf=is_schedule) if not is_schedule(x)]
                 for s in (before, after)
@@ -109,17 +109,17 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_counts(make):
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
 
 
-def test_norms_are_told_of_every_group_of_parameters(make):
+def test_norms_are_reported_per_parameter_group(make):
     run = tiny.Run(make(), source=cssl_jax.experiment.builders.load_data(make())[0])
     state = run.state()
     groups = parameter_groups(state.params)
     _, metrics = run.spread(train_step(run))(state, run.constants, next(run.host_batches(0, 1)))
     parameters, gradient = np.asarray(metrics["norms"])
     for group, norm in zip(groups, parameters, strict=True):
-        part = jax.device_get(state.params)
+        subtree = jax.device_get(state.params)
         for name in group.split("/"):
-            part = part[name]
-        squares = sum(np.sum(np.float64(x) ** 2) for x in jax.tree.leaves(part))
+            subtree = subtree[name]
+        squares = sum(np.sum(np.float64(x) ** 2) for x in jax.tree.leaves(subtree))
         assert norm == pytest.approx(np.sqrt(squares), rel=1e-5)
     assert np.linalg.norm(gradient) == pytest.approx(float(metrics["gradient_norm"]), rel=1e-5)
 
@@ -130,16 +130,18 @@ def train_step(run):
     )
 
 
-def test_stop_is_the_default_and_tells_what_led_there(make, tmp_path, capfd):
+def test_stop_is_the_default_and_reports_the_preceding_steps(make, tmp_path, capfd):
     (tmp_path / "recipe.json").write_text(recipes.to_json(make()))
     command = ["pretrain", str(tmp_path / "recipe.json"), "--workdir", str(tmp_path / "run")]
     bad = bad_steps()[0]
     assert cli.main(command) == 1
-    said = capfd.readouterr().err
+    printed = capfd.readouterr().err
     path = tmp_path / "run" / "nonfinite" / f"{bad:08}.json"
-    told = rf"(loss|gradient_norm) is (nan|inf) at step {bad}; its examples and norms are in {path}"
-    assert re.search(told, said)
-    assert "--train.on-nonfinite skip" in said
+    message = (
+        rf"(loss|gradient_norm) is (nan|inf) at step {bad}; its examples and norms are in {path}"
+    )
+    assert re.search(message, printed)
+    assert "--train.on-nonfinite skip" in printed
     dump = json.loads(path.read_text())
     assert dump["step"] == bad
     assert POISONED in dump["examples"]
@@ -147,11 +149,11 @@ def test_stop_is_the_default_and_tells_what_led_there(make, tmp_path, capfd):
     assert dump["metrics"]["gradient_norm"] in ("nan", "inf")
     assert dump["config_hash"] == recipes.config_hash(make())
     assert [line["step"] for line in dump["before"]] == list(range(1, bad))
-    # What it advises works on the same folder.
+    # The suggested command works on the same folder.
     assert cli.main([*command, "--train.on-nonfinite", "skip"]) == 0
 
 
-def test_skip_leaves_the_batch_out_and_counts_it(make, tmp_path):
+def test_skip_omits_the_update_and_counts_it(make, tmp_path):
     config = make(on_nonfinite="skip")
     results = cssl_jax.pretrain(config, tmp_path / "run")
     lines, bad = logged(tmp_path / "run"), bad_steps()
@@ -165,48 +167,52 @@ def test_skip_leaves_the_batch_out_and_counts_it(make, tmp_path):
 
 
 def expected_losses(config):
-    """Of every step of a run that rolls back: an independent loop over the same steps."""
+    """Loss per step of a run that rolls back, by an independent loop over the same steps."""
     run = tiny.Run(config, source=cssl_jax.experiment.builders.load_data(config)[0])
     step = run.spread(train_step(run))
     state, saved, losses = run.state(), run.state(), {}
     for done, host_batch in enumerate(run.host_batches(0, EPOCHS * STEPS_PER_EPOCH), 1):
         new, metrics = step(state.replace(step=np.int32(done - 1)), run.constants, host_batch)
         losses[done] = float(metrics["loss"])
-        state = saved if done in bad_steps() else new  # the schedule is constant: no count matters
+        state = (
+            saved if done in bad_steps() else new
+        )  # the schedule is constant, so its counter has no effect
         if done % STEPS_PER_EPOCH == 0 and done not in bad_steps():
             saved = state
     return losses
 
 
-def test_rollback_goes_on_with_the_next_batch_from_the_last_checkpoint(
+def test_rollback_continues_with_the_next_batch_from_the_last_checkpoint(
     make, tmp_path, monkeypatch, capfd
 ):
     config = make(on_nonfinite="rollback")
     compiled, data_parallel = [], spmd.data_parallel
 
-    def remember(*arguments, **options):
+    def record(*arguments, **options):
         compiled.append(data_parallel(*arguments, **options))
         return compiled[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(spmd, "data_parallel", remember)
+        patch.setattr(spmd, "data_parallel", record)
         results = cssl_jax.pretrain(config, tmp_path / "run")
-    assert [step._cache_size() for step in compiled] == [1]  # a restored state compiles nothing
-    said, lines = capfd.readouterr().err, logged(tmp_path / "run")
+    assert [step._cache_size() for step in compiled] == [
+        1
+    ]  # a restored state causes no recompilation
+    printed, lines = capfd.readouterr().err, logged(tmp_path / "run")
     for bad in bad_steps():
         back = (bad - 1) // STEPS_PER_EPOCH * STEPS_PER_EPOCH
-        assert f"going on with the next batch from the weights of step {back}" in said
+        assert f"going on with the next batch from the weights of step {back}" in printed
     expected = expected_losses(config)
-    found = {step: line["loss"] for step, line in lines.items()}
-    for step, loss in found.items():
+    losses = {step: line["loss"] for step, line in lines.items()}
+    for step, loss in losses.items():
         if step not in bad_steps():
             assert loss == pytest.approx(expected[step], rel=1e-5)
     assert results["skipped_steps"] == len(bad_steps())
 
 
 @pytest.mark.parametrize("mode", ["skip", slow("rollback")])
-def test_a_last_step_that_is_sick_is_evaluated_and_saved_all_the_same(make, tmp_path, mode):
-    # Two epochs, the second of which ends with the poisoned batch: another seed, another order.
+def test_a_non_finite_last_step_is_evaluated_and_saved(make, tmp_path, mode):
+    # Find a seed whose second epoch ends with the poisoned batch.
     for seed in range(50):
         sampler = Sampler(STEPS_PER_EPOCH * BATCH, BATCH, seed)
         last = sampler.draw(2 * STEPS_PER_EPOCH - 1, np.arange(BATCH))[0]
@@ -222,7 +228,7 @@ def test_a_last_step_that_is_sick_is_evaluated_and_saved_all_the_same(make, tmp_
 
 
 @pytest.mark.parametrize("mode", [slow("skip"), "rollback"])
-def test_a_killed_run_repeats_its_skips_to_the_bit(make, tmp_path, monkeypatch, mode):
+def test_a_killed_run_repeats_its_skipped_steps_exactly(make, tmp_path, monkeypatch, mode):
     config = make(on_nonfinite=mode)
     cssl_jax.pretrain(config, tmp_path / "whole")
     add = logger.RunLogger.add
@@ -242,9 +248,11 @@ def test_a_killed_run_repeats_its_skips_to_the_bit(make, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("mode", ["skip", slow("rollback")])
-def test_a_run_that_stays_sick_ends_at_the_limit(make, tmp_path, mode):
+def test_a_run_of_non_finite_steps_ends_at_the_limit(make, tmp_path, mode):
     config = make(on_nonfinite=mode, nonfinite_limit=4)
-    config = tiny.replace(config, "data", std=(1e-25,))  # every picture is too much
-    with pytest.raises(RunError, match=r"is nan at step 4; .*the 4th in a row \(.*limit is 4\)"):
+    config = tiny.replace(config, "data", std=(1e-25,))  # every image overflows
+    with pytest.raises(
+        RunError, match=r"is nan at step 4; .*the 4th consecutive non-finite step \(.*limit is 4\)"
+    ):
         cssl_jax.pretrain(config, tmp_path / "run")
     assert len(list((tmp_path / "run" / "nonfinite").iterdir())) == 4

@@ -1,4 +1,4 @@
-"""When several processes act on what one of them wishes."""
+"""Cross-process consensus on requests: step at which all processes act."""
 
 import os
 import pathlib
@@ -20,22 +20,22 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
 from cssl_jax.runtime import spmd
-from cssl_jax.train.guards.stop_vote import Agreement
+from cssl_jax.train.guards.stop_vote import StopVote
 
-agreement = Agreement(spmd.make_mesh())
+vote = StopVote(spmd.make_mesh())
 for step in range(1, 61):
     # The clock of process 0 asks for a save at step 10; process 1 alone gets SIGTERM at step 30.
-    wish = 15 if rank == 1 and step >= 30 else int(rank == 0 and 10 <= step <= 20)
-    if agreed := agreement.reached(step, wish):
-        print(step, agreed, flush=True)
-    if agreed > 1:
+    request = 15 if rank == 1 and step >= 30 else int(rank == 0 and 10 <= step <= 20)
+    if consensus := vote.reached(step, request):
+        print(step, consensus, flush=True)
+    if consensus > 1:
         break
 """
 
 
-def test_one_process_acts_at_once():
-    agreement = StopVote(spmd.make_mesh(jax.devices()[:2]))
-    assert [agreement.reached(step, request) for step, request in [(1, 0), (2, 15), (3, 1)]] == [
+def test_a_single_process_acts_immediately():
+    vote = StopVote(spmd.make_mesh(jax.devices()[:2]))
+    assert [vote.reached(step, request) for step, request in [(1, 0), (2, 15), (3, 1)]] == [
         0,
         15,
         1,
@@ -43,7 +43,7 @@ def test_one_process_acts_at_once():
 
 
 @pytest.mark.slow
-def test_two_processes_act_after_the_same_step_though_one_alone_has_the_wish():
+def test_two_processes_act_after_the_same_step_on_the_request_of_one():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -64,13 +64,13 @@ def test_two_processes_act_after_the_same_step_though_one_alone_has_the_wish():
         for rank in (0, 1)
     ]
     try:
-        ends = [child.communicate(timeout=200) for child in children]
+        outputs = [child.communicate(timeout=200) for child in children]
     finally:
         for child in children:
             child.kill()
-    assert [child.returncode for child in children] == [0, 0], ends
-    # Gloo prints to the same place.
-    first, second = ([x for x in out.splitlines() if x[:1].isdigit()] for out, _ in ends)
+    assert [child.returncode for child in children] == [0, 0], outputs
+    # Gloo prints to the same stream; its lines do not start with a digit.
+    first, second = ([x for x in out.splitlines() if x[:1].isdigit()] for out, _ in outputs)
     assert first == second
     steps, requests = zip(*(map(int, line.split()) for line in first), strict=True)
     assert requests[-1] == 15

@@ -1,3 +1,5 @@
+"""Writers, progress bar and timings of a run, and signals, process age and devices."""
+
 import json
 import re
 import signal
@@ -14,7 +16,7 @@ from cssl_jax.runtime import process
 from cssl_jax.train.logging.writers import InputWatch, JsonLines, Meter, Progress
 
 
-def test_lines_beyond_the_restored_step_and_lines_cut_short_go(tmp_path):
+def test_lines_after_the_restored_step_and_truncated_lines_are_removed(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "a": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4, "lo')
     lines = JsonLines(path, keep_until=2)
@@ -34,7 +36,7 @@ def test_a_new_run_starts_an_empty_file(tmp_path):
     assert path.read_text() == ""
 
 
-def test_json_files_are_replaced_in_one_piece(tmp_path):
+def test_json_files_are_replaced_atomically(tmp_path):
     path = tmp_path / "results.json"
     write_json(path, {"a": 1})
     with pytest.raises(TypeError, match="has no place in a JSON file"):
@@ -43,11 +45,11 @@ def test_json_files_are_replaced_in_one_piece(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_compiling_does_not_count_for_the_time_that_is_left(capfd, monkeypatch):
+def test_compile_time_does_not_affect_the_remaining_time(capfd, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])  # the bar's clock
     progress = Progress(total=100, done=0)
-    now[0] += 250  # as long as it takes to compile, before the first step is sent off
+    now[0] += 250  # compile time, before the first step is dispatched
     for step in range(1, 51):
         progress.advance(step)
         now[0] += 0.005
@@ -55,39 +57,39 @@ def test_compiling_does_not_count_for_the_time_that_is_left(capfd, monkeypatch):
     assert re.search(r"running +50%.* 50/100 \[00:00<00:00", capfd.readouterr().err)
 
 
-def test_the_meter_tells_throughput_and_the_share_of_waiting():
+def test_the_meter_reports_throughput_and_the_fraction_of_waiting():
     meter = Meter()
     start = time.perf_counter()
     time.sleep(0.05)
     meter.add(images=32, wait=0.02)
     meter.add(images=32, wait=0.0)
-    figures = meter.read()
+    timings = meter.read()
     elapsed = time.perf_counter() - start
-    assert 0.05 <= figures["seconds"] <= elapsed
-    assert figures["images_per_second"] == pytest.approx(64 / figures["seconds"])
-    assert figures["input_wait"] == pytest.approx(0.02 / figures["seconds"])
+    assert 0.05 <= timings["seconds"] <= elapsed
+    assert timings["images_per_second"] == pytest.approx(64 / timings["seconds"])
+    assert timings["input_wait"] == pytest.approx(0.02 / timings["seconds"])
     assert meter.read()["images_per_second"] == 0.0
 
 
-def told(watch, *shares, seconds=3.0):
-    return [watch.judge({"input_wait": share, "seconds": seconds}) for share in shares]
+def warnings_of(watch, *fractions, seconds=3.0):
+    return [watch.check({"input_wait": x, "seconds": seconds}) for x in fractions]
 
 
-def test_waiting_for_input_is_told_of_once_and_again_where_it_got_far_worse():
-    assert told(InputWatch(), 0.9, 0.05, 0.09) == [None] * 3  # the first interval compiles
-    found = told(InputWatch(), 0.0, 0.3, 0.3, 0.45, 0.05, 0.3, 0.6, 0.7)
+def test_waiting_for_input_is_reported_once_and_again_if_much_worse():
+    assert warnings_of(InputWatch(), 0.9, 0.05, 0.09) == [None] * 3  # the first interval is ignored
+    reported = warnings_of(InputWatch(), 0.0, 0.3, 0.3, 0.45, 0.05, 0.3, 0.6, 0.7)
     expected = [None, 0.3, None, None, None, None, 0.6, None]
-    assert found == [share and pytest.approx(share) for share in expected]
+    assert reported == [x and pytest.approx(x) for x in expected]
 
 
-def test_a_stall_in_a_short_interval_is_judged_with_its_neighbours():
+def test_short_intervals_are_evaluated_together():
     watch = InputWatch()
-    assert told(watch, 0.0, 0.9, *[0.0] * 18, seconds=0.1) == [None] * 20
-    assert told(watch, *[0.0] * 2, seconds=0.1) == [None] * 2
-    assert told(watch, *[0.5] * 20, seconds=0.1)[-2:] != [None] * 2
+    assert warnings_of(watch, 0.0, 0.9, *[0.0] * 18, seconds=0.1) == [None] * 20
+    assert warnings_of(watch, *[0.0] * 2, seconds=0.1) == [None] * 2
+    assert warnings_of(watch, *[0.5] * 20, seconds=0.1)[-2:] != [None] * 2
 
 
-def test_signals_are_noted_inside_and_as_before_outside(capfd):
+def test_signals_are_caught_inside_the_context_only(capfd):
     before = signal.getsignal(signal.SIGTERM)
     with process.catch_signals() as interruption:
         assert interruption.signal_number is None
@@ -97,22 +99,22 @@ def test_signals_are_noted_inside_and_as_before_outside(capfd):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_process_knows_its_age():
+def test_process_age_is_the_time_since_its_start():
     code = "import time; time.sleep(0.5); from cssl_jax.runtime.process import process_age; "
     code += "print(process_age())"
-    begun = time.monotonic()
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
-    assert 0.5 < float(printed) < time.monotonic() - begun + 0.05
+    started = time.monotonic()
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert 0.5 < float(output) < time.monotonic() - started + 0.05
 
 
-def test_a_second_interrupt_is_not_held_back():
+def test_a_second_interrupt_raises():
     with process.catch_signals():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_a_compile_cache_set_from_outside_stays(tmp_path):
+def test_a_compile_cache_set_outside_is_preserved(tmp_path):
     outside = jax.config.values["jax_compilation_cache_dir"]
     assert process.set_compile_cache("") == outside
     try:
@@ -124,7 +126,7 @@ def test_a_compile_cache_set_from_outside_stays(tmp_path):
         process.set_compile_cache(outside)
 
 
-def test_a_mesh_takes_the_first_devices_or_says_how_many_there_are():
+def test_a_mesh_uses_the_first_devices_or_reports_the_available_number():
     assert process.make_mesh(3).size == 3
     assert process.make_mesh(0).size == len(jax.devices())
     with pytest.raises(UserError, match=r"runtime\.devices is 9, but there are 8"):
