@@ -147,7 +147,7 @@ def test_penalties_fitted_together_each_reach_scikit_learns_objective(count):
         reference = scikit_learn(x, labels, l2_values[i])
         ours = objective(kernels[i].T, biases[i], x, labels, l2_values[i])
         theirs = objective(reference.coef_.T, reference.intercept_, x, labels, l2_values[i])
-        # Above l2 = 1e-4; below it losses are so near 0 that a share of them is nothing.
+        # The relative bound holds above l2 = 1e-4. Below it losses are near 0: 1e-6 is the bound.
         assert ours <= theirs * 1.001 + 1e-6
 
 
@@ -155,13 +155,13 @@ def test_a_sweep_that_leaves_solved_problems_behind_gives_the_same(monkeypatch):
     x, labels = blobs()
     l2_values = tuple(np.logspace(-4, 3, 9))
     together = fit_all(x, labels, num_classes=3, l2_values=l2_values)
-    monkeypatch.setattr(logistic, "_SMALL", 0)
+    monkeypatch.setattr(logistic, "_MIN_SHRINK_COST", 0)
     shrinking = fit_all(x, labels, num_classes=3, l2_values=l2_values)
-    monkeypatch.setattr(logistic, "_MEMORY_LIMIT", 1)  # and one after the other
+    monkeypatch.setattr(logistic, "_MEMORY_LIMIT", 1)  # one problem at a time
     alone = fit_all(x, labels, num_classes=3, l2_values=l2_values)
     for other in (shrinking, alone):
         for ours, theirs in zip(together, other, strict=True):
-            # Float32 sums in another order, and a stop at 1e-6 of the objective.
+            # Float32 sums are in another order, and the solver stops at 1e-6 of the objective.
             np.testing.assert_allclose(ours, theirs, atol=2e-3)
 
 
