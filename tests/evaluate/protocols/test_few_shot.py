@@ -27,7 +27,7 @@ def test_every_draw_is_scikit_learns_and_the_interval_students():
     x, labels = draw()
     tested, test_labels = draw(rows=200, seed=1)
     found = few_shot(x, labels, tested, test_labels, num_classes=CLASSES, shots=(5,), draws=7)
-    orders = module._orders(labels, 7, 0)
+    orders = module._shuffle_classes(labels, 7, 0)
     scores = []
     for number in range(7):
         rows = np.concatenate([order[number, :5] for order in orders])
@@ -58,7 +58,7 @@ def test_the_weights_are_the_minimum_of_the_sum_of_losses_and_half_the_square():
 
 def test_a_draw_has_k_rows_of_every_class_and_more_labels_contain_fewer():
     labels = np.array([0, 1, 1, 2, 2, 2, 0, 0])
-    orders = module._orders(labels, 50, 0)
+    orders = module._shuffle_classes(labels, 50, 0)
     for label, order in enumerate(orders):
         assert (labels[order] == label).all()
         assert all(len(set(row)) == len(row) for row in order.tolist())  # none twice
@@ -99,7 +99,7 @@ def test_the_same_seed_draws_the_same():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"draws": 1}, "draws is 1; an interval needs at least 2"),
+        ({"draws": 1}, "draws is 1; a confidence interval needs at least 2"),
         ({"shots": ()}, r"shots are \(\)"),
         ({"shots": (0, 1)}, r"shots are \(0, 1\)"),
         ({"num_classes": 2}, "training label 2 is outside"),

@@ -114,7 +114,7 @@ def test_a_list_of_k_gives_what_each_gives_alone():
 
 def test_neighbours_beyond_the_bank_are_refused():
     bank, _, queries, _ = draw(rows=10)
-    with pytest.raises(UserError, match="k is 11 beside a bank of 10 rows"):
+    with pytest.raises(UserError, match="k is 11, but the bank has 10 rows"):
         list(neighbours(bank, queries, k=11))
 
 
