@@ -14,7 +14,7 @@ from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, halves, labelled_part
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
-from cssl_jax.evaluate.protocols.segment_run import load_masked_parts, segment
+from cssl_jax.evaluate.protocols.segment_run import load_masked_splits, segment
 from cssl_jax.experiment import builders
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.runtime import multihost, process
@@ -115,7 +115,7 @@ def _segment(
 ) -> dict[str, Any]:
     def opened() -> tuple[Config, MaskedSource, MaskedSource]:
         config = _with(encoder.config, data, options)
-        return config, *load_masked_parts(config)
+        return config, *load_masked_splits(config)
 
     config, train, validation = multihost.run_on_all(opened)
     classes = [train.num_classes, validation.num_classes]

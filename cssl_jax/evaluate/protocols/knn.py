@@ -59,13 +59,13 @@ def knn(
         ks=ks,
         temperature=temperature,
     )
-    first: dict[str, Any] = shares(hits[min(ks[0], len(bank))])
+    first: dict[str, Any] = accuracies(hits[min(ks[0], len(bank))])
     if isinstance(k, int | np.integer):
         return first
-    return {**first, "by_k": {str(number): shares(hits[number]) for number in sorted(hits)}}
+    return {**first, "by_k": {str(number): accuracies(hits[number]) for number in sorted(hits)}}
 
 
-def shares(hits: np.ndarray) -> dict[str, float]:
+def accuracies(hits: np.ndarray) -> dict[str, float]:
     """Accuracies {"top1", "top5"} from the hits bool [2, Q] of one k, see ``knn_hits``."""
     return {f"top{top}": float(np.mean(hit)) for top, hit in zip((1, 5), hits, strict=True)}
 

@@ -98,10 +98,10 @@ def _seeded_penalty(
     """The penalty with the lowest cross entropy on the fifth of the rows drawn with this seed."""
     if len(l2_values) == 1:
         return float(l2_values[0])
-    return choose_penalty(x, labels, num_classes, l2_values, held_out_part(len(x), seed))
+    return choose_penalty(x, labels, num_classes, l2_values, held_out_mask(len(x), seed))
 
 
-def held_out_part(size: int, seed: int) -> np.ndarray:
+def held_out_mask(size: int, seed: int) -> np.ndarray:
     """Mask bool [size] of the held-out rows: a fifth drawn with the seed, at least one row."""
     order = permute(np.arange(size), epoch_key(seed, 0), size)
     held_out = np.zeros(size, bool)

@@ -18,7 +18,12 @@ from cssl_jax.data.sources.masks import load_masks
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.protocols import segmentation
-from cssl_jax.evaluate.protocols.segmentation import SegmentProbe, confusion_of, figures, pixel_maps
+from cssl_jax.evaluate.protocols.segmentation import (
+    SegmentProbe,
+    pixel_confusion,
+    pixel_maps,
+    segmentation_metrics,
+)
 from cssl_jax.runtime import spmd
 from helpers import tiny
 
@@ -53,11 +58,11 @@ def test_figures_are_scikit_learns():
     masks, predicted = rng.integers(0, 4, (3, 9, 9)), rng.integers(0, 4, (3, 9, 9))
     masks[masks == 2] = 1  # a class that is predicted only
     masks[0, :4] = 255
-    confusion = confusion_of(masks.astype(np.uint8), predicted.astype(np.uint8), 6)
+    confusion = pixel_confusion(masks.astype(np.uint8), predicted.astype(np.uint8), 6)
     known = masks != 255
     true, guess = masks[known], predicted[known]
     np.testing.assert_array_equal(confusion, confusion_matrix(true, guess, labels=range(6)))
-    found = figures(confusion)
+    found = segmentation_metrics(confusion)
     iou = jaccard_score(true, guess, labels=range(4), average=None)
     assert found["per_class_iou"] == [*iou.tolist(), None, None]
     assert found["mean_iou"] == pytest.approx(iou.mean())
@@ -71,9 +76,9 @@ def test_figures_are_scikit_learns():
 def test_pixels_of_maps_are_those_of_the_resized_map(side):
     maps = np.float32(np.random.default_rng(0).normal(size=(3, side, side, 2)))
     whole = jax.image.resize(maps, (3, 8, 8, 2), "bilinear")
-    np.testing.assert_allclose(segmentation._resized(maps, 8), whole, atol=1e-5)
+    np.testing.assert_allclose(segmentation._resize(maps, 8), whole, atol=1e-5)
     pixels = np.tile(np.arange(64), (3, 1))
-    drawn = segmentation._at(jnp.asarray(maps), jnp.asarray(pixels), 8)
+    drawn = segmentation._interpolate_at(jnp.asarray(maps), jnp.asarray(pixels), 8)
     np.testing.assert_allclose(drawn, np.reshape(whole, (3, 64, 2)), atol=1e-5)
 
 
@@ -141,7 +146,7 @@ def test_masks_without_any_class_are_refused_not_reported_as_nan(tmp_path, split
     parts = (bare, good) if split == "training" else (good, bare)
     with pytest.raises(UserError, match=f"every pixel of the 10 {split} masks is 255"):
         run({}, *parts, num_classes=4, pixels=400, l2_values=(0.1,), seed=0)
-    nothing = figures(np.zeros((3, 3), np.int64))
+    nothing = segmentation_metrics(np.zeros((3, 3), np.int64))
     assert nothing["mean_iou"] is nothing["pixel_accuracy"] is None
 
 
@@ -225,10 +230,10 @@ def test_a_run_is_reported_on_beside_its_floors(tmp_path, capsys):
     assert results["encoder_hash"]["unchanged"]
     assert "mean IoU" in shown
     assert "IoU by class" in shown
-    assert "chosen by nothing, reported on all 6 validation images at 16 x 16 px" in shown
+    assert "not selected on any data, reported on all 6 validation images at 16 x 16 px" in shown
     assert "leakage" in shown
 
 
 def test_the_protocol_is_asked_for_by_itself(tmp_path):
-    with pytest.raises(UserError, match="'segment' is for images with masks; ask for it by itself"):
+    with pytest.raises(UserError, match="'segment' needs images with masks; request it alone"):
         evaluate_run(tmp_path, ["knn", "segment"])
