@@ -75,7 +75,7 @@ def test_planted_copies_are_counted_and_named():
     }
     assert found["words"].startswith(
         "LEAKAGE: 5 of 20 test images (25.0 %) are among the training images: 2 exactly, 3 nearly; "
-        "1 of them with another label. Such as image 3 = image 5."
+        "1 of them with another label. Example: image 3 = image 5."
     )
 
 

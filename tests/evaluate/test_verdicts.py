@@ -147,10 +147,8 @@ def test_lars_that_follows_weight_decay_or_leaps_is_called_so():
         ({"rankme": 3.2}, "collapsed to 3 dimensions"),
         ({"rankme": 1.3}, "collapsed to 1 dimension"),
         ({"dead": 0.7}, "dead dimensions"),
-        (
-            {"alignment": 0.515},
-            "views too hard",
-        ),  # squared distance of two images: 2 x 0.508^2 = 0.516
+        # Two images have a mean squared distance of 2 x 0.508^2 = 0.516.
+        ({"alignment": 0.515}, "views too hard"),
         # A fraction of 0.1 in 359 rows has a standard error of 0.016.
         ({"neighbour_purity": 0.14}, "neighbours do not share labels"),
     ],
