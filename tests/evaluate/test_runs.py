@@ -1,4 +1,4 @@
-"""Evaluating a run: who chose and who reports, a frozen encoder, other data, leaking splits."""
+"""Evaluation of runs: ranking and reporting images, frozen encoder, other data, leaking splits."""
 
 import dataclasses
 import json
@@ -112,7 +112,7 @@ def test_the_last_and_the_best_stand_side_by_side_where_they_differ(parts):
     assert found["best"]["last"]["knn"].keys() == found["best"]["knn"].keys()
     text = table(found)
     assert "on 6 images that chose neither" in text
-    assert "best checkpoint: step 1, chosen by online kNN top-1 on 6 of the 12" in text
+    assert "best checkpoint: step 1, selected by online kNN top-1 on 6 of the 12" in text
     elsewhere = judge.report(last, best, encoder.untrained, ("knn",), chose_best=False)
     assert elsewhere["best"]["images"] == 12
     assert elsewhere["best"]["last"]["knn"]["top1"] == elsewhere["knn"]["top1"]
@@ -156,7 +156,7 @@ def test_a_protocol_that_trains_the_encoder_is_found_out(parts, monkeypatch):
         return honest(*arguments, **settings)
 
     monkeypatch.setattr(protocols, "labelled", training)
-    with pytest.raises(RunError, match="encoder of the last checkpoint is not what it was"):
+    with pytest.raises(RunError, match="protocol changed the encoder of the last checkpoint"):
         judge.report(Checkpoint(6, model), None, encoder.untrained, ("knn",))
 
 
@@ -210,13 +210,13 @@ def test_what_named_the_runs_own_validation_images_does_not_report_on_other_data
 ):
     own = tiny.replace(config, "data", validation_source=config.data.source).data
     other = save(tmp_path / "other.npz", tiny.pictures(40, seed=1))
-    from cssl_jax.evaluate.run import _with
+    from cssl_jax.evaluate.run import _replace_data
 
     base = dataclasses.replace(config, data=own)
-    moved = _with(base, dataclasses.replace(own, source=other, labels="auto"), None)
+    moved = _replace_data(base, dataclasses.replace(own, source=other, labels="auto"), None)
     assert moved.data.validation_source == ""
     asked = dataclasses.replace(own, source=other, validation_source=other)
-    assert _with(base, asked, None).data.validation_source == other
+    assert _replace_data(base, asked, None).data.validation_source == other
 
 
 def test_a_leaking_split_is_called_out_in_the_table_and_the_json(run, config, tmp_path, capsys):
@@ -254,7 +254,7 @@ def test_without_labels_checkpoints_are_ranked_by_views_of_one_half(config, run,
     last = Checkpoint(encoder.step, encoder.model)
     flat = judge.flat(judge.judge(judge.features(last.model)))
     assert 0 <= flat["selection_view_retrieval"] <= 1
-    chosen = judge._who_chose(last, last, True, 6)
+    chosen = judge._describe_selection(last, last, True, 6)
     assert "online view retrieval on 6 of the 12" in chosen["words"]
 
 
