@@ -149,7 +149,7 @@ def of_steps(lines: Iterable[Figures], known: Facts) -> list[Verdict]:
 
 
 def _at_chance(loss: float, chance: float, known: Facts) -> Verdict:
-    span = chance - least_loss(known.pairs, known.temperature)  # of possible losses below chance
+    span = chance - least_loss(known.pairs, known.temperature)  # largest possible drop below chance
     if span < 2 * AT_CHANCE * chance:
         advice = (
             f"at temperature {known.temperature:g} no loss can fall more than {span:.3f} below it; "

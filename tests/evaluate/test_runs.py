@@ -44,7 +44,7 @@ def run(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts(run, config):
-    """(encoder of the last checkpoint, training part, validation part, their evaluator)."""
+    """Encoder of the last checkpoint, training split, validation split, and their evaluator."""
     encoder = load_encoder(run[0])
     train, validation = builders.load_data(config)
     judge = Evaluator(config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh)
@@ -52,7 +52,7 @@ def parts(run, config):
 
 
 def scikit_learn_knn(encoder, train, validation, rows):
-    """Top-1 of the weighted vote of 5 on some validation rows."""
+    """Top-1 of the weighted vote of 5 neighbours on the given validation rows."""
 
     def unit(source):
         x = np.float64(encoder.embed(source))
@@ -96,7 +96,7 @@ def test_the_same_images_rank_with_labels_and_without():
     np.testing.assert_array_equal(bare[0], chose)
     np.testing.assert_array_equal(bare[1], report)
     labels = labelled.labels.copy()
-    labels[::3] = -1  # of some images only
+    labels[::3] = -1  # some images have no label
     some = dataclasses.replace(labelled, labels=labels)
     kept = np.flatnonzero(labels >= 0)
     ranked, reported = module.halves(some, 3)
@@ -148,7 +148,7 @@ def test_a_hash_sees_a_changed_bit_an_exchange_and_a_type():
 
 def test_a_protocol_that_trains_the_encoder_is_found_out(parts, monkeypatch):
     encoder, _, _, judge = parts
-    model = jax.tree.map(np.array, jax.device_get(encoder.model))  # arrays that can be written to
+    model = jax.tree.map(np.array, jax.device_get(encoder.model))  # writable arrays
     honest = protocols.labelled
 
     def training(*arguments, **settings):
@@ -175,7 +175,7 @@ def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_figures_alone(
     expected = scikit_learn_knn(encoder, train, test, np.arange(20))
     assert figures["knn"]["top1"] == pytest.approx(expected)
     assert figures["split"] == {"train": 30, "validation": 20}
-    assert figures["best"]["images"] == 20  # none of them chose
+    assert figures["best"]["images"] == 20  # none of these images ranked checkpoints
     assert all("knn" in figures[baseline] for baseline in ("random_init", "pixels"))
     assert set(figures["leakage"]) == {"train", "pretraining"}
     saved = json.loads((folder / "results.json").read_text())
@@ -243,7 +243,7 @@ def test_every_protocol_has_its_table(run, capsys):
     assert ["retrieval", "recall@1", "recall@2", "mAP"] in heads
     assert out.count("raw pixels") == 4
     results = json.loads((folder / "results.json").read_text())
-    assert "linear" in results  # of before
+    assert "linear" in results  # from the evaluation at the end of the run
     assert set(results["few_shot"]["shots"]) == {"2"}
 
 

@@ -29,8 +29,8 @@ def check_names(names: tuple[str, ...]) -> None:
     """
     for name in names:
         if name not in (*PROTOCOLS, SEGMENT):
-            known = " or ".join((*PROTOCOLS, SEGMENT))
-            raise UserError(f"protocol {name!r} is unknown; use {known}")
+            valid = " or ".join((*PROTOCOLS, SEGMENT))
+            raise UserError(f"protocol {name!r} is unknown; use {valid}")
     if SEGMENT in names and len(names) > 1:
         raise UserError(f"protocol {SEGMENT!r} needs images with masks; request it alone")
 

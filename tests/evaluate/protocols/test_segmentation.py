@@ -1,4 +1,4 @@
-"""The segment probe: what it sees of masks, its figures, and the run's report."""
+"""Segment probe: sampling of masks, metrics, and the report of a run."""
 
 import json
 
@@ -31,7 +31,7 @@ GREY = ImageOptions(channels=1)
 
 
 def scenes(count, side=32, classes=3, seed=0):
-    """Digits of the first classes, twice as large, somewhere on a noisy canvas; mask digit + 1."""
+    """Digits of the first classes, enlarged twice, at random on a noisy canvas; mask: digit + 1."""
     digits, rng = load_source("digits"), np.random.default_rng(seed)
     chosen = rng.choice(np.flatnonzero(digits.labels < classes), count)
     images = rng.integers(0, 90, (count, side, side), dtype=np.uint8)
@@ -93,13 +93,13 @@ def probe(maps, tmp_path, count=40, devices=1, **options):
 
 
 def test_maps_that_show_the_class_are_read_without_a_mistake(tmp_path):
-    """A map that is a linear code of the class, whose first channel is large and means nothing."""
+    """The map is a linear code of the class; its first channel is large and carries no signal."""
     _, masks = scenes(40)
     code = np.random.default_rng(1).normal(size=(4, 6))
     shown = np.concatenate([np.full((40, 32, 32, 1), 1e3), code[masks]], axis=-1)
     images = scenes(40)[0]
 
-    def maps(variables, x):  # finds the image's own map by its pixels
+    def maps(variables, x):  # finds the map of an image by its pixels
         same = jnp.all(x[:, None] == images[None], axis=(2, 3, 4))
         return [jnp.asarray(shown, jnp.float32)[jnp.argmax(same, axis=1)]]
 
@@ -116,7 +116,7 @@ def test_raw_pixels_tell_ink_from_canvas_on_any_number_of_devices(tmp_path):
     maps = pixel_maps(InputSpec(size=32, channels=1, mean=(0.5,), std=(0.5,)))
     one, _ = probe(maps, tmp_path)
     assert one["per_class_iou"][0] > 0.95  # the canvas
-    assert one["mean_iou"] < 0.6  # which digit it is a small patch does not tell
+    assert one["mean_iou"] < 0.6  # a small patch does not show which digit it is
     assert one["mean_iou"] == pytest.approx(
         probe(maps, tmp_path, devices=8)[0]["mean_iou"], abs=5e-3
     )
@@ -152,7 +152,7 @@ def test_masks_without_any_class_are_refused_not_reported_as_nan(tmp_path, split
 
 def test_a_folder_and_its_masks_stay_aligned_where_they_are_cropped_and_resized(tmp_path):
     blocks = np.random.default_rng(0).integers(0, 3, (5, 6, 9)).astype(np.uint8)
-    masks = np.kron(blocks, np.ones((8, 8), np.uint8))  # 48 x 72, grey levels that tell the class
+    masks = np.kron(blocks, np.ones((8, 8), np.uint8))  # 48 x 72, one grey level per class
     write_folder(tmp_path / "set", masks[..., None] * 100 + 5, masks)
     source = load_masks(str(tmp_path / "set"), ImageOptions(channels=1, in_memory=False))
     assert (len(source), source.num_classes) == (5, 3)
@@ -161,7 +161,7 @@ def test_a_folder_and_its_masks_stay_aligned_where_they_are_cropped_and_resized(
     centre = masks[:, :, 12:-12]
     np.testing.assert_array_equal(squares, centre[:, 1::2, 1::2])
     shown = (images[..., 0].astype(float) - 5) / 100
-    assert np.mean(np.abs(shown - squares) < 0.3) > 0.9  # what is blurred lies beside an edge
+    assert np.mean(np.abs(shown - squares) < 0.3) > 0.9  # blurred pixels are next to an edge
 
 
 def rgb(path):
