@@ -1,4 +1,4 @@
-"""How good an encoder is, measured on frozen features."""
+"""Evaluation of encoders on frozen features: protocols, diagnostics, verdicts, leakage."""
 
 from cssl_jax.lazy import submodules
 

@@ -1,4 +1,4 @@
-"""Figures of classification, as shares in [0, 1], and the check of what they are made from."""
+"""Classification metrics as fractions in [0, 1], and the check of their labels."""
 
 from typing import Any
 
@@ -6,92 +6,104 @@ import numpy as np
 
 from cssl_jax.errors import UserError
 
-CONFUSION_LIMIT = 256  # classes
-TOP5_CLASSES = 6  # from which on top-5 accuracy is shown: of five classes or fewer it is 100 %
+CONFUSION_LIMIT = 256  # maximum number of classes for which a confusion matrix is computed
+TOP5_CLASSES = 6  # minimum number of classes for top-5 accuracy: with five it is always 100 %
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of rows, in [0, 1], that ``top_k_hits`` finds right."""
+    """Top-k accuracy, the fraction in [0, 1] of rows that ``top_k_hits`` marks as hits.
+
+    Args:
+        scores: Scores per class, float [N, classes]; higher is more likely.
+        labels: Class per row, int [N] in [0, classes).
+        k: Number of highest scores.
+    """
     return float(np.mean(top_k_hits(scores, labels, k)))
 
 
 def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """Which rows have their label among the k highest scores.
+    """Marks the rows whose label is among the k highest scores.
 
     Args:
-        scores: float [N, classes], higher is likelier; of equal scores the lower class is first.
-            A row whose own class scores NaN is a miss, so that a broken encoder does not shine.
-        labels: int [N] in [0, classes).
-        k: With k at or above the number of classes every row without NaN is a hit.
+        scores: Scores per class, float [N, classes]; higher is more likely. Of equal scores the
+            lower class ranks first. A row whose label has a NaN score is a miss, so that an encoder
+            with non-finite features does not score.
+        labels: Class per row, int [N] in [0, classes).
+        k: Number of highest scores. If k is at least the number of classes, every row without NaN
+            is a hit.
 
     Returns:
-        bool [N].
+        bool [N], True for a hit.
     """
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    later = np.arange(scores.shape[1])[None, :] > labels[:, None]
-    # Counting what the label beats, not what beats it: every comparison with NaN is false.
-    beaten = np.sum((own > scores) | ((own == scores) & later), axis=1)
-    return (beaten >= scores.shape[1] - k) & ~np.isnan(own[:, 0])
+    label_score = np.take_along_axis(scores, labels[:, None], axis=1)
+    is_higher_class = np.arange(scores.shape[1])[None, :] > labels[:, None]
+    # This counts the classes that the label beats, not those that beat it: every comparison with
+    # NaN is false, so that a NaN score must not count in favour of the label.
+    beaten = np.sum((label_score > scores) | ((label_score == scores) & is_higher_class), axis=1)
+    return (beaten >= scores.shape[1] - k) & ~np.isnan(label_score[:, 0])
 
 
 def top1_top5(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """{"top1", "top5"} of scores [N, classes] for labels [N]."""
+    """Accuracies {"top1", "top5"} in [0, 1] of scores [N, classes] for labels int [N]."""
     return {f"top{k}": top_k_accuracy(scores, labels, k) for k in (1, 5)}
 
 
 def shows_top5(num_classes: int) -> bool:
-    """Whether top-5 accuracy says anything; 0 classes: their number is not known."""
+    """Whether top-5 accuracy can be below 100 %; 0 classes: their number is unknown, so True."""
     return not 0 < num_classes < TOP5_CLASSES
 
 
 def classification(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """What single classes score, ready for JSON.
+    """Accuracy per class and confusion matrix, ready for JSON.
 
     Args:
-        scores: float [N, classes]; of equal scores the lower class is predicted, of NaN none.
-        labels: int [N] in [0, classes).
+        scores: Scores per class, float [N, classes]. Of equal scores the lower class is predicted.
+            A row with NaN has no prediction.
+        labels: Class per row, int [N] in [0, classes).
 
     Returns:
-        {"per_class": share of each class's rows that are right, None for a class without rows;
-        "confusion": counts [classes][classes], a row a true class, a column a prediction}; of more
-        than ``CONFUSION_LIMIT`` classes no confusion, which nobody reads and no file should hold.
+        {"per_class": fraction of correct rows per class, None for a class without rows;
+        "confusion": counts [classes][classes], one row per true class and one column per predicted
+        class}. "confusion" is omitted above ``CONFUSION_LIMIT`` classes, where it would be too
+        large to read and to store.
     """
     classes = scores.shape[1]
-    known = ~np.isnan(scores).any(axis=1)
-    predicted = np.argmax(scores[known], axis=1)
+    has_prediction = ~np.isnan(scores).any(axis=1)
+    predicted = np.argmax(scores[has_prediction], axis=1)
     confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (labels[known], predicted), 1)
-    rows = np.bincount(labels, minlength=classes)
-    right = np.diagonal(confusion)
-    figures: dict[str, Any] = {
+    np.add.at(confusion, (labels[has_prediction], predicted), 1)
+    totals = np.bincount(labels, minlength=classes)
+    correct = np.diagonal(confusion)
+    metrics: dict[str, Any] = {
         "per_class": [
-            float(hits / count) if count else None for hits, count in zip(right, rows, strict=True)
+            float(hits / total) if total else None
+            for hits, total in zip(correct, totals, strict=True)
         ]
     }
-    return figures | ({"confusion": confusion.tolist()} if classes <= CONFUSION_LIMIT else {})
+    return metrics | ({"confusion": confusion.tolist()} if classes <= CONFUSION_LIMIT else {})
 
 
 def checked_labels(
     labels: np.ndarray, features: np.ndarray, *, num_classes: int, name: str
 ) -> np.ndarray:
-    """``labels`` as int32 [N], after a check that they fit ``features`` [N, D].
+    """Checks labels against features and returns them as int32 [N].
 
     Args:
-        labels: int [N] in [0, num_classes).
-        features: [N, D] with at least one row.
+        labels: Class per row, int [N] in [0, num_classes).
+        features: Features, float [N, D] with at least one row.
         num_classes: Number of classes.
-        name: What the rows are, for the message.
+        name: Kind of rows for the error message, such as "training".
 
     Raises:
-        UserError: A shape, the type or a class does not fit.
+        UserError: A shape, the dtype or a class is invalid.
     """
     labels, shape = np.asarray(labels), np.shape(features)
     if len(shape) != 2 or 0 in shape:
         raise UserError(f"{name} features have shape {shape}; give [N, D] with at least one row")
     if labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
-            f"{name} labels are {labels.dtype} {labels.shape} beside {shape[0]} features; "
-            "give one integer a row"
+            f"{name} labels are {labels.dtype} {labels.shape} for {shape[0]} feature rows; "
+            "give one integer per row"
         )
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if len(outside):

@@ -1,4 +1,4 @@
-"""Judges a classifier during its training and after it."""
+"""Evaluates a classifier during and after its training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,11 @@ NAME = "classifier"
 class ClassifierEvaluator:
     """Accuracy of a classifier on the labelled validation images; the interface of ``Evaluator``.
 
-    A keyed half of them ranks checkpoints; the other half reports on the one that came out best.
+    A seeded half of these images ranks checkpoints. The best checkpoint is reported on the other
+    half.
+
+    Attributes:
+        labelled: Whether the data have labels; always True.
     """
 
     labelled = True
@@ -30,6 +34,15 @@ class ClassifierEvaluator:
     def __init__(
         self, config: Config, method: Classifier, spec: InputSpec, validation: Source, mesh: Mesh
     ) -> None:
+        """Prepares the labelled validation images and the compiled classifier.
+
+        Args:
+            config: Config of the run.
+            method: Classifier to evaluate.
+            spec: Size and normalisation of the encoder's input.
+            validation: Validation images, of which some have labels.
+            mesh: Devices that batches are sharded over.
+        """
         self._validation = labelled_part(validation)
         assert self._validation.labels is not None
         self._labels = self._validation.labels
@@ -45,7 +58,7 @@ class ClassifierEvaluator:
         )
 
     def features(self, model: Model) -> Logits:
-        """A model as a function from a source to logits."""
+        """Returns a model as a function from a source to logits float32 [N, C]."""
         return lambda source: self._embed(model, source)
 
     def judge(
@@ -56,26 +69,30 @@ class ClassifierEvaluator:
         full: bool = False,
         rows: np.ndarray | None = None,
     ) -> dict[str, Any]:
-        """{"classifier": {"top1", "top5", "selection_top1", "per_class", "confusion"}}.
+        """Accuracy of a classifier on the validation split.
 
         Args:
-            features: From ``features``.
-            names: Unused: there is one protocol.
-            full: Unused: it is as cheap during the run.
-            rows: int [r], of the validation part to report on; None is all.
+            features: Function from a source to logits, from the method ``features``.
+            names: Unused, since there is only one protocol.
+            full: Unused, since the full evaluation is cheap enough during the run.
+            rows: Rows int [r] of the validation split to report on; None: all of them.
+
+        Returns:
+            {"classifier": {"top1", "top5", "per_class", "confusion"}}, accuracies as fractions in
+            [0, 1]. If ``rows`` is None, also "selection_top1", the metric that ranks checkpoints.
         """
         scores = features(self._validation)
-        chosen = np.arange(len(scores)) if rows is None else rows
-        figures: dict[str, Any] = top1_top5(scores[chosen], self._labels[chosen])
-        figures |= classification(scores[chosen], self._labels[chosen])
+        reported = np.arange(len(scores)) if rows is None else rows
+        metrics: dict[str, Any] = top1_top5(scores[reported], self._labels[reported])
+        metrics |= classification(scores[reported], self._labels[reported])
         if rows is None and len(self._selection):
-            ranked = self._selection
-            figures["selection_top1"] = top1_top5(scores[ranked], self._labels[ranked])["top1"]
-        return {NAME: figures}
+            ranking = self._selection
+            metrics["selection_top1"] = top1_top5(scores[ranking], self._labels[ranking])["top1"]
+        return {NAME: metrics}
 
     @staticmethod
     def flat(figures: dict[str, Any]) -> dict[str, float]:
-        """Figures of ``judge`` by dotted names."""
+        """Metrics of ``judge`` by dotted names: {"classifier.top1": ..., ...}."""
         shown = ("top1", "top5", "selection_top1")
         return {f"{NAME}.{key}": figures[NAME][key] for key in shown if key in figures[NAME]}
 
@@ -88,28 +105,41 @@ class ClassifierEvaluator:
         *,
         figures: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """The last checkpoint on all validation images, the best on those that did not rank it."""
+        """Evaluates the last checkpoint on all images and the best one on the reporting half.
+
+        Args:
+            last: Last checkpoint of the run.
+            best: Best checkpoint; None: it is not evaluated.
+            untrained: Unused: a classifier has no untrained baseline here.
+            names: Unused, since there is only one protocol.
+            figures: Metrics of ``last`` from ``judge``; None: they are computed.
+
+        Returns:
+            {"step", "num_classes", "classifier": metrics of ``last``, "best": metrics with "step"
+            and "images", "selection": images that ranked checkpoints and a description}.
+        """
         figures = figures or self.judge(self.features(last.model))
         results = {"step": last.step, "num_classes": self._num_classes, **figures}
-        words = f"last checkpoint: step {last.step}, chosen by nothing, reported on all "
-        words += f"{len(self._labels):,} validation images"
+        text = f"last checkpoint: step {last.step}, not selected on any data, reported on all "
+        text += f"{len(self._labels):,} validation images"
         if best is not None and len(self._reporting):
-            judged = self.judge(self.features(best.model), rows=self._reporting)
-            results["best"] = {"step": best.step, "images": len(self._reporting), **judged}
-            words += (
-                f"\nbest checkpoint: step {best.step}, chosen by top-1 on "
+            metrics = self.judge(self.features(best.model), rows=self._reporting)
+            results["best"] = {"step": best.step, "images": len(self._reporting), **metrics}
+            text += (
+                f"\nbest checkpoint: step {best.step}, selected by top-1 on "
                 f"{len(self._selection):,} of them; reported on the other "
                 f"{len(self._reporting):,}"
             )
-        results["selection"] = {"by": "top-1", "images": len(self._selection), "words": words}
+        results["selection"] = {"by": "top-1", "images": len(self._selection), "words": text}
         return results
 
 
 class _Logits:
-    """A classifier as ``make_embed`` takes an encoder."""
+    """Adapter that lets ``make_embed`` compute a classifier's logits as features."""
 
     def __init__(self, method: Classifier) -> None:
         self._method = method
 
     def apply(self, variables: Model, images: jax.Array, train: bool) -> dict[str, jax.Array]:
+        """Logits [n, C] of normalised images, named "features"; ``train`` is ignored."""
         return {"features": self._method.logits(variables, images)}

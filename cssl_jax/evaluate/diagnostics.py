@@ -1,7 +1,7 @@
-"""What can be told of features without labels.
+"""Label-free diagnostics of features: alignment, uniformity, rank, retrieval of views.
 
-Every function takes features [N, D] of any length and any float type, one row an example, and
-computes in at least float32. A zero row has no direction and stays zero.
+Every function takes features [N, D] of any norm and any float type, one row per example, and
+computes in float32 or wider. A zero row has no direction and stays zero.
 """
 
 import jax
@@ -16,17 +16,17 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def alignment(z1: Array, z2: Array) -> jax.Array:
-    """Mean squared distance of unit-length positives (arXiv 2005.10242, alpha = 2); 0 is best.
+    """Mean squared distance of unit-norm positives (arXiv 2005.10242, alpha = 2); 0 is best.
 
     Args:
-        z1: Features [N, D] of one view.
+        z1: Features [N, D] of one view per example.
         z2: Features [N, D] of another view of the same examples.
 
     Returns:
         Scalar in [0, 4].
 
     Raises:
-        UserError: The shapes differ.
+        UserError: The shapes differ or are not [N, D] with N of at least 1.
     """
     _check_views(z1, z2)
     a, b = unit_length(jnp.asarray(z1)), unit_length(jnp.asarray(z2))
@@ -34,19 +34,20 @@ def alignment(z1: Array, z2: Array) -> jax.Array:
 
 
 def uniformity(z: Array, *, block_size: int = 1024) -> jax.Array:
-    """Log mean exp(-2 ||zi - zj||^2) over distinct pairs of unit length (arXiv 2005.10242, t = 2).
+    """Log mean exp(-2 ||zi - zj||^2) over distinct unit-norm pairs (arXiv 2005.10242, t = 2).
 
-    0 where all features agree, about -4 where they spread over a sphere of many dimensions.
+    The value is 0 if all features are identical and about -4 if they are spread over a sphere of
+    many dimensions.
 
     Args:
         z: Features [N, D], N at least 2.
-        block_size: Rows at a time: memory is block_size x N floats.
+        block_size: Number of rows computed at a time; memory is block_size x N floats.
 
     Returns:
         Scalar in [-8, 0].
 
     Raises:
-        UserError: There is no pair.
+        UserError: ``z`` is no matrix with at least two rows.
     """
     if z.ndim != 2 or len(z) < 2:
         raise UserError(f"uniformity of features {z.shape}; give [N, D] with at least two rows")
@@ -58,51 +59,60 @@ def uniformity(z: Array, *, block_size: int = 1024) -> jax.Array:
 
 @jax.jit
 def _pair_sums(z: jax.Array, rows: jax.Array, first: int) -> jax.Array:
+    """Log of the sum of exp(-2 d^2) over pairs of ``rows``, from row ``first`` on, and other z."""
     product = jnp.matmul(rows, z.T, precision=_HIGHEST)
-    # Not 2 - 2 cos: the zero rows of a dead encoder are at distance 0, and must not look spread.
-    lengths = jnp.sum(jnp.square(rows), axis=1)[:, None] + jnp.sum(jnp.square(z), axis=1)[None, :]
-    exponent = -2.0 * jnp.maximum(lengths - 2.0 * product, 0.0)  # rounding may pass below 0
-    itself = jnp.arange(len(z))[None, :] == (first + jnp.arange(len(rows)))[:, None]
-    return jax.nn.logsumexp(jnp.where(itself, -jnp.inf, exponent))
+    # Not 2 - 2 cos: the zero rows of a dead encoder are at distance 0 and must not look uniform.
+    squares = jnp.sum(jnp.square(rows), axis=1)[:, None] + jnp.sum(jnp.square(z), axis=1)[None, :]
+    exponent = -2.0 * jnp.maximum(squares - 2.0 * product, 0.0)  # rounding can give less than 0
+    is_self = jnp.arange(len(z))[None, :] == (first + jnp.arange(len(rows)))[:, None]
+    return jax.nn.logsumexp(jnp.where(is_self, -jnp.inf, exponent))
 
 
 def rankme(features: Array, *, epsilon: float = 1e-7) -> jax.Array:
-    """Smooth rank: exp of the entropy of the singular values' shares (arXiv 2210.02885, eq. 1).
+    """RankMe, exp of the entropy of the normalised singular values (arXiv 2210.02885, eq. 1).
 
-    Features are not centred, as in the paper; between 1 (collapsed to a line) and min(N, D), which
-    epsilon lets it pass by at most a share of about epsilon min(N, D) ln(1 / epsilon).
+    Features are not centred, as in the paper. The value is between 1 (collapsed to a line) and
+    min(N, D). Because of epsilon it can exceed min(N, D) by a fraction of at most about
+    epsilon min(N, D) ln(1 / epsilon).
 
     Args:
-        features: [N, D].
-        epsilon: Added to every share.
+        features: Features [N, D].
+        epsilon: Number added to every singular value after division by their sum.
+
+    Returns:
+        Scalar, an effective number of dimensions.
     """
     x = jnp.asarray(features)
     values = jnp.linalg.svd(x.astype(jnp.promote_types(x.dtype, jnp.float32)), compute_uv=False)
-    shares = values / jnp.maximum(jnp.sum(values), jnp.finfo(values.dtype).tiny) + epsilon
-    return jnp.exp(-jnp.sum(shares * jnp.log(shares)))
+    # The maximum makes features that are all zero have rank 1, not NaN.
+    fractions = values / jnp.maximum(jnp.sum(values), jnp.finfo(values.dtype).tiny) + epsilon
+    return jnp.exp(-jnp.sum(fractions * jnp.log(fractions)))
 
 
 def per_dimension_std(features: Array) -> jax.Array:
-    """Standard deviation [D] of unit-length features [N, D]; near 1 / sqrt(D), 0 if collapsed."""
+    """Standard deviation [D] per dimension of unit-norm features [N, D].
+
+    The values are near 1 / sqrt(D) for features spread over the sphere and 0 for collapsed ones.
+    """
     return jnp.std(unit_length(jnp.asarray(features)), axis=0)
 
 
 def view_retrieval(z1: np.ndarray, z2: np.ndarray, *, block_size: int = 1024) -> float:
-    """Share of rows whose cosine-nearest row of the other view is their own pair, both ways.
+    """Fraction of rows whose nearest row of the other view belongs to the same example.
 
-    Chance is 1 / N. A row as near to another as to its pair counts as missed, so that a collapsed
-    encoder does not score.
+    Nearest is by cosine similarity. Chance is 1 / N. A row that is as similar to another example as
+    to its own counts as a miss, so that a collapsed encoder does not score.
 
     Args:
-        z1: Features [N, D] of one view.
+        z1: Features [N, D] of one view per example.
         z2: Features [N, D] of another view of the same examples.
-        block_size: Rows at a time: memory is block_size x N floats.
+        block_size: Number of rows computed at a time; memory is block_size x N floats.
 
     Returns:
-        Mean of both directions, in [0, 1].
+        Mean of both directions (z1 to z2 and z2 to z1), in [0, 1].
 
     Raises:
-        UserError: The shapes differ.
+        UserError: The shapes differ or are not [N, D] with N of at least 1.
     """
     _check_views(z1, z2)
     a, b = unit_length(jnp.asarray(z1)), unit_length(jnp.asarray(z2))
@@ -115,16 +125,17 @@ def view_retrieval(z1: np.ndarray, z2: np.ndarray, *, block_size: int = 1024) ->
 
 @jax.jit
 def _hits(anchors: jax.Array, candidates: jax.Array, first: int) -> jax.Array:
+    """Number of anchors, from row ``first`` on, that are nearest to the candidate of their row."""
     similarity = jnp.matmul(anchors, candidates.T, precision=_HIGHEST)
-    own = (first + jnp.arange(len(anchors)))[:, None]
-    positive = jnp.take_along_axis(similarity, own, axis=1)[:, 0]
-    others = jnp.where(jnp.arange(len(candidates))[None, :] == own, -jnp.inf, similarity)
-    return jnp.sum(positive > jnp.max(others, axis=1))
+    row = (first + jnp.arange(len(anchors)))[:, None]
+    positive = jnp.take_along_axis(similarity, row, axis=1)[:, 0]
+    negatives = jnp.where(jnp.arange(len(candidates))[None, :] == row, -jnp.inf, similarity)
+    return jnp.sum(positive > jnp.max(negatives, axis=1))
 
 
 def _check_views(z1: Array, z2: Array) -> None:
     if z1.ndim != 2 or z1.shape != z2.shape or not len(z1):
         raise UserError(
-            f"the views have shapes {z1.shape} and {z2.shape}; give two [N, D] with row i of both "
-            "from one example"
+            f"the views have shapes {z1.shape} and {z2.shape}; give two arrays [N, D] whose rows i "
+            "belong to the same example"
         )

@@ -1,4 +1,4 @@
-"""Judges an encoder during a run and after it, by labels where there are some."""
+"""Evaluates an encoder during and after a run, with or without labels."""
 
 import dataclasses
 import hashlib
@@ -24,17 +24,23 @@ from cssl_jax.evaluate.untrained import describe
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A model and the step it was saved at."""
+    """A saved model.
+
+    Attributes:
+        step: Training step at which the model was saved.
+        model: Variables {"params", "model_state"} of the model.
+    """
 
     step: int
     model: Model
 
 
 class Evaluator:
-    """The evaluation that a config asks for, on its data; compiled once.
+    """Evaluates encoders as a config requests, on the config's data; compiled once.
 
-    A keyed half of the validation part ranks checkpoints during the run; the other half reports on
-    the one that came out best. The last checkpoint, which nothing chose, is reported on all of it.
+    A seeded half of the validation split ranks checkpoints during the run. The metrics of the best
+    checkpoint are reported on the other half. The last checkpoint is not selected on any data, so
+    that it is reported on the whole validation split.
     """
 
     def __init__(
@@ -46,13 +52,28 @@ class Evaluator:
         validation: Source,
         mesh: Mesh,
     ) -> None:
+        """Prepares the splits and the compiled encoder.
+
+        Args:
+            config: Config of the run.
+            encoder: Encoder module to evaluate.
+            spec: Size and normalisation of the encoder's input.
+            train: Training images, with or without labels.
+            validation: Validation images, with or without labels.
+            mesh: Devices that batches are sharded over.
+
+        Raises:
+            UserError: ``evaluate.train_limit`` is 1.
+        """
         self._config = config
         self._spec = spec
         self._all_train, self._all_validation = train, validation
         train = labelled_part(train)
         limit = config.evaluate.train_limit
         if limit == 1:
-            raise UserError("evaluate.train_limit is 1; a probe needs 2 images or more, 0 is all")
+            raise UserError(
+                "evaluate.train_limit is 1; give at least 2 images, or 0 for all of them"
+            )
         self._train = seeded_subset(train, limit or len(train), seed=config.train.seed)
         self._validation = labelled_part(validation)
         self._selection, self._reporting = halves(validation, config.train.seed)
@@ -67,10 +88,10 @@ class Evaluator:
 
     @property
     def labelled(self) -> bool:
-        """Whether both parts have labels."""
+        """Whether both splits have labels."""
         return all(
-            part.labels is not None and part.labels.min() >= 0
-            for part in (self._train, self._validation)
+            split.labels is not None and split.labels.min() >= 0
+            for split in (self._train, self._validation)
         )
 
     def judge(
@@ -81,17 +102,22 @@ class Evaluator:
         full: bool = False,
         rows: np.ndarray | None = None,
     ) -> dict[str, Any]:
-        """Figures of one way to make features.
+        """Metrics of a feature function by the requested protocols.
 
         Args:
-            features: Source of N images -> float32 [N, D].
-            names: Of protocols.
-            full: As after a run; else with the few penalties and the one k of an evaluation during
-                it, and the figure that ranks checkpoints.
-            rows: int [r], of the validation part to report on; None is all.
+            features: Function from a source of N images to features float32 [N, D].
+            names: Names of protocols in ``protocols.PROTOCOLS``; ignored without labels.
+            full: True evaluates all penalties, k and probe seeds, as at the end of a run. False
+                uses the few penalties and the single k of an evaluation during it.
+            rows: Rows int [r] of the validation split to report on; None: all of them. With None
+                the metric that ranks checkpoints is included.
+
+        Returns:
+            The metrics of ``protocols.labelled`` with labels, else of ``protocols.unlabelled``.
         """
         options = self._config.evaluate
         validation = self._validation if rows is None else self._validation.take(rows)
+        # A subset of the rows is for reporting only, so that it has no metric for ranking.
         selection = self._selection if rows is None and len(self._selection) else None
         if not self.labelled:
             return dict(
@@ -112,12 +138,13 @@ class Evaluator:
                 "probe_seeds": options.probe_seeds,
             }
 
-        def of_rows(source: Source) -> np.ndarray:  # those of all rows may be known
-            part = source is validation and rows is not None
-            return features(self._validation)[rows] if part else features(source)
+        def row_features(source: Source) -> np.ndarray:
+            # The features of the whole validation split may be cached: index them.
+            is_subset = source is validation and rows is not None
+            return features(self._validation)[rows] if is_subset else features(source)
 
         return protocols.labelled(
-            of_rows,
+            row_features,
             self._train,
             validation,
             protocols=names,
@@ -133,15 +160,16 @@ class Evaluator:
 
     @staticmethod
     def flat(figures: dict[str, Any]) -> dict[str, float]:
-        """Figures of ``judge`` by dotted names: {"knn.top1": ..., ...}."""
+        """Metrics of ``judge`` by dotted names: {"knn.top1": ..., ...}."""
         flat: dict[str, float] = {}
         for name, value in figures.items():
             if not isinstance(value, dict):
                 flat[name] = value
                 continue
-            for figure in ("top1", "top5", "selection_top1"):  # its settings are no figures
-                if figure in value:
-                    flat[f"{name}.{figure}"] = value[figure]
+            # The other entries of a protocol are its settings, not metrics.
+            for metric in ("top1", "top5", "selection_top1"):
+                if metric in value:
+                    flat[f"{name}.{metric}"] = value[metric]
         return flat
 
     def report(
@@ -155,32 +183,39 @@ class Evaluator:
         chose_best: bool = True,
         ranked: Source | None = None,
     ) -> dict[str, Any]:
-        """The last and the best checkpoint beside the untrained encoder and raw pixels.
+        """Evaluates the last and the best checkpoint, the untrained encoder and raw pixels.
 
         Args:
-            last: Of the run; reported on the whole validation part.
-            best: Reported on the images that did not rank checkpoints; None leaves it out.
-            untrained: Training images -> the untrained model, see ``untrained.untrained_model``.
-            names: Of protocols.
-            figures: Of ``last``, ``judge(..., full=True)``, where they are known.
-            chose_best: Whether it was this validation part that ranked the run's checkpoints.
-            ranked: Images that did, where it was not; those that are in this part as well do not
-                report on ``best``. None where they are not known.
+            last: Last checkpoint of the run, reported on the whole validation split.
+            best: Best checkpoint, reported on the images that did not rank checkpoints; None: it is
+                not evaluated.
+            untrained: Function from training images to the untrained model, see
+                ``untrained.untrained_model``.
+            names: Names of protocols in ``protocols.PROTOCOLS``.
+            figures: Metrics of ``last`` from ``judge(..., full=True)``; None: they are computed.
+            chose_best: Whether the images of this validation split ranked the run's checkpoints.
+            ranked: Images that ranked checkpoints if ``chose_best`` is false. They are excluded
+                from the report on ``best``. None: they are unknown, and nothing is excluded.
 
         Returns:
-            ``judge``'s figures of ``last``, with "step", "num_classes", "random_init" (the
-            untrained encoder, with its "description"), "pixels",
-            "best" (figures, "step", "images"; of another step than the last, the last one's on the
-            same images as "last"), "selection" (who chose and who reports), "encoder_hash" (the
-            variables' SHA-256, the same after as before) and "leakage".
+            The metrics of ``last`` from ``judge``, and these entries:
+
+            * "step" of the last checkpoint, "num_classes"
+            * "random_init": metrics of the untrained encoder, with its "description"
+            * "pixels": metrics of raw pixels
+            * "best": metrics of the best checkpoint, "step" and "images"; if it is not the last
+              one, "last" has the metrics of the last checkpoint on the same images
+            * "selection": images that ranked checkpoints and images that report
+            * "encoder_hash": SHA-256 of the variables, identical before and after
+            * "leakage": see ``leakage.find_leakage``
 
         Raises:
             RunError: A protocol changed an encoder's variables.
         """
         hashes = {"last": variables_hash(last.model)}
-        of_last = self._cached(last.model)
+        last_features = self._cached(last.model)
         if figures is None:
-            figures = self.judge(of_last, names, full=True)
+            figures = self.judge(last_features, names, full=True)
         results: dict[str, Any] = {
             "step": last.step,
             "num_classes": self._train.num_classes if self.labelled else 0,
@@ -189,29 +224,30 @@ class Evaluator:
         rows = self._reporting if chose_best else self._unranked(ranked)
         if best is not None and len(rows):
             hashes["best"] = variables_hash(best.model)
-            same = best.step == last.step
-            of_best = of_last if same else self._cached(best.model)
+            is_last = best.step == last.step
+            best_features = last_features if is_last else self._cached(best.model)
             results["best"] = {
                 "step": best.step,
                 "images": len(rows),
-                **_as_baseline(self.judge(of_best, names, full=True, rows=rows)),
+                **_without_details(self.judge(best_features, names, full=True, rows=rows)),
             }
-            if not same:
-                on_same = self.judge(of_last, names, full=True, rows=rows)
-                results["best"]["last"] = _as_baseline(on_same)
-        results["selection"] = self._who_chose(last, best, chose_best, len(rows))
+            if not is_last:
+                # Best and last are comparable on the same images only.
+                last_metrics = self.judge(last_features, names, full=True, rows=rows)
+                results["best"]["last"] = _without_details(last_metrics)
+        results["selection"] = self._describe_selection(last, best, chose_best, len(rows))
         baselines = {"random_init": self.features(untrained(self._train)), "pixels": pixels}
         for name, features in baselines.items():
-            results[name] = _as_baseline(self.judge(features, names, full=True))
+            results[name] = _without_details(self.judge(features, names, full=True))
         results["random_init"]["description"] = describe(len(self._train))
         models = {"last": last, "best": best}
         for name, before in hashes.items():
             checkpoint = models[name]
             if checkpoint is None or variables_hash(checkpoint.model) != before:
                 raise RunError(
-                    f"the encoder of the {name} checkpoint is not what it was before it was "
-                    f"evaluated (SHA-256 {before[:12]}): a protocol changed it, so that no figure "
-                    "of it is one of a frozen encoder"
+                    f"a protocol changed the encoder of the {name} checkpoint: its SHA-256 was "
+                    f"{before[:12]} before the evaluation; the metrics are not those of a frozen "
+                    "encoder"
                 )
         results["encoder_hash"] = {**hashes, "unchanged": True}
         results["leakage"] = {
@@ -220,61 +256,71 @@ class Evaluator:
         return results
 
     def _unranked(self, ranked: Source | None) -> np.ndarray:
-        """Rows of the validation part that are not among the images that ranked checkpoints."""
+        """Rows of the validation split that are not among the images that ranked checkpoints."""
         if ranked is None or ranked.channels != self._validation.channels:
             return np.arange(len(self._validation))
         return np.flatnonzero(~leakage.is_among(self._validation, ranked))
 
-    def _who_chose(
-        self, last: Checkpoint, best: Checkpoint | None, chose_best: bool, report: int
+    def _describe_selection(
+        self, last: Checkpoint, best: Checkpoint | None, chose_best: bool, reporting: int
     ) -> dict[str, Any]:
-        """Which images ranked checkpoints, which report; in figures and in words."""
-        total, by = len(self._validation), "kNN top-1" if self.labelled else "view retrieval"
-        chose = len(self._selection) if chose_best else total - report
+        """Images that ranked checkpoints and images that report, as numbers and as text.
+
+        Args:
+            last: Last checkpoint of the run.
+            best: Best checkpoint, None if it is not evaluated.
+            chose_best: Whether the images of this validation split ranked the run's checkpoints.
+            reporting: Number of validation images that report on ``best``.
+        """
+        total, metric = len(self._validation), "kNN top-1" if self.labelled else "view retrieval"
+        ranking = len(self._selection) if chose_best else total - reporting
         if chose_best:
-            where = (
-                f"on {chose:,} of the {total:,} validation images; it is reported on the other "
-                f"{report:,}"
+            images = (
+                f"on {ranking:,} of the {total:,} validation images; it is reported on the other "
+                f"{reporting:,}"
             )
         else:
-            those = f"all {report:,} here"
-            if report < total:
-                those = f"the {report:,} of {total:,} here that are not among them"
-            where = f"on the run's own validation images; it is reported on {those}"
-        words = (
-            f"last checkpoint: step {last.step}, chosen by nothing, reported on all {total:,} "
-            "validation images\n"
+            subset = f"all {reporting:,} here"
+            if reporting < total:
+                subset = f"the {reporting:,} of {total:,} here that are not among them"
+            images = f"on the run's own validation images; it is reported on {subset}"
+        text = (
+            f"last checkpoint: step {last.step}, not selected on any data, reported on all "
+            f"{total:,} validation images\n"
         )
         if best is None:
-            words += "best checkpoint: not evaluated"
-        elif not report:
-            words += "best checkpoint: not reported, no validation image is left that did not rank"
+            text += "best checkpoint: not evaluated"
+        elif not reporting:
+            text += "best checkpoint: not reported, since all validation images ranked checkpoints"
         else:
-            also = ", the last one" if best.step == last.step else ""
-            words += f"best checkpoint: step {best.step}{also}, chosen by online {by} {where}"
-        return {"by": by, "images": chose, "reporting_images": report, "words": words}
+            is_last = ", the last one" if best.step == last.step else ""
+            text += (
+                f"best checkpoint: step {best.step}{is_last}, selected by online {metric} {images}"
+            )
+        return {"by": metric, "images": ranking, "reporting_images": reporting, "words": text}
 
     def features(self, model: Model) -> protocols.Features:
-        """The encoder of a model as a function from a source to features."""
+        """Returns the encoder of a model as a function from a source to features [N, D]."""
         variables = encoder_variables(model)
         return lambda source: self._embed(variables, source)
 
     def _cached(self, model: Model) -> Callable[[Source], np.ndarray]:
-        """``features`` that embed the two parts once."""
-        compute, known = self.features(model), dict[int, np.ndarray]()
+        """The ``features`` of a model, with those of the two whole splits computed once."""
+        compute, cache = self.features(model), dict[int, np.ndarray]()
 
         def features(source: Source) -> np.ndarray:
+            # Only these two sources live as long as the cache: an id can be reused otherwise.
             if source is not self._train and source is not self._validation:
                 return compute(source)
-            if id(source) not in known:
-                known[id(source)] = compute(source)
-            return known[id(source)]
+            if id(source) not in cache:
+                cache[id(source)] = compute(source)
+            return cache[id(source)]
 
         return features
 
 
 def variables_hash(model: Model) -> str:
-    """SHA-256 of an encoder's variables: names, types, shapes and bytes."""
+    """SHA-256, in hex, of the names, dtypes, shapes and bytes of an encoder's variables."""
     digest = hashlib.sha256()
     leaves, _ = jax.tree_util.tree_flatten_with_path(encoder_variables(model))
     for path, leaf in leaves:
@@ -285,32 +331,43 @@ def variables_hash(model: Model) -> str:
 
 
 def halves(validation: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A keyed half of the images, and the rest: rows of ``labelled_part``, each sorted."""
+    """Splits the validation images at random into a ranking half and a reporting half.
+
+    Args:
+        validation: Validation images, with or without labels.
+        seed: Seed of the run.
+
+    Returns:
+        Sorted rows of ``labelled_part(validation)``: those that rank checkpoints, those that report
+        on the best one.
+    """
     size = len(validation)
-    # Of another epoch than the split of data, whose order must not decide again.
+    # Another epoch than the one of the data split, so that the two orders are independent.
     order = permute(np.arange(size), epoch_key(seed, 1), size)
-    chooses = np.zeros(size, bool)
-    chooses[order[: (size + 1) // 2]] = True
+    is_ranking = np.zeros(size, bool)
+    is_ranking[order[: (size + 1) // 2]] = True
     labels = validation.labels
-    if labels is not None and labels.max() >= 0:  # the same half with labels and without
-        chooses = chooses[labels >= 0]
-    return np.flatnonzero(chooses), np.flatnonzero(~chooses)
+    # Drawn before unlabelled images are dropped: an image is in the same half with and without
+    # labels.
+    if labels is not None and labels.max() >= 0:
+        is_ranking = is_ranking[labels >= 0]
+    return np.flatnonzero(is_ranking), np.flatnonzero(~is_ranking)
 
 
-def _as_baseline(figures: dict[str, Any]) -> dict[str, Any]:
-    """Without the details that nobody compares."""
+def _without_details(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics without confusion, accuracy per class and the metrics that rank checkpoints."""
     details = ("confusion", "per_class", "selection_top1")
     return {
-        name: {key: figure for key, figure in value.items() if key not in details}
+        name: {key: metric for key, metric in value.items() if key not in details}
         if isinstance(value, dict)
         else value
-        for name, value in figures.items()
+        for name, value in metrics.items()
         if name != "selection_view_retrieval"
     }
 
 
 def labelled_part(source: Source) -> Source:
-    """The examples that have a label, where some have and some have not."""
+    """The labelled examples of a partly labelled source; any other source is returned unchanged."""
     if source.labels is None or source.labels.min() >= 0 or source.labels.max() < 0:
         return source
     return source.take(np.flatnonzero(source.labels >= 0))

@@ -1,4 +1,4 @@
-"""Figures of features that tell an encoder's health, with labels or without."""
+"""Health metrics of an encoder's features during training, with or without labels."""
 
 import numpy as np
 
@@ -9,40 +9,50 @@ from cssl_jax.evaluate import diagnostics
 from cssl_jax.evaluate.protocols.knn import nearest
 from cssl_jax.evaluate.protocols.run import Features
 
-ROWS = 2048  # pictures at most: a singular value decomposition of 2048 x 2048 takes seconds
-NEIGHBOURS = 5  # of purity
-STILL = 0.01  # of the mean deviation: a dimension that varies less is dead
-KEPT_BYTES = 2**26  # of views, made once where they are no more than that
+ROWS = 2048  # maximum number of images: a singular value decomposition of 2048 x 2048 takes seconds
+NEIGHBOURS = 5  # number of nearest neighbours for the label purity
+STILL = 0.01  # a dimension is dead below this fraction of the mean standard deviation
+KEPT_BYTES = 2**26  # maximum size of the views that are kept in memory between evaluations
 
 
 class Health:
-    """Judges features of held-out pictures and of two views each; the same ones every time."""
+    """Computes health metrics of fixed held-out images and of two fixed views per image."""
 
     def __init__(self, source: Source, policy: ImagePolicy, *, size: int, seed: int) -> None:
-        """Takes a part of ``source``, chosen by the seed where it is large.
+        """Selects at most ``ROWS`` images of ``source`` at random with the seed.
 
         Args:
-            source: Images that were not trained on, with labels or without.
-            policy: Draws the views, as in training.
-            size: Of the views.
-            seed: Of the draws.
+            source: Images that were not used for training, with or without labels.
+            policy: Augmentation policy that draws the views, the one of the training.
+            size: Side of the views in pixels.
+            seed: Seed of the selection and of the views.
         """
         source = seeded_subset(source, ROWS, seed=seed)
         self._source, self._policy, self._size, self._seed = source, policy, size, seed
-        self._kept: list[np.ndarray] | None = None
+        self._cached_views: list[np.ndarray] | None = None
 
     def figures(self, features: Features) -> dict[str, float]:
-        """{"features.NAME": figure}.
+        """Computes the metrics {"features.NAME": value} of an encoder.
 
-        NAME is rows (N), rank_limit (min(N, D)), alignment, uniformity, rankme, view_retrieval;
-        std, the root of the summed variance of unit-length features (0 is a point, 1 a sphere about
-        the origin); dead, the share of dimensions that hardly vary; and, with labels,
-        neighbour_purity, the share of the 5 nearest neighbours that share a picture's label, and
-        purity_chance, that of pictures drawn at random.
+        Args:
+            features: Function from a source of N images to features float32 [N, D].
+
+        Returns:
+            Metrics with these names:
+
+            * rows: number of images N
+            * rank_limit: min(N, D)
+            * alignment, uniformity, rankme, view_retrieval: see ``diagnostics``
+            * std: root of the summed variance of unit-norm features; 0 is a point, 1 a sphere about
+              the origin
+            * dead: fraction of dimensions that hardly vary
+            * neighbour_purity: fraction of the 5 nearest neighbours with the label of their image;
+              only with labels
+            * purity_chance: the same fraction for images drawn at random; only with labels
         """
         z1, z2 = self._embed_views(features)
         deviation = np.asarray(diagnostics.per_dimension_std(z1), np.float64)
-        found = {
+        metrics = {
             "rows": float(len(z1)),
             "rank_limit": float(min(z1.shape)),
             "alignment": float(diagnostics.alignment(z1, z2)),
@@ -53,31 +63,34 @@ class Health:
             "dead": float(np.mean(deviation <= STILL * deviation.mean())),
             **self._purity(features),
         }
-        return {f"features.{name}": value for name, value in found.items()}
+        return {f"features.{name}": value for name, value in metrics.items()}
 
     def _embed_views(self, features: Features) -> list[np.ndarray]:
-        parts = [
+        """Features [N, D] of the first and of the second view of all images."""
+        blocks = [
             [features(ArraySource("views", views[:, v])) for v in range(2)]
             for views in self._views()
         ]
-        return [np.concatenate(views) for views in zip(*parts, strict=True)]
+        return [np.concatenate(views) for views in zip(*blocks, strict=True)]
 
     def _views(self) -> list[np.ndarray]:
-        if self._kept is not None:
-            return self._kept
-        drawn = view_pairs(self._source, self._policy, size=self._size, seed=self._seed)
+        """Blocks uint8 [r, 2, size, size, C] of views; cached unless they are large."""
+        if self._cached_views is not None:
+            return self._cached_views
+        blocks = view_pairs(self._source, self._policy, size=self._size, seed=self._seed)
         if 2 * len(self._source) * self._size**2 * self._source.channels > KEPT_BYTES:
-            return drawn  # type: ignore[return-value]
-        self._kept = list(drawn)
-        return self._kept
+            return blocks  # type: ignore[return-value]
+        self._cached_views = list(blocks)
+        return self._cached_views
 
     def _purity(self, features: Features) -> dict[str, float]:
+        """Label purity of the nearest neighbours; {} without labels or with too few images."""
         labels = self._source.labels
         if labels is None or labels.min() < 0 or len(labels) <= NEIGHBOURS:
             return {}
         index = nearest(features(self._source), NEIGHBOURS)
-        shares = np.bincount(labels) / len(labels)
+        class_fractions = np.bincount(labels) / len(labels)
         return {
             "neighbour_purity": float(np.mean(labels[index] == labels[:, None])),
-            "purity_chance": float(np.sum(shares**2)),
+            "purity_chance": float(np.sum(class_fractions**2)),
         }

@@ -1,4 +1,4 @@
-"""Is what is reported on also in what was learnt from? Same pictures, and nearly the same ones."""
+"""Leakage: detects evaluation images that also occur in the training data, exactly or nearly."""
 
 import hashlib
 from collections.abc import Callable
@@ -15,31 +15,34 @@ from cssl_jax.data.sources.classes import is_numbered
 from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.errors import UserError
 
-# Of two pictures at 32 x 32. Encoded again or resized they stay above 0.99; of the embedded digits,
-# which are as like as different pictures get, none of one hash reaches it.
+# Minimum correlation of two images at 32 x 32 that counts as nearly identical. Copies that are
+# re-encoded or resized stay above 0.99. Of the embedded digits, which are as similar as different
+# images get, no two with the same hash reach this value.
 CORRELATION = 0.985
-NAMED = 20  # pairs that are named
+NAMED = 20  # maximum number of leaking pairs that are listed by name
 
 
 def find(train: Source, test: Source) -> dict[str, Any]:
-    """Looks for the pictures of one part in another.
+    """Finds the test images that also occur among the training images.
 
-    Exact: the same bytes of the file, or of the pixels where one part is no files. Near: perceptual
-    hashes within ``near.DISTANCE`` bits and then, looked at themselves, a correlation of at least
-    ``CORRELATION`` in grey at 32 x 32: a copy resized, encoded again, brighter or in grey. Not
-    found are copies that are mirrored, turned or cropped.
+    An exact copy has the same bytes: of the file, or of the pixels if one of the sources does not
+    read files. A near copy has a perceptual hash within ``near_duplicates.DISTANCE`` bits and a
+    correlation of at least ``CORRELATION`` in grey at 32 x 32. Near copies are images that were
+    resized, re-encoded, brightened or turned to grey. Mirrored, rotated and cropped copies are not
+    detected.
 
     Args:
-        train: What was learnt from.
-        test: What is reported on.
+        train: Images that were used for training.
+        test: Images that metrics are reported on.
 
     Returns:
-        {"exact": test pictures that are in ``train``, "near": those that nearly are, "test":
-        how many there are, "share": of them that leak, "other_labels": leaking ones that have
-        another label than their copy, "pairs": [{"test", "train", "kind"}], the first ``NAMED``}.
+        {"exact": number of test images with an exact copy in ``train``, "near": number of those
+        with only a near copy, "test": number of test images, "share": fraction of test images that
+        leak, "other_labels": number of leaking images whose label differs from their copy's,
+        "pairs": [{"test", "train", "kind"}], the names of the first ``NAMED`` pairs}.
 
     Raises:
-        UserError: The parts have other numbers of channels.
+        UserError: The sources have different numbers of channels.
     """
     if train.channels != test.channels:
         raise UserError(
@@ -47,63 +50,104 @@ def find(train: Source, test: Source) -> dict[str, Any]:
             "with the same data.channels"
         )
     as_files = isinstance(train, ImageSource) and isinstance(test, ImageSource)
-    (seen, seen_hash), (digests, hashes) = (_hashes(part, as_files) for part in (train, test))
-    first = {digest: i for i, digest in reversed(list(enumerate(seen)))}
-    found = {j: (first[digest], "exact") for j, digest in enumerate(digests) if digest in first}
-    small = _Small(train), _Small(test)
-    for i, j in near_pairs(seen_hash, hashes):
-        if j not in found and _correlation(small[0](i), small[1](j)) >= CORRELATION:
-            found[j] = (i, "near")
-    kinds = [kind for _, kind in found.values()]
+    train_digests, train_hashes = _hashes(train, as_files)
+    test_digests, test_hashes = _hashes(test, as_files)
+    # Reversed, so that the first of several identical training images is named.
+    first_row = {digest: i for i, digest in reversed(list(enumerate(train_digests)))}
+    copies = {
+        j: (first_row[digest], "exact")
+        for j, digest in enumerate(test_digests)
+        if digest in first_row
+    }
+    # A hash only preselects candidates: different images can have hashes that are close.
+    train_thumbnail, test_thumbnail = _Thumbnails(train), _Thumbnails(test)
+    for i, j in near_pairs(train_hashes, test_hashes):
+        if j not in copies and _correlation(train_thumbnail(i), test_thumbnail(j)) >= CORRELATION:
+            copies[j] = (i, "near")
+    kinds = [kind for _, kind in copies.values()]
     pairs = [
         {"test": _name(test, j), "train": _name(train, i), "kind": kind}
-        for j, (i, kind) in sorted(found.items())
+        for j, (i, kind) in sorted(copies.items())
     ]
     return {
         "exact": kinds.count("exact"),
         "near": kinds.count("near"),
         "test": len(test),
-        "share": len(found) / len(test),
-        "other_labels": sum(_differ(test, j, train, i) for j, (i, _) in found.items()),
+        "share": len(copies) / len(test),
+        "other_labels": sum(_labels_differ(test, j, train, i) for j, (i, _) in copies.items()),
         "pairs": pairs[:NAMED],
     }
 
 
 def find_leakage(train: Source, test: Source, learnt_from: str) -> dict[str, Any]:
-    """``find`` with its ``words``."""
-    found = find(train, test)
-    return {**found, "words": words(found, learnt_from)}
+    """Finds leaking test images and describes the finding.
+
+    Args:
+        train: Images that were used for training.
+        test: Images that metrics are reported on.
+        learnt_from: Name of the training images for the description, a plural noun.
+
+    Returns:
+        The result of ``find``, with its description as "words".
+
+    Raises:
+        UserError: The sources have different numbers of channels.
+    """
+    finding = find(train, test)
+    return {**finding, "words": describe_leakage(finding, learnt_from)}
 
 
-def words(found: dict[str, Any], learnt_from: str = "training images") -> str:
-    """The finding in a sentence or two."""
-    leaking = found["exact"] + found["near"]
+def describe_leakage(finding: dict[str, Any], learnt_from: str = "training images") -> str:
+    """Describes the result of ``find`` in one or two sentences.
+
+    Args:
+        finding: Result of ``find``.
+        learnt_from: Name of the training images, a plural noun.
+    """
+    leaking = finding["exact"] + finding["near"]
     if not leaking:
         return (
-            f"no leakage found: none of the {found['test']:,} test images is among the "
+            f"no leakage found: none of the {finding['test']:,} test images is among the "
             f"{learnt_from}, exactly or nearly"
         )
-    pair = found["pairs"][0]
-    also = (
-        f"; {found['other_labels']:,} of them with another label" if found["other_labels"] else ""
+    pair = finding["pairs"][0]
+    other_labels = (
+        f"; {finding['other_labels']:,} of them with another label"
+        if finding["other_labels"]
+        else ""
     )
     return (
-        f"LEAKAGE: {leaking:,} of {found['test']:,} test images ({100 * found['share']:.1f} %) are "
-        f"among the {learnt_from}: {found['exact']:,} exactly, {found['near']:,} nearly{also}. "
-        f"Such as {pair['test']} = {pair['train']}. Figures are too good to be true; take them out"
+        f"LEAKAGE: {leaking:,} of {finding['test']:,} test images "
+        f"({100 * finding['share']:.1f} %) are among the {learnt_from}: {finding['exact']:,} "
+        f"exactly, {finding['near']:,} nearly{other_labels}. Example: {pair['test']} = "
+        f"{pair['train']}. The metrics are too high; remove the copies"
     )
 
 
 def is_among(source: Source, others: Source) -> np.ndarray:
-    """Bool [size of ``source``]: whether an image is also in ``others``, with the same pixels."""
+    """Marks the images of ``source`` that also occur in ``others``, as the same file or pixels.
+
+    Args:
+        source: N images to look up.
+        others: Images to look them up in.
+
+    Returns:
+        bool [N].
+    """
     as_files = isinstance(source, ImageSource) and isinstance(others, ImageSource)
-    (digests, _), (known, _) = _hashes(source, as_files), _hashes(others, as_files)
-    found = set(known)
-    return np.array([digest in found for digest in digests], bool)
+    digests, _ = _hashes(source, as_files)
+    other_digests, _ = _hashes(others, as_files)
+    known_digests = set(other_digests)
+    return np.array([digest in known_digests for digest in digests], bool)
 
 
 def _hashes(source: Source, as_files: bool) -> tuple[list[bytes], np.ndarray]:
-    """(digests, perceptual hashes uint64 [n]) of all pictures."""
+    """Digests and perceptual hashes uint64 [n] of all images.
+
+    Args:
+        source: The n images.
+        as_files: Whether digests are those of the files, known from the index, or of the pixels.
+    """
     if isinstance(source, ImageSource):
         hashes = source.index.phash[source.numbers]
         if as_files:
@@ -114,52 +158,56 @@ def _hashes(source: Source, as_files: bool) -> tuple[list[bytes], np.ndarray]:
         digest = hashlib.blake2b(image.data, digest_size=16, key=str(image.shape).encode()).digest()
         return digest, perceptual_hash(image)
 
-    looks = list(ahead(digest_and_hash, range(len(source))))
-    return [digest for digest, _ in looks], np.array([found for _, found in looks], np.uint64)
+    pairs = list(ahead(digest_and_hash, range(len(source))))
+    return [digest for digest, _ in pairs], np.array([phash for _, phash in pairs], np.uint64)
 
 
-class _Small:
-    """A source's pictures in grey at 32 x 32, centred; each is read once."""
+class _Thumbnails:
+    """Centred grey values float32 [1024] of a source's images at 32 x 32; each is read once."""
 
     def __init__(self, source: Source) -> None:
         self._read: Callable[[int], np.ndarray] = source.image
-        self._known: dict[int, np.ndarray] = {}
+        self._cache: dict[int, np.ndarray] = {}
 
     def __call__(self, index: int) -> np.ndarray:
-        if index not in self._known:
+        if index not in self._cache:
             pixels = self._read(index)
+            # At most three channels: a fourth one is not colour.
             grey = pixels[..., : min(3, pixels.shape[-1])].mean(axis=-1, dtype=np.float32)
             image = PIL.Image.fromarray(grey).resize((32, 32), PIL.Image.Resampling.BOX)
-            small = np.asarray(image, np.float32).ravel()
-            self._known[index] = small - small.mean()
-        return self._known[index]
+            thumbnail = np.asarray(image, np.float32).ravel()
+            self._cache[index] = thumbnail - thumbnail.mean()
+        return self._cache[index]
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    lengths = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / lengths) if lengths else 0.0
+    """Correlation of two centred vectors; 0 if one is constant."""
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / norms) if norms else 0.0
 
 
 def _name(source: Source, index: int) -> str:
     return f"image {index}" if source.names is None else str(source.names[index])
 
 
-def _differ(test: Source, j: int, train: Source, i: int) -> bool:
-    """Whether two examples have labels that contradict each other.
+def _labels_differ(test: Source, j: int, train: Source, i: int) -> bool:
+    """Whether test image j and training image i have labels that contradict each other.
 
-    Two sources may number their classes differently: names are compared by name, and only where
-    both sources know them. Names and bare numbers cannot contradict each other.
+    Two sources may number their classes differently. Classes with names are therefore compared by
+    name, and only if both sources have both names. A name and a bare number never contradict each
+    other.
     """
-    label, other = _label(test, j), _label(train, i)
-    if min(label, other) < 0:
+    test_label, train_label = _label(test, j), _label(train, i)
+    if min(test_label, train_label) < 0:
         return False
     if is_numbered(test.classes) and is_numbered(train.classes):
-        return label != other
+        return test_label != train_label
     if is_numbered(test.classes) or is_numbered(train.classes):
         return False
-    name, of_copy = test.classes[label], train.classes[other]
-    return name != of_copy and name in train.classes and of_copy in test.classes
+    test_name, train_name = test.classes[test_label], train.classes[train_label]
+    return test_name != train_name and test_name in train.classes and train_name in test.classes
 
 
 def _label(source: Source, index: int) -> int:
+    """Class of an example; -1 without a label."""
     return -1 if source.labels is None else int(source.labels[index])

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics re-estimated on a source's images, without training (AdaBN)."""
+"""Re-estimates BatchNorm's running statistics on a source's images, without training (AdaBN)."""
 
 import functools
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ from cssl_jax.evaluate.features import Model, preprocess
 from cssl_jax.runtime import spmd
 
 PyTree = Any
-_ORDER = 3  # number of this order among those derived from a seed; 0 to 2 split, rank, draw labels
+# Number of this order among the orders derived from a seed: 0 to 2 split data, rank checkpoints and
+# draw labels.
+_ORDER = 3
 
 
 def reestimate(
@@ -31,46 +33,48 @@ def reestimate(
 ) -> Model:
     """Replaces all BatchNorm statistics of a model by those of a source's images.
 
-    AdaBN (Li et al. 2016, arXiv 1603.04779). One pass in batches of nearly equal size, in an order
-    derived from the seed (a set may be sorted by class). Every batch is normalised by its own
-    statistics as in training. The batches' moments are combined exactly into the mean and variance
-    of all images, between batches too (Wu & Johnson 2021, arXiv 2105.07576, sec. 3.1). Images are
-    preprocessed as at test time.
+    The method is AdaBN (Li et al. 2016, arXiv 1603.04779). One pass reads the images in batches of
+    nearly equal size, in an order derived from the seed (a set may be sorted by class). Every batch
+    is normalised by its own statistics, as in training. The moments of the batches are combined
+    exactly into the mean and variance of all images, including the variance between batches (Wu &
+    Johnson 2021, arXiv 2105.07576, sec. 3.1). Images are preprocessed as at test time.
 
     Args:
-        modules: Name -> module, in the order of the data flow: "encoder" takes images, the next
-            one its features. Names are those of the model; its other modules stay as they are.
-        model: {"params", "model_state"}, each with the modules by name.
+        modules: Modules by name, in the order of the data flow: "encoder" takes images, the next
+            one takes its features. The names are those in ``model``, whose other modules stay
+            unchanged.
+        model: Variables {"params", "model_state"}, each with the modules by name.
         source: Images; labels are not read.
         spec: Size and normalisation of the encoder's input.
-        mesh: Devices that a batch is spread over; does not change the result.
+        mesh: Devices that a batch is sharded over; they do not change the result.
         batch_size: Maximum number of images normalised together.
-        seed: Seed of the order.
+        seed: Seed of the order of the images.
 
     Returns:
-        The model with new statistics in "model_state"; "params" are the given ones.
+        The model with new statistics in "model_state" and unchanged "params".
     """
     count = len(source)
     order = permute(np.arange(count), epoch_key(seed, _ORDER), count).astype(np.int64)
-    # Without an axis the compiler sees the batch as a whole, however it is spread; at momentum 0
-    # nothing of the earlier statistics survives.
-    alone: dict[str, Any] = {"axis_name": None, "norm_groups": 1, "norm_momentum": 0.0}
-    clones = tuple((name, module.clone(**alone)) for name, module in modules.items())
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    compute = functools.partial(_statistics, modules=clones, spec=spec, everywhere=everywhere)
-    weights, found = [], []
+    # Without an axis name the compiler sees the whole batch, independent of its sharding. At
+    # momentum 0 the new statistics replace the earlier ones completely.
+    options: dict[str, Any] = {"axis_name": None, "norm_groups": 1, "norm_momentum": 0.0}
+    clones = tuple((name, module.clone(**options)) for name, module in modules.items())
+    replicated = NamedSharding(mesh, PartitionSpec())
+    compute = functools.partial(_statistics, modules=clones, spec=spec, replicated=replicated)
+    weights, batch_statistics = [], []
     for rows in np.array_split(order, -(-count // batch_size)):
-        whole = -(-len(rows) // mesh.size) * mesh.size
-        mine = np.resize(rows, whole)[spmd.process_rows(whole, mesh)]
-        (images,) = source.take(mine).blocks(len(mine), spec.size)
+        padded_size = -(-len(rows) // mesh.size) * mesh.size
+        # Rows are repeated until the batch divides over the devices; the repetitions are cut off.
+        process_rows = np.resize(rows, padded_size)[spmd.process_rows(padded_size, mesh)]
+        (images,) = source.take(process_rows).blocks(len(process_rows), spec.size)
         batch = spmd.put_batch(images, mesh)
-        found.append(jax.device_get(compute(model, batch, count=len(rows))))
+        batch_statistics.append(jax.device_get(compute(model, batch, count=len(rows))))
         weights.append(len(rows) / count)
-    updated = spmd.replicate(_merged(found, weights), mesh)
+    updated = spmd.replicate(_combine(batch_statistics, weights), mesh)
     return {**model, "model_state": {**model["model_state"], **updated}}
 
 
-@functools.partial(jax.jit, static_argnames=("count", "modules", "spec", "everywhere"))
+@functools.partial(jax.jit, static_argnames=("count", "modules", "spec", "replicated"))
 def _statistics(
     model: Model,
     images: jax.Array,
@@ -78,14 +82,14 @@ def _statistics(
     count: int,
     modules: tuple[tuple[str, nn.Module], ...],
     spec: InputSpec,
-    everywhere: NamedSharding,
+    replicated: NamedSharding,
 ) -> PyTree:
-    """Statistics of the first ``count`` of images uint8 [n, H, W, C], ``everywhere``.
+    """BatchNorm statistics of the first ``count`` of images uint8 [n, H, W, C], replicated.
 
     The images after ``count`` only make the batch divide over the mesh; they are not used.
     """
     if count < len(images):
-        images = jax.lax.with_sharding_constraint(images, everywhere)[:count]
+        images = jax.lax.with_sharding_constraint(images, replicated)[:count]
     x: Any = preprocess(images, size=spec.size, mean=spec.mean, std=spec.std)
     state = {}
     for name, module in modules:
@@ -96,17 +100,19 @@ def _statistics(
         x, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
         x = x["features"] if name == "encoder" else x
         state[name] = updated.get("batch_stats", {})
-    return jax.lax.with_sharding_constraint(state, everywhere)
+    return jax.lax.with_sharding_constraint(state, replicated)
 
 
-def _merged(parts: Sequence[PyTree], weights: Sequence[float]) -> PyTree:
+def _combine(batches: Sequence[PyTree], weights: Sequence[float]) -> PyTree:
     """Statistics of all images from those of each batch; weights are fractions of the images."""
-    if set(parts[0]) != {"mean", "var"}:
-        return {name: _merged([part[name] for part in parts], weights) for name in parts[0]}
+    if set(batches[0]) != {"mean", "var"}:
+        return {name: _combine([batch[name] for batch in batches], weights) for name in batches[0]}
     means, variances = (
-        np.stack([np.asarray(part[name], np.float64) for part in parts]) for name in ("mean", "var")
+        np.stack([np.asarray(batch[name], np.float64) for batch in batches])
+        for name in ("mean", "var")
     )
     mean = np.average(means, axis=0, weights=weights)
+    # Variance within the batches plus variance between them.
     variance = np.average(variances + (means - mean) ** 2, axis=0, weights=weights)
-    dtype = parts[0]["mean"].dtype
+    dtype = batches[0]["mean"].dtype
     return {"mean": mean.astype(dtype), "var": variance.astype(dtype)}

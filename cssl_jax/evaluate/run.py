@@ -1,4 +1,4 @@
-"""Evaluation of a finished run, on its own data or on other."""
+"""Evaluates a run's checkpoints on the run's own data or on other data."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, halves, labelled_part
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
-from cssl_jax.evaluate.protocols.segment_run import load_masked_parts, segment
+from cssl_jax.evaluate.protocols.segment_run import load_masked_splits, segment
 from cssl_jax.experiment import builders
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.runtime import multihost, process
@@ -28,25 +28,29 @@ def evaluate_run(
     data: DataConfig | None = None,
     options: EvaluateConfig | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a run's last and best checkpoint, on the run's own data or on other.
+    """Evaluates a run's last and best checkpoint, on the run's own data or on other data.
 
-    The figures go into the run's results.json: those on its own data in place of earlier ones of
-    the same step, those on other data below "transfer" by the name of the source.
+    The metrics are written to the run's results.json, if the run has finished. Metrics on its own
+    data replace earlier ones of the same step. Metrics on other data are stored under "transfer" by
+    the name of the source.
 
     Args:
         run: Folder of the run.
-        protocol: One of ``protocols.PROTOCOLS``, or several; None is all of them. "segment", by
-            itself, takes images with masks, see ``data.sources.masks.load_masks``.
-        data: Labelled images to fit and report on; None is the run's. With another source, a
-            validation_source or labels that the run's own had are its own no longer.
-        options: Of the protocols; None is the run's.
+        protocol: Name of a protocol in ``protocols.PROTOCOLS``, or several names; None: all of
+            them. "segment" must be requested alone and needs images with masks, see
+            ``data.sources.masks.load_masks``.
+        data: Options of the images to fit and report on; None: the run's own data. If the source
+            differs from the run's, the run's own validation_source, labels and classes do not
+            apply.
+        options: Options of the protocols; None: those of the run.
 
     Returns:
-        ``Evaluator.report``'s figures (of "segment", ``segment_run.segment``'s), with "source",
-        "validation_source" and "split".
+        Metrics of ``Evaluator.report`` (for "segment", of ``segment_run.segment``), with "source",
+        "validation_source", "split": number of images per split, and "notes" on the data (not for
+        "segment").
 
     Raises:
-        UserError: A protocol, the data or an option does not fit.
+        UserError: A protocol, the data or an option is invalid.
         RunError: A protocol changed the encoder.
     """
     process.join("evaluate")
@@ -62,36 +66,36 @@ def _evaluate_run(
 ) -> dict[str, Any]:
     names = protocols.PROTOCOLS if protocol is None else protocol
     names = (names,) if isinstance(names, str) else tuple(names)
-    protocols.check_names(names)  # before the run is opened
+    protocols.check_names(names)  # before the run is opened, which takes seconds
     multihost.run_on_all(lambda: existing_run(run))
     encoder = load_encoder(run)
-    own = encoder.config
-    process.set_compile_cache(own.runtime.compile_cache)
+    run_config = encoder.config
+    process.set_compile_cache(run_config.runtime.compile_cache)
     if protocols.SEGMENT in names:
         return _segment(encoder, data, options)
 
-    def opened() -> tuple[Config, Source, Source, Evaluator]:
-        config = _with(own, data, options)
+    def prepare() -> tuple[Config, Source, Source, Evaluator]:
+        config = _replace_data(run_config, data, options)
         train, validation = builders.load_data(config)
-        for part in (train, validation):
-            encoder.check_channels(part)
+        for split in (train, validation):
+            encoder.check_channels(split)
         evaluator = Evaluator(
             config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh
         )
         if protocol is not None and not evaluator.labelled:
             raise UserError(
-                f"protocol {names[0]!r} needs labels on both parts; training images have "
+                f"protocol {names[0]!r} needs labels on both splits; training images have "
                 f"{'some' if train.labels is not None else 'none'}, validation images "
                 f"{'some' if validation.labels is not None else 'none'}"
             )
         return config, train, validation, evaluator
 
-    config, train, validation, evaluator = multihost.run_on_all(opened)
+    config, train, validation, evaluator = multihost.run_on_all(prepare)
     _require_same(encoder, config, train, validation, {"protocols": names})
     last = Checkpoint(encoder.step, encoder.model)
     best = load_encoder(run, checkpoint="best")
-    transfer = _images(config.data) != _images(own.data)
-    figures = {
+    transfer = _image_options(config.data) != _image_options(run_config.data)
+    results = {
         "source": config.data.source,
         "validation_source": config.data.validation_source or "held out of source",
         "split": {"train": len(train), "validation": len(validation)},
@@ -102,108 +106,128 @@ def _evaluate_run(
             encoder.untrained,
             names,
             chose_best=not transfer or validation.fingerprint() == encoder.data["validation"],
-            ranked=_ranked(own) if transfer else None,
+            ranked=_ranking_images(run_config) if transfer else None,
         ),
     }
     if transfer:
-        figures["leakage"]["pretraining"] = _leakage_of_pretraining(own, validation)
-    multihost.run_on_primary(lambda: _save(encoder.run / "results.json", figures, transfer))
-    return figures
+        results["leakage"]["pretraining"] = _pretraining_leakage(run_config, validation)
+    multihost.run_on_primary(lambda: _save(encoder.run / "results.json", results, transfer))
+    return results
 
 
 def _segment(
     encoder: Encoder, data: DataConfig | None, options: EvaluateConfig | None
 ) -> dict[str, Any]:
-    def opened() -> tuple[Config, MaskedSource, MaskedSource]:
-        config = _with(encoder.config, data, options)
-        return config, *load_masked_parts(config)
+    """Evaluates an encoder by the segment protocol and saves its metrics as "transfer"."""
 
-    config, train, validation = multihost.run_on_all(opened)
+    def prepare() -> tuple[Config, MaskedSource, MaskedSource]:
+        config = _replace_data(encoder.config, data, options)
+        return config, *load_masked_splits(config)
+
+    config, train, validation = multihost.run_on_all(prepare)
     classes = [train.num_classes, validation.num_classes]
-    also = {"protocols": (protocols.SEGMENT,), "classes of masks": classes}
-    _require_same(encoder, config, train.images, validation.images, also)
-    figures = {
+    properties = {"protocols": (protocols.SEGMENT,), "classes of masks": classes}
+    _require_same(encoder, config, train.images, validation.images, properties)
+    results = {
         "source": config.data.source,
         "validation_source": config.data.validation_source or "held out of source",
         "split": {"train": len(train), "validation": len(validation)},
         **segment(encoder, config, train, validation),
     }
-    figures["leakage"]["pretraining"] = _leakage_of_pretraining(encoder.config, validation.images)
-    multihost.run_on_primary(lambda: _save(encoder.run / "results.json", figures, transfer=True))
-    return figures
+    results["leakage"]["pretraining"] = _pretraining_leakage(encoder.config, validation.images)
+    multihost.run_on_primary(lambda: _save(encoder.run / "results.json", results, transfer=True))
+    return results
 
 
 def _require_same(
-    encoder: Encoder, config: Config, train: Source, validation: Source, also: dict[str, Any]
+    encoder: Encoder, config: Config, train: Source, validation: Source, properties: dict[str, Any]
 ) -> None:
-    """Makes sure that all processes evaluate the same."""
+    """Checks that all processes evaluate the same run, config and images; a collective call.
+
+    Args:
+        encoder: Encoder of the run.
+        config: Config of the evaluation.
+        train: Training images.
+        validation: Validation images.
+        properties: Further properties by name that must be identical on all processes.
+    """
     multihost.require_same(
         {
             "run": str(encoder.run),
             **recipes.facts(config),
             "training images": train.fingerprint(),
             "validation images": validation.fingerprint(),
-            **also,
+            **properties,
         }
     )
 
 
-def _with(own: Config, data: DataConfig | None, options: EvaluateConfig | None) -> Config:
-    """The run's config with other data and options."""
-    data = data or own.data
-    if data.source != own.data.source:
-        # What names the run's own images or labels says nothing of another source's.
-        if data.validation_source == own.data.validation_source:
+def _replace_data(
+    run_config: Config, data: DataConfig | None, options: EvaluateConfig | None
+) -> Config:
+    """The run's config with other data and evaluation options; None keeps those of the run."""
+    data = data or run_config.data
+    if data.source != run_config.data.source:
+        # Options that name the run's own images, labels or classes do not apply to another source.
+        if data.validation_source == run_config.data.validation_source:
             data = dataclasses.replace(data, validation_source="")
-        if data.labels == own.data.labels:
+        if data.labels == run_config.data.labels:
             data = dataclasses.replace(data, labels="auto")
-        if data.classes == own.data.classes:
+        if data.classes == run_config.data.classes:
             data = dataclasses.replace(data, classes=())
-    return recipes.canonical(dataclasses.replace(own, data=data, evaluate=options or own.evaluate))
+    evaluate = options or run_config.evaluate
+    return recipes.canonical(dataclasses.replace(run_config, data=data, evaluate=evaluate))
 
 
-def _images(data: DataConfig) -> tuple:
-    """What decides which images there are, and which are held out."""
+def _image_options(data: DataConfig) -> tuple:
+    """Options that determine the set of images and their split into training and validation."""
     return (
         *(data.source, data.validation_source, data.validation_fraction, data.split_seed),
         *(data.min_side, data.max_pixels, data.image_key),
     )
 
 
-def _ranked(own: Config) -> Source | None:
-    """Images of the run's own data that ranked its checkpoints; None where they are gone."""
+def _ranking_images(run_config: Config) -> Source | None:
+    """Images of the run's own data that ranked its checkpoints; None if the data are missing."""
     try:
-        validation = builders.load_data(own)[1]
+        validation = builders.load_data(run_config)[1]
     except UserError:
         return None
-    return labelled_part(validation).take(halves(validation, own.train.seed)[0])
+    return labelled_part(validation).take(halves(validation, run_config.train.seed)[0])
 
 
-def _leakage_of_pretraining(own: Config, validation: Source) -> dict[str, Any]:
+def _pretraining_leakage(run_config: Config, validation: Source) -> dict[str, Any]:
+    """Leakage from the run's training images into other validation images."""
     learnt_from = "images that the encoder was pretrained on"
     try:
-        return leakage.find_leakage(builders.load_data(own)[0], validation, learnt_from)
-    except UserError as error:
-        return {"words": f"leakage from the {learnt_from}: not looked for; {error}"}
+        return leakage.find_leakage(builders.load_data(run_config)[0], validation, learnt_from)
+    except UserError as error:  # such as data that were moved; the evaluation itself is valid
+        return {"words": f"leakage from the {learnt_from}: not checked; {error}"}
 
 
-def _save(path: pathlib.Path, figures: dict[str, Any], transfer: bool) -> None:
-    """Puts figures into a finished run's results.json."""
+def _save(path: pathlib.Path, results: dict[str, Any], transfer: bool) -> None:
+    """Writes metrics into the results.json of a finished run; without that file does nothing."""
     if not path.is_file():
         return
-    known = json.loads(path.read_text())
+    saved = json.loads(path.read_text())
     if transfer:
-        sources = {**known.get("transfer", {}), figures["source"]: figures}
-        write_json(path, {**known, "transfer": sources})
-    elif known.get("step") == figures["step"]:
-        write_json(path, _merged(known, figures, ("random_init", "pixels", "best", "last")))
+        sources = {**saved.get("transfer", {}), results["source"]: results}
+        write_json(path, {**saved, "transfer": sources})
+    elif saved.get("step") == results["step"]:
+        write_json(path, _merge(saved, results, ("random_init", "pixels", "best", "last")))
 
 
-def _merged(known: dict[str, Any], new: dict[str, Any], nested: tuple[str, ...]) -> dict[str, Any]:
-    """New figures in place of old ones; those of other protocols stay."""
-    deeper = {
-        name: _merged(known.get(name, {}), value, nested)
+def _merge(saved: dict[str, Any], new: dict[str, Any], nested: tuple[str, ...]) -> dict[str, Any]:
+    """Saved metrics replaced by new ones; metrics of other protocols stay.
+
+    Args:
+        saved: Metrics in the file.
+        new: Metrics that replace those of the same name.
+        nested: Names of entries that are merged recursively if they are of the same step.
+    """
+    merged = {
+        name: _merge(saved.get(name, {}), value, nested)
         for name, value in new.items()
-        if name in nested and known.get(name, {}).get("step") == value.get("step")
+        if name in nested and saved.get(name, {}).get("step") == value.get("step")
     }
-    return {**known, **new, **deeper}
+    return {**saved, **new, **merged}

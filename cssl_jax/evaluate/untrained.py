@@ -1,4 +1,4 @@
-"""The untrained encoder that a trained one is compared with: live branches, real statistics."""
+"""Untrained baseline encoder: active residual branches, BatchNorm statistics of real images."""
 
 import dataclasses
 from typing import Any
@@ -17,28 +17,30 @@ from cssl_jax.runtime import spmd
 def untrained_model(
     images: Source, *, method: Any, spec: InputSpec, mesh: Mesh, seed: int, batch_size: int
 ) -> Model:
-    """An encoder of the run's architecture and seed that no gradient has changed.
+    """Builds the untrained baseline: an encoder with the run's architecture and initial weights.
 
-    The state before the first step is no fair baseline: each residual block's last BatchNorm scale
-    is 0, so that every block passes its shortcut on, and the running statistics are 0 and 1. Here
-    those scales are 1 and the statistics are those of the training images, in one pass.
+    The state before the first step is no fair baseline. The last BatchNorm scale of each residual
+    block is 0, so that every block passes on only its shortcut. The running statistics are mean 0
+    and variance 1. Here these scales are 1, and the statistics are estimated in one pass over the
+    training images.
 
     Args:
         images: Training images; labels are not read.
-        method: Method whose encoder it is.
+        method: Method of the run, whose encoder (and head, if any) is initialised.
         spec: Size and normalisation of the encoder's input.
-        mesh: Devices; they do not change the result.
+        mesh: Devices that batches are sharded over; they do not change the result.
         seed: Seed of the run.
-        batch_size: Images normalised together while statistics are estimated.
+        batch_size: Number of images normalised together while statistics are estimated.
 
     Returns:
         {"params", "model_state"}, replicated over the mesh.
     """
-    live = dataclasses.replace(method, encoder=method.encoder.with_live_branches())
-    state = builders.init_state(live, optax.identity(), spec, seed)
-    modules = {"encoder": live.encoder}
-    if getattr(live, "head", None) is not None:  # of a classifier, which sees the head's output
-        modules["head"] = live.head
+    untrained = dataclasses.replace(method, encoder=method.encoder.with_live_branches())
+    state = builders.init_state(untrained, optax.identity(), spec, seed)
+    modules = {"encoder": untrained.encoder}
+    # A classifier's logits depend on its head, whose statistics are estimated as well.
+    if getattr(untrained, "head", None) is not None:
+        modules["head"] = untrained.head
     return reestimate(
         modules,
         spmd.replicate(state.model, mesh),
@@ -51,8 +53,12 @@ def untrained_model(
 
 
 def describe(images: int) -> str:
-    """One line for results.json and reports: what the untrained encoder is."""
+    """Describes the untrained encoder in one line, for results.json and reports.
+
+    Args:
+        images: Number of training images that its BatchNorm statistics are estimated on.
+    """
     return (
-        "untrained encoder: same architecture and seed, residual branches live (last BatchNorm "
+        "untrained encoder: same architecture and seed, residual branches active (last BatchNorm "
         f"scale 1), BatchNorm statistics of {images:,} training images"
     )

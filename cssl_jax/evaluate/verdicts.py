@@ -1,8 +1,9 @@
-"""What figures mean, in words: a threshold and a sentence each. Pure: figures in, verdicts out.
+"""Verdicts: rules that turn the metrics of a run into warnings, one threshold and sentence each.
 
-The training log says a verdict the moment it holds, the report repeats what holds at its end.
-Figures are those of ``metrics.jsonl`` by their names there; one that is missing is not judged, so
-that methods without it (no softmax, no labels) pass.
+All functions are pure: they take metrics and return verdicts. The training log prints a verdict at
+the first step at which it holds. The report repeats the verdicts that hold at the end of the run.
+Metrics have the names of ``metrics.jsonl``. A rule whose metric is missing is skipped, so that it
+does not apply to methods without that metric (no softmax, no labels).
 """
 
 import dataclasses
@@ -15,29 +16,34 @@ from cssl_jax.losses.ntxent import chance_level
 Figures = Mapping[str, Any]
 Grade = Literal["bad", "warning", "good"]
 
-LINES = 5  # of the log, whose mean is judged: one batch is noisy
-AT_CHANCE = 0.02  # of the chance level
-TOO_EASY = 0.99  # contrastive accuracy in the first half
-POINT = -0.05  # uniformity, i.e. a mean squared distance of 0.025 between pictures
-RANK_SHARE, RANK_LEAST = 0.03, 2.0  # of the largest rank there can be; dimensions
-DEAD_SHARE = 0.5  # of the dimensions
-TOO_HARD = 0.97  # of the squared distance of different pictures
-ERRORS = 3.0  # standard errors above chance that are chance
-DECAY_SHARE = 0.5  # of the trust ratio that weight decay alone would give
-LARGEST_STEP = 0.05  # of a tensor's length an update
-INPUT_WAIT = 0.1  # share of the time
-PAST_BEST = 0.01  # share of the pictures
+LINES = 5  # number of newest log lines whose mean is evaluated: one batch is noisy
+AT_CHANCE = 0.02  # relative distance from the chance level within which a loss is at chance
+TOO_EASY = 0.99  # contrastive accuracy in the first half from which on views are too easy
+# Uniformity above which features are one point: a mean squared distance of 0.025 between images.
+POINT = -0.05
+# Minimum healthy RankMe: as a fraction of the largest possible rank, and in dimensions.
+RANK_SHARE, RANK_LEAST = 0.03, 2.0
+DEAD_SHARE = 0.5  # fraction of dead dimensions above which there is a warning
+# Squared distance of two views above which views are too hard, as a fraction of the squared
+# distance of different images.
+TOO_HARD = 0.97
+ERRORS = 3.0  # number of standard errors above chance within which a purity counts as chance
+# Trust ratio above which LARS follows weight decay, as a fraction of the one without a gradient.
+DECAY_SHARE = 0.5
+LARGEST_STEP = 0.05  # maximum healthy update per step, as a fraction of a tensor's norm
+INPUT_WAIT = 0.1  # maximum healthy fraction of the time that steps wait for input
+PAST_BEST = 0.01  # maximum healthy drop below the best online score, in fractions of the images
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """One sentence on a run.
+    """Result of one rule on the metrics of a run.
 
     Attributes:
-        kind: What it is about, the same however large; a log says each kind once.
-        grade: "bad" spoils the run, "warning" is worth a look, "good" is neither.
-        title: The verdict in few words.
-        detail: The figures that it rests on, and what to do.
+        kind: Identifier of the rule, independent of the numbers. A log prints each kind once.
+        grade: "bad" if the run is unusable, "warning" if it deserves attention, else "good".
+        title: Summary in a few words.
+        detail: Metrics that the verdict rests on, and what to change.
     """
 
     kind: str
@@ -51,15 +57,15 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the verdicts must know of a run.
+    """Properties of a run that the rules depend on.
 
     Attributes:
-        pairs: N, examples a batch.
-        temperature: Of the loss.
-        total_steps: Of the run.
-        judged_from: First step that is judged: earlier losses are a beginning's.
-        trust_coefficient: Eta of LARS.
-        weight_decay: Lambda of the optimizer.
+        pairs: Number of positive pairs N per batch, the number of examples per batch.
+        temperature: Temperature of the loss.
+        total_steps: Number of optimizer steps of the whole run.
+        judged_from: First step to which the rules apply; earlier steps are warm-up.
+        trust_coefficient: Coefficient eta of LARS.
+        weight_decay: Coefficient lambda of the optimizer's weight decay.
     """
 
     pairs: int
@@ -71,7 +77,15 @@ class Facts:
 
 
 def facts(config: Any, steps_per_epoch: int) -> Facts:
-    """The facts of a run's config; judged after the warm-up, an epoch, and a tenth or 500 steps."""
+    """Derives the facts of a run from its config.
+
+    The rules apply from the latest of three steps: the end of the learning rate's warm-up, the end
+    of the first epoch, and the smaller of 500 steps and a tenth of the run.
+
+    Args:
+        config: Config of the run.
+        steps_per_epoch: Number of optimizer steps per epoch.
+    """
     total = config.train.epochs * steps_per_epoch
     warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)
     return Facts(
@@ -85,31 +99,43 @@ def facts(config: Any, steps_per_epoch: int) -> Facts:
 
 
 def least_loss(pairs: int, temperature: float) -> float:
-    """A lower bound of NT-Xent of N pairs: positives agree, the N directions form a simplex.
+    """Lower bound in nats of the NT-Xent loss of N pairs.
 
-    Jensen's inequality over the 2N - 2 negatives, whose similarities average -1 / (N - 1) at least.
+    The bound is reached if positives are identical and the N directions form a simplex. It is
+    Jensen's inequality over the 2N - 2 negatives: their similarities average -1 / (N - 1) or more.
+
+    Args:
+        pairs: Number of pairs N, at least 2.
+        temperature: Temperature of the loss.
     """
     gap = (1.0 + 1.0 / (pairs - 1)) / temperature
     return math.log1p((2 * pairs - 2) * math.exp(-gap))
 
 
 def of_steps(lines: Iterable[Figures], known: Facts) -> list[Verdict]:
-    """Judges the newest lines of training, each with "step"; nothing before ``judged_from``."""
+    """Verdicts on the loss, the contrast and the trust ratios of the newest training steps.
+
+    Args:
+        lines: Lines of ``metrics.jsonl`` in the order of steps, each with "step".
+        known: Facts of the run. There are no verdicts before the step ``judged_from``.
+    """
     lines = [line for line in lines if _is_finite(line.get("loss"))][-LINES:]
     if not lines or lines[-1]["step"] < known.judged_from:
         return []
     step = lines[-1]["step"]
     first_half = 2 * step <= known.total_steps
-    found: list[Verdict] = []
+    verdicts: list[Verdict] = []
     loss, chance = _mean(lines, "loss"), chance_level(known.pairs)
+    # A loss that falls through the chance level has a confident softmax. Only a flat softmax, whose
+    # entropy is at chance too, has learnt nothing.
     entropy = _mean(lines, "contrastive_entropy", default=chance)
     if abs(chance - loss) < AT_CHANCE * chance and chance - entropy < AT_CHANCE * chance:
-        found.append(_at_chance(loss, chance, known))
+        verdicts.append(_at_chance(loss, chance, known))
     elif loss > (1 + AT_CHANCE) * chance and not first_half:
-        found.append(_worse_than_chance(loss, chance))
+        verdicts.append(_worse_than_chance(loss, chance))
     accuracy = _mean(lines, "contrastive_accuracy", default=0.0)
     if accuracy >= TOO_EASY and first_half:
-        found.append(
+        verdicts.append(
             Verdict(
                 "too easy",
                 "warning",
@@ -119,23 +145,24 @@ def of_steps(lines: Iterable[Figures], known: Facts) -> list[Verdict]:
                 "or enlarge train.batch_size",
             )
         )
-    return found + _of_trust(lines[-1], known)
+    return verdicts + _of_trust_ratios(lines[-1], known)
 
 
 def _at_chance(loss: float, chance: float, known: Facts) -> Verdict:
-    figures = f"loss {loss:.3f} beside chance level {chance:.3f}"
-    span = chance - least_loss(known.pairs, known.temperature)
+    span = chance - least_loss(known.pairs, known.temperature)  # largest possible drop below chance
     if span < 2 * AT_CHANCE * chance:
-        cure = (
-            f"at temperature {known.temperature:g} no loss can fall {span:.3f} below it; lower "
-            "method.temperature, 0.1 to 0.5 are common"
+        advice = (
+            f"at temperature {known.temperature:g} no loss can fall more than {span:.3f} below it; "
+            "lower method.temperature, 0.1 to 0.5 are common"
         )
     else:
-        cure = (
-            "the encoder does not tell a picture's other view from other pictures; look at the "
-            "views (cssl-jax views), at the collapse figures, and change optimizer.learning_rate"
+        advice = (
+            "the encoder does not distinguish the other view of an image from other images; check "
+            "the views (cssl-jax views) and the collapse metrics, and change "
+            "optimizer.learning_rate"
         )
-    return Verdict("at chance", "bad", "at chance", f"{figures}: {cure}")
+    detail = f"loss {loss:.3f}, chance level {chance:.3f}: {advice}"
+    return Verdict("at chance", "bad", "at chance", detail)
 
 
 def _worse_than_chance(loss: float, chance: float) -> Verdict:
@@ -143,97 +170,107 @@ def _worse_than_chance(loss: float, chance: float) -> Verdict:
         "worse than chance",
         "bad",
         "worse than chance",
-        f"loss {loss:.3f} above chance level {chance:.3f} past half of the run: other pictures "
-        "look nearer than a picture's other view; train longer, soften augment.*, or raise "
-        "method.temperature",
+        f"loss {loss:.3f} above chance level {chance:.3f} in the second half of the run: other "
+        "images are closer than the other view of an image; train longer, weaken augment.*, or "
+        "raise method.temperature",
     )
 
 
-def _of_trust(line: Figures, known: Facts) -> list[Verdict]:
-    """Of the LARS trust ratios eta |w| / |u|, u = gradient + lambda w."""
+def _of_trust_ratios(line: Figures, known: Facts) -> list[Verdict]:
+    """Verdicts on the LARS trust ratios eta |w| / |u|, u = gradient + lambda w."""
     if not _is_finite(line.get("trust_ratio_median")):
         return []
-    found, median = [], line["trust_ratio_median"]
+    verdicts, median = [], line["trust_ratio_median"]
     if known.weight_decay:
-        alone = known.trust_coefficient / known.weight_decay  # where there is no gradient
-        if median > DECAY_SHARE * alone:
-            found.append(
+        # Without a gradient u = lambda w, and the ratio is eta / lambda.
+        decay_only = known.trust_coefficient / known.weight_decay
+        if median > DECAY_SHARE * decay_only:
+            verdicts.append(
                 Verdict(
                     "decay alone",
                     "bad",
                     "LARS follows weight decay",
-                    f"the median trust ratio {median:.3g} is near {alone:.3g}, that of weight "
-                    "decay without a gradient; lower optimizer.weight_decay",
+                    f"the median trust ratio {median:.3g} is near {decay_only:.3g}, the ratio of "
+                    "weight decay without a gradient; lower optimizer.weight_decay",
                 )
             )
-    moved = line.get("learning_rate", 0.0) * known.trust_coefficient
-    if moved > LARGEST_STEP:
-        found.append(
+    # An update of LARS has the norm learning rate x eta x |w|.
+    relative_step = line.get("learning_rate", 0.0) * known.trust_coefficient
+    if relative_step > LARGEST_STEP:
+        verdicts.append(
             Verdict(
                 "large steps",
                 "warning",
                 "LARS steps are large",
-                f"every update moves a tensor by {100 * moved:.1f} % of its length; lower "
+                f"every update moves a tensor by {100 * relative_step:.1f} % of its norm; lower "
                 "optimizer.learning_rate or optimizer.trust_coefficient",
             )
         )
-    return found
+    return verdicts
 
 
 def of_features(scores: Figures, known: Facts) -> list[Verdict]:
-    """Judges figures of ``health.Health``, {"step", "features.rankme", ...}."""
+    """Verdicts on collapse, difficulty of the views, and neighbours of held-out features.
+
+    Args:
+        scores: "step" and the metrics of ``health.Health``, such as "features.rankme".
+        known: Facts of the run. There are no verdicts before the step ``judged_from``.
+    """
     if "features.rankme" not in scores or scores["step"] < known.judged_from:
         return []
     value = {name.removeprefix("features."): scores[name] for name in scores}
-    found = _of_collapse(value)
-    apart = 2 * value["std"] ** 2  # mean squared distance of any two pictures
+    verdicts = _of_collapse(value)
+    distance = 2 * value["std"] ** 2  # mean squared distance of two random images
     if (
-        not found
-        and value["alignment"] > TOO_HARD * apart
+        not verdicts
+        and value["alignment"] > TOO_HARD * distance
         and 2 * scores["step"] >= known.total_steps
     ):
-        found.append(
+        verdicts.append(
             Verdict(
                 "too hard",
                 "warning",
                 "views too hard",
-                f"two views of a picture lie {value['alignment']:.3f} apart, different pictures "
-                f"{apart:.3f} (mean squared distance): they share too little; soften augment.* "
-                "(larger crop_area) or train longer",
+                f"the mean squared distance of two views of an image is {value['alignment']:.3f}, "
+                f"that of different images {distance:.3f}: views have too little in common; weaken "
+                "augment.* (larger crop_area) or train longer",
             )
         )
     if "neighbour_purity" in value:
         chance, purity = value["purity_chance"], value["neighbour_purity"]
         error = math.sqrt(chance * (1 - chance) / value["rows"])
         if chance < 1 and purity <= chance + ERRORS * error:
-            found.append(
+            verdicts.append(
                 Verdict(
                     "purity",
                     "warning",
                     "neighbours do not share labels",
-                    f"{100 * purity:.1f} % of nearest neighbours do, {100 * chance:.1f} % would by "
-                    "chance: what the encoder keeps is not what the labels tell apart",
+                    f"{100 * purity:.1f} % of nearest neighbours have the label of their image, "
+                    f"{100 * chance:.1f} % by chance: the features do not distinguish the classes "
+                    "of the labels",
                 )
             )
-    return found
+    return verdicts
 
 
 def _of_collapse(value: Figures) -> list[Verdict]:
-    if not value["uniformity"] <= POINT:  # NaN too
+    """Verdicts on full collapse, dimensional collapse and dead dimensions."""
+    if not value["uniformity"] <= POINT:  # "not <=" holds for NaN too
         return [
             Verdict(
                 "collapsed",
                 "bad",
                 "collapsed to a point",
                 f"uniformity {value['uniformity']:.4f}, RankMe {value['rankme']:.1f} and a "
-                f"deviation of {value['std']:.4f} (1 is a whole sphere): all pictures have nearly "
-                "the same features; lower optimizer.learning_rate, check the loss and the data",
+                f"standard deviation of {value['std']:.4f} (1 is a whole sphere): all images have "
+                "nearly the same features; lower optimizer.learning_rate, check the loss and the "
+                "data",
             )
         ]
-    found, limit = [], max(RANK_LEAST, RANK_SHARE * value["rank_limit"])
+    verdicts, limit = [], max(RANK_LEAST, RANK_SHARE * value["rank_limit"])
     if value["rankme"] < limit:
         k = max(1, round(value["rankme"]))
-        found.append(
+        verdicts.append(
             Verdict(
                 "collapsed",
                 "bad",
@@ -243,34 +280,45 @@ def _of_collapse(value: Figures) -> list[Verdict]:
             )
         )
     if value["dead"] > DEAD_SHARE:
-        found.append(
+        verdicts.append(
             Verdict(
                 "dead",
                 "warning",
                 "dead dimensions",
                 f"{100 * value['dead']:.0f} % of the features' dimensions hardly vary; lower "
-                "optimizer.learning_rate, or take a narrower model.width",
+                "optimizer.learning_rate, or use a narrower model.width",
             )
         )
-    return found
+    return verdicts
 
 
-def of_input(share: float, remedy: str = "") -> list[Verdict]:
-    """Judges the share of time that steps waited for input; ``remedy`` is ``profile.advice``'s."""
-    if share <= INPUT_WAIT:
+def of_input(fraction: float, remedy: str = "") -> list[Verdict]:
+    """Verdict on the time that steps waited for input.
+
+    Args:
+        fraction: Fraction of the time that steps waited for input, in [0, 1].
+        remedy: What limits the input and what to change, from ``profile.advice``; "": the command
+            that measures it.
+    """
+    if fraction <= INPUT_WAIT:
         return []
     return [
         Verdict(
             "waiting for input",
             "warning",
-            f"waiting for input {100 * share:.0f} % of the time",
-            remedy or "cssl-jax bench-input RECIPE says what limits it and what to change",
+            f"waiting for input {100 * fraction:.0f} % of the time",
+            remedy or "cssl-jax bench-input RECIPE reports what limits it and what to change",
         )
     ]
 
 
 def of_timings(lines: Sequence[Figures]) -> list[Verdict]:
-    """Judges the waiting of a whole run; the first line is compiling."""
+    """Verdict on the time that a whole run waited for input.
+
+    Args:
+        lines: Lines of timings with "seconds" and "input_wait", a fraction of them. The first one
+            is skipped, since it contains the compilation.
+    """
     lines = [line for line in lines if "input_wait" in line][1:]
     seconds = sum(line["seconds"] for line in lines)
     waited = sum(line["input_wait"] * line["seconds"] for line in lines)
@@ -278,7 +326,11 @@ def of_timings(lines: Sequence[Figures]) -> list[Verdict]:
 
 
 def of_online(lines: Sequence[Figures]) -> list[Verdict]:
-    """Judges the course of the online evaluations: is the last the best?"""
+    """Verdict on whether the last online evaluation is clearly worse than the best one.
+
+    Args:
+        lines: Lines of the online evaluations in the order of steps, each with "step".
+    """
     for name, title in (("knn.top1", "kNN top-1"), ("view_retrieval", "view retrieval")):
         scores = [(line["step"], line[name]) for line in lines if name in line]
         if len(scores) < 2:
@@ -292,38 +344,49 @@ def of_online(lines: Sequence[Figures]) -> list[Verdict]:
                     "warning",
                     "past its best",
                     f"{title} was {100 * best:.1f} % at step {step} and is {100 * last:.1f} % now; "
-                    "load_encoder(run, checkpoint='best') opens the better one",
+                    "load_encoder(run, checkpoint='best') opens the best checkpoint",
                 )
             ]
     return []
 
 
 def of_results(results: Figures) -> list[Verdict]:
-    """Judges the final figures beside those of the untrained encoder and of raw pixels."""
-    found: list[Verdict] = []
-    for name, title in (("linear", "linear probe"), ("knn", "kNN"), ("view_retrieval", "")):
+    """Verdicts on the final metrics, compared with the untrained encoder and raw pixels.
+
+    Args:
+        results: Results of ``Evaluator.report``, with the baselines "random_init" and "pixels".
+    """
+    verdicts: list[Verdict] = []
+    for name, label in (
+        ("linear", "linear probe top-1"),
+        ("knn", "kNN top-1"),
+        ("view_retrieval", "view retrieval"),
+    ):
         rows = [results, results.get("random_init", {}), results.get("pixels", {})]
         if not all(name in row for row in rows):
             continue
-        title = f"{title} top-1" if title else "view retrieval"
-        ours, untrained, pixels = (
+        trained, untrained, pixels = (
             100 * (row[name]["top1"] if isinstance(row[name], Mapping) else row[name])
             for row in rows
         )
-        baselines = f"{title} {ours:.1f} %; untrained encoder {untrained:.1f} %, raw pixels"
-        if ours <= untrained:
-            grade, verdict = "bad", "no better than untrained"
-        elif ours <= pixels:
-            grade, verdict = "warning", "no better than raw pixels"
+        grade: Grade
+        if trained <= untrained:
+            grade, title = "bad", "no better than untrained"
+        elif trained <= pixels:
+            grade, title = "warning", "no better than raw pixels"
         else:
-            grade, verdict = "good", "above both floors"
-        found.append(Verdict(f"floors {name}", grade, verdict, f"{baselines} {pixels:.1f} %"))  # type: ignore[arg-type]
-    return found
+            grade, title = "good", "above both baselines"
+        detail = (
+            f"{label} {trained:.1f} %; untrained encoder {untrained:.1f} %, "
+            f"raw pixels {pixels:.1f} %"
+        )
+        verdicts.append(Verdict(f"baselines {name}", grade, title, detail))
+    return verdicts
 
 
-def _is_finite(figure: Any) -> bool:
-    """Of a step whose update was skipped, metrics.jsonl has nulls."""
-    return figure is not None and math.isfinite(figure)
+def _is_finite(value: Any) -> bool:
+    """Whether a metric is a finite number; it is null where the update was skipped."""
+    return value is not None and math.isfinite(value)
 
 
 def _mean(lines: Sequence[Figures], name: str, default: float = math.nan) -> float:

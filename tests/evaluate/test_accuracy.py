@@ -16,7 +16,7 @@ def test_top1_and_top5_are_scikit_learns():
         )
         for k in (1, 5)
     }
-    assert all(type(figure) is float for figure in figures.values())  # JSON takes no NumPy scalar
+    assert all(type(figure) is float for figure in figures.values())  # for JSON, no NumPy scalars
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])

@@ -165,7 +165,7 @@ def test_view_retrieval_is_the_loop_over_both_directions(noise, block_size):
 def test_view_retrieval_averages_two_directions_that_differ():
     z1 = np.array([[1.0, 0.0], [0.0, 1.0]])
     z2 = np.array([[1.0, 0.1], [1.0, 0.2]])
-    # Both rows of z1 find their own (0.995 > 0.981; 0.196 > 0.0995), of z2 only the first does.
+    # Both rows of z1 find their pair (0.995 > 0.981; 0.196 > 0.0995), of z2 only the first one.
     assert view_retrieval(z1, z2) == 0.75
 
 
@@ -188,7 +188,7 @@ def test_per_dimension_std_is_that_of_unit_rows():
 
 def test_per_dimension_std_is_near_one_over_root_width_and_0_when_collapsed():
     z = np.random.default_rng(0).normal(size=(2000, 64))
-    # Each is estimated from 2,000 rows, to 1 / sqrt(4000) = 1.6 % (1 sigma).
+    # Each deviation is estimated from 2,000 rows, to 1 / sqrt(4000) = 1.6 % (1 sigma).
     np.testing.assert_allclose(per_dimension_std(z), 1 / 8, rtol=0.08)
     # float32 entries of size 1/8 and their mean agree to about 1e-8.
     np.testing.assert_allclose(per_dimension_std(np.ones((50, 64))), 0.0, atol=1e-7)

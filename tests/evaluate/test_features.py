@@ -1,4 +1,4 @@
-"""Raw pixels, test-time input, and the compiled encoder over batches and devices."""
+"""Raw-pixel features, test-time preprocessing, and the compiled encoder on several devices."""
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,7 @@ def noise(*shape, seed=0):
 
 
 def pillow_resize(image, height, width, resample):
-    """Channel by channel in floating point, which Pillow does not round to whole levels."""
+    """Resize per channel in floating point, which Pillow does not round to whole levels."""
     channels = [
         np.asarray(PIL.Image.fromarray(channel).resize((width, height), resample))
         for channel in np.moveaxis(image.astype(np.float32), -1, 0)
@@ -34,14 +34,14 @@ def pillow_resize(image, height, width, resample):
 
 
 def area_mean(image, out_height, out_width):
-    """Exact area resize: every pixel repeated until the blocks to average are whole."""
+    """Exact area resize: every pixel is repeated until the averaged blocks are whole."""
     height, width, channels = image.shape
     fine = np.repeat(np.repeat(image / 255.0, out_height, axis=0), out_width, axis=1)
     return fine.reshape(out_height, height, out_width, width, channels).mean(axis=(1, 3))
 
 
 class Pooling(nn.Module):
-    """A linear map of the mean colour and of one corner; as small as an encoder gets."""
+    """A minimal encoder: a linear map of the mean colour and of one corner."""
 
     dtype: jnp.dtype = jnp.float32
 
@@ -80,7 +80,7 @@ def test_other_input_is_pillows_bilinear_resize_of_the_centre_square(shape):
     height, width = shape
     images = noise(2, height, width, 3)
     side = min(shape)
-    # Where the rest is odd, the smaller half lies above and to the left.
+    # If the margin is odd, the smaller half is above and to the left.
     top, left = (height - side) // 2, (width - side) // 2
     expected = [
         pillow_resize(
@@ -105,7 +105,7 @@ def test_what_lies_outside_the_centre_square_is_not_seen():
 @pytest.mark.parametrize("devices", [1, 3, 8])
 @pytest.mark.parametrize("count", [1, 16, 21])
 def test_every_image_gets_its_features_on_any_number_of_devices(devices, count):
-    # A batch of 10 divides over none of 3 and 8, and the last one is never whole.
+    # A batch of 10 does not divide over 3 or 8 devices, and the last batch is never full.
     embed = make_embed(Pooling(), mesh(devices), batch_size=10, **INPUT)
     images = noise(count, 8, 8, 3)
     features = embed(VARIABLES, of(images))
@@ -141,7 +141,7 @@ def test_padding_and_neighbours_do_not_reach_an_image_through_batch_norm():
         jax.random.key(0), shown, train=False
     )
     rng = np.random.default_rng(0)
-    # Running statistics that are not the batch's, so that mixing the two up shows.
+    # The running statistics differ from the batch's, so that confusing them changes the result.
     statistics = jax.tree.map(
         lambda s: rng.uniform(0.5, 2.0, s.shape).astype(np.float32), variables["batch_stats"]
     )

@@ -1,4 +1,4 @@
-"""A leaking split is called out by name; a clean one, even of pictures that are alike, is not."""
+"""Leakage: copies are found and named; clean splits, even of similar images, are not flagged."""
 
 import io
 
@@ -16,7 +16,7 @@ from cssl_jax.evaluate import leakage
 
 
 def scenes(count, size=48, seed=0):
-    """Smooth colour pictures, as photographs are and noise is not."""
+    """Smooth colour images: like photographs, unlike noise."""
     coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6, 3)).astype(np.uint8)
     return np.stack([
         np.asarray(PIL.Image.fromarray(c).resize((size, size), PIL.Image.Resampling.BICUBIC))
@@ -29,7 +29,7 @@ def source(images, labels=None, name="set"):
 
 
 def again(image, quality=90, size=48):
-    """The picture, saved as a JPEG in another size."""
+    """The image, saved as a JPEG in another size."""
     file = io.BytesIO()
     small = PIL.Image.fromarray(image).resize((size, size), PIL.Image.Resampling.BILINEAR)
     small.save(file, "JPEG", quality=quality)
@@ -53,14 +53,14 @@ def test_the_embedded_digits_are_alike_and_not_leaking():
 
 def test_planted_copies_are_counted_and_named():
     train, test = scenes(30), scenes(20, seed=1)
-    test[3], test[7] = train[5], train[6]  # the same
-    test[11] = again(train[19])  # encoded again
+    test[3], test[7] = train[5], train[6]  # identical
+    test[11] = again(train[19])  # re-encoded
     test[12] = np.clip(train[21] * 0.8 + 20, 0, 255).astype(np.uint8)  # paler
     test[13] = train[22].mean(axis=-1, keepdims=True).astype(np.uint8)  # in grey
     labels = np.arange(30) % 3
     other = labels[:20].copy()
     other[[3, 11]] = labels[[5, 19]]
-    other[7] = (labels[6] + 1) % 3  # the same picture, another label
+    other[7] = (labels[6] + 1) % 3  # the same image, another label
     other[[12, 13]] = labels[[21, 22]]
     found = leakage.find_leakage(source(train, labels), source(test, other), "training images")
     assert (found["exact"], found["near"], found["other_labels"]) == (2, 3, 1)
@@ -75,7 +75,7 @@ def test_planted_copies_are_counted_and_named():
     }
     assert found["words"].startswith(
         "LEAKAGE: 5 of 20 test images (25.0 %) are among the training images: 2 exactly, 3 nearly; "
-        "1 of them with another label. Such as image 3 = image 5."
+        "1 of them with another label. Example: image 3 = image 5."
     )
 
 
@@ -123,7 +123,7 @@ def test_near_pairs_are_those_of_a_loop():
     flips = np.array([np.uint64(1) << np.uint64(b) for b in rng.integers(0, 63, 40)])
     second = np.concatenate([first[:10] ^ flips[:10], first[10:14], [np.uint64(0)],
                              rng.integers(1, 2**63, 20).astype(np.uint64)])  # fmt: skip
-    first[0] = first[1]  # two pictures of one hash
+    first[0] = first[1]  # two images with the same hash
     expected = [
         (i, j)
         for i in range(len(first))

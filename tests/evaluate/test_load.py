@@ -1,4 +1,4 @@
-"""The encoder of a run, called from Python in every way that is documented."""
+"""load_encoder: every documented way to call the encoder of a run from Python."""
 
 import logging
 import pathlib
@@ -23,7 +23,7 @@ DOCS = pathlib.Path(cssl_jax.__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of one epoch on grey images of 8 x 8 pixels, which lie in a folder too."""
+    """A run of one epoch on grey images of 8 x 8 pixels, which are also saved as a folder."""
     place = tmp_path_factory.mktemp("calls")
     source = tiny.pictures(60)
     np.savez(place / "images.npz", images=source.images, labels=source.labels)

@@ -1,4 +1,4 @@
-"""Evaluating a run: who chose and who reports, a frozen encoder, other data, leaking splits."""
+"""Evaluation of runs: ranking and reporting images, frozen encoder, other data, leaking splits."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ def run(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts(run, config):
-    """(encoder of the last checkpoint, training part, validation part, their evaluator)."""
+    """Encoder of the last checkpoint, training split, validation split, and their evaluator."""
     encoder = load_encoder(run[0])
     train, validation = builders.load_data(config)
     judge = Evaluator(config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh)
@@ -52,7 +52,7 @@ def parts(run, config):
 
 
 def scikit_learn_knn(encoder, train, validation, rows):
-    """Top-1 of the weighted vote of 5 on some validation rows."""
+    """Top-1 of the weighted vote of 5 neighbours on the given validation rows."""
 
     def unit(source):
         x = np.float64(encoder.embed(source))
@@ -96,7 +96,7 @@ def test_the_same_images_rank_with_labels_and_without():
     np.testing.assert_array_equal(bare[0], chose)
     np.testing.assert_array_equal(bare[1], report)
     labels = labelled.labels.copy()
-    labels[::3] = -1  # of some images only
+    labels[::3] = -1  # some images have no label
     some = dataclasses.replace(labelled, labels=labels)
     kept = np.flatnonzero(labels >= 0)
     ranked, reported = module.halves(some, 3)
@@ -112,7 +112,7 @@ def test_the_last_and_the_best_stand_side_by_side_where_they_differ(parts):
     assert found["best"]["last"]["knn"].keys() == found["best"]["knn"].keys()
     text = table(found)
     assert "on 6 images that chose neither" in text
-    assert "best checkpoint: step 1, chosen by online kNN top-1 on 6 of the 12" in text
+    assert "best checkpoint: step 1, selected by online kNN top-1 on 6 of the 12" in text
     elsewhere = judge.report(last, best, encoder.untrained, ("knn",), chose_best=False)
     assert elsewhere["best"]["images"] == 12
     assert elsewhere["best"]["last"]["knn"]["top1"] == elsewhere["knn"]["top1"]
@@ -148,7 +148,7 @@ def test_a_hash_sees_a_changed_bit_an_exchange_and_a_type():
 
 def test_a_protocol_that_trains_the_encoder_is_found_out(parts, monkeypatch):
     encoder, _, _, judge = parts
-    model = jax.tree.map(np.array, jax.device_get(encoder.model))  # arrays that can be written to
+    model = jax.tree.map(np.array, jax.device_get(encoder.model))  # writable arrays
     honest = protocols.labelled
 
     def training(*arguments, **settings):
@@ -156,7 +156,7 @@ def test_a_protocol_that_trains_the_encoder_is_found_out(parts, monkeypatch):
         return honest(*arguments, **settings)
 
     monkeypatch.setattr(protocols, "labelled", training)
-    with pytest.raises(RunError, match="encoder of the last checkpoint is not what it was"):
+    with pytest.raises(RunError, match="protocol changed the encoder of the last checkpoint"):
         judge.report(Checkpoint(6, model), None, encoder.untrained, ("knn",))
 
 
@@ -175,7 +175,7 @@ def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_figures_alone(
     expected = scikit_learn_knn(encoder, train, test, np.arange(20))
     assert figures["knn"]["top1"] == pytest.approx(expected)
     assert figures["split"] == {"train": 30, "validation": 20}
-    assert figures["best"]["images"] == 20  # none of them chose
+    assert figures["best"]["images"] == 20  # none of these images ranked checkpoints
     assert all("knn" in figures[baseline] for baseline in ("random_init", "pixels"))
     assert set(figures["leakage"]) == {"train", "pretraining"}
     saved = json.loads((folder / "results.json").read_text())
@@ -210,13 +210,13 @@ def test_what_named_the_runs_own_validation_images_does_not_report_on_other_data
 ):
     own = tiny.replace(config, "data", validation_source=config.data.source).data
     other = save(tmp_path / "other.npz", tiny.pictures(40, seed=1))
-    from cssl_jax.evaluate.run import _with
+    from cssl_jax.evaluate.run import _replace_data
 
     base = dataclasses.replace(config, data=own)
-    moved = _with(base, dataclasses.replace(own, source=other, labels="auto"), None)
+    moved = _replace_data(base, dataclasses.replace(own, source=other, labels="auto"), None)
     assert moved.data.validation_source == ""
     asked = dataclasses.replace(own, source=other, validation_source=other)
-    assert _with(base, asked, None).data.validation_source == other
+    assert _replace_data(base, asked, None).data.validation_source == other
 
 
 def test_a_leaking_split_is_called_out_in_the_table_and_the_json(run, config, tmp_path, capsys):
@@ -243,7 +243,7 @@ def test_every_protocol_has_its_table(run, capsys):
     assert ["retrieval", "recall@1", "recall@2", "mAP"] in heads
     assert out.count("raw pixels") == 4
     results = json.loads((folder / "results.json").read_text())
-    assert "linear" in results  # of before
+    assert "linear" in results  # from the evaluation at the end of the run
     assert set(results["few_shot"]["shots"]) == {"2"}
 
 
@@ -254,7 +254,7 @@ def test_without_labels_checkpoints_are_ranked_by_views_of_one_half(config, run,
     last = Checkpoint(encoder.step, encoder.model)
     flat = judge.flat(judge.judge(judge.features(last.model)))
     assert 0 <= flat["selection_view_retrieval"] <= 1
-    chosen = judge._who_chose(last, last, True, 6)
+    chosen = judge._describe_selection(last, last, True, 6)
     assert "online view retrieval on 6 of the 12" in chosen["words"]
 
 

@@ -1,4 +1,4 @@
-"""The untrained baseline: the run's own initialisation, but no branch and no statistic is empty."""
+"""Untrained baseline: the run's initial weights, active branches, statistics of real images."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""What figures are called, and that healthy ones are not accused."""
+"""Verdicts on the metrics of runs: a rule fires on unhealthy metrics only."""
 
 import json
 import math
@@ -47,7 +47,7 @@ def line(step=60, loss=3.5, entropy=4.0, accuracy=0.3, **more):
 
 
 def features(**changed):
-    """Of the digits recipe after 12 epochs."""
+    """Health metrics of the digits recipe after 12 epochs, with changed ones."""
     healthy = {
         "rows": 359.0,
         "rank_limit": 359.0,
@@ -70,11 +70,11 @@ def titles(found):
 def test_a_flat_softmax_at_the_chance_level_is_at_chance():
     (found,) = verdicts.of_steps([line(loss=CHANCE + 0.01, entropy=CHANCE - 0.01)], KNOWN)
     assert found.grade == "bad"
-    assert str(found).startswith("at chance: loss 5.551 beside chance level 5.541")
+    assert str(found).startswith("at chance: loss 5.551, chance level 5.541")
 
 
 def test_a_confident_softmax_that_passes_the_chance_level_is_not_at_chance():
-    # Ten epochs of the digits recipe cross the chance level on their way down.
+    # The digits recipe crosses the chance level within its first ten epochs, on its way down.
     assert verdicts.of_steps([line(loss=CHANCE, entropy=4.7)], KNOWN) == []
 
 
@@ -83,7 +83,7 @@ def test_a_real_run_on_its_way_is_accused_of_nothing_at_any_step():
     known = verdicts.facts(config, steps_per_epoch=11)
     assert known.judged_from == 22  # the end of its warm-up
     lines = [line(*row) for row in DIGITS]
-    assert any(row[1] > CHANCE for row in DIGITS[3:])  # it does pass chance level, going down
+    assert any(row[1] > CHANCE for row in DIGITS[3:])  # the loss falls through the chance level
     for count in range(1, len(lines) + 1):
         assert verdicts.of_steps(lines[:count], known) == []
 
@@ -105,7 +105,7 @@ def test_at_chance_names_a_temperature_at_which_no_loss_can_leave_it():
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
 @pytest.mark.parametrize("pairs", [2, 5, 64])
 def test_no_arrangement_has_a_lower_loss_than_least_loss(temperature, pairs):
-    # Equal positives at the corners of a simplex: NT-Xent as a float64 loop over the definition.
+    # Identical positives at the corners of a simplex: NT-Xent as a float64 loop of its definition.
     corners = np.eye(pairs) - 1 / pairs
     corners /= np.linalg.norm(corners, axis=1, keepdims=True)
     z = np.concatenate([corners, corners])
@@ -147,8 +147,9 @@ def test_lars_that_follows_weight_decay_or_leaps_is_called_so():
         ({"rankme": 3.2}, "collapsed to 3 dimensions"),
         ({"rankme": 1.3}, "collapsed to 1 dimension"),
         ({"dead": 0.7}, "dead dimensions"),
-        ({"alignment": 0.515}, "views too hard"),  # two pictures lie 2 x 0.508^2 = 0.516 apart
-        # A share of 0.1 in 359 rows has a standard error of 0.016.
+        # Two images have a mean squared distance of 2 x 0.508^2 = 0.516.
+        ({"alignment": 0.515}, "views too hard"),
+        # A fraction of 0.1 in 359 rows has a standard error of 0.016.
         ({"neighbour_purity": 0.14}, "neighbours do not share labels"),
     ],
 )
@@ -160,7 +161,7 @@ def test_healthy_features_and_beginnings_are_not_accused():
     assert verdicts.of_features(features(), KNOWN) == []
     assert verdicts.of_features({**features(rankme=1.0), "step": 9}, KNOWN) == []
     assert verdicts.of_features(features(neighbour_purity=0.16), KNOWN) == []
-    # One class only: every neighbour shares it, and chance is certainty.
+    # With one class only, every neighbour has it: purity and chance are 1.
     assert verdicts.of_features(features(neighbour_purity=1.0, purity_chance=1.0), KNOWN) == []
 
 
@@ -189,7 +190,7 @@ def test_results_are_read_beside_their_floors():
         )
         return [(verdict.grade, verdict.title) for verdict in found]
 
-    assert grade(0.9, 0.8, 0.7) == [("good", "above both floors")]
+    assert grade(0.9, 0.8, 0.7) == [("good", "above both baselines")]
     assert grade(0.9, 0.8, 0.95) == [("warning", "no better than raw pixels")]
     assert grade(0.7, 0.7, 0.6) == [("bad", "no better than untrained")]
     assert verdicts.of_results({}) == []
@@ -211,13 +212,13 @@ def test_nearest_neighbours_are_the_loops_whatever_the_block():
     for i, found in enumerate(nearest(x, 4, block_size=10)):
         others = [j for j in range(len(x)) if j != i]
         expected = sorted(others, key=lambda j: -(unit[i] @ unit[j]))[:4]
-        if i != 7:  # a row without direction is as near to all
+        if i != 7:  # a zero row is equally similar to all others
             assert found.tolist() == expected
         assert i not in found
 
 
 def test_health_of_known_features():
-    """Two classes on opposite corners: every figure has a closed form."""
+    """Two classes on opposite corners of the sphere: every metric has a closed form."""
     labels = np.array([0, 1] * 10)
     images = np.where(labels[:, None, None, None] == 0, 255, 0) * np.ones((1, 8, 8, 1))
     source = ArraySource("corners", images.astype(np.uint8), labels)
@@ -233,7 +234,7 @@ def test_health_of_known_features():
     assert value["rank_limit"] == 3
     assert value["alignment"] == pytest.approx(0.0, abs=1e-6)
     assert value["rankme"] == pytest.approx(1.0, abs=1e-4)
-    assert value["std"] == pytest.approx(1.0, rel=1e-6)  # mean 0: the whole length varies
+    assert value["std"] == pytest.approx(1.0, rel=1e-6)  # mean 0: the whole norm varies
     assert value["dead"] == pytest.approx(2 / 3)
     assert value["neighbour_purity"] == 1.0
     assert value["purity_chance"] == 0.5
@@ -321,7 +322,7 @@ def test_lars_runs_log_their_trust_ratios(arrays, tmp_path):
 
 @pytest.mark.slow
 def test_the_digits_recipe_is_accused_of_nothing(tmp_path):
-    # In a process of its own: the suite's compiler options make long runs several times slower.
+    # In a separate process: the suite's compiler options make long runs several times slower.
     command = [
         sys.executable,
         "-m",
@@ -347,7 +348,7 @@ def test_the_digits_recipe_is_accused_of_nothing(tmp_path):
         "share labels",
     ):
         assert title not in done.stderr
-    # Sixteen of 25 epochs are behind raw pixels yet, which is said and true.
+    # After 16 of 25 epochs the encoder is still below raw pixels: that verdict is correct.
     wrong = [v for v in open_run(tmp_path / "run").verdicts if v.grade != "good"]
     assert {verdict.title for verdict in wrong} <= {"no better than raw pixels"}
 

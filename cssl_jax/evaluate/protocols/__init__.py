@@ -1,4 +1,4 @@
-"""Evaluation protocols on frozen features, each a pure function of arrays."""
+"""Evaluation protocols on frozen features: kNN, linear, few-shot, retrieval, segmentation."""
 
 from cssl_jax.lazy import submodules
 

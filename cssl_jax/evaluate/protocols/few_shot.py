@@ -1,4 +1,4 @@
-"""Few labels a class: logistic regression on a handful of rows, drawn many times."""
+"""Few-shot probe: logistic regression on a few labelled rows per class, over many draws."""
 
 import functools
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from cssl_jax.evaluate.accuracy import checked_labels, top1_top5
 from cssl_jax.evaluate.solvers import lbfgs
 from cssl_jax.losses.core.similarity import unit_length
 
-_TOGETHER = 2**26  # floats of drawn features that are fitted at once
+_BATCH_FLOATS = 2**26  # maximum number of floats of drawn features that are fitted at once
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -29,61 +29,63 @@ def few_shot(
     draws: int = 100,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Accuracy on all test rows of classifiers that saw k training rows a class.
+    """Accuracy on all test rows of classifiers fitted on k training rows per class.
 
-    Logistic regression on unit-length features with penalty 1 / 2 ||W||^2 beside the sum of the
-    cross entropies, as in arXiv 2003.11539 (scikit-learn's C = 1): nothing is chosen, since k
-    labels leave nothing to choose on. Draws are nested: that of k rows a class is a part of that of
-    more.
+    The classifier is a logistic regression on unit-norm features. Its objective is the sum of the
+    cross entropies plus 1 / 2 ||W||^2, as in arXiv 2003.11539 (scikit-learn's C = 1). The penalty
+    is fixed, since k labels leave no rows to choose it on. Draws are nested: a draw of k rows per
+    class is a subset of the same draw with more rows per class.
 
     Args:
-        train_features: [N, D].
-        train_labels: int [N].
-        test_features: [M, D].
-        test_labels: int [M].
-        num_classes: C.
-        shots: Numbers of labels a class; one that a class of the training rows does not have is
-            left out.
-        draws: How often rows are drawn, at least 2.
-        seed: Of the draws.
+        train_features: Features, float [N, D].
+        train_labels: Class per training row, int [N] in [0, num_classes).
+        test_features: Features, float [M, D].
+        test_labels: Class per test row, int [M] in [0, num_classes).
+        num_classes: Number of classes C.
+        shots: Numbers of labels per class. A number above the size of the smallest training class
+            is skipped.
+        draws: Number of random draws of training rows, at least 2.
+        seed: Seed of the draws.
 
     Returns:
         {"shots": {"K": {"top1": mean over draws, "ci95": half the width of its 95 % confidence
-        interval by Student's t, "std", "top5"}}, "draws", "left_out": [K], "smallest_class"}.
+        interval by Student's t, "std": standard deviation of top-1 over draws, "top5": mean over
+        draws}}, "draws", "left_out": the skipped numbers, "smallest_class": number of rows of the
+        smallest training class}. Accuracies are fractions in [0, 1].
 
     Raises:
-        UserError: Features or labels do not fit, or a number is too small.
+        UserError: The features or labels are invalid, or ``draws`` or a shot count is too small.
     """
     labels = checked_labels(train_labels, train_features, num_classes=num_classes, name="training")
     test_labels = checked_labels(test_labels, test_features, num_classes=num_classes, name="test")
     if draws < 2:
-        raise UserError(f"draws is {draws}; an interval needs at least 2")
+        raise UserError(f"draws is {draws}; a confidence interval needs at least 2")
     if not shots or min(shots) < 1:
-        raise UserError(f"shots are {tuple(shots)}; give numbers of labels a class from 1 on")
-    orders = _orders(labels, draws, seed)
-    smallest = min(order.shape[1] for order in orders)
+        raise UserError(f"shots are {tuple(shots)}; give numbers of labels per class, at least 1")
+    shuffled = _shuffle_classes(labels, draws, seed)
+    smallest = min(order.shape[1] for order in shuffled)
     x = np.asarray(unit_length(jnp.asarray(train_features)))
-    tested = np.asarray(unit_length(jnp.asarray(test_features)))
-    found: dict[str, Any] = {}
+    x_test = np.asarray(unit_length(jnp.asarray(test_features)))
+    metrics: dict[str, Any] = {}
     for k in sorted(set(shots)):
         if k > smallest:
             continue
-        rows = np.concatenate([order[:, :k] for order in orders], axis=1)  # [draws, classes x k]
-        tops = _accuracies(x, labels, rows, tested, test_labels, num_classes)
-        deviation = tops.std(axis=0, ddof=1)
+        rows = np.concatenate([order[:, :k] for order in shuffled], axis=1)  # [draws, classes x k]
+        accuracies = _accuracies(x, labels, rows, x_test, test_labels, num_classes)
+        deviation = accuracies.std(axis=0, ddof=1)
         width = scipy.stats.t.ppf(0.975, draws - 1) / np.sqrt(draws)
-        found[str(k)] = {
-            "top1": float(tops[:, 0].mean()),
+        metrics[str(k)] = {
+            "top1": float(accuracies[:, 0].mean()),
             "ci95": float(width * deviation[0]),
             "std": float(deviation[0]),
-            "top5": float(tops[:, 1].mean()),
+            "top5": float(accuracies[:, 1].mean()),
         }
-    left_out = sorted(k for k in set(shots) if k > smallest)
-    return {"shots": found, "draws": draws, "left_out": left_out, "smallest_class": smallest}
+    skipped = sorted(k for k in set(shots) if k > smallest)
+    return {"shots": metrics, "draws": draws, "left_out": skipped, "smallest_class": smallest}
 
 
-def _orders(labels: np.ndarray, draws: int, seed: int) -> list[np.ndarray]:
-    """Rows of every class that has some, shuffled anew a draw: int [draws, rows] a class."""
+def _shuffle_classes(labels: np.ndarray, draws: int, seed: int) -> list[np.ndarray]:
+    """Row numbers int [draws, rows] per class that occurs, shuffled independently per draw."""
     random = np.random.default_rng(seed)
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     return [random.permuted(np.tile(rows, (draws, 1)), axis=1) for rows in classes]
@@ -93,27 +95,27 @@ def _accuracies(
     x: np.ndarray,
     labels: np.ndarray,
     rows: np.ndarray,
-    tested: np.ndarray,
+    x_test: np.ndarray,
     test_labels: np.ndarray,
     num_classes: int,
 ) -> np.ndarray:
-    """(top-1, top-5) of every draw, [draws, 2]."""
-    together = max(1, _TOGETHER // (rows.shape[1] * x.shape[1]))
-    tops = []
-    for start in range(0, len(rows), together):
-        part = rows[start : start + together]
-        kernels, biases = _fit(x[part], labels[part], num_classes=num_classes)
+    """Top-1 and top-5 accuracy per draw, float [draws, 2]; ``rows`` int [draws, n] index ``x``."""
+    batch_size = max(1, _BATCH_FLOATS // (rows.shape[1] * x.shape[1]))
+    accuracies = []
+    for start in range(0, len(rows), batch_size):
+        drawn = rows[start : start + batch_size]
+        kernels, biases = _fit(x[drawn], labels[drawn], num_classes=num_classes)
         for kernel, bias in zip(np.asarray(kernels), np.asarray(biases), strict=True):
-            found = top1_top5(tested @ kernel.T + bias, test_labels)
-            tops.append((found["top1"], found["top5"]))
-    return np.array(tops)
+            accuracy = top1_top5(x_test @ kernel.T + bias, test_labels)
+            accuracies.append((accuracy["top1"], accuracy["top5"]))
+    return np.array(accuracies)
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
 def _fit(x: jax.Array, labels: jax.Array, *, num_classes: int) -> tuple[jax.Array, jax.Array]:
-    """Weights [B, C, D] and biases [B, C] for rows [B, n, D] of B draws."""
+    """Weights [B, C, D] and biases [B, C] fitted on features [B, n, D] and labels [B, n]."""
     draws, count, width = x.shape
-    own = jax.nn.one_hot(labels, num_classes, axis=1, dtype=x.dtype)  # [B, C, n]
+    targets = jax.nn.one_hot(labels, num_classes, axis=1, dtype=x.dtype)  # [B, C, n]
 
     def split(points: jax.Array) -> tuple[jax.Array, jax.Array]:
         both = points.reshape(draws, num_classes, width + 1)
@@ -126,14 +128,15 @@ def _fit(x: jax.Array, labels: jax.Array, *, num_classes: int) -> tuple[jax.Arra
         kernel, bias = split(points)
         scores = jnp.einsum("bcd,bnd->bcn", kernel, x, precision=_HIGHEST) + bias[..., None]
         total = jax.nn.logsumexp(scores, axis=1)
-        residuals = jnp.exp(scores - total[:, None]) - own
-        value = jnp.sum(total - jnp.sum(scores * own, axis=1), axis=1)
+        residuals = jnp.exp(scores - total[:, None]) - targets
+        value = jnp.sum(total - jnp.sum(scores * targets, axis=1), axis=1)
         value = value + 0.5 * jnp.sum(jnp.square(kernel), axis=(1, 2))
         gradient = jnp.einsum("bcn,bnd->bcd", residuals, x, precision=_HIGHEST) + kernel
         return value, joined(gradient, residuals.sum(axis=2)), jnp.ones(draws, x.dtype)
 
     def precondition(vectors: jax.Array, _: jax.Array) -> jax.Array:
-        # The penalty's share of the Hessian; for the bias, which has none, the cross entropy's.
+        # The Hessian of the penalty is the identity. The bias has no penalty: its scale is that of
+        # the cross entropy.
         kernel, bias = split(vectors)
         return joined(kernel, bias * num_classes / count)
 

@@ -1,4 +1,4 @@
-"""Weighted kNN classification by cosine similarity, for any list of k in one pass."""
+"""Weighted kNN classification by cosine similarity, for several k in one pass."""
 
 import concurrent.futures
 import functools
@@ -13,8 +13,8 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate.accuracy import checked_labels, top_k_hits
 from cssl_jax.losses.core.similarity import unit_length
 
-BANK_BLOCK = 2**16  # rows of the bank that queries are compared with at a time
-IN_FLIGHT = 2  # blocks of queries at once: XLA's top_k on a CPU keeps one core busy
+BANK_BLOCK = 2**16  # maximum number of bank rows per matrix product
+IN_FLIGHT = 2  # query blocks searched concurrently: XLA's top_k on a CPU uses one core only
 
 
 def knn(
@@ -27,25 +27,29 @@ def knn(
     k: int | Sequence[int] = 200,
     temperature: float = 0.1,
 ) -> dict[str, Any]:
-    """Accuracy of ``knn_predict``; arguments and errors as there.
+    """Accuracy of the weighted kNN vote of ``knn_predict`` (arXiv 1805.01978, section 3.4).
 
     Args:
-        bank: As there.
-        bank_labels: As there.
-        queries: As there.
-        query_labels: int [Q] in [0, num_classes).
-        num_classes: As there; None is one more than the largest label of both.
-        k: One number, or several: all come from the same neighbours.
-        temperature: As there.
+        bank: Features, float [M, D] of any norm. A zero row is similar to nothing.
+        bank_labels: Class per bank row, int [M] in [0, num_classes).
+        queries: Features, float [Q, D].
+        query_labels: Class per query, int [Q] in [0, num_classes).
+        num_classes: Number of classes; None: one more than the largest label.
+        k: Number of voting neighbours, or several numbers, evaluated in one search. A k above M
+            counts as M.
+        temperature: Positive temperature of the vote. Small values trust the nearest neighbours.
 
     Returns:
-        {"top1", "top5"}, shares in [0, 1], of the first k; of several, "by_k" besides:
-        {"K": {"top1", "top5"}} of each, a k beyond the bank's size being the bank's size.
+        {"top1", "top5"} of the first k, fractions in [0, 1]. With several k also "by_k":
+        {"K": {"top1", "top5"}}.
+
+    Raises:
+        UserError: The features, labels, k or temperature are invalid.
     """
     ks = (k,) if isinstance(k, int | np.integer) else tuple(k)
     if num_classes is None:
-        known = np.concatenate([np.ravel(bank_labels), np.ravel(query_labels)])
-        num_classes = int(known.max(initial=0)) + 1
+        labels = np.concatenate([np.ravel(bank_labels), np.ravel(query_labels)])
+        num_classes = int(labels.max(initial=0)) + 1
     hits = knn_hits(
         bank,
         bank_labels,
@@ -55,14 +59,14 @@ def knn(
         ks=ks,
         temperature=temperature,
     )
-    first: dict[str, Any] = shares(hits[min(ks[0], len(bank))])
+    first: dict[str, Any] = accuracies(hits[min(ks[0], len(bank))])
     if isinstance(k, int | np.integer):
         return first
-    return {**first, "by_k": {str(number): shares(hits[number]) for number in sorted(hits)}}
+    return {**first, "by_k": {str(number): accuracies(hits[number]) for number in sorted(hits)}}
 
 
-def shares(hits: np.ndarray) -> dict[str, float]:
-    """{"top1", "top5"} of one k's entry of ``knn_hits``."""
+def accuracies(hits: np.ndarray) -> dict[str, float]:
+    """Accuracies {"top1", "top5"} from the hits bool [2, Q] of one k, see ``knn_hits``."""
     return {f"top{top}": float(np.mean(hit)) for top, hit in zip((1, 5), hits, strict=True)}
 
 
@@ -76,18 +80,26 @@ def knn_hits(
     ks: Sequence[int],
     temperature: float,
 ) -> dict[int, np.ndarray]:
-    """Which queries are right, by k: bool [2, Q], among the first and among the first five."""
+    """Queries classified correctly, per k; arguments as in ``knn``.
+
+    Returns:
+        {k: bool [2, Q]}: True in row 0 where the label has the highest score, in row 1 where it is
+        among the five highest. A k above the size of the bank is replaced by that size.
+
+    Raises:
+        UserError: The features, labels, a k or the temperature are invalid.
+    """
     query_labels = checked_labels(query_labels, queries, num_classes=num_classes, name="query")
-    parts: dict[int, list[np.ndarray]] = {}
+    blocks: dict[int, list[np.ndarray]] = {}
     start = 0
-    for by_k in _scores(bank, bank_labels, queries, num_classes, ks, temperature, 512):
-        rows = len(next(iter(by_k.values())))
+    for scores_by_k in _score_blocks(bank, bank_labels, queries, num_classes, ks, temperature, 512):
+        rows = len(next(iter(scores_by_k.values())))
         labels = query_labels[start : start + rows]
         start += rows
-        for k, scores in by_k.items():
-            pair = np.stack([top_k_hits(scores, labels, top) for top in (1, 5)])
-            parts.setdefault(k, []).append(pair)
-    return {k: np.concatenate(pairs, axis=1) for k, pairs in parts.items()}
+        for k, scores in scores_by_k.items():
+            hits = np.stack([top_k_hits(scores, labels, top) for top in (1, 5)])
+            blocks.setdefault(k, []).append(hits)
+    return {k: np.concatenate(hits, axis=1) for k, hits in blocks.items()}
 
 
 def knn_predict(
@@ -103,74 +115,77 @@ def knn_predict(
     """Votes of the k nearest, weighted by exp(similarity / temperature) (arXiv 1805.01978, 3.4).
 
     Args:
-        bank: Features [M, D] of any length; a zero row is similar to nothing.
-        bank_labels: int [M] in [0, num_classes).
-        queries: Features [Q, D].
-        num_classes: Width of the result.
-        k: Neighbours that vote; at most M do.
-        temperature: Positive; small values trust the very nearest.
-        block_size: Queries at a time, see ``neighbours``.
+        bank: Features, float [M, D] of any norm. A zero row is similar to nothing.
+        bank_labels: Class per bank row, int [M] in [0, num_classes).
+        queries: Features, float [Q, D].
+        num_classes: Number of classes, the width of the result.
+        k: Number of voting neighbours; above M it counts as M.
+        temperature: Positive temperature of the vote. Small values trust the nearest neighbours.
+        block_size: Number of queries searched at a time, see ``neighbours``.
 
     Returns:
-        Scores float32 [Q, num_classes], scaled a row so that the nearest neighbour weighs 1.
+        Scores [Q, num_classes] in the dtype of the similarities (float32, or float64 for float64
+        features under x64). Every row is scaled so that the nearest neighbour has weight 1.
 
     Raises:
-        UserError: Features, labels, k, temperature or block_size do not fit.
+        UserError: The features, labels, k, temperature or block_size are invalid.
     """
-    blocks = _scores(bank, bank_labels, queries, num_classes, (k,), temperature, block_size)
+    blocks = _score_blocks(bank, bank_labels, queries, num_classes, (k,), temperature, block_size)
     return np.concatenate([scores for by_k in blocks for scores in by_k.values()])
 
 
 def neighbours(
     bank: np.ndarray, queries: np.ndarray, *, k: int, block_size: int = 512
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The k most similar rows of a bank, exactly, a block of queries at a time.
+    """Exact search for the k most similar rows of a bank, one block of queries at a time.
 
-    Memory beside the features is a few times block_size x 65,536 floats, whatever their number.
+    The search needs a few times block_size x 65,536 floats of memory in addition to the features,
+    independent of their number.
 
     Args:
-        bank: Features [M, D] of any length; a zero row is similar to nothing.
-        queries: Features [Q, D].
-        k: Neighbours, at most M.
-        block_size: Queries at a time.
+        bank: Features, float [M, D] of any norm. A zero row is similar to nothing.
+        queries: Features, float [Q, D].
+        k: Number of neighbours, at most M.
+        block_size: Number of queries searched at a time.
 
     Yields:
-        Cosine similarities, float [r, k], falling, and rows of the bank, int32 [r, k], of the next
-        r queries; of equals the earlier row comes first.
+        For the next r queries, cosine similarities, float [r, k] in descending order, and numbers
+        of bank rows, int32 [r, k]. Of equally similar rows the earlier one comes first.
 
     Raises:
-        UserError: Features, k or block_size do not fit.
+        UserError: The features, k or block_size are invalid.
     """
     _check_queries(bank, queries)
     for name, value in (("k", k), ("block_size", block_size)):
         if not value > 0:
             raise UserError(f"{name} is {value}; give a positive number")
     if k > len(bank):
-        raise UserError(f"k is {k} beside a bank of {len(bank)} rows; give at most as many")
+        raise UserError(f"k is {k}, but the bank has {len(bank)} rows; give at most {len(bank)}")
     count = -(-len(bank) // BANK_BLOCK)
     size = -(-len(bank) // count)
     blocks = _unit_blocks(jnp.asarray(bank), count, size)
     rows = min(block_size, len(queries))
 
     def search(start: int) -> tuple[np.ndarray, np.ndarray]:
-        part = queries[start : start + rows]
-        padded = np.pad(part, ((0, rows - len(part)), (0, 0)))  # one compiled shape
-        found = _nearest(blocks, padded, len(bank), k=k)
-        similarity, index = (np.asarray(values)[: len(part)] for values in found)
+        block = queries[start : start + rows]
+        padded = np.pad(block, ((0, rows - len(block)), (0, 0)))  # one compiled shape
+        padded_result = _nearest(blocks, padded, len(bank), k=k)
+        similarity, index = (np.asarray(values)[: len(block)] for values in padded_result)
         return similarity, index
 
-    yield search(0)  # alone: it compiles
+    yield search(0)  # outside the pool, so that the search compiles once
     starts = range(rows, len(queries), rows)
     with concurrent.futures.ThreadPoolExecutor(IN_FLIGHT) as pool:
-        waiting = [pool.submit(search, start) for start in starts[:IN_FLIGHT]]
-        for start in [*starts[IN_FLIGHT:], *[None] * len(waiting)]:
-            yield waiting.pop(0).result()
+        pending = [pool.submit(search, start) for start in starts[:IN_FLIGHT]]
+        for start in [*starts[IN_FLIGHT:], *[None] * len(pending)]:
+            yield pending.pop(0).result()
             if start is not None:
-                waiting.append(pool.submit(search, start))
+                pending.append(pool.submit(search, start))
 
 
 @functools.partial(jax.jit, static_argnames=("count", "size"))
 def _unit_blocks(bank: jax.Array, count: int, size: int) -> jax.Array:
+    """Unit-norm bank rows as zero-padded blocks [count, size, D]."""
     padding = ((0, count * size - len(bank)), (0, 0))
     return jnp.pad(unit_length(bank), padding).reshape(count, size, -1)
 
@@ -179,6 +194,7 @@ def _unit_blocks(bank: jax.Array, count: int, size: int) -> jax.Array:
 def _nearest(
     blocks: jax.Array, queries: jax.Array, total: int, *, k: int
 ) -> tuple[jax.Array, jax.Array]:
+    """Similarities [Q, k] and rows int32 [Q, k] of the nearest among the first ``total`` rows."""
     count, size, _ = blocks.shape
     unit = unit_length(queries)
 
@@ -191,8 +207,9 @@ def _nearest(
         return values, index + first
 
     def merge(best: tuple, block: tuple) -> tuple[tuple, None]:
-        found = nearest_of(*block)
-        values, index = (jnp.concatenate(pair, axis=1) for pair in zip(best, found, strict=True))
+        # The earlier rows stand first: top_k prefers the first of equal values.
+        pairs = zip(best, nearest_of(*block), strict=True)
+        values, index = (jnp.concatenate(pair, axis=1) for pair in pairs)
         values, order = jax.lax.top_k(values, k)
         return (values, jnp.take_along_axis(index, order, axis=1)), None
 
@@ -204,7 +221,7 @@ def _nearest(
     return best
 
 
-def _scores(
+def _score_blocks(
     bank: np.ndarray,
     bank_labels: np.ndarray,
     queries: np.ndarray,
@@ -213,7 +230,7 @@ def _scores(
     temperature: float,
     block_size: int,
 ) -> Iterator[dict[int, np.ndarray]]:
-    """Votes [r, num_classes] by k, of one block of queries after the other."""
+    """Yields, per block of r queries, the votes [r, num_classes] by k."""
     labels = checked_labels(bank_labels, bank, num_classes=num_classes, name="bank")
     _check_queries(bank, queries)
     for name, value in (("k", min(ks, default=0)), ("temperature", temperature)):
@@ -222,46 +239,48 @@ def _scores(
     ks = sorted({min(k, len(bank)) for k in ks})
     for similarity, index in neighbours(bank, queries, k=ks[-1], block_size=block_size):
         # exp((s - s_max) / t) = exp(s / t) / exp(s_max / t): one positive factor for all weights of
-        # a query, so that the order of its classes is the same, and no exponent is above 0.
+        # a query. The order of its classes stays the same, and no exponent is above 0.
         weights = np.exp((similarity - similarity[:, :1]) / similarity.dtype.type(temperature))
-        cells = num_classes * np.arange(len(index))[:, None] + labels[index]
+        cells = num_classes * np.arange(len(index))[:, None] + labels[index]  # (query, class)
         votes = np.zeros(num_classes * len(index))
-        by_k: dict[int, np.ndarray] = {}
+        scores_by_k: dict[int, np.ndarray] = {}
+        # Neighbours are sorted, so that a larger k only adds the votes of ranks low to high - 1.
         for low, high in zip([0, *ks], ks, strict=False):
-            chosen = slice(low, high)
+            ranks = slice(low, high)
             votes = votes + np.bincount(
-                cells[:, chosen].ravel(), weights[:, chosen].ravel(), len(votes)
+                cells[:, ranks].ravel(), weights[:, ranks].ravel(), len(votes)
             )
-            by_k[high] = votes.reshape(-1, num_classes).astype(similarity.dtype)
-        yield by_k
+            scores_by_k[high] = votes.reshape(-1, num_classes).astype(similarity.dtype)
+        yield scores_by_k
 
 
 def _check_queries(bank: np.ndarray, queries: np.ndarray) -> None:
     if queries.ndim != 2 or queries.shape[1] != bank.shape[1] or not len(queries):
         raise UserError(
-            f"query features have shape {queries.shape} beside a bank of {bank.shape}; "
+            f"query features have shape {queries.shape}, the bank has {bank.shape}; "
             "give [Q, D] of the bank's width with at least one row"
         )
 
 
 def nearest(features: np.ndarray, k: int, *, block_size: int = 1024) -> np.ndarray:
-    """The k other rows with the largest cosine similarity, nearest first.
+    """For every row, the k other rows with the largest cosine similarity, nearest first.
 
     Args:
-        features: float [N, D]; a zero row is similar to nothing.
-        k: Below N.
-        block_size: Rows at a time, see ``neighbours``.
+        features: Features, float [N, D]. A zero row is similar to nothing.
+        k: Number of neighbours, below N.
+        block_size: Number of rows searched at a time, see ``neighbours``.
 
     Returns:
-        int64 [N, k]; of equally near rows the first.
+        Row numbers, int64 [N, k]. Of equally similar rows the earlier one comes first.
 
     Raises:
-        UserError: There are not so many other rows.
+        UserError: ``features`` is no matrix, or k is not in [1, N - 1].
     """
     if features.ndim != 2 or not 0 < k < len(features):
         raise UserError(f"{k} neighbours of features {features.shape}; give [N, D] with 0 < k < N")
     blocks = neighbours(features, features, k=k + 1, block_size=block_size)
-    found = np.concatenate([index for _, index in blocks]).astype(np.int64)
-    others = found != np.arange(len(found))[:, None]
-    others[others.all(axis=1), -1] = False  # a row that equals others, or zero, may not find itself
-    return found[others].reshape(-1, k)
+    index = np.concatenate([block for _, block in blocks]).astype(np.int64)
+    is_other = index != np.arange(len(index))[:, None]
+    # A row that is zero or has duplicates may be missing from its own list: drop the last one then.
+    is_other[is_other.all(axis=1), -1] = False
+    return index[is_other].reshape(-1, k)

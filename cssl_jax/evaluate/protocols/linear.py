@@ -1,4 +1,4 @@
-"""The linear probe: multinomial logistic regression on frozen features."""
+"""Linear probe: multinomial logistic regression on frozen features."""
 
 import statistics
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate.accuracy import checked_labels, classification, top1_top5
 from cssl_jax.evaluate.solvers.logistic import fit_all
 
-# 45 values from 1e-6 to 1e5, four a decade (arXiv 2002.05709, B.8.1).
+# 45 penalties from 1e-6 to 1e5, four per decade (arXiv 2002.05709, B.8.1).
 L2_VALUES = tuple(10.0 ** (-6 + e / 4) for e in range(45))
-HELD_OUT = 0.2  # of the training rows, on which the penalty is chosen
+HELD_OUT = 0.2  # fraction of the training rows on which the penalty is chosen
 
 
 def linear_probe(
@@ -28,36 +28,37 @@ def linear_probe(
     seed: int = 0,
     seeds: int = 1,
 ) -> dict[str, Any]:
-    """Fits a linear classifier on training features and reports on test features.
+    """Fits a linear classifier on training features and evaluates it on test features.
 
-    Features are standardised by the training rows. All penalties are fitted together on four fifths
-    of the training rows; the one with the lowest cross entropy on the held-out fifth is fitted
-    again on all of them. Test rows choose nothing.
+    Features are standardised by the training rows. All penalties are fitted in one sweep on four
+    fifths of the training rows. The penalty with the lowest cross entropy on the held-out fifth is
+    fitted again on all training rows. The test rows affect neither the penalty nor the fit.
 
     Args:
-        train_features: [N, D].
-        train_labels: int [N].
-        test_features: [M, D].
-        test_labels: int [M].
-        num_classes: C.
-        l2_values: Penalties to choose from.
-        seed: Of the first held-out fifth.
-        seeds: Held-out fifths that are drawn, by ``seed``, ``seed`` + 1, ... The problem is convex:
-            nothing else depends on a seed.
+        train_features: Features, float [N, D].
+        train_labels: Class per training row, int [N] in [0, num_classes).
+        test_features: Features, float [M, D].
+        test_labels: Class per test row, int [M] in [0, num_classes).
+        num_classes: Number of classes C.
+        l2_values: Penalties to choose from, each at least 0.
+        seed: Seed of the first held-out fifth.
+        seeds: Number of held-out fifths, drawn with the seeds ``seed``, ``seed`` + 1, ... The
+            problem is convex: nothing else depends on a seed.
 
     Returns:
-        {"top1", "top5"} as shares in [0, 1], means over the seeds, with "top1_std" and "top5_std"
-        (0 of one seed), and "seeds"; of the first seed the chosen "l2", "per_class" and "confusion"
-        as ``accuracy.classification`` gives them; "l2_by_seed".
+        {"top1", "top5"}: fractions in [0, 1], means over the seeds; "top1_std", "top5_std": their
+        standard deviations (0 for one seed); "seeds"; "l2", "per_class" and "confusion" (see
+        ``accuracy.classification``) for the first seed; "l2_by_seed": the penalty per seed.
 
     Raises:
-        UserError: Features or labels do not fit, or there is nothing to choose from.
+        UserError: The features or labels are invalid, there are fewer than 2 training rows, no
+            penalty or a negative one, or ``seeds`` is below 1.
     """
     labels = checked_labels(train_labels, train_features, num_classes=num_classes, name="training")
     test_labels = checked_labels(test_labels, test_features, num_classes=num_classes, name="test")
     if len(labels) < 2:
         raise UserError(
-            "1 training row; give at least two, to fit on one and choose the penalty on the other"
+            "1 training row; give at least two: one to fit on, one to choose the penalty on"
         )
     if not l2_values or not min(l2_values) >= 0:
         raise UserError(f"l2_values are {l2_values}; give at least one penalty, none below 0")
@@ -70,37 +71,38 @@ def linear_probe(
         )
     standardise = standardiser(train_features)
     x, x_test = standardise(train_features), standardise(test_features)
-    chosen = [
-        _choose(x, labels, num_classes, tuple(l2_values), seed + number) for number in range(seeds)
+    penalties = [
+        _seeded_penalty(x, labels, num_classes, tuple(l2_values), seed + number)
+        for number in range(seeds)
     ]
-    kernels, biases = fit_all(x, labels, num_classes=num_classes, l2_values=tuple(chosen))
+    kernels, biases = fit_all(x, labels, num_classes=num_classes, l2_values=tuple(penalties))
     scores = [x_test @ kernel.T + bias for kernel, bias in zip(kernels, biases, strict=True)]
-    tops = [top1_top5(of_seed, test_labels) for of_seed in scores]
-    figures: dict[str, Any] = {}
+    accuracies = [top1_top5(seed_scores, test_labels) for seed_scores in scores]
+    metrics: dict[str, Any] = {}
     for name in ("top1", "top5"):
-        column = [top[name] for top in tops]
-        figures[name] = statistics.fmean(column)
-        figures[f"{name}_std"] = statistics.stdev(column) if seeds > 1 else 0.0
+        values = [accuracy[name] for accuracy in accuracies]
+        metrics[name] = statistics.fmean(values)
+        metrics[f"{name}_std"] = statistics.stdev(values) if seeds > 1 else 0.0
     return {
-        **figures,
+        **metrics,
         "seeds": seeds,
-        "l2": chosen[0],
-        "l2_by_seed": chosen,
+        "l2": penalties[0],
+        "l2_by_seed": penalties,
         **classification(scores[0], test_labels),
     }
 
 
-def _choose(
+def _seeded_penalty(
     x: np.ndarray, labels: np.ndarray, num_classes: int, l2_values: tuple[float, ...], seed: int
 ) -> float:
-    """The penalty with the lowest cross entropy on a fifth of the rows, fitted on the others."""
+    """The penalty with the lowest cross entropy on the fifth of the rows drawn with this seed."""
     if len(l2_values) == 1:
         return float(l2_values[0])
-    return choose_penalty(x, labels, num_classes, l2_values, held_out_part(len(x), seed))
+    return choose_penalty(x, labels, num_classes, l2_values, held_out_mask(len(x), seed))
 
 
-def held_out_part(size: int, seed: int) -> np.ndarray:
-    """Bool [size]: a keyed fifth, at least one."""
+def held_out_mask(size: int, seed: int) -> np.ndarray:
+    """Mask bool [size] of the held-out rows: a fifth drawn with the seed, at least one row."""
     order = permute(np.arange(size), epoch_key(seed, 0), size)
     held_out = np.zeros(size, bool)
     held_out[order[: max(1, round(size * HELD_OUT))]] = True
@@ -114,11 +116,20 @@ def choose_penalty(
     l2_values: tuple[float, ...],
     held_out: np.ndarray,
 ) -> float:
-    """The penalty with the lowest cross entropy on the rows held out (bool [N]) of x [N, D]."""
-    # Held-out rows take part with weight 0, so that all fits have one shape and compile once.
-    fitted = np.where(held_out, np.float32(0), np.float32(1))
+    """The penalty with the lowest cross entropy on held-out rows, after a fit on the others.
+
+    Args:
+        x: Standardised features, float [N, D].
+        labels: Class per row, int [N] in [0, num_classes).
+        num_classes: Number of classes C.
+        l2_values: Penalties to choose from.
+        held_out: Mask bool [N] of the rows that the fit excludes.
+    """
+    # Held-out rows stay in the batch with weight 0, so that all fits have one shape and compile
+    # once.
+    row_weights = np.where(held_out, np.float32(0), np.float32(1))
     kernels, biases = fit_all(
-        x, labels, num_classes=num_classes, l2_values=l2_values, row_weights=fitted
+        x, labels, num_classes=num_classes, l2_values=l2_values, row_weights=row_weights
     )
     losses = [
         _cross_entropy(x[held_out] @ kernel.T + bias, labels[held_out])
@@ -128,20 +139,29 @@ def choose_penalty(
 
 
 def standardiser(features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Rows [N, D] -> float32 [N, D], by the mean and standard deviation of ``features``."""
+    """Returns a function that standardises rows [N, D] to float32 by the moments of ``features``.
+
+    Args:
+        features: Features, float [M, D], whose mean and standard deviation per column are used.
+    """
     mean, scale = standardisation(features)
     return lambda x: ((x - mean) * scale).astype(np.float32)
 
 
 def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and 1 / standard deviation of the columns of [N, D], float64 [D]; 0 of a constant."""
+    """Mean and 1 / standard deviation per column of [N, D], both float64 [D].
+
+    The second is 0 for a constant column.
+    """
     mean = features.mean(axis=0, dtype=np.float64)
     std = features.std(axis=0, dtype=np.float64)
-    # What varies by less than float32 can tell is constant: it is 0, not rounding noise blown up.
+    # A column that varies by less than float32 resolves is constant. It becomes 0, since scaling it
+    # to unit variance would only amplify rounding noise.
     varies = std > np.finfo(np.float32).eps * np.abs(features).max(axis=0)
     return mean, np.where(varies, 1 / np.where(varies, std, 1.0), 0.0)
 
 
 def _cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean cross entropy in nats of scores [N, C] for labels int [N]."""
     own = np.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
     return float(np.mean(scipy.special.logsumexp(scores, axis=1) - own))

@@ -1,4 +1,4 @@
-"""Every protocol on frozen features, with labels and without."""
+"""Runs the protocols on frozen features, with or without labels."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,24 +11,28 @@ from cssl_jax.data.sources.base import ArraySource, Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import diagnostics
 from cssl_jax.evaluate.protocols.few_shot import few_shot
-from cssl_jax.evaluate.protocols.knn import knn_hits, shares
+from cssl_jax.evaluate.protocols.knn import accuracies, knn_hits
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
 from cssl_jax.evaluate.protocols.retrieval import retrieval
 
-Features = Callable[[Source], np.ndarray]
+Features = Callable[[Source], np.ndarray]  # source of N images -> float32 [N, D]
 PROTOCOLS = ("knn", "linear", "few-shot", "retrieval")
-SEGMENT = "segment"  # on images with masks, by itself; see ``segment_run``
-ONLINE = ("knn", "linear")  # during a run and at its end
+SEGMENT = "segment"  # needs images with masks and runs alone; see ``segment_run``
+ONLINE = ("knn", "linear")  # protocols evaluated during a run and at its end
 
 
 def check_names(names: tuple[str, ...]) -> None:
-    """Raises UserError at the first name that is no protocol."""
+    """Checks the names of requested protocols.
+
+    Raises:
+        UserError: A name is unknown, or "segment" is combined with another protocol.
+    """
     for name in names:
         if name not in (*PROTOCOLS, SEGMENT):
-            known = " or ".join((*PROTOCOLS, SEGMENT))
-            raise UserError(f"protocol {name!r} is unknown; use {known}")
+            valid = " or ".join((*PROTOCOLS, SEGMENT))
+            raise UserError(f"protocol {name!r} is unknown; use {valid}")
     if SEGMENT in names and len(names) > 1:
-        raise UserError(f"protocol {SEGMENT!r} is for images with masks; ask for it by itself")
+        raise UserError(f"protocol {SEGMENT!r} needs images with masks; request it alone")
 
 
 def labelled(
@@ -48,56 +52,61 @@ def labelled(
     recall_at: Sequence[int] = (1, 5, 10),
     selection: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Runs protocols on frozen features: fitted on ``train``, reported on ``validation``.
+    """Runs protocols on frozen features: fitted on ``train``, evaluated on ``validation``.
 
     Args:
-        features: Source of N images -> float32 [N, D].
-        train: Labelled bank of the kNN, training set of the probes, and gallery.
-        validation: Labelled; chooses no setting of a protocol.
-        protocols: Of ``PROTOCOLS``.
-        knn_k: Neighbours that vote.
-        knn_temperature: Of the vote.
-        seed: Of the probe's held-out part of ``train``, on which its regularisation is chosen, and
+        features: Function from a source of N images to features float32 [N, D].
+        train: Labelled images: kNN bank, training set of the probes, and retrieval gallery.
+        validation: Labelled images that are evaluated. They choose no setting of a protocol.
+        protocols: Names of protocols in ``PROTOCOLS``.
+        knn_k: Number of neighbours that vote.
+        knn_temperature: Temperature of the kNN vote.
+        seed: Seed of the fraction of ``train`` on which the linear probe's penalty is chosen, and
             of the few-shot draws.
-        knn_ks: Further numbers of neighbours.
-        l2_values: Penalties that the probe chooses from.
-        probe_seeds: Held-out parts that it chooses on, one after the other.
-        shots: Labels a class, of few-shot.
-        draws: Of them.
-        recall_at: ks of retrieval's recall.
-        selection: int [r], validation rows by which checkpoints are ranked.
+        knn_ks: Additional numbers of neighbours; empty: only ``knn_k``.
+        l2_values: Penalties that the linear probe chooses from.
+        probe_seeds: Number of held-out fractions of ``train`` on which the penalty is chosen.
+        shots: Numbers of labels per class for the few-shot probe.
+        draws: Number of random label draws per shot count.
+        recall_at: Values of k for retrieval's recall@k.
+        selection: Rows int [r] of ``validation`` that rank checkpoints; None: none do.
 
     Returns:
-        {"knn": {"top1", "top5", "k"}, "linear": as ``linear_probe``, "few_shot": as ``few_shot``,
-        "retrieval": as ``retrieval``}, shares in [0, 1]; of kNN also "by_k" with ``knn_ks``, and
-        "selection_top1", its top-1 on the rows of ``selection``.
+        {"knn": {"top1", "top5", "k"}, "linear": see ``linear_probe``, "few_shot": see ``few_shot``,
+        "retrieval": see ``retrieval``}, as fractions in [0, 1]. "knn" also has "by_k" if ``knn_ks``
+        is not empty, and "selection_top1", the top-1 accuracy on ``selection``, if it is given.
+
+    Raises:
+        UserError: A protocol is unknown, or the features or settings are invalid.
     """
     check_names(protocols)
     assert train.labels is not None
     assert validation.labels is not None
     classes = max(train.num_classes, validation.num_classes)
-    # In the order that every protocol takes them.
-    parts = features(train), train.labels, features(validation), validation.labels
+    # Every protocol takes these four arrays in this order.
+    arrays = features(train), train.labels, features(validation), validation.labels
     results: dict[str, Any] = {}
     if "knn" in protocols:
         ks = (knn_k, *knn_ks)
-        hits = knn_hits(*parts, num_classes=classes, ks=ks, temperature=knn_temperature)
+        hits = knn_hits(*arrays, num_classes=classes, ks=ks, temperature=knn_temperature)
         k = min(knn_k, len(train))
-        results["knn"] = {**shares(hits[k]), "k": k}
+        results["knn"] = {**accuracies(hits[k]), "k": k}
         if knn_ks:
-            results["knn"]["by_k"] = {str(number): shares(hits[number]) for number in sorted(hits)}
+            results["knn"]["by_k"] = {
+                str(number): accuracies(hits[number]) for number in sorted(hits)
+            }
         if selection is not None:
             results["knn"]["selection_top1"] = float(np.mean(hits[k][0, selection]))
     if "linear" in protocols:
         results["linear"] = linear_probe(
-            *parts, num_classes=classes, l2_values=tuple(l2_values), seed=seed, seeds=probe_seeds
+            *arrays, num_classes=classes, l2_values=tuple(l2_values), seed=seed, seeds=probe_seeds
         )
     if "few-shot" in protocols:
         results["few_shot"] = few_shot(
-            *parts, num_classes=classes, shots=shots, draws=draws, seed=seed
+            *arrays, num_classes=classes, shots=shots, draws=draws, seed=seed
         )
     if "retrieval" in protocols:
-        results["retrieval"] = retrieval(*parts, num_classes=classes, recall_at=recall_at)
+        results["retrieval"] = retrieval(*arrays, num_classes=classes, recall_at=recall_at)
     return results
 
 
@@ -110,32 +119,34 @@ def unlabelled(
     seed: int,
     selection: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Label-free figures on two held-out views an image.
+    """Label-free metrics on two views per held-out image.
 
     Args:
-        features: Source of N images -> float32 [N, D].
-        validation: Images that were not trained on.
-        policy: Draws the views, as in training.
-        size: Of the views.
-        seed: Of the draws.
-        selection: int [r], rows by which checkpoints are ranked.
+        features: Function from a source of N images to features float32 [N, D].
+        validation: Images that were not used for training; their labels are not read.
+        policy: Augmentation policy that draws the views, the one of the training.
+        size: Side of the views in pixels.
+        seed: Seed of the views.
+        selection: Rows int [r] of ``validation`` that rank checkpoints; None: none do.
 
     Returns:
-        {"view_retrieval": share in [0, 1], "alignment", "uniformity", "rankme"}; with
-        ``selection``, "selection_view_retrieval" among its rows.
+        {"view_retrieval": fraction in [0, 1], "alignment", "uniformity", "rankme"}, see
+        ``diagnostics``. With ``selection`` also "selection_view_retrieval", computed among its rows
+        only.
     """
-    parts = [
+    blocks = [
         [features(ArraySource("views", views[:, v])) for v in range(2)]
         for views in view_pairs(validation, policy, size=size, seed=seed)
     ]
-    z1, z2 = (np.concatenate(views) for views in zip(*parts, strict=True))
-    figures = {
+    z1, z2 = (np.concatenate(views) for views in zip(*blocks, strict=True))
+    metrics = {
         "view_retrieval": float(diagnostics.view_retrieval(z1, z2)),
         "alignment": float(diagnostics.alignment(z1, z2)),
         "uniformity": float(diagnostics.uniformity(z1)),
         "rankme": float(diagnostics.rankme(z1)),
     }
     if selection is not None:
-        chosen = diagnostics.view_retrieval(z1[selection], z2[selection])
-        figures["selection_view_retrieval"] = float(chosen)
-    return figures
+        # Computed among the selected rows only, so that the reporting half has no influence.
+        selected = diagnostics.view_retrieval(z1[selection], z2[selection])
+        metrics["selection_view_retrieval"] = float(selected)
+    return metrics

@@ -1,4 +1,4 @@
-"""The segment protocol on an encoder: its data, its floors, its report."""
+"""Segment protocol on a run's encoder: loads its data, evaluates baselines, builds the report."""
 
 from typing import Any
 
@@ -14,33 +14,40 @@ from cssl_jax.evaluate.protocols.segmentation import SegmentProbe, pixel_maps, s
 from cssl_jax.evaluate.untrained import describe
 
 
-def load_masked_parts(config: Config) -> tuple[MaskedSource, MaskedSource]:
-    """(training part, validation part) of images with masks, by ``data.*`` as of other images."""
+def load_masked_splits(config: Config) -> tuple[MaskedSource, MaskedSource]:
+    """Training and validation split of images with masks; ``data.*`` options apply as usual."""
     data = config.data
     source = load_masks(data.source, data)
     if data.validation_source:
         return source, load_masks(data.validation_source, data)
     seed = config.train.seed if data.split_seed is None else data.split_seed
-    parts = sources.split(len(source), data.validation_fraction, seed)
-    train, held_out = (source.take(part) for part in parts)
-    return train, held_out
+    splits = sources.split(len(source), data.validation_fraction, seed)
+    train, validation = (source.take(rows) for rows in splits)
+    return train, validation
 
 
 def segment(
     encoder: Encoder, config: Config, train: MaskedSource, test: MaskedSource
 ) -> dict[str, Any]:
-    """Figures of a run's last checkpoint beside the untrained encoder and raw pixels.
+    """Evaluates a run's last checkpoint, the untrained encoder and raw pixels by segmentation.
+
+    Args:
+        encoder: Encoder of the run.
+        config: Config of the run, with the evaluation options to use.
+        train: Images and masks that the probe is fitted on.
+        test: Images and masks that are evaluated.
 
     Returns:
-        {"step", "num_classes", "segment": as ``SegmentProbe`` gives it, "random_init" and "pixels":
-        {"segment"}, "stages" (from 1), "selection", "encoder_hash", "leakage"}.
+        {"step", "num_classes", "segment": metrics of ``SegmentProbe``, "random_init" and "pixels":
+        {"segment"} of the two baselines, "stages": stage numbers from 1, "selection",
+        "encoder_hash", "leakage"}.
 
     Raises:
-        UserError: The images or a stage are none that the encoder has.
-        RunError: The encoder is not what it was.
+        UserError: The encoder does not take images with these channels, or has no such stage.
+        RunError: The evaluation changed the encoder.
     """
-    for part in (train, test):
-        encoder.check_channels(part.images)
+    for source in (train, test):
+        encoder.check_channels(source.images)
     spec, options = encoder.spec, config.evaluate
     count = encoder.method.encoder.num_stages
     stages = options.segment_stages or tuple(range(1, count + 1))
@@ -49,11 +56,11 @@ def segment(
             raise UserError(
                 f"evaluate.segment_stages has {stage}; this encoder has the stages 1 to {count}"
             )
-    before = variables_hash(encoder.model)
-    dense = SegmentProbe(
+    hash_before = variables_hash(encoder.model)
+    encoder_probe = SegmentProbe(
         stage_maps(encoder.method.encoder, spec, stages), encoder.mesh, size=spec.size
     )
-    raw = SegmentProbe(pixel_maps(spec), encoder.mesh, size=spec.size)
+    pixel_probe = SegmentProbe(pixel_maps(spec), encoder.mesh, size=spec.size)
     settings: dict[str, Any] = {
         "num_classes": max(train.num_classes, test.num_classes),
         "pixels": options.segment_pixels,
@@ -61,33 +68,37 @@ def segment(
         "seed": config.train.seed,
     }
     models = encoder.model, encoder.untrained(train.images)
-    variables, untrained = map(encoder_variables, models)
+    trained, untrained = map(encoder_variables, models)
     results = {
         "step": encoder.step,
         "num_classes": settings["num_classes"],
         "stages": list(stages),
-        "segment": dense(variables, train, test, **settings),
+        "segment": encoder_probe(trained, train, test, **settings),
         "random_init": {
-            "segment": _baseline(dense(untrained, train, test, **settings)),
+            "segment": _without_confusion(encoder_probe(untrained, train, test, **settings)),
             "description": describe(len(train)),
         },
-        "pixels": {"segment": _baseline(raw({}, train, test, **settings))},
+        "pixels": {"segment": _without_confusion(pixel_probe({}, train, test, **settings))},
     }
-    if variables_hash(encoder.model) != before:
-        raise RunError(f"the segment protocol changed the encoder (SHA-256 {before[:12]})")
-    words = (
-        f"last checkpoint: step {encoder.step}, chosen by nothing, reported on all {len(test):,} "
-        f"validation images at {spec.size} x {spec.size} px; fitted on "
+    if variables_hash(encoder.model) != hash_before:
+        raise RunError(
+            f"the segment protocol changed the encoder: its SHA-256 was {hash_before[:12]} before "
+            "the evaluation"
+        )
+    description = (
+        f"last checkpoint: step {encoder.step}, not selected on any data, reported on all "
+        f"{len(test):,} validation images at {spec.size} x {spec.size} px; fitted on "
         f"{results['segment']['pixels']:,} pixels of {len(train):,} images, stages "
         f"{', '.join(map(str, stages))}"
     )
     return {
         **results,
-        "selection": {"words": words},
-        "encoder_hash": {"last": before, "unchanged": True},
+        "selection": {"words": description},
+        "encoder_hash": {"last": hash_before, "unchanged": True},
         "leakage": {"train": leakage.find_leakage(train.images, test.images, "training images")},
     }
 
 
-def _baseline(figures: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in figures.items() if name != "confusion"}
+def _without_confusion(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics of a baseline; its confusion matrix is not reported."""
+    return {name: value for name, value in metrics.items() if name != "confusion"}

@@ -1,4 +1,4 @@
-"""Solvers of the linear probes."""
+"""Convex solvers for the linear probes: batched L-BFGS and logistic regression."""
 
 from cssl_jax.lazy import submodules
 

@@ -1,8 +1,9 @@
-"""Limited-memory BFGS on many smooth convex problems at once, each at its own pace.
+"""Limited-memory BFGS on a batch of smooth convex problems that converge independently.
 
-All problems are evaluated together, so that a product with shared data is one large product; but
-every problem has a step length of its own and takes or refuses its trial point alone, so that none
-waits for another's line search (Nocedal and Wright, Numerical Optimization, 2006, algorithm 7.4).
+All problems are evaluated in one call, so that a product with shared data is one large product.
+Every problem has a separate step length and accepts or rejects its trial point independently. No
+problem waits for the line search of another. Source: Nocedal and Wright, Numerical Optimization,
+2006, algorithm 7.4.
 """
 
 from collections.abc import Callable
@@ -11,26 +12,27 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-MEMORY = 10  # pairs of steps and gradient changes that are kept
-_ARMIJO = 1e-4  # share of the predicted decrease that a step must reach
-_SHORTEST = 0.1  # of the step before, after a refused trial
+MEMORY = 10  # number of stored pairs (step, gradient change) per problem
+_ARMIJO = 1e-4  # fraction of the predicted decrease that an accepted step must reach
+_MIN_SHRINKAGE = 0.1  # minimum ratio of a step length to the rejected one before it
 
 
 class Solution(NamedTuple):
-    """Where the problems stand; the leading axis of everything is the problem.
+    """Solver state of B problems with P parameters each; float arrays unless a dtype is given.
 
     Attributes:
-        point: [B, P].
-        value: [B].
-        gradient: [B, P].
-        curvature: [B], what the objective says of its scale at ``point``.
-        done: bool [B]: converged, or no shorter step lowers the objective in this precision.
-        direction: [B, P], in which the next trial lies.
-        length: [B], of that trial.
-        steps: [B, MEMORY, P], newest last.
-        changes: [B, MEMORY, P], of the gradient.
-        trials: int [B], evaluations so far.
-        refused: int [B], trials in a row that were.
+        point: Best parameters so far, [B, P].
+        value: Objective at ``point``, [B].
+        gradient: Gradient of the objective at ``point``, [B, P].
+        curvature: Curvature scale that the objective reports at ``point``, [B].
+        done: bool [B], True if the problem has converged, has reached the limit of evaluations, or
+            if no shorter step lowers its objective in this floating-point precision.
+        direction: Search direction of the next trial, [B, P].
+        length: Step length of the next trial, in units of ``direction``, [B].
+        steps: Last accepted steps, [B, MEMORY, P], newest last, zeros where there is none.
+        changes: Gradient changes over these steps, [B, MEMORY, P].
+        trials: int [B], number of evaluations so far.
+        refused: int [B], number of consecutive rejected trials.
     """
 
     point: jax.Array
@@ -48,12 +50,18 @@ class Solution(NamedTuple):
 
 # [B, P] -> (value [B], gradient [B, P], curvature [B])
 Evaluate = Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
-# (vectors [B, P], curvature [B]) -> an inverse Hessian's rough guess times the vectors
+# (vectors [B, P], curvature [B]) -> approximate inverse Hessian times the vectors [B, P]
 Precondition = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def begin(evaluate: Evaluate, precondition: Precondition, start: jax.Array) -> Solution:
-    """The state before the first trial, from ``start`` [B, P]."""
+    """Evaluates the starting points and returns the state before the first trial.
+
+    Args:
+        evaluate: Objective of all problems.
+        precondition: Approximate inverse Hessian, positive definite.
+        start: Initial parameters, float [B, P].
+    """
     value, gradient, curvature = evaluate(start)
     history = jnp.zeros((len(start), MEMORY, start.shape[1]), start.dtype)
     count = jnp.zeros(len(start), jnp.int32)
@@ -82,90 +90,112 @@ def advance(
     max_trials: jax.Array | int,
     enough: jax.Array | int,
 ) -> Solution:
-    """Goes on until at most ``enough`` problems are unfinished.
+    """Iterates until at most ``enough`` problems are unfinished.
+
+    A problem is done at the first of the three limits ``tolerance``, ``precision`` and
+    ``max_trials``.
 
     Args:
         evaluate: Objective of all problems.
-        precondition: Rough inverse Hessian, positive definite.
-        state: From ``begin`` or an earlier call.
-        tolerance: A problem is done where its gradient's largest entry is at most this,
-        precision: or where a step is predicted to lower its value by at most this share of it,
-        max_trials: or after so many evaluations.
-        enough: Unfinished problems at which to return.
+        precondition: Approximate inverse Hessian, positive definite.
+        state: State from ``begin`` or from an earlier call.
+        tolerance: Largest absolute entry of the gradient at which a problem is done.
+        precision: Predicted relative decrease of the value at which a problem is done.
+        max_trials: Maximum number of evaluations per problem.
+        enough: Number of unfinished problems at which the function returns.
+
+    Returns:
+        The new state. Problems that are done keep their point.
     """
 
     def unfinished(state: Solution) -> jax.Array:
         return jnp.sum(~state.done) > enough
 
     def improve(state: Solution) -> Solution:
-        trial = _trial(evaluate, precondition, state)
-        slope = jnp.sum(trial.gradient * trial.direction, axis=1)
-        fresh = trial.refused == 0
-        small = -0.5 * slope <= precision * jnp.abs(trial.value)
-        flat = jnp.max(jnp.abs(trial.gradient), axis=1) <= tolerance
-        # Thirty refusals shorten a step by more than float64 resolves.
-        stuck = (trial.refused > 30) | ~jnp.isfinite(trial.value)
-        done = (fresh & (small | flat)) | stuck | (trial.trials >= max_trials)
-        return trial._replace(done=state.done | done)
+        after = _try_step(evaluate, precondition, state)
+        slope = jnp.sum(after.gradient * after.direction, axis=1)
+        # Only a new point can meet a limit: a rejected trial leaves value and gradient as they are.
+        accepted = after.refused == 0
+        # A full quasi-Newton step lowers the quadratic model by half the slope.
+        small_decrease = -0.5 * slope <= precision * jnp.abs(after.value)
+        flat = jnp.max(jnp.abs(after.gradient), axis=1) <= tolerance
+        # Thirty rejections shorten a step by more than float64 resolves.
+        stuck = (after.refused > 30) | ~jnp.isfinite(after.value)
+        done = (accepted & (small_decrease | flat)) | stuck | (after.trials >= max_trials)
+        return after._replace(done=state.done | done)
 
     state = state._replace(done=state.done | (state.trials >= max_trials))
     return jax.lax.while_loop(unfinished, improve, state)
 
 
-def _trial(evaluate: Evaluate, precondition: Precondition, state: Solution) -> Solution:
-    """One evaluation: every unfinished problem takes its trial point, or shortens its step."""
+def _try_step(evaluate: Evaluate, precondition: Precondition, state: Solution) -> Solution:
+    """One evaluation: every unfinished problem accepts its trial point or shortens its step."""
     step = state.length[:, None] * state.direction
     value, gradient, curvature = evaluate(state.point + step)
     slope = jnp.sum(state.gradient * step, axis=1)
-    # Sums of many terms differ in their last bits; what is within them is no rise.
+    # Rounding changes the last bits of a sum of many terms: an increase within them counts as none.
     slack = 4 * jnp.finfo(value.dtype).eps * jnp.abs(state.value)
-    accept = value <= state.value + _ARMIJO * slope + slack
-    taken, refused = accept & ~state.done, ~accept & ~state.done
+    sufficient = value <= state.value + _ARMIJO * slope + slack
+    accepted, rejected = sufficient & ~state.done, ~sufficient & ~state.done
     # The minimum of the parabola through value, slope and trial value.
     parabola = -0.5 * slope / jnp.maximum(value - state.value - slope, 1e-30)
-    shorter = jnp.where(jnp.isfinite(value), jnp.clip(parabola, _SHORTEST, 0.5), _SHORTEST)
+    shrinkage = jnp.where(
+        jnp.isfinite(value), jnp.clip(parabola, _MIN_SHRINKAGE, 0.5), _MIN_SHRINKAGE
+    )
 
     change = gradient - state.gradient
-    bend = jnp.sum(step * change, axis=1)
+    # s'y > 0 keeps the inverse Hessian positive definite; a pair below rounding carries no signal.
+    step_dot_change = jnp.sum(step * change, axis=1)
     scale = jnp.sqrt(jnp.sum(step**2, axis=1) * jnp.sum(change**2, axis=1))
-    remember = (taken & (bend > jnp.finfo(value.dtype).eps * scale))[:, None, None]
+    is_positive = step_dot_change > jnp.finfo(value.dtype).eps * scale
+    remember = (accepted & is_positive)[:, None, None]
 
     def push(history: jax.Array, newest: jax.Array) -> jax.Array:
         return jnp.where(remember, jnp.append(history[:, 1:], newest[:, None], axis=1), history)
 
-    def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(taken.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    def new_if_accepted(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
     after = state._replace(
-        point=keep(state.point + step, state.point),
-        value=keep(value, state.value),
-        gradient=keep(gradient, state.gradient),
-        curvature=keep(curvature, state.curvature),
-        length=jnp.where(taken, 1.0, jnp.where(refused, state.length * shorter, state.length)),
+        point=new_if_accepted(state.point + step, state.point),
+        value=new_if_accepted(value, state.value),
+        gradient=new_if_accepted(gradient, state.gradient),
+        curvature=new_if_accepted(curvature, state.curvature),
+        length=jnp.where(
+            accepted, 1.0, jnp.where(rejected, state.length * shrinkage, state.length)
+        ),
         steps=push(state.steps, step),
         changes=push(state.changes, change),
         trials=state.trials + ~state.done,
-        refused=jnp.where(refused, state.refused + 1, 0),
+        refused=jnp.where(rejected, state.refused + 1, 0),
     )
-    return after._replace(direction=keep(_direction(after, precondition), state.direction))
+    direction = new_if_accepted(_direction(after, precondition), state.direction)
+    return after._replace(direction=direction)
 
 
 def _direction(state: Solution, precondition: Precondition) -> jax.Array:
-    """-H g by the two-loop recursion; empty places of the history have no effect."""
-    bends = jnp.sum(state.steps * state.changes, axis=2)  # [B, MEMORY]
-    inverse = jnp.where(bends > 0, 1 / jnp.where(bends > 0, bends, 1.0), 0.0)
+    """Search direction -H g [B, P] by the two-loop recursion.
+
+    A zero pair of the history, which stands for none, has no effect.
+    """
+    products = jnp.sum(state.steps * state.changes, axis=2)  # s'y of every pair, [B, MEMORY]
+    rho = jnp.where(products > 0, 1 / jnp.where(products > 0, products, 1.0), 0.0)
     vector = state.gradient
-    shares = []
+    alphas = []  # newest pair first
     for i in reversed(range(MEMORY)):
-        share = inverse[:, i] * jnp.sum(state.steps[:, i] * vector, axis=1)
-        vector = vector - share[:, None] * state.changes[:, i]
-        shares.append(share)
+        alpha = rho[:, i] * jnp.sum(state.steps[:, i] * vector, axis=1)
+        vector = vector - alpha[:, None] * state.changes[:, i]
+        alphas.append(alpha)
+    # The preconditioner gives the shape of the initial inverse Hessian. Its scale is fitted to the
+    # newest pair: y'H y = s'y.
     newest = state.changes[:, -1]
-    guess = precondition(newest, state.curvature)
-    size = jnp.sum(newest * guess, axis=1)
-    fitted = jnp.where(size > 0, bends[:, -1] / jnp.where(size > 0, size, 1.0), 1.0)
-    vector = fitted[:, None] * precondition(vector, state.curvature)
+    preconditioned = precondition(newest, state.curvature)
+    quadratic = jnp.sum(newest * preconditioned, axis=1)
+    scale = jnp.where(
+        quadratic > 0, products[:, -1] / jnp.where(quadratic > 0, quadratic, 1.0), 1.0
+    )
+    vector = scale[:, None] * precondition(vector, state.curvature)
     for i in range(MEMORY):
-        share = inverse[:, i] * jnp.sum(state.changes[:, i] * vector, axis=1)
-        vector = vector + (shares[MEMORY - 1 - i] - share)[:, None] * state.steps[:, i]
+        beta = rho[:, i] * jnp.sum(state.changes[:, i] * vector, axis=1)
+        vector = vector + (alphas[MEMORY - 1 - i] - beta)[:, None] * state.steps[:, i]
     return -vector

@@ -1,14 +1,14 @@
 """Multinomial logistic regression for many penalties at once, on the device.
 
-One problem is: minimise mean cross entropy + l2 / 2 ||W||^2 over a kernel W [C, D] and an
-unpenalised bias [C]. All penalties share the rows, so that scores and gradients of all problems
-are two large products a block of rows, and the L-BFGS of ``lbfgs`` moves each problem on its own.
+One problem minimises mean cross entropy + l2 / 2 ||W||^2 over a kernel W [C, D] and an unpenalised
+bias [C]. All penalties share the rows. The scores and gradients of all problems are therefore two
+large products per block of rows. The L-BFGS of ``lbfgs`` moves each problem independently.
 
-The features' covariance, which all problems share too, preconditions them: at equal probabilities
-the Hessian of the cross entropy is (I - 11'/C) / C (x) cov(x) (Boehning, Ann. Inst. Statist. Math.
-44, 1992), so that in the covariance's axes a Newton step is a division. The constant 1 / C is
-replaced by what the probabilities at the present point say. Features of a trained encoder are
-strongly correlated, and without it the same sweep takes four times as many evaluations.
+The covariance of the features preconditions all problems. At equal class probabilities the Hessian
+of the cross entropy is (I - 11'/C) / C (x) cov(x) (Boehning, Ann. Inst. Statist. Math. 44, 1992).
+Along the principal axes of the covariance a Newton step is then a division. The constant 1 / C is
+replaced by its value at the probabilities of the current point. Features of a trained encoder are
+strongly correlated: without the preconditioner the same sweep takes four times as many evaluations.
 """
 
 import functools
@@ -22,26 +22,27 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate.accuracy import checked_labels
 from cssl_jax.evaluate.solvers import lbfgs
 
-PRECISION = 1e-6  # of an objective: the decrease, as a share, that is no longer worth a step
-MAX_ITERATIONS = 300
-_AXES = 512  # of the covariance that are told apart; the rest count as one
-_SAMPLE = 8192  # rows that the covariance is computed from
-_MEMORY_LIMIT = 2**30  # bytes of the history of the problems that are solved together
-_SMALL = 5 * 10**7  # products of an evaluation of all problems, below which none is left out early
+PRECISION = 1e-6  # predicted relative decrease of an objective at which its solver stops
+MAX_ITERATIONS = 300  # evaluations of the objective per problem
+_AXES = 512  # number of principal axes with separate variances; the others share one variance
+_SAMPLE = 8192  # maximum number of rows from which the covariance is computed
+_MEMORY_LIMIT = 2**30  # bytes of L-BFGS history of the problems that are solved together
+# Multiplications per evaluation of all problems below which solved problems stay in the batch.
+_MIN_SHRINK_COST = 5 * 10**7
 _HIGHEST = jax.lax.Precision.HIGHEST
 Weights = tuple[jax.Array, jax.Array]
 
 
 class Rows(NamedTuple):
-    """What all problems share, on the device; rows are padded to whole blocks.
+    """Training rows and their covariance, shared by all problems, on the device.
 
     Attributes:
-        x: float [blocks, r, D].
-        labels: int32 [blocks, r].
-        weight: float [blocks, r]; they sum to 1.
-        axes: float [D, A], orthonormal: the covariance's leading eigenvectors.
-        spread: float [A], variances along them.
-        rest: float scalar, variance along any other axis.
+        x: Features, float [blocks, r, D], zero-padded to whole blocks of r rows.
+        labels: Class per row, int32 [blocks, r].
+        weight: Weight per row, float [blocks, r]. The weights sum to 1; padding has weight 0.
+        axes: Leading eigenvectors of the covariance, float [D, A], orthonormal.
+        spread: Variance along each of ``axes``, float [A].
+        rest: Variance along every other axis, float scalar.
     """
 
     x: jax.Array
@@ -62,22 +63,22 @@ def fit_logistic(
     tolerance: float = 0.0,
     precision: float = PRECISION,
 ) -> Weights:
-    """Minimises mean cross entropy + l2 / 2 ||W||^2, the bias unpenalised, by L-BFGS.
+    """Minimises mean cross entropy + l2 / 2 ||W||^2 by L-BFGS; the bias is not penalised.
 
     Args:
-        features: float [N, D], as they are (standardise them first).
-        labels: int [N] in [0, num_classes).
-        num_classes: C.
+        features: Features, float [N, D]. They are used unchanged: standardise them first.
+        labels: Class per row, int [N] in [0, num_classes).
+        num_classes: Number of classes C.
         l2: Penalty, at least 0.
-        max_iterations: Evaluations of the objective.
-        tolerance: Stops where the gradient's largest entry is at most this,
-        precision: or where a step is predicted to lower the objective by at most this share of it.
+        max_iterations: Maximum number of evaluations of the objective.
+        tolerance: Largest absolute entry of the gradient at which the solver stops.
+        precision: Predicted relative decrease of the objective at which the solver stops.
 
     Returns:
-        Weights [D, C] and bias [C], at least float32.
+        Weights [D, C] and bias [C], float32 or wider.
 
     Raises:
-        UserError: Features, labels or the penalty do not fit.
+        UserError: The features, labels or penalty are invalid.
     """
     kernels, biases = fit_all(
         features,
@@ -102,45 +103,48 @@ def fit_all(
     tolerance: float = 0.0,
     precision: float = PRECISION,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``fit_logistic`` for every penalty.
+    """Solves the problem of ``fit_logistic`` for every penalty in one sweep.
 
     Args:
-        features: As there, as the rest.
-        labels: As there.
-        num_classes: As there.
-        l2_values: Penalties, L of them.
-        row_weights: float [N], none below 0, of every row's cross entropy; None is 1.
-        max_iterations: As there.
-        tolerance: As there.
-        precision: As there.
+        features: Features, float [N, D]. They are used unchanged: standardise them first.
+        labels: Class per row, int [N] in [0, num_classes).
+        num_classes: Number of classes C.
+        l2_values: L penalties, each finite and at least 0.
+        row_weights: Weight of the cross entropy per row, float [N], at least 0; None: all 1.
+        max_iterations: Maximum number of evaluations of the objective per penalty.
+        tolerance: Largest absolute entry of the gradient at which a problem stops.
+        precision: Predicted relative decrease of the objective at which a problem stops.
 
     Returns:
-        Kernels [L, C, D] and biases [L, C], at least float32.
+        Kernels [L, C, D] and biases [L, C], float32 or wider.
 
     Raises:
-        UserError: Features, labels or a penalty do not fit.
+        UserError: The features, labels or a penalty are invalid.
     """
     labels = checked_labels(labels, features, num_classes=num_classes, name="training")
     for l2 in l2_values:
         if not 0 <= l2 < np.inf:
             raise UserError(f"l2 is {l2}; give a finite penalty of at least 0")
     size = num_classes * (np.shape(features)[1] + 1)
-    # Stronger and weaker penalties take different numbers of steps: neighbours go together.
-    most = max(1, _MEMORY_LIMIT // (2 * lbfgs.MEMORY * 4 * size))
-    rows = _rows(jnp.asarray(features), labels, row_weights, num_classes * len(l2_values))
+    # The number of steps depends on the penalty, so that neighbours are solved together.
+    max_problems = max(1, _MEMORY_LIMIT // (2 * lbfgs.MEMORY * 4 * size))
+    rows = _make_rows(jnp.asarray(features), labels, row_weights, num_classes * len(l2_values))
     limits = {"tolerance": tolerance, "precision": precision, "max_trials": max_iterations}
-    parts = [
-        _solve(rows, np.asarray(l2_values[start : start + most]), num_classes, limits)
-        for start in range(0, len(l2_values), most)
+    solutions = [
+        _solve(rows, np.asarray(l2_values[start : start + max_problems]), num_classes, limits)
+        for start in range(0, len(l2_values), max_problems)
     ]
-    weights = np.concatenate(parts).reshape(len(l2_values), num_classes, -1)
+    weights = np.concatenate(solutions).reshape(len(l2_values), num_classes, -1)
     return weights[..., :-1], weights[..., -1]
 
 
-def _rows(x: jax.Array, labels: np.ndarray, row_weights: np.ndarray | None, columns: int) -> Rows:
+def _make_rows(
+    x: jax.Array, labels: np.ndarray, row_weights: np.ndarray | None, columns: int
+) -> Rows:
+    """Blocks of the training rows, sized for score matrices of ``columns`` columns."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     weight = np.ones(len(x)) if row_weights is None else np.asarray(row_weights, np.float64)
-    # On a CPU a block's scores stay in its cache; others want large products.
+    # On a CPU the scores of a small block stay in the cache; accelerators need large products.
     block = 1024 if jax.default_backend() == "cpu" else 16384
     block = max(128, min(block, 2**26 // columns, 1 << (len(x) - 1).bit_length()))
     padding = -len(x) % block
@@ -149,7 +153,7 @@ def _rows(x: jax.Array, labels: np.ndarray, row_weights: np.ndarray | None, colu
         padded = jnp.pad(values, [(0, padding)] + [(0, 0)] * (values.ndim - 1))
         return padded.reshape(-1, block, *values.shape[1:])
 
-    step = -(-len(x) // _SAMPLE)  # over all rows, which may be sorted
+    step = -(-len(x) // _SAMPLE)  # every step-th row, since the rows may be sorted by class
     return Rows(
         blocks(x),
         blocks(labels),
@@ -160,7 +164,7 @@ def _rows(x: jax.Array, labels: np.ndarray, row_weights: np.ndarray | None, colu
 
 @jax.jit
 def _principal_axes(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(axes [D, A], their variances [A], the rest's variance) of rows [n, D]."""
+    """Principal axes [D, A], variance per axis [A], mean variance of the others, of x [n, D]."""
     width = x.shape[1]
     x = x - jnp.mean(x, axis=0)
 
@@ -179,35 +183,39 @@ def _principal_axes(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     spread, vectors = jnp.linalg.eigh((small + small.T) / 2)
     total = jnp.sum(jnp.mean(jnp.square(x), axis=0))
     # Never 0: without a penalty nothing else bounds a step along an axis without variance.
-    baseline = 1e-6 * jnp.maximum(spread[-1], jnp.finfo(x.dtype).tiny)
-    rest = jnp.maximum((total - jnp.sum(spread)) / max(1, width - len(spread)), baseline)
+    min_variance = 1e-6 * jnp.maximum(spread[-1], jnp.finfo(x.dtype).tiny)
+    rest = jnp.maximum((total - jnp.sum(spread)) / max(1, width - len(spread)), min_variance)
     axes = jnp.matmul(basis, vectors, precision=_HIGHEST)
-    return axes, jnp.maximum(spread, baseline), rest
+    return axes, jnp.maximum(spread, min_variance), rest
 
 
 def _solve(rows: Rows, l2_values: np.ndarray, num_classes: int, limits: dict) -> np.ndarray:
-    """Weights [L, C * (D + 1)] of all penalties; once half are done, the rest go on alone."""
+    """Weights [L, C * (D + 1)] of all penalties.
+
+    Once half of the problems of a large sweep are solved, the batch shrinks to the other half.
+    """
     dtype = rows.x.dtype
     count, size = len(l2_values), num_classes * (rows.x.shape[2] + 1)
     solved = np.zeros((count, size), dtype)
-    number = np.arange(count)
+    numbers = np.arange(count)  # number of the penalty of every problem in the batch
     state = _begin(
         rows, jnp.asarray(l2_values, dtype), jnp.zeros((count, size), dtype), num_classes
     )
-    # Every size is a program of its own to compile: worth it where an evaluation takes long.
-    shrink = rows.x.size * num_classes * count > _SMALL
+    # Every batch size compiles a separate program, which pays off where an evaluation is slow.
+    shrink = rows.x.size * num_classes * count > _MIN_SHRINK_COST
     while True:
-        enough = len(number) // 2 if shrink else 0
-        l2 = jnp.asarray(l2_values[number], dtype)
+        enough = len(numbers) // 2 if shrink else 0
+        l2 = jnp.asarray(l2_values[numbers], dtype)
         state = _advance(rows, l2, state, limits, num_classes=num_classes, enough=enough)
-        solved[number] = state.point
-        left = np.flatnonzero(~np.asarray(state.done))
-        if not len(left):
+        solved[numbers] = state.point
+        unfinished = np.flatnonzero(~np.asarray(state.done))
+        if not len(unfinished):
             return solved
-        # A full half, so that one program serves every sweep: some done ones come along.
-        done = np.setdiff1d(np.arange(len(number)), left)
-        keep = np.concatenate([left, done[: enough - len(left)]])
-        state, number = jax.tree.map(lambda a, keep=keep: a[keep], state), number[keep]
+        # Solved problems fill the batch up to exactly half, so that every sweep reuses the same
+        # compiled sizes.
+        done = np.setdiff1d(np.arange(len(numbers)), unfinished)
+        keep = np.concatenate([unfinished, done[: enough - len(unfinished)]])
+        state, numbers = jax.tree.map(lambda a, keep=keep: a[keep], state), numbers[keep]
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
@@ -232,6 +240,10 @@ def _advance(
 def _problems(
     rows: Rows, l2: jax.Array, num_classes: int
 ) -> tuple[lbfgs.Evaluate, lbfgs.Precondition]:
+    """Objective and preconditioner of the problems of B penalties ``l2``, as ``lbfgs`` takes them.
+
+    Points are [B, C * (D + 1)]: per class the D weights, then the bias.
+    """
     width, dtype = rows.x.shape[2], rows.x.dtype
 
     def split(points: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -249,21 +261,21 @@ def _problems(
 
         def add(sums: tuple, block: tuple) -> tuple[tuple, None]:
             x, labels, weight = block
-            # Classes before rows: the gradient is then residuals @ x, which XLA's CPU backend
-            # computes five times as fast as x.T @ residuals.
+            # Class axis before row axis: the gradient is then residuals @ x, which XLA's CPU
+            # backend computes five times as fast as x.T @ residuals.
             scores = jnp.matmul(flat, x.T, precision=_HIGHEST).reshape(count, num_classes, -1)
             scores = scores + biases[..., None]
             total = jax.nn.logsumexp(scores, axis=1)
-            own = jax.nn.one_hot(labels, num_classes, axis=0, dtype=dtype)
-            shares = jnp.exp(scores - total[:, None])
-            residuals = weight * (shares - own)
-            found = (
-                (weight * (total - jnp.sum(scores * own, axis=1))).sum(axis=1),
+            targets = jax.nn.one_hot(labels, num_classes, axis=0, dtype=dtype)
+            probabilities = jnp.exp(scores - total[:, None])
+            residuals = weight * (probabilities - targets)
+            terms = (
+                (weight * (total - jnp.sum(scores * targets, axis=1))).sum(axis=1),
                 jnp.matmul(residuals.reshape(flat.shape[0], -1), x, precision=_HIGHEST),
                 residuals.sum(axis=2),
-                (weight * (1 - jnp.sum(jnp.square(shares), axis=1))).sum(axis=1),
+                (weight * (1 - jnp.sum(jnp.square(probabilities), axis=1))).sum(axis=1),
             )
-            return jax.tree.map(jnp.add, sums, found), None
+            return jax.tree.map(jnp.add, sums, terms), None
 
         zeros = (
             jnp.zeros(count, dtype),
@@ -272,13 +284,16 @@ def _problems(
             jnp.zeros(count, dtype),
         )
         sums, _ = jax.lax.scan(add, zeros, (rows.x, rows.labels, rows.weight))
-        loss, of_kernels, of_biases, impurity = sums
+        loss, kernel_sums, bias_gradient, impurity = sums
         value = loss + 0.5 * l2 * jnp.sum(jnp.square(kernels), axis=(1, 2))
-        gradient = of_kernels.reshape(kernels.shape) + l2[:, None, None] * kernels
-        # Mean of p (1 - p): 1 / C (1 - 1 / C) at equal shares, 0 where every row is certain.
-        return value, joined(gradient, of_biases), jnp.maximum(impurity / num_classes, 1e-6)
+        kernel_gradient = kernel_sums.reshape(kernels.shape) + l2[:, None, None] * kernels
+        # The curvature is the mean of p (1 - p): 1 / C (1 - 1 / C) at equal probabilities, 0 where
+        # every row is classified with certainty. The minimum keeps the preconditioner finite.
+        curvature = jnp.maximum(impurity / num_classes, 1e-6)
+        return value, joined(kernel_gradient, bias_gradient), curvature
 
     def precondition(vectors: jax.Array, curvature: jax.Array) -> jax.Array:
+        # (c cov + l2 I)^-1: identity times the value of the other axes, plus a correction per axis.
         kernels, biases = split(vectors)
         c, penalty = curvature[:, None, None], l2[:, None, None]
         rest = 1 / (c * rows.rest + penalty)

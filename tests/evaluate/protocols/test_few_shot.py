@@ -1,4 +1,4 @@
-"""Few labels a class: scikit-learn's fit of every draw, the interval, nested and fair draws."""
+"""Few-shot probe: scikit-learn's fit of every draw, the interval, nested and uniform draws."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_every_draw_is_scikit_learns_and_the_interval_students():
     x, labels = draw()
     tested, test_labels = draw(rows=200, seed=1)
     found = few_shot(x, labels, tested, test_labels, num_classes=CLASSES, shots=(5,), draws=7)
-    orders = module._orders(labels, 7, 0)
+    orders = module._shuffle_classes(labels, 7, 0)
     scores = []
     for number in range(7):
         rows = np.concatenate([order[number, :5] for order in orders])
@@ -36,10 +36,10 @@ def test_every_draw_is_scikit_learns_and_the_interval_students():
         scores.append(reference.score(unit(tested), test_labels))
     low, high = scipy.stats.t.interval(0.95, 6, np.mean(scores), scipy.stats.sem(scores))
     figures = found["shots"]["5"]
-    assert figures["top1"] == pytest.approx(np.mean(scores), abs=1e-3)  # of 1,400 rows one
+    assert figures["top1"] == pytest.approx(np.mean(scores), abs=1e-3)  # one row of 1,400
     assert figures["ci95"] == pytest.approx((high - low) / 2, rel=0.05)
     assert figures["std"] == pytest.approx(np.std(scores, ddof=1), rel=0.05)
-    assert 0.4 < figures["top1"] < 0.99  # not a case that anything would solve
+    assert 0.4 < figures["top1"] < 0.99  # neither trivial nor impossible
     assert figures["top5"] == 1.0
 
 
@@ -49,7 +49,7 @@ def test_the_weights_are_the_minimum_of_the_sum_of_losses_and_half_the_square():
         unit(x).astype(np.float32)[None], labels[None], num_classes=CLASSES
     ))  # fmt: skip
     reference = LogisticRegression(C=1.0, tol=1e-10, max_iter=5000).fit(unit(x), labels)
-    # Converged to a decrease of 1e-6 of the objective: weights to about its square root.
+    # The solver stops at a decrease of 1e-6 of the objective: weights agree to about its root.
     np.testing.assert_allclose(kernels[0], reference.coef_, atol=5e-3)
     np.testing.assert_allclose(
         biases[0] - biases[0].mean(), reference.intercept_ - reference.intercept_.mean(), atol=5e-3
@@ -58,11 +58,11 @@ def test_the_weights_are_the_minimum_of_the_sum_of_losses_and_half_the_square():
 
 def test_a_draw_has_k_rows_of_every_class_and_more_labels_contain_fewer():
     labels = np.array([0, 1, 1, 2, 2, 2, 0, 0])
-    orders = module._orders(labels, 50, 0)
+    orders = module._shuffle_classes(labels, 50, 0)
     for label, order in enumerate(orders):
         assert (labels[order] == label).all()
-        assert all(len(set(row)) == len(row) for row in order.tolist())  # none twice
-    # Every row comes first as often as its class has rows, within chance (50 draws).
+        assert all(len(set(row)) == len(row) for row in order.tolist())  # no row twice
+    # Every row of a class comes first equally often, within chance (50 draws).
     firsts = np.bincount(orders[2][:, 0], minlength=8)[3:6]
     assert firsts.sum() == 50
     assert firsts.min() > 5
@@ -99,7 +99,7 @@ def test_the_same_seed_draws_the_same():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"draws": 1}, "draws is 1; an interval needs at least 2"),
+        ({"draws": 1}, "draws is 1; a confidence interval needs at least 2"),
         ({"shots": ()}, r"shots are \(\)"),
         ({"shots": (0, 1)}, r"shots are \(0, 1\)"),
         ({"num_classes": 2}, "training label 2 is outside"),

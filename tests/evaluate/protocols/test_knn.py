@@ -19,7 +19,7 @@ def unit(x):
 
 
 def loop_scores(bank, labels, queries, k, temperature):
-    """Section 3.4 of arXiv 1805.01978 in float64, over the weight of the nearest neighbour."""
+    """Section 3.4 of arXiv 1805.01978 in float64, relative to the nearest neighbour's weight."""
     bank, scores = unit(bank), np.zeros((len(queries), CLASSES))
     for row, query in enumerate(unit(queries)):
         similarity = bank @ query
@@ -52,7 +52,7 @@ def close(temperature):
 @pytest.mark.parametrize("temperature", [0.07, 0.1, 1.0])
 def test_votes_are_scikit_learns_with_the_papers_weights(k, temperature):
     bank, labels, queries, _ = draw()
-    # Of unit vectors, similarity = 1 - distance^2 / 2.
+    # For unit vectors, similarity = 1 - distance^2 / 2.
     reference = KNeighborsClassifier(
         k, weights=lambda distance: np.exp((1 - distance**2 / 2) / temperature), algorithm="brute"
     ).fit(unit(bank), labels)
@@ -88,7 +88,7 @@ def test_all_blocks_share_one_compilation():
 @pytest.mark.parametrize("rows", [7, 40, 119])
 def test_a_bank_in_parts_has_the_neighbours_of_the_whole(monkeypatch, rows):
     bank, _, queries, _ = draw()
-    bank[70] = bank[3]  # of equals the earlier row, whatever part it is in
+    bank[70] = bank[3]  # of equal rows the earlier one comes first, in any block
     similarity = unit(queries) @ unit(bank).T
     monkeypatch.setattr(knn_module, "BANK_BLOCK", rows)
     found = list(neighbours(bank, queries, k=20, block_size=16))
@@ -108,13 +108,13 @@ def test_a_list_of_k_gives_what_each_gives_alone():
     several = knn(*given, num_classes=CLASSES, k=(20, 1, 500, 3))
     alone = {k: knn(*given, num_classes=CLASSES, k=k) for k in (1, 3, 20, 120)}
     assert several["by_k"] == {str(k): figures for k, figures in alone.items()}
-    assert several["top1"] == alone[20]["top1"]  # the first of the list
+    assert several["top1"] == alone[20]["top1"]  # the first k of the list
     assert len({figures["top1"] for figures in alone.values()}) > 1
 
 
 def test_neighbours_beyond_the_bank_are_refused():
     bank, _, queries, _ = draw(rows=10)
-    with pytest.raises(UserError, match="k is 11 beside a bank of 10 rows"):
+    with pytest.raises(UserError, match="k is 11, but the bank has 10 rows"):
         list(neighbours(bank, queries, k=11))
 
 
@@ -137,7 +137,7 @@ def test_zero_features_are_similar_to_nothing_and_give_no_nan():
     scores = knn_predict(bank, labels, queries, num_classes=CLASSES, k=len(bank))
     expected = loop_scores(bank, labels, queries, len(bank), 0.1)
     np.testing.assert_allclose(scores, expected, **close(0.1))
-    # A query without direction is equally far from all: each neighbour has one whole vote.
+    # A zero query is equally similar to all rows: each neighbour has a vote of 1.
     np.testing.assert_allclose(scores[0], np.bincount(labels, minlength=CLASSES), rtol=1e-6)
 
 
@@ -162,7 +162,7 @@ def test_figures_are_scikit_learns():
     figures = knn(bank, labels, queries, query_labels, num_classes=CLASSES, k=10)
     scores = loop_scores(bank, labels, queries, 10, 0.1)
     assert figures["top1"] == top_k_accuracy_score(query_labels, scores, k=1)
-    assert 0.5 < figures["top1"] < 1.0  # not a case that anything would solve
+    assert 0.5 < figures["top1"] < 1.0  # neither trivial nor impossible
     assert figures["top5"] == 1.0
 
 

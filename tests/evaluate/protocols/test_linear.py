@@ -32,7 +32,8 @@ def standardise(train, x):
 
 
 def scikit_learn(x, labels, l2):
-    # It minimises C x (sum of losses) + ||W||^2 / 2: ours with C = 1 / (l2 N), times 1 / (l2).
+    # scikit-learn minimises C x (sum of losses) + ||W||^2 / 2. With C = 1 / (l2 N) this is our
+    # objective divided by l2.
     return LogisticRegression(C=1 / (l2 * len(x)), tol=1e-7, max_iter=5000).fit(
         np.float64(x), labels
     )
@@ -46,7 +47,7 @@ def objective(kernel, bias, x, labels, l2):
 
 
 def blobs(rows=100, width=6, classes=3, spread=1.5, seed=0):
-    # One shape nearly everywhere: a fit takes milliseconds, its compilation seconds.
+    # Most tests use this one shape: a fit takes milliseconds, its compilation seconds.
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=rows)
     centres = rng.normal(size=(classes, width))
@@ -63,7 +64,7 @@ def test_the_fit_reaches_scikit_learns_objective_and_accuracy_on_digits(l2):
     theirs = objective(reference.coef_.T, reference.intercept_, x, labels, l2)
     assert ours == pytest.approx(theirs, rel=1e-3)
     accuracy = np.mean(np.argmax(y @ kernel + bias, axis=1) == test_labels)
-    # 0.3 points are one row of 360.
+    # One row of 360 is 0.3 points.
     assert accuracy == pytest.approx(reference.score(y, test_labels), abs=0.003)
 
 
@@ -75,7 +76,7 @@ def test_at_the_solution_the_gradient_is_zero():
     kernel, bias = (np.asarray(w) for w in weights)
     assert kernel.dtype == bias.dtype == np.float64
     residual = scipy.special.softmax(x @ kernel + bias, axis=1) - np.eye(3)[labels]
-    # Stationarity in closed form; 1e-10 is the tolerance asked for.
+    # Stationarity in closed form; 1e-10 is the requested tolerance.
     np.testing.assert_allclose(x.T @ residual / len(x) + l2 * kernel, 0, atol=2e-10)
     np.testing.assert_allclose(residual.mean(axis=0), 0, atol=2e-10)
 
@@ -83,7 +84,7 @@ def test_at_the_solution_the_gradient_is_zero():
 def test_the_bias_is_not_penalised():
     x, labels = blobs()
     kernel, bias = fit_logistic(x, labels, num_classes=3, l2=1e6, tolerance=1e-6, precision=0.0)
-    # A crushed kernel leaves the frequencies of the classes, to the tolerance of 1e-5.
+    # With a kernel near 0 the bias gives the class frequencies, to the tolerance of 1e-5.
     np.testing.assert_allclose(kernel, 0, atol=1e-5)
     np.testing.assert_allclose(scipy.special.softmax(bias), np.bincount(labels) / 100, atol=3e-5)
 
@@ -133,7 +134,7 @@ def test_the_penalty_is_the_best_on_a_held_out_fifth_of_the_training_rows():
     }
     figures = linear_probe(x, labels, x[:9], labels[:9], num_classes=3, seed=7)
     assert figures["l2"] == min(losses, key=losses.get)
-    assert min(L2_VALUES) < figures["l2"] < max(L2_VALUES)  # a choice, not an end of the row
+    assert min(L2_VALUES) < figures["l2"] < max(L2_VALUES)  # not an end of the range
 
 
 @pytest.mark.parametrize("count", [1, 3, 45])
@@ -143,11 +144,11 @@ def test_penalties_fitted_together_each_reach_scikit_learns_objective(count):
     l2_values = tuple(np.logspace(-6, 5, 45)[:: 45 // count])[:count]
     kernels, biases = fit_all(x, labels, num_classes=10, l2_values=l2_values)
     assert kernels.shape == (count, 10, 64)
-    for i in range(0, count, 11):  # some: one takes scikit-learn up to seconds
+    for i in range(0, count, 11):  # a subset, since scikit-learn takes seconds for some
         reference = scikit_learn(x, labels, l2_values[i])
         ours = objective(kernels[i].T, biases[i], x, labels, l2_values[i])
         theirs = objective(reference.coef_.T, reference.intercept_, x, labels, l2_values[i])
-        # Above l2 = 1e-4; below it losses are so near 0 that a share of them is nothing.
+        # The relative bound holds above l2 = 1e-4. Below it losses are near 0: 1e-6 is the bound.
         assert ours <= theirs * 1.001 + 1e-6
 
 
@@ -155,13 +156,13 @@ def test_a_sweep_that_leaves_solved_problems_behind_gives_the_same(monkeypatch):
     x, labels = blobs()
     l2_values = tuple(np.logspace(-4, 3, 9))
     together = fit_all(x, labels, num_classes=3, l2_values=l2_values)
-    monkeypatch.setattr(logistic, "_SMALL", 0)
+    monkeypatch.setattr(logistic, "_MIN_SHRINK_COST", 0)
     shrinking = fit_all(x, labels, num_classes=3, l2_values=l2_values)
-    monkeypatch.setattr(logistic, "_MEMORY_LIMIT", 1)  # and one after the other
+    monkeypatch.setattr(logistic, "_MEMORY_LIMIT", 1)  # one problem at a time
     alone = fit_all(x, labels, num_classes=3, l2_values=l2_values)
     for other in (shrinking, alone):
         for ours, theirs in zip(together, other, strict=True):
-            # Float32 sums in another order, and a stop at 1e-6 of the objective.
+            # Float32 sums are in another order, and the solver stops at 1e-6 of the objective.
             np.testing.assert_allclose(ours, theirs, atol=2e-3)
 
 
@@ -194,7 +195,7 @@ def test_figures_are_means_over_the_held_out_fifths_with_their_deviation():
     tops = [single["top1"] for single in singles]
     assert figures["l2_by_seed"] == [single["l2"] for single in singles]
     assert len(set(figures["l2_by_seed"])) > 1
-    assert figures["top1"] == pytest.approx(np.mean(tops), abs=0.011)  # a row of 100
+    assert figures["top1"] == pytest.approx(np.mean(tops), abs=0.011)  # one row of 100
     assert figures["top1_std"] == pytest.approx(np.std(tops, ddof=1), abs=0.011)
     assert (singles[0]["top1_std"], singles[0]["seeds"], figures["seeds"]) == (0.0, 1, 3)
 
@@ -206,9 +207,9 @@ def test_classes_and_confusion_are_scikit_learns():
     predicted = scikit_learn(x, labels, 0.01).predict(y)
     expected = confusion_matrix(test_labels, predicted, labels=range(11))
     difference = np.abs(np.array(figures["confusion"]) - expected)
-    assert difference.sum() <= 4  # two rows of 360 on the fence
+    assert difference.sum() <= 4  # two rows of 360 may differ
     assert np.trace(figures["confusion"]) == round(360 * figures["top1"])
-    assert figures["per_class"][10] is None  # no such digit
+    assert figures["per_class"][10] is None  # no digit has class 10
     recalls = np.diagonal(figures["confusion"])[:10] / np.bincount(test_labels)
     np.testing.assert_allclose(figures["per_class"][:10], recalls)
 
@@ -224,7 +225,7 @@ def test_test_rows_choose_nothing():
 
 
 def test_features_that_say_nothing_get_a_penalty_that_leaves_nothing_of_them():
-    # The digits' shape: enough held-out rows that no chance correlation among them pays.
+    # The digits' shape: with this many held-out rows no chance correlation lowers the loss.
     x = np.random.default_rng(0).normal(size=(1437, 64)).astype(np.float32)
     labels = np.random.default_rng(1).integers(10, size=1437)
     figures = linear_probe(x, labels, x, labels, num_classes=10)
@@ -246,7 +247,7 @@ def test_a_constant_dimension_changes_nothing_even_where_test_rows_differ(consta
     x, labels = blobs(rows=150)
     x[:, 0] = 0.0
     empty, rng = x.copy(), np.random.default_rng(0)
-    # Constant up to the last bit: rounding noise must not be blown up to a feature.
+    # Constant up to the last bit: rounding noise must not be scaled up to a feature.
     x[:100, 0] = constant * (1 + 1e-7 * (labels[:100] == 0))
     x[100:, 0] = rng.normal(size=50)
     with_it, without = (

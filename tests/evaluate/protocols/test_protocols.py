@@ -1,4 +1,4 @@
-"""What the protocols see, what they may not see, and the table that a person reads."""
+"""Protocols: the data that they may use, their metrics, and the printed table."""
 
 import types
 
@@ -14,7 +14,7 @@ from cssl_jax.report.results_table import table
 from cssl_jax.report.tables import results_table
 
 GIVEN = {"protocols": ("knn", "linear"), "knn_k": 5, "knn_temperature": 0.1, "seed": 0}
-# Flips and crops only: a picture of one colour stays that picture.
+# Flips and crops only: an image of one colour does not change.
 CROPS = ImagePolicy(jitter=(0.0,), grayscale=(0.0,), blur=(0.0,))
 
 
@@ -23,7 +23,7 @@ def flat(source):
 
 
 def source(labels, seed=0, spread=60):
-    """4 x 4 pictures scattered about one picture a class."""
+    """4 x 4 images scattered about one mean image per class."""
     rng = np.random.default_rng(seed)
     labels = np.asarray(labels)
     centres = np.random.default_rng(1).integers(60, 190, (10, 4, 4, 1))
@@ -32,14 +32,14 @@ def source(labels, seed=0, spread=60):
 
 
 def plain(count, size=8):
-    """Pictures of one colour each, all different."""
+    """Images of one colour each, all different."""
     colours = np.stack([np.arange(count) // 17, np.arange(count) % 17], axis=-1) * 15
     images = np.tile(colours[:, None, None], (1, size, size, 1))
     return ArraySource("plain", images.astype(np.uint8))
 
 
 def own_direction(source):
-    """One-hot of the colour: invariant to crops and flips, orthogonal between pictures."""
+    """One-hot of the colour: invariant to crops and flips, orthogonal between images."""
     levels = source.images[:, 4, 3].astype(int) // 15
     return np.eye(289, dtype=np.float32)[levels[:, 0] * 17 + levels[:, 1]]
 
@@ -70,7 +70,7 @@ def test_k_is_reported_as_used():
 
 def test_validation_labels_choose_nothing():
     train, validation = source(np.arange(60) % 3), source(np.arange(40) % 3, seed=2)
-    # Equal pictures, with labels that are all wrong.
+    # Identical images, with labels that are all wrong.
     swapped = ArraySource("swapped", validation.images, (validation.labels + 1) % 3)
     right, wrong = (
         protocols.labelled(flat, train, v, **{**GIVEN, "protocols": ("linear",)})["linear"]
@@ -100,13 +100,13 @@ def test_an_unknown_protocol_is_named_before_anything_is_computed():
 
 
 def test_features_that_tell_pictures_apart_and_ignore_the_views_have_the_known_figures():
-    # Six more than the 256 that are drawn at once.
+    # Six images more than the 256 that are drawn at once.
     figures = protocols.unlabelled(own_direction, plain(262), CROPS, size=8, seed=0)
     assert figures == {
         "view_retrieval": 1.0,
         "alignment": 0.0,
-        "uniformity": pytest.approx(-4.0, rel=1e-6),  # every pair orthogonal: -2 x 2
-        # epsilon = 1e-7 a share and ln(1e7) each: 262 x 1e-7 x 16 = 4e-4.
+        "uniformity": pytest.approx(-4.0, rel=1e-6),  # all pairs are orthogonal: -2 x 2
+        # epsilon = 1e-7 per singular value times ln(1e7): 262 x 1e-7 x 16 = 4e-4.
         "rankme": pytest.approx(262, rel=1e-3),
     }
 

@@ -1,4 +1,4 @@
-"""Recall and mean average precision against loops and scikit-learn, ties and absences included."""
+"""Recall and mean average precision against loops and scikit-learn, with ties and empty classes."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_figures_are_those_of_a_loop_and_of_scikit_learn():
     assert found["recall"] == {
         "1": pytest.approx(ranked[:, :1].any(axis=1).mean()),
         "5": pytest.approx(ranked[:, :5].any(axis=1).mean()),
-        "90": 1.0,  # all of the gallery
+        "90": 1.0,  # the whole gallery
     }
     assert found["queries"] == 41
     assert 0.3 < found["recall"]["1"] < 0.9
@@ -51,7 +51,7 @@ def test_equals_share_a_rank_as_in_scikit_learn():
     first, precision = module._rank(scores, scores[labels == 0])
     assert precision == pytest.approx(average_precision_score(labels == 0, scores))
     assert first == 1
-    assert module._rank(scores, scores[[0]])[0] == 3  # of two at rank 2, the worse
+    assert module._rank(scores, scores[[0]])[0] == 3  # tied rows share the worse rank
 
 
 def test_a_collapsed_encoder_has_the_shares_of_the_classes_and_no_recall():

@@ -1,4 +1,4 @@
-"""The segment probe: what it sees of masks, its figures, and the run's report."""
+"""Segment probe: sampling of masks, metrics, and the report of a run."""
 
 import json
 
@@ -18,7 +18,12 @@ from cssl_jax.data.sources.masks import load_masks
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.protocols import segmentation
-from cssl_jax.evaluate.protocols.segmentation import SegmentProbe, confusion_of, figures, pixel_maps
+from cssl_jax.evaluate.protocols.segmentation import (
+    SegmentProbe,
+    pixel_confusion,
+    pixel_maps,
+    segmentation_metrics,
+)
 from cssl_jax.runtime import spmd
 from helpers import tiny
 
@@ -26,7 +31,7 @@ GREY = ImageOptions(channels=1)
 
 
 def scenes(count, side=32, classes=3, seed=0):
-    """Digits of the first classes, twice as large, somewhere on a noisy canvas; mask digit + 1."""
+    """Digits of the first classes, enlarged twice, at random on a noisy canvas; mask: digit + 1."""
     digits, rng = load_source("digits"), np.random.default_rng(seed)
     chosen = rng.choice(np.flatnonzero(digits.labels < classes), count)
     images = rng.integers(0, 90, (count, side, side), dtype=np.uint8)
@@ -53,11 +58,11 @@ def test_figures_are_scikit_learns():
     masks, predicted = rng.integers(0, 4, (3, 9, 9)), rng.integers(0, 4, (3, 9, 9))
     masks[masks == 2] = 1  # a class that is predicted only
     masks[0, :4] = 255
-    confusion = confusion_of(masks.astype(np.uint8), predicted.astype(np.uint8), 6)
+    confusion = pixel_confusion(masks.astype(np.uint8), predicted.astype(np.uint8), 6)
     known = masks != 255
     true, guess = masks[known], predicted[known]
     np.testing.assert_array_equal(confusion, confusion_matrix(true, guess, labels=range(6)))
-    found = figures(confusion)
+    found = segmentation_metrics(confusion)
     iou = jaccard_score(true, guess, labels=range(4), average=None)
     assert found["per_class_iou"] == [*iou.tolist(), None, None]
     assert found["mean_iou"] == pytest.approx(iou.mean())
@@ -71,9 +76,9 @@ def test_figures_are_scikit_learns():
 def test_pixels_of_maps_are_those_of_the_resized_map(side):
     maps = np.float32(np.random.default_rng(0).normal(size=(3, side, side, 2)))
     whole = jax.image.resize(maps, (3, 8, 8, 2), "bilinear")
-    np.testing.assert_allclose(segmentation._resized(maps, 8), whole, atol=1e-5)
+    np.testing.assert_allclose(segmentation._resize(maps, 8), whole, atol=1e-5)
     pixels = np.tile(np.arange(64), (3, 1))
-    drawn = segmentation._at(jnp.asarray(maps), jnp.asarray(pixels), 8)
+    drawn = segmentation._interpolate_at(jnp.asarray(maps), jnp.asarray(pixels), 8)
     np.testing.assert_allclose(drawn, np.reshape(whole, (3, 64, 2)), atol=1e-5)
 
 
@@ -88,13 +93,13 @@ def probe(maps, tmp_path, count=40, devices=1, **options):
 
 
 def test_maps_that_show_the_class_are_read_without_a_mistake(tmp_path):
-    """A map that is a linear code of the class, whose first channel is large and means nothing."""
+    """The map is a linear code of the class; its first channel is large and carries no signal."""
     _, masks = scenes(40)
     code = np.random.default_rng(1).normal(size=(4, 6))
     shown = np.concatenate([np.full((40, 32, 32, 1), 1e3), code[masks]], axis=-1)
     images = scenes(40)[0]
 
-    def maps(variables, x):  # finds the image's own map by its pixels
+    def maps(variables, x):  # finds the map of an image by its pixels
         same = jnp.all(x[:, None] == images[None], axis=(2, 3, 4))
         return [jnp.asarray(shown, jnp.float32)[jnp.argmax(same, axis=1)]]
 
@@ -111,7 +116,7 @@ def test_raw_pixels_tell_ink_from_canvas_on_any_number_of_devices(tmp_path):
     maps = pixel_maps(InputSpec(size=32, channels=1, mean=(0.5,), std=(0.5,)))
     one, _ = probe(maps, tmp_path)
     assert one["per_class_iou"][0] > 0.95  # the canvas
-    assert one["mean_iou"] < 0.6  # which digit it is a small patch does not tell
+    assert one["mean_iou"] < 0.6  # a small patch does not show which digit it is
     assert one["mean_iou"] == pytest.approx(
         probe(maps, tmp_path, devices=8)[0]["mean_iou"], abs=5e-3
     )
@@ -141,13 +146,13 @@ def test_masks_without_any_class_are_refused_not_reported_as_nan(tmp_path, split
     parts = (bare, good) if split == "training" else (good, bare)
     with pytest.raises(UserError, match=f"every pixel of the 10 {split} masks is 255"):
         run({}, *parts, num_classes=4, pixels=400, l2_values=(0.1,), seed=0)
-    nothing = figures(np.zeros((3, 3), np.int64))
+    nothing = segmentation_metrics(np.zeros((3, 3), np.int64))
     assert nothing["mean_iou"] is nothing["pixel_accuracy"] is None
 
 
 def test_a_folder_and_its_masks_stay_aligned_where_they_are_cropped_and_resized(tmp_path):
     blocks = np.random.default_rng(0).integers(0, 3, (5, 6, 9)).astype(np.uint8)
-    masks = np.kron(blocks, np.ones((8, 8), np.uint8))  # 48 x 72, grey levels that tell the class
+    masks = np.kron(blocks, np.ones((8, 8), np.uint8))  # 48 x 72, one grey level per class
     write_folder(tmp_path / "set", masks[..., None] * 100 + 5, masks)
     source = load_masks(str(tmp_path / "set"), ImageOptions(channels=1, in_memory=False))
     assert (len(source), source.num_classes) == (5, 3)
@@ -156,7 +161,7 @@ def test_a_folder_and_its_masks_stay_aligned_where_they_are_cropped_and_resized(
     centre = masks[:, :, 12:-12]
     np.testing.assert_array_equal(squares, centre[:, 1::2, 1::2])
     shown = (images[..., 0].astype(float) - 5) / 100
-    assert np.mean(np.abs(shown - squares) < 0.3) > 0.9  # what is blurred lies beside an edge
+    assert np.mean(np.abs(shown - squares) < 0.3) > 0.9  # blurred pixels are next to an edge
 
 
 def rgb(path):
@@ -225,10 +230,10 @@ def test_a_run_is_reported_on_beside_its_floors(tmp_path, capsys):
     assert results["encoder_hash"]["unchanged"]
     assert "mean IoU" in shown
     assert "IoU by class" in shown
-    assert "chosen by nothing, reported on all 6 validation images at 16 x 16 px" in shown
+    assert "not selected on any data, reported on all 6 validation images at 16 x 16 px" in shown
     assert "leakage" in shown
 
 
 def test_the_protocol_is_asked_for_by_itself(tmp_path):
-    with pytest.raises(UserError, match="'segment' is for images with masks; ask for it by itself"):
+    with pytest.raises(UserError, match="'segment' needs images with masks; request it alone"):
         evaluate_run(tmp_path, ["knn", "segment"])

@@ -1,4 +1,4 @@
-"""Many convex problems at once: closed forms, SciPy, and none that disturbs another."""
+"""Batched L-BFGS: agreement with closed forms and SciPy, independence of the problems."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ LIMITS = {"tolerance": 0.0, "precision": 1e-10, "max_trials": 500, "enough": 0}
 
 
 def quadratics(count=5, size=12, seed=0):
-    """(matrices [B, P, P], vectors [B, P]): 1/2 x'Ax - b'x + 1, of conditions 1 to 1e4."""
+    """Matrices [B, P, P] and vectors [B, P] of 1/2 x'Ax - b'x + 1, condition numbers 1 to 1e4."""
     rng = np.random.default_rng(seed)
     axes = np.linalg.qr(rng.normal(size=(count, size, size)))[0]
     spread = np.logspace(0, np.linspace(0, 4, count), size).T
@@ -33,12 +33,12 @@ def plain(vectors, _):
 
 
 def minimiser(evaluate, precondition=plain):
-    """A function from start and limits to the end, compiled once."""
+    """A function from a start and limits to the final state, compiled once."""
 
     @jax.jit
     def run(start, limits):
-        begun = lbfgs.begin(evaluate, precondition, start)
-        return lbfgs.advance(evaluate, precondition, begun, **limits)
+        first = lbfgs.begin(evaluate, precondition, start)
+        return lbfgs.advance(evaluate, precondition, first, **limits)
 
     def minimise(start, **limits):
         with jax.enable_x64(True):
@@ -57,7 +57,7 @@ def test_quadratics_reach_their_closed_form_whatever_their_condition():
     expected = np.linalg.solve(matrices, vectors[..., None])[..., 0]
     assert state.done.all()
     np.testing.assert_allclose(state.point, expected, rtol=1e-5, atol=1e-6)  # value to 1e-16
-    # Harder problems take longer, and the easy ones do not wait for them.
+    # Ill-conditioned problems need more trials. The easy ones stop without waiting for them.
     assert state.trials[0] < 10 < state.trials[-1]
 
 
@@ -112,7 +112,7 @@ def test_the_value_never_rises_from_trial_to_trial():
     ones = np.ones_like(vectors)
     values = [run(ones, max_trials=trials).value for trials in range(12)]
     assert np.all(np.diff(values, axis=0) <= 1e-12)
-    # No trial, no step.
+    # Without a trial the point stays at the start.
     np.testing.assert_allclose(values[0], 0.5 * matrices.sum(axis=(1, 2)) - vectors.sum(axis=1) + 1)
 
 
