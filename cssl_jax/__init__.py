@@ -1,6 +1,6 @@
-"""Contrastive self-supervised learning in JAX: unlabelled pictures in, a measured encoder out.
+"""Contrastive self-supervised learning in JAX: trains and evaluates encoders on unlabelled images.
 
-Names are imported when they are first used: importing the package touches no device.
+Names are imported when they are first used, so that importing the package starts no device.
 """
 
 import importlib
@@ -41,7 +41,7 @@ __all__ = [
     "trusting_code",
 ]
 
-_HOMES = {
+_LOCATIONS = {
     "Config": ("cssl_jax.config", "Config"),
     "ImagePolicy": ("cssl_jax.augment.image.policy", "ImagePolicy"),
     "RunError": ("cssl_jax.errors", "RunError"),
@@ -70,7 +70,7 @@ _SUBMODULES = (
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"cssl_jax.{name}")
-    if name not in _HOMES:
+    if name not in _LOCATIONS:
         raise AttributeError(f"module 'cssl_jax' has no attribute {name!r}")
-    module, attribute = _HOMES[name]
+    module, attribute = _LOCATIONS[name]
     return getattr(importlib.import_module(module), attribute)

@@ -1,7 +1,7 @@
-"""The command ``cssl-jax``, also as ``python -m cssl_jax``; answers Ctrl-C from the first instant.
+"""Entry point of ``cssl-jax`` and ``python -m cssl_jax``; handles Ctrl-C from the start.
 
-Nothing large is imported at the top: JAX and TensorFlow take seconds, in which an exception that is
-raised by a signal ends in long tracebacks or in the crash of an extension module.
+The module imports nothing large at its top. Importing JAX and TensorFlow takes seconds, in which an
+exception raised by a signal causes long tracebacks or crashes an extension module.
 """
 
 import atexit
@@ -13,33 +13,37 @@ from typing import Any
 
 from cssl_jax.runtime import huge_pages
 
-INTERRUPTED = 128 + signal.SIGINT  # the status that a shell reports
+INTERRUPTED = 128 + signal.SIGINT  # exit status that shells report for SIGINT
 
 
 class _Interrupts:
-    """The handler of SIGINT: KeyboardInterrupt where that is safe, else the end of the process."""
+    """Handler of SIGINT: raises KeyboardInterrupt if that is safe, else exits the process.
 
-    came = False
+    Attributes:
+        is_interrupted: Whether a KeyboardInterrupt has been raised; a second SIGINT exits at once.
+    """
+
+    is_interrupted = False
 
     def __call__(self, number: int, frame: types.FrameType | None) -> None:
-        if self.came or _is_importing(frame):
-            _leave()
-        self.came = True
+        if self.is_interrupted or _is_importing(frame):
+            _exit()
+        self.is_interrupted = True
         raise KeyboardInterrupt
 
     def unraisable(self, hook: "sys.UnraisableHookArgs") -> None:
-        """Ends the process where the exception fell into a destructor, which swallows it."""
+        """Exits if KeyboardInterrupt was raised in a destructor, which discards exceptions."""
         if issubclass(hook.exc_type, KeyboardInterrupt):
-            _leave()
+            _exit()
         sys.__unraisablehook__(hook)
 
 
 def main() -> int:
-    """Runs the command line; returns the exit status, see ``cli.main.main``.
+    """Runs the command line and returns its exit status, see ``cli.main.main``.
 
-    An interrupt ends the process without the interpreter's own end, which may meet threads of JAX
-    or TensorFlow in the middle of their work. One that comes after the last exit function, when
-    Python no longer calls handlers, is ignored: the command has done its work by then.
+    An interrupt exits without the interpreter's shutdown, during which threads of JAX or TensorFlow
+    may still run. After the last exit function Python no longer calls signal handlers. An interrupt
+    is then ignored, since the command has finished.
     """
     huge_pages.ask()
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # registered first, so run last
@@ -53,20 +57,20 @@ def main() -> int:
 
         status = run()
     except SystemExit:
-        if interrupts.came:
-            _leave()
+        if interrupts.is_interrupted:
+            _exit()
         raise
-    except BaseException:  # the interrupt, or what a library made of it
-        if interrupts.came:
-            _leave()
+    except BaseException:  # KeyboardInterrupt, or an error that a library raised from it
+        if interrupts.is_interrupted:
+            _exit()
         raise
-    if interrupts.came or status == INTERRUPTED:
-        _leave(said=status == INTERRUPTED)
+    if interrupts.is_interrupted or status == INTERRUPTED:
+        _exit(is_reported=status == INTERRUPTED)
     return status
 
 
 def _is_importing(frame: types.FrameType | None) -> bool:
-    """Whether a signal came while a module was being imported; extension modules may crash then."""
+    """Whether a frame is inside an import, in which an exception may crash extension modules."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
@@ -74,13 +78,14 @@ def _is_importing(frame: types.FrameType | None) -> bool:
     return False
 
 
-def _leave(*, said: bool = False) -> None:
-    if not said:
+def _exit(*, is_reported: bool = False) -> None:
+    """Exits with ``INTERRUPTED`` at once, after a message unless it was already printed."""
+    if not is_reported:
         os.write(2, b"cssl-jax: interrupted\n")
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except Exception:  # a reader that is gone, or the write that was interrupted
+        except Exception:  # the reader has closed the pipe, or the signal interrupted a write
             continue
     os._exit(INTERRUPTED)
 

@@ -1,20 +1,21 @@
-"""The errors that a user is expected to read: each message names the value and the way out."""
+"""Errors whose messages are written for users: each names the wrong value and a way out."""
 
 
 class UserError(ValueError):
-    """Something the user gave is wrong. The command line prints it and exits with status 2."""
+    """Error in the user's input. The command line prints its message and exits with status 2."""
 
 
 class RunError(RuntimeError):
-    """A run cannot go on, though it was set up well. The command line exits with status 1."""
+    """Failure of a correctly configured run. The command line exits with status 1."""
 
 
 class StoppedRunError(RunError):
-    """Whoever watches a run wants no more of it; what was done is saved."""
+    """The ``watch`` callback stopped the run; its state has been saved."""
 
 
 class InterruptedRunError(RunError):
-    """A signal came; what was done is saved. The command line exits with status 75 (EX_TEMPFAIL).
+    """A signal stopped the run; its state has been saved.
 
-    The same command goes on, so that a scheduler may tell "again" (75) from "failed" (1).
+    The command line exits with status 75 (EX_TEMPFAIL), and the same command resumes the run. A
+    scheduler can therefore distinguish "run again" (75) from "failed" (1).
     """

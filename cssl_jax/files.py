@@ -1,4 +1,4 @@
-"""Files written in one piece, and the folder of what can be made again."""
+"""Writes files atomically, formats JSON and CSV, and locates the cache folder."""
 
 import contextlib
 import errno
@@ -15,19 +15,21 @@ import numpy as np
 from cssl_jax.errors import UserError
 
 T = TypeVar("T")
-_FORMULA = tuple("=+-@\t\r")  # what a cell begins with that a spreadsheet computes
+_FORMULA = tuple("=+-@\t\r")  # first characters of cells that spreadsheets run as formulas
 
 
 def existing_run(run: str | pathlib.Path) -> pathlib.Path:
-    """The absolute path of a run folder.
+    """Absolute path of an existing run folder.
 
     Raises:
-        UserError: It is none.
+        UserError: The folder has no config.json; the message names a run inside it, if any.
     """
     path = pathlib.Path(run).expanduser().absolute()
     if not (path / "config.json").is_file():
-        within = sorted([*path.glob("*/config.json"), *path.glob("trials/*/config.json")])
-        remedy = f"name one of the runs in it, such as {within[0].parent}" if within else ""
+        runs_inside = sorted([*path.glob("*/config.json"), *path.glob("trials/*/config.json")])
+        remedy = (
+            f"name one of the runs in it, such as {runs_inside[0].parent}" if runs_inside else ""
+        )
         raise UserError(
             f"{run} is no run folder: it has no config.json; {remedy or 'pretrain into it first'}"
         )
@@ -35,69 +37,74 @@ def existing_run(run: str | pathlib.Path) -> pathlib.Path:
 
 
 def cache_folder(name: str) -> pathlib.Path:
-    """A folder below ~/.cache/cssl_jax (or $CSSL_JAX_CACHE); not made here, may be unwritable."""
+    """Folder below ~/.cache/cssl_jax (or $CSSL_JAX_CACHE); may not exist or not be writable."""
     root = os.environ.get("CSSL_JAX_CACHE") or "~/.cache/cssl_jax"
     return pathlib.Path(root).expanduser() / name
 
 
 def cached_json(key: str, make: Callable[[], T]) -> T:
-    """What ``make`` gives, plain JSON, remembered by ``key`` in the folder of indices."""
-    place = hashlib.blake2b(to_bytes(key), digest_size=10).hexdigest()
-    path = cache_folder("index") / f"{place}.json"
+    """Returns the cached JSON value of a key, or computes and caches it.
+
+    Args:
+        key: Text that identifies the value.
+        make: Function that computes the value, which must be representable in JSON.
+    """
+    digest = hashlib.blake2b(to_bytes(key), digest_size=10).hexdigest()
+    path = cache_folder("index") / f"{digest}.json"
     try:
-        known = json.loads(path.read_text())
-        if known["key"] == key:
-            return known["content"]
+        entry = json.loads(path.read_text())
+        if entry["key"] == key:
+            return entry["content"]
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none yet, or damaged
+        pass  # not cached, or damaged
     content = make()
-    with contextlib.suppress(OSError):  # a read-only home is no reason to stop
+    with contextlib.suppress(OSError):  # caching is optional: the home folder may be read-only
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"key": key, "content": content}))
     return content
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file in one piece: never half of it."""
+    """Writes a JSON file atomically; see ``replaced``."""
     write_text(path, json_text(content))
 
 
 def json_text(content: dict[str, Any]) -> str:
-    """Content as the text of a JSON file; NaN and infinities, which JSON lacks, are null."""
-    plain = _finite(content)
-    return json.dumps(plain, indent=2, default=_plain, allow_nan=False) + "\n"
+    """Text of a JSON file; NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(_finite(content), indent=2, default=_plain, allow_nan=False) + "\n"
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file in one piece."""
+    """Writes a text file atomically; see ``replaced``."""
     write_bytes(path, to_bytes(text))
 
 
 def to_bytes(text: str) -> bytes:
-    """UTF-8; file names that are in no encoding keep the bytes that they have on disk."""
+    """Encodes as UTF-8; file names that are not valid UTF-8 keep their bytes on disk."""
     return text.encode(errors="surrogateescape")
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as the text of a CSV file with lines that end in a line feed.
+    """Text of a CSV file whose lines end with a line feed.
 
-    A name that a spreadsheet would run as a formula gets an apostrophe in front, as spreadsheets
-    themselves write it; ``csv_value`` takes it away. Carriage returns are quoted, which Python's
-    ``csv.writer`` leaves to the reader's luck.
+    A text that a spreadsheet would run as a formula is prefixed with an apostrophe, as spreadsheets
+    do themselves; ``csv_value`` removes it. Carriage returns are quoted; Python's ``csv.writer``
+    does not quote them, and some readers then split the line.
     """
     return "".join(",".join(map(_cell, row)) + "\n" for row in rows)
 
 
 def csv_value(text: str) -> str:
-    """The value of a cell of ``csv_text``."""
+    """Original text of a cell that ``csv_text`` wrote."""
     return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA else text
 
 
 def _cell(value: Any) -> str:
+    """A value as a CSV cell, quoted where needed; None is an empty cell."""
     text = "" if value is None else str(value)
     if text[:1] in _FORMULA and not _is_number(text):
         text = "'" + text
-    if any(letter in text for letter in ',;"\r\n') or text != text.strip():
+    if any(character in text for character in ',;"\r\n') or text != text.strip():
         return '"' + text.replace('"', '""') + '"'
     return text
 
@@ -111,24 +118,24 @@ def _is_number(text: str) -> bool:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file in one piece; see ``replaced``."""
+    """Writes a file atomically; see ``replaced``."""
     with replaced(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def replaced(path: pathlib.Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of ``path`` when the block ends without an error.
+    """Opens a temporary binary file that replaces ``path`` when the block ends without an error.
 
-    The content is on the disk before the name is: neither a kill nor a power cut leaves half of it.
-    Writers at the same time do not disturb each other. Links are followed: a link stays, and the
-    file that it leads to is replaced. The new file has the permissions of the old one.
+    The content is synced to the disk before the file is renamed, so that neither a kill nor a power
+    cut leaves a partial file. Concurrent writers do not affect each other. Links are followed: a
+    link remains, and its target is replaced. The new file has the permissions of the old one.
 
     Raises:
-        OSError: It cannot be written; ``filename`` is ``path``, which is as it was.
+        OSError: The file cannot be written. Its ``filename`` is ``path``, which is unchanged.
     """
     target = pathlib.Path(os.path.realpath(path))
-    # A name may have 255 bytes at most, so a long one is cut for its suffix.
+    # File names have at most 255 bytes: a long name is cut to make room for the suffix.
     temporary = target.with_name(f"{target.name[:50]}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -138,7 +145,7 @@ def replaced(path: pathlib.Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
-    except BaseException as error:  # an interrupt as well
+    except BaseException as error:  # KeyboardInterrupt too
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
@@ -148,24 +155,24 @@ def replaced(path: pathlib.Path) -> Iterator[IO[bytes]]:
 
 
 def stamp(status: os.stat_result) -> str:
-    """Size and modification time of a file: other where it was written again."""
+    """Size and modification time of a file as text, which changes when the file is rewritten."""
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def is_unfinished(path: pathlib.Path) -> bool:
-    """Whether a file is one that ``write_bytes`` had begun when it was killed."""
+    """Whether a file is a temporary one that a killed ``write_bytes`` left."""
     return re.fullmatch(r".+\.\d+\.tmp", path.name) is not None
 
 
 def remove_unfinished(folder: pathlib.Path) -> None:
-    """Removes what killed writers left in a folder; nobody may be writing there."""
+    """Removes temporary files of killed writers from a folder; no process may be writing to it."""
     for path in folder.iterdir():
         if is_unfinished(path):
             path.unlink(missing_ok=True)
 
 
 def _finite(value: Any) -> Any:
-    """The same with None in the place of every number that is not finite."""
+    """A copy of a JSON value with None in place of non-finite numbers."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -176,6 +183,7 @@ def _finite(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    """A NumPy scalar as a Python number, for ``json.dumps``."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} has no place in a JSON file")

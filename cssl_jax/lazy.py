@@ -1,4 +1,4 @@
-"""Modules of a package that are imported when they are first used as its attributes."""
+"""Imports the modules of a package when they are first used as attributes of the package."""
 
 import importlib
 import types
@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 
 def submodules(package: str) -> Callable[[str], types.ModuleType]:
-    """A module-level ``__getattr__`` for a package, by which ``package.module`` needs no import."""
+    """Returns a ``__getattr__`` for a package, with which ``package.module`` needs no import.
+
+    Args:
+        package: Full name of the package, its ``__name__``.
+    """
 
     def get(name: str) -> types.ModuleType:
         full = f"{package}.{name}"
@@ -14,7 +18,7 @@ def submodules(package: str) -> Callable[[str], types.ModuleType]:
             if not name.startswith("_"):
                 return importlib.import_module(full)
         except ModuleNotFoundError as error:
-            if error.name != full:  # a package that the module needs is missing
+            if error.name != full:  # the module exists, but one of its imports is missing
                 raise
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 

@@ -1,4 +1,4 @@
-"""Progress bars on standard error, which a terminal and a log file can both bear."""
+"""Progress bars on standard error, suitable for terminals and log files."""
 
 import sys
 from typing import Any
@@ -7,6 +7,10 @@ from tqdm import tqdm
 
 
 def bar(**options: Any) -> tqdm:
-    """Tqdm's bar: a terminal sees it move, a log file gets a line every 15 s."""
+    """A tqdm progress bar that updates every 0.2 s on a terminal and every 15 s in a log file.
+
+    Args:
+        **options: Arguments of ``tqdm.tqdm``.
+    """
     terminal = sys.stderr.isatty()
     return tqdm(file=sys.stderr, mininterval=0.2 if terminal else 15.0, **options)

@@ -1,1 +1,1 @@
-"""What a step costs before it runs: memory, FLOPs, bytes between devices, and where it ends."""
+"""Estimates the cost of a training step before it runs: memory, FLOPs, bytes between devices."""

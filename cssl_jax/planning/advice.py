@@ -1,12 +1,12 @@
-"""Choices that are known to cost accuracy, each with who measured it and where."""
+"""Warnings about settings that are known to cost accuracy, each with its published measurement."""
 
 from collections.abc import Iterator
 
 from cssl_jax.config import Config
 
 PAPER = "SimCLR paper, arXiv 2002.05709"
-# Table B.1: ResNet-50 on ImageNet, linear probe, top-1 %: {batch: {epochs: (linear, sqrt)}}, the
-# learning rate scaled by the batch or by its square root.
+# Table B.1: ResNet-50 on ImageNet, linear probe, top-1 %: {batch: {epochs: (linear, sqrt)}}. The
+# learning rate is scaled by the batch size (linear) or by its square root (sqrt).
 TABLE_B1 = {
     256: {100: (57.5, 62.8), 200: (61.9, 64.3), 400: (64.7, 65.7), 800: (66.6, 66.5)},
     512: {100: (60.7, 63.8), 200: (64.0, 65.6), 400: (66.2, 66.7), 800: (67.8, 67.4)},
@@ -15,11 +15,11 @@ TABLE_B1 = {
     4096: {100: (64.6, 64.5), 200: (66.5, 66.8), 400: (68.2, 68.0), 800: (68.9, 69.1)},
     8192: {100: (64.8, 64.8), 200: (66.6, 67.0), 400: (67.8, 68.3), 800: (69.0, 69.1)},
 }
-WORTH_TELLING = 1.0  # point
+MIN_POINTS = 1.0  # smaller differences in top-1 % are no reason to warn
 
 
 def warnings(config: Config) -> list[str]:
-    """What in a config is known to cost accuracy, in words; each with its source."""
+    """Messages about settings of a config that are known to cost accuracy, each with its source."""
     return [
         *_scaling(config),
         *_temperature(config),
@@ -33,28 +33,28 @@ def _scaling(config: Config) -> Iterator[str]:
     batch, epochs = config.train.batch_size, config.train.epochs
     if config.optimizer.name != "lars" or config.optimizer.scaling != "linear":
         return
-    row = TABLE_B1[min(TABLE_B1, key=lambda known: abs(known - batch))]
-    nearest = min(row, key=lambda known: abs(known - epochs))
-    linear, root = row[nearest]
-    if root - linear >= WORTH_TELLING:
-        known = min(TABLE_B1, key=lambda known: abs(known - batch))
+    nearest_batch = min(TABLE_B1, key=lambda measured: abs(measured - batch))
+    row = TABLE_B1[nearest_batch]
+    nearest_epochs = min(row, key=lambda measured: abs(measured - epochs))
+    linear, root = row[nearest_epochs]
+    if root - linear >= MIN_POINTS:
         yield (
-            f"linear scaling of the learning rate at batch {batch}: {root - linear:.1f} points at "
-            f"batch {known} and {nearest} epochs, {linear} % against {root} % with the square root "
-            f"({PAPER}, table B.1, ImageNet); --optimizer.scaling sqrt --optimizer.learning-rate "
-            "0.075"
+            f"linear scaling of the learning rate at batch {batch}: it costs {root - linear:.1f} "
+            f"points at batch {nearest_batch} and {nearest_epochs} epochs, {linear} % against "
+            f"{root} % with square-root scaling ({PAPER}, table B.1, ImageNet); use "
+            "--optimizer.scaling sqrt --optimizer.learning-rate 0.075"
         )
 
 
 def _temperature(config: Config) -> Iterator[str]:
-    # On CIFAR-10 0.5 is best over long runs (B.9): the figures are ImageNet's.
+    # Only for ImageNet, where these were measured: on CIFAR-10, 0.5 is best over long runs (B.9).
     temperature = config.method.temperature
-    known = {0.05: 59.7, 0.1: 64.4, 0.5: 60.7, 1.0: 58.0}
+    accuracies = {0.05: 59.7, 0.1: 64.4, 0.5: 60.7, 1.0: 58.0}  # top-1 %
     if config.model.stem == "imagenet" and (temperature <= 0.05 or temperature >= 0.5):
-        nearest = min(known, key=lambda value: abs(value - temperature))
+        nearest = min(accuracies, key=lambda measured: abs(measured - temperature))
         yield (
-            f"temperature {temperature:g}: {known[nearest]} % at {nearest:g}, {known[0.1]} % at "
-            f"0.1 ({PAPER}, table 5, ImageNet at 100 epochs)"
+            f"temperature {temperature:g}: {accuracies[nearest]} % at {nearest:g}, "
+            f"{accuracies[0.1]} % at 0.1 ({PAPER}, table 5, ImageNet at 100 epochs)"
         )
 
 
@@ -65,8 +65,8 @@ def _augmentation(config: Config) -> Iterator[str]:
         return
     if not policy.uses("jitter") or policy.jitter_strength == 0:
         yield (
-            "crops without colour jitter: crops of one picture share its colours, which then tell "
-            f"pictures apart without any other feature ({PAPER}, section 3.1 and figure 6)"
+            "crops without colour jitter: crops of one image share its colours, which then "
+            f"identify the image without any other feature ({PAPER}, section 3.1 and figure 6)"
         )
     elif config.model.stem == "imagenet" and policy.jitter_strength <= 0.25:
         yield (
@@ -79,7 +79,7 @@ def _head(config: Config) -> Iterator[str]:
     if config.model.projector_layers == 1:
         yield (
             "a linear projection head: a non-linear one is worth 3 points "
-            f"({PAPER}, section 4.2, ImageNet); --model.projector-layers 2"
+            f"({PAPER}, section 4.2, ImageNet); use --model.projector-layers 2"
         )
 
 
@@ -90,7 +90,7 @@ def _statistics(config: Config) -> Iterator[str]:
     if size < batch:
         field = "model.norm_group" if group else "train.micro_batch"
         yield (
-            f"{field} {size}: BatchNorm of a part of the batch, which holds both views of its "
-            "pictures, can tell the model which belong together; the paper takes statistics of "
-            f"the whole batch for that reason ({PAPER}, section 2.2, global BN)"
+            f"{field} {size}: BatchNorm statistics of a fraction of the batch, which holds both "
+            "views of its images, can reveal to the model which views belong together; the paper "
+            f"uses statistics of the whole batch for that reason ({PAPER}, section 2.2, global BN)"
         )

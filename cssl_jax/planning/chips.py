@@ -1,4 +1,4 @@
-"""Accelerators that ``plan --target`` compiles for: stated rates and names of topologies."""
+"""Accelerators that ``plan --target`` compiles for: vendors' stated rates, topology names."""
 
 import dataclasses
 import math
@@ -11,11 +11,11 @@ class Chip:
     """Rates that the vendor states for one chip.
 
     Attributes:
-        flops: Dense bfloat16 operations per second.
+        flops: Dense bfloat16 floating-point operations per second.
         memory: Bytes of device memory.
-        bandwidth: Bytes per second of device memory.
-        interconnect: Bytes per second that the chip sends to others, one direction.
-        source: Where the rates are stated.
+        bandwidth: Bandwidth of the device memory in bytes per second.
+        interconnect: Bytes per second that the chip sends to other chips, in one direction.
+        source: Document that states the rates.
     """
 
     flops: float
@@ -28,7 +28,7 @@ class Chip:
 _TPU = "docs.cloud.google.com/tpu/docs/"
 _NVIDIA = "NVIDIA's datasheet, SXM, dense"
 TPUS = {
-    # The documents state interconnects as both directions together; half of it is sent.
+    # The documents state the sum of both directions of the interconnect; half of it is sent.
     "v4": Chip(275e12, 32e9, 1.2e12, 150e9, f"{_TPU}v4"),
     "v5e": Chip(197e12, 16e9, 819e9, 200e9, f"{_TPU}v5e"),
     "v5p": Chip(459e12, 95e9, 2765e9, 300e9, f"{_TPU}v5p"),
@@ -43,15 +43,15 @@ GPUS = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a step is compiled for.
+    """Accelerators that a step is compiled for.
 
     Attributes:
-        name: As given, such as "tpu:v5e:4x8".
+        name: Name that the user gave, such as "tpu:v5e:4x8".
         platform: "tpu" or "cuda".
         model: Key of ``TPUS`` or ``GPUS``.
-        topology: Chips along each axis, such as "4x8"; GPUs: their number.
+        topology: Chips along each axis, such as "4x8"; for GPUs the number of GPUs.
         chips: Number of chips.
-        chip: Stated rates of one.
+        chip: Stated rates of one chip.
     """
 
     name: str
@@ -63,10 +63,11 @@ class Target:
 
 
 def parse_target(name: str) -> Target:
-    """Reads "tpu:v5e:4x8", "cuda:h100" or "cuda:h100:8".
+    """Parses a target name such as "tpu:v5e:4x8", "cuda:h100" or "cuda:h100:8".
 
     Raises:
-        UserError: The platform, the chip or the topology is unknown, with those that are known.
+        UserError: The platform, the chip or the topology is unknown; the message lists the known
+            chips.
     """
     platform, _, rest = name.partition(":")
     model, _, topology = rest.partition(":")

@@ -1,4 +1,4 @@
-"""In a process of its own: compiles a step for devices that are simulated, or here."""
+"""Child process that compiles a step for simulated CPU devices or for this machine's devices."""
 
 import time
 from collections.abc import Callable
@@ -13,36 +13,36 @@ from cssl_jax.runtime import spmd, subprocesses
 
 
 def main(
-    tell: Callable[..., None],
+    report: Callable[..., None],
     *,
     config: dict[str, Any],
     devices: int,
     cpu_devices: int,
     memory: int | None,
 ) -> None:
-    """Tells what the compiled step needs; runs nothing.
+    """Reports memory, operations and collective bytes of the compiled step; runs nothing.
 
     Args:
-        tell: Reports to the parent, see ``subprocesses.serve``.
-        config: Of the run, as ``recipes.to_dict`` gives it.
-        devices: To compile for.
-        cpu_devices: To simulate; 0 takes what there is.
-        memory: Bytes of one device, see ``input_of``.
+        report: Sends keyword arguments to the parent process, see ``subprocesses.serve``.
+        config: Config of the run, as ``recipes.to_dict`` returns it.
+        devices: Number of devices to compile for.
+        cpu_devices: Number of CPU devices to simulate; 0 uses this machine's devices.
+        memory: Memory of one device in bytes, see ``input_of``.
     """
     if cpu_devices:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
-    known = recipes.from_dict(config)
-    # A program from the cache need not tell its memory and its text.
+    run_config = recipes.from_dict(config)
+    # A program from the cache may lack the memory analysis and the text that are reported.
     jax.config.update("jax_enable_compilation_cache", False)
     start = time.monotonic()
     mesh = spmd.make_mesh(jax.devices()[:devices])
-    step = step_of(known, mesh, input_of(known, memory, devices))
+    step = step_of(run_config, mesh, input_of(run_config, memory, devices))
     function = spmd.data_parallel(step.function, mesh, split_constants=step.split_constants)
-    made = function.lower(step.state, step.constants, step.host_batch).compile()  # type: ignore[attr-defined]
-    tell(
-        memory=compiled.memory(made),
-        flops=compiled.flops(made),
-        collectives=compiled.collective_bytes(made.as_text(), devices),
+    program = function.lower(step.state, step.constants, step.host_batch).compile()  # type: ignore[attr-defined]
+    report(
+        memory=compiled.memory(program),
+        flops=compiled.flops(program),
+        collectives=compiled.collective_bytes(program.as_text(), devices),
         seconds=time.monotonic() - start,
     )
 

@@ -1,4 +1,4 @@
-"""What a compiled step says of itself: memory, FLOPs, and the collectives in its text."""
+"""Memory, FLOPs and collectives of a compiled step, from XLA's analyses and the program text."""
 
 import re
 from collections import Counter
@@ -15,35 +15,43 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 def memory(compiled: Any) -> dict[str, int]:
-    """Bytes on one device: arguments, results that share none of their memory, temporaries."""
-    found = compiled.memory_analysis()
+    """Bytes on one device: arguments, results not aliased with arguments, and temporaries."""
+    analysis = compiled.memory_analysis()
     return {
-        "arguments": found.argument_size_in_bytes,
-        "results": found.output_size_in_bytes - found.alias_size_in_bytes,
-        "temporaries": found.temp_size_in_bytes,
+        "arguments": analysis.argument_size_in_bytes,
+        # A donated argument and its result are the same memory, which "arguments" counts.
+        "results": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
     }
 
 
 def flops(compiled: Any) -> float:
-    """Operations of one device, by XLA's count: bodies of loops once, whatever their length."""
+    """Floating-point operations of one device, as XLA counts them: each loop body counts once."""
     return _cost(compiled, "flops")
 
 
 def bytes_accessed(compiled: Any) -> float:
-    """Bytes that one device's operations read and write, by XLA's count; loops once."""
+    """Bytes read and written on one device, as XLA counts them: each loop body counts once."""
     return _cost(compiled, "bytes accessed")
 
 
 def _cost(compiled: Any, name: str) -> float:
-    found = compiled.cost_analysis()
-    return float((found[0] if isinstance(found, list) else found).get(name, 0.0))
+    analysis = compiled.cost_analysis()  # a list with one entry on some backends
+    return float((analysis[0] if isinstance(analysis, list) else analysis).get(name, 0.0))
 
 
 def collective_bytes(text: str, devices: int) -> Counter[str]:
-    """Bytes of all collectives by kind in a program's text; as ``jaxpr.collective_bytes``.
+    """Total bytes of each kind of collective in a program's text.
+
+    Sizes follow ``jaxpr.collective_bytes``: the result of an all-gather, the operand of a
+    reduction, and collectives in loops as often as the loops run.
+
+    Args:
+        text: HLO text of a compiled program.
+        devices: Number of devices that the program runs on.
 
     Raises:
-        ValueError: A collective is in a loop whose length the text does not tell.
+        ValueError: A collective is in a loop whose trip count the text does not contain.
     """
     own: dict[str, Counter[str]] = {}
     calls: dict[str, list[tuple[str, int | None]]] = {}
@@ -53,17 +61,17 @@ def collective_bytes(text: str, devices: int) -> Counter[str]:
             name = header[1]
             own[name], calls[name] = Counter(), []
             entry = name if line.startswith("ENTRY") else entry
-        elif (found := _INSTRUCTION.match(line)) and name:
-            shape, operation = found[1], found[2].removesuffix("-start")
+        elif (match := _INSTRUCTION.match(line)) and name:
+            shape, operation = match[1], match[2].removesuffix("-start")
             if operation in KINDS:
-                own[name][operation] += _size(shape, operation, found[2]) * (
+                own[name][operation] += _size(shape, operation, match[2]) * (
                     devices if operation == "reduce-scatter" else 1
                 )
-                continue  # what it applies is a sum of two numbers
+                continue  # the called computation is the scalar sum: no collectives
             trips: int | None = 1
             if operation == "while":
-                known = _TRIPS.search(line)
-                trips = int(known[1]) if known else None
+                count = _TRIPS.search(line)
+                trips = int(count[1]) if count else None
             branches = _BRANCHES.search(line)
             called = _CALLED.findall(line) + re.findall(
                 r"[\w.\-]+", branches[1] if branches else ""
@@ -71,26 +79,26 @@ def collective_bytes(text: str, devices: int) -> Counter[str]:
             calls[name] += [(callee, trips) for callee in called]
 
     def total(computation: str) -> Counter[str]:
-        found = Counter(own.get(computation, Counter()))
+        sizes = Counter(own.get(computation, Counter()))
         for callee, trips in calls.get(computation, ()):
-            within = total(callee)
-            if within and trips is None:
-                raise ValueError(f"collectives in a loop of unknown length: {dict(within)}")
-            found.update({kind: size * (trips or 0) for kind, size in within.items()})
-        return found
+            inner = total(callee)
+            if inner and trips is None:
+                raise ValueError(f"collectives in a loop of unknown length: {dict(inner)}")
+            sizes.update({kind: size * (trips or 0) for kind, size in inner.items()})
+        return sizes
 
     return total(entry)
 
 
 def collective_counts(text: str) -> Counter[str]:
-    """Number of collectives by kind in a program's text; those of loops once."""
-    found = (_INSTRUCTION.match(line) for line in text.splitlines())
-    names = (match[2].removesuffix("-start") for match in found if match)
+    """Number of collectives of each kind in a program's text; those in loops count once."""
+    matches = (_INSTRUCTION.match(line) for line in text.splitlines())
+    names = (match[2].removesuffix("-start") for match in matches if match)
     return Counter(name for name in names if name in KINDS)
 
 
 def shape_bytes(shape: str) -> int:
-    """Bytes of a shape in a program's text, all elements of a tuple together."""
+    """Bytes of a shape in a program's text, summed over the elements of a tuple."""
     return sum(_array_bytes(shape))
 
 
@@ -106,7 +114,7 @@ def _array_bytes(shape: str) -> list[int]:
 
 
 def _size(shape: str, operation: str, name: str) -> int:
-    """Of the result; one that is started apart gives (operand, result)."""
+    """Bytes of a collective's result; an asynchronous start returns (operand, result)."""
     sizes = _array_bytes(shape)
     asynchronous = name.endswith("-start") and operation != "all-reduce"
     return max(sizes) if asynchronous else sum(sizes)

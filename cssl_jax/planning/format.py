@@ -1,4 +1,4 @@
-"""A plan as text."""
+"""Formats a plan as the text that ``cssl-jax plan`` prints."""
 
 import textwrap
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ WIDTH = 100
 
 
 def plan_text(plan: Plan) -> str:
-    """The whole report."""
+    """The complete report of a plan."""
     return "\n".join(
         [
             *(*_recipe(plan), ""),
@@ -35,30 +35,30 @@ def _recipe(plan: Plan) -> Iterator[str]:
 
 def _memory(plan: Plan) -> Iterator[str]:
     shapes = plan.shapes
-    yield f"Memory of one device, {_gib(plan.memory)} there:"
+    yield f"Memory of one device, {_gib(plan.memory)} available:"
     yield (
-        f"  by shapes       {_gib(shapes.held):>9}  held throughout {_gib(shapes.arguments)}; at "
-        f"the worst moment {_gib(shapes.peak)} more"
+        f"  by shapes       {_gib(shapes.held):>9}  held throughout {_gib(shapes.arguments)}; "
+        f"{_gib(shapes.peak)} more at the peak"
     )
     if plan.compiled:
         memory = plan.compiled["memory"]
-        kept = memory["arguments"] + memory["results"]
+        fixed = memory["arguments"] + memory["results"]
         yield (
-            f"  compiled, {plan.compiler:<6}{_gib(kept + memory['temporaries']):>9}  arguments and "
-            f"results {_gib(kept)}; temporaries {_gib(memory['temporaries'])}; in "
+            f"  compiled, {plan.compiler:<6}{_gib(fixed + memory['temporaries']):>9}  arguments "
+            f"and results {_gib(fixed)}; temporaries {_gib(memory['temporaries'])}; in "
             f"{plan.compiled['seconds']:.0f} s"
         )
     verdict = "fits" if shapes.held <= plan.memory else "does not fit"
     yield f"  by shapes it {verdict}."
     notes = (
-        "By shapes: every array of the step from the operation that makes it to the last that "
-        "reads it, nothing fused, no workspace, no padding."
+        "By shapes: every array of the step lives from the operation that computes it to the last "
+        "one that reads it; no fusion, no workspace, no padding."
     )
     if plan.compiled and plan.compiler == "CPU":
         notes += (
-            " Compiled: XLA's own plan, for a CPU. An accelerator's fuses more, but adds "
-            "workspaces of convolutions, pads (TPU: channels to 128), and keeps remat, which is "
-            "undone on a CPU."
+            " Compiled: XLA's memory analysis for a CPU. For an accelerator XLA fuses more, but "
+            "adds workspaces of convolutions, pads (TPU: channels to 128), and keeps remat, which "
+            "it removes on a CPU."
         )
         if plan.config.model.dtype == "bfloat16":
             notes += " A CPU computes bfloat16 in float32, which takes more memory."
@@ -73,45 +73,45 @@ def _largest(plan: Plan) -> Iterator[str]:
         "GradCache": f"--train.micro-batch {plan.micro_batch * plan.devices}",
     }
     for kind, batch in plan.largest.items():
-        size = f"{batch:,} ({batch // plan.devices:,} a device)" if batch else "none"
+        size = f"{batch:,} ({batch // plan.devices:,} per device)" if batch else "none"
         yield f"  {kind:<10}{size:<28}  {options[kind]}".rstrip()
 
 
 def _flops(plan: Plan) -> Iterator[str]:
     cost = plan.shapes.cost
-    yield "Operations of one device a step:"
+    yield "Operations per device and step:"
     yield (
-        f"  by hand       {cost.flops / 1e12:>10.4g} TFLOP  encoder and head "
+        f"  by formula    {cost.flops / 1e12:>10.4g} TFLOP  encoder and head "
         f"{cost.encoder_flops / 1e12:.4g}, loss {cost.loss_flops / 1e12:.4g}"
     )
     if plan.compiled:
         yield (
             f"  compiled      {plan.compiled['flops'] / 1e12:>10.4g} TFLOP  augmentation, "
-            "norms, update too; no padding; loops once"
+            "norms and update included; no padding; loop bodies once"
         )
 
 
 def _collectives(plan: Plan) -> Iterator[str]:
     cost, traced = plan.shapes.cost, plan.shapes.collectives
-    by_hand = {
+    by_formula = {
         "all-gather": cost.all_gather,
         "all-reduce": cost.all_reduce + cost.norm_all_reduce,
         "reduce-scatter": cost.reduce_scatter,
     }
-    yield "Bytes between devices a step, what an all-gather gives and what goes into a reduction:"
-    yield f"  {'':<16}{'by hand':>16}{'as written':>16}" + (
+    yield "Bytes between devices per step (result of an all-gather, operand of a reduction):"
+    yield f"  {'':<16}{'by formula':>16}{'traced':>16}" + (
         f"{'compiled':>16}" if plan.compiled else ""
     )
-    for kind in dict.fromkeys([*by_hand, *traced]):
-        line = f"  {kind:<16}{by_hand.get(kind, 0):>16,}{traced[kind]:>16,}"
+    for kind in dict.fromkeys([*by_formula, *traced]):
+        line = f"  {kind:<16}{by_formula.get(kind, 0):>16,}{traced[kind]:>16,}"
         if plan.compiled:
             line += f"{plan.compiled['collectives'].get(kind, 0):>16,}"
         yield line
     yield (
-        f"  of the all-reduce {cost.all_reduce:,} for the gradient, {cost.norm_all_reduce:,} for "
+        f"  all-reduce: {cost.all_reduce:,} for the gradient, {cost.norm_all_reduce:,} for "
         f"BatchNorm, whose layers wait {cost.waits} times"
     )
-    yield f"  sent by each device, with rings: {cost.sent(plan.devices) / 1e6:,.1f} MB"
+    yield f"  sent by each device, with ring algorithms: {cost.sent(plan.devices) / 1e6:,.1f} MB"
 
 
 def _warnings(plan: Plan) -> Iterator[str]:

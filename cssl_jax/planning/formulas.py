@@ -1,6 +1,6 @@
-"""Cost by hand: multiplications, and bytes between devices, from the sizes alone.
+"""Closed-form cost of a step: operations and bytes between devices, from the sizes alone.
 
-Apart from the code that computes, so that each can check the other.
+The formulas share no code with the training step, so that tests can check one against the other.
 """
 
 import dataclasses
@@ -12,8 +12,9 @@ from cssl_jax.config import ModelConfig
 from cssl_jax.errors import UserError
 
 FLOAT = 4  # bytes
-METRICS = 3  # scalars that are averaged beside the gradient: loss, accuracy, entropy
-# (blocks a stage, 1x1-3x3-1x1 blocks): arXiv 1512.03385, table 1; 10, 14 and 200 likewise.
+METRICS = 3  # scalars that are averaged along with the gradient: loss, accuracy, entropy
+# Encoder: (blocks per stage, whether blocks are 1x1-3x3-1x1 bottlenecks), from arXiv 1512.03385,
+# table 1; ResNet-10, -14 and -200, which it lacks, follow the same scheme.
 RESNETS = {
     "resnet10": ((1, 1, 1, 1), False),
     "resnet14": ((1, 1, 1, 1), True),
@@ -27,7 +28,7 @@ RESNETS = {
 
 
 class Convolution(NamedTuple):
-    """One layer: kernel side, channels in and out, side of the output in pixels."""
+    """One convolution: kernel side, input and output channels, side of the output in pixels."""
 
     kernel: int
     inputs: int
@@ -36,20 +37,25 @@ class Convolution(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """Weights; there are no biases."""
+        """Number of weights; there are no biases."""
         return self.kernel**2 * self.inputs * self.outputs
 
     @property
     def flops(self) -> int:
-        """Of one image forward: a multiplication and an addition a weight and place."""
+        """Operations per image forward: a multiplication and an addition per weight and pixel."""
         return 2 * self.parameters * self.side**2
 
 
 def convolutions(model: ModelConfig, size: int, channels: int) -> Iterator[Convolution]:
-    """The layers of a ResNet in order; every one is followed by a BatchNorm of its outputs.
+    """The convolutions of a ResNet in order; a BatchNorm of its outputs follows each.
+
+    Args:
+        model: Encoder, its stem and width.
+        size: Side of an input image in pixels.
+        channels: Channels of an input image.
 
     Raises:
-        UserError: The encoder is no ResNet that is counted here.
+        UserError: The encoder is not in ``RESNETS``.
     """
     if model.encoder not in RESNETS:
         raise UserError(
@@ -80,7 +86,7 @@ def convolutions(model: ModelConfig, size: int, channels: int) -> Iterator[Convo
 
 
 def projector(model: ModelConfig, features: int) -> list[tuple[int, int]]:
-    """(inputs, outputs) of each dense layer of the head."""
+    """(input, output) widths of each dense layer of the projection head."""
     hidden = model.projector_hidden or features
     widths = [features, *[hidden] * (model.projector_layers - 1), model.projector_dim]
     return list(itertools.pairwise(widths))
@@ -88,18 +94,19 @@ def projector(model: ModelConfig, features: int) -> list[tuple[int, int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one step on one device.
+    """Cost of one training step on one device.
 
     Attributes:
-        parameters: Of encoder and head.
-        encoder_flops: Forward and backward.
-        loss_flops: Likewise.
-        all_gather: Bytes of its result.
-        all_reduce: Bytes that go in: the gradient.
-        norm_all_reduce: Bytes that go in: BatchNorm's statistics and their gradients.
-        reduce_scatter: Bytes that go in.
-        waits: Averages of BatchNorm that the next layer waits for, one after another.
-        norm_devices: That each of them is over.
+        parameters: Number of parameters of encoder and projection head.
+        encoder_flops: Operations of encoder and head, forward and backward.
+        loss_flops: Operations of the loss, forward and backward.
+        all_gather: Bytes of the all-gather's result.
+        all_reduce: Bytes of the all-reduce's operands for gradient and metrics.
+        norm_all_reduce: Bytes of the all-reduces' operands for BatchNorm: statistics and their
+            gradients.
+        reduce_scatter: Bytes of the reduce-scatter's operand.
+        waits: Number of BatchNorm averages that the next layer waits for, one after another.
+        norm_devices: Number of devices that each BatchNorm average is over.
     """
 
     parameters: int
@@ -114,11 +121,11 @@ class Cost:
 
     @property
     def flops(self) -> int:
-        """Of encoder, head and loss."""
+        """Operations of encoder, head and loss."""
         return self.encoder_flops + self.loss_flops
 
     def sent(self, devices: int) -> float:
-        """Bytes that each device sends, with rings: Patarasuk and Yuan 2009, sec. 3."""
+        """Bytes that each device sends with ring algorithms: Patarasuk and Yuan 2009, sec. 3."""
         once = self.all_gather + self.reduce_scatter
         return (once + 2 * (self.all_reduce + self.norm_all_reduce)) * (devices - 1) / devices
 
@@ -133,16 +140,20 @@ def cost(
     tiled: bool,
     micro_batches: int = 1,
 ) -> Cost:
-    """By hand, for SimCLR with two views.
+    """Cost of one SimCLR step with two views per example, by closed formulas.
 
     Args:
-        model: Encoder and head.
+        model: Encoder and projection head.
         size: Side of a view in pixels.
-        channels: Of a view.
-        batch: Global, N.
-        devices: That share it.
-        tiled: The loss is taken in tiles, see ``losses.similarity.choose_tile``.
-        micro_batches: Parts that the batch is encoded in; more than one is GradCache.
+        channels: Channels of a view.
+        batch: Global batch size N in examples.
+        devices: Number of devices that the batch is split over.
+        tiled: Whether the loss is computed in tiles, see ``losses.core.similarity.choose_tile``.
+        micro_batches: Number of micro-batches that the batch is encoded in; more than one means
+            GradCache.
+
+    Raises:
+        UserError: The encoder is not in ``RESNETS``.
     """
     stem, *blocks = convolutions(model, size, channels)
     head = projector(model, blocks[-1].outputs)
@@ -150,45 +161,52 @@ def cost(
     dense = sum(a * b for a, b in head)
     inside = sum(layer.flops for layer in blocks)
     forward = stem.flops + inside + 2 * dense
-    # Backward once for the weights and once for the inputs, but for those of the first layer.
+    # The backward pass costs one forward pass for the weights and one for the inputs, except that
+    # the first layer needs no gradient of its inputs.
     encoder = 3 * forward - stem.flops
-    encoder += forward if micro_batches > 1 else 0  # once more, as activations are not kept
-    encoder += inside if model.remat else 0  # likewise, of every block
-    # Three products of [2n, d] with [2N, d]: similarities, and the gradients of both sides; in
-    # tiles similarities twice, and by symmetry the gradient of one side.
+    encoder += forward if micro_batches > 1 else 0  # recomputed: GradCache stores none
+    encoder += inside if model.remat else 0  # every block is recomputed in the backward pass
+    # Three products of [2n, d] with [2N, d]: the similarities and the gradients of both sides. In
+    # tiles: the similarities twice, and by symmetry the gradient of one side only.
     loss = 3 * 2 * images * rows * model.projector_dim
     layers = [stem, *blocks]
     norms = [layer.outputs for layer in layers]
     norms += [out for _, out in head] if model.projector_norm else []
     scales = 2 * sum(norms) - (model.projector_dim if model.projector_norm else 0)
     groups = _groups(model, batch // micro_batches)
-    often, again = _norm_reductions(model, groups < devices, micro_batches)
+    per_norm, recomputed = _norm_reductions(model, groups < devices, micro_batches)
     biases = 0 if model.projector_norm else sum(out for _, out in head)
     parameters = sum(layer.parameters for layer in layers) + dense + scales + biases
     return Cost(
         parameters=parameters,
         encoder_flops=images * encoder,
         loss_flops=loss,
-        # In tiles each anchor's log-sum-exp goes along, and the gradient needs no more.
+        # In tiles each anchor's log-sum-exp is gathered too, and the gradient needs no collective.
         all_gather=rows * FLOAT * (model.projector_dim + (1 if tiled else 0)),
         all_reduce=FLOAT * (parameters + METRICS),
-        norm_all_reduce=2 * FLOAT * (often * sum(norms) + again * sum(x.outputs for x in blocks)),
+        norm_all_reduce=2
+        * FLOAT
+        * (per_norm * sum(norms) + recomputed * sum(layer.outputs for layer in blocks)),
         reduce_scatter=0 if tiled else rows * FLOAT * model.projector_dim,
-        waits=(often - micro_batches) * len(norms) + again * len(blocks),
+        # The running statistics are not waited for: one average per norm and micro-batch.
+        waits=(per_norm - micro_batches) * len(norms) + recomputed * len(blocks),
         norm_devices=max(devices // groups, 1),
     )
 
 
 def _groups(model: ModelConfig, encoded: int) -> int:
-    """BatchNorm groups of so many examples that are encoded at once."""
+    """Number of BatchNorm groups among ``encoded`` examples that are encoded at once."""
     return encoded // (model.norm_group or encoded)
 
 
 def _norm_reductions(model: ModelConfig, shared: bool, micro_batches: int) -> tuple[int, int]:
-    """How often BatchNorm averages two numbers a channel over devices in one step.
+    """How often BatchNorm averages two numbers per channel over devices in one step.
 
-    Every norm: its moments forward, their gradient backward, and what the running ones are moved
-    by; moments only where devices share a group. Those in blocks: moments again, with remat.
+    Returns:
+        (averages of every norm, additional averages of norms in blocks). Every norm averages its
+        moments forward, their gradient backward, and the updates of its running statistics; the
+        moments are averaged only if devices share a group (``shared``). With remat, norms in
+        blocks average their moments again.
     """
     moments = micro_batches if shared else 0
     forward = 2 if micro_batches > 1 else 1

@@ -1,4 +1,4 @@
-"""Descriptions of GPUs, as XLA's compiler takes them where there is none (GpuTargetConfig)."""
+"""GPU descriptions (GpuTargetConfig) with which XLA compiles on a machine without a GPU."""
 
 _TEMPLATE = """
 gpu_device_info {{

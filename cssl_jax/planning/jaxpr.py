@@ -1,4 +1,4 @@
-"""What a step's program says of itself before XLA: bytes alive, and bytes between devices."""
+"""Live bytes and collective bytes of a step, from its jaxpr: before XLA compiles it."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 from cssl_jax.planning.shapes import Step
 from cssl_jax.runtime import spmd
 
-# JAX's name, the name in compiled programs, and whether the larger side is the result.
+# JAX primitive: (name in compiled programs, whether its size is that of the result).
 COLLECTIVES = {
     "psum": ("all-reduce", False),
     "all_gather": ("all-gather", True),
@@ -19,12 +19,13 @@ COLLECTIVES = {
     "ppermute": ("collective-permute", False),
     "all_to_all": ("all-to-all", False),
 }
-SHARING = ("reshape", "squeeze", "expand_dims", "optimization_barrier", "stop_gradient")
+# Primitives whose result XLA keeps in the memory of their operand.
+ALIASING = ("reshape", "squeeze", "expand_dims", "optimization_barrier", "stop_gradient")
 Jaxpr = Any
 
 
 def device_program(step: Step, mesh: Mesh) -> Jaxpr:
-    """The program of one device: a jaxpr with the shapes that it sees. Compiles nothing."""
+    """The per-device program of a step: a jaxpr with per-device shapes. Compiles nothing."""
     specs = spmd.argument_specs(step.split_constants)
     mapped = jax.shard_map(
         step.function, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
@@ -34,80 +35,86 @@ def device_program(step: Step, mesh: Mesh) -> Jaxpr:
 
 
 def argument_bytes(jaxpr: Jaxpr) -> int:
-    """Of what the program is given: the state, constants, and this device's rows."""
-    return sum(_bytes(v) for v in (*jaxpr.invars, *jaxpr.constvars))
+    """Bytes of a program's arguments: the state, constants, and one device's rows of the batch."""
+    return sum(_bytes(variable) for variable in (*jaxpr.invars, *jaxpr.constvars))
 
 
 def peak_bytes(jaxpr: Jaxpr) -> int:
-    """Most bytes alive beside the arguments, were its operations run one by one as written.
+    """Maximum bytes alive besides the arguments if operations run one by one in program order.
 
-    An array lives from the operation that makes it to the last that reads it. A compiler that
-    fuses operations holds less; one that needs workspaces or pads holds more.
+    An array lives from the operation that computes it to the last one that reads it. A compiler
+    that fuses operations needs less; one that pads or needs workspaces needs more.
     """
     equations = _needed(jaxpr)
-    same: dict[Any, Any] = {}  # what shares the memory of an earlier array
+    buffers: dict[Any, Any] = {}  # variable -> earlier variable whose memory it shares
     for equation in equations:
-        if _shares(equation):
-            same |= {
-                made: same.get(given, given)
-                for made, given in zip(equation.outvars, equation.invars, strict=False)
-                if not isinstance(given, Literal)
+        if _aliases(equation):
+            buffers |= {
+                result: buffers.get(operand, operand)
+                for result, operand in zip(equation.outvars, equation.invars, strict=False)
+                if not isinstance(operand, Literal)
             }
 
     def arrays(variables: Any) -> Iterator[Any]:
-        return (same.get(v, v) for v in variables if not isinstance(v, Literal))
+        return (buffers.get(v, v) for v in variables if not isinstance(v, Literal))
 
-    last = {v: i for i, equation in enumerate(equations) for v in arrays(equation.invars)}
-    last |= dict.fromkeys(arrays(jaxpr.outvars), len(equations))
-    dying: dict[int, list[Any]] = {}
-    for variable, i in last.items():
-        dying.setdefault(i, []).append(variable)
+    # Index of the last equation that reads an array; results outlive every equation.
+    last_use = {v: i for i, equation in enumerate(equations) for v in arrays(equation.invars)}
+    last_use |= dict.fromkeys(arrays(jaxpr.outvars), len(equations))
+    freed: dict[int, list[Any]] = {}
+    for variable, i in last_use.items():
+        freed.setdefault(i, []).append(variable)
     alive: dict[Any, int] = {}
-    held = worst = 0
+    held = peak = 0
     for i, equation in enumerate(equations):
-        made = {v: _bytes(v) for v in equation.outvars if v in last}
-        inside = max(map(peak_bytes, _inner(equation)), default=0)
-        loop = equation.primitive.name in ("scan", "while")  # results stand beside the body
-        both = sum(made.values()) + inside if loop else max(sum(made.values()), inside)
-        worst = max(worst, held + both)
-        alive |= made
-        held += sum(made.values())
-        held -= sum(alive.pop(v, 0) for v in dying.get(i, ()))
-    return worst
+        # Views of earlier arrays are not in last_use, and add nothing.
+        results = {v: _bytes(v) for v in equation.outvars if v in last_use}
+        result_bytes = sum(results.values())
+        inner_peak = max(map(peak_bytes, _inner(equation)), default=0)
+        # A loop's stacked results exist while its body runs; the results of another inner program
+        # are part of that program's peak.
+        is_loop = equation.primitive.name in ("scan", "while")
+        peak = max(
+            peak, held + (result_bytes + inner_peak if is_loop else max(result_bytes, inner_peak))
+        )
+        alive |= results
+        held += result_bytes
+        held -= sum(alive.pop(v, 0) for v in freed.get(i, ()))
+    return peak
 
 
-def _shares(equation: Any) -> bool:
-    """Whether its results are the arrays that it is given, seen otherwise."""
+def _aliases(equation: Any) -> bool:
+    """Whether the results of an equation are views of its operands' memory."""
     name = equation.primitive.name
     grows = [v.aval.size for v in equation.outvars] != [v.aval.size for v in equation.invars[:1]]
-    return name in SHARING or (name == "broadcast_in_dim" and not grows)
+    return name in ALIASING or (name == "broadcast_in_dim" and not grows)
 
 
 def collective_bytes(jaxpr: Jaxpr) -> Counter[str]:
-    """Bytes of all collectives by kind, those of loops as often as they run.
+    """Total bytes of each kind of collective; those in loops count as often as the loops run.
 
-    Of an all-gather its result, of a reduction what goes in.
+    The size of an all-gather is that of its result, the size of a reduction that of its operand.
 
     Raises:
-        ValueError: A collective is in a loop whose length is not known beforehand.
+        ValueError: A collective is in a loop whose trip count is not known when tracing.
     """
-    found: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for equation in _needed(jaxpr):
         name = equation.primitive.name
         if name in COLLECTIVES:
             kind, by_result = COLLECTIVES[name]
-            found[kind] += sum(map(_bytes, equation.outvars if by_result else equation.invars))
+            sizes[kind] += sum(map(_bytes, equation.outvars if by_result else equation.invars))
         for inner in _inner(equation):
-            within = collective_bytes(inner)
-            if name == "while" and within:
-                raise ValueError(f"collectives in a loop of unknown length: {dict(within)}")
+            inner_sizes = collective_bytes(inner)
+            if name == "while" and inner_sizes:
+                raise ValueError(f"collectives in a loop of unknown length: {dict(inner_sizes)}")
             times = equation.params["length"] if name == "scan" else 1
-            found.update({kind: times * size for kind, size in within.items()})
-    return found
+            sizes.update({kind: times * size for kind, size in inner_sizes.items()})
+    return sizes
 
 
 def _needed(jaxpr: Jaxpr) -> list[Any]:
-    """Equations that a result depends on, in order; a step has no other effect."""
+    """Equations that a result depends on, in order; XLA removes the others, as a step is pure."""
     wanted = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
     needed = []
     for equation in reversed(jaxpr.eqns):
@@ -118,6 +125,7 @@ def _needed(jaxpr: Jaxpr) -> list[Any]:
 
 
 def _inner(equation: Any) -> Iterator[Jaxpr]:
+    """Programs that an equation calls, such as the body of a loop."""
     for leaf in jax.tree.leaves(equation.params):
         jaxpr = getattr(leaf, "jaxpr", leaf)
         if hasattr(jaxpr, "eqns"):

@@ -1,36 +1,41 @@
-"""Which part of the train step a compiled program's operations come from."""
+"""Counts a compiled program's operations by the component of the train step they come from."""
 
 import re
 from collections import Counter
 
 from cssl_jax.planning.compiled import KINDS, shape_bytes
 
-# What a device executes as an operation of its own; the rest of a program is bookkeeping.
+# Instructions that a device executes as separate operations; the others are bookkeeping.
 OPERATIONS = (
     *("fusion", "convolution", "dot", "custom-call", "copy", "copy-start", "reduce"),
     *("sort", "scatter", "gather", "while", "conditional", "dynamic-update-slice"),
 )
-# Named scopes of ``step.train_step``, ``step.grad_cache`` and ``methods.base``, in the order in
-# which they are looked for in the path of an operation.
+# Named scopes of ``step.train_step``, ``step.grad_cache`` and ``methods.base``, in order of
+# precedence: the first one that occurs in the path of an operation is its origin.
 PARTS = ("views", "optimizer", "journal", "finite", "loss", "projector", "encoder")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 
 
 def by_origin(text: str) -> dict[str, dict[str, float]]:
-    """Part of the step -> {"kernels": operations, "bytes": what they read and write}.
+    """Component of the step -> {"kernels": number of operations, "bytes": read and written}.
 
-    Counts the entry computation of an optimised program's text, each loop as one operation. Bytes
-    are those of operands and results, so that what an operation reads twice counts once.
+    Args:
+        text: HLO text of an optimised program. Only its entry computation is counted, each loop as
+            one operation.
+
+    Returns:
+        Counts per component, most operations first. Bytes are the sizes of operands and results; an
+        array that an operation reads twice counts once.
     """
     entry = text[text.rfind("\nENTRY") :]
     sizes: dict[str, int] = {}
     kernels: Counter[str] = Counter()
     moved: Counter[str] = Counter()
     for line in entry.splitlines():
-        found = _INSTRUCTION.match(line)
-        if not found:
+        instruction = _INSTRUCTION.match(line)
+        if not instruction:
             continue
-        name, shape, operation, rest = found.groups()
+        name, shape, operation, rest = instruction.groups()
         sizes[name] = shape_bytes(shape)
         if operation.removesuffix("-start") in KINDS:
             part = "collectives"
@@ -46,7 +51,7 @@ def by_origin(text: str) -> dict[str, dict[str, float]]:
 
 
 def origin(path: str) -> str:
-    """Part of the step that an operation's path belongs to; backward passes are told apart.
+    """Component of the step that an operation's path belongs to, with the direction of its pass.
 
     >>> origin("jit(train_step)/shard_map/transpose(jvp(encoder))/ResNet/conv1/mul")
     'encoder, backward'
@@ -60,7 +65,7 @@ def origin(path: str) -> str:
 
 
 def loops(text: str) -> dict[str, int]:
-    """Loops, those whose length is known when compiling, and conditionals, of a whole program."""
+    """Number of loops, of loops with a known trip count, and of conditionals in a program."""
     return {
         "loops": len(re.findall(r"\) while\(|\} while\(|\] while\(", text)),
         "loops of known length": text.count('"known_trip_count"'),

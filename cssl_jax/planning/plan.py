@@ -1,4 +1,4 @@
-"""What a plan holds: the memory, operations and collectives of one training step."""
+"""Result types of ``cssl-jax plan``: memory, operations and collectives of a training step."""
 
 import dataclasses
 from collections import Counter
@@ -13,13 +13,13 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """Of one step, known without compiling.
+    """Sizes of one step that are known without compiling it.
 
     Attributes:
         arguments: Bytes that a device holds throughout: state, constants, its rows of the batch.
-        peak: Most bytes alive beside them, see ``jaxpr.peak_bytes``.
-        collectives: Bytes by kind, see ``jaxpr.collective_bytes``.
-        cost: By hand.
+        peak: Maximum bytes alive besides the arguments, see ``jaxpr.peak_bytes``.
+        collectives: Bytes of collectives by kind, see ``jaxpr.collective_bytes``.
+        cost: Operations and bytes by closed formulas.
     """
 
     arguments: int
@@ -29,7 +29,7 @@ class Shapes:
 
     @property
     def held(self) -> int:
-        """Bytes of a device in all."""
+        """Maximum bytes that a device holds."""
         return self.arguments + self.peak
 
 
@@ -38,16 +38,16 @@ class Plan:
     """What ``cssl-jax plan`` prints.
 
     Attributes:
-        config: The run.
-        given: Its data.
-        devices: That share a batch.
-        shapes: Of the step.
-        compiled: What the child told; empty where nothing was compiled.
-        compiler: For which device it was compiled.
-        memory: Bytes of one device.
-        largest: Global batch that fits, by kind of step; 0 is none.
-        micro_batch: Examples a device that GradCache encodes at a time.
-        warnings: See ``advice.warnings``.
+        config: Config of the run.
+        given: Shapes and pipeline of the run's data.
+        devices: Number of devices that a batch is split over.
+        shapes: Sizes of the step by array shapes.
+        compiled: Results of ``compile_worker.main``; empty if nothing was compiled.
+        compiler: Kind of device that the step was compiled for.
+        memory: Memory of one device in bytes.
+        largest: Kind of step -> largest global batch that fits; 0 if none fits.
+        micro_batch: Examples per device that GradCache encodes at a time.
+        warnings: Settings that cost accuracy, see ``advice.warnings``.
     """
 
     config: Config

@@ -1,4 +1,4 @@
-"""What a recipe costs on so many devices, and the largest batch that fits."""
+"""Cost of a recipe on a number of devices, and the largest batch that fits their memory."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from cssl_jax.planning.shapes import Input, abstract_mesh, input_of, step_of
 from cssl_jax.runtime import spmd, subprocesses
 
 CHILD = "cssl_jax.planning.compile_worker"
-MOST = 2**17  # examples a device that are tried next at most
-MICRO_BATCH = 32  # examples a device, where the recipe has none of its own
+MAX_INCREASE = 2**17  # limit on the extrapolation to the next count that is tried
+MICRO_BATCH = 32  # examples per device, for recipes without train.micro_batch
 KINDS = ("plain", "remat", "GradCache")
 
 
@@ -29,18 +29,18 @@ def plan(
     compile: bool = True,
     timeout: float = 900.0,
 ) -> Plan:
-    """Counts what one step of a recipe takes on each of so many devices; reads no picture.
+    """Counts memory, operations and traffic of one step on each device; reads no image.
 
     Args:
-        config: The run; see ``recipes.load``.
-        devices: That share a batch; they need not be here.
-        memory_gb: GiB of one device; None asks the device that is here.
-        compile: Compile the step too, for the devices here where they suffice, else for as many
-            simulated CPUs.
-        timeout: Seconds for that.
+        config: Config of the run; see ``recipes.load``.
+        devices: Number of devices that a batch is split over; this machine need not have them.
+        memory_gb: Memory of one device in GiB; None takes it from this machine's device.
+        compile: Whether to compile the step too: for this machine's accelerators if there are
+            enough, else for as many simulated CPU devices.
+        timeout: Seconds for each child process (device query, compilation).
 
     Raises:
-        UserError: The batch and the devices do not fit each other, or the memory is not known.
+        UserError: The batch does not divide over the devices, or the memory is unknown.
         RunError: Compiling failed or took too long.
     """
     if devices < 1 or (memory_gb is not None and not 0 < memory_gb < 1e6):
@@ -50,20 +50,21 @@ def plan(
         )
     config = recipes.canonical(config)
     step_fits(config, devices)
-    found = subprocesses.devices(timeout)
-    memory = _memory(memory_gb, found)
+    machine = subprocesses.devices(timeout)
+    memory = _memory(memory_gb, machine)
     given = input_of(config, memory, devices)
-    here = found["platform"] != "cpu" and found["count"] >= devices
-    # Before anything is traced here: tracing takes hold of an accelerator, which belongs to one.
-    told = _compiled(config, devices, here, memory, timeout) if compile else {}
+    on_accelerator = machine["platform"] != "cpu" and machine["count"] >= devices
+    # The child runs before anything is traced here: tracing makes this process the only one that
+    # can use the accelerator.
+    compiled = _compile(config, devices, on_accelerator, memory, timeout) if compile else {}
     micro = config.train.micro_batch // devices or MICRO_BATCH
     return Plan(
         config,
         given,
         devices,
         shapes_of(config, devices, given),
-        told,
-        found["kind"] if here else "CPU",
+        compiled,
+        machine["kind"] if on_accelerator else "CPU",
         memory,
         {kind: largest_batch(config, kind, devices, given, memory, micro) for kind in KINDS},
         micro,
@@ -71,44 +72,55 @@ def plan(
     )
 
 
-def _compiled(
-    config: Config, devices: int, here: bool, memory: int, timeout: float
+def _compile(
+    config: Config, devices: int, on_accelerator: bool, memory: int, timeout: float
 ) -> dict[str, Any]:
-    """What the child tells of the compiled step."""
+    """Compiles the step in a child process and returns the results of ``compile_worker.main``."""
     arguments = {
         "config": recipes.to_dict(config),
         "devices": devices,
-        "cpu_devices": 0 if here else devices,
+        "cpu_devices": 0 if on_accelerator else devices,
         "memory": memory,
     }
-    variables = subprocesses.environment(simulated=not here)
-    (told,) = subprocesses.run(CHILD, [arguments], variables=variables, timeout=timeout)
-    return told
+    variables = subprocesses.environment(simulated=not on_accelerator)
+    (results,) = subprocesses.run(CHILD, [arguments], variables=variables, timeout=timeout)
+    return results
 
 
 def step_fits(config: Config, devices: int) -> None:
-    """Raises UserError where the batch, its parts and the devices do not fit each other."""
+    """Checks that batch, micro-batches and BatchNorm groups divide over the devices.
+
+    Raises:
+        UserError: They do not; the message names sizes that do.
+    """
     mesh, train = abstract_mesh(devices), config.train
     spmd.micro_batches(train.batch_size, mesh, train.micro_batch)
     spmd.norm_groups(train.batch_size, config.model.norm_group, mesh, train.micro_batch)
 
 
-def _memory(memory_gb: float | None, found: dict[str, Any]) -> int:
+def _memory(memory_gb: float | None, machine: dict[str, Any]) -> int:
+    """Memory of one device in bytes: the one given in GiB, else that of this machine's device."""
     if memory_gb is not None:
         return int(memory_gb * GIB)
-    if found["memory"]:
-        return found["memory"]
+    if machine["memory"]:
+        return machine["memory"]
     raise UserError(
-        f"the {found['kind']} here does not tell its memory; give that of the devices that are "
-        "planned for, e.g. --memory-gb 16"
+        f"this machine's {machine['kind']} does not report its memory; give the memory of one "
+        "device to plan for, e.g. --memory-gb 16"
     )
 
 
 def shapes_of(config: Config, devices: int, given: Input) -> Shapes:
-    """What is known of a step without compiling it.
+    """Sizes of a step that are known without compiling it.
+
+    Args:
+        config: Config of the run.
+        devices: Number of devices that a batch is split over.
+        given: Shapes and pipeline of the run's data.
 
     Raises:
-        UserError: The batch and the devices do not fit each other.
+        UserError: The batch does not divide over the devices, or the encoder is not in
+            ``formulas.RESNETS``.
     """
     mesh = abstract_mesh(devices)
     jaxpr = program.device_program(step_of(config, mesh, given), mesh)
@@ -121,14 +133,14 @@ def shapes_of(config: Config, devices: int, given: Input) -> Shapes:
 
 
 def held_bytes(config: Config, devices: int, given: Input) -> int:
-    """``Shapes.held`` alone, of any encoder."""
+    """``Shapes.held`` of a step in bytes; unlike ``shapes_of``, for any encoder."""
     mesh = abstract_mesh(devices)
     jaxpr = program.device_program(step_of(config, mesh, given), mesh)
     return program.argument_bytes(jaxpr) + program.peak_bytes(jaxpr)
 
 
 def cost_of(config: Config, devices: int, given: Input) -> formulas.Cost:
-    """By hand, for a recipe."""
+    """Cost of a recipe's step on one device, by closed formulas."""
     batch, micro_batch = config.train.batch_size, config.train.micro_batch
     tile = choose_tile(config.method.tile_size, 2 * batch // devices, 2 * batch)
     return formulas.cost(
@@ -146,11 +158,18 @@ def cost_of(config: Config, devices: int, given: Input) -> formulas.Cost:
 
 
 def with_step(config: Config, kind: str, batch: int, micro_batch: int) -> Config:
-    """The recipe with another global batch and another kind of step."""
+    """The config with another global batch and a kind of step from ``KINDS``.
+
+    Args:
+        config: Config of the run.
+        kind: "plain", "remat" or "GradCache".
+        batch: Global batch size in examples.
+        micro_batch: Global micro-batch size in examples; used by GradCache only.
+    """
     train = dataclasses.replace(
         config.train, batch_size=batch, micro_batch=micro_batch if kind == "GradCache" else 0
     )
-    # Groups of BatchNorm take no memory, and need not divide the batches that are tried.
+    # BatchNorm groups take no memory, and need not divide the batch sizes that are tried.
     model = dataclasses.replace(config.model, remat=kind == "remat", norm_group=0)
     return dataclasses.replace(config, train=train, model=model)
 
@@ -158,7 +177,16 @@ def with_step(config: Config, kind: str, batch: int, micro_batch: int) -> Config
 def largest_batch(
     config: Config, kind: str, devices: int, given: Input, memory: int, micro: int
 ) -> int:
-    """Largest global batch whose step fits, by shapes; of whole micro-batches with GradCache."""
+    """Largest global batch whose step fits the memory by array shapes; 0 if none does.
+
+    Args:
+        config: Config of the run.
+        kind: Kind of step, see ``with_step``.
+        devices: Number of devices that a batch is split over.
+        given: Shapes and pipeline of the run's data.
+        memory: Memory of one device in bytes.
+        micro: Examples per device and micro-batch; the result is a multiple with GradCache.
+    """
     unit = devices * (micro if kind == "GradCache" else 1)
 
     def held(count: int) -> int:
@@ -169,30 +197,37 @@ def largest_batch(
 
 
 def largest_count(held: Callable[[int], int], memory: int, start: int) -> int:
-    """Largest count with ``held(count) <= memory`` of a growing, nearly straight function.
+    """Largest count with ``held(count) <= memory``; 0 if ``held(1)`` exceeds it.
 
-    Each call traces a program, so it is called at points of a line through the last two.
+    Each call of ``held`` traces a program. The secant method therefore chooses the next counts,
+    from the line through two known points, until two neighbours bracket the limit.
+
+    Args:
+        held: Bytes for a count; increases with it, nearly linearly.
+        memory: Limit in bytes.
+        start: First count to try.
     """
-    known: dict[int, int] = {}
+    sizes: dict[int, int] = {}  # count -> bytes
 
-    def at(count: int) -> int:
-        if count not in known:
-            known[count] = held(count)
-        return known[count]
+    def size_at(count: int) -> int:
+        if count not in sizes:
+            sizes[count] = held(count)
+        return sizes[count]
 
-    low, high = 0, 0  # fits; does not (0: not known)
+    low, high = 0, 0  # largest count that fits; smallest that does not (0: none yet)
     points = [start, 2 * start]
     while True:
         for count in points:
-            if at(count) <= memory:
+            if size_at(count) <= memory:
                 low = max(low, count)
             else:
                 high = min(high or count, count)
         if high and high - low <= 1:
             return low
-        a, b = sorted(known)[-2:] if not high else sorted(known, key=lambda n: abs(n - high))[:2]
-        slope = max((at(b) - at(a)) / (b - a), 1.0)
-        guess = int(b + (memory - at(b)) // slope)
-        guess = min(max(guess, low + 1), (high - 1) if high else 2 * max(known) + MOST)
+        a, b = sorted(sizes)[-2:] if not high else sorted(sizes, key=lambda n: abs(n - high))[:2]
+        slope = max((size_at(b) - size_at(a)) / (b - a), 1.0)
+        guess = int(b + (memory - size_at(b)) // slope)
+        guess = min(max(guess, low + 1), (high - 1) if high else 2 * max(sizes) + MAX_INCREASE)
+        # Trying the next count too ends the search where the guess is exact.
         points = [guess] if guess == low + 1 else [guess, guess + 1]
-        points = [count for count in points if count not in known] or [(low + high) // 2]
+        points = [count for count in points if count not in sizes] or [(low + high) // 2]

@@ -1,4 +1,4 @@
-"""How a step's cost changes with the number of devices: a table by formulas alone."""
+"""Table of a step's cost for several numbers of devices, by closed formulas alone."""
 
 import dataclasses
 import math
@@ -13,13 +13,13 @@ from cssl_jax.planning.shapes import Input
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """What one device is assumed to sustain; no figure of any device is built in.
+    """Rates that one device is assumed to sustain; the defaults are those of no real device.
 
     Attributes:
-        teraflops: 10^12 operations a second, as this encoder attains them.
-        gigabytes: 10^9 bytes a second that a device sends.
-        microseconds: Until a message of no length arrives.
-        host_devices: Devices of one host.
+        teraflops: Operations per second that the encoder attains on a device, in 10^12.
+        gigabytes: Bytes per second that a device sends over the network, in 10^9.
+        microseconds: Network latency of one message, in microseconds.
+        host_devices: Number of devices per host.
     """
 
     teraflops: float = 100.0
@@ -35,15 +35,15 @@ class Hardware:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One number of devices.
+    """Cost of a step for one number of devices.
 
     Attributes:
-        devices: That share a batch.
-        batch: Global.
-        cost: Of a step on one device.
-        compute: Seconds of its operations.
-        wires: Seconds that its bytes take.
-        waits: Seconds in which layers wait for BatchNorm's averages.
+        devices: Number of devices that a batch is split over.
+        batch: Global batch size in examples.
+        cost: Operations and bytes of a step on one device.
+        compute: Seconds that a device computes.
+        wires: Seconds that sending the device's bytes takes.
+        waits: Seconds of network latency in BatchNorm: layers wait for averages over devices.
     """
 
     devices: int
@@ -55,37 +55,38 @@ class Row:
 
     @property
     def step(self) -> float:
-        """Seconds, nothing overlapped."""
+        """Seconds per step if compute, traffic and waits do not overlap."""
         return self.compute + self.wires + self.waits
 
 
 def rows(
     config: Config, given: Input, devices: Sequence[int], per_device: int, hardware: Hardware
 ) -> list[Row]:
-    """The cost of a step for each number of devices.
+    """Cost of a step for each number of devices.
 
     Args:
-        config: The run.
-        given: Its data.
-        devices: Numbers of them.
-        per_device: Examples on each; 0 divides the recipe's batch.
-        hardware: Assumed.
+        config: Config of the run.
+        given: Shapes and pipeline of the run's data.
+        devices: Numbers of devices, one per row.
+        per_device: Examples per device; 0 divides the recipe's batch over the devices.
+        hardware: Assumed rates of a device.
 
     Raises:
         UserError: A batch does not divide over the devices.
     """
-    found = []
+    table_rows = []
     for count in devices:
         batch = per_device * count if per_device else config.train.batch_size
         if count < 1 or batch % count:
             raise UserError(
-                f"batch {batch} does not divide over {count} devices; leave that number out, or "
+                f"batch {batch} does not divide over {count} devices; omit that number, or "
                 "give --per-device"
             )
         train = dataclasses.replace(config.train, batch_size=batch)
         cost = cost_of(dataclasses.replace(config, train=train), count, given)
+        # An average travels up and down a binary tree of the devices that share a group.
         hops = 2 * math.ceil(math.log2(cost.norm_devices)) if cost.norm_devices > 1 else 0
-        found.append(
+        table_rows.append(
             Row(
                 count,
                 batch,
@@ -95,20 +96,20 @@ def rows(
                 waits=cost.waits * hops * 1e-6 * hardware.microseconds,
             )
         )
-    return found
+    return table_rows
 
 
 def table(found: Sequence[Row], hardware: Hardware) -> str:
-    """The rows as Markdown; times in milliseconds."""
+    """The rows as a Markdown table, with times in milliseconds."""
     head = (
-        *("devices", "batch", "a device", "TFLOP", "loss", "gathered", "averaged", "sent"),
-        *("compute", "wires", "waits", "step", "efficiency", "views/s a host"),
+        *("devices", "batch", "per device", "TFLOP", "loss", "gathered", "averaged", "sent"),
+        *("compute", "network", "latency", "step", "efficiency", "views/s per host"),
     )
     first = found[0]
     lines = ["| " + " | ".join(head) + " |", "|" + "---:|" * len(head)]
     for row in found:
         cost = row.cost
-        # Examples a device and second, against the first row.
+        # Examples per device and second; efficiency is relative to the first row.
         rate = row.batch / row.devices / row.step
         efficiency = rate / (first.batch / first.devices / first.step)
         views = 2 * rate * min(row.devices, hardware.host_devices)

@@ -1,4 +1,4 @@
-"""The train step of a config and the shapes of its arguments; no data, no device, no memory."""
+"""Train step of a config and the shapes of its arguments, without data, devices or arrays."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,21 +19,20 @@ from cssl_jax.models import convolution
 from cssl_jax.runtime import spmd
 from cssl_jax.step.train_step import make_train_step
 
-IMAGENET = (
-    1_281_167  # training images, where a set is not here to be counted: no cost depends on it
-)
+# Number of training images assumed where the data set cannot be counted. No cost depends on it.
+IMAGENET = 1_281_167
 PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """What is known of a recipe's data without reading any.
+    """Properties of a recipe's data that are known without reading image files.
 
     Attributes:
-        spec: What the encoder takes; mean and deviation are placeholders.
-        pipeline: Name in ``data.pipeline.PIPELINES``.
-        images: Shape [size, H, W, C] of a set in memory; None for pictures.
-        note: Where from, in words.
+        spec: Input of the encoder; mean and standard deviation are placeholders.
+        pipeline: Name in ``data.pipeline.base.PIPELINES``.
+        images: Shape [size, H, W, C] of a data set of arrays; None for image files.
+        note: Description of the data source and of the choice of pipeline.
     """
 
     spec: InputSpec
@@ -47,11 +46,11 @@ class Step:
     """A train step as per-device code, and its arguments as shapes.
 
     Attributes:
-        function: ``(state, constants, feed) -> (state, metrics)``.
-        state: Replicated.
-        constants: Replicated, or split over the devices.
-        host_batch: Of the global batch, split over the devices.
-        split_constants: Whether they are.
+        function: Per-device step ``(state, constants, host_batch) -> (state, metrics)``.
+        state: Shapes of the training state, which is replicated.
+        constants: Shapes of the constants, which are replicated or split over the devices.
+        host_batch: Shapes of the global batch, which is split over the devices.
+        split_constants: Whether the constants are split over the devices.
     """
 
     function: Callable[[PyTree, PyTree, PyTree], PyTree]
@@ -62,21 +61,22 @@ class Step:
 
 
 def abstract_mesh(devices: int) -> Mesh:
-    """A mesh of devices that need not be there: enough to trace a step for."""
+    """A mesh of devices that need not exist; sufficient for tracing a step."""
     mesh = AbstractMesh((devices,), (spmd.AXIS,), axis_types=(AxisType.Auto,))
     return cast(Mesh, mesh)
 
 
 def input_of(config: Config, memory: int | None, devices: int) -> Input:
-    """How a recipe's data would come to the device.
+    """Shapes of a recipe's data, and the pipeline that would bring it to the devices.
 
     Args:
-        config: The run.
-        memory: Bytes of one device, which decide whether a set stays on it.
-        devices: Of the run, over which it may be split.
+        config: Config of the run.
+        memory: Memory of one device in bytes, which decides whether a data set fits on it; None if
+            unknown.
+        devices: Number of devices, over which the data set may be split.
 
     Raises:
-        UserError: The size of the views is in the data, and that is not here.
+        UserError: The size of the views depends on the data, and the data is not available.
     """
     options = {
         "augment_on": config.data.augment_on,
@@ -94,23 +94,24 @@ def input_of(config: Config, memory: int | None, devices: int) -> Input:
         except UserError as error:
             if "does not exist" not in str(error):
                 raise
-            note = f"{spec} is not here: taken as {size} px images that the host feeds"
+            note = f"{spec} does not exist: assumed to be {size} px images in host memory"
             return _assumed(config, "stream", note)
         name, reason = pipelines.choose(train, **options)  # type: ignore[arg-type]
         channels, shape = train.channels, train.images.shape
         input_spec = InputSpec(size or shape[1], channels, (0.5,) * channels, (0.25,) * channels)
         return Input(input_spec, name, cast(Any, shape), f"{spec}: {reason}")
-    # Any source that is no array stands for pictures.
+    # Without reading it, any other source is assumed to hold image files.
     name, reason = pipelines.choose(cast(Source, None), **options)  # type: ignore[arg-type]
-    return _assumed(config, name, f"{spec}, unread: {reason}")
+    return _assumed(config, name, f"{spec}, not read: {reason}")
 
 
 def _assumed(config: Config, pipeline: str, note: str) -> Input:
+    """Input with the sizes that the config names, for data that is not read."""
     size, channels = config.data.size, len(config.data.mean) or config.data.channels
     if not size:
         raise UserError(
-            "data.size is 0, the height of the images, and these are not read here; give the side "
-            "of a view, e.g. --data.size 32"
+            "data.size is 0, which means the height of the images, and plan does not read these; "
+            "give the side of a view, e.g. --data.size 32"
         )
     images = (IMAGENET, size, size, channels) if pipeline == "stream" else None
     spec = InputSpec(size, channels, (0.5,) * channels, (0.25,) * channels)
@@ -118,10 +119,15 @@ def _assumed(config: Config, pipeline: str, note: str) -> Input:
 
 
 def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
-    """The step that a run would compile on such a mesh.
+    """The train step that a run compiles on a mesh, and the shapes of its arguments.
+
+    Args:
+        config: Config of the run.
+        mesh: Devices, of which only the number matters.
+        given: Shapes and pipeline of the run's data.
 
     Raises:
-        UserError: The batch and the devices do not fit each other.
+        UserError: The batch does not divide over the devices.
     """
     batch, micro_batch = config.train.batch_size, config.train.micro_batch
     parts = spmd.micro_batches(batch, mesh, micro_batch)
@@ -150,18 +156,25 @@ def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
         frozen_norm=config.train.micro_batch_norm == "frozen",
     )
     state = builders.state_shapes(method, optimizer, spec)
-    constants, host_batch = _fed(given, batch, sum(method.views.values()), mesh.size)
+    constants, host_batch = _pipeline_shapes(given, batch, sum(method.views.values()), mesh.size)
 
     def as_on_accelerators(state: PyTree, constants: PyTree, host_batch: PyTree) -> PyTree:
-        """The step with XLA's convolutions, wherever it is compiled."""
+        """The step with XLA's convolutions, on CPUs too: plans are about accelerators."""
         with convolution.xla_only():
             return function(state, constants, host_batch)
 
     return Step(as_on_accelerators, state, constants, host_batch, pipeline.split_constants)
 
 
-def _fed(given: Input, batch: int, views: int, devices: int) -> tuple[PyTree, PyTree]:
-    """(constants, feed) as the pipelines make them; labels, a few bytes, are left out."""
+def _pipeline_shapes(given: Input, batch: int, views: int, devices: int) -> tuple[PyTree, PyTree]:
+    """Shapes of (constants, host batch) of the pipeline; labels, a few bytes, are omitted.
+
+    Args:
+        given: Shapes and pipeline of the run's data.
+        batch: Global batch size in examples.
+        views: Number of views per example.
+        devices: Number of devices.
+    """
     size, channels = given.spec.size, given.spec.channels
     rows = {
         "index": jax.ShapeDtypeStruct((batch,), jnp.int32),
@@ -177,5 +190,5 @@ def _fed(given: Input, batch: int, views: int, devices: int) -> tuple[PyTree, Py
     if given.pipeline == "stream":
         assert given.images is not None
         return {}, {**rows, "images": jax.ShapeDtypeStruct((batch, *given.images[1:]), jnp.uint8)}
-    made = jax.ShapeDtypeStruct((batch, views, size, size, channels), jnp.uint8)
-    return {}, {**rows, "views": made}
+    host_views = jax.ShapeDtypeStruct((batch, views, size, size, channels), jnp.uint8)
+    return {}, {**rows, "views": host_views}

@@ -1,4 +1,4 @@
-"""What a step costs on accelerators that are not here, by compiling the real program for them."""
+"""Plans for accelerators this machine does not have: compiles the real program for them."""
 
 import contextlib
 import dataclasses
@@ -16,12 +16,12 @@ from cssl_jax.planning.planner import KINDS, MICRO_BATCH, step_fits, with_step
 from cssl_jax.runtime import subprocesses
 
 CHILD = "cssl_jax.planning.target_worker"
-# The module that each platform's compiler comes with, and what installs it.
+# Platform: (module that contains its compiler, command that installs it).
 COMPILERS = {
     "tpu": ("libtpu", 'pip install "cssl-jax[plan-tpu]"'),
     "cuda": ("jax_plugins.xla_cuda13", 'pip install "cssl-jax[plan-cuda]"'),
 }
-# The compiler is told that a machine is there; it asks no metadata server and needs no chip.
+# Describes a TPU host to the compiler, which then needs neither a metadata server nor a chip.
 _TPU_VARIABLES = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -37,15 +37,16 @@ _CUDA_VARIABLES = {
 
 @dataclasses.dataclass(frozen=True)
 class TargetPlan:
-    """What ``cssl-jax plan --target`` prints.
+    """Results of ``cssl-jax plan --target``.
 
     Attributes:
-        config: The run.
-        target: What it was compiled for.
-        compiled: What the child reported, see ``target_worker.main``.
-        largest: Kind of step -> largest global batch that fits, from two compiled sizes; empty
-            where it was not asked for.
-        views_per_core: Views per second that one host core makes (``bench-input``); 0: unknown.
+        config: Config of the run.
+        target: Accelerators that the step was compiled for.
+        compiled: Results of the child process, see ``target_worker.main``.
+        largest: Kind of step -> largest global batch that fits, from two compiled sizes; empty if
+            it was not requested.
+        views_per_core: Views per second that one host core computes (``bench-input``); 0 if
+            unknown.
     """
 
     config: Config
@@ -56,23 +57,23 @@ class TargetPlan:
 
     @property
     def devices_per_chip(self) -> int:
-        """JAX devices per chip: 2 on TPU v4, whose cores the compiler describes one by one."""
+        """JAX devices per chip: 2 on TPU v4, where the compiler describes each core separately."""
         return max(1, self.compiled["devices"] // self.target.chips)
 
     @property
     def held(self) -> int:
-        """Bytes of one device: arguments, results that share none of their memory, temporaries."""
+        """Bytes on one device: arguments, results not aliased with arguments, and temporaries."""
         return sum(self.compiled["memory"].values())
 
     @property
     def memory(self) -> float:
-        """Bytes of memory that one device has."""
+        """Memory of one device in bytes."""
         return self.target.chip.memory / self.devices_per_chip
 
     @property
     def bounds(self) -> dict[str, float]:
-        """Seconds that a step takes at least, by what bounds it, at the stated rates."""
-        chip, parts = self.target.chip, self.devices_per_chip
+        """Resource -> minimum seconds that a step takes at the resource's stated rate."""
+        chip, parts = self.target.chip, self.devices_per_chip  # a device has 1/parts of the rates
         return {
             "compute": self.compiled["flops"] * parts / chip.flops,
             "memory bandwidth": self.compiled["bytes"] * parts / chip.bandwidth,
@@ -81,14 +82,14 @@ class TargetPlan:
 
     @property
     def sent(self) -> float:
-        """Bytes that one device sends per step, with ring algorithms."""
-        count, found = self.compiled["devices"], self.compiled["collectives"]
-        once = found.get("all-gather", 0) + found.get("reduce-scatter", 0)
-        return (count - 1) / count * (once + 2 * found.get("all-reduce", 0))
+        """Bytes that one device sends per step with ring algorithms."""
+        count, sizes = self.compiled["devices"], self.compiled["collectives"]
+        once = sizes.get("all-gather", 0) + sizes.get("reduce-scatter", 0)
+        return (count - 1) / count * (once + 2 * sizes.get("all-reduce", 0))
 
     @property
     def views_per_second(self) -> float:
-        """Upper bound for all chips together, at the largest of ``bounds``."""
+        """Upper bound on the views per second of all chips: the largest of ``bounds`` limits it."""
         return 2 * self.config.train.batch_size / max(self.bounds.values())
 
 
@@ -103,10 +104,10 @@ def plan_target(
     """Compiles a recipe's train step for a target and reports what its program needs.
 
     Args:
-        config: The run; see ``recipes.load``.
-        name: "tpu:v5e:4x8", "cuda:h100"; see ``chips.parse_target``.
-        largest: Also find the largest batch of each kind of step, from two compiled sizes each.
-        views_per_core: Views per second that one host core makes; 0 leaves the hosts out.
+        config: Config of the run; see ``recipes.load``.
+        name: Name of the target, such as "tpu:v5e:4x8" or "cuda:h100"; see ``chips.parse_target``.
+        largest: Whether to find the largest batch of each kind of step, from two compiled sizes.
+        views_per_core: Views per second that one host core computes; 0 omits the hosts.
         timeout: Seconds for each compilation.
 
     Raises:
@@ -123,16 +124,25 @@ def plan_target(
             f"{command}"
         )
     step_fits(config, target.chips)
-    found = compile_for(config, target, timeout)
+    compiled = compile_for(config, target, timeout)
     sizes = {}
     if largest:
         for kind in KINDS:
-            sizes[kind] = _largest(config, target, kind, found["devices"], timeout)
-    return TargetPlan(config, target, found, sizes, views_per_core)
+            sizes[kind] = _largest(config, target, kind, compiled["devices"], timeout)
+    return TargetPlan(config, target, compiled, sizes, views_per_core)
 
 
 def compile_for(config: Config, target: Target, timeout: float) -> dict[str, Any]:
-    """What the child reports of one compilation."""
+    """Compiles in a child process and returns the results of ``target_worker.main``.
+
+    Args:
+        config: Config of the run.
+        target: Accelerators to compile for.
+        timeout: Seconds for the compilation.
+
+    Raises:
+        RunError: Compiling failed or took too long.
+    """
     arguments = {
         "config": recipes.to_dict(config),
         "platform": target.platform,
@@ -143,24 +153,24 @@ def compile_for(config: Config, target: Target, timeout: float) -> dict[str, Any
     variables = subprocesses.environment(simulated=True)
     variables |= _TPU_VARIABLES if target.platform == "tpu" else _CUDA_VARIABLES
     with _progress(f"compiling batch {config.train.batch_size} for {target.name}"):
-        (found,) = subprocesses.run(CHILD, [arguments], variables=variables, timeout=timeout)
-    return found
+        (results,) = subprocesses.run(CHILD, [arguments], variables=variables, timeout=timeout)
+    return results
 
 
 def _largest(config: Config, target: Target, kind: str, devices: int, timeout: float) -> int:
-    """Largest global batch by the straight line through two compiled sizes."""
+    """Largest global batch that fits, extrapolated linearly from two compiled batch sizes."""
     micro = MICRO_BATCH if kind == "GradCache" else 8
     points = []
     for examples in (2 * micro, 4 * micro):
         tried = with_step(config, kind, examples * devices, micro * devices)
-        found = compile_for(tried, target, timeout)
-        points.append((examples, sum(found["memory"].values())))
+        compiled = compile_for(tried, target, timeout)
+        points.append((examples, sum(compiled["memory"].values())))
     (few, low), (many, high) = points
     slope = max((high - low) / (many - few), 1.0)
     memory = target.chip.memory * target.chips / devices
-    most = few + int((memory - low) / slope)
-    unit = micro if kind == "GradCache" else 1
-    return max(0, most // unit * unit) * devices
+    per_device = few + int((memory - low) / slope)
+    unit = micro if kind == "GradCache" else 1  # GradCache needs whole micro-batches
+    return max(0, per_device // unit * unit) * devices
 
 
 def _installed(module: str) -> bool:
@@ -172,7 +182,7 @@ def _installed(module: str) -> bool:
 
 @contextlib.contextmanager
 def _progress(text: str) -> Iterator[None]:
-    """A line on standard error that counts seconds; once where it is no terminal."""
+    """Shows a text and the elapsed seconds on standard error; the text alone if not a terminal."""
     done = threading.Event()
 
     def count() -> None:

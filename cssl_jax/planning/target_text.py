@@ -1,4 +1,4 @@
-"""A plan for a target as text."""
+"""Formats a plan for a target as the text that ``cssl-jax plan --target`` prints."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ GB = 1e9
 
 
 def report(plan: TargetPlan) -> str:
-    """The whole report."""
+    """The complete report of a plan for a target."""
     parts = (_recipe(plan), _memory(plan), _bounds(plan), _collectives(plan), _origins(plan))
     return "\n\n".join("\n".join(part) for part in parts)
 
@@ -24,7 +24,7 @@ def _recipe(plan: TargetPlan) -> Iterator[str]:
     )
     yield (
         f"target    {plan.target.name}: {chips}{devices}; compiled in "
-        f"{plan.compiled['seconds']:.0f} s, run nowhere"
+        f"{plan.compiled['seconds']:.0f} s, not run"
     )
 
 
@@ -42,10 +42,13 @@ def _memory(plan: TargetPlan) -> Iterator[str]:
 
 
 def _bounds(plan: TargetPlan) -> Iterator[str]:
-    chip, found = plan.target.chip, plan.compiled
+    chip, compiled = plan.target.chip, plan.compiled
     amounts = {
-        "compute": (f"{found['flops'] / 1e12:.3g} TFLOP", f"{chip.flops / 1e12:.0f} TFLOP/s"),
-        "memory bandwidth": (f"{found['bytes'] / GB:.3g} GB", f"{chip.bandwidth / GB:,.0f} GB/s"),
+        "compute": (f"{compiled['flops'] / 1e12:.3g} TFLOP", f"{chip.flops / 1e12:.0f} TFLOP/s"),
+        "memory bandwidth": (
+            f"{compiled['bytes'] / GB:.3g} GB",
+            f"{chip.bandwidth / GB:,.0f} GB/s",
+        ),
         "interconnect": (f"{plan.sent / GB:.3g} GB", f"{chip.interconnect / GB:.0f} GB/s"),
     }
     yield f"Lower bounds of one step ({chip.source}):"
@@ -55,13 +58,13 @@ def _bounds(plan: TargetPlan) -> Iterator[str]:
         yield f"  {name:<18}{amount:>14}{rate:>18}{1e3 * seconds:>9.2f} ms"
     views = plan.views_per_second
     yield (
-        f"  at most {views / plan.target.chips:,.0f} views/s per chip, {views:,.0f} in all, "
-        f"bound by {max(plan.bounds, key=lambda name: plan.bounds[name])}"
+        f"  at most {views / plan.target.chips:,.0f} views/s per chip, {views:,.0f} in total, "
+        f"limited by {max(plan.bounds, key=lambda name: plan.bounds[name])}"
     )
-    yield "  Counted by XLA: bodies of loops once; bytes are an upper bound of the traffic."
+    yield "  As XLA counts them: loop bodies once; bytes are an upper bound on the memory traffic."
     if plan.views_per_core:
         yield (
-            f"  hosts: {views / plan.views_per_core:,.0f} cores feed that at "
+            f"  hosts: {views / plan.views_per_core:,.0f} cores supply these views at "
             f"{plan.views_per_core:,.0f} views/s per core"
         )
 
@@ -71,18 +74,18 @@ def _collectives(plan: TargetPlan) -> Iterator[str]:
     if not counts:
         yield "Collectives: none"
         return
-    yield "Collectives per step, what an all-gather gives and what goes into a reduction:"
+    yield "Collectives per step (result of an all-gather, operand of a reduction):"
     for kind, count in sorted(counts.items()):
         yield f"  {kind:<20}{count:>6}{sizes.get(kind, 0) / 1e6:>12,.2f} MB"
 
 
 def _origins(plan: TargetPlan) -> Iterator[str]:
     origins, loops = plan.compiled["origins"], plan.compiled["loops"]
-    total = sum(found["kernels"] for found in origins.values())
-    yield f"Operations of the compiled program by origin, {total:.0f} in all:"
-    for name, found in origins.items():
-        yield f"  {name:<20}{found['kernels']:>6.0f}{found['bytes'] / GB:>12.3f} GB"
+    total = sum(counts["kernels"] for counts in origins.values())
+    yield f"Operations of the compiled program by origin, {total:.0f} in total:"
+    for name, counts in origins.items():
+        yield f"  {name:<20}{counts['kernels']:>6.0f}{counts['bytes'] / GB:>12.3f} GB"
     yield (
-        f"  loops {loops['loops']}, of known length {loops['loops of known length']}; "
+        f"  loops {loops['loops']}, with known trip count {loops['loops of known length']}; "
         f"conditionals {loops['conditionals']}"
     )

@@ -1,4 +1,4 @@
-"""In a process of its own: compiles a step for accelerators that are not here."""
+"""Child process that compiles a step for accelerators that this machine does not have."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ PyTree = Any
 
 
 def main(
-    tell: Callable[..., None],
+    report: Callable[..., None],
     *,
     config: dict[str, Any],
     platform: str,
@@ -26,28 +26,28 @@ def main(
     topology: str,
     memory: int,
 ) -> None:
-    """Tells what the compiled step of one device needs and consists of; runs nothing.
+    """Reports memory, cost, collectives and operations of one device's program; runs nothing.
 
     Args:
-        tell: Reports to the parent, see ``subprocesses.serve``.
-        config: The run, as ``recipes.to_dict`` gives it.
-        platform: "tpu" or "cuda".
+        report: Sends keyword arguments to the parent process, see ``subprocesses.serve``.
+        config: Config of the run, as ``recipes.to_dict`` returns it.
+        platform: Platform of the target: "tpu" or "cuda".
         model: Key of ``chips.TPUS`` or ``chips.GPUS``.
-        topology: Chips along each axis.
-        memory: Bytes of one device, see ``input_of``.
+        topology: Number of chips along each axis, such as "4x8".
+        memory: Memory of one device in bytes, see ``input_of``.
     """
     jax.config.update("jax_enable_compilation_cache", False)
-    known = recipes.from_dict(config)
+    run_config = recipes.from_dict(config)
     mesh = spmd.make_mesh(devices(platform, model, topology))
-    step = step_of(known, mesh, input_of(known, memory, mesh.size))
+    step = step_of(run_config, mesh, input_of(run_config, memory, mesh.size))
     start = time.monotonic()
-    made = compile_step(step, mesh)
-    text = made.as_text()
-    tell(
+    program = compile_step(step, mesh)
+    text = program.as_text()
+    report(
         devices=mesh.size,
-        memory=compiled.memory(made),
-        flops=compiled.flops(made),
-        bytes=compiled.bytes_accessed(made),
+        memory=compiled.memory(program),
+        flops=compiled.flops(program),
+        bytes=compiled.bytes_accessed(program),
         collectives=_collectives(text, mesh.size),
         collective_counts=compiled.collective_counts(text),
         origins=kernels.by_origin(text),
@@ -57,7 +57,7 @@ def main(
 
 
 def _collectives(text: str, count: int) -> dict[str, int]:
-    """Bytes by kind; empty where some are in a loop, whose length a TPU's program does not tell."""
+    """Bytes by kind; empty if one is in a loop, as TPU programs do not contain trip counts."""
     try:
         return dict(compiled.collective_bytes(text, count))
     except ValueError:
@@ -65,19 +65,27 @@ def _collectives(text: str, count: int) -> dict[str, int]:
 
 
 def devices(platform: str, model: str, topology: str) -> list[jax.Device]:
-    """Descriptions of the devices of a topology, which only compilers can use."""
+    """Device descriptions of a topology, for compiling only.
+
+    Args:
+        platform: Platform of the target: "tpu" or "cuda".
+        model: Key of ``chips.TPUS`` or ``chips.GPUS``.
+        topology: Number of chips along each axis, such as "4x8".
+    """
     if platform == "tpu":
-        found = topologies.get_topology_desc(f"{model}:{topology}", platform="tpu")
+        description = topologies.get_topology_desc(f"{model}:{topology}", platform="tpu")
     else:
-        found = topologies.get_topology_desc(
+        description = topologies.get_topology_desc(
             platform="cuda", target_config=TARGET_CONFIGS[model], topology=f"1x{topology}x1"
         )
-    return list(found.devices)
+    return list(description.devices)
 
 
 def compile_step(step: Step, mesh: Mesh) -> Any:
-    """Compiles a step for a mesh of described devices."""
-    whole, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("data")))
+    """Compiles a step for a mesh of device descriptions, see ``devices``."""
+    replicated, split = (
+        NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("data"))
+    )
 
     def shaped(tree: PyTree, sharding: NamedSharding) -> PyTree:
         return jax.tree.map(
@@ -86,8 +94,8 @@ def compile_step(step: Step, mesh: Mesh) -> Any:
 
     function = spmd.data_parallel(step.function, mesh, split_constants=step.split_constants)
     return function.lower(  # type: ignore[attr-defined]
-        shaped(step.state, whole),
-        shaped(step.constants, split if step.split_constants else whole),
+        shaped(step.state, replicated),
+        shaped(step.constants, split if step.split_constants else replicated),
         shaped(step.host_batch, split),
     ).compile()
 

@@ -1,4 +1,4 @@
-"""Processes, devices and the mesh: everything that depends on the machine."""
+"""Processes, devices and the mesh: all code that depends on the machine."""
 
 from cssl_jax.lazy import submodules
 

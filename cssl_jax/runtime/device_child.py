@@ -1,4 +1,4 @@
-"""In a process of its own: which devices are here; see ``subprocesses.devices``."""
+"""Child process that reports this machine's devices; see ``subprocesses.devices``."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ import jax
 from cssl_jax.runtime import process, subprocesses
 
 
-def main(tell: Callable[..., None]) -> None:
-    """Tells the first device's platform, kind and memory, and how many there are."""
+def main(report: Callable[..., None]) -> None:
+    """Reports the first device's platform, kind and memory, and the number of devices."""
     device = jax.local_devices()[0]
-    tell(
+    report(
         platform=device.platform,
         kind=device.device_kind,
         count=jax.local_device_count(),

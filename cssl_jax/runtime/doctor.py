@@ -1,6 +1,7 @@
-"""What ``cssl-jax doctor`` looks at: the installation and the machine, with a way out.
+"""Implements ``cssl-jax doctor``: checks the installation and the machine, and suggests fixes.
 
-At its top it imports nothing that may be missing, so that it can say what is.
+The module imports at its top only packages that cannot be missing, so that it can report those that
+are.
 """
 
 import importlib.metadata
@@ -19,38 +20,46 @@ PACKAGES = (
     *("tensorflow", "tensorflow-datasets", "tyro", "tensorboard"),
     *("opencv-python-headless", "simplejpeg"),
 )
-OPTIONAL = {  # what each is for
-    "tensorflow": "data.augment_on=host needs it",
-    "tensorflow-datasets": "TFDS data sets need it",
-    "opencv-python-headless": "without OpenCV the host makes views several times as slowly",
-    "simplejpeg": "without it JPEGs are decoded by Pillow or TensorFlow, half as fast",
-    "tensorboard": "TensorBoard events need it (or --train.no-tensorboard)",
+OPTIONAL = {  # package: why to install it
+    "tensorflow": "required by data.augment_on=host",
+    "tensorflow-datasets": "required by TFDS data sets",
+    "opencv-python-headless": "without OpenCV the host computes views several times as slowly",
+    "simplejpeg": "without it Pillow or TensorFlow decode JPEGs, at half the speed",
+    "tensorboard": "required by TensorBoard events (or use --train.no-tensorboard)",
 }
-# Where a package is not imported by its own name.
+# Package: module, if their names differ.
 MODULES = {"orbax-checkpoint": "orbax", "opencv-python-headless": "cv2", "opencv-python": "cv2"}
-SUBSTITUTES = {"opencv-python-headless": "opencv-python"}  # packages of the same modules
+SUBSTITUTES = {"opencv-python-headless": "opencv-python"}  # another package with the same module
 PYTHON = (3, 11)
+# Tool of an accelerator: (JAX's name of the platform, command that installs its support).
 ACCELERATORS = {"nvidia-smi": ("gpu", 'pip install "jax[cuda13]"')}
 
 
 def examine(known: Sequence[str] = ()) -> tuple[str, bool]:
-    """(report for a person, whether training can start); ``known`` problems are added."""
+    """Checks Python, packages, devices and memory.
+
+    Args:
+        known: Problems found elsewhere, to include in the report.
+
+    Returns:
+        (report as text, whether training can start).
+    """
     lines = [f"cssl_jax {__version__}, Python {platform.python_version()}, {platform.platform()}"]
     problems, hints = [*python_trouble(sys.version_info[:2]), *known], []
     wanted = requirements()
     for name in PACKAGES:
         version = _version(name) or _version(SUBSTITUTES.get(name, name))
         lines.append(f"  {name:<20} {version or 'missing'}")
-        wrong = package_trouble(name, version, wanted.get(name))
-        if wrong and name in OPTIONAL:
-            hints.append(f"{wrong} ({OPTIONAL[name]})")
-        elif wrong:
-            problems.append(wrong)
-    found, trouble = _devices()
-    lines += found
-    problems += trouble
+        problem = package_trouble(name, version, wanted.get(name))
+        if problem and name in OPTIONAL:
+            hints.append(f"{problem} ({OPTIONAL[name]})")
+        elif problem:
+            problems.append(problem)
+    device_lines, device_problems = _devices()
+    lines += device_lines
+    problems += device_problems
     lines += _memory()
-    hints += _idle_accelerators(found)
+    hints += _idle_accelerators(device_lines)
     lines += [f"problem: {text}" for text in problems] + [f"hint: {text}" for text in hints]
     if not problems:
         lines.append("ready to train")
@@ -58,34 +67,37 @@ def examine(known: Sequence[str] = ()) -> tuple[str, bool]:
 
 
 def instead_of_commands(error: Exception) -> NoReturn:
-    """Speaks for the command line where it cannot be imported.
+    """Replaces the command line if it cannot be imported: prints the report or a hint to it.
+
+    Args:
+        error: Error of the import.
 
     Raises:
-        SystemExit: Always; after the report where the command was ``doctor``.
+        SystemExit: Always; for the command ``doctor``, after its report.
     """
     if sys.argv[1:2] != ["doctor"]:
-        sys.exit(f"cssl-jax: {error}; `cssl-jax doctor` says how to mend the installation")
+        sys.exit(f"cssl-jax: {error}; `cssl-jax doctor` says how to fix the installation")
     report, _ = examine([f"the commands cannot be imported: {error}"])
     print(report)
     sys.exit(1)
 
 
 def python_trouble(version: tuple[int, ...]) -> list[str]:
-    """What is wrong with a Python (major, minor); nothing if it is new enough."""
+    """Problems of a Python version (major, minor); [] if it is new enough."""
     if version >= PYTHON:
         return []
-    has, needs = (".".join(map(str, numbers)) for numbers in (version, PYTHON))
-    remedy = f"python{needs} -m venv .venv && .venv/bin/pip install cssl-jax"
-    return [f"Python {has} is too old, {needs} or newer is needed: {remedy}"]
+    found, needed = (".".join(map(str, numbers)) for numbers in (version, PYTHON))
+    remedy = f"python{needed} -m venv .venv && .venv/bin/pip install cssl-jax"
+    return [f"Python {found} is too old, {needed} or newer is needed: {remedy}"]
 
 
 def package_trouble(name: str, version: str | None, requirement: Any) -> str:
-    """What is wrong with a package, and the command that mends it; "" if nothing is.
+    """Problem of a package and the command that fixes it; "" if there is none.
 
     Args:
-        name: Of the package.
-        version: That is installed; None where it is missing.
-        requirement: ``packaging.requirements.Requirement`` on it, or None.
+        name: Name of the package.
+        version: Installed version; None if the package is missing.
+        requirement: ``packaging.requirements.Requirement`` of cssl_jax on the package, or None.
     """
     bounds = "" if requirement is None else str(requirement.specifier)
     command = f'pip install "{name}{bounds}"'
@@ -97,7 +109,7 @@ def package_trouble(name: str, version: str | None, requirement: Any) -> str:
 
 
 def requirements() -> dict[str, Any]:
-    """This package's own requirements by name; none where they, or ``packaging``, are missing."""
+    """Requirements of cssl_jax by name; {} if its metadata or ``packaging`` is missing."""
     try:
         from packaging.requirements import Requirement
 
@@ -108,18 +120,19 @@ def requirements() -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
-    """Installed version; None where there is no such package or it left no module behind."""
+    """Installed version of a package; None if its metadata or its module is missing."""
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-    there = importlib.util.find_spec(MODULES.get(name, name.replace("-", "_")))
-    return None if there is None else version
+    spec = importlib.util.find_spec(MODULES.get(name, name.replace("-", "_")))
+    return None if spec is None else version
 
 
 def _devices() -> tuple[list[str], list[str]]:
+    """(lines about JAX's devices, problems)."""
     if importlib.util.find_spec("jax") is None:
-        return [], []  # told already
+        return [], []  # reported among the packages
     try:
         import jax
 
@@ -135,12 +148,13 @@ def _devices() -> tuple[list[str], list[str]]:
         limit = process.device_memory(device)
         memory = "" if limit is None else f", {limit / 2**30:.1f} GiB"
         lines.append(f"  device {device.id}: {device.platform}, {device.device_kind}{memory}")
-    lines.append(f"  {jax.process_count()} process(es), {jax.device_count()} device(s) in all")
-    lines.append(f"  compiled programs are kept in {process.set_compile_cache('') or 'no folder'}")
+    lines.append(f"  {jax.process_count()} process(es), {jax.device_count()} device(s) in total")
+    lines.append(f"  cache of compiled programs: {process.set_compile_cache('') or 'no folder'}")
     return lines, []
 
 
 def _memory() -> list[str]:
+    """Lines about CPU cores, memory and free disk space."""
     lines = [f"  {os.cpu_count()} CPU cores"]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
@@ -149,9 +163,10 @@ def _memory() -> list[str]:
     return lines
 
 
-def _idle_accelerators(found: list[str]) -> list[str]:
+def _idle_accelerators(device_lines: list[str]) -> list[str]:
+    """Hints about accelerators whose tool is installed, but which JAX does not use."""
     return [
-        f"{tool} is here, but JAX sees no {platform_name}: {remedy}"
+        f"{tool} is installed, but JAX finds no {platform_name}: {remedy}"
         for tool, (platform_name, remedy) in ACCELERATORS.items()
-        if shutil.which(tool) and not any(f": {platform_name}," in line for line in found)
+        if shutil.which(tool) and not any(f": {platform_name}," in line for line in device_lines)
     ]

@@ -1,7 +1,8 @@
-"""Several processes of one run act as one: all do, or the first does, and all know the outcome.
+"""Coordinates the processes of one run: actions on all or on the primary one, with shared errors.
 
-Every function here is a meeting: all processes must call it, in the same order. Between meetings a
-process does nothing that the others would have to wait for; alone, none of them costs anything.
+Functions that exchange data are collective calls: all processes must make them, in the same order.
+Between them, no process does anything that the others would have to wait for. With a single process
+they cost nothing.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from cssl_jax.errors import InterruptedRunError, RunError, UserError
 
 T = TypeVar("T")
 _KINDS = {kind.__name__: kind for kind in (UserError, RunError, InterruptedRunError)}
-# What JAX, Gloo, NCCL and Orbax say where a peer is gone; an error of this process says none of it.
+# Messages of JAX, Gloo, NCCL and Orbax about a lost peer; other errors contain none of these.
 _LOST = re.compile(
     r"gloo|connection (closed|reset)|socket closed|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|"
     r"coordination|barrier|NCCL",
@@ -28,83 +29,107 @@ _LOST = re.compile(
 
 
 def is_single_process() -> bool:
-    """Whether this process is the only one."""
+    """Whether the run has a single process."""
     return jax.process_count() == 1
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this is the primary process (process 0), which writes files and prints."""
     return jax.process_index() == 0
 
 
 def gather(content: Any) -> list[Any]:
-    """What every process gives, by process; plain JSON."""
+    """Gathers a JSON value from every process; a collective call.
+
+    Args:
+        content: JSON value of this process.
+
+    Returns:
+        The values of all processes, in the order of their numbers.
+    """
     if is_single_process():
         return [content]
     text = np.frombuffer(json.dumps(content).encode(), np.uint8)
     longest = int(multihost_utils.process_allgather(np.int32(len(text))).max())
-    size = 1 << max(longest - 1, 255).bit_length()  # few sizes: each is a program to compile
+    size = 1 << max(longest - 1, 255).bit_length()  # few sizes: each compiles a program
     padded = np.pad(text, (0, size - len(text)), constant_values=ord(" "))
     return [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
 
 
 def run_on_all(act: Callable[[], T]) -> T:
-    """Every process acts; where one fails, all do, with its words.
+    """Calls ``act`` on every process; if one fails, all raise its error. A collective call.
 
-    ``act`` must not take part in a meeting or a collective: one that failed would not come to it.
+    ``act`` must not make collective calls: a process that failed before would never make them.
+
+    Args:
+        act: Function without arguments.
+
+    Returns:
+        This process's result of ``act``.
 
     Raises:
-        UserError, RunError, InterruptedRunError: As the one that failed; any other of its errors is
-            a RunError to the others.
+        UserError, RunError, InterruptedRunError: Error of the process that failed; any other type
+            of error becomes a RunError on the other processes.
     """
     if is_single_process():
         return act()
     error: Exception | None = None
     try:
         result = act()
-    except Exception as failure:  # whatever it is, the others wait to hear of it
+    except Exception as failure:  # of any type: the other processes wait for this one
         error = failure
-    told = gather(None if error is None else [type(error).__name__, _words(error), _host()])
+    failures = gather(None if error is None else [type(error).__name__, _message(error), _host()])
     if error is not None:
         raise error
-    for number, trouble in enumerate(told):
-        if trouble is not None:
-            kind, words, host = trouble
-            raise _KINDS.get(kind, RunError)(f"process {number} ({host}): {words}")
+    for number, failed in enumerate(failures):
+        if failed is not None:
+            kind, message, host = failed
+            raise _KINDS.get(kind, RunError)(f"process {number} ({host}): {message}")
     return result
 
 
 def run_on_primary(act: Callable[[], T]) -> T | None:
-    """The first process acts, the others wait for it; errors as in ``together``.
+    """Calls ``act`` on the primary process while the others wait. A collective call.
+
+    Args:
+        act: Function without arguments, see ``run_on_all`` for its errors.
 
     Returns:
-        What it gave, in the first; None in the others.
+        The result of ``act`` on the primary process; None on the others.
     """
     return run_on_all(act) if is_primary() else run_on_all(lambda: None)
 
 
 def broadcast_from_primary(make: Callable[[], T]) -> T:
-    """What the first process makes, plain JSON, in all of them; errors as in ``together``."""
-    made = run_on_primary(make)
-    return made if is_single_process() else gather(made)[0]  # type: ignore[return-value]
+    """Calls ``make`` on the primary process and returns its result on all. A collective call.
+
+    Args:
+        make: Function without arguments that returns a JSON value, see ``run_on_all`` for its
+            errors.
+    """
+    value = run_on_primary(make)
+    return value if is_single_process() else gather(value)[0]  # type: ignore[return-value]
 
 
 def require_same(facts: Mapping[str, Any]) -> None:
-    """Makes sure that these named facts, plain JSON, are the same in all processes.
+    """Checks that named JSON values are the same on all processes. A collective call.
+
+    Args:
+        facts: Name -> value on this process.
 
     Raises:
-        UserError: It names those that are not, with their values.
+        UserError: Values differ; the message lists them with their processes.
     """
     if is_single_process():
         return
-    told = gather([_host(), {name: json.dumps(value) for name, value in facts.items()}])
+    gathered = gather([_host(), {name: json.dumps(value) for name, value in facts.items()}])
     differing = []
-    for name in dict.fromkeys(name for _, texts in told for name in texts):
+    for name in dict.fromkeys(name for _, texts in gathered for name in texts):
         holders: dict[str, list[str]] = {}
-        for number, (host, texts) in enumerate(told):
+        for number, (host, texts) in enumerate(gathered):
             holders.setdefault(texts.get(name, "unknown"), []).append(f"{number} ({host})")
         if len(holders) > 1:
-            each = (f"{value} in process {_some(who)}" for value, who in holders.items())
+            each = (f"{value} in process {_shortened(who)}" for value, who in holders.items())
             differing.append(f"{name}: {', '.join(each)}")
     if differing:
         raise UserError(
@@ -113,13 +138,14 @@ def require_same(facts: Mapping[str, Any]) -> None:
         )
 
 
-def _some(names: list[str]) -> str:
+def _shortened(names: list[str]) -> str:
+    """The first three names, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Within it, the loss of another process is a RunError."""
+    """Context in which the loss of another process raises a RunError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -129,19 +155,20 @@ def watched() -> Iterator[None]:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error is that another process is gone."""
+    """Whether an error means that another process has ended or cannot be reached."""
     return not is_single_process() and bool(_LOST.search(str(error)))
 
 
 def lost(error: BaseException) -> RunError:
-    """Words for it."""
+    """The RunError to raise for an error of which ``is_lost`` is true."""
     return RunError(
-        f"another process of this run is gone ({_first_line(error)}); its own last words tell why. "
-        "Checkpoints saved before stand: start all processes again to go on"
+        f"another process of this run is gone ({_first_line(error)}); see its last messages for "
+        "the cause. Saved checkpoints are kept: start all processes again to continue"
     )
 
 
-def _words(error: Exception) -> str:
+def _message(error: Exception) -> str:
+    """Text of an error; with its type, unless the text is written for users."""
     return str(error) if type(error).__name__ in _KINDS else f"{type(error).__name__}: {error}"
 
 

@@ -1,4 +1,4 @@
-"""The process: platform, devices, compile cache, signals."""
+"""The current process: devices, compile cache, versions, environment, signals."""
 
 import contextlib
 import hashlib
@@ -23,13 +23,14 @@ _CACHE = "jax_compilation_cache_dir"
 
 
 def set_compile_cache(folder: str) -> str | None:
-    """Keeps compiled programs from one process to the next; a cache set from outside stays.
+    """Sets the folder in which JAX caches compiled programs across processes.
 
     Args:
-        folder: Where; "" is ``files.cache_folder("compile")``, "off" is nowhere.
+        folder: Folder of the cache. "" keeps the folder that JAX is already configured with; if
+            there is none, it uses ``files.cache_folder("compile")``. "off" disables the cache.
 
     Returns:
-        The folder in use, or None.
+        The folder in use; None if the cache is disabled or its folder cannot be created.
     """
     if folder == "off":
         jax.config.update(_CACHE, None)
@@ -46,16 +47,16 @@ def set_compile_cache(folder: str) -> str | None:
 
 
 def make_mesh(devices: int) -> Mesh:
-    """A mesh over the first ``devices`` devices; 0 is all.
+    """Creates a mesh over the first ``devices`` devices; 0 uses all.
 
     Raises:
-        UserError: There are fewer, a part was asked for with several processes, or the platform
-            that JAX was asked for is not there.
+        UserError: There are fewer devices, a subset was requested with several processes, or the
+            requested platform cannot start.
     """
     platforms.require()
     available = jax.devices()
     if devices and not multihost.is_single_process() and devices != len(available):
-        raise UserError(f"runtime.devices {devices} on several processes; leave it 0, which is all")
+        raise UserError(f"runtime.devices is {devices} with several processes; use 0, which is all")
     if devices > len(available):
         raise UserError(
             f"runtime.devices is {devices}, but there are {len(available)} "
@@ -66,31 +67,36 @@ def make_mesh(devices: int) -> Mesh:
 
 
 def device_memory(device: jax.Device) -> int | None:
-    """Bytes a device may use, or None where it does not tell (CPU)."""
+    """Memory that JAX may use on a device in bytes; None if it does not report it (CPU)."""
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def versions() -> dict[str, str]:
-    """Of this package and of what computes for it."""
+    """Versions of cssl_jax and of the packages that determine its results, by name."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    found = {name: importlib.metadata.version(name) for name in packages}
-    return {"cssl_jax": __version__, **found}
+    installed = {name: importlib.metadata.version(name) for name in packages}
+    return {"cssl_jax": __version__, **installed}
 
 
 def join(command: str) -> None:
-    """Joins the other processes that run this command, where there are some; see ``distributed``.
+    """Joins the other processes of this command, if there are any; see ``distributed.start``.
+
+    Args:
+        command: Name of the command, which must be the same in all processes.
 
     Raises:
-        UserError: They run another command, or other code.
+        UserError: The processes run different commands, versions or code.
     """
     distributed.start()
     platforms.require()
     if not multihost.is_single_process():
-        multihost.require_same({"command": command, **versions(), "cssl_jax's code": _source()})
+        multihost.require_same(
+            {"command": command, **versions(), "cssl_jax's code": _source_digest()}
+        )
 
 
-def _source() -> str:
-    """A digest of this package's code, which its version does not tell apart."""
+def _source_digest() -> str:
+    """Digest of this package's code, which can differ between copies of the same version."""
     digest = hashlib.sha256()
     folder = pathlib.Path(__file__).parents[1]
     for path in sorted(folder.rglob("*.py")):
@@ -99,9 +105,9 @@ def _source() -> str:
 
 
 def process_age() -> float | None:
-    """Seconds since this process was started; None where the system does not tell (not Linux)."""
+    """Seconds since this process was started; None on systems other than Linux."""
     try:
-        # Fields after the command's name, which may hold anything but ends with the last bracket.
+        # The command's name may contain spaces and brackets; the fields follow the last bracket.
         fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started
@@ -110,7 +116,7 @@ def process_age() -> float | None:
 
 
 def environment(mesh: Mesh) -> dict[str, str]:
-    """The machine in words: python, system, devices and cores of this host."""
+    """Descriptions of this host: Python version, system, devices and number of CPU cores."""
     device = mesh.devices.flat[0]
     return {
         "python": platform.python_version(),
@@ -121,37 +127,41 @@ def environment(mesh: Mesh) -> dict[str, str]:
 
 
 class Interruption:
-    """What a signal does to a run: it is noted, so that the loop can save before it stops.
+    """Signal handler that records a signal, so that the training loop can save before it stops.
 
-    While the main thread waits for something that may be given up (``breakable``), the signal
-    raises InterruptedRunError there; elsewhere it only sets ``signal_number``. What several
-    processes do together is not given up by one of them: they agree on it.
+    While the main thread waits in a block that may be abandoned (``breakable``), the signal raises
+    InterruptedRunError there. Elsewhere it only sets ``signal_number``. One process alone does not
+    abandon what several do collectively: they first reach a consensus.
+
+    Attributes:
+        signal_number: Number of the signal that arrived; None if none did.
     """
 
     signal_number: int | None = None
     _breakable = False
 
     def __call__(self, number: int, frame: types.FrameType | None) -> None:
-        """The handler; a second signal of the same kind is not held back."""
+        """Handles a signal; a second signal of the same kind then has its default effect."""
         self.signal_number = number
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else _interrupt)
         if self._breakable:
             raise InterruptedRunError(self.name)
-        words = "the run ends after the steps in flight and a save; another signal ends it at once"
-        with contextlib.suppress(OSError):  # not by print, which a signal may have interrupted
-            os.write(2, f"\n{self.name}: {words}\n".encode())
+        text = "the run ends after the steps in flight and a save; another signal ends it at once"
+        with contextlib.suppress(OSError):  # not print: the signal may have interrupted a print
+            os.write(2, f"\n{self.name}: {text}\n".encode())
 
     @property
     def name(self) -> str:
-        """Of the signal, "" where none came."""
+        """Name of the signal that arrived, such as "SIGTERM"; "" if none did."""
         return signal.Signals(self.signal_number).name if self.signal_number else ""
 
     @contextlib.contextmanager
     def breakable(self, *, shared: bool = False) -> Iterator[None]:
-        """Within it a signal, or one that was noted before, raises InterruptedRunError at once.
+        """Context in which a signal, also an earlier one, raises InterruptedRunError at once.
 
         Args:
-            shared: Other processes take part, where there are some: then it does not.
+            shared: Whether all processes of the run take part in the block. With several processes
+                a signal then raises nothing.
         """
         if shared and not multihost.is_single_process():
             yield
@@ -171,7 +181,7 @@ def _interrupt(number: int, frame: types.FrameType | None) -> None:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[Interruption]:
-    """Within it SIGTERM and SIGINT are noted; outside the main thread it does nothing."""
+    """Context that records SIGTERM and SIGINT; has no effect outside the main thread."""
     interruption = Interruption()
     previous = {}
     with contextlib.suppress(ValueError):  # not the main thread, as in some notebooks

@@ -1,4 +1,4 @@
-"""One step over many devices: per-device code over the axis "data", run by shard_map or by pmap."""
+"""Data parallelism: runs per-device code over the mesh axis "data" by shard_map or pmap."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,10 +16,10 @@ PyTree = Any
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of one axis, "data", over ``devices`` (default: all), with Auto axis types.
+    """Creates a mesh with one axis, "data", over ``devices`` (default: all), of Auto axis type.
 
-    The devices of a TPU slice lie beside each other, in the order that suits its network; slices,
-    which a slower one connects, follow one another.
+    The devices of a TPU slice are adjacent, in the order that suits the slice's network. Slices,
+    which a slower network connects, follow one another.
     """
     auto: dict = {"axis_types": (AxisType.Auto,)}
     ordered = [
@@ -31,7 +31,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def by_slice(devices: Sequence[Any]) -> list[list[Any]]:
-    """Devices by the slice that they are of, each slice's in the order given; most have one."""
+    """Groups devices by TPU slice, in the order given; devices without slices form one group."""
     slices: dict[int, list[Any]] = {}
     for device in devices:
         slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
@@ -39,7 +39,7 @@ def by_slice(devices: Sequence[Any]) -> list[list[Any]]:
 
 
 def per_device_batch(batch_size: int, mesh: Mesh) -> int:
-    """Rows a device holds.
+    """Number of examples per device.
 
     Raises:
         UserError: The global batch does not divide over the mesh.
@@ -55,10 +55,15 @@ def per_device_batch(batch_size: int, mesh: Mesh) -> int:
 
 
 def micro_batches(batch_size: int, mesh: Mesh, micro_batch: int) -> int:
-    """Parts of ``micro_batch`` examples, over all devices, of the global batch; 0 is one part.
+    """Number of micro-batches per global batch.
+
+    Args:
+        batch_size: Global batch size in examples.
+        mesh: Devices that a micro-batch is split over.
+        micro_batch: Global micro-batch size in examples; 0 means a single micro-batch.
 
     Raises:
-        UserError: They do not make up the global batch, or do not divide over the mesh.
+        UserError: The micro-batch does not divide the global batch, or not over the devices.
     """
     per_device_batch(batch_size, mesh)
     if not micro_batch:
@@ -69,28 +74,34 @@ def micro_batches(batch_size: int, mesh: Mesh, micro_batch: int) -> int:
     below = [n for n in fitting if n < micro_batch]
     nearest = below[-1:] + fitting[len(below) :][:1]
     over = f"over {mesh.size} devices"
-    what = f"the global batch {batch_size}" if batch_size % micro_batch else over
+    reason = f"the global batch {batch_size}" if batch_size % micro_batch else over
     choices = " or ".join(map(str, nearest))
-    raise UserError(f"train.micro_batch {micro_batch} does not divide {what}; use {choices}")
+    raise UserError(f"train.micro_batch {micro_batch} does not divide {reason}; use {choices}")
 
 
 def norm_groups(batch_size: int, norm_group: int, mesh: Mesh, micro_batch: int = 0) -> int:
-    """Groups of ``norm_group`` images that BatchNorm statistics are over (0: one group).
+    """Number of groups of images over which BatchNorm computes its statistics.
 
-    They are groups of what is encoded at once: of the global batch, or of ``micro_batch``.
+    Args:
+        batch_size: Global batch size in examples.
+        norm_group: Images per group; 0 means a single group.
+        mesh: Devices that the batch is split over.
+        micro_batch: Global micro-batch size, which the groups then divide; 0 means that the whole
+            batch is encoded at once.
 
     Raises:
-        UserError: The groups do not make up that batch, or straddle devices unevenly.
+        UserError: The group size does not divide the batch, or groups and devices do not divide
+            one another.
     """
-    whole = micro_batch or batch_size
-    name = f"train.micro_batch {whole}" if micro_batch else f"global batch {whole}"
-    size = norm_group or whole
-    if not 0 < size <= whole or whole % size:
+    encoded = micro_batch or batch_size  # examples that are encoded at once
+    name = f"train.micro_batch {encoded}" if micro_batch else f"global batch {encoded}"
+    size = norm_group or encoded
+    if not 0 < size <= encoded or encoded % size:
         raise UserError(f"model.norm_group {size} does not divide the {name}; use a divisor")
-    groups = whole // size
+    groups = encoded // size
     if groups % mesh.size and mesh.size % groups:
         raise UserError(
-            f"model.norm_group {size} makes {groups} groups of the {name}, which neither divide "
+            f"model.norm_group {size} gives {groups} groups of the {name}, which neither divide "
             f"nor are divided by {mesh.size} devices; use a power of two"
         )
     return groups
@@ -107,25 +118,26 @@ def data_parallel(
 ) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
     """Runs ``step(state, constants, host_batch)`` on every device of the mesh.
 
-    ``step`` is per-device code: it sees the whole of ``state`` and ``constants`` (replicated) and
-    its own rows of ``host_batch`` (split on the leading axis), may use collectives over "data", and
-    must return what is equal on every device. Replication is not checked (check_vma=False): with
-    the check on, autodiff of replicated parameters inserts a sum of its own, and averaged gradients
-    come out n times too large. ``assert_replicated`` looks at the result instead.
+    ``step`` is per-device code. It receives all of ``state`` and ``constants`` (replicated) and the
+    device's rows of ``host_batch`` (split on the leading axis). It may use collectives over "data",
+    and must return the same values on every device. Replication is not checked (check_vma=False):
+    with the check, autodiff of replicated parameters inserts an additional sum, and averaged
+    gradients become n times too large. ``assert_replicated`` checks the result instead.
 
     Args:
-        step: The function; outputs are replicated.
-        mesh: From ``make_mesh``.
-        backend: "shard_map", or "pmap" (one process only).
-        donate: Reuse the memory of ``state`` for the result.
-        split_constants: ``constants`` are split on the leading axis too, see ``put_constants``.
-        deterministic: Ask for the same bits at every execution, see ``same_bits``.
+        step: Per-device function; its results are replicated.
+        mesh: Mesh from ``make_mesh``.
+        backend: "shard_map", or "pmap" (single process only).
+        donate: Whether the result reuses the memory of ``state``.
+        split_constants: Whether ``constants`` are split on the leading axis, see ``put_constants``.
+        deterministic: Whether every execution must give the same bits, see ``same_bits``.
 
     Returns:
-        A compiled function of the same arguments, ``host_batch`` as made by ``put_batch``.
+        A compiled function of the same arguments; ``host_batch`` must come from ``put_batch``.
 
     Raises:
-        UserError: Unknown backend, or pmap on several processes, or with options of its own.
+        UserError: The backend is unknown, or it is pmap with several processes or with
+            ``deterministic`` on a GPU.
     """
     donated = (0,) if donate else ()
     options = same_bits(mesh.devices.flat[0].platform) if deterministic else {}
@@ -143,8 +155,8 @@ def data_parallel(
             )
         if options:
             raise UserError(
-                "runtime.deterministic needs runtime.backend 'shard_map' on a GPU: pmap hands the "
-                "compiler no options"
+                "runtime.deterministic needs runtime.backend 'shard_map' on a GPU: pmap passes no "
+                "options to the compiler"
             )
         return jax.pmap(
             step,
@@ -158,26 +170,29 @@ def data_parallel(
 
 
 def same_bits(platform: str) -> dict[str, bool]:
-    """Options with which XLA compiles to the same bits at every execution and compilation.
+    """Compiler options with which XLA gives the same bits in every compilation and execution.
 
-    On GPUs scatters and sums by atomics have an order of their own, and the algorithms of
-    convolutions and products are chosen by timing them; both are turned off. CPUs and TPUs need
-    nothing.
+    On GPUs, scatters and sums that use atomics run in an arbitrary order, and XLA chooses the
+    algorithms of convolutions and products by timing them. The option disables both. CPUs and TPUs
+    need no option.
     """
     return {"xla_gpu_deterministic_ops": True} if platform in ("gpu", "cuda", "rocm") else {}
 
 
 def argument_specs(split_constants: bool = False) -> tuple[PartitionSpec, ...]:
-    """Of state, constants and feed under ``data_parallel``."""
+    """Partition specs of state, constants and host batch under ``data_parallel``."""
     split = PartitionSpec(AXIS)
     return PartitionSpec(), split if split_constants else PartitionSpec(), split
 
 
 def put_constants(constants: PyTree, mesh: Mesh, backend: str, split: bool) -> PyTree:
-    """Puts host arrays on the devices once: whole on each, or ``split`` on the leading axis.
+    """Puts host arrays on the devices: replicated, or split on the leading axis.
 
-    All processes give the whole arrays, and each puts its devices' part. Where they do not divide
-    over the mesh, zeros follow.
+    Args:
+        constants: Tree of arrays [S, ...]; every process passes the whole arrays.
+        mesh: Mesh from ``make_mesh``.
+        backend: "shard_map" or "pmap".
+        split: Whether to split the arrays. If S does not divide over the mesh, zeros pad the end.
     """
     if not split:
         return replicate(constants, mesh)
@@ -186,76 +201,93 @@ def put_constants(constants: PyTree, mesh: Mesh, backend: str, split: bool) -> P
     def put(x: np.ndarray) -> jax.Array:
         rows = rows_held(len(x), mesh.size)
 
-        def part(at: Any, unit: int = 1) -> np.ndarray:
-            held = x[unit * (at[0].start or 0) :][:rows]
+        def shard(index: Any, unit: int = 1) -> np.ndarray:
+            """Padded rows of the device at ``index``, whose start counts ``unit`` rows."""
+            held = x[unit * (index[0].start or 0) :][:rows]
             return np.pad(held, [(0, rows - len(held)), *[(0, 0)] * (x.ndim - 1)])
 
-        if backend == "pmap":  # which wants the device axis written out
+        if backend == "pmap":  # pmap needs an explicit device axis
             shape = (mesh.size, rows, *x.shape[1:])
-            return jax.make_array_from_callback(shape, sharding, lambda at: part(at, rows)[None])
+            return jax.make_array_from_callback(
+                shape, sharding, lambda index: shard(index, rows)[None]
+            )
         shape = (mesh.size * rows, *x.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, part)
+        return jax.make_array_from_callback(shape, sharding, shard)
 
     return jax.tree.map(put, constants)
 
 
 def rows_held(rows: int, devices: int) -> int:
-    """Rows of split constants that each device holds."""
+    """Number of rows of split constants that each device holds, including padding."""
     return -(-rows // devices)
 
 
 def fetch_rows(tree: PyTree, index: jax.Array) -> PyTree:
-    """Rows of split constants, wherever they lie; per-device code.
+    """Fetches rows of split constants from the devices that hold them; per-device code.
 
-    Every device hears what all want and gives what it holds, so that N rows go over the network a
-    call, whatever the size of the constants.
+    Every device gathers the indices of all and contributes the rows that it holds. N rows per call
+    go over the network for N indices in total, whatever the size of the constants.
 
     Args:
-        tree: This device's part of each array, integers [S / devices, ...].
-        index: int [n], this device's wishes.
+        tree: This device's shard of each array, integers [S / devices, ...].
+        index: Global indices of the rows that this device needs, int [n].
 
     Returns:
-        Arrays [n, ...].
+        Tree of arrays [n, ...].
     """
-    wanted = jax.lax.all_gather(index, AXIS, tiled=True)
+    requested = jax.lax.all_gather(index, AXIS, tiled=True)
 
     def fetch(held: jax.Array) -> jax.Array:
-        place = wanted - jax.lax.axis_index(AXIS) * len(held)
-        here = (place >= 0) & (place < len(held))
-        rows = held[jnp.where(here, place, 0)]
-        given = jnp.where(here.reshape(-1, *[1] * (held.ndim - 1)), rows, 0)
-        # One device gives the row, the others zeros: a sum of integers is exact.
-        return jax.lax.psum_scatter(given, AXIS, scatter_dimension=0, tiled=True)
+        local = requested - jax.lax.axis_index(AXIS) * len(held)
+        is_local = (local >= 0) & (local < len(held))
+        rows = held[jnp.where(is_local, local, 0)]
+        contribution = jnp.where(is_local.reshape(-1, *[1] * (held.ndim - 1)), rows, 0)
+        # One device contributes the row, the others zeros; the sum of integers is exact.
+        return jax.lax.psum_scatter(contribution, AXIS, scatter_dimension=0, tiled=True)
 
     return jax.tree.map(fetch, tree)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Puts host values on every device; copies, so that donating the result spares the original."""
+    """Copies host values to every device; donating the result leaves the original intact."""
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), tree)
 
 
 def put_batch(batch: PyTree, mesh: Mesh, backend: str = "shard_map") -> PyTree:
-    """Puts this process's rows of a global batch on its devices, split on the leading axis."""
+    """Puts this process's rows of a global batch on its devices, split on the leading axis.
+
+    Args:
+        batch: Tree of host arrays [rows of this process, ...], see ``process_rows``.
+        mesh: Mesh from ``make_mesh``.
+        backend: "shard_map" or "pmap".
+    """
     if backend == "pmap":
-        # pmap wants the device axis written out: [N, ...] -> [devices, n, ...].
+        # pmap needs an explicit device axis: [N, ...] -> [devices, n, ...].
         return jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), batch)
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def own_rows(x: jax.Array) -> np.ndarray:
-    """This process's rows of an array that is split as by ``put_batch``, in the order put there."""
+    """Rows of this process in an array that is split as by ``put_batch``, in the same order."""
     shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 def process_rows(batch_size: int, mesh: Mesh, micro_batch: int = 0) -> np.ndarray:
-    """Rows of the global batch that this process feeds, in the order its devices hold them.
+    """Rows of the global batch that this process supplies, in the order of its devices.
 
-    Micro-batch k of b rows is the rows [k b, (k + 1) b) on any number of devices, each of which
-    holds a contiguous share of every micro-batch: device p of P the rows k b + p b / P + r.
+    Micro-batch k of b rows consists of the rows [k b, (k + 1) b) on any number of devices. Each
+    device holds a contiguous block of every micro-batch: device p of P the rows k b + p b / P + r.
+
+    Args:
+        batch_size: Global batch size in examples.
+        mesh: Mesh from ``make_mesh``.
+        micro_batch: Global micro-batch size in examples; 0 means a single micro-batch.
+
+    Returns:
+        Row numbers, int [rows of this process].
     """
     parts = micro_batches(batch_size, mesh, micro_batch)
     rows = np.arange(batch_size).reshape(parts, mesh.size, -1)
@@ -264,7 +296,11 @@ def process_rows(batch_size: int, mesh: Mesh, micro_batch: int = 0) -> np.ndarra
 
 
 def assert_replicated(tree: PyTree) -> None:
-    """Raises RuntimeError, naming the leaf, where this process's devices hold different values."""
+    """Checks that this process's devices hold identical values of every leaf.
+
+    Raises:
+        RuntimeError: Values differ; the message names the leaf.
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         if any(not np.array_equal(shards[0], other, equal_nan=True) for other in shards[1:]):

@@ -1,4 +1,4 @@
-"""Python modules in processes of their own, several at a time, watched from here."""
+"""Runs Python modules in child processes, several at a time, and reads their results."""
 
 import json
 import os
@@ -17,24 +17,24 @@ from cssl_jax import registries
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.runtime import platforms
 
-# What would make a child's devices or figures other than this module's callers ask for.
+# Settings of the parent that would change the devices or the precision of a child.
 _FLAG = re.compile(r"--xla_force_host_platform_device_count=\S*")
 _DROPPED = ("JAX_NUM_CPU_DEVICES", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
 
 
 def environment(*, simulated: bool) -> dict[str, str]:
-    """This process's environment for a child that chooses its devices itself.
+    """Environment variables for a child, without the parent's choice of devices and precision.
 
     Args:
-        simulated: On CPU devices, whatever else there is.
+        simulated: Whether the child uses CPU devices only, also where there are accelerators.
     """
-    kept = {name: value for name, value in os.environ.items() if name not in _DROPPED}
+    variables = {name: value for name, value in os.environ.items() if name not in _DROPPED}
     if trusted := registries.trusted_code():
-        kept[registries.TRUST_VARIABLE] = os.pathsep.join(sorted(trusted))
-    kept["XLA_FLAGS"] = _FLAG.sub("", kept.get("XLA_FLAGS", "")).strip()
+        variables[registries.TRUST_VARIABLE] = os.pathsep.join(sorted(trusted))
+    variables["XLA_FLAGS"] = _FLAG.sub("", variables.get("XLA_FLAGS", "")).strip()
     if simulated:
-        kept["JAX_PLATFORMS"] = "cpu"
-    return {"TF_CPP_MIN_LOG_LEVEL": "2", **kept}
+        variables["JAX_PLATFORMS"] = "cpu"
+    return {"TF_CPP_MIN_LOG_LEVEL": "2", **variables}
 
 
 def run(
@@ -43,24 +43,24 @@ def run(
     *,
     variables: Mapping[str, str],
     timeout: float,
-    heard: Callable[[dict[str, Any]], None] = lambda line: None,
+    on_line: Callable[[dict[str, Any]], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Runs ``python -m module`` once for each of ``arguments``, at the same time.
+    """Runs ``python -m module`` in one child per mapping of arguments, all at the same time.
 
-    A child reads its arguments as one line of JSON, and writes lines of JSON.
+    A child reads its arguments as one line of JSON, and writes its results as lines of JSON.
 
     Args:
-        module: With a ``main`` that is given the arguments, see ``serve``.
-        arguments: One mapping a child.
-        variables: Environment of the children.
-        timeout: Seconds for all of them.
-        heard: Called with every line of the first child as it comes.
+        module: Module that calls ``serve`` with a function of the arguments.
+        arguments: One mapping of JSON values per child.
+        variables: Environment variables of the children.
+        timeout: Seconds until all children must have ended.
+        on_line: Called with every line of the first child as it arrives.
 
     Returns:
         All lines of the first child.
 
     Raises:
-        RunError: A child failed, or it took too long; the others are ended.
+        RunError: A child failed, or they took too long; the others are killed.
     """
     lines: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -77,14 +77,14 @@ def run(
                 text = outputs[0].read_text()
                 for line in text[: text.rfind("\n") + 1].splitlines()[len(lines) :]:
                     lines.append(json.loads(line))
-                    heard(lines[-1])
+                    on_line(lines[-1])
                 for code, path in zip(codes, outputs, strict=True):
                     if code:
                         raise RunError(f"a process of {module} {_cause(code, path)}")
                 running = None in codes
                 if running and time.monotonic() > end:
                     raise RunError(
-                        f"a process of {module} took longer than {timeout:g} s and was ended; "
+                        f"a process of {module} took longer than {timeout:g} s and was killed; "
                         "give a longer --timeout"
                     )
                 time.sleep(0.05 if running else 0)
@@ -98,13 +98,22 @@ def run(
 
 
 def devices(timeout: float) -> dict[str, Any]:
-    """The devices of this machine: platform, kind, count, memory (bytes of one, or None).
+    """Devices of this machine: platform, kind, count, memory (bytes of one device, or None).
 
-    This process must not ask itself where others are to use them: an accelerator belongs to one.
+    A child process queries JAX. If this process did, it would hold the accelerator, which only one
+    process can use, and other children could not.
+
+    Args:
+        timeout: Seconds until the child must have ended.
+
+    Raises:
+        RunError: The child failed or took too long.
     """
     variables = environment(simulated=False)
-    (found,) = run("cssl_jax.runtime.device_child", [{}], variables=variables, timeout=timeout)
-    return found
+    (description,) = run(
+        "cssl_jax.runtime.device_child", [{}], variables=variables, timeout=timeout
+    )
+    return description
 
 
 def _start(
@@ -121,28 +130,33 @@ def _start(
         )
     assert child.stdin is not None
     child.stdin.write(json.dumps(argument) + "\n")
-    child.stdin.flush()  # and left open: its end is the end of this process, see ``serve``
+    child.stdin.flush()  # left open: it closes when this process ends, see ``serve``
     return child
 
 
 def _cause(code: int, path: pathlib.Path) -> str:
-    lines = path.with_suffix(".errors").read_text().strip().splitlines() or ["without a word"]
+    """Why a child with this exit code ended, from its signal or its last line of errors."""
+    lines = path.with_suffix(".errors").read_text().strip().splitlines() or ["without a message"]
     if code < 0:
         name = signal.Signals(-code).name
-        hint = ": out of memory, as a rule" if name == "SIGKILL" else f": {lines[-1]}"
+        hint = ", usually because memory ran out" if name == "SIGKILL" else f": {lines[-1]}"
         return f"was ended by {name}{hint}"
     return f"failed: {lines[-1]}"
 
 
 def serve(main: Callable[..., None]) -> None:
-    """In a child: ``main(tell, **arguments)``; ``tell(**line)`` is heard by the parent."""
+    """Runs a child: calls ``main(report, **arguments)`` with the arguments that the parent sent.
+
+    ``report(**line)`` sends a line of JSON values to the parent. The child exits when the parent
+    does.
+    """
     arguments = json.loads(sys.stdin.readline())
-    # Libraries write to standard output as well, from C++ too: theirs goes to the errors.
-    answers = os.fdopen(os.dup(1), "w")
+    # Libraries, C++ ones included, print to standard output: redirect that to standard error.
+    results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def tell(**line: Any) -> None:
-        print(json.dumps(line), file=answers, flush=True)
+    def report(**line: Any) -> None:
+        print(json.dumps(line), file=results, flush=True)
 
     def end_with_the_parent() -> None:
         while os.read(0, 1):  # not sys.stdin, whose lock a daemon would hold at shutdown
@@ -151,10 +165,10 @@ def serve(main: Callable[..., None]) -> None:
 
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     try:
-        main(tell, **arguments)
+        main(report, **arguments)
     except platforms.FAILURES:
         try:
             platforms.require()
         except UserError as error:
-            sys.exit(str(error))  # the line that the parent passes on
+            sys.exit(str(error))  # becomes the last line, which the parent quotes
         raise

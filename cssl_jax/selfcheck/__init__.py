@@ -1,4 +1,4 @@
-"""Compares a recipe's training step between numbers of devices, in processes of its own."""
+"""Checks in child processes that a recipe's step does not depend on the number of devices."""
 
 from cssl_jax.lazy import submodules
 

@@ -1,4 +1,4 @@
-"""What ``cssl-jax selfcheck`` does: the same steps on 1, 2, 4, ... devices, compared."""
+"""Implements ``cssl-jax selfcheck``: runs and compares the same steps on 1, 2, 4, ... devices."""
 
 import dataclasses
 import math
@@ -21,27 +21,29 @@ from cssl_jax.selfcheck.short_run import Difference, Outcome, compare
 from cssl_jax.selfcheck.worker import case_name
 
 CHILD = "cssl_jax.selfcheck.worker"
-# Rule: float64 over all steps; float32 on loss, gradient and statistics of one step. Parameters are
-# not judged in float32: Adam and LARS divide by magnitudes that are rounding where they are small.
+# Bounds on the differences: in float64 after all steps, in float32 after one step. Parameters have
+# no bound in float32: Adam and LARS divide by magnitudes, and small ones are mostly rounding error.
 BOUNDS = {
     "float64": {"loss": 1e-9, "gradient": 1e-9, "params": 1e-9, "statistics": 1e-9},
     "float32": {"loss": 1e-5, "gradient": 1e-5, "statistics": 1e-5},
 }
-SHARED_DEVICES = 4  # by several processes: two of two each, and four of one each
+# Maximum devices of the runs in several processes: two processes with two devices each, and four
+# with one each.
+SHARED_DEVICES = 4
 Case = tuple[str, int, str, int]  # precision, devices, backend, steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One comparison with the reference.
+    """Comparison of one trial with the reference: one device, one process, shard_map.
 
     Attributes:
         precision: "float32" or "float64".
-        devices: Of all processes.
-        processes: That they are shared by.
-        backend: Of the step.
-        difference: From one device in one process under shard_map; None where there is no outcome.
-        trouble: What is wrong, in words; "" is nothing.
+        devices: Number of devices of all processes.
+        processes: Number of processes that the devices are split over.
+        backend: Backend of the step: "shard_map" or "pmap".
+        difference: Difference from the reference; None if the trial has no outcome.
+        problem: Description of what is wrong; "" if nothing is.
     """
 
     precision: str
@@ -49,20 +51,20 @@ class Row:
     processes: int
     backend: str
     difference: Difference | None
-    trouble: str
+    problem: str
 
 
 @dataclasses.dataclass(frozen=True)
 class SelfCheck:
-    """What ``cssl-jax selfcheck`` prints.
+    """Results of ``cssl-jax selfcheck``; ``str`` gives the report.
 
     Attributes:
-        changes: What was reduced, in words.
-        data: What was trained on, and what else differs from the recipe, in words.
-        device: That it ran on, in words.
-        steps: In float64.
-        rows: Of the table.
-        left_out: What could not be tried, in words.
+        changes: Descriptions of the fields that were reduced.
+        data: Description of the training examples and of other differences from the recipe.
+        device: Number and kind of the devices.
+        steps: Number of steps in float64; float32 takes one.
+        rows: Comparisons with the reference.
+        skipped: Descriptions of the checks that the machine cannot run.
     """
 
     changes: list[str]
@@ -70,15 +72,15 @@ class SelfCheck:
     device: str
     steps: int
     rows: list[Row]
-    left_out: list[str]
+    skipped: list[str]
 
     @property
     def passed(self) -> bool:
-        """Nothing is wrong with any row."""
-        return not any(row.trouble for row in self.rows)
+        """Whether no comparison has a problem."""
+        return not any(row.problem for row in self.rows)
 
     def __str__(self) -> str:
-        return "\n".join(_words(self))
+        return "\n".join(_report_lines(self))
 
 
 def selfcheck(
@@ -90,18 +92,18 @@ def selfcheck(
     timeout: float = 900.0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> SelfCheck:
-    """Takes steps of a run on 1, 2, 4, ... devices, under both backends and in several processes.
+    """Compares a run's steps on 1, 2, 4, ... devices, for both backends and several processes.
 
-    Everything runs in processes of its own, on the accelerators that are here where these are two
-    or more, else on simulated CPU devices.
+    All steps run in child processes: on this machine's accelerators if it has two or more, else on
+    simulated CPU devices.
 
     Args:
-        config: The run; see ``recipes.load``.
-        devices: The most to try.
-        steps: In float64; in float32 it is one.
-        full: Do not reduce the recipe.
+        config: Config of the run; see ``recipes.load``.
+        devices: Maximum number of devices.
+        steps: Number of steps in float64; float32 takes one.
+        full: Whether to keep the recipe's own encoder, batch and size instead of reducing them.
         timeout: Seconds for each group of processes.
-        progress: Told what has been done.
+        progress: Called with a line of text after each trial.
 
     Raises:
         UserError: The config, the data and the devices do not fit each other.
@@ -113,9 +115,9 @@ def selfcheck(
             "1 step and a positive time"
         )
     config = recipes.canonical(config)
-    found = subprocesses.devices(timeout)
-    simulated = found["platform"] == "cpu" or found["count"] < 2
-    devices = devices if simulated else min(devices, found["count"])
+    machine = subprocesses.devices(timeout)
+    simulated = machine["platform"] == "cpu" or machine["count"] < 2
+    devices = devices if simulated else min(devices, machine["count"])
     changes: list[str] = []
     if not full:
         config, changes = reduced(config, devices)
@@ -132,49 +134,69 @@ def selfcheck(
         config = dataclasses.replace(config, runtime=runtime)
         write_text(folder / "config.json", recipes.to_json(config))
         trials = _Trials(folder, simulated, timeout, progress)
-        plan, left_out = planned(found, simulated, devices, steps)
+        plan, skipped = plan_trials(machine, simulated, devices, steps)
         rows = [row for processes, cases in plan for row in trials.run(processes, cases)]
-    kind = f"{devices} simulated CPU devices" if simulated else f"{devices} x {found['kind']}"
-    return SelfCheck(changes, data, kind, steps, rows, left_out)
+    kind = f"{devices} simulated CPU devices" if simulated else f"{devices} x {machine['kind']}"
+    return SelfCheck(changes, data, kind, steps, rows, skipped)
 
 
-def planned(
-    found: dict[str, Any], simulated: bool, devices: int, steps: int
+def plan_trials(
+    machine: dict[str, Any], simulated: bool, devices: int, steps: int
 ) -> tuple[list[tuple[int, list[Case]]], list[str]]:
-    """(processes and what they try together, the reference first; what is left out, in words)."""
-    left_out = []
-    taken = {"float32": 1, "float64": steps}
-    if not simulated and found["platform"] == "tpu":
-        del taken["float64"]
-        left_out.append("float64: a TPU has none; JAX_PLATFORMS=cpu checks it on simulated devices")
-    powers = (2**i for i in range(devices.bit_length()))  # among which the batch divides
+    """Trials that a machine can run.
+
+    Args:
+        machine: Platform, kind and count of the machine's devices, see ``subprocesses.devices``.
+        simulated: Whether the trials run on simulated CPU devices.
+        devices: Maximum number of devices.
+        steps: Number of steps in float64.
+
+    Returns:
+        (number of processes, cases that they run) for each group of processes, the reference first;
+        and descriptions of the checks that the machine cannot run.
+    """
+    skipped = []
+    steps_of = {"float32": 1, "float64": steps}
+    if not simulated and machine["platform"] == "tpu":
+        del steps_of["float64"]
+        skipped.append(
+            "float64: TPUs do not support it; JAX_PLATFORMS=cpu checks it on simulated devices"
+        )
+    powers = (2**i for i in range(devices.bit_length()))  # the reduced batch divides over each
     counts = [*(n for n in powers if n < devices and devices % n == 0), devices]
     cases = [
-        (precision, n, backend, some)
-        for precision, some in taken.items()
+        (precision, n, backend, number)
+        for precision, number in steps_of.items()
         for backend in ("shard_map", "pmap")
         for n in counts
-        # pmap is the same compiled step: in float64 its longest trial does.
+        # pmap compiles the same step: in float64 the trial with the most devices suffices.
         if (precision, backend) != ("float64", "pmap") or n == devices
     ]
     plan = [(1, cases)]
     if simulated:
         total = max(n for n in counts if n <= SHARED_DEVICES)
-        shared = [("float64", total, "shard_map", steps)]  # its first step has all of float32's
+        shared = [("float64", total, "shard_map", steps)]  # covers the single step of float32
         plan += [(n, shared) for n in (2, 4) if n <= total and total % n == 0]
     else:
-        left_out.append(
-            "several processes: an accelerator belongs to one; JAX_PLATFORMS=cpu checks them on "
-            "simulated devices"
+        skipped.append(
+            "several processes: only one process can use an accelerator; JAX_PLATFORMS=cpu checks "
+            "them on simulated devices"
         )
-    if simulated and found["platform"] != "cpu":
-        left_out.append(f"the one {found['kind']} here: there is nothing to compare it with")
-    return plan, left_out
+    if simulated and machine["platform"] != "cpu":
+        skipped.append(f"the only {machine['kind']}: there is no second one to compare it with")
+    return plan, skipped
 
 
 @dataclasses.dataclass(frozen=True)
 class _Trials:
-    """Runs cases in processes of their own, and compares each with the first that ever ran."""
+    """Runs cases in child processes and compares each outcome with the reference's.
+
+    Attributes:
+        folder: Folder with config.json, in which the children write outcomes.
+        simulated: Whether the children simulate CPU devices.
+        timeout: Seconds for each group of processes.
+        progress: Called with a line of text after each case.
+    """
 
     folder: pathlib.Path
     simulated: bool
@@ -182,58 +204,66 @@ class _Trials:
     progress: Callable[[str], None]
 
     def run(self, processes: int, cases: Sequence[Case]) -> list[Row]:
+        """Runs the cases in one group of processes; returns one comparison per case."""
         variables = subprocesses.environment(simulated=self.simulated)
-        # Of the index of pictures that soon go.
+        # The index of the temporary images must not fill the user's cache.
         variables["CSSL_JAX_CACHE"] = str(self.folder / "cache")
-        most = max(devices for _, devices, _, _ in cases)
+        total = max(devices for _, devices, _, _ in cases)
         shared = {
             "folder": str(self.folder),
             "cases": cases,
-            "cpu_devices": most // processes if self.simulated else 0,
+            "cpu_devices": total // processes if self.simulated else 0,
             "processes": processes,
             "coordinator": f"127.0.0.1:{_free_port()}" if processes > 1 else "",
         }
-        told = subprocesses.run(
+        lines = subprocesses.run(
             CHILD,
             [{**shared, "rank": rank} for rank in range(processes)],
             variables=variables,
             timeout=self.timeout,
-            heard=lambda line: self.progress(f"{line['words']}: {line['seconds']:.1f} s"),
+            on_line=lambda line: self.progress(f"{line['trial']}: {line['seconds']:.1f} s"),
         )
-        return [self._row(processes, case, line) for case, line in zip(cases, told, strict=True)]
+        return [self._row(processes, case, line) for case, line in zip(cases, lines, strict=True)]
 
     def _row(self, processes: int, case: Case, line: dict[str, Any]) -> Row:
         precision, devices, backend, _ = case
-        row = Row(precision, devices, processes, backend, None, line["failed"])
-        if row.trouble:
+        row = Row(precision, devices, processes, backend, None, line["problem"])
+        if row.problem:
             return row
         reference = _load(self.folder, case_name(precision, 1, "shard_map", 1), 1)
         outcome = _load(self.folder, case_name(precision, devices, backend, processes), processes)
-        return judge(row, outcome, reference)
+        return check_outcome(row, outcome, reference)
 
 
 def _load(folder: pathlib.Path, name: str, processes: int) -> Outcome:
-    """An outcome; the examples are those of all its processes."""
-    parts = []
+    """Outcome of a trial, with the examples of all its processes sorted per step."""
+    outcomes = []
     for rank in range(processes):
         with np.load(folder / f"{name}_{rank}.npz", allow_pickle=False) as content:
-            parts.append(Outcome(**content))
-    examples = np.concatenate([part.examples for part in parts], axis=1)
-    return parts[0]._replace(examples=np.sort(examples, axis=1))
+            outcomes.append(Outcome(**content))
+    examples = np.concatenate([outcome.examples for outcome in outcomes], axis=1)
+    # Everything but the examples is replicated: one process's values are those of all.
+    return outcomes[0]._replace(examples=np.sort(examples, axis=1))
 
 
-def judge(row: Row, outcome: Outcome, reference: Outcome) -> Row:
-    """The row with its difference, and what is wrong with it."""
+def check_outcome(row: Row, outcome: Outcome, reference: Outcome) -> Row:
+    """The row, completed with the outcome's difference from the reference and its problem.
+
+    Args:
+        row: Comparison without a difference.
+        outcome: Outcome of the trial.
+        reference: Outcome of the reference in the same precision.
+    """
     if not np.array_equal(outcome.examples, reference.examples):
-        return dataclasses.replace(row, trouble="other examples than in the reference")
+        return dataclasses.replace(row, problem="other examples than in the reference")
     difference = compare(outcome, reference)
     bounds = BOUNDS[row.precision]
-    # Not "greater than": what is not a number is beyond every bound.
-    beyond = [name for name, most in bounds.items() if not getattr(difference, name) <= most]
-    trouble = ", ".join(beyond) + " beyond the bound" if beyond else ""
+    # "not <=" instead of ">", so that NaN is beyond every bound.
+    beyond = [name for name, bound in bounds.items() if not getattr(difference, name) <= bound]
+    problem = ", ".join(beyond) + " beyond the bound" if beyond else ""
     if "gradient" in beyond and abs(difference.scale - 1) > 0.01:
-        trouble += f"; the gradient is {difference.scale:.3g} times the reference's"
-    return dataclasses.replace(row, difference=difference, trouble=trouble)
+        problem += f"; the gradient is {difference.scale:.3g} times the reference's"
+    return dataclasses.replace(row, difference=difference, problem=problem)
 
 
 def _free_port() -> int:
@@ -242,35 +272,35 @@ def _free_port() -> int:
         return free.getsockname()[1]
 
 
-# -------------------------------------------------------------------------------------------- words
+# ------------------------------------------------------------------------------------------- report
 
 
-def _words(check: SelfCheck) -> list[str]:
+def _report_lines(check: SelfCheck) -> list[str]:
     lines = [f"changed   {change}" for change in check.changes]
-    lines += [f"left out  {what}" for what in check.left_out]
+    lines += [f"skipped   {text}" for text in check.skipped]
     lines += [
         f"data      {check.data}",
-        f"devices   {check.device}; each row against 1 device, 1 process, shard_map",
-        f"steps     float32: 1, bound {BOUNDS['float32']['gradient']:g} (parameters not judged); "
+        f"devices   {check.device}; each row compared with 1 device, 1 process, shard_map",
+        f"steps     float32: 1, bound {BOUNDS['float32']['gradient']:g} (parameters not checked); "
         f"float64: {check.steps}, bound {BOUNDS['float64']['gradient']:g}",
         "",
         f"{'precision':<11}{'devices':>7}{'processes':>11}  {'backend':<11}{'loss':>9}"
         f"{'gradient':>10}{'params':>9}{'statistics':>12}  verdict",
     ]
     for row in check.rows:
-        shown = "" if row.difference is None else (
+        values = "" if row.difference is None else (
             f"{row.difference.loss:>9.1e}{row.difference.gradient:>10.1e}"
             f"{row.difference.params:>9.1e}{row.difference.statistics:>12.1e}"
         )  # fmt: skip
         lines.append(
-            f"{row.precision:<11}{row.devices:>7}{row.processes:>11}  {row.backend:<11}{shown:>40}"
-            f"  {'FAILED: ' + row.trouble if row.trouble else 'same'}"
+            f"{row.precision:<11}{row.devices:>7}{row.processes:>11}  {row.backend:<11}{values:>40}"
+            f"  {'FAILED: ' + row.problem if row.problem else 'same'}"
         )
-    failed = sum(bool(row.trouble) for row in check.rows)
+    failed = sum(bool(row.problem) for row in check.rows)
     verdict = (
-        f"FAILED: {failed} of {len(check.rows)} trials computed something else."
+        f"FAILED: {failed} of {len(check.rows)} trials computed different results."
         if failed
-        else "PASSED: what this recipe computes does not depend on the devices."
+        else "PASSED: the results of this recipe do not depend on the devices."
     )
     return [
         *lines,
@@ -281,5 +311,5 @@ def _words(check: SelfCheck) -> list[str]:
 
 
 def say(text: str) -> None:
-    """Progress, for a person who waits."""
+    """Prints a line of progress on standard error."""
     print(text, file=sys.stderr, flush=True)

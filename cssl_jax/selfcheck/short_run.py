@@ -1,4 +1,4 @@
-"""A few real steps of a config on some devices, and how far two such trials lie apart."""
+"""Runs a few training steps of a config on given devices, and compares two such trials."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
@@ -22,14 +22,14 @@ PyTree = Any
 
 
 class Outcome(NamedTuple):
-    """What a trial computed, flat and on the host.
+    """Results of a trial as flat arrays on the host, in the precision of the trial.
 
     Attributes:
-        examples: int [steps, rows], that this process fed.
-        loss: [steps].
-        gradient: Raw, of the first step; before optimizer, clipping and weight decay.
-        params: After the last step.
-        statistics: Running ones of BatchNorm, likewise.
+        examples: Indices of the examples that this process supplied, int [steps, rows].
+        loss: Loss per step, [steps].
+        gradient: Raw gradient of the first step, before optimizer, clipping and weight decay.
+        params: Parameters after the last step.
+        statistics: Running statistics of BatchNorm after the last step.
     """
 
     examples: np.ndarray
@@ -40,15 +40,15 @@ class Outcome(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How far an outcome is from the reference, each relative to the reference's largest.
+    """Largest differences from the reference, relative to the reference's largest magnitude.
 
     Attributes:
-        loss: Of all steps.
-        gradient: Of the first step.
-        params: After the last step.
-        statistics: Likewise.
-        scale: Factor by which the gradient is too long, along the reference's: n is a sum over n
-            devices where a mean should be.
+        loss: Largest difference of the loss over all steps.
+        gradient: Largest difference of the first step's gradient.
+        params: Largest difference of the parameters after the last step.
+        statistics: Largest difference of the running statistics after the last step.
+        scale: Gradient projected onto the reference's, in units of the reference's norm. A value
+            of n indicates a sum over n devices instead of a mean.
     """
 
     loss: float
@@ -59,9 +59,10 @@ class Difference(NamedTuple):
 
 
 class Trial:
-    """The parts of a run on some devices, as ``train.pretrain`` puts them together.
+    """Components of a run on given devices, built as ``train.pretrain`` builds them.
 
-    Attributes are those of ``train.parts.Experiment``, and ``options`` of ``make_gradient``.
+    Attributes are those of ``experiment.Experiment``; ``options`` are arguments of
+    ``make_gradient``.
     """
 
     def __init__(
@@ -73,15 +74,16 @@ class Trial:
         pipeline: str | None = None,
         first_state: TrainState | None = None,
     ) -> None:
-        """Builds them.
+        """Builds the components.
 
         Args:
-            config: The run.
-            train: The training part.
-            devices: To spread the step over; of all processes, where there are several.
-            backend: As for ``spmd.data_parallel``.
-            pipeline: Name in ``data.pipeline.PIPELINES``; None chooses as a run does.
-            first_state: Another trial's of this config, which spares initialising; None does.
+            config: Config of the run.
+            train: Training split.
+            devices: Devices to split a batch over; with several processes, those of all.
+            backend: Backend of ``spmd.data_parallel``: "shard_map" or "pmap".
+            pipeline: Name in ``data.pipeline.base.PIPELINES``; None chooses as a run does.
+            first_state: Initial state of another trial of this config, reused to save time; None
+                initialises one.
         """
         self.mesh, self.backend = spmd.make_mesh(devices), backend
         self._deterministic = config.runtime.deterministic
@@ -125,7 +127,7 @@ class Trial:
         }
 
     def state(self, dtype: Any = None) -> TrainState:
-        """The first state on the devices, its floats as ``dtype``."""
+        """Initial state on the devices, its floats cast to ``dtype``; None keeps their types."""
 
         def cast(x: jax.Array) -> np.ndarray:
             return np.asarray(x, dtype) if jnp.issubdtype(x.dtype, np.floating) else np.asarray(x)
@@ -134,16 +136,16 @@ class Trial:
         return spmd.replicate(state, self.mesh)
 
     def host_batches(self, start: int, stop: int) -> Generator[PyTree]:
-        """What the steps [start, stop) are fed, on the devices."""
+        """Host batches of the steps [start, stop), placed on the devices."""
         for host_batch in self.pipeline.host_batches(start, stop):
             yield spmd.put_batch(host_batch, self.mesh, self.backend)
 
     def gradient(self) -> Callable[..., PyTree]:
-        """Per-device code, see ``make_gradient``."""
+        """Per-device function that computes the gradient, see ``make_gradient``."""
         return make_gradient(self.method, self.pipeline.make_batch, **self.options)
 
     def spread(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        """Per-device code over the devices."""
+        """Compiles a per-device function for the trial's devices; donates no argument."""
         return spmd.data_parallel(
             function,
             self.mesh,
@@ -156,7 +158,7 @@ class Trial:
     def train_step(
         self, optimizer: optax.GradientTransformation | None = None
     ) -> Callable[..., PyTree]:
-        """The train step over the devices."""
+        """Train step for the trial's devices, with its own optimizer unless one is given."""
         return self.spread(
             steps_module.make_train_step(
                 self.method,
@@ -168,18 +170,22 @@ class Trial:
         )
 
     def run(self, steps: int, dtype: Any = np.float32) -> Outcome:
-        """Takes steps of the run, computed in ``dtype``.
+        """Runs steps from the initial state, computed in ``dtype``.
 
-        float64 needs JAX's x64 switch. Everything is this process's own; what is replicated is
-        compared between its devices.
+        Args:
+            steps: Number of steps.
+            dtype: Floating-point type; float64 needs ``jax_enable_x64``.
+
+        Returns:
+            Results of this process, whose replicated values are identical on its devices.
 
         Raises:
             RuntimeError: Parameters or statistics differ between devices.
         """
         step = self.train_step(recording(self.optimizer))
         state = self.state(dtype)
-        none = jax.tree.map(jnp.zeros_like, state.params)
-        state = state.replace(opt_state=(none, state.opt_state))
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        state = state.replace(opt_state=(zeros, state.opt_state))  # as of ``recording``
         losses, examples, gradient = [], [], None
         for number, host_batch in enumerate(self.pipeline.host_batches(0, steps)):
             examples.append(_examples(self.sampler, number, host_batch))
@@ -200,7 +206,7 @@ class Trial:
 
 
 def recording(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same optimizer, with the gradient that it was last given in front of its state."""
+    """Wraps an optimizer: its state becomes (last raw gradient, state of the optimizer)."""
 
     def init(params: PyTree) -> PyTree:
         return jax.tree.map(jnp.zeros_like, params), optimizer.init(params)
@@ -213,29 +219,31 @@ def recording(optimizer: optax.GradientTransformation) -> optax.GradientTransfor
 
 
 def _examples(sampler: Sampler, step: int, host_batch: dict[str, np.ndarray]) -> np.ndarray:
+    """Indices of a host batch's examples, int [rows]; resident pipelines send row numbers only."""
     return (
         host_batch["index"] if "index" in host_batch else sampler.draw(step, host_batch["row"])[0]
     )
 
 
 def flat(tree: PyTree) -> np.ndarray:
-    """All leaves, one after another, on the host."""
+    """Leaves of a tree as one flat array on the host, in the order of ``jax.tree.leaves``."""
     leaves = [np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
     return np.concatenate(leaves) if leaves else np.zeros(0)
 
 
 def compare(outcome: Outcome, reference: Outcome) -> Difference:
-    """``Difference`` of two outcomes of one precision."""
-    along = np.dot(outcome.gradient, reference.gradient)
-    judged = {
+    """Difference of an outcome from the reference, which has the same precision."""
+    projection = np.dot(outcome.gradient, reference.gradient)
+    squared_norm = np.dot(reference.gradient, reference.gradient)
+    differences = {
         name: largest_difference(getattr(outcome, name), getattr(reference, name))
         for name in ("loss", "gradient", "params", "statistics")
     }
-    return Difference(**judged, scale=float(along / np.dot(reference.gradient, reference.gradient)))
+    return Difference(**differences, scale=float(projection / squared_norm))
 
 
 def largest_difference(value: np.ndarray, reference: np.ndarray) -> float:
-    """Largest |value - reference|, in units of the reference's largest magnitude."""
+    """Maximum of |value - reference| divided by the maximum of |reference|; 0 if empty."""
     if not reference.size:
         return 0.0
     return float(np.abs(value - reference).max() / np.abs(reference).max())

@@ -1,4 +1,4 @@
-"""In a process of its own: trials of one recipe on several devices; see ``selfcheck``."""
+"""Child process that runs trials of one recipe on several devices; see ``selfcheck.run``."""
 
 import pathlib
 import time
@@ -15,7 +15,7 @@ from cssl_jax.step.state import TrainState
 
 
 def main(
-    tell: Callable[..., None],
+    report: Callable[..., None],
     *,
     folder: str,
     cases: Sequence[tuple[str, int, str, int]],
@@ -24,24 +24,25 @@ def main(
     rank: int,
     coordinator: str,
 ) -> None:
-    """Runs the cases and leaves their outcomes in the folder.
+    """Runs the cases and writes their outcomes to the folder.
 
     Args:
-        tell: Reports to the parent, see ``subprocesses.serve``.
-        folder: With config.json, whose data source is the whole training part.
-        cases: (precision, devices, backend, steps) each.
-        cpu_devices: To simulate in this process; 0 takes what there is.
-        processes: That share the cases under JAX's distributed runtime.
-        rank: Of this one.
-        coordinator: Address, where there are several.
+        report: Sends keyword arguments to the parent process, see ``subprocesses.serve``.
+        folder: Folder with config.json, whose data source is the whole training split.
+        cases: One (precision, devices, backend, steps) per trial.
+        cpu_devices: Number of CPU devices to simulate in this process; 0 uses the machine's
+            devices.
+        processes: Number of processes that run the cases under JAX's distributed runtime.
+        rank: Number of this process, from 0.
+        coordinator: HOST:PORT of process 0; "" with one process.
     """
     if cpu_devices:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     if processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(coordinator, processes, rank, initialization_timeout=120)
-    # Otherwise a float32 product is bfloat16 on TPUs and TF32 on GPUs: sums of another order would
-    # then differ by more than the bounds, with nothing wrong.
+    # By default a float32 product is computed in bfloat16 on TPUs and in TF32 on GPUs. Sums in
+    # another order would then differ by more than the bounds in a correct step.
     jax.config.update("jax_default_matmul_precision", "highest")
     path = pathlib.Path(folder)
     config = recipes.read_json(path / "config.json")
@@ -51,7 +52,7 @@ def main(
     for precision, devices, backend, steps in cases:
         start = time.monotonic()
         name = case_name(precision, devices, backend, processes)
-        # For all threads, those that make the input too: jax.enable_x64 is for one.
+        # Sets the switch for all threads, those of the pipeline too; jax.enable_x64 is for one.
         jax.config.update("jax_enable_x64", precision == "float64")
         trial = Trial(
             config,
@@ -61,18 +62,18 @@ def main(
             first_state=first_states.get(precision),
         )
         first_states[precision] = trial.first_state
-        failed = _run(trial, steps, precision, path / f"{name}_{rank}.npz")
-        words = f"{precision}, {devices} device(s) of {processes} process(es), {backend}"
-        tell(words=words, seconds=time.monotonic() - start, failed=failed)
+        problem = _run(trial, steps, precision, path / f"{name}_{rank}.npz")
+        description = f"{precision}, {devices} device(s) of {processes} process(es), {backend}"
+        report(trial=description, seconds=time.monotonic() - start, problem=problem)
 
 
 def case_name(precision: str, devices: int, backend: str, processes: int) -> str:
-    """Of the file that an outcome is in, but for the rank."""
+    """Name of the file with an outcome, without the rank and the suffix."""
     return f"{precision}_{devices}_{backend}_{processes}"
 
 
 def _run(trial: Trial, steps: int, precision: str, path: pathlib.Path) -> str:
-    """Writes the outcome; returns what makes it none, in words."""
+    """Writes the trial's outcome; returns "", or a message if replicas differ."""
     try:
         outcome = trial.run(steps, np.dtype(precision))
     except RuntimeError as error:

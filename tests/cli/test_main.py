@@ -119,7 +119,7 @@ def test_doctor_says_how_to_mend_what_is_wrong():
         timeout=120,
     )
     assert result.returncode == 1
-    problem = "problem: JAX_PLATFORMS='nonsense' asks for nonsense, which cannot be started: "
+    problem = "problem: JAX_PLATFORMS='nonsense' requests nonsense, which cannot be started: "
     assert problem in result.stdout
     assert "Give one of the platforms cpu, cuda, rocm, tpu, or JAX_PLATFORMS=cpu" in result.stdout
 
@@ -211,7 +211,7 @@ def test_a_misspelt_option_is_refused_with_the_nearest_right_name(tmp_path, caps
         (["views", "--output", "x.png"], "name the recipe first: cssl-jax views RECIPE --output"),
         (["views", "digts", "--output", "x.png"], "did you mean 'digits'?"),
         (["views", "digits", "--output", "x.jpg"], "--output x.jpg must end in .png"),
-        (["views", "digits", "--output", "no/x.png"], "the folder does not exist; make it first"),
+        (["views", "digits", "--output", "no/x.png"], "the folder does not exist; create it first"),
         (["views", "digits", "--output", "x.png", "--examples", "65"], "a sheet shows 1 to 64"),
         (["views", "digits", "--output", "x.png", "--step", "275"], "no step 275 in this run"),
         (["views", "digits", "--output", "x.png", "--data.source", "no.npz"], "does not exist"),

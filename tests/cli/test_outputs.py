@@ -187,7 +187,7 @@ def test_a_name_of_the_longest_length_can_be_written(tmp_path):
 def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
     for path, message in (
         (tmp_path, "is a folder; name a file"),
-        (tmp_path / "no" / "a.json", "the folder does not exist; make it first"),
+        (tmp_path / "no" / "a.json", "the folder does not exist; create it first"),
         (tmp_path / "a.csv", "must end in .json"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):

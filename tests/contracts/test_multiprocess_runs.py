@@ -117,7 +117,7 @@ def test_killed_interrupted_and_damaged_the_two_go_on_to_the_same_bits(recipe, t
     assert killed[1].status == -signal.SIGKILL
     assert killed[0].status == 1
     assert "another process of this run is gone" in killed[0].err
-    assert "start all processes again to go on" in killed[0].err
+    assert "start all processes again to continue" in killed[0].err
     stopped = interrupt(recipe, run, signal.SIGTERM, rank=1, after=9)
     assert [end.status for end in stopped] == [75, 75], stopped
     assert "a signal to another process at step" in stopped[0].err

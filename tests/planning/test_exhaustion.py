@@ -1,4 +1,4 @@
-"""Memory that runs out: the message, and the options that it names."""
+"""Out-of-memory errors: the message, and the options that it names."""
 
 import re
 
@@ -36,16 +36,14 @@ def small():
     return tiny.replace(config, "train", batch_size=64)
 
 
-def test_the_message_has_the_sizes_and_three_ways_out_with_the_figure_of_plan(
-    tmp_path, monkeypatch
-):
+def test_the_message_has_the_sizes_and_three_options_with_the_memory_by_plan(tmp_path, monkeypatch):
     config = tiny.replace(small(), "train", epochs=1)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "run", exhaust)
-        with pytest.raises(RunError, match="RESOURCE_EXHAUSTED: Out of memory") as said:
+        with pytest.raises(RunError, match="RESOURCE_EXHAUSTED: Out of memory") as raised:
             pretrain(config, tmp_path / "run")
-    message = str(said.value)
-    assert message.startswith("out of memory at batch 64 on 8 device(s), where a step holds")
+    message = str(raised.value)
+    assert message.startswith("out of memory at batch 64 on 8 device(s), where a step needs")
     ways = WAY.findall(message)
     assert [option for option, *_ in ways] == [
         "--train.batch-size",
@@ -56,8 +54,8 @@ def test_the_message_has_the_sizes_and_three_ways_out_with_the_figure_of_plan(
         other = recipes.canonical(changed(config, option, number))
         expected = shapes_of(other, 8, input_of(other, None, 8)).held
         assert float(held) == round(expected / GIB, 2)
-        assert "another --workdir" not in message  # nothing is saved yet: the folder can be used
-        run_dir.check(tmp_path / "run", other)  # accepted there
+        assert "another --workdir" not in message  # nothing is saved: the folder can be reused
+        run_dir.check(tmp_path / "run", other)  # the folder accepts the config
 
 
 def test_a_run_that_was_saved_keeps_its_batch_and_the_message_says_so():
@@ -77,7 +75,7 @@ def test_an_evaluation_that_runs_out_names_its_own_batch(tmp_path, monkeypatch):
         pretrain(config, tmp_path / "run")
 
 
-# As if it were a function of the package of that name.
+# A function whose module seems to be in the package cssl_jax.evaluate.
 _features = eval("lambda *_: exhaust()", {"exhaust": exhaust, "__name__": "cssl_jax.evaluate.new"})
 
 
@@ -86,10 +84,10 @@ def test_no_command_ends_in_a_traceback_where_memory_runs_out(command, monkeypat
     for error in (exhaust, lambda *_: [0] * 2**60):
         monkeypatch.setitem(cli.COMMANDS, command, (error, cli.COMMANDS[command][1]))
         assert cli.main([command]) == 1
-        told = capsys.readouterr().err
-        assert told.startswith(f"cssl-jax {command}: out of memory (")
-        option = cli.BATCH_OPTIONS.get(command, "end what else uses the memory")
-        assert option in told
+        message = capsys.readouterr().err
+        assert message.startswith(f"cssl-jax {command}: out of memory (")
+        option = cli.BATCH_OPTIONS.get(command, "stop other programs that use the memory")
+        assert option in message
 
 
 @pytest.mark.parametrize("command", sorted(cli.BATCH_OPTIONS))

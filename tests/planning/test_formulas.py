@@ -1,4 +1,4 @@
-"""The cost by hand is that of the published architectures, and that of the program as written."""
+"""The closed formulas agree with the published architectures and with the traced program."""
 
 import dataclasses
 
@@ -18,8 +18,8 @@ from cssl_jax.planning.shapes import input_of
 from cssl_jax.runtime import spmd
 from helpers import tiny
 
-# torchvision's documentation of its weights: 10^9 multiply-additions at 224 px, and parameters;
-# with a classifier of 1000 classes, which is taken off here.
+# From torchvision's documentation of its weights: (10^9 multiply-additions at 224 px, parameters,
+# features). Both counts include a classifier of 1000 classes, which the tests subtract.
 TORCHVISION = {
     "resnet18": (1.814, 11_689_512, 512),
     "resnet34": (3.664, 21_797_672, 512),
@@ -49,7 +49,7 @@ def test_every_encoder_is_counted_with_the_blocks_it_has(name):
 
 
 def fast(names, kept):
-    """``names`` as parameters, of which those not in ``kept`` run with the slow tests."""
+    """``names`` as test parameters; those that are not in ``kept`` are marked slow."""
     return [
         pytest.param(name, marks=[] if name in kept else pytest.mark.slow, id=name)
         for name in names
@@ -63,8 +63,8 @@ def test_a_recipe_has_as_many_parameters_as_counted(name):
     method = builders.make_method(config, spmd.make_mesh(jax.devices()[:1]))
     batch = {"views": {"main": jax.ShapeDtypeStruct((2, 2, spec.size, spec.size, 3), "float32")}}
     params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
-    found = formulas.cost(config.model, size=spec.size, channels=3, batch=2, devices=1, tiled=False)
-    assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+    cost = formulas.cost(config.model, size=spec.size, channels=3, batch=2, devices=1, tiled=False)
+    assert cost.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def test_an_encoder_that_is_not_counted_is_named():
@@ -106,7 +106,7 @@ def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(name):
 
 
 def test_rings_send_what_they_are_known_to_send():
-    # 4 devices: a quarter stays, three quarters go; a reduction does so twice.
+    # 4 devices: each sends three quarters of the bytes, and twice that for a reduction.
     cost = dataclasses.replace(
         planner.cost_of(recipes.load("debug"), 4, input_of(recipes.load("debug"), None, 4)),
         all_gather=400,

@@ -1,4 +1,4 @@
-"""Bytes alive and bytes between devices, counted in small programs and beside XLA's own."""
+"""Live bytes and bytes between devices, in small programs and compared with XLA's counts."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def peak(function, *arguments):
         (lambda x: (jnp.sin(x), jnp.cos(x), jnp.tan(x)), 3),
         (lambda x: (jnp.sin(x), jnp.cos(jnp.exp(jnp.tan(x))))[0], 1),  # no result needs the rest
         (jax.jit(lambda x: jnp.sin(jnp.sin(x))), 2),
-        (lambda x: jnp.sin(x).reshape(10, 100)[None], 1),  # the same array, seen otherwise
+        (lambda x: jnp.sin(x).reshape(10, 100)[None], 1),  # a view of the same array
         (lambda x: x.reshape(10, 100), 0),
         (lambda x: jnp.cos(jax.lax.optimization_barrier(jnp.sin(x))), 2),
     ],
@@ -63,7 +63,7 @@ def chain(remat):
 def test_recomputing_holds_a_block_where_keeping_holds_all():
     kept, recomputed = peak(chain(False), vector()), peak(chain(True), vector())
     assert kept >= 30 * ROW  # a cosine for each sine
-    assert 10 * ROW <= recomputed <= 16 * ROW  # those of one block, its input, and what flows
+    assert 10 * ROW <= recomputed <= 16 * ROW  # cosines of one block, its input, and cotangents
 
 
 def test_collectives_in_loops_count_as_often_as_they_run():
@@ -144,24 +144,24 @@ def debug():
     return jaxpr, function.lower(step.state, step.constants, step.host_batch).compile()
 
 
-def test_a_step_exchanges_what_it_is_written_to_exchange(debug):
-    written = program.collective_bytes(debug[0])
-    made = compiled.collective_bytes(debug[1].as_text(), 8)
-    assert set(made) == set(written)
-    for kind, size in written.items():
-        # XLA averages the same thing once: the gradients of both summands of a block.
-        assert 0.98 * size <= made[kind] <= size
+def test_the_compiled_step_sends_the_bytes_of_the_traced_step(debug):
+    traced = program.collective_bytes(debug[0])
+    from_text = compiled.collective_bytes(debug[1].as_text(), 8)
+    assert set(from_text) == set(traced)
+    for kind, size in traced.items():
+        # XLA merges averages of the same value: the gradients of both summands of a block.
+        assert 0.98 * size <= from_text[kind] <= size
 
 
 def test_a_step_holds_about_what_xla_plans_for_it(debug):
     memory = compiled.memory(debug[1])
     assert program.argument_bytes(debug[0]) == pytest.approx(memory["arguments"], rel=0.01)
-    # Augmentation of 8 px images on a CPU fuses well; large recipes lie within a tenth.
+    # XLA fuses the augmentation of 8 px images on a CPU; large recipes agree to 10 %.
     assert 0.5 < memory["temporaries"] / program.peak_bytes(debug[0]) < 1.5
 
 
 @pytest.mark.parametrize("pipeline", ["resident", "stream", "threads-split"])
-def test_the_shapes_are_those_that_a_pipeline_feeds(pipeline):
+def test_the_shapes_are_those_of_a_pipelines_host_batches(pipeline):
     placement = {"threads-split": {"augment_on": "split", "engine": "threads"}}.get(
         pipeline, {"resident": pipeline == "resident"}
     )

@@ -1,4 +1,4 @@
-"""The largest batch that fits, what is warned of, and the tables of the document."""
+"""The largest batch that fits, the warnings, and the tables of the documentation."""
 
 import dataclasses
 import pathlib
@@ -21,7 +21,7 @@ from helpers import tiny
 
 DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "scaling.md"
 GIB = 2**30
-NOTHING = ImagePolicy(  # is traced in half the time
+NO_AUGMENTATION = ImagePolicy(  # a step without it is traced in half the time
     **dict.fromkeys(("crop", "horizontal_flip", "jitter", "grayscale", "blur"), (0.0,))
 )
 
@@ -55,12 +55,13 @@ def test_the_largest_count_needs_few_tries():
 @pytest.fixture(scope="module")
 def given():
     config = tiny.replace(recipes.load("debug"), "model", encoder="resnet10")
-    config = dataclasses.replace(config, augment=NOTHING)
+    config = dataclasses.replace(config, augment=NO_AUGMENTATION)
     return config, input_of(config, None, 8)
 
 
 MEMORY, MICRO, DEVICES = 64 * 2**20, 4, 8
-CPU = {"platform": "cpu", "kind": "cpu", "count": 1, "memory": None}  # tells no memory
+# A machine without accelerators; a CPU does not report its memory.
+CPU = {"platform": "cpu", "kind": "cpu", "count": 1, "memory": None}
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +78,16 @@ def largest(planned):
 
 
 @pytest.mark.slow
-def test_the_report_has_what_was_found(planned):
-    words = plan_text(planned)
-    assert "resnet10 of width 0.125, float32, 8 px, batch 64 over 8 device(s), 8 examples" in words
+def test_the_report_contains_the_results(planned):
+    text = plan_text(planned)
+    assert "resnet10 of width 0.125, float32, 8 px, batch 64 over 8 device(s), 8 examples" in text
     for kind, batch in planned.largest.items():
-        assert re.search(rf"^  {kind} +{batch:,} \({batch // 8:,} a device\)", words, re.M)
-    assert "--train.micro-batch 32" in words
-    assert f"  all-gather{planned.shapes.cost.all_gather:>22,}" in words
-    assert "by shapes it fits" in words
-    assert "section 2.2, global BN" in " ".join(words.split())
-    assert "compiled" not in words
+        assert re.search(rf"^  {kind} +{batch:,} \({batch // 8:,} per device\)", text, re.M)
+    assert "--train.micro-batch 32" in text
+    assert f"  all-gather{planned.shapes.cost.all_gather:>22,}" in text
+    assert "by shapes it fits" in text
+    assert "section 2.2, global BN" in " ".join(text.split())
+    assert "compiled" not in text
 
 
 @pytest.mark.slow
@@ -117,7 +118,7 @@ def test_less_memory_than_the_model_fits_no_batch(given):
 # ------------------------------------------------------------------------------------------- advice
 
 
-def test_linear_scaling_of_a_small_batch_is_warned_of_with_the_papers_figures():
+def test_linear_scaling_of_a_small_batch_is_warned_of_with_the_papers_accuracies():
     config = recipes.load("imagenet_resnet50")
     (warning,) = warnings(tiny.replace(config, "train", batch_size=256))
     assert "5.3 points at batch 256 and 100 epochs, 57.5 % against 62.8 %" in warning
@@ -129,7 +130,7 @@ def test_linear_scaling_of_a_small_batch_is_warned_of_with_the_papers_figures():
 
 
 @pytest.mark.parametrize(
-    ("section", "values", "seen"),
+    ("section", "values", "expected"),
     [
         ("method", {"temperature": 1.0}, "58.0 % at 1, 64.4 % at 0.1"),
         ("method", {"temperature": 0.02}, "59.7 % at 0.05"),
@@ -140,16 +141,16 @@ def test_linear_scaling_of_a_small_batch_is_warned_of_with_the_papers_figures():
         ("train", {"micro_batch": 256}, "section 2.2"),
     ],
 )
-def test_what_the_paper_measured_is_warned_of(section, values, seen):
+def test_settings_that_the_paper_measured_as_worse_are_warned_of(section, values, expected):
     config = recipes.load("imagenet_resnet50")
     assert warnings(config) == []
     (warning,) = warnings(tiny.replace(config, section, **values))
-    assert seen in warning
+    assert expected in warning
     assert "arXiv 2002.05709" in warning
 
 
 @pytest.mark.parametrize("name", ["cifar10_resnet18", "cifar10_resnet50", "digits", "folder"])
-def test_a_recipe_for_other_data_is_not_judged_by_imagenets_figures(name):
+def test_a_recipe_for_other_data_is_not_warned_of_with_imagenets_accuracies(name):
     assert warnings(recipes.load(name)) == []
 
 
@@ -163,42 +164,42 @@ def machine(monkeypatch):
 
 def test_the_memory_must_be_known(machine, capsys):
     assert cli.main(["plan", "debug", "--no-compile"]) == 2
-    assert "give that of the devices that are planned for, e.g. --memory-gb 16" in (
+    assert "give the memory of one device to plan for, e.g. --memory-gb 16" in (
         capsys.readouterr().err
     )
 
 
 def test_an_indivisible_batch_is_refused(machine, capsys):
-    words = ["plan", "debug", "--devices", "24", "--memory-gb", "1", "--no-compile"]
-    assert cli.main(words) == 2
+    command = ["plan", "debug", "--devices", "24", "--memory-gb", "1", "--no-compile"]
+    assert cli.main(command) == 2
     assert "global batch 64 does not divide over 24 devices; use 48 or 72" in (
         capsys.readouterr().err
     )
 
 
-def test_data_that_is_not_here_needs_a_size_only(tmp_path, monkeypatch):
+def test_missing_data_needs_only_the_size_of_a_view(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # cifar10_train.npz is not there
     config = recipes.load("cifar10_resnet18")
     with pytest.raises(UserError, match=r"give the side of a view, e.g. --data.size 32"):
         input_of(config, None, 8)
     known = input_of(tiny.replace(config, "data", size=32), None, 8)
-    assert known.note.startswith("cifar10_train.npz is not here: taken as 32 px images")
+    assert known.note.startswith("cifar10_train.npz does not exist: assumed to be 32 px images")
     assert (known.pipeline, known.spec.size, known.spec.channels) == ("stream", 32, 3)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_command_compiles_for_devices_that_are_not_here(capsys):
-    # A batch beside which the work on each parameter (norms, update) is small.
+def test_the_command_compiles_for_devices_that_the_machine_lacks(capsys):
+    # A batch so large that the work per parameter (norms, update) is small compared with it.
     command = ["plan", "debug", "--devices", "16", "--memory-gb", "1", "--train.batch-size", "1024"]
     assert cli.main(command) == 0
     out = capsys.readouterr().out
     numbers = re.search(r"^  all-reduce +([\d,]+) +([\d,]+) +([\d,]+)$", out, re.M).groups()
-    by_hand, written, compiled = (int(number.replace(",", "")) for number in numbers)
-    assert by_hand == written
-    assert 0.98 * written <= compiled <= written
+    by_formula, traced, compiled = (int(number.replace(",", "")) for number in numbers)
+    assert by_formula == traced
+    assert 0.98 * traced <= compiled <= traced
     flops = [float(x) for x in re.findall(r"([\d.e-]+) TFLOP", out)]
-    assert flops[1] == pytest.approx(flops[0], rel=0.2)  # 12 px: much of it is padding
+    assert flops[1] == pytest.approx(flops[0], rel=0.2)  # 12 px views: much of the work is padding
     assert "compiled, CPU" in out
 
 
@@ -210,12 +211,12 @@ def test_a_fixed_batch_and_a_growing_one(given):
     hardware = Hardware(teraflops=2, gigabytes=3, microseconds=10)
     fixed = rows(config, known, (1, 4, 16), 0, hardware)
     assert [row.batch for row in fixed] == [64] * 3
-    # The encoder's work is shared; so is the loss, whose rows are this device's.
+    # Encoder and loss are both split over devices: each computes the loss of its own rows.
     assert [row.cost.flops for row in fixed] == [fixed[0].cost.flops // n for n in (1, 4, 16)]
     assert fixed[0].wires == fixed[0].waits == 0
     assert fixed[2].compute == fixed[2].cost.flops / 2e12
     assert fixed[2].wires == fixed[2].cost.sent(16) / 3e9
-    # Two layers' averages a norm, over a tree of 16 devices up and down.
+    # Two averages per norm, over a tree of 16 devices up and down.
     norms = 1 + 4 * 2 + 3 + 2  # stem, blocks, shortcuts, head
     assert fixed[2].waits == pytest.approx(2 * norms * 2 * 4 * 10e-6)
     growing = rows(config, known, (4, 8), 2, hardware)
@@ -242,25 +243,25 @@ def test_wrong_tables_are_refused(given):
 
 
 def commands():
-    """(words after cssl-jax, table) of each table of the document."""
-    found = re.findall(r"`cssl-jax (plan [^`]*)`\n\n((?:\|.*\n)+)", DOCUMENT.read_text())
-    return [(shlex.split(words), text) for words, text in found]
+    """(arguments of cssl-jax, table) of each table of the documentation."""
+    matches = re.findall(r"`cssl-jax (plan [^`]*)`\n\n((?:\|.*\n)+)", DOCUMENT.read_text())
+    return [(shlex.split(arguments), text) for arguments, text in matches]
 
 
 def test_the_documents_tables_are_what_the_command_prints(capsys):
     assert len(commands()) >= 3
-    for words, text in commands():
-        assert cli.main(words) == 0
-        assert capsys.readouterr().out == text, " ".join(words)
+    for arguments, text in commands():
+        assert cli.main(arguments) == 0
+        assert capsys.readouterr().out == text, " ".join(arguments)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_documents_plan_is_what_the_command_prints(machine, capsys):
-    words, text = re.search(
+    arguments, text = re.search(
         r"\$ cssl-jax (plan .*)\n((?:.*\n)*?)```", DOCUMENT.read_text()
     ).groups()
-    assert cli.main(shlex.split(words)) == 0
+    assert cli.main(shlex.split(arguments)) == 0
 
     def untimed(report):
         return re.sub(r"in \d+ s\b", "", report)

@@ -1,4 +1,4 @@
-"""Plans for accelerators that are not here: names, stated rates, what a compiled program says."""
+"""Plans for absent accelerators: names, stated rates, counts from a compiled program."""
 
 import json
 import os
@@ -108,9 +108,9 @@ def test_a_device_that_is_half_a_chip_has_half_of_its_rates():
 def test_the_report_names_verdict_bound_and_origins():
     text = report(planned())
     assert "4.00 GB of 16 GB (25 %), fits" in text
-    assert "bound by memory bandwidth" in text
-    assert "cores feed that at 1,000 views/s per core" in text
-    assert "run nowhere" in text
+    assert "limited by memory bandwidth" in text
+    assert "cores supply these views at 1,000 views/s per core" in text
+    assert "not run" in text
     large = report(planned(memory={"arguments": 1e9, "results": 0, "temporaries": 16e9}))
     assert "DOES NOT FIT" in large
 
@@ -193,14 +193,14 @@ def test_a_step_compiles_for_eight_chips_of_a_v5e():
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["devices"], found["kind"]) == (8, "TPU v5 lite")
-    # Temporaries of so small a step may all lie in the chips' own memory, and count nothing.
+    # Temporaries of so small a step may all be in on-chip memory, which is not counted.
     assert found["memory"]["arguments"] > 500_000
     assert found["flops"] > 1e6
     assert found["bytes"] > 1e6
     assert found["host"] == []
     assert found["loops"]["conditionals"] == 0
-    assert found["loops"]["loops"] <= 1  # the sampler's rounds
-    # XLA merges the gradient's all-reduces into one; the gather's gradient is reduced too.
+    assert found["loops"]["loops"] <= 1  # the rounds of the sampler
+    # XLA merges the all-reduces of the gradient; the gradient of the gather is reduced as well.
     assert found["counts"]["all-gather"] == 1
     assert found["counts"]["all-reduce"] < 30
     assert found["compiled"]["all-gather"] == found["traced"]["all-gather"]
@@ -209,7 +209,7 @@ def test_a_step_compiles_for_eight_chips_of_a_v5e():
     )
 
 
-def test_tpus_state_more_compute_with_every_generation():
+def test_the_stated_compute_of_tpus_increases_in_this_order():
     assert [TPUS[name].flops for name in ("v5e", "v4", "v5p", "v6e")] == sorted(
         chip.flops for chip in TPUS.values()
     )

@@ -1,4 +1,4 @@
-"""How a process learns whether it is one of several, and what it says where that does not fit."""
+"""How a process detects that it is one of several, and its messages for wrong arguments."""
 
 import pathlib
 import socket
@@ -22,7 +22,7 @@ def no_cluster(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_one_process_starts_nothing_and_meets_nobody(monkeypatch):
+def test_a_single_process_starts_nothing_and_waits_for_none(monkeypatch):
     distributed.start()
     monkeypatch.setenv("SLURM_STEP_NODELIST", "node[1-4]")  # a step of one task in a larger job
     monkeypatch.setenv("SLURM_PROCID", "0")
@@ -38,19 +38,22 @@ def test_one_process_starts_nothing_and_meets_nobody(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"coordinator": "h:1"}, r"need all of .* give --num-processes \(or JAX_NUM_PROCESSES\)"),
         ({"coordinator": "h", "num_processes": 2, "process_id": 0}, "give HOST:PORT"),
-        ({"coordinator": "h:1", "num_processes": 2, "process_id": 2}, "one below the number"),
+        (
+            {"coordinator": "h:1", "num_processes": 2, "process_id": 2},
+            "an id from 0 to the number of processes minus 1",
+        ),
         (
             {"coordinator": "h:1", "num_processes": 2, "process_id": 0, "timeout": 0},
             "--timeout 0; give seconds",
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anybody_is_waited_for(given, said):
-    with pytest.raises(UserError, match=said):
+def test_wrong_arguments_are_refused_without_waiting(given, message):
+    with pytest.raises(UserError, match=message):
         distributed.start(**given)
 
 
@@ -60,22 +63,22 @@ def test_after_jax_has_started_it_is_too_late():
         distributed.start("localhost:1234", 2, 0)
 
 
-def test_variables_say_what_options_do_not(monkeypatch):
+def test_variables_replace_omitted_options(monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host:1234")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "4")
     monkeypatch.setenv("JAX_PROCESS_ID", "3")
-    found = {"coordinator_address": "host:1234", "num_processes": 4, "process_id": 3}
-    assert distributed._given("", None, None) == found
-    assert distributed._given("", None, 0) == {**found, "process_id": 0}
+    expected = {"coordinator_address": "host:1234", "num_processes": 4, "process_id": 3}
+    assert distributed._arguments("", None, None) == expected
+    assert distributed._arguments("", None, 0) == {**expected, "process_id": 0}
 
 
 @pytest.mark.parametrize(
     ("variables", "devices"),
     [
-        # A task alone on its node, and one whose GPUs Slurm has set apart: all that it sees.
+        # The only task of a node, and a task with GPUs of its own: all GPUs that it sees.
         ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, [0, 1, 2, 3]),
         ({"SLURM_GPUS_PER_TASK": "2", "CUDA_VISIBLE_DEVICES": "2,3"}, [0, 1]),
-        # Tasks that see the same GPUs: JAX gives each its own.
+        # Several tasks that see the same GPUs: JAX assigns one to each.
         ({"SLURM_STEP_TASKS_PER_NODE": "4", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, None),
         ({"SLURM_STEP_TASKS_PER_NODE": "1"}, None),
     ],
@@ -88,14 +91,14 @@ def test_a_task_takes_the_gpus_that_slurm_gave_it(monkeypatch, variables, device
     assert distributed._devices_of_task() == devices
 
 
-def test_options_before_the_command_are_the_processes():
-    words = ["--coordinator=h:1", "--num-processes", "2", "--process-id=1", "pretrain", "--x"]
+def test_options_before_the_command_describe_the_processes():
+    argv = ["--coordinator=h:1", "--num-processes", "2", "--process-id=1", "pretrain", "--x"]
     given = {"coordinator": "h:1", "num_processes": 2, "process_id": 1}
-    assert distributed_flags.options(words) == (given, ["pretrain", "--x"])
+    assert distributed_flags.options(argv) == (given, ["pretrain", "--x"])
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "message"),
     [
         (["--num-processes", "two", "pretrain"], "--num-processes is 'two'; give a number"),
         (["--timeout"], "--timeout needs a value"),
@@ -103,15 +106,15 @@ def test_options_before_the_command_are_the_processes():
         (["--process-id", "0"], "no command"),
     ],
 )
-def test_what_is_wrong_before_the_command_is_told(words, said, capfd):
-    assert cli.main(words) == 2
-    assert said in capfd.readouterr().err
+def test_wrong_options_before_the_command_are_reported(argv, message, capfd):
+    assert cli.main(argv) == 2
+    assert message in capfd.readouterr().err
 
 
 def test_slices_follow_one_another():
     devices = [types.SimpleNamespace(id=i, slice_index=i % 2) for i in range(6)]
-    found = [[device.id for device in members] for members in spmd.by_slice(devices)]
-    assert found == [[0, 2, 4], [1, 3, 5]]
+    slices = [[device.id for device in members] for members in spmd.by_slice(devices)]
+    assert slices == [[0, 2, 4], [1, 3, 5]]
     assert len(spmd.by_slice(jax.devices())) == 1
 
 
@@ -126,8 +129,8 @@ def test_slices_follow_one_another():
         ("node-0.cluster:1234", None),
     ],
 )
-def test_a_coordinator_of_this_machine_alone_listens_there_alone(address, bound):
-    given = distributed._given(address, 2, 0)
+def test_a_coordinator_at_a_loopback_address_listens_on_loopback_only(address, bound):
+    given = distributed._arguments(address, 2, 0)
     assert given["coordinator_address"] == address
     assert given.get("coordinator_bind_address") == bound
 
@@ -147,18 +150,18 @@ def test_the_port_of_a_loopback_coordinator_is_closed_to_other_machines():
     process = subprocess.Popen([sys.executable, "-c", LISTEN, f"127.0.0.1:{port}"])
     try:
         end = time.monotonic() + 240
-        while not (found := listeners(port)) and time.monotonic() < end:
+        while not (addresses := listeners(port)) and time.monotonic() < end:
             assert process.poll() is None
             time.sleep(0.1)
-        # 127.0.0.1, by an IPv4 socket or as the IPv4 address of an IPv6 one.
-        assert set(found) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+        # 127.0.0.1: by an IPv4 socket, or as an IPv4-mapped address of an IPv6 socket.
+        assert set(addresses) <= {"0100007F", "0000000000000000FFFF00000100007F"}
     finally:
         process.kill()
         process.wait()
 
 
 def listeners(port):
-    """Addresses, as the kernel writes them, on which a port is listened to."""
+    """Addresses, in the kernel's notation, on which a process listens at a port."""
     lines = [
         line.split()
         for name in ("tcp", "tcp6")

@@ -1,4 +1,4 @@
-"""What the doctor says where something is missing, too old or too new."""
+"""The report of ``doctor`` for packages that are missing, too old or too new."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from cssl_jax.runtime import doctor
 
 
 def command(*argv, without=None, path=""):
-    """Runs ``python -m cssl_jax ...``, as where the module ``without`` is not installed."""
+    """Runs ``python -m cssl_jax ...`` as if the module ``without`` were not installed."""
     code = (
         "import runpy, sys\n"
         f"if {without!r}: sys.modules[{without!r}] = None\n"
@@ -30,7 +30,7 @@ def command(*argv, without=None, path=""):
 
 
 @pytest.mark.parametrize("name", ["jax", "tyro", "flax"])
-def test_it_speaks_where_a_package_is_missing_and_tells_the_command_that_mends_it(name):
+def test_it_reports_a_missing_package_and_the_command_that_fixes_it(name):
     result = command("doctor", without=name)
     assert result.returncode == 1
     assert result.stderr == ""
@@ -42,29 +42,31 @@ def test_it_speaks_where_a_package_is_missing_and_tells_the_command_that_mends_i
 def test_other_commands_point_to_the_doctor_where_a_package_is_missing():
     result = command("recipes", without="tyro")
     assert result.returncode == 1
-    assert "`cssl-jax doctor` says how to mend" in result.stderr
+    assert "`cssl-jax doctor` says how to fix" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_an_installed_version_out_of_bounds_is_a_problem(tmp_path):
-    # Real metadata of an old release, found before that of the release at hand.
+    # Metadata of an old release, on the path before that of the installed release.
     folder = tmp_path / "optax-0.1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: optax\nVersion: 0.1.0\n")
     result = command("doctor", path=tmp_path)
     assert result.returncode == 1
     bounds = doctor.requirements()["optax"].specifier
-    told = f'problem: optax 0.1.0 does not satisfy {bounds}: pip install "optax{bounds}"'
-    assert told in result.stdout
+    problem = f'problem: optax 0.1.0 does not satisfy {bounds}: pip install "optax{bounds}"'
+    assert problem in result.stdout
 
 
-def test_versions_are_held_against_both_bounds():
+def test_versions_are_compared_with_both_bounds():
     requirement = Requirement("jax>=0.10,<0.13")
     assert doctor.package_trouble("jax", "0.10.2", requirement) == ""
     assert doctor.package_trouble("jax", "0.13.0", requirement).startswith("jax 0.13.0 does not")
     assert doctor.package_trouble("jax", "0.9.9", requirement).startswith("jax 0.9.9 does not")
-    assert doctor.package_trouble("jax", "0.11.0.dev3", requirement) == ""  # a nightly is no defect
-    assert doctor.package_trouble("chex", "0.0.1", None) == ""  # nothing known, nothing claimed
+    assert (
+        doctor.package_trouble("jax", "0.11.0.dev3", requirement) == ""
+    )  # pre-releases satisfy the bounds
+    assert doctor.package_trouble("chex", "0.0.1", None) == ""  # no requirement, no problem
     assert doctor.package_trouble("chex", None, None) == 'chex is missing: pip install "chex"'
 
 
@@ -76,8 +78,8 @@ def test_the_bounds_are_those_of_the_package_without_its_extras():
 
 def test_an_old_python_is_a_problem():
     assert doctor.python_trouble((3, 11)) == doctor.python_trouble((3, 13)) == []
-    (trouble,) = doctor.python_trouble((3, 10))
-    assert trouble.startswith("Python 3.10 is too old, 3.11 or newer is needed: python3.11 -m venv")
+    (problem,) = doctor.python_trouble((3, 10))
+    assert problem.startswith("Python 3.10 is too old, 3.11 or newer is needed: python3.11 -m venv")
 
 
 def test_the_way_out_without_tensorboard_is_an_option_that_exists():

@@ -1,4 +1,4 @@
-"""Two and four real processes under JAX's distributed runtime: what each feeds and computes."""
+"""Two and four processes under JAX's distributed runtime: their host batches and gradients."""
 
 import importlib.util
 
@@ -9,7 +9,7 @@ import pytest
 from cssl_jax.data.sampler import Sampler
 from helpers import multiprocess, tiny
 
-# In each process; ``out`` takes what it found.
+# Runs in each process, which writes its results to the folder ``out``.
 CODE = """
 import sys
 import jax
@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from helpers import tiny
 from cssl_jax.runtime import spmd
-from cssl_jax.data.pipeline.prefetch import placed_feeds
+from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.data.pipeline.base import PIPELINES
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError
@@ -36,13 +36,14 @@ found, sampler = {}, Sampler(len(source), 16, 0)
 for name in pipelines:
     for micro_batch in (0, 8):
         rows = spmd.process_rows(16, mesh, micro_batch)
-        made = PIPELINES[name](
+        pipeline = PIPELINES[name](
             source=source, sampler=sampler, policy=config.augment, views={"a": 2}, size=8,
             mean=(0.5,), std=(0.2,), rows=rows,
         )
         # Global arrays, as the devices hold them.
-        for step, feed in enumerate(placed_feeds(made, mesh, "shard_map", 2, 4)):
-            index = feed["row" if name == "resident" else "index"]
+        batches = place_host_batches(pipeline, mesh, "shard_map", 2, 4)
+        for step, host_batch in enumerate(batches):
+            index = host_batch["row" if name == "resident" else "index"]
             index = multihost_utils.process_allgather(index, tiled=True)
             if name == "resident":
                 index = sampler.draw(step + 2, index)[0]
@@ -51,15 +52,15 @@ if jax.process_count() == 2:
     run = tiny.Run(config, 4, pipeline="stream")
     gradient = run.gradient()
     function = lambda *a: (lambda g, x: (g, x["metrics"]))(*gradient(*a))
-    feed = next(run.feeds(0, 1))
-    grads, metrics = run.spread(function)(run.state(), run.constants, feed)
+    host_batch = next(run.host_batches(0, 1))
+    grads, metrics = run.spread(function)(run.state(), run.constants, host_batch)
     found |= {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(grads))}
     found["loss"] = np.asarray(metrics["loss"])
 np.savez(f"{out}/{jax.process_index()}.npz", **found)
 """
 
 
-def found_by(count, folder, pipelines):
+def results_of(count, folder, pipelines):
     ends = multiprocess.run(CODE, [str(folder), *pipelines], count, devices=4 // count)
     assert {end.status for end in ends} == {0}, ends
     for end in ends:
@@ -71,24 +72,24 @@ def assert_same_batches(results, pipelines):
     sampler = Sampler(len(tiny.pictures()), 16, 0)
     for step in (2, 3):
         batch, _ = sampler.draw(step, np.arange(16))
-        # Each of the 4 devices holds its share of every micro-batch of 8.
-        shares = batch.reshape(2, 4, 2).swapaxes(0, 1).ravel()
+        # Each of the 4 devices holds a quarter of every micro-batch of 8.
+        device_rows = batch.reshape(2, 4, 2).swapaxes(0, 1).ravel()
         for result in results:
             for name in pipelines:
                 np.testing.assert_array_equal(result[f"{name}_0_{step}"], batch)
-                np.testing.assert_array_equal(result[f"{name}_8_{step}"], shares)
+                np.testing.assert_array_equal(result[f"{name}_8_{step}"], device_rows)
 
 
 @pytest.mark.slow
-def test_four_processes_feed_the_batches_of_one(tmp_path):
-    assert_same_batches(found_by(4, tmp_path, ["resident", "stream"]), ["resident", "stream"])
+def test_four_processes_supply_the_batches_of_one(tmp_path):
+    assert_same_batches(results_of(4, tmp_path, ["resident", "stream"]), ["resident", "stream"])
 
 
 @pytest.mark.slow
-def test_two_processes_feed_the_batches_and_give_the_gradient_of_one(tmp_path):
+def test_two_processes_supply_the_batches_and_the_gradient_of_one(tmp_path):
     pipelines = ["resident", "stream", "threads-split"]
     pipelines += ["tf"] if importlib.util.find_spec("tensorflow") else []
-    results = found_by(2, tmp_path, pipelines)
+    results = results_of(2, tmp_path, pipelines)
     assert_same_batches(results, pipelines)
 
     run = tiny.Run(tiny.config(), 4, pipeline="stream")

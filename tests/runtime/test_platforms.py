@@ -1,4 +1,4 @@
-"""JAX_PLATFORMS that names what is not there: one message in every command."""
+"""JAX_PLATFORMS with a platform that is not installed: one message in every command."""
 
 import importlib.metadata
 import os
@@ -22,26 +22,26 @@ def absent(platform):
 
 
 @pytest.mark.parametrize(
-    ("platform", "words"), [("cuda", words) for words in COMMANDS] + [("tpu", COMMANDS[1])]
+    ("platform", "argv"), [("cuda", argv) for argv in COMMANDS] + [("tpu", COMMANDS[1])]
 )
-def test_a_platform_that_is_not_installed_is_one_message(platform, words, tmp_path):
+def test_a_platform_that_is_not_installed_is_one_message(platform, argv, tmp_path):
     if not absent(platform):
         pytest.skip(f"{platform} is installed here")
     done = subprocess.run(
-        [sys.executable, "-m", "cssl_jax", *words],
+        [sys.executable, "-m", "cssl_jax", *argv],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         env={**os.environ, "JAX_PLATFORMS": platform, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
-    said = done.stdout if words == ["doctor"] else done.stderr
-    assert done.returncode in (1, 2), said
-    lines = [line for line in said.splitlines() if "JAX_PLATFORMS" in line]
-    assert len(lines) == 1, said
-    assert f"JAX_PLATFORMS='{platform}' asks for {platform}, which cannot be started" in lines[0]
+    output = done.stdout if argv == ["doctor"] else done.stderr
+    assert done.returncode in (1, 2), output
+    lines = [line for line in output.splitlines() if "JAX_PLATFORMS" in line]
+    assert len(lines) == 1, output
+    assert f"JAX_PLATFORMS='{platform}' requests {platform}, which cannot be started" in lines[0]
     assert f"Installed: jax {importlib.metadata.version('jax')}" in lines[0]
     remedy = "jax[cuda13]" if platform == "cuda" else "jax[tpu]"
     assert f'pip install "{remedy}", or JAX_PLATFORMS=cpu' in lines[0]
     assert "Traceback" not in done.stdout + done.stderr
-    assert "ready to train" not in said
+    assert "ready to train" not in output
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The self-check passes what computes the same on all devices, and nothing else."""
+"""The self-check passes steps with the same results on all devices, and fails all others."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ from cssl_jax.errors import RunError, UserError
 from cssl_jax.losses.core import two_views
 from cssl_jax.runtime import spmd, subprocesses
 from cssl_jax.selfcheck.reduced_config import examples_of, reduced
-from cssl_jax.selfcheck.run import Row, SelfCheck, judge, planned, selfcheck
+from cssl_jax.selfcheck.run import Row, SelfCheck, check_outcome, plan_trials, selfcheck
 from cssl_jax.selfcheck.short_run import compare
 from cssl_jax.step import train_step
 from helpers import tiny
@@ -36,7 +36,7 @@ def reference():
 
 
 def verdict(outcome, reference):
-    return judge(ROW, outcome, reference).trouble
+    return check_outcome(ROW, outcome, reference).problem
 
 
 def test_a_trial_on_other_devices_passes(reference):
@@ -97,7 +97,7 @@ def own_negatives_only(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("mutant", "seen"),
+    ("mutant", "expected"),
     [
         (sum_of_gradients, "gradient beyond the bound; the gradient is 4 times the reference's"),
         (draw_by_device, "loss, gradient, statistics beyond the bound"),
@@ -108,9 +108,9 @@ def own_negatives_only(monkeypatch):
     ],
     ids=lambda x: getattr(x, "__name__", ""),
 )
-def test_a_step_that_depends_on_the_devices_is_caught(reference, monkeypatch, mutant, seen):
+def test_a_step_that_depends_on_the_devices_is_caught(reference, monkeypatch, mutant, expected):
     mutant(monkeypatch)
-    assert verdict(tiny.Run(tiny.config(), 4).run(1), reference).startswith(seen)
+    assert verdict(tiny.Run(tiny.config(), 4).run(1), reference).startswith(expected)
 
 
 def test_gradients_that_differ_between_devices_are_caught(monkeypatch):
@@ -124,25 +124,25 @@ def test_other_examples_are_caught(reference):
     assert verdict(other, reference) == "other examples than in the reference"
 
 
-def test_what_is_no_number_is_caught(reference):
+def test_nan_is_caught(reference):
     other = reference._replace(gradient=np.full_like(reference.gradient, np.nan))
     assert verdict(other, reference).startswith("gradient beyond the bound")
 
 
-def test_the_table_says_which_trial_failed_and_by_how_much(reference):
-    doubled = judge(ROW, reference._replace(gradient=2 * reference.gradient), reference)
+def test_the_table_shows_which_trial_failed_and_by_how_much(reference):
+    doubled = check_outcome(ROW, reference._replace(gradient=2 * reference.gradient), reference)
     drifted = Row("float64", 8, 2, "shard_map", None, "replicas differ at ['a']")
-    good = judge(ROW, reference, reference)
+    good = check_outcome(ROW, reference, reference)
     changes, rows = ["train.batch_size 64 -> 16"], [good, doubled, drifted]
     check = SelfCheck(changes, "noise: gone", "8 x thing", 20, rows, [])
-    words = str(check).splitlines()
+    lines = str(check).splitlines()
     assert not check.passed
-    assert "changed   train.batch_size 64 -> 16" in words
-    assert "data      noise: gone" in words
-    assert sum(line.endswith(" same") for line in words) == 1
-    assert any("1.0e+00" in line and "is 2 times the reference's" in line for line in words)
-    assert any(line.endswith("FAILED: replicas differ at ['a']") for line in words)
-    assert words[-1] == "FAILED: 2 of 3 trials computed something else."
+    assert "changed   train.batch_size 64 -> 16" in lines
+    assert "data      noise: gone" in lines
+    assert sum(line.endswith(" same") for line in lines) == 1
+    assert any("1.0e+00" in line and "is 2 times the reference's" in line for line in lines)
+    assert any(line.endswith("FAILED: replicas differ at ['a']") for line in lines)
+    assert lines[-1] == "FAILED: 2 of 3 trials computed different results."
     assert SelfCheck([], "", "", 20, [good], []).passed
 
 
@@ -150,7 +150,7 @@ def test_the_table_says_which_trial_failed_and_by_how_much(reference):
 
 
 @pytest.mark.parametrize("name", recipes.recipe_names())
-def test_a_reduced_recipe_is_valid_and_every_change_is_told(name):
+def test_a_reduced_recipe_is_valid_and_every_change_is_listed(name):
     config = recipes.load(name)
     smaller, changes = reduced(config, 8)
     differing = recipes.differing_fields(config, recipes.canonical(smaller))
@@ -168,47 +168,47 @@ def test_groups_and_micro_batches_stay_when_a_recipe_is_reduced():
     assert reduced(recipes.load("imagenet_resnet50"), 8)[0].model.norm_group == 0
 
 
-def test_data_that_is_not_here_is_replaced_by_noise_that_is_told(tmp_path):
+def test_missing_data_is_replaced_by_noise_and_reported(tmp_path):
     config = tiny.config(batch_size=8)
     for source in (str(tmp_path / "gone.npz"), str(tmp_path / "gone")):
         named = tiny.replace(config, "data", source=source)
-        found, words = examples_of(named, tmp_path / f"data{len(source)}")
-        assert words.startswith("noise: ")
-        assert "does not exist" in words
-        assert len(load_source(found.data.source, found.data)) == 24
+        written, description = examples_of(named, tmp_path / f"data{len(source)}")
+        assert description.startswith("noise: ")
+        assert "does not exist" in description
+        assert len(load_source(written.data.source, written.data)) == 24
 
 
 def test_examples_are_the_recipes_own(tmp_path):
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (20, 24 + i, 3), np.uint8) for i in range(6)]
+    images = [rng.integers(0, 256, (20, 24 + i, 3), np.uint8) for i in range(6)]
     (tmp_path / "mine").mkdir()
-    for i, picture in enumerate(pictures):
-        Image.fromarray(picture).save(tmp_path / "mine" / f"{i}.png")
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "mine" / f"{i}.png")
     options = {"source": str(tmp_path / "mine"), "size": 16, "validation_fraction": 0.2}
     config = tiny.replace(tiny.config(batch_size=2), "data", **options)
-    found, words = examples_of(config, tmp_path / "data")
-    source = load_source(found.data.source, found.data)
-    assert words == f"the first 5 training examples of {options['source']}"
+    changed, description = examples_of(config, tmp_path / "data")
+    source = load_source(changed.data.source, changed.data)
+    assert description == f"the first 5 training examples of {options['source']}"
     written = {source.image(i).tobytes() for i in range(len(source))}
     assert len(written) == 5
-    assert written < {picture.tobytes() for picture in pictures}
+    assert written < {image.tobytes() for image in images}
 
 
-def test_half_precision_is_replaced_and_told(tmp_path):
+def test_half_precision_is_replaced_and_reported(tmp_path):
     config = tiny.replace(tiny.config(), "model", dtype="bfloat16")
-    found, words = examples_of(config, tmp_path / "data")
-    assert found.model.dtype == "float32"
-    assert "model.dtype bfloat16 -> float32" in words
+    changed, description = examples_of(config, tmp_path / "data")
+    assert changed.model.dtype == "float32"
+    assert "model.dtype bfloat16 -> float32" in description
 
 
 def tried(platform, count, simulated, devices):
-    found = {"platform": platform, "kind": "thing", "count": count}
-    plan, left_out = planned(found, simulated, devices, 20)
-    return plan, " ".join(left_out)
+    machine = {"platform": platform, "kind": "thing", "count": count}
+    plan, skipped = plan_trials(machine, simulated, devices, 20)
+    return plan, " ".join(skipped)
 
 
 def test_eight_simulated_devices_are_tried_in_powers_and_four_in_several_processes():
-    (first, *shared), left_out = tried("cpu", 1, True, 8)
+    (first, *shared), skipped = tried("cpu", 1, True, 8)
     processes, cases = first
     assert processes == 1
     assert cases[0] == ("float32", 1, "shard_map", 1)  # the reference
@@ -218,7 +218,7 @@ def test_eight_simulated_devices_are_tried_in_powers_and_four_in_several_process
         assert (precision, 8, "pmap", steps) in cases
     case = [("float64", 4, "shard_map", 20)]
     assert shared == [(2, case), (4, case)]
-    assert left_out == ""
+    assert skipped == ""
 
 
 def test_a_number_of_devices_that_is_no_power_is_tried_with_its_divisors():
@@ -228,12 +228,14 @@ def test_a_number_of_devices_that_is_no_power_is_tried_with_its_divisors():
     assert len(tried("cpu", 1, True, 7)[0]) == 1
 
 
-def test_what_a_machine_cannot_try_is_told():
-    ((_, cases),), left_out = tried("tpu", 4, False, 4)
+def test_trials_that_a_machine_cannot_run_are_listed():
+    ((_, cases),), skipped = tried("tpu", 4, False, 4)
     assert {precision for precision, *_ in cases} == {"float32"}
-    assert "float64: a TPU has none" in left_out
-    assert "several processes: an accelerator belongs to one" in left_out
-    assert "the one thing here: there is nothing to compare it with" in tried("gpu", 1, True, 8)[1]
+    assert "float64: TPUs do not support it" in skipped
+    assert "several processes: only one process can use an accelerator" in skipped
+    assert (
+        "the only thing: there is no second one to compare it with" in tried("gpu", 1, True, 8)[1]
+    )
 
 
 def test_a_check_of_nothing_is_refused():
@@ -247,9 +249,9 @@ CHILD = """
 import os, sys, time
 from cssl_jax.runtime import subprocesses
 
-def main(tell, *, rank, end="well"):
+def main(report, *, rank, end="well"):
     os.write(1, b"[Gloo] not for the parent\\n")
-    tell(rank=rank, flags=os.environ["XLA_FLAGS"], pid=os.getpid())
+    report(rank=rank, flags=os.environ["XLA_FLAGS"], pid=os.getpid())
     if end == "fails" and rank:
         sys.exit("no such thing")
     if end == "hangs" or end == "fails":
@@ -282,7 +284,7 @@ def test_children_answer_the_parent_alone_and_choose_their_devices(child):
     assert line["flags"].split() == ["--xla_a=1", "--xla_b=2"]
 
 
-def test_one_child_that_fails_ends_all_with_its_words(child):
+def test_one_child_that_fails_ends_all_with_its_message(child):
     with pytest.raises(RunError, match="a process of some_child failed: no such thing"):
         child(end="fails")
 
@@ -297,12 +299,12 @@ from cssl_jax.runtime import subprocesses
 
 subprocesses.run("some_child", [{"rank": 0, "end": "hangs"}], timeout=50,
              variables=subprocesses.environment(simulated=True),
-             heard=lambda line: print(line["pid"], flush=True))
+             on_line=lambda line: print(line["pid"], flush=True))
 """
 
 
 def alive(pid):
-    """Runs, and does not merely wait for someone to take note of its end."""
+    """Whether a process runs and is not a zombie."""
     try:
         os.kill(pid, 0)
         state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -328,7 +330,7 @@ def test_children_end_with_a_parent_that_is_killed(child):
 
 
 def command(tmp_path, change=None, *options):
-    """The command on a copy of the package, of which a line may be changed."""
+    """Runs the command on a copy of the package, in which ``change`` may replace a text."""
     package = pathlib.Path(cssl_jax.__file__).parent
     shutil.copytree(package, tmp_path / "cssl_jax", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "configs", tmp_path / "cssl_jax" / "configs", dirs_exist_ok=True)
@@ -363,13 +365,13 @@ def test_the_command_passes_the_recipe_in_one_process_and_in_several(tmp_path):
     done = command(tmp_path, None, "--devices", "4")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("float")]
-    found = [(row[0], int(row[1]), int(row[2]), row[3]) for row in rows]
+    trials = [(row[0], int(row[1]), int(row[2]), row[3]) for row in rows]
     for precision in ("float32", "float64"):
         for devices in (1, 2, 4):
-            assert (precision, devices, 1, "shard_map") in found
-        assert (precision, 4, 1, "pmap") in found
+            assert (precision, devices, 1, "shard_map") in trials
+        assert (precision, 4, 1, "pmap") in trials
     for processes in (2, 4):
-        assert ("float64", 4, processes, "shard_map") in found
+        assert ("float64", 4, processes, "shard_map") in trials
     assert all(row[-1] == "same" for row in rows)
     assert "PASSED" in done.stdout
 
@@ -377,11 +379,11 @@ def test_the_command_passes_the_recipe_in_one_process_and_in_several(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("change", "seen"),
+    ("change", "expected"),
     [
         (
             (
-                "losses/similarity.py",
+                "losses/core/similarity.py",
                 "jax.lax.all_gather(x, axis_name, tiled=True)",
                 "jnp.roll(jax.lax.all_gather(x, axis_name, tiled=True), len(x), 0)",
             ),
@@ -389,7 +391,7 @@ def test_the_command_passes_the_recipe_in_one_process_and_in_several(tmp_path):
         ),
         (
             (
-                "parallel.py",
+                "runtime/spmd.py",
                 "if d.process_index == jax.process_index()]",
                 "][: len(rows[0]) // jax.process_count()]",
             ),
@@ -398,8 +400,8 @@ def test_the_command_passes_the_recipe_in_one_process_and_in_several(tmp_path):
     ],
     ids=["a shuffled gather", "rows of another process"],
 )
-def test_the_command_fails_a_package_that_is_wrong(tmp_path, change, seen):
+def test_the_command_fails_a_package_that_is_wrong(tmp_path, change, expected):
     done = command(tmp_path, change, "--devices", "2")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "FAILED: " + seen in done.stdout
-    assert "trials computed something else" in done.stdout
+    assert "FAILED: " + expected in done.stdout
+    assert "trials computed different results" in done.stdout
