@@ -103,7 +103,7 @@ def test_a_picture_that_would_unpack_to_more_than_the_limit_is_not_unpacked(plac
         "from cssl_jax.data.sources import decode\n"
         "content = pathlib.Path(sys.argv[1]).read_bytes()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: decode.decode_picture(content, 3, 10**6)\n"
+        "try: decode.decode_image(content, 3, 10**6)\n"
         "except decode.ImageError as error: print(error.reason)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
@@ -172,7 +172,7 @@ def test_folders_that_link_to_each_other_have_an_end(place):
     for i in range(9):
         for j in range(9):
             (place / f"f{i}" / f"to{j}").symlink_to(place / f"f{j}")
-    with pytest.raises(UserError, match="remove the links that go round"):
+    with pytest.raises(UserError, match="remove the circular links"):
         open_records(str(place), ImageOptions())
     assert walk.MAX_VISITS == 100
 
@@ -214,7 +214,7 @@ def test_a_jpeg_without_its_end_is_left_to_the_decoder_that_needs_none():
 def test_a_list_may_hold_any_bytes(place):
     table = place / "a.csv"
     table.write_bytes(b"path,label\ngood.png,1\n\x00.png,2\n")
-    with pytest.raises(UserError, match="cannot be found beside it"):
+    with pytest.raises(UserError, match="does not contain; give paths relative"):
         open_records(str(table), ImageOptions())
 
 

@@ -60,11 +60,11 @@ BAD = {
     ),
     "identifiers": (
         {"images": np.zeros((3, 4, 4, 1), np.uint8), "labels": 20260000 + np.arange(3)},
-        r"label 20260002 is no class number; .*return_inverse=True\)\[1\]",
+        r"label 20260002 is not a class number; .*return_inverse=True\)\[1\]",
     ),
     "numbers beyond int64": (
         {"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.array([0, 2**63], np.uint64)},
-        "label 9223372036854775808 is no class number",
+        "label 9223372036854775808 is not a class number",
     ),
     "one image": ({"images": np.zeros((32, 32, 3), np.uint8)}, r"save one image as images\[None\]"),
     "objects": ({"images": np.array([{}, {}], dtype=object)}, r"no readable \.npz"),
@@ -133,7 +133,7 @@ def test_what_is_no_source_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("name", "message"), [
     ("photos.zip", r"photos\.zip' is no set of pictures; give 'digits'"),
-    ("shard.tar.gz", r"unpack it by `gunzip .*/shard\.tar\.gz`"),
+    ("shard.tar.gz", r"decompress it by `gunzip .*/shard\.tar\.gz`"),
 ])  # fmt: skip
 def test_a_file_of_another_kind_is_said_to_be_one(tmp_path, name, message):
     (tmp_path / name).write_bytes(b"\x1f\x8b of some kind")
