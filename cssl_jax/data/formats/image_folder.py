@@ -83,7 +83,7 @@ def read_regular(path: pathlib.Path) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise OSError("not a regular file")
         if status.st_size > MAX_BYTES:
-            raise OSError(f"{status.st_size:,} bytes, maximum {MAX_BYTES:,}")
+            raise OSError(f"{status.st_size:,} bytes, at most {MAX_BYTES:,}")
         # read(n) allocates n bytes, so that read(MAX_BYTES) would allocate 1 GiB per file.
         return file.read(status.st_size)
 

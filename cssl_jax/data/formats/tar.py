@@ -226,7 +226,7 @@ def _label(file: BinaryIO, members: dict[str, _Member], label_key: str, where: s
     def content(extension: str) -> str:
         start, size = members[extension]
         if size > _MAX_LABEL:
-            raise ValueError(f".{extension} has {size:,} bytes, maximum {_MAX_LABEL:,}")
+            raise ValueError(f".{extension} has {size:,} bytes, at most {_MAX_LABEL:,}")
         file.seek(start)
         return file.read(size).decode()
 

@@ -137,7 +137,7 @@ def test_a_folder_of_save_to_disk_is_refused_with_a_command_that_converts_it(tmp
         open_records(str(tmp_path), ImageOptions())
 
 
-# --------------------------------------------------------------- archives beside folders of images
+# --------------------------------------------------------------- archives next to folders of images
 
 
 def tar(path, count):
@@ -168,7 +168,7 @@ def test_shards_are_read_though_a_preview_image_is_next_to_them(tmp_path):
         tar(root / f"{number}.tar", 4)
     records = open_records(str(root), ImageOptions())
     assert len(records.names) == 12
-    assert records.notes == (f"images that lie beside the shards of {root} are not read",)
+    assert records.notes == (f"images next to the shards of {root} are not read",)
 
 
 @pytest.mark.parametrize("kind", ["list", "tar", "parquet"])
