@@ -245,8 +245,8 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\ns
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (POSTSCRIPT, "no PNG file; write it again as a PNG"),
-        (encoded("JPEG", seed=1), "no PNG file"),
+        (POSTSCRIPT, "not a PNG file; write it again as a PNG"),
+        (encoded("JPEG", seed=1), "not a PNG file"),
         (b"", "empty: 0 bytes"),
         (encoded("PNG", seed=1)[:70], "cannot be read as a mask"),
         (BOMBS["claims.png"][0], "at most 100,000,000 pixels; raise --data.max-pixels"),
@@ -269,7 +269,7 @@ def test_a_mask_that_is_a_pipe_or_a_device_is_refused_at_once(masked):
     for target in ("/dev/zero", "/dev/urandom"):
         (masked / "1.png").unlink()
         (masked / "1.png").symlink_to(target)
-        with pytest.raises(UserError, match=r"lacks 1\.png|no regular file"):
+        with pytest.raises(UserError, match=r"lacks 1\.png|not a regular file"):
             load_masks(str(masked.parent), ImageOptions(channels=1))
 
 
