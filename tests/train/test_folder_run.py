@@ -144,7 +144,7 @@ def test_pictures_of_many_sizes_need_the_side_of_a_view(folder, tmp_path):
 @pytest.mark.parametrize(("data", "message"), [
     ({"resident": True}, "exclude each other"),
     ({"augment_on": "device"}, "cropped on the host"),
-    ({"in_memory": True}, "pictures of one size"),
+    ({"in_memory": True}, "images of one size"),
 ])  # fmt: skip
 def test_wishes_that_pictures_cannot_meet_are_refused(folder, tmp_path, data, message):
     with pytest.raises(UserError, match=message):

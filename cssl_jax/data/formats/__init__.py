@@ -1,4 +1,4 @@
-"""Readers of encoded examples: image folders, tar shards, parquet, TFDS, TFRecord."""
+"""Readers of encoded images: image folders, CSV lists, tar shards, parquet, TFDS, TFRecord."""
 
 from cssl_jax.lazy import submodules
 

@@ -1,4 +1,4 @@
-"""What every collection of encoded pictures offers, wherever it is kept."""
+"""Interface that every reader of encoded images implements."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,18 +7,21 @@ import numpy as np
 
 
 class Records(Protocol):
-    """Encoded pictures by number: a folder's files, a TFDS set, tar shards, parquet rows.
+    """Encoded images by index: the files of a folder, a TFDS split, tar shards, parquet rows.
 
-    Opening reads names only, never pixels: what is in the files is ``scan``'s to find out.
+    Opening reads names and labels only, never pixels. ``scan`` reads and checks the files.
 
     Attributes:
-        name: For messages and results.
-        names: Of every record, unique and the same on every machine: a relative path with "/", or
-            "shard:key". Their order is the records' and as stable as they are.
-        stamps: Of every record; another string whenever its bytes may have changed (size and
-            modification time of its file, and where in it the record lies).
-        labels: int64 [size], -1 for none; or None where nothing is labelled.
-        classes: Names of the labels, in the order of their numbers; empty without labels.
+        name: Name of the data set in messages and results.
+        names: Name of every record, unique and identical on every machine: a relative path with
+            "/", or "shard:key". The names are in the order of the records and stay the same as long
+            as the records do.
+        stamps: Version string of every record. It changes whenever the bytes of the record may have
+            changed: it holds the size and modification time of the file and the position of the
+            record in it.
+        labels: int64 [size], class number of every record, -1 for no label; None if no record has a
+            label.
+        classes: Class names in the order of the class numbers; () without labels.
     """
 
     @property
@@ -33,9 +36,9 @@ class Records(Protocol):
     def classes(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def read(self, index: int) -> bytes:
-        """The encoded picture (JPEG, PNG, ...); called from many threads at once.
+        """Reads one encoded image (JPEG, PNG, ...). Several threads may call this at once.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The record cannot be read.
         """
         ...

@@ -1,4 +1,4 @@
-"""Folders and lists of picture files."""
+"""Image files in a folder or in a CSV list."""
 
 import codecs
 import csv
@@ -26,23 +26,26 @@ LABEL_COLUMNS = (
     *("label", "class", "category", "target", "labels"),
     *("class_name", "label_name", "category_name", "class_id", "classid", "category_id"),
 )
-NAME_COLUMNS = ("class", "class_name", "label_name", "category_name")  # beside numbers
-MAX_BYTES = 2**30  # of a picture's file; data.max_pixels can only judge what was read
+# Columns with the name of a class, for tables whose label column holds its number.
+NAME_COLUMNS = ("class", "class_name", "label_name", "category_name")
+# Maximum size of an image file. data.max_pixels applies only after the file has been read.
+MAX_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class FileRecords:
-    """Picture files; ``Records`` of a folder or a list.
+    """Image files of a folder or a list, as ``Records``.
 
     Attributes:
-        name: The folder or list.
-        root: What the names are relative to.
-        names: Relative paths with "/".
-        stamps: Size and modification time.
-        labels: int64 [size], -1 for none; or None.
-        classes: Names of the labels.
-        notes: Sentences on what was read and what was not.
-        not_read: Number of other files of the folder by suffix.
+        name: Absolute path of the folder or list.
+        root: Folder that the names are relative to.
+        names: Relative path of every image file, with "/".
+        stamps: Size and modification time of every image file.
+        labels: int64 [size], class number of every image, -1 for no label; None if no image has a
+            label.
+        classes: Class names in the order of the class numbers.
+        notes: Sentences for the user about labels and files that are not read.
+        not_read: Number of files of the folder that are not images, per suffix.
     """
 
     name: str
@@ -55,69 +58,79 @@ class FileRecords:
     not_read: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def path(self, index: int) -> pathlib.Path:
-        """Of the file."""
+        """Path of one image file."""
         return self.root / self.names[index]
 
     def read(self, index: int) -> bytes:
-        """The file's bytes.
+        """Reads the bytes of one image file.
 
         Raises:
-            OSError: It cannot be read, is no file (a pipe would never end), or is too large.
+            OSError: The file cannot be read, is not a regular file, or exceeds ``MAX_BYTES``.
         """
         return read_regular(self.path(index))
 
 
 def read_regular(path: pathlib.Path) -> bytes:
-    """The bytes of a file of an image.
+    """Reads the bytes of a regular file.
+
+    Pipes and devices are refused, because reading one may never end.
 
     Raises:
-        OSError: It cannot be read, is no file (a pipe would never end), or is too large.
+        OSError: The file cannot be read, is not a regular file, or exceeds ``MAX_BYTES``.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
+    with open(path, "rb", opener=_open_without_blocking) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise OSError("no regular file")
+            raise OSError("not a regular file")
         if status.st_size > MAX_BYTES:
             raise OSError(f"{status.st_size:,} bytes, at most {MAX_BYTES:,}")
-        return file.read(status.st_size)  # not to MAX_BYTES: so much memory would be asked for
+        # read(n) allocates n bytes, so that read(MAX_BYTES) would allocate 1 GiB per file.
+        return file.read(status.st_size)
 
 
 def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
-    """Opens the picture files of a folder, at any depth; other files are ignored by their names.
+    """Opens the image files of a folder, at any depth. Files with other suffixes are ignored.
 
     Args:
-        path: The folder.
-        labels: "auto": the first folder level is the class, where every picture lies in one of two
-            or more; else nothing is labelled. "folder": insist on that. "none": no labels. Anything
-            else: path of a CSV file with columns path (relative to the folder) and label; pictures
-            that it does not name have none.
+        path: Folder with the images.
+        labels: Source of the labels. "auto": the first level of sub-folders is the class if there
+            are two or more and every image is in one, else there are no labels. "folder": the same,
+            but an error where "auto" gives no labels. "none": no labels. Anything else: path of a
+            CSV file with columns path (relative to the folder) and label; images that it does not
+            list have no label.
 
     Raises:
-        UserError: There are no pictures, or the labels do not fit them.
+        UserError: The folder has no images, or the labels do not fit the images.
     """
     root = pathlib.Path(path).expanduser().absolute()
     if not root.is_dir():
-        raise UserError(f"{path} is no folder; give the folder that holds the pictures")
-    found, others = walk_images(root)
-    if not found:
-        held = describe_others(others, texts=True)
+        raise UserError(f"{path} is not a folder; give the folder that contains the images")
+    images, suffix_counts = walk_images(root)
+    if not images:
+        other_files = describe_others(suffix_counts, texts=True)
         raise UserError(
-            f"{path} holds no images (.jpg, .png, .webp, .bmp, .gif, .tif or .ppm files)"
-            f"{held and f', only {held}'}; "
-            f"shards further down are given by a pattern such as '{path}/**/*.tar'"
+            f"{path} contains no images (.jpg, .png, .webp, .bmp, .gif, .tif or .ppm files)"
+            f"{other_files and f', only {other_files}'}; "
+            f"for shards in sub-folders give a pattern such as '{path}/**/*.tar'"
         )
-    names, stamps = zip(*found, strict=True)
-    notes = note_on_others(str(root), others, len(names))
-    records = FileRecords(str(root), root, names, stamps, notes=notes, not_read=others)
+    names, stamps = zip(*images, strict=True)
+    notes = note_on_others(str(root), suffix_counts, len(names))
+    records = FileRecords(str(root), root, names, stamps, notes=notes, not_read=suffix_counts)
     if labels == "none":
         return records
     if labels not in ("auto", "folder"):
-        return _with_table(records, pathlib.Path(labels).expanduser())
-    return _by_sub_folders(records, path, insist=labels == "folder")
+        return _label_by_table(records, pathlib.Path(labels).expanduser())
+    return _label_by_sub_folder(records, path, insist=labels == "folder")
 
 
-def _by_sub_folders(records: FileRecords, path: str | pathlib.Path, *, insist: bool) -> FileRecords:
-    """The records with their first folder level as classes, or a note on why there are none."""
+def _label_by_sub_folder(
+    records: FileRecords, path: str | pathlib.Path, *, insist: bool
+) -> FileRecords:
+    """Labels records by their first sub-folder, or adds a note that says why this is impossible.
+
+    Raises:
+        UserError: The sub-folders are splits or masks, or ``insist`` and they are not classes.
+    """
     tops = [name.partition("/")[0] if "/" in name else "" for name in records.names]
     classes = tuple(sorted(set(tops)))
     check_are_classes(path, [name for name in classes if name])
@@ -128,23 +141,27 @@ def _by_sub_folders(records: FileRecords, path: str | pathlib.Path, *, insist: b
         )
     reason = why_unlabelled(path, records.names)
     if insist:
-        stray = f"{records.names[tops.index('')]} lies in none" if "" in classes else ""
-        way_out = reason.partition("; ")[2] or "sort them by class"
+        stray = f"{records.names[tops.index('')]} is in none" if "" in classes else ""
+        remedy = reason.partition("; ")[2] or "sort the images into one sub-folder per class"
         raise UserError(
-            f"data.labels=folder needs two or more sub-folders that hold every image of {path}; "
-            f"{stray or 'there is only one'}; {way_out}, or omit data.labels"
+            f"data.labels=folder needs two or more sub-folders that contain every image of {path}; "
+            f"{stray or 'there is only one'}; {remedy}, or omit data.labels"
         )
     return dataclasses.replace(records, notes=(*records.notes, reason)) if reason else records
 
 
 def open_list(path: str | pathlib.Path) -> FileRecords:
-    """Opens the picture files that a CSV file names: path (relative to it), label, class.
+    """Opens the image files that a CSV file lists.
+
+    Args:
+        path: CSV file with the columns path (relative to the folder of the CSV file) and, optional,
+            label (class number or name) and class (name of a class number).
 
     Raises:
-        UserError: It is no such list, or a file is missing.
+        UserError: The file is not such a list, or an image file is missing.
     """
     table = pathlib.Path(path).expanduser().absolute()
-    rows, others = _read_table(table)
+    rows, other_columns = _read_table(table)
     missing, stamps = [], []
     for name, _, _ in rows:
         try:
@@ -152,30 +169,41 @@ def open_list(path: str | pathlib.Path) -> FileRecords:
         except (OSError, ValueError):  # a name with a zero byte
             missing.append(name)
     if missing:
-        raise UserError(f"{path} names {_some(missing)}, which cannot be found beside it")
+        raise UserError(
+            f"{path} lists {_abbreviated(missing)}, which {table.parent} does not contain; give "
+            "paths relative to the folder of the list"
+        )
     names = tuple(name for name, _, _ in rows)
-    notes = note_on_no_label("columns", others, "call it 'label'")
+    notes = note_on_no_label("columns", other_columns, "rename it to 'label'")
     records = FileRecords(str(table), table.parent, names, tuple(stamps), notes=notes)
-    return _labelled(records, {name: (label, kind) for name, label, kind in rows}, str(table))
+    return _labelled(
+        records, {name: (label, class_name) for name, label, class_name in rows}, str(table)
+    )
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # else a pipe without a writer waits for one
+def _open_without_blocking(path: str, flags: int) -> int:
+    # Without O_NONBLOCK, opening a pipe blocks until another process opens it for writing.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _with_table(records: FileRecords, table: pathlib.Path) -> FileRecords:
+def _label_by_table(records: FileRecords, table: pathlib.Path) -> FileRecords:
     rows = [
-        (_within(name, records.root), label, kind)
-        for name, label, kind in _read_table(table, labelled=True)[0]
+        (_relative_to(records.root, name), label, class_name)
+        for name, label, class_name in _read_table(table, labelled=True)[0]
     ]
     unknown = sorted({name for name, _, _ in rows} - set(records.names))
     if unknown:
-        raise UserError(f"{table} names {_some(unknown)}, which {records.name} does not hold")
-    return _labelled(records, {name: (label, kind) for name, label, kind in rows}, str(table))
+        raise UserError(
+            f"{table} lists {_abbreviated(unknown)}, which {records.name} does not contain; give "
+            "paths relative to that folder"
+        )
+    return _labelled(
+        records, {name: (label, class_name) for name, label, class_name in rows}, str(table)
+    )
 
 
-def _within(name: str, root: pathlib.Path) -> str:
-    """An absolute path that lies in a folder, relative to it; others as they are."""
+def _relative_to(root: pathlib.Path, name: str) -> str:
+    """Makes an absolute path inside ``root`` relative to it; returns other paths unchanged."""
     path = pathlib.PurePath(name)
     if not path.is_absolute():
         return name
@@ -186,72 +214,87 @@ def _within(name: str, root: pathlib.Path) -> str:
 
 
 def _labelled(records: FileRecords, table: dict[str, tuple[str, str]], where: str) -> FileRecords:
-    given = [table.get(name, ("", ""))[0] for name in records.names]
-    numbered = all(is_whole_number(label) for label in given if label)
-    values = [int(label) if label and numbered else label for label in given]
+    """Adds labels from a table {name: (label, class name)}; "" stands for a missing entry."""
+    texts = [table.get(name, ("", ""))[0] for name in records.names]
+    numbered = all(is_whole_number(label) for label in texts if label)
+    values = [int(label) if label and numbered else label for label in texts]
     labels, classes = number_labels(values, where)
     if labels is None:
         return records
-    kinds = {label: kind for label, kind in table.values() if kind}
-    if all(kind == kinds[label] for label, kind in table.values() if kind):
-        classes = tuple(kinds.get(name, name) for name in classes)
+    class_names = {label: class_name for label, class_name in table.values() if class_name}
+    # The second column holds class names only if every label has one name throughout.
+    if all(class_name == class_names[label] for label, class_name in table.values() if class_name):
+        classes = tuple(class_names.get(name, name) for name in classes)
     return dataclasses.replace(records, labels=labels, classes=classes)
 
 
 def _read_table(
     path: pathlib.Path, *, labelled: bool = False
 ) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Rows (path, label, class name) of a CSV file with a header.
+    """Reads a CSV file with a header; the separator is "," or ";" or a tab.
+
+    Args:
+        path: The CSV file.
+        labelled: True if the file must have a label column.
 
     Returns:
-        The rows, and the names of all other columns where none of them is the label.
+        (rows, other columns). A row is (path, label, class name), "" for a missing value. The other
+        columns are all columns but the path if there is no label column, else [].
 
     Raises:
-        UserError: It is no such file, or has no column of labels where these are asked for.
+        UserError: The file cannot be read, has no path column, lists an image twice with different
+            labels, lists no image, or lacks a label column that is required.
     """
     try:
         text = _decoded(path.read_bytes())
     except (OSError, UnicodeError) as error:
         raise UserError(f"{path} cannot be read as a list of images: {error}") from error
-    head = re.split(r"[\r\n]", text, maxsplit=1)[0]
-    separator = max(",;\t", key=head.count)
+    header = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    separator = max(",;\t", key=header.count)
     reader = csv.DictReader(
         io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True
     )
     columns = {column.strip().lower(): column for column in reader.fieldnames or ()}
-    place = next((columns[name] for name in PATH_COLUMNS if name in columns), None)
-    if place is None:
+    path_column = next((columns[name] for name in PATH_COLUMNS if name in columns), None)
+    if path_column is None:
         raise UserError(
-            f"{path} has the columns {_columns(columns)}, none of which names the images "
-            f"({', '.join(PATH_COLUMNS)}); its first line must say path,label"
+            f"{path} has the columns {_columns(columns)}, none of which is the path of an image "
+            f"({', '.join(PATH_COLUMNS)}); the first line of the file must be path,label"
         )
     label = next((columns[name] for name in LABEL_COLUMNS if name in columns), None)
     if labelled and label is None:
         raise UserError(
             f"{path} has the columns {_columns(columns)}, none of which is the label "
-            f"({', '.join(LABEL_COLUMNS)}); call one of them 'label', and write one-hot columns as "
-            "one column with the name of the class"
+            f"({', '.join(LABEL_COLUMNS)}); rename one of them to 'label', and replace one-hot "
+            "columns by one column with the class name"
         )
-    kind = next((columns[name] for name in NAME_COLUMNS if columns.get(name, label) != label), None)
+    class_column = next(
+        (columns[name] for name in NAME_COLUMNS if columns.get(name, label) != label), None
+    )
     rows: dict[str, tuple[str, str, str]] = {}
     for line in _lines(reader, path):
-        name = pathlib.PurePath(csv_value((line[place] or "").strip())).as_posix()
-        values = [csv_value((line[c] or "").strip()) if c else "" for c in (label, kind)]
+        name = pathlib.PurePath(csv_value((line[path_column] or "").strip())).as_posix()
+        values = [csv_value((line[c] or "").strip()) if c else "" for c in (label, class_column)]
         row = (name, values[0], values[1])
         if rows.setdefault(name, row) != row:
             raise UserError(
-                f"{path} gives {_some([name])} twice with other labels; keep one of the lines"
+                f"{path} lists {_abbreviated([name])} twice with different labels; keep one of the "
+                "lines"
             )
     if not rows:
-        raise UserError(f"{path} names no pictures")
-    return list(rows.values()), [] if label else [c for c in columns.values() if c != place]
+        raise UserError(f"{path} lists no images; add one line per image below the header")
+    return list(rows.values()), [] if label else [c for c in columns.values() if c != path_column]
 
 
 def _decoded(content: bytes) -> str:
-    """UTF-8, or UTF-16 as spreadsheets write it; other bytes as in names of files."""
+    """Decodes UTF-8, or UTF-16 as spreadsheets write it.
+
+    Bytes that are not UTF-8 become surrogates, as in ``os.fsdecode``, so that file names in other
+    encodings still match.
+    """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16")
-    if content[1:2] == b"\0" or content[:1] == b"\0":  # without its mark
+    if content[1:2] == b"\0" or content[:1] == b"\0":  # UTF-16 without a byte order mark
         order = "le" if content[1:2] == b"\0" else "be"
         return content.decode(f"utf-16-{order}")
     return content.decode("utf-8-sig", errors="surrogateescape")
@@ -268,10 +311,11 @@ def _lines(reader: csv.DictReader, path: pathlib.Path) -> Iterator[dict[str, str
         yield from reader
     except csv.Error as error:
         raise UserError(
-            f"{path}, line {reader.line_num}: {error}; is a quote left open?"
+            f"{path}, line {reader.line_num}: {error}; check for an unclosed quote"
         ) from error
 
 
-def _some(names: list[str]) -> str:
+def _abbreviated(names: list[str]) -> str:
+    """Up to three names for a message, and the number of the others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(name if len(name) <= 200 else short(name) for name in names[:3]) + more

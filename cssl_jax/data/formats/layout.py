@@ -1,4 +1,4 @@
-"""What the sub-folders of a folder of images are: classes, splits, or images beside their masks."""
+"""Decides whether the sub-folders of an image folder are classes, splits, or images and masks."""
 
 import re
 from collections.abc import Sequence
@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from cssl_jax.errors import UserError
 
 _SPLIT = "train(?:ing)?|trn|val(?:id(?:ation)?)?|dev|eval(?:uation)?|test(?:ing)?|tst|hold-?out"
-_POOL = "unlabell?ed|labell?ed|extra"  # only beside a split, or beside each other
-_WHAT = "images?|imgs?|pictures?|photos?|data|x"
+# Names that are splits only next to a split; "labeled" and "unlabeled" also next to each other.
+_POOL = "unlabell?ed|labell?ed|extra"
+_CONTENT = "images?|imgs?|pictures?|photos?|data|x"
 # train, test1, train2017, trainA, val_images, training-set, imgs_test
 _NAME = re.compile(
-    rf"(?:(?:{_WHAT})[ _.-]?)?(?:(?P<split>{_SPLIT})|{_POOL})"
-    rf"(?:[ _.-]?(?:set|split|part|full|{_WHAT}|\d+k?|[a-d]))*"
+    rf"(?:(?:{_CONTENT})[ _.-]?)?(?:(?P<split>{_SPLIT})|{_POOL})"
+    rf"(?:[ _.-]?(?:set|split|part|full|{_CONTENT}|\d+k?|[a-d]))*"
 )
 _IMAGES = re.compile(
     r"(?:rgb_?)?(?:images?|imgs?|jpe?g(?:images)?|pictures?|photos?|inputs?|leftimg8bit)"
@@ -23,10 +24,17 @@ _MASKS = re.compile(
 
 
 def check_are_classes(path: object, folders: Sequence[str]) -> None:
-    """Refuses sub-folders that are splits or kinds of files: as classes they would be learnt.
+    """Refuses sub-folders that are splits, or images and masks.
+
+    Taken as classes, they would be learnt without any error.
+
+    Args:
+        path: Folder of the sub-folders, for messages.
+        folders: Names of the sub-folders.
 
     Raises:
-        UserError: They are splits (train, test1, trainA, unlabeled), or images and masks.
+        UserError: The sub-folders are splits (train, test1, trainA, unlabeled), or images and
+            masks.
     """
     names = [name.lower() for name in folders]
     if len(names) < 2:
@@ -36,49 +44,54 @@ def check_are_classes(path: object, folders: Sequence[str]) -> None:
     if all(matches) and (pools or any(match and match["split"] for match in matches)):
         first = next((name for name in folders if "train" in name.lower()), folders[0])
         raise UserError(
-            f"{path} holds the splits {_joined(folders)}, which are no classes; give one of them, "
-            f"{path}/{first}{_validation(path, folders, first)}, or take all without labels by "
-            "--data.labels none"
+            f"{path} contains the splits {_joined(folders)}, which are not classes; give one of "
+            f"them, {path}/{first}{_validation_hint(path, folders, first)}, or use all images "
+            "without labels by --data.labels none"
         )
     images = [name for name in folders if _IMAGES.fullmatch(name.lower())]
     masks = [name for name in folders if _MASKS.fullmatch(name.lower())]
     if images and masks and len(images) + len(masks) == len(names):
         raise UserError(
-            f"{path} holds {_joined(folders)}, images and their masks, which are no classes; give "
-            f"the images alone, {path}/{images[0]}. For `cssl-jax evaluate RUN --protocol segment` "
-            f"give {path} with the sub-folders images and masks"
+            f"{path} contains {_joined(folders)}, images and their masks, which are not classes; "
+            f"give the images alone, {path}/{images[0]}. For `cssl-jax evaluate RUN --protocol "
+            f"segment` give {path} with the sub-folders images and masks"
         )
 
 
 def why_unlabelled(path: object, names: Sequence[str]) -> str:
-    """Why images have no labels though sub-folders are there, and what to type; "" without any.
+    """Explains why images in sub-folders have no labels, and how to get labels.
 
     Args:
         path: The folder.
-        names: Paths of the images, relative to it with "/".
+        names: Paths of the images relative to the folder, with "/".
+
+    Returns:
+        The sentence for the user; "" if the folder has no sub-folders.
     """
     tops = {name.partition("/")[0] for name in names if "/" in name}
     stray = [name for name in names if "/" not in name]
     if not tops:
         return ""
     if stray:
-        count = "1 image lies" if len(stray) == 1 else f"{len(stray):,} images lie"
+        count = "1 image is" if len(stray) == 1 else f"{len(stray):,} images are"
         return (
-            f"no labels: {count} in no sub-folder ({stray[0]}); move what belongs to no class out "
-            f"of {path} to take its {len(tops):,} sub-folder(s) as classes"
+            f"no labels: {count} in no sub-folder ({stray[0]}); move images without a class out of "
+            f"{path} to use its {len(tops):,} sub-folder(s) as classes"
         )
     (top,) = tops
     below = {name.split("/")[1] for name in names if name.count("/") > 1}
     if len(below) > 1:
         return (
-            f"no labels: all images lie in one sub-folder, {top}; give {path}/{top} to take its "
+            f"no labels: all images are in one sub-folder, {top}; give {path}/{top} to use its "
             f"{len(below):,} sub-folders as classes"
         )
-    return f"no labels: all images lie in one sub-folder, {top}; classes need two or more"
+    return f"no labels: all images are in one sub-folder, {top}; classes need two or more"
 
 
-def _validation(path: object, folders: Sequence[str], first: str) -> str:
+def _validation_hint(path: object, folders: Sequence[str], first: str) -> str:
+    """The option for the validation split next to the training split ``first``; "" without one."""
     others = [name for name in folders if re.search("val|test|dev|eval", name.lower())]
+    # A name that ends in B is the other domain of an unpaired set, such as testB of CycleGAN.
     others = [name for name in others if name != first and name[-1] not in "Bb"]
     if not others or "train" not in first.lower():
         return ""

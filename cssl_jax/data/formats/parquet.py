@@ -1,4 +1,4 @@
-"""Parquet files with a column of pictures, such as Hugging Face's image sets."""
+"""Parquet files with a column of encoded images, such as the image sets of Hugging Face."""
 
 import collections
 import dataclasses
@@ -15,22 +15,23 @@ from cssl_jax.data.formats.schema import choose_field, note_on_no_label, number_
 from cssl_jax.data.formats.shards import Shard, find_shards
 from cssl_jax.errors import UserError
 
-CACHE_BYTES = 2**28  # of row groups that are held
-MAX_GROUP_BYTES = 2**29  # of one row group, which is read whole for any of its rows
+CACHE_BYTES = 2**28  # maximum bytes of cached row groups
+MAX_GROUP_BYTES = 2**29  # maximum bytes of a row group; reading one row reads its whole group
 
 
 @dataclasses.dataclass(frozen=True)
 class ParquetRecords:
-    """Pictures in parquet files; ``Records`` of them.
+    """Images in parquet files, as ``Records``.
 
     Attributes:
-        name: The file, folder or pattern.
-        names: "shard:row".
-        stamps: Of the shard, the row and the column.
-        labels: int64 [size], -1 for none; or None.
-        classes: Names of the labels.
-        column: The pictures.
-        notes: Sentences on what was read and what was not.
+        name: Absolute path of the file or folder, or the pattern.
+        names: "shard:row" of every image.
+        stamps: Stamp of the shard, row and column, for every image.
+        labels: int64 [size], class number of every image, -1 for no label; None if no image has a
+            label.
+        classes: Class names in the order of the class numbers.
+        column: Column of the encoded images.
+        notes: Sentences for the user about columns that are not read.
     """
 
     name: str
@@ -42,23 +43,23 @@ class ParquetRecords:
     notes: tuple[str, ...] = ()
 
     def read(self, index: int) -> bytes:
-        """The picture's bytes.
+        """Reads the bytes of one encoded image.
 
         Raises:
-            OSError: They cannot be read, or the row has none.
+            OSError: The file cannot be read or has changed, or the row has no bytes.
         """
         return self.column.read(index)
 
 
 def open_parquet(path: str, *, image_key: str = "", label_key: str = "") -> ParquetRecords:
-    """Opens parquet files; reads their footers and the labels.
+    """Opens parquet files. This reads their footers and the labels, but no images.
 
     Args:
         path: A .parquet file, a folder of them, or a pattern.
-        image_key: Column of the pictures: bytes, or Hugging Face's {bytes, path}. "" takes the only
-            one, or that named "image".
-        label_key: Column of whole numbers or names. "" takes Hugging Face's only ClassLabel, or
-            "label".
+        image_key: Column of the images: bytes, or the struct {bytes, path} of Hugging Face. "": the
+            only such column, or the one named "image".
+        label_key: Column of the labels: whole numbers or names. "": the only ClassLabel column of
+            Hugging Face, or the column "label".
 
     Raises:
         UserError: There are no such files or columns, or a row group is too large.
@@ -68,15 +69,17 @@ def open_parquet(path: str, *, image_key: str = "", label_key: str = "") -> Parq
     schema = _arrow_schema(shards[0].path, metadata[0])
     features = _features(schema)
     image = choose_field("image", image_key, _image_columns(schema, features), schema.names, path)
-    if image is None or not _is_picture(schema.field(image).type):
+    if image is None or not _is_image_type(schema.field(image).type):
         raise UserError(
-            f"{path} has no column of pictures{f' {image!r}' if image else ''}; choose one that "
-            f"holds encoded bytes, by --data.image-key, from {', '.join(schema.names)}"
+            f"{path} has no column of images{f' {image!r}' if image else ''}; choose a column of "
+            f"encoded bytes by --data.image-key from {', '.join(schema.names)}"
         )
-    labelled = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
-    if "label" in schema.names and _is_label(schema.field("label").type):
-        labelled.append("label")
-    label = choose_field("label", label_key, labelled, schema.names, path)
+    label_columns = [
+        name for name, feature in features.items() if feature.get("_type") == "ClassLabel"
+    ]
+    if "label" in schema.names and _is_label_type(schema.field("label").type):
+        label_columns.append("label")
+    label = choose_field("label", label_key, label_columns, schema.names, path)
     leaf = image if _is_bytes(schema.field(image).type) else f"{image}.bytes"
     column = BinaryColumn(shards, metadata, leaf)
     if not len(column):
@@ -98,7 +101,7 @@ def open_parquet(path: str, *, image_key: str = "", label_key: str = "") -> Parq
         else note_on_no_label(
             "columns",
             [name for name in schema.names if name != image],
-            "name it by --data.label-key",
+            "give its name by --data.label-key",
         ),
     )
 
@@ -106,25 +109,29 @@ def open_parquet(path: str, *, image_key: str = "", label_key: str = "") -> Parq
 def _labels(
     shards: Sequence[Shard], metadata: Sequence[Any], column: str, path: str
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels and names of their classes, which all files must agree on."""
+    """Reads the labels and class names of all files.
+
+    Raises:
+        UserError: Two files have different class names, or the labels cannot be read.
+    """
     values: list[Any] = []
     names = []
     for shard, file in zip(shards, metadata, strict=True):
-        values += _values(shard.path, column)
+        values += _read_values(shard.path, column)
         names.append(_class_names(_features(_arrow_schema(shard.path, file)).get(column, {})))
         if names[-1] != names[0]:
             raise UserError(
-                f"{shard.path} numbers the classes of column {column} in another way than "
-                f"{shards[0].path}; give the one or the other"
+                f"{shard.path} numbers the classes of column {column} differently from "
+                f"{shards[0].path}; give only one of the two files"
             )
     return number_labels(values, f"{path}, column {column}", names[0])
 
 
 class BinaryColumn:
-    """A column of bytes over several files, by row, from many threads at once.
+    """Column of bytes in several files, read by row from many threads at once.
 
-    Parquet is read by row group: ``cache_bytes`` of those read last are held, and one that several
-    threads want is read by one of them.
+    Parquet can only be read by row group. The most recently used groups are cached, and a group
+    that several threads need at once is read by one of them.
     """
 
     def __init__(
@@ -134,75 +141,79 @@ class BinaryColumn:
         leaf: str,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        """Checks the row groups.
+        """Checks the footers of all files; reads no rows.
 
         Args:
-            shards: The files.
-            metadata: ``pyarrow.parquet.FileMetaData`` of each.
-            leaf: Path of the column, such as "image.bytes".
-            cache_bytes: To hold.
+            shards: Parquet files.
+            metadata: ``pyarrow.parquet.FileMetaData`` of every file.
+            leaf: Path of the column in the schema, such as "image.bytes".
+            cache_bytes: Maximum bytes of cached row groups. The last group read is always cached.
 
         Raises:
-            UserError: A file has no such column, or a row group is too large.
+            UserError: A file has no such column or is damaged, or a row group is too large.
         """
         self._shards, self._metadata, self._leaf = shards, metadata, leaf
         self._cache_bytes = cache_bytes
-        self._groups: list[tuple[int, int]] = []  # file, row group
-        rows = []
+        self._groups: list[tuple[int, int]] = []  # (index of the file, row group in the file)
+        counts = []
         for number, (shard, file) in enumerate(zip(shards, metadata, strict=True)):
             for group, count in enumerate(_group_rows(shard.path, file, leaf)):
                 self._groups.append((number, group))
-                rows.append(count)
-        self._ends = np.cumsum(rows, dtype=np.int64)
+                counts.append(count)
+        # Row number, over all files, at which every group ends.
+        self._ends = np.cumsum(counts, dtype=np.int64)
         self._lock = threading.Lock()
         self._loading: dict[int, Future[Any]] = {}
-        self._held: collections.OrderedDict[int, Any] = collections.OrderedDict()
-        self._held_bytes = 0
+        self._cached: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._cached_bytes = 0
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, row: int) -> bytes:
-        """The bytes of a row.
+        """Reads the bytes of a row, counted over all files.
 
         Raises:
-            OSError: They cannot be read, or there are none.
+            OSError: The file cannot be read or has changed, or the row has no bytes.
         """
         group = int(np.searchsorted(self._ends, row, side="right"))
         values = self._group(group)
         value = values[row - int(self._ends[group]) + len(values)].as_py()
         if value is None:
             shard = self._shards[self._groups[group][0]]
-            raise OSError(f"{shard.path} has no bytes in column {self._leaf}, at most a path")
+            raise OSError(
+                f"{shard.path} has a row with no bytes in column {self._leaf}; paths are not read"
+            )
         return value
 
     def _group(self, group: int) -> Any:
-        """A row group's column, from what is held or by reading it."""
+        """Column of a row group, from the cache or from the file."""
         with self._lock:
-            if group in self._held:
-                self._held.move_to_end(group)
-                return self._held[group]
-            others = self._loading.get(group)
-            if others is None:
-                own = self._loading[group] = Future()
-        if others is not None:
-            return others.result()
+            if group in self._cached:
+                self._cached.move_to_end(group)
+                return self._cached[group]
+            pending = self._loading.get(group)
+            if pending is None:
+                future = self._loading[group] = Future()
+        if pending is not None:
+            return pending.result()
         try:
-            own.set_result(self._load(group))
+            future.set_result(self._load(group))
+        # Any exception must reach the waiting threads, else they wait forever.
         except BaseException as error:
-            own.set_exception(error)
+            future.set_exception(error)
         with self._lock:
             del self._loading[group]
-            if own.exception() is None:
-                self._hold(group, own.result())
-        return own.result()
+            if future.exception() is None:
+                self._cache(group, future.result())
+        return future.result()
 
-    def _hold(self, group: int, values: Any) -> None:
-        self._held[group] = values
-        self._held_bytes += values.nbytes
-        while self._held_bytes > self._cache_bytes and len(self._held) > 1:
-            _, oldest = self._held.popitem(last=False)
-            self._held_bytes -= oldest.nbytes
+    def _cache(self, group: int, values: Any) -> None:
+        self._cached[group] = values
+        self._cached_bytes += values.nbytes
+        while self._cached_bytes > self._cache_bytes and len(self._cached) > 1:
+            _, oldest = self._cached.popitem(last=False)
+            self._cached_bytes -= oldest.nbytes
 
     def _load(self, group: int) -> Any:
         import pyarrow as pa
@@ -212,26 +223,26 @@ class BinaryColumn:
         shard, number = self._groups[group]
         self._shards[shard].check(self._shards[shard].path.stat())
         try:
-            # A file a reading: pyarrow's readers are not made to be shared by threads.
+            # The file is opened per read, because threads cannot share a reader of pyarrow.
             with pq.ParquetFile(self._shards[shard].path, metadata=self._metadata[shard]) as file:
                 table = file.read_row_group(number, columns=[self._leaf], use_threads=False)
             values = table.column(0)
             for field in self._leaf.split(".")[1:]:
                 values = pc.struct_field(values, field)
-            wanted = self._metadata[shard].row_group(number).num_rows
-            if len(values) != wanted:
-                raise OSError(f"{len(values)} rows, the footer says {wanted}")
+            expected = self._metadata[shard].row_group(number).num_rows
+            if len(values) != expected:
+                raise OSError(f"{len(values)} rows, but the footer says {expected}")
             return values
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             path = self._shards[shard].path
-            raise OSError(f"{path}: row group {number}: {_words(error)}") from error
+            raise OSError(f"{path}: row group {number}: {_one_line(error)}") from error
 
 
 def read_metadata(path: pathlib.Path) -> Any:
-    """``pyarrow.parquet.FileMetaData`` of a file.
+    """Reads the footer of a parquet file, a ``pyarrow.parquet.FileMetaData``.
 
     Raises:
-        UserError: It is no parquet file, or cut short.
+        UserError: The file is not a parquet file, or is cut short.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -240,12 +251,12 @@ def read_metadata(path: pathlib.Path) -> Any:
         return pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"{path} cannot be read as parquet: {_words(error)}; copy it again"
+            f"{path} cannot be read as parquet: {_one_line(error)}; copy it again"
         ) from error
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """Hugging Face's description of the columns; empty where there is none."""
+    """Description of the columns by Hugging Face; {} if it is missing or damaged."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
@@ -254,10 +265,10 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
 
 
 def _class_names(feature: dict[str, Any]) -> list[str] | None:
-    """Of a ClassLabel; None where they are missing or are no names."""
+    """Class names of a ClassLabel; None if they are missing or not text."""
     names = feature.get("names")
-    right = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return names if right else None
+    valid = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if valid else None
 
 
 def _arrow_schema(path: pathlib.Path, metadata: Any) -> Any:
@@ -266,16 +277,18 @@ def _arrow_schema(path: pathlib.Path, metadata: Any) -> Any:
     try:
         return metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise UserError(f"{path} has a damaged schema: {_words(error)}; copy it again") from error
+        raise UserError(
+            f"{path} has a damaged schema: {_one_line(error)}; copy it again"
+        ) from error
 
 
 def _image_columns(schema: Any, features: dict[str, dict[str, Any]]) -> list[str]:
-    known = [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]
-    return known or [field.name for field in schema if _is_picture(field.type)]
+    declared = [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]
+    return declared or [field.name for field in schema if _is_image_type(field.type)]
 
 
-def _is_picture(kind: Any) -> bool:
-    """Bytes, or Hugging Face's {bytes, path}."""
+def _is_image_type(kind: Any) -> bool:
+    """True for bytes, and for the struct {bytes, path} of Hugging Face."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
@@ -292,15 +305,19 @@ def _is_bytes(kind: Any) -> bool:
     )
 
 
-def _is_label(kind: Any) -> bool:
+def _is_label_type(kind: Any) -> bool:
     import pyarrow as pa
 
-    words = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return words or pa.types.is_integer(kind) or pa.types.is_dictionary(kind)
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return is_text or pa.types.is_integer(kind) or pa.types.is_dictionary(kind)
 
 
 def _group_rows(path: pathlib.Path, metadata: Any, leaf: str) -> list[int]:
-    """Rows of every row group, none of which holds too many bytes."""
+    """Number of rows of every row group.
+
+    Raises:
+        UserError: The file has no such column, its footer is damaged, or a group is too large.
+    """
     leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
     if leaf not in leaves:
         raise UserError(f"{path} has no column {leaf}; its columns are {', '.join(leaves)}")
@@ -308,28 +325,29 @@ def _group_rows(path: pathlib.Path, metadata: Any, leaf: str) -> list[int]:
         raise UserError(f"{path} is damaged: more row groups than bytes; copy it again")
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     counts = [group.num_rows for group in groups]
-    # A row takes a bit at least, and a damaged count would fill the memory with names of rows.
+    # Every row takes at least one bit. A larger count is damaged, and the names of so many rows
+    # would fill the memory.
     if min(counts, default=0) < 0 or sum(counts) > 8 * path.stat().st_size:
         raise UserError(f"{path} is damaged: it claims {sum(counts):,} rows; copy it again")
     if sum(counts) != metadata.num_rows:
         raise UserError(
-            f"{path} is damaged: {metadata.num_rows:,} rows, {sum(counts):,} in its row groups; "
-            "copy it again"
+            f"{path} is damaged: the footer says {metadata.num_rows:,} rows, its row groups "
+            f"{sum(counts):,}; copy it again"
         )
     largest = max(
         (group.column(leaves.index(leaf)).total_uncompressed_size for group in groups), default=0
     )
     if largest > MAX_GROUP_BYTES:
         raise UserError(
-            f"{path} has a row group of {largest / 2**20:.0f} MiB, all of which would be read for "
-            'any one picture; write it anew with smaller ones: python -c "import pyarrow.parquet '
+            f"{path} has a row group of {largest / 2**20:.0f} MiB, which is read whole for every "
+            'single image; rewrite it with smaller ones: python -c "import pyarrow.parquet '
             f"as p; f = p.ParquetFile('{path}'); w = p.ParquetWriter('{path}.new', f.schema_arrow);"
             f' [w.write_batch(b) for b in f.iter_batches(100)]; w.close()" && mv {path}.new {path}'
         )
     return counts
 
 
-def _values(path: pathlib.Path, column: str) -> list[Any]:
+def _read_values(path: pathlib.Path, column: str) -> list[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -337,8 +355,8 @@ def _values(path: pathlib.Path, column: str) -> list[Any]:
         with pq.ParquetFile(path) as file:
             return file.read(columns=[column]).column(0).to_pylist()
     except (pa.ArrowException, OSError, IndexError) as error:
-        raise UserError(f"{path}: column {column} cannot be read: {_words(error)}") from error
+        raise UserError(f"{path}: column {column} cannot be read: {_one_line(error)}") from error
 
 
-def _words(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Which fields of a record are its picture and label, and numbers for the labels."""
+"""Chooses the image and label fields of a record, and numbers the labels."""
 
 import re
 from collections.abc import Sequence
@@ -8,9 +8,10 @@ import numpy as np
 from cssl_jax.errors import UserError
 
 MAX_CLASSES = 1_000_000
-# From this number of classes on, labels of which fewer than a tenth occur are taken as identifiers.
+# If the largest label is IDENTIFIERS_FROM or more and less than the fraction OCCURRING of the
+# numbers up to it occurs, the labels are identifiers and not class numbers.
 IDENTIFIERS_FROM, OCCURRING = 10_000, 0.1
-# Of files and folders that are parts of a set, not classes of it.
+# Words in the names of files that belong to a split.
 PART_NAMES = frozenset(
     ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 )
@@ -19,20 +20,20 @@ PART_NAMES = frozenset(
 def choose_field(
     kind: str, key: str, candidates: Sequence[str], names: Sequence[str], where: str
 ) -> str | None:
-    """The field that a user names, else the only candidate, else that which is named as its kind.
+    """Chooses the field that the user names, else the only candidate, else the one named ``kind``.
 
     Args:
         kind: "image" or "label".
-        key: What the user names, or "".
-        candidates: Fields that may be meant.
-        names: All fields.
-        where: For messages.
+        key: Name that the user gives; "" to choose automatically.
+        candidates: Names of the fields that have the right type.
+        names: Names of all fields.
+        where: Name of the data set, for messages.
 
     Returns:
-        None where there is no candidate.
+        Name of the field; None if there is no candidate.
 
     Raises:
-        UserError: The field is not there, or several may be meant.
+        UserError: The named field does not exist, or there are several candidates.
     """
     option = f"--data.{kind}-key"
     if key and key not in names:
@@ -45,64 +46,72 @@ def choose_field(
 
 
 def note_on_no_label(kind: str, others: Sequence[str], way_out: str) -> tuple[str, ...]:
-    """The sentence on fields of which none was taken as the label; () where there is none.
+    """Writes the note on a set whose fields include no label.
 
     Args:
-        kind: What the fields are: "columns", "features", "extensions".
-        others: Names of the fields beside the image.
-        way_out: What to do where one of them is the label.
+        kind: Noun for the fields: "columns", "features" or "extensions".
+        others: Names of all fields except the image.
+        way_out: Instruction for the case that one of the fields is the label.
+
+    Returns:
+        One sentence; () if there are no other fields.
     """
     if not others:
         return ()
     more = f" and {len(others) - 8} more" if len(others) > 8 else ""
-    named = ", ".join(short(name)[1:-1] for name in others[:8]) + more
-    return (f"no labels: the {kind} {named} are not read; if one of them is the label, {way_out}",)
+    listing = ", ".join(short(name)[1:-1] for name in others[:8]) + more
+    return (
+        f"no labels: the {kind} {listing} are not read; if one of them is the label, {way_out}",
+    )
 
 
 def short(value: object) -> str:
-    """A value as code has it, cut where it is long: for messages, which may quote any file."""
+    """``repr`` of a value, cut to 80 characters. Messages use it to quote contents of files."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def is_whole_number(text: str) -> bool:
-    """Whether a label that is written as text is a number."""
+    """True if a text is a whole number in ASCII digits, such as "7" or "-1"."""
     return re.fullmatch(r"-?\d+", text, re.ASCII) is not None
 
 
 def number_labels(
     values: Sequence[object], where: str, names: Sequence[str] | None = None
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Numbers labels: whole numbers stay what they are, names go by the alphabet.
+    """Turns labels into class numbers. Names are numbered in alphabetical order.
+
+    Whole numbers are kept, except identifiers; see ``dense_numbers``.
 
     Args:
-        values: One a record: a whole number, a name, or None, -1 or "" for none.
-        where: For messages.
-        names: Of the classes, by number, where they are known.
+        values: Label of every record: a whole number, a name, or None, -1 or "" for no label.
+        where: Name of the data set, for messages.
+        names: Class names in the order of the class numbers; None if they are unknown.
 
     Returns:
-        (int64 [n] with -1 for none, names of the classes); (None, ()) where all have none.
+        (labels, classes): int64 [n], -1 for no label, and the class names in the order of the class
+        numbers; (None, ()) if no record has a label.
 
     Raises:
-        UserError: The labels are something else, or do not fit the names.
+        UserError: The labels mix numbers and names, have another type, or do not fit ``names``.
     """
     given = {value for value in values if _is_given(value, where)}
     if not given:
         return None, ()
-    words = {value for value in given if isinstance(value, str)}
-    if words and len(words) < len(given):
-        number = next(value for value in given if value not in words)
+    text_labels = {value for value in given if isinstance(value, str)}
+    if text_labels and len(text_labels) < len(given):
+        number = next(value for value in given if value not in text_labels)
         raise UserError(
-            f"{where}: some labels are names ({short(min(words))}) and some are numbers "
-            f"({short(number)}); "
-            "make them all of one kind"
+            f"{where}: some labels are names ({short(min(text_labels))}) and some are numbers "
+            f"({short(number)}); write all of them as names or all as numbers"
         )
-    if words:
-        classes = tuple(names or sorted(words))
+    if text_labels:
+        classes = tuple(names or sorted(text_labels))
         numbers = {name: number for number, name in enumerate(classes)}
-        if not words <= numbers.keys():
+        if not text_labels <= numbers.keys():
             raise UserError(
-                f"{where}: label {short(min(words - numbers.keys()))} is none of its classes"
+                f"{where}: label {short(min(text_labels - numbers.keys()))} is not one of its "
+                "classes; correct the label or the class names"
             )
         labels = [numbers.get(value, -1) if isinstance(value, str) else -1 for value in values]
         return np.array(labels, np.int64), classes
@@ -110,10 +119,10 @@ def number_labels(
     low, high = min(labels), max(labels)
     limit = len(names) if names else MAX_CLASSES
     if low < -1 or high >= limit:
-        wrong = short(low if low < -1 else high)
+        invalid = short(low if low < -1 else high)
         raise UserError(
-            f"{where}: label {wrong} is no class number; labels are whole numbers from 0 to "
-            f"{limit - 1}, -1 for none, or names"
+            f"{where}: label {invalid} is not a class number; labels must be whole numbers from 0 "
+            f"to {limit - 1}, -1 for no label, or names"
         )
     dense, identifiers = dense_numbers(np.array(labels, np.int64), where, named=bool(names))
     return dense, tuple(names or identifiers or map(str, range(high + 1)))
@@ -122,28 +131,28 @@ def number_labels(
 def dense_numbers(
     labels: np.ndarray, where: str, *, named: bool = False
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels that are class numbers as they are, and identifiers numbered by their values.
+    """Keeps class numbers, and renumbers identifiers from 0 in ascending order.
 
-    Every class has a row in the probes' weights and a column in the votes, whether or not an image
-    is of it: 3 identifiers around 900,000 would be 900,000 classes.
+    Every class takes a row in the weights of the probes and a column in the k-NN votes, even if no
+    image has it. Without renumbering, 3 identifiers near 900,000 would be 900,000 classes.
 
     Args:
-        labels: Integers [n] from -1 on, -1 for none.
-        where: For messages.
-        named: Whether the classes have names, and their numbers are to stay.
+        labels: Integers [n], -1 or larger, -1 for no label.
+        where: Name of the data set, for messages.
+        named: True if the classes have names, so that their numbers must stay.
 
     Returns:
-        (int64 [n], names of the classes); the names are the values of identifiers, in ascending
-        order, and () where the labels stay what they are.
+        (labels, names): int64 [n], -1 for no label, and the identifiers as text in ascending order;
+        the names are () if the labels are kept.
 
     Raises:
-        UserError: A label is beyond ``MAX_CLASSES``.
+        UserError: A label is ``MAX_CLASSES`` or larger.
     """
     high = int(labels.max()) if labels.size else -1
     if high >= MAX_CLASSES:
         raise UserError(
-            f"{where}: label {high} is no class number; labels are whole numbers from 0 to "
-            f"{MAX_CLASSES - 1}, -1 for none; number identifiers by the values that occur: "
+            f"{where}: label {high} is not a class number; labels must be whole numbers from 0 to "
+            f"{MAX_CLASSES - 1}, -1 for no label; renumber identifiers from 0: "
             "labels = numpy.unique(labels, return_inverse=True)[1]"
         )
     values = np.unique(labels[labels >= 0])
@@ -159,6 +168,6 @@ def _is_given(value: object, where: str) -> bool:
     if isinstance(value, (str, int, np.integer)):
         return value not in ("", -1)
     raise UserError(
-        f"{where}: label {short(value)} is neither a whole number nor a name; choose another by "
-        "--data.label-key"
+        f"{where}: label {short(value)} is neither a whole number nor a name; choose another label "
+        "by --data.label-key"
     )

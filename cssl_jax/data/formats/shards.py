@@ -1,4 +1,4 @@
-"""Shard files: found by a pattern, read from many threads by few descriptors."""
+"""Shard files: lookup by pattern, and reading from many threads with few open files."""
 
 import collections
 import dataclasses
@@ -14,17 +14,18 @@ from cssl_jax.data.formats.schema import PART_NAMES
 from cssl_jax.errors import UserError
 from cssl_jax.files import stamp
 
-MAX_OPEN = 128  # descriptors of one set; many systems allow a process 1024
+# Maximum number of open files per data set; many systems allow 1024 per process.
+MAX_OPEN = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file that holds many records.
+    """A file that contains many records.
 
     Attributes:
-        name: Path with "/", relative to the folder that all shards lie below.
-        path: Absolute.
-        stamp: Size and modification time.
+        name: Path with "/", relative to the common parent folder of all shards.
+        path: Absolute path.
+        stamp: Size and modification time of the file at the time it was opened.
     """
 
     name: str
@@ -32,16 +33,20 @@ class Shard:
     stamp: str
 
     def check(self, stat: os.stat_result) -> None:
-        """Raises OSError where the file is no longer what it was."""
+        """Compares the current status of the file with the stamp.
+
+        Raises:
+            OSError: The size or modification time has changed.
+        """
         if stamp(stat) != self.stamp:
             raise OSError(f"{self.path} has changed since it was indexed")
 
 
 def open_shard(path: pathlib.Path, root: pathlib.Path) -> Shard:
-    """A shard as it is now.
+    """Creates the ``Shard`` of a file, with its present size and modification time.
 
     Raises:
-        UserError: It is missing.
+        UserError: The file is missing or cannot be accessed.
     """
     try:
         stat = path.stat()
@@ -50,68 +55,81 @@ def open_shard(path: pathlib.Path, root: pathlib.Path) -> Shard:
     return Shard(path.relative_to(root).as_posix(), path, stamp(stat))
 
 
-def find_shards(spec: str, suffix: str, instead: tuple[str, ...] = ()) -> tuple[Shard, ...]:
-    """Shards of a file, a folder, a pattern (*, **, ?, []) or ranges ({000..012}, {a,b}), sorted.
+def find_shards(
+    spec: str, suffix: str, fallback_suffixes: tuple[str, ...] = ()
+) -> tuple[Shard, ...]:
+    """Finds shards by a file, folder, pattern (*, **, ?, []) or range ({000..012}, {a,b}), sorted.
 
     Args:
-        spec: What a user wrote.
-        suffix: Of the files of a folder.
-        instead: Suffixes of files that are taken where a folder has none, for the caller to judge.
+        spec: Path or pattern that the user gives.
+        suffix: Suffix of the shards in a folder, such as ".tar".
+        fallback_suffixes: Suffixes of the files to return if a folder has none with ``suffix``.
+            The caller decides whether these can be read.
 
     Raises:
-        UserError: There are none, one of a range is missing, or a folder mixes train and test.
+        UserError: There are no shards, one of a range is missing, or a folder contains more than
+            one split.
     """
-    place = pathlib.Path(spec).expanduser().absolute()
-    if place.is_dir():
-        names = sorted(name for name in os.listdir(place) if not name.startswith("."))
-        found = [place / name for name in names if name.endswith(suffix)]
-        found = found or [place / name for name in names if name.endswith(instead)]
-        if not found:
+    location = pathlib.Path(spec).expanduser().absolute()
+    if location.is_dir():
+        names = sorted(name for name in os.listdir(location) if not name.startswith("."))
+        files = [location / name for name in names if name.endswith(suffix)]
+        files = files or [location / name for name in names if name.endswith(fallback_suffixes)]
+        if not files:
             raise UserError(
-                f"{spec} holds no {suffix} files; those further down are '{spec}/**/*{suffix}'"
+                f"{spec} contains no {suffix} files; for files in sub-folders give "
+                f"'{spec}/**/*{suffix}'"
             )
-        _check_one_part(place, found, suffix)
-        return tuple(open_shard(path, place) for path in found)
-    if place.is_file():
-        return (open_shard(place, place.parent),)
+        _check_single_split(location, files, suffix)
+        return tuple(open_shard(path, location) for path in files)
+    if location.is_file():
+        return (open_shard(location, location.parent),)
     paths: set[str] = set()
-    for path in _expand_braces(str(place)):
+    for path in _expand_braces(str(location)):
         matches = glob.glob(path, recursive=True) if glob.has_magic(path) else [path]
         matches = [match for match in matches if os.path.isfile(match)]
         if not matches:
             raise UserError(f"there is no file {path}; give {suffix} files that exist")
         paths.update(matches)
     if not paths:
-        raise UserError(f"{spec} counts down and names no file; write the lower number first")
-    fixed = itertools.takewhile(lambda part: not re.search(r"[*?\[{]", part), place.parts[:-1])
+        raise UserError(f"{spec} counts down and matches no file; write the lower number first")
+    fixed = itertools.takewhile(lambda part: not re.search(r"[*?\[{]", part), location.parts[:-1])
     root = pathlib.Path(*fixed)
     return tuple(open_shard(pathlib.Path(path), root) for path in sorted(paths))
 
 
 class ShardReader:
-    """Reads pieces of shards; from many threads at once, with at most ``max_open`` kept open."""
+    """Reads byte ranges of shards, from many threads at once; keeps ``max_open`` files open."""
 
     def __init__(self, shards: Sequence[Shard], max_open: int = MAX_OPEN) -> None:
+        """Opens no file yet.
+
+        Args:
+            shards: Files to read from.
+            max_open: Maximum number of files that stay open; the least recently used one is closed
+                first.
+        """
         self._shards = shards
         self._max_open = max_open
         self._lock = threading.Lock()
         self._open: collections.OrderedDict[int, _Descriptor] = collections.OrderedDict()
 
     def read(self, shard: int, offset: int, size: int) -> bytes:
-        """``size`` bytes of a shard by number.
+        """Reads ``size`` bytes from byte ``offset`` of the shard with index ``shard``.
 
         Raises:
-            OSError: They cannot be read, or the file is not what it was when it was opened first.
+            OSError: The bytes cannot be read, or the file has changed since it was indexed.
         """
         descriptor = self._descriptor(shard)
-        parts = []
+        chunks = []
         while size:
-            part = os.pread(descriptor.number, size, offset)
-            if not part:
-                raise OSError(f"{self._shards[shard].path} ends at byte {offset}, early")
-            parts.append(part)
-            offset, size = offset + len(part), size - len(part)
-        return b"".join(parts)
+            # pread neither uses nor moves the file position, so that threads can share the file.
+            chunk = os.pread(descriptor.number, size, offset)
+            if not chunk:
+                raise OSError(f"{self._shards[shard].path} ends early, at byte {offset}")
+            chunks.append(chunk)
+            offset, size = offset + len(chunk), size - len(chunk)
+        return b"".join(chunks)
 
     def _descriptor(self, shard: int) -> "_Descriptor":
         with self._lock:
@@ -120,7 +138,7 @@ class ShardReader:
                 return self._open[shard]
         descriptor = _Descriptor(self._shards[shard])
         with self._lock:
-            # A descriptor that another thread still reads from closes when that thread lets it go.
+            # A descriptor in use by another thread closes when that thread drops its reference.
             descriptor = self._open.setdefault(shard, descriptor)
             while len(self._open) > self._max_open:
                 self._open.popitem(last=False)
@@ -128,10 +146,10 @@ class ShardReader:
 
 
 class _Descriptor:
-    """An open file that closes with the last reference to it."""
+    """File descriptor that is closed with the last reference to it."""
 
     def __init__(self, shard: Shard) -> None:
-        self.number = -1
+        self.number = -1  # __del__ also runs if os.open raises
         self.number = os.open(shard.path, os.O_RDONLY)
         shard.check(os.fstat(self.number))
 
@@ -141,7 +159,10 @@ class _Descriptor:
 
 
 def _expand_braces(text: str) -> Iterator[str]:
-    """{000..012} counts with the zeros it is written with, {a,b} lists; others stay."""
+    """Expands {000..012} (with its leading zeros) and {a,b} as a shell does.
+
+    A range that counts down yields nothing. Other braces are kept.
+    """
     for match in re.finditer(r"\{([^{}]*)\}", text):
         bounds = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
         if bounds:
@@ -158,12 +179,17 @@ def _expand_braces(text: str) -> Iterator[str]:
     yield text
 
 
-def _check_one_part(folder: pathlib.Path, paths: list[pathlib.Path], suffix: str) -> None:
-    """Training on what is tested on is the worst that a folder of shards can do unnoticed."""
-    words = {path: PART_NAMES & set(re.split(r"[^a-z]+", path.name.lower())) for path in paths}
-    parts = set().union(*words.values())
-    if len(parts) > 1:
-        patterns = " or ".join(f"'{folder}/*{part}*{suffix}'" for part in sorted(parts))
+def _check_single_split(folder: pathlib.Path, paths: list[pathlib.Path], suffix: str) -> None:
+    """Refuses a folder with shards of several splits, which would train on test images unnoticed.
+
+    Raises:
+        UserError: The names of the files contain the names of two or more splits.
+    """
+    splits = set[str]()
+    for path in paths:
+        splits |= PART_NAMES & set(re.split(r"[^a-z]+", path.name.lower()))
+    if len(splits) > 1:
+        patterns = " or ".join(f"'{folder}/*{split}*{suffix}'" for split in sorted(splits))
         raise UserError(
-            f"{folder} holds files of {' and '.join(sorted(parts))}; say which: {patterns}"
+            f"{folder} contains files of {' and '.join(sorted(splits))}; choose one: {patterns}"
         )

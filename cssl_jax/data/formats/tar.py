@@ -1,4 +1,4 @@
-"""WebDataset's tar shards: files that share a name up to its first dot are one sample."""
+"""WebDataset tar shards. Files with the same name up to the first dot are one sample."""
 
 import dataclasses
 import functools
@@ -19,32 +19,33 @@ from cssl_jax.data.sources.decode import is_image_name
 from cssl_jax.errors import UserError
 from cssl_jax.files import cached_json
 
-_BLOCK = 512  # bytes, of a tar
-_MAX_LABEL = 2**24  # bytes of a text or .json with a label
-_PACKED = {  # first bytes -> program that unpacks
+_BLOCK = 512  # bytes per block of a tar file
+_MAX_LABEL = 2**24  # maximum bytes of a text or .json file with a label
+_PACKED = {  # first bytes of a compressed file -> program that decompresses it
     b"\x1f\x8b": "gunzip",
     b"BZh": "bunzip2",
     b"\xfd7zXZ": "unxz",
     b"\x28\xb5\x2f\xfd": "unzstd",
 }
 _PACKED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-_Member = tuple[int, int]  # first byte, size
+_Member = tuple[int, int]  # offset of the first byte, size in bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class TarRecords:
-    """Pictures in tar shards; ``Records`` of them.
+    """Images in tar shards, as ``Records``.
 
     Attributes:
-        name: The file, folder or pattern.
-        names: "shard:key".
-        stamps: Of the shard, and the picture's first byte.
-        labels: int64 [size], -1 for none; or None.
-        classes: Names of the labels.
-        skipped: Samples without a picture.
-        reader: Of the shards.
-        places: int64 [size, 3], each picture's shard, first byte and size.
-        notes: Sentences on what was read and what was not.
+        name: Absolute path of the file or folder, or the pattern.
+        names: "shard:key" of every image.
+        stamps: Stamp of the shard and offset of the image, for every image.
+        labels: int64 [size], class number of every image, -1 for no label; None if no image has a
+            label.
+        classes: Class names in the order of the class numbers.
+        skipped: Number of samples without an image.
+        reader: Reader of the shards.
+        locations: int64 [size, 3], shard index, byte offset and size in bytes of every image.
+        notes: Sentences for the user about labels and samples that are not read.
     """
 
     name: str
@@ -54,54 +55,55 @@ class TarRecords:
     classes: tuple[str, ...]
     skipped: int
     reader: ShardReader
-    places: np.ndarray
+    locations: np.ndarray
     notes: tuple[str, ...] = ()
 
     def read(self, index: int) -> bytes:
-        """The picture's bytes.
+        """Reads the bytes of one encoded image.
 
         Raises:
-            OSError: The shard cannot be read, or has changed.
+            OSError: The shard cannot be read, or has changed since it was indexed.
         """
-        shard, start, size = self.places[index].tolist()
+        shard, start, size = self.locations[index].tolist()
         return self.reader.read(shard, start, size)
 
 
 def open_tar(spec: str, *, image_key: str = "", label_key: str = "") -> TarRecords:
-    """Opens WebDataset shards by their headers; what they hold is cached shard by shard.
+    """Opens WebDataset shards: reads their headers and labels, and caches the index per shard.
 
     Args:
-        spec: A .tar, a folder of them, or a pattern such as ``shard-{000..012}.tar``.
-        image_key: Extension of the picture ("jpg", "seg.png"), several by ";", the first that a
-            sample has; "" takes the sample's only picture.
-        label_key: Extension of a text with the label, or field of the .json; "" is ``cls``, else
-            the field ``label``.
+        spec: A .tar file, a folder of them, or a pattern such as ``shard-{000..012}.tar``.
+        image_key: Extension of the image ("jpg", "seg.png"). Of several extensions separated by
+            ";", the first that a sample has is used. "": the only image of the sample.
+        label_key: Extension of the text file with the label, or field of the .json file. "": the
+            file ``cls``, else the field ``label``.
 
     Raises:
-        UserError: There are no shards, one is damaged, or there are no such pictures or labels.
+        UserError: There are no shards, one is damaged, or there are no such images or labels.
     """
-    shards = find_shards(spec, ".tar", instead=_PACKED_SUFFIXES)
-    index = functools.partial(_cached_index, image_key=image_key.lower(), label_key=label_key)
-    names, stamps, places, values = [], [], [], []
+    shards = find_shards(spec, ".tar", fallback_suffixes=_PACKED_SUFFIXES)
+    index_shard = functools.partial(_cached_index, image_key=image_key.lower(), label_key=label_key)
+    names, stamps, locations, values = [], [], [], []
     skipped, extensions = 0, set()
-    for number, (shard, found) in enumerate(zip(shards, ahead(index, shards), strict=True)):
-        names += [f"{shard.name}:{key}" for key in found["keys"]]
-        stamps += [f"{shard.stamp}-{start}" for start, _ in found["places"]]
-        places += [(number, start, size) for start, size in found["places"]]
-        values += found["labels"]
-        skipped += found["skipped"]
-        extensions.update(found["extensions"])
-    held = ", ".join(f".{extension}" for extension in sorted(extensions)[:12]) or "nothing"
+    indexes = ahead(index_shard, shards)
+    for number, (shard, index) in enumerate(zip(shards, indexes, strict=True)):
+        names += [f"{shard.name}:{key}" for key in index["keys"]]
+        stamps += [f"{shard.stamp}-{start}" for start, _ in index["places"]]
+        locations += [(number, start, size) for start, size in index["places"]]
+        values += index["labels"]
+        skipped += index["skipped"]
+        extensions.update(index["extensions"])
+    listing = ", ".join(f".{extension}" for extension in sorted(extensions)[:12]) or "no files"
     if not names:
         raise UserError(
-            f"{spec} holds no samples with a picture{image_key and f' .{image_key}'}, only {held}; "
-            "name the picture's extension by --data.image-key"
+            f"{spec} contains no samples with an image{image_key and f' .{image_key}'}, only "
+            f"{listing}; give the extension of the image by --data.image-key"
         )
     labels, classes = number_labels(values, spec)
     if label_key and labels is None:
         raise UserError(
             f"{spec}: no sample has a label {label_key!r}, as an extension or a field of its "
-            f".json; the extensions are {held}; choose another --data.label-key"
+            f".json; the extensions are {listing}; choose another --data.label-key"
         )
     others = [f".{name}" for name in sorted(extensions) if not is_image_name(f"x.{name}")]
     notes: tuple[str, ...] = ()
@@ -117,37 +119,38 @@ def open_tar(spec: str, *, image_key: str = "", label_key: str = "") -> TarRecor
         classes=classes,
         skipped=skipped,
         reader=ShardReader(shards),
-        places=np.array(places, np.int64),
+        locations=np.array(locations, np.int64),
         notes=notes,
     )
 
 
 def _cached_index(shard: Shard, image_key: str, label_key: str) -> dict[str, Any]:
-    def make() -> dict[str, Any]:
-        return _index(shard, tuple(filter(None, image_key.split(";"))), label_key)
+    def build() -> dict[str, Any]:
+        return _build_index(shard, tuple(filter(None, image_key.split(";"))), label_key)
 
-    return cached_json(f"tar index|{shard.path}|{shard.stamp}|{image_key}|{label_key}", make)
+    return cached_json(f"tar index|{shard.path}|{shard.stamp}|{image_key}|{label_key}", build)
 
 
-def _index(shard: Shard, image_keys: tuple[str, ...], label_key: str) -> dict[str, Any]:
-    """Keys, places and labels of a shard's samples, in their order."""
+def _build_index(shard: Shard, image_keys: tuple[str, ...], label_key: str) -> dict[str, Any]:
+    """Indexes one shard: keys, positions and labels of its samples, in the order of the file."""
     samples: dict[str, dict[str, _Member]] = {}
     for name, member in _members(shard.path):
-        # The first dot of the last part, as WebDataset splits it; names without one are no samples.
+        # WebDataset splits a name at the first dot after the last "/". A file whose name has no
+        # such dot belongs to no sample.
         match = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]*)", name, re.DOTALL)
         if match:
             samples.setdefault(match[1], {})[match[2].lower()] = member
-    keys, places, labels = [], [], []
+    keys, positions, labels = [], [], []
     with shard.path.open("rb") as file:
         for key, members in samples.items():
-            picture = _picture(members, image_keys, f"{shard.path}: {key}")
-            if picture is not None:
+            image = _image_member(members, image_keys, f"{shard.path}: {key}")
+            if image is not None:
                 keys.append(key)
-                places.append(picture)
+                positions.append(image)
                 labels.append(_label(file, members, label_key, f"{shard.path}: {key}"))
     return {
         "keys": keys,
-        "places": places,
+        "places": positions,
         "labels": labels,
         "skipped": len(samples) - len(keys),
         "extensions": sorted({extension for members in samples.values() for extension in members}),
@@ -155,21 +158,28 @@ def _index(shard: Shard, image_keys: tuple[str, ...], label_key: str) -> dict[st
 
 
 def _members(path: pathlib.Path) -> Iterator[tuple[str, _Member]]:
-    """(name, place) of every file of a tar; of one that was appended again, the last counts."""
+    """Yields (name, position) of every file of a tar, in the order of the file.
+
+    A name occurs twice if the file was appended again; the last one is valid.
+
+    Raises:
+        UserError: The tar is damaged, cut short or compressed.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(6)
             program = next((_PACKED[magic] for magic in _PACKED if head.startswith(magic)), None)
             if program is None:
                 yield from _walk(file)
-    except Exception as error:  # tarfile takes sizes and chains of headers as they are
+    # tarfile does not check sizes and chains of headers, so that any exception may occur.
+    except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"{path} is damaged or cut short: {reason}; copy it again, or make it anew"
+            f"{path} is damaged or cut short: {reason}; copy it again, or create it again"
         ) from error
     if program is not None:
         raise UserError(
-            f"{path} is compressed, which leaves no way to any one picture; unpack it by "
+            f"{path} is compressed, so that single images cannot be read; decompress it by "
             f"`{program} {path}`"
         )
 
@@ -179,35 +189,39 @@ def _walk(file: BinaryIO) -> Iterator[tuple[str, _Member]]:
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="backslashreplace") as tar:
         end, before = file.seek(0, io.SEEK_END), 0
         while (info := tar.next()) is not None:
-            if info.size < 0 or tar.offset <= before:  # it would go round
+            if info.size < 0 or tar.offset <= before:  # tarfile would loop forever
                 raise tarfile.ReadError(f"a size below 0 at byte {info.offset}")
             if info.isreg() and info.offset_data + info.size > end:
                 raise tarfile.ReadError(f"a file beyond the end at byte {info.offset}")
             before = tar.offset
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
+            tar.members = []  # type: ignore[attr-defined]  # else every header stays in memory
             if info.isreg() and not info.issparse():
                 yield info.name.removeprefix("./"), (info.offset_data, info.size)
-        # tarfile takes a damaged or missing header for the end, which is a block of zeros.
+        # A tar ends with a block of zeros, but tarfile also stops at a damaged or missing header.
         file.seek(tar.offset)
         if file.read(_BLOCK) != bytes(_BLOCK):
             raise tarfile.ReadError(f"no header and no end at byte {tar.offset}")
 
 
-def _picture(
+def _image_member(
     members: dict[str, _Member], image_keys: tuple[str, ...], where: str
 ) -> _Member | None:
+    """Chooses the image of a sample; None if the sample has no image."""
     if image_keys:
         return next((members[key] for key in image_keys if key in members), None)
-    found = [extension for extension in members if is_image_name(f"x.{extension}")]
-    if len(found) > 1:
+    candidates = [extension for extension in members if is_image_name(f"x.{extension}")]
+    if len(candidates) > 1:
         raise UserError(
-            f"{where} has the pictures {', '.join(found[:5])}; choose one by --data.image-key"
+            f"{where} has the images {', '.join(candidates[:5])}; choose one by --data.image-key"
         )
-    return members[found[0]] if found else None
+    return members[candidates[0]] if candidates else None
 
 
 def _label(file: BinaryIO, members: dict[str, _Member], label_key: str, where: str) -> Any:
-    """A whole number, a name, or None; what else a .json may hold is not judged here."""
+    """Reads the label of a sample: a whole number, a name, or None.
+
+    The field of a .json file may have any type; ``number_labels`` checks it.
+    """
 
     def content(extension: str) -> str:
         start, size = members[extension]

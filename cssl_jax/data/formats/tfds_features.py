@@ -1,4 +1,4 @@
-"""What of a TFDS example is read: the encoded picture and the label."""
+"""Reads the encoded image and the label of a TFDS example."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -12,17 +12,27 @@ from cssl_jax.data.pipeline.thread_map import ahead
 from cssl_jax.errors import UserError
 from cssl_jax.progress import bar
 
-_CHUNK = 256  # examples a task of a thread
-_MODES = (1, 2, 3, 4)  # channels that a PNG may have
+_CHUNK = 256  # examples per task of a thread
+_PNG_CHANNELS = (1, 2, 3, 4)
 
 
 def choose_features(
     features: Any, image_key: str, label_key: str, where: str
 ) -> tuple[str, str | None]:
-    """Names of the features that are the picture and the label (None where there is none).
+    """Chooses the features of the image and the label.
+
+    Args:
+        features: Features of the set.
+        image_key: Name of the image feature; "" to choose automatically.
+        label_key: Name of the label feature; "" to choose automatically.
+        where: Name of the data set, for messages.
+
+    Returns:
+        Names of the image feature and of the label feature; the latter is None without labels.
 
     Raises:
-        UserError: There is no picture, or several may be meant.
+        UserError: There is no image feature, a named feature does not exist, or several features
+            are possible.
     """
     import tensorflow_datasets as tfds
 
@@ -39,46 +49,58 @@ def choose_features(
     image = choose_field("image", image_key, images, list(fields), where)
     if image is None:
         raise UserError(
-            f"{where} has no Image, only {', '.join(fields) or 'no features by name'}; choose one "
-            "that holds pictures by --data.image-key, or another set"
+            f"{where} has no Image, only {', '.join(fields) or 'features without names'}; choose a "
+            "feature with images by --data.image-key, or another set"
         )
     return image, choose_field("label", label_key, labels, list(fields), where)
 
 
-def image_decoder(features: Any, image: str, where: str) -> Callable[[bytes], bytes]:
-    """From a serialised example to the encoded picture; nothing else of the example is decoded.
+def image_extractor(features: Any, image: str, where: str) -> Callable[[bytes], bytes]:
+    """Builds the function from a serialised example to its encoded image.
 
-    A feature that is stored as an array becomes a PNG.
+    The function decodes no other feature of the example. A feature that is stored as an array
+    becomes a PNG.
+
+    Args:
+        features: Features of the set.
+        image: Name of the image feature.
+        where: Name of the data set, for messages.
 
     Raises:
-        UserError: The feature is no picture.
+        UserError: The feature is not an image of 8 or 16 bits.
     """
     import tensorflow_datasets as tfds
 
     field = features[image]
-    kind, shape = field.np_dtype, field.shape  # dictionaries, of a feature that holds others
-    is_image = isinstance(field, tfds.features.Image) and kind in (np.uint8, np.uint16)
-    is_bytes = shape == () and kind == np.object_
-    is_array = kind == np.uint8 and (len(shape) == 2 or (len(shape) == 3 and shape[-1] in _MODES))
+    dtype, shape = field.np_dtype, field.shape  # dictionaries if the feature is nested
+    is_image = isinstance(field, tfds.features.Image) and dtype in (np.uint8, np.uint16)
+    is_bytes = shape == () and dtype == np.object_
+    is_array = dtype == np.uint8 and (
+        len(shape) == 2 or (len(shape) == 3 and shape[-1] in _PNG_CHANNELS)
+    )
     if not (is_image or is_bytes or is_array):
         raise UserError(
-            f"{where}: feature {image!r} is {field!r}, which is no picture of 8 or 16 bits; choose "
-            "another by --data.image-key"
+            f"{where}: feature {image!r} is {field!r}, which is not an image of 8 or 16 bits; "
+            "choose another feature by --data.image-key"
         )
-    part = tfds.features.FeaturesDict({image: field})
+    only_image = tfds.features.FeaturesDict({image: field})
     decoders = {image: tfds.decode.SkipDecoding()} if is_image or is_bytes else None
 
-    def picture(serialized: bytes) -> bytes:
-        value = part.deserialize_example_np(serialized, decoders=decoders)[image]
+    def extract_image(serialized: bytes) -> bytes:
+        value = only_image.deserialize_example_np(serialized, decoders=decoders)[image]
         if value is None:
             raise OSError(f"the example has no {image!r}")
         return value if isinstance(value, bytes) else encode_png(value)
 
-    return picture
+    return extract_image
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Uint8 [h, w] or [h, w, 1 to 4] as PNG, without loss."""
+    """Encodes an array as PNG, without loss.
+
+    Args:
+        image: uint8 [h, w] or [h, w, C] with 1 to 4 channels.
+    """
     file = io.BytesIO()
     grey = image.ndim == 3 and image.shape[-1] == 1
     PIL.Image.fromarray(image[..., 0] if grey else image).save(file, "PNG", compress_level=1)
@@ -86,35 +108,49 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def read_labels(
-    features: Any, label: str, serialized: Callable[[int], bytes], names: Sequence[str], where: str
+    features: Any,
+    label: str,
+    read_serialized: Callable[[int], bytes],
+    names: Sequence[str],
+    where: str,
 ) -> list[Any]:
-    """Whole numbers and names, by reading every example, in threads.
+    """Reads the label of every example, in threads and with a progress bar.
+
+    Args:
+        features: Features of the set.
+        label: Name of the label feature.
+        read_serialized: Function from the index of an example to its serialised tf.train.Example.
+        names: Name of every example, for messages.
+        where: Name of the data set, for messages.
+
+    Returns:
+        Whole number or name of every example.
 
     Raises:
         UserError: An example cannot be read.
     """
     import tensorflow_datasets as tfds
 
-    part = tfds.features.FeaturesDict({label: features[label]})
+    only_label = tfds.features.FeaturesDict({label: features[label]})
 
     def values(start: int) -> list[Any]:
         return [value(index) for index in range(start, min(start + _CHUNK, len(names)))]
 
     def value(index: int) -> Any:
         try:
-            content = part.deserialize_example_np(serialized(index))[label]
-        except Exception as error:  # of whatever kind ArrayRecord and protobuf raise
+            content = only_label.deserialize_example_np(read_serialized(index))[label]
+        except Exception as error:  # ArrayRecord and protobuf raise many types of exceptions
             raise UserError(
                 f"{where}: {names[index]} cannot be read: {error}; copy the file again or prepare "
-                "the set anew"
+                "the set again"
             ) from error
         if isinstance(content, bytes):
             return content.decode(errors="backslashreplace")
         return content.tolist() if isinstance(content, (np.generic, np.ndarray)) else content
 
-    found: list[Any] = []
+    labels: list[Any] = []
     with bar(total=len(names), desc=f"labels of {where}", unit="example", delay=2.0) as progress:
-        for part_of_them in ahead(values, range(0, len(names), _CHUNK)):
-            found += part_of_them
-            progress.update(len(part_of_them))
-    return found
+        for chunk in ahead(values, range(0, len(names), _CHUNK)):
+            labels += chunk
+            progress.update(len(chunk))
+    return labels

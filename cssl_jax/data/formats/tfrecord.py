@@ -1,7 +1,8 @@
 """Random access to TFRecord files without TensorFlow.
 
-The framing is a record's length (uint64, little-endian), the masked CRC-32C of the length, the data
-and the masked CRC-32C of the data: TensorFlow, tensorflow/core/lib/io/record_writer.h.
+A record consists of the length of its data (uint64, little-endian), the masked CRC-32C of the
+length, the data, and the masked CRC-32C of the data. Source: TensorFlow,
+tensorflow/core/lib/io/record_writer.h.
 """
 
 import dataclasses
@@ -19,17 +20,17 @@ from cssl_jax.errors import UserError
 from cssl_jax.files import cached_json
 
 _HEADER = struct.Struct("<QI")
-_FOOTER = 4  # bytes
+_FOOTER = 4  # bytes of the checksum after the data
 
 
 @dataclasses.dataclass(frozen=True)
 class TFRecordIndex:
-    """Where the records of some files lie.
+    """Positions of all records in several files.
 
     Attributes:
-        reader: Of the files.
-        starts: Of a file, int64 [records], byte of each record's data.
-        sizes: Of a file, int64 [records], bytes of it.
+        reader: Reader of the files.
+        starts: int64 [records] per file, byte offset of the data of every record.
+        sizes: int64 [records] per file, size of the data of every record in bytes.
     """
 
     reader: ShardReader
@@ -37,17 +38,21 @@ class TFRecordIndex:
     sizes: tuple[np.ndarray, ...]
 
     def read(self, shard: int, position: int) -> bytes:
-        """A record's data; its own checksum is not verified.
+        """Reads the data of a record, without verifying its checksum.
+
+        Args:
+            shard: Index of the file.
+            position: Index of the record in the file.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: The record cannot be read, or the file has changed.
         """
         start, size = self.starts[shard][position], self.sizes[shard][position]
         return self.reader.read(shard, int(start), int(size))
 
 
 def open_tfrecords(shards: Sequence[Shard]) -> TFRecordIndex:
-    """Finds every record, by the framing alone; cached a file.
+    """Finds the position of every record by its length field. The result is cached per file.
 
     Raises:
         UserError: A file is cut short or damaged.
@@ -62,10 +67,10 @@ def open_tfrecords(shards: Sequence[Shard]) -> TFRecordIndex:
 
 
 def record_lengths(path: pathlib.Path) -> list[int]:
-    """Bytes of every record of a file.
+    """Reads the lengths of all records of a file, in bytes.
 
     Raises:
-        UserError: It is cut short, or a length does not match its checksum.
+        UserError: The file is cut short, or a length does not match its checksum.
     """
     try:
         with path.open("rb") as file:
@@ -84,19 +89,19 @@ def _walk(path: pathlib.Path, file: int) -> Iterator[int]:
         if len(header) == _HEADER.size and masked_crc32c(header[:8]) != check:
             raise UserError(
                 f"{path} is damaged: the length of record {record}, at byte {offset}, does not "
-                "match its checksum; copy the file again or prepare the set anew"
+                "match its checksum; copy the file again or prepare the set again"
             )
         offset += _HEADER.size + length + _FOOTER
         if offset > end:
             raise UserError(
                 f"{path} is cut short within record {record}, at byte {end}; copy the file again "
-                "or prepare the set anew"
+                "or prepare the set again"
             )
         yield length
 
 
 def masked_crc32c(content: bytes) -> int:
-    """CRC-32C (Castagnoli), rotated and offset as TFRecord has it."""
+    """CRC-32C (Castagnoli), rotated and offset as TFRecord files store it."""
     crc = 0xFFFFFFFF
     for byte in content:
         crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
@@ -104,7 +109,8 @@ def masked_crc32c(content: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _table() -> tuple[int, ...]:
+def _crc_table() -> tuple[int, ...]:
+    """CRC of every byte, for the reflected Castagnoli polynomial 0x82F63B78."""
     table = []
     for value in range(256):
         for _ in range(8):
@@ -113,7 +119,7 @@ def _table() -> tuple[int, ...]:
     return tuple(table)
 
 
-_TABLE = _table()
+_TABLE = _crc_table()
 
 
 def _cached_lengths(shard: Shard) -> list[int]:

@@ -1,4 +1,4 @@
-"""The files below a folder: images by their suffix, and how many others there are."""
+"""Finds image files below a folder by suffix, and counts the other files."""
 
 import collections
 import contextlib
@@ -10,12 +10,12 @@ from cssl_jax.data.sources.decode import HEIF_SUFFIXES, is_image_name
 from cssl_jax.errors import UserError
 from cssl_jax.files import stamp
 
-MAX_VISITS = 100  # of one folder, by links
-# What file managers, network drives and cameras leave beside images: thumbnails and deleted files.
+MAX_VISITS = 100  # maximum number of paths that links may open to one folder
+# Folders of thumbnails and deleted files that file managers, network drives and cameras create.
 JUNK_FOLDERS = frozenset(
     ("__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "thumbnails")
 )
-# Suffixes that no image has: texts beside images, which nobody expects to be read.
+# Suffixes of text files. Nobody expects these to be read as images, so notes do not count them.
 TEXTS = frozenset(
     (
         *(".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".yaml", ".yml"),
@@ -25,12 +25,13 @@ TEXTS = frozenset(
 
 
 def walk(root: pathlib.Path) -> Iterator[tuple[str, str]]:
-    """(path relative to ``root``, stamp) of every file; links are followed, loops are not.
+    """Yields (path relative to ``root``, stamp) of every file, in no particular order.
 
-    Hidden files and folders, and those of ``JUNK_FOLDERS``, are omitted.
+    Links are followed, except into a folder that is being walked. Hidden files, hidden folders and
+    ``JUNK_FOLDERS`` are skipped.
 
     Raises:
-        UserError: A sub-folder cannot be read, or links multiply the ways to one.
+        UserError: A sub-folder cannot be read, or links open more than ``MAX_VISITS`` paths to it.
     """
     pending = [("", frozenset[tuple[int, int]]())]
     visits: collections.Counter[tuple[int, int]] = collections.Counter()
@@ -43,36 +44,48 @@ def walk(root: pathlib.Path) -> Iterator[tuple[str, str]]:
             try:
                 status = entry.stat()
             except OSError:
-                continue  # a link to nowhere
+                continue  # a link whose target is missing
             if entry.is_dir():
                 if entry.name.lower() in JUNK_FOLDERS:
                     continue
-                place = (status.st_dev, status.st_ino)
-                visits[place] += 1
-                if visits[place] > MAX_VISITS:  # folders that link to each other: ways multiply
+                identity = (status.st_dev, status.st_ino)
+                visits[identity] += 1
+                # If folders link to each other, the number of paths without a loop is exponential.
+                if visits[identity] > MAX_VISITS:
                     raise UserError(
-                        f"{root}: more than {MAX_VISITS} ways lead to {relative}; remove the "
-                        "links that go round"
+                        f"{root}: more than {MAX_VISITS} paths lead to {relative}; remove the "
+                        "circular links"
                     )
-                if place not in above:
-                    pending.append((relative + "/", above | {place}))
+                if identity not in above:
+                    pending.append((relative + "/", above | {identity}))
             else:
                 yield relative, stamp(status)
 
 
 def walk_images(root: pathlib.Path) -> tuple[list[tuple[str, str]], dict[str, int]]:
-    """(sorted (relative path, stamp) of all images, number of other files by suffix)."""
-    found, others = [], collections.Counter[str]()
-    for relative, mark in walk(root):
+    """Finds all images below a folder.
+
+    Returns:
+        (images, others): the sorted (relative path, stamp) of every image, and the number of other
+        files per suffix in lower case, most frequent first.
+
+    Raises:
+        UserError: See ``walk``.
+    """
+    images, others = [], collections.Counter[str]()
+    for relative, file_stamp in walk(root):
         if is_image_name(relative):
-            found.append((relative, mark))
+            images.append((relative, file_stamp))
         else:
             others[pathlib.PurePath(relative).suffix.lower()] += 1
-    return sorted(found), dict(others.most_common())
+    return sorted(images), dict(others.most_common())
 
 
 def has_images(root: pathlib.Path, count: int) -> bool:
-    """Whether a folder holds at least so many images, at any depth, as far as it can be read."""
+    """True if a folder contains at least ``count`` images, at any depth.
+
+    The walk ends at the first sub-folder that cannot be read.
+    """
     with contextlib.suppress(UserError):
         for relative, _ in walk(root):
             count -= is_image_name(relative)
@@ -82,11 +95,14 @@ def has_images(root: pathlib.Path, count: int) -> bool:
 
 
 def describe_others(others: dict[str, int], *, texts: bool = False) -> str:
-    """Files that are not read, by suffix and with what helps: "40 .heic (...), 20 .dng".
+    """Lists the files that are not read, such as "40 .heic (hint), 20 .dng".
 
     Args:
-        others: Number of files by suffix.
-        texts: Whether to count texts (``TEXTS``) as well.
+        others: Number of files per suffix.
+        texts: True to include text files (``TEXTS``) and files without a suffix.
+
+    Returns:
+        Count, suffix and hint of up to eight suffixes; "" if there are no such files.
     """
     shown = {s: n for s, n in others.items() if texts or (s and s not in TEXTS)}
     parts = [
@@ -98,19 +114,28 @@ def describe_others(others: dict[str, int], *, texts: bool = False) -> str:
 
 
 def note_on_others(root: str, others: dict[str, int], images: int) -> tuple[str, ...]:
-    """The sentence on files that may be images and are not read; () where there are none."""
-    told = describe_others(others)
+    """Writes the note on files that may be images and are not read.
+
+    Args:
+        root: Path of the folder, for the note.
+        others: Number of files that are not images, per suffix.
+        images: Number of images.
+
+    Returns:
+        One sentence; () if there are no such files.
+    """
+    description = describe_others(others)
     count = sum(n for suffix, n in others.items() if suffix and suffix not in TEXTS)
-    if not told:
+    if not description:
         return ()
-    return (f"{count:,} of {count + images:,} files of {root} are not read: {told}",)
+    return (f"{count:,} of {count + images:,} files of {root} are not read: {description}",)
 
 
 def _hint(suffix: str) -> str:
     if suffix in HEIF_SUFFIXES:
         return " (`pip install pillow-heif` reads them)"
     if suffix in (".tar", ".zip", ".gz", ".tgz", ".parquet"):
-        return " (an archive beside images; give it as data.source to read it)"
+        return " (an archive next to images; give it as data.source to read it)"
     return ""
 
 
@@ -121,5 +146,5 @@ def _entries(folder: pathlib.Path) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise UserError(
             f"folder {folder} cannot be read: {error.strerror}; get access to it (chmod -R u+rX), "
-            "or give a folder without it"
+            "or give a folder that does not contain it"
         ) from error

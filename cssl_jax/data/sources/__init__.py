@@ -1,4 +1,4 @@
-"""Data sets in memory or on a disk, opened by one string."""
+"""Data sources: arrays in memory and encoded images on disk, opened by one string."""
 
 from cssl_jax.lazy import submodules
 

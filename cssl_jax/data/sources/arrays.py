@@ -1,4 +1,4 @@
-"""Arrays in memory: the embedded digits and .npz files."""
+"""Image arrays in memory: the embedded digits and .npz files."""
 
 import importlib.resources
 import pathlib
@@ -10,35 +10,43 @@ from cssl_jax.data.formats.schema import dense_numbers
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
 
-# An archive that unpacks to more of these bytes, this many times its own, holds no images.
+# An array of more than _BOMB_BYTES that is compressed by more than _BOMB_RATIO is a zip bomb:
+# images do not compress so well.
 _BOMB_BYTES, _BOMB_RATIO = 2**28, 100
 _USUAL_CHANNELS = (1, 2, 3, 4)
 
 
 def digits() -> ArraySource:
-    """The embedded digits: 1,797 images [8, 8, 1] with labels 0 to 9."""
-    # The UCI "Optical Recognition of Handwritten Digits" test set, 1,797 scans of 8 x 8 pixels with
-    # 17 grey levels, as scikit-learn ships it (CC BY 4.0); digits.txt beside the file says more.
+    """Opens the embedded digits: 1,797 images, uint8 [1797, 8, 8, 1], with labels 0 to 9.
+
+    The source is the test set of UCI "Optical Recognition of Handwritten Digits", 1,797 scans of
+    8 x 8 pixels with 17 grey levels, as scikit-learn ships it (CC BY 4.0). digits.txt in
+    ``cssl_jax.data`` has the details.
+    """
     with importlib.resources.files("cssl_jax.data").joinpath("digits.npz").open("rb") as file:
         content = np.load(file, allow_pickle=False)
         levels, labels = content["images"], content["labels"]
+    # Levels 0 to 16 are scaled to 0 to 255 and rounded to the nearest value.
     images = ((levels.astype(np.uint16) * 255 + 8) // 16).astype(np.uint8)
     return ArraySource("digits", images[..., None], labels.astype(np.int64))
 
 
 def npz(path: pathlib.Path) -> ArraySource:
-    """Opens an array file of images.
+    """Opens an .npz file of images.
 
-    It holds ``images`` uint8 [N, H, W(, C)] and, optional, ``labels`` int [N], -1 for none, and
-    ``classes`` str [num_classes], the class names in the order of their numbers.
+    Args:
+        path: File with the array ``images``, uint8 [N, H, W, C] or [N, H, W], and optionally
+            ``labels``, int [N], -1 for no label, and ``classes``, str [num_classes], class names in
+            the order of the class numbers.
 
     Raises:
-        UserError: Nothing is there, or what is there is no set of images.
+        UserError: The file does not exist or cannot be read, or an array has the wrong shape, type
+            or values.
     """
     if not path.is_file():
         raise UserError(
             f"data source {str(path)!r} does not exist; give the path of an .npz file with an "
-            "array 'images' (uint8 [N, H, W, C]) and, optional, 'labels' (int [N])"
+            "array 'images' (uint8 [N, H, W, C]) and optionally 'labels' (int [N])"
         )
     arrays = read_npz(path, ("images",), ("labels", "classes"))
     images, labels = arrays["images"], arrays.get("labels")
@@ -64,24 +72,28 @@ def _check_axes(path: pathlib.Path, shape: tuple[int, ...]) -> None:
         raise UserError(f"{path}: images have shape {shape}; give [N, H, W, C] or [N, H, W]")
     if order := channels_first(shape):
         raise UserError(
-            f"{path}: images have shape {shape}, which is {shape[1]} channel(s) before height and "
+            f"{path}: images have shape {shape}, with {shape[1]} channel(s) before height and "
             f"width; save them as [N, H, W, C]: numpy.transpose(images, {order})"
         )
     if len(shape) == 3 and shape[2] in _USUAL_CHANNELS and min(shape[:2]) > max(_USUAL_CHANNELS):
         raise UserError(
-            f"{path}: images have shape {shape}, which is one image of {shape[2]} channel(s), or "
-            f"{shape[0]} images that are {shape[2]} px wide; save one image as images[None], and "
-            "grey images as [N, H, W, 1]"
+            f"{path}: images have shape {shape}, which is either one image of {shape[2]} "
+            f"channel(s) or {shape[0]} images of width {shape[2]}; save one image as images[None], "
+            "and grey images as [N, H, W, 1]"
         )
 
 
 def channels_first(shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Axes that bring images of this shape to [N, H, W, C]; None where they are so already.
+    """Axes that transpose images of this shape to [N, H, W, C]; None if they have that order.
 
-    The last axis may be any number of channels. It is taken for the width where it is none of the
-    usual numbers and the axis after the first is one of them, or is shorter than two equal sides
-    behind it: [N, 3, 32, 32], [N, 3, 32, 48], [N, 13, 64, 64]. Equal sides before the last axis are
-    an image, such as the 9 x 9 px patches of 200 bands [N, 9, 9, 200].
+    The last axis may have any number of channels. It is taken as the width if it is not a usual
+    number of channels (1 to 4), and the second axis either is a usual number or is shorter than two
+    identical axes after it: [N, 3, 32, 32], [N, 3, 32, 48], [N, 13, 64, 64]. If the second and the
+    third axis are identical they are height and width, such as in patches of 9 x 9 pixels with 200
+    bands, [N, 9, 9, 200].
+
+    Args:
+        shape: Shape of the images, with 3 or 4 axes.
     """
     if len(shape) != 4 or shape[3] in _USUAL_CHANNELS or shape[1] == shape[2]:
         return None
@@ -92,12 +104,12 @@ def channels_first(shape: tuple[int, ...]) -> tuple[int, ...] | None:
 def _check_labels(path: pathlib.Path, labels: np.ndarray, images: int) -> None:
     if labels.shape != (images,) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
-            f"{path}: labels are {labels.dtype} {labels.shape} beside {images} images; "
-            "give one integer an image"
+            f"{path}: labels are {labels.dtype} {labels.shape}, but there are {images} images; "
+            "give one integer per image"
         )
     if labels.min() < -1:
         raise UserError(
-            f"{path}: label {labels.min()} is negative; number the classes from 0, or give -1 "
+            f"{path}: label {labels.min()} is negative; number the classes from 0, and give -1 "
             "to images without a label"
         )
 
@@ -114,40 +126,49 @@ def _class_names(
         )
     if labels.max(initial=-1) >= len(classes):
         raise UserError(
-            f"{path}: label {labels.max()} has no name among the {len(classes)} classes; give one "
-            "string per class number from 0"
+            f"{path}: label {labels.max()} has no name in the {len(classes)} classes; give one "
+            "string per class number, starting at 0"
         )
     return tuple(classes.tolist())
 
 
 def read_npz(
-    path: pathlib.Path, needed: Sequence[str], optional: Sequence[str] = ()
+    path: pathlib.Path, required: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """Reads arrays of an .npz file by name; one of ``optional`` may be absent.
+    """Reads arrays of an .npz file by name.
+
+    Args:
+        path: The file.
+        required: Names of arrays that the file must contain.
+        optional: Names of arrays that may be missing.
+
+    Returns:
+        {name: array} of all required arrays and of the optional ones that the file contains.
 
     Raises:
-        UserError: The file cannot be read, holds objects, lacks an array, or is a zip bomb.
+        UserError: The file cannot be read, contains objects, lacks an array, or is a zip bomb.
     """
-    wanted = (*needed, *optional)
+    requested = (*required, *optional)
     try:
         with np.load(path, allow_pickle=False) as content:
             names = content.files
             _refuse_bomb(path, content)
-            arrays = {name: content[name] for name in names if name in wanted}
+            arrays = {name: content[name] for name in names if name in requested}
     except UserError:
         raise
-    except Exception as error:  # of zip, its compressions and NumPy's headers, of many kinds
-        # NumPy's own message would advise to unpickle the file, which nothing here ever does.
+    except Exception as error:  # zip, its compressions and NumPy's headers raise many types
+        # The message of NumPy advises to unpickle the file. Unpickling runs code from the file, so
+        # that this package never does it.
         raise UserError(
-            f"{path} is no readable .npz file of plain arrays; write it with "
-            f"numpy.savez(path, {', '.join(f'{name}=...' for name in wanted)})"
+            f"{path} is not a readable .npz file of plain arrays; write it with "
+            f"numpy.savez(path, {', '.join(f'{name}=...' for name in requested)})"
         ) from error
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is none
-            raise UserError(f"{path}: {name!r} is no array; write it by numpy.savez")
-    for name in needed:
+        if not isinstance(array, np.ndarray):  # NumPy returns the bytes of other members
+            raise UserError(f"{path}: {name!r} is not an array; write it with numpy.savez")
+    for name in required:
         if name not in arrays:
-            raise UserError(f"{path} holds {names}; it needs an array named {name!r}")
+            raise UserError(f"{path} contains {names}; it needs an array named {name!r}")
     return arrays
 
 
@@ -156,6 +177,7 @@ def _refuse_bomb(path: pathlib.Path, content: np.lib.npyio.NpzFile) -> None:
         size = member.file_size
         if size > _BOMB_BYTES and size > _BOMB_RATIO * member.compress_size:
             raise UserError(
-                f"{path}: {member.filename!r} would unpack from {member.compress_size / 2**20:.1f} "
-                f"to {size / 2**20:.0f} MiB, which no pictures do; write it by numpy.savez"
+                f"{path}: {member.filename!r} would decompress from "
+                f"{member.compress_size / 2**20:.1f} to {size / 2**20:.0f} MiB, more than images "
+                "ever do; write it with numpy.savez"
             )

@@ -1,4 +1,4 @@
-"""Random-access sources of examples: the contract, and arrays in memory."""
+"""Interface of all data sources, the source of arrays in memory, and functions on sources."""
 
 import dataclasses
 import zlib
@@ -10,22 +10,25 @@ import numpy as np
 from cssl_jax.data import sampler
 from cssl_jax.errors import UserError
 
-Rejected = tuple[tuple[str, str, str], ...]  # (name, reason, detail) of what was left out
+Rejected = tuple[tuple[str, str, str], ...]  # (name, reason, detail) per excluded image
 
 
 class Source(Protocol):
-    """Examples by number, as training and evaluation read them.
+    """Examples by index, as training and evaluation read them.
 
     Attributes:
-        name: For messages and results.
-        labels: int64 [size] in [0, num_classes), -1 for none; or None where nothing is labelled.
-        rejected: What the cleaning left out, of the whole set that this is a part of.
-        names: str [size], of every example (a file's path); or None.
-        channels: Of every image.
+        name: Name of the source in messages and results.
+        labels: int64 [size], class number of every example in [0, num_classes), -1 for no label;
+            None if no example has a label.
+        rejected: Images that the cleaning excluded, of the whole set and not only of this subset.
+        names: str [size], name of every example, such as the path of its file; None without names.
+        channels: Number of channels of every image.
         sizes: int32 [size, 2], height and width of every image in pixels.
-        num_classes: Number of labels; 0 without labels.
-        classes: Class names in the order of their numbers; () where labels are numbers or missing.
-        notes: Sentences on what was read and what was not, for the first lines of a run.
+        num_classes: Number of classes; 0 without labels.
+        classes: Class names in the order of the class numbers; () if the labels are numbers without
+            names, or missing.
+        notes: Sentences for the first lines of a run, about the quality of the images and about
+            files that are not read.
     """
 
     @property
@@ -50,41 +53,49 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str:
-        """Tells sets apart, wherever they lie: by size and a checksum of all bytes and labels."""
+        """Text that identifies the set on any machine: size and a checksum of images and labels."""
         ...
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation a channel, on the scale [0, 1]."""
+        """Mean and standard deviation per channel, on the scale [0, 1]."""
         ...
 
     def take(self, index: np.ndarray) -> "Source":
-        """The examples at ``index`` int [n], in that order."""
+        """Source of the examples at ``index``, int [n], in that order."""
         ...
 
     def renumbered(self, to: np.ndarray, classes: tuple[str, ...], note: str = "") -> "Source":
-        """The same examples with other numbers for their classes; see ``classes.number_alike``.
+        """Source of the same examples with new class numbers; see ``classes.number_alike``.
 
         Args:
-            to: int [num_classes], new number of every class, -1 to take its label away.
+            to: int [num_classes], new number of every class, -1 to remove the label.
             classes: Class names in the order of the new numbers.
-            note: Sentence to add to ``notes``; "" is none.
+            note: Sentence to add to ``notes``; "" adds none.
         """
         ...
 
     def image(self, index: int, halvings: int = 0, memory: np.ndarray | None = None) -> np.ndarray:
-        """One image, uint8 [h, w, C]; called from many threads at once.
+        """Reads one image. Several threads may call this at once.
 
         Args:
-            index: Of the image.
-            halvings: How often its sides are halved in decoding; see ``host_draws.draws``.
-            memory: uint8 [n] that the image may be written to, where it fits.
+            index: Index of the image.
+            halvings: Number of times that decoding halves the sides, 0 for full size; see
+                ``host_draws.draws``.
+            memory: uint8 [n], buffer that the image may be written to if it fits; None allocates
+                one.
+
+        Returns:
+            uint8 [h, w, C].
         """
         ...
 
     def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:
-        """All images in order, uint8 [r, h, w, C], at most ``rows`` at a time.
+        """Yields all images in order, uint8 [r, h, w, C] with r <= ``rows``.
 
-        Arrays come as they are, pictures of any size as the centre square at ``size`` pixels.
+        Args:
+            rows: Maximum number of images per block.
+            size: Side in pixels. Encoded images become their centre square of this side; arrays in
+                memory keep their size.
         """
         ...
 
@@ -94,13 +105,15 @@ class ArraySource:
     """Images in memory, all of one size.
 
     Attributes:
-        name: For messages and results.
+        name: Name of the source in messages and results.
         images: uint8 [size, H, W, C].
-        labels: int64 [size] in [0, num_classes), -1 for none; or None.
-        names: str [size], of every image's file, where these were picture files.
-        rejected: What the cleaning left out, likewise.
-        classes: Class names in the order of their numbers; () where labels are numbers or missing.
-        notes: Sentences on what was read and what was not.
+        labels: int64 [size], class number of every image in [0, num_classes), -1 for no label; None
+            if no image has a label.
+        names: str [size], name of the file of every image; None if the images are not from files.
+        rejected: Images that the cleaning excluded; () if the images are not from files.
+        classes: Class names in the order of the class numbers; () if the labels are numbers without
+            names, or missing.
+        notes: Sentences about the quality of the images and about files that are not read.
     """
 
     name: str
@@ -116,23 +129,23 @@ class ArraySource:
 
     @property
     def channels(self) -> int:
-        """Of every image."""
+        """Number of channels of every image."""
         return self.images.shape[-1]
 
     @property
     def sizes(self) -> np.ndarray:
-        """int32 [size, 2], all alike."""
+        """int32 [size, 2], height and width of every image in pixels; all rows are identical."""
         return np.broadcast_to(np.array(self.images.shape[1:3], np.int32), (len(self), 2))
 
     @property
     def num_classes(self) -> int:
-        """Number of class names, else one more than the largest label; 0 without labels."""
+        """Number of class names, or the largest label plus 1 without names; 0 without labels."""
         if self.labels is None:
             return 0
         return len(self.classes) or int(self.labels.max(initial=-1)) + 1
 
     def fingerprint(self) -> str:
-        """Tells sets apart: size, shape, labels or none, and a checksum of all bytes."""
+        """Text that identifies the set: shape, labelled or not, and CRC-32 of images and labels."""
         check = zlib.crc32(np.ascontiguousarray(self.images).data)
         if self.labels is not None:
             check = zlib.crc32(np.ascontiguousarray(self.labels).data, check)
@@ -140,41 +153,49 @@ class ArraySource:
         return f"{list(self.images.shape)} {labels} {check:08x}"
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Over all pixels; see ``channel_statistics``."""
+        """Mean and standard deviation per channel over all pixels; see ``channel_statistics``."""
         return channel_statistics(self.images)
 
     def take(self, index: np.ndarray) -> "ArraySource":
-        """The examples at ``index`` int [n], in that order."""
+        """Source of the images at ``index``, int [n], in that order."""
         labels = None if self.labels is None else self.labels[index]
         names = None if self.names is None else self.names[index]
         return dataclasses.replace(self, images=self.images[index], labels=labels, names=names)
 
     def renumbered(self, to: np.ndarray, classes: tuple[str, ...], note: str = "") -> "ArraySource":
-        """The same images with other numbers for their classes; see ``Source.renumbered``."""
+        """Source of the same images with new class numbers; see ``Source.renumbered``."""
         labels = None if self.labels is None else new_numbers(self.labels, to)
         notes = (*self.notes, note) if note else self.notes
         return dataclasses.replace(self, labels=labels, classes=classes, notes=notes)
 
     def image(self, index: int, halvings: int = 0, memory: np.ndarray | None = None) -> np.ndarray:
-        """One image, uint8 [H, W, C]; decoded already, so never halved."""
+        """One image, uint8 [H, W, C]. ``halvings`` must be 0, because nothing is decoded."""
         assert not halvings
         return self.images[index]
 
     def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:
-        """All images in order and as they are, at most ``rows`` at a time."""
+        """Yields all images in order and at their size, at most ``rows`` per block."""
         for start in range(0, len(self), rows):
             yield self.images[start : start + rows]
 
 
 def new_numbers(labels: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """Labels int64 [n], -1 for none, by the new number of every old one; see ``renumbered``."""
+    """Replaces class numbers; see ``Source.renumbered``.
+
+    Args:
+        labels: int64 [n], -1 for no label.
+        to: int [num_classes], new number of every class, -1 to remove the label.
+
+    Returns:
+        int64 [n], -1 for no label.
+    """
     return np.where(labels < 0, -1, to[labels]).astype(np.int64)
 
 
 def seeded_subset(source: Source, limit: int, *, seed: int) -> Source:
-    """At most ``limit`` examples, chosen by the seed and in order.
+    """Draws at most ``limit`` examples by the seed, and keeps their order.
 
-    The first rows of a set that is sorted by class would lack classes.
+    The first ``limit`` examples are no substitute: in a set sorted by class they lack classes.
     """
     if len(source) <= limit:
         return source
@@ -183,14 +204,15 @@ def seeded_subset(source: Source, limit: int, *, seed: int) -> Source:
 
 
 def labelled_fraction(source: Source, fraction: float, *, seed: int) -> Source:
-    """A keyed share of each class's labelled examples, at least one of each, in order.
+    """Draws a fraction of the labelled examples of every class, and keeps their order.
 
-    A larger share of the same seed holds every smaller one.
+    Every class keeps at least one example. With the same seed, a larger fraction contains all
+    examples of a smaller one.
 
     Args:
-        source: With labels, -1 for none.
-        fraction: Within (0, 1].
-        seed: Of the choice.
+        source: Source with labels, -1 for no label.
+        fraction: Fraction of the labelled examples per class, in (0, 1].
+        seed: Seed of the permutation that decides which examples are drawn.
     """
     labels = np.asarray(source.labels)
     rank = sampler.permute(np.arange(len(source)), sampler.epoch_key(seed, 2), len(source))
@@ -203,31 +225,46 @@ def labelled_fraction(source: Source, fraction: float, *, seed: int) -> Source:
 
 
 def split(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits [0, size) by a keyed permutation: (training, validation) indices, each sorted.
+    """Splits the indices 0 to ``size`` - 1 into training and validation by a seeded permutation.
+
+    Args:
+        size: Number of examples.
+        fraction: Fraction of the examples for validation, in [0, 1).
+        seed: Seed of the permutation.
+
+    Returns:
+        (training, validation): int64 indices, each sorted.
 
     Raises:
-        UserError: The fraction is outside [0, 1), or leaves a part empty that should not be.
+        UserError: The fraction is outside [0, 1), or it leaves no example for training, or none for
+            validation although it is not 0.
     """
     if not 0.0 <= fraction < 1.0:
-        raise UserError(f"data.validation_fraction is {fraction}; give a share within [0, 1)")
+        raise UserError(f"data.validation_fraction is {fraction}; give a fraction in [0, 1)")
     held_out = round(size * fraction)
     if held_out == size or (fraction > 0.0 and held_out == 0):
         raise UserError(
-            f"data.validation_fraction {fraction} of {size} images leaves {held_out} to validate "
-            f"on and {size - held_out} to train on; neither part may be empty"
+            f"data.validation_fraction {fraction} of {size} images leaves {held_out} for "
+            f"validation and {size - held_out} for training; neither split may be empty"
         )
     order = sampler.permute(np.arange(size), sampler.epoch_key(seed, 0), size)
     return np.sort(order[held_out:]).astype(np.int64), np.sort(order[:held_out]).astype(np.int64)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation a channel of uint8 [N, H, W, C], on the scale [0, 1].
+    """Mean and standard deviation per channel, on the scale [0, 1].
 
-    A constant channel gets a standard deviation of 1/255, one grey level, so that dividing by it is
-    safe.
+    The standard deviation is at least 1/255, one grey level, so that division by it is safe for a
+    constant channel.
+
+    Args:
+        images: uint8 [N, H, W, C].
+
+    Returns:
+        (means, standard deviations), each of length C.
     """
     channels = images.shape[-1]
-    # Exact from counts of the 256 values, whatever the size and without a float copy of the images.
+    # Counting the 256 values is exact for any number of images and needs no float copy of them.
     values = np.arange(256) / 255
     means, stds = [], []
     for channel in range(channels):

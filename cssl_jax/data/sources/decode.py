@@ -1,4 +1,4 @@
-"""Encoded pictures to arrays by Pillow: every format, mode and orientation to one kind of array."""
+"""Decodes images of every format, mode and orientation to uint8 arrays, with Pillow."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ import PIL.ImageOps
 import PIL.JpegImagePlugin
 import PIL.TiffImagePlugin
 
-# HEIC needs the package pillow-heif, which is optional.
+# HEIC files need the optional package pillow-heif.
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 _HEIF = importlib.util.find_spec("pillow_heif") is not None
 SUFFIXES = frozenset(
@@ -28,33 +28,35 @@ SUFFIXES = frozenset(
     )
 )
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(("HEIF",) if _HEIF else ()))
-ORIENTATION = 0x0112  # of EXIF
+ORIENTATION = 0x0112  # EXIF tag
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_PHOTOMETRIC = 262  # tag of a TIFF
+_PHOTOMETRIC = 262  # TIFF tag; 0 means that the value 0 is white
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*")
 _NPZ = "save the images as one .npz file, uint8 [N, H, W, C]"
 _SCALE = f"scale them to 8 or 16 bits, or {_NPZ}"
 _END_OF_JPEG = b"\xff\xd9"
-# Frames of TensorFlow's decoder: baseline, extended and progressive. Lossless (SOF3) and arithmetic
-# ones are Pillow's alone.
+# Frame types that TensorFlow decodes: baseline, extended and progressive. Only Pillow decodes
+# lossless (SOF3) and arithmetic frames.
 _HUFFMAN_DCT = (0xC0, 0xC1, 0xC2)
-# What Pillow's readers raise for a file of another format.
+# Exceptions that readers of Pillow raise for a file of another format.
 _FORMAT_ERRORS = (SyntaxError, IndexError, TypeError, KeyError, struct.error)
-_SUBSAMPLINGS = (0, 1, 2)  # 4:4:4, 4:2:2, 4:2:0: of others, decoders differ in the last bit
+# Chroma subsampling 4:4:4, 4:2:2 and 4:2:0. For others, decoders differ in the last bit.
+_SUBSAMPLINGS = (0, 1, 2)
 
 T = TypeVar("T")
-# What Pillow says of single files, by warnings and by its logger, is told by the scan's index.
+# The scan records the defects of every file, so that warnings and log lines of Pillow are dropped.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used.
+    """An image that cannot be used.
 
     Attributes:
         reason: "empty", "unreadable", "truncated" or "oversize".
-        size: (height, width) where the header told it, else (0, 0).
+        detail: Description for the user; "" if there is none.
+        size: (height, width) in pixels, from the header; (0, 0) if the header cannot be read.
     """
 
     def __init__(self, reason: str, detail: str, size: tuple[int, int] = (0, 0)) -> None:
@@ -63,13 +65,13 @@ class ImageError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A decoded picture.
+class DecodedImage:
+    """A decoded image.
 
     Attributes:
-        pixels: uint8 [h, w, channels], upright.
+        pixels: uint8 [h, w, C], upright.
         kind: Format and mode of the file, such as "JPEG RGB".
-        plain_jpeg: ``tf.io.decode_jpeg`` with integer-accurate DCT gives the same pixels.
+        plain_jpeg: True if ``tf.io.decode_jpeg`` with integer-accurate DCT gives the same pixels.
     """
 
     pixels: np.ndarray
@@ -78,49 +80,52 @@ class Picture:
 
 
 def is_image_name(path: str) -> bool:
-    """Whether a file is a picture by its name; hidden files (.DS_Store, ._x.jpg) are not."""
+    """True if a file is an image by its suffix. Hidden files (.DS_Store, ._x.jpg) are not."""
     name = path.rpartition("/")[2]
     _, dot, suffix = name.rpartition(".")
     return not name.startswith(".") and dot + suffix.lower() in SUFFIXES
 
 
 def decode(content: bytes, channels: int, halvings: int = 0) -> np.ndarray:
-    """The pixels alone; see ``decode_image``."""
+    """Decodes an image to uint8 [h, w, C]; see ``decode_image``."""
     return decode_image(content, channels, halvings=halvings).pixels
 
 
 def decode_image(
     content: bytes, channels: int, max_pixels: float = np.inf, *, halvings: int = 0
-) -> Picture:
-    """Decodes JPEG, PNG, WebP, BMP, GIF or TIFF; of several frames the first.
+) -> DecodedImage:
+    """Decodes an image in one of ``FORMATS``; from several frames it takes the first.
 
-    EXIF orientation is undone. Transparent pictures are laid on white, or keep their transparency
-    with 4 channels. 16-bit grey goes to 8 bits as 65535 to 255; grey of colour is ITU-R 601 luma.
+    The EXIF orientation is applied. Transparent images are put on white, or keep their transparency
+    with 4 channels. 16-bit values are scaled to 8 bits, 65535 to 255. Colour becomes grey by
+    ITU-R 601 luma.
 
     Args:
-        content: The file.
+        content: Bytes of the file.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-        max_pixels: More, by the header, are refused before anything is decoded.
-        halvings: How often the sides of a JPEG are halved in decoding, by leaving out coefficients
-            of its blocks; odd sides are rounded up.
+        max_pixels: Maximum height x width. The header of a larger image is refused before anything
+            is decoded.
+        halvings: Number of times that the sides of a JPEG are halved, 0 for full size. The decoder
+            omits DCT coefficients of every block. Odd sides are rounded up.
 
     Raises:
-        ImageError: It is empty, unreadable, cut short, or oversize.
+        ImageError: The file is empty, unreadable, cut short, or oversize.
     """
-    return _with_notes_or_without(
-        content, lambda kept: _decode(kept, channels, max_pixels, halvings)
+    return _retry_without_metadata(
+        content, lambda stripped: _decode(stripped, channels, max_pixels, halvings)
     )
 
 
-def _decode(content: bytes, channels: int, max_pixels: float, halvings: int) -> Picture:
+def _decode(content: bytes, channels: int, max_pixels: float, halvings: int) -> DecodedImage:
     size = (0, 0)
     try:
         image = open_image(content, max_pixels)
         size = (image.height, image.width)
         kind = f"{image.format} {image.mode}"
-        # TensorFlow reads on to the end marker, Pillow to the last row.
+        # TensorFlow reads to the end marker, Pillow only to the last row.
         plain = _is_plain(image, channels, content) and content.endswith(_END_OF_JPEG)
-        if halvings:  # the largest reduction that leaves no side below these
+        if halvings:
+            # Pillow chooses the largest reduction whose sides are not smaller than these.
             image.draft(None, (image.width >> halvings, image.height >> halvings))
         image.load()
         orientation = _orientation(image)
@@ -128,50 +133,53 @@ def _decode(content: bytes, channels: int, max_pixels: float, halvings: int) -> 
     except ImageError as error:
         error.size = error.size if any(error.size) else size
         raise
-    except Exception as error:  # a broken file can raise nearly anything in a decoder
-        raise ImageError(_reason(content, error), _words(error), size) from error
-    return Picture(pixels, kind, plain and orientation == 1)
+    except Exception as error:  # decoders raise many types of exceptions for a damaged file
+        raise ImageError(_reason(content, error), _description(error), size) from error
+    return DecodedImage(pixels, kind, plain and orientation == 1)
 
 
 def open_image(
     content: bytes, max_pixels: float = np.inf, formats: Sequence[str] = FORMATS
 ) -> PIL.Image.Image:
-    """Reads the header of an encoded image. The package opens images nowhere else.
+    """Reads the header of an encoded image. This is the only place where the package opens one.
 
-    ``PIL.Image.open`` would try every format that Pillow knows, among them PostScript, which it
-    hands to the program Ghostscript; and its limit of pixels is a global variable.
+    ``PIL.Image.open`` would try every format of Pillow. Among them is PostScript, which Pillow
+    passes to the program Ghostscript. Its limit of pixels is a global variable.
 
     Args:
-        content: The file.
+        content: Bytes of the file.
         max_pixels: Maximum height x width.
-        formats: Pillow's names of the formats that are tried.
+        formats: Formats to try, by the names that Pillow gives them.
+
+    Returns:
+        Image whose pixels are not decoded yet.
 
     Raises:
-        ImageError: The file is empty, in none of the formats, or has more pixels.
+        ImageError: The file is empty, has none of the formats, or has more pixels.
     """
     if not content:
         raise ImageError("empty", "0 bytes")
     _register_readers()
-    trouble: Exception | None = None
+    failure: Exception | None = None
     for name in formats:
         factory, accepts = PIL.Image.OPEN[name]
         if accepts is None or accepts(content[:16]) is True:
             try:
                 image = factory(io.BytesIO(content), "")
-            except Exception as error:  # a broken header can raise nearly anything
-                trouble = error
+            except Exception as error:  # readers raise many types for a damaged header
+                failure = error
                 continue
             if image.height * image.width > max_pixels:
                 detail = f"{image.width} x {image.height} px, at most {max_pixels:,.0f} pixels"
                 raise ImageError("oversize", detail, (image.height, image.width))
             return image
-    if trouble is not None and not isinstance(trouble, _FORMAT_ERRORS):
-        raise ImageError(_reason(content, trouble), _words(trouble)) from trouble
+    if failure is not None and not isinstance(failure, _FORMAT_ERRORS):
+        raise ImageError(_reason(content, failure), _description(failure)) from failure
     if content[:4] in _TIFF and "TIFF" in formats and (layout := _tiff_layout(content)):
-        raise ImageError("unreadable", f"{layout}; {_NPZ}") from trouble
+        raise ImageError("unreadable", f"{layout}; {_NPZ}") from failure
     *others, last = [name.replace("WEBP", "WebP") for name in formats]
     names = f"{', '.join(others)} or {last}" if others else last
-    raise ImageError(_reason(content, trouble or ValueError()), f"no {names} file") from trouble
+    raise ImageError(_reason(content, failure or ValueError()), f"not a {names} file") from failure
 
 
 @functools.cache
@@ -181,51 +189,64 @@ def _register_readers() -> None:
         importlib.import_module("pillow_heif").register_heif_opener()
 
 
-def _with_notes_or_without(content: bytes, read: Callable[[bytes], T]) -> T:
-    """What ``read`` gives of a file, and of a PNG without its texts and profile if these fail.
+def _retry_without_metadata(content: bytes, read: Callable[[bytes], T]) -> T:
+    """Calls ``read``; for a PNG with large metadata, again without its texts and colour profile.
 
-    Pillow refuses those that unpack to more than 1 MB, and they are not used here.
+    Pillow refuses texts and profiles that decompress to more than 1 MB. Neither is used here.
     """
     try:
         return read(content)
     except ImageError as error:
         if "MAX_TEXT" not in error.detail or not content.startswith(_PNG):
             raise
-        return read(_without_notes(content))
+        return read(_strip_metadata(content))
 
 
-def _without_notes(content: bytes) -> bytes:
-    """A PNG without its texts and its colour profile."""
-    kept, at = [content[: len(_PNG)]], len(_PNG)
-    while at + 12 <= len(content):
-        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
-        if content[at + 4 : at + 8] not in (b"iCCP", b"tEXt", b"zTXt", b"iTXt"):
-            kept.append(content[at:end])
-        at = end
-    return b"".join(kept)
+def _strip_metadata(content: bytes) -> bytes:
+    """Removes the texts and the colour profile of a PNG."""
+    chunks, start = [content[: len(_PNG)]], len(_PNG)
+    # A chunk is its length (4 bytes), its type (4), the data and a checksum (4).
+    while start + 12 <= len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        if content[start + 4 : start + 8] not in (b"iCCP", b"tEXt", b"zTXt", b"iTXt"):
+            chunks.append(content[start:end])
+        start = end
+    return b"".join(chunks)
 
 
 def _tiff_layout(content: bytes) -> str:
-    """Bands and values of a TIFF that Pillow does not decode; "" where its tags are broken."""
+    """Describes the bands and values of a TIFF that Pillow does not decode.
+
+    Returns:
+        The description; "" if the tags are damaged.
+    """
     file = io.BytesIO(content)
     try:
         tags = PIL.TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
         file.seek(tags.next)
         tags.load(file)
+        # 277 SamplesPerPixel, 258 BitsPerSample, 339 SampleFormat (TIFF 6.0)
         bands, bits = int(tags.get(277, 1)), int(tags.get(258, (1,))[0])
         kind = {2: "signed", 3: "floating-point"}.get(int(tags.get(339, (1,))[0]), "unsigned")
-    except Exception:  # broken tags can raise nearly anything
+    except Exception:  # damaged tags raise many types of exceptions
         return ""
     return f"a TIFF of {bands} band(s) of {bits}-bit {kind} values, which Pillow does not decode"
 
 
 def read_index_png(content: bytes, max_pixels: float) -> np.ndarray:
-    """Decodes a PNG with one byte per pixel as the numbers that it holds, uint8 [h, w].
+    """Decodes a PNG with one byte per pixel to its stored values, such as class numbers.
+
+    Args:
+        content: Bytes of the file.
+        max_pixels: Maximum height x width.
+
+    Returns:
+        uint8 [h, w].
 
     Raises:
-        ImageError: It is no such PNG, or has more than ``max_pixels``.
+        ImageError: The file is not such a PNG, is damaged, or has more pixels.
     """
-    return _with_notes_or_without(content, lambda kept: _indices(kept, max_pixels))
+    return _retry_without_metadata(content, lambda stripped: _indices(stripped, max_pixels))
 
 
 def _indices(content: bytes, max_pixels: float) -> np.ndarray:
@@ -236,11 +257,12 @@ def _indices(content: bytes, max_pixels: float) -> np.ndarray:
         raise ImageError("unreadable", detail, size)
     try:
         return np.array(image)
-    except Exception as error:  # a broken file can raise nearly anything in a decoder
-        raise ImageError(_reason(content, error), _words(error), size) from error
+    except Exception as error:  # decoders raise many types of exceptions for a damaged file
+        raise ImageError(_reason(content, error), _description(error), size) from error
 
 
 def _is_plain(image: Any, channels: int, content: bytes) -> bool:
+    """True if TensorFlow decodes the frame of this JPEG to the same pixels as Pillow."""
     if image.format not in ("JPEG", "MPO") or _frame_marker(content) not in _HUFFMAN_DCT:
         return False
     if image.mode == "L":
@@ -251,29 +273,35 @@ def _is_plain(image: Any, channels: int, content: bytes) -> bool:
 
 
 def _frame_marker(content: bytes) -> int:
-    """The marker of a JPEG's frame, SOF0 (0xC0) to SOF15: its process; 0 where there is none."""
-    at = 2
-    while at + 4 <= len(content) and content[at] == 0xFF:
-        marker = content[at + 1]
-        if marker == 0xFF:  # fill bytes may stand before a marker
-            at += 1
+    """Frame marker of a JPEG, SOF0 (0xC0) to SOF15 (0xCF), which gives its coding process.
+
+    Returns:
+        The marker; 0 if there is none.
+    """
+    offset = 2
+    while offset + 4 <= len(content) and content[offset] == 0xFF:
+        marker = content[offset + 1]
+        if marker == 0xFF:  # fill bytes may precede a marker
+            offset += 1
             continue
-        # Of these 16 markers three are no frames: Huffman tables, a reserved one, arithmetic ones.
+        # Three of the 16 markers do not start a frame: DHT (Huffman tables), JPG (reserved) and
+        # DAC (arithmetic coding).
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return marker
-        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        offset += 2 + int.from_bytes(content[offset + 2 : offset + 4], "big")
     return 0
 
 
 def _orientation(image: PIL.Image.Image) -> int:
     try:
         value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # a broken EXIF block is no reason to lose the picture
+    except Exception:  # an image with a damaged EXIF block can still be used
         return 1
     return value if value in range(1, 9) else 1
 
 
 def _pixels(image: PIL.Image.Image, channels: int, orientation: int) -> np.ndarray:
+    """Upright pixels, uint8 [h, w, C], by the EXIF orientation 1 (upright) to 8."""
     pixels = np.asarray(_in_mode(image, channels))
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if orientation in (5, 6, 7, 8):
@@ -305,17 +333,23 @@ def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode == "F":
         raise ImageError("unreadable", f"floating-point values, {low:g} to {high:g}; {_SCALE}")
     if low < 0 or high > 65535:
-        why = "which is below 0" if low < 0 else "which is beyond 16 bits"
-        raise ImageError("unreadable", f"values from {low} to {high}, {why}; {_SCALE}")
+        problem = "which is below 0" if low < 0 else "which is beyond 16 bits"
+        raise ImageError("unreadable", f"values from {low} to {high}, {problem}; {_SCALE}")
     tags = getattr(image, "tag_v2", {})
-    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0:  # white is zero
+    # Pillow inverts WhiteIsZero images of 8 bits itself, but not those of 16 bits.
+    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0:
         values = 2 ** int(tags.get(258, (16,))[0]) - 1 - values.astype(np.int64)
+    # Integer form of round(values * 255 / 65535).
     return PIL.Image.fromarray(((values.astype(np.int64) * 510 + 65535) // 131070).astype(np.uint8))
 
 
 def _reason(content: bytes, error: Exception) -> str:
-    """Truncated where bytes are missing at the end, as the decoder or the file itself says."""
+    """Reason of an ``ImageError``: "truncated" if bytes are missing at the end, else "unreadable".
+
+    Bytes are missing if the decoder says so, or if the header gives more bytes than the file has.
+    """
     missing = "truncated" in str(error) or isinstance(error, EOFError)
+    # A RIFF file (WebP) starts with its size, a TIFF with the offset of its first directory.
     if content[:4] == b"RIFF" and len(content) >= 8:
         missing |= struct.unpack("<I", content[4:8])[0] + 8 > len(content)
     if content[:2] in (b"II", b"MM") and len(content) >= 8:
@@ -324,12 +358,17 @@ def _reason(content: bytes, error: Exception) -> str:
     return "truncated" if missing else "unreadable"
 
 
-def _words(error: Exception) -> str:
+def _description(error: Exception) -> str:
+    """Message of an exception on one line, at most 120 characters; its type without a message."""
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def resize(pixels: np.ndarray, size: int, interpolation: str) -> np.ndarray:
-    """``resample`` rounded to uint8 [size, size, C]."""
+    """Resizes to a square and rounds; see ``resample``.
+
+    Returns:
+        uint8 [size, size, C].
+    """
     if pixels.shape[:2] == (size, size):
         return pixels
     planes = np.rint(resample(pixels, size, interpolation)).astype(np.uint8)
@@ -341,13 +380,13 @@ def resample(pixels: np.ndarray, size: int, interpolation: str) -> np.ndarray:
 
     Args:
         pixels: uint8 [h, w, C].
-        size: Side of the output.
+        size: Side of the output in pixels.
         interpolation: "bilinear" or "bicubic".
 
     Returns:
-        float32 [C, size, size] in [0, 255], not rounded: Pillow's 8-bit resize would round between
-        its two passes.
+        float32 [C, size, size] in [0, 255], not rounded.
     """
+    # Float planes, because the 8-bit resize of Pillow rounds between its two passes.
     planes = np.moveaxis(pixels, -1, 0).astype(np.float32)
     if pixels.shape[:2] == (size, size):
         return planes

@@ -1,4 +1,4 @@
-"""Encoded pictures of any size as a source: cleaned once, decoded when they are needed."""
+"""Source of encoded images of any size: cleaned once, decoded when they are read."""
 
 import dataclasses
 import functools
@@ -22,21 +22,23 @@ from cssl_jax.data.sources.base import ArraySource, Rejected, Source, new_number
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.files import cache_folder, to_bytes
 
-IN_MEMORY_LIMIT = 2**30  # bytes of decoded pictures that are kept without being asked to
+# Maximum bytes of decoded images to keep in memory if data.in_memory is None.
+IN_MEMORY_LIMIT = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSource:
-    """The pictures of some records that the scan kept, or a part of them.
+    """Images of ``Records`` that the scan kept, or a subset of them.
 
     Attributes:
-        records: Where the encoded pictures lie.
-        index: What the scan found; one entry a record.
-        numbers: int64 [size], which records these are.
-        channels: To which every picture is brought.
-        numbering: New number of every class of the records and the names in the order of the new
-            numbers; None keeps the records' own.
-        added_notes: Sentences beside the records' own.
+        records: Reader of the encoded images.
+        index: Result of the scan, with one entry per record.
+        numbers: int64 [size], index of the record of every image.
+        channels: Number of channels that every image is converted to.
+        numbering: (to, classes): int [number of classes of the records] with the new class number
+            of every class, -1 for no label, and the class names in the order of the new numbers.
+            None keeps the classes of the records.
+        added_notes: Sentences to add to the notes of the records.
     """
 
     records: Records
@@ -51,12 +53,12 @@ class ImageSource:
 
     @property
     def name(self) -> str:
-        """Of the records."""
+        """Name of the records."""
         return self.records.name
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """int64 [size], -1 for none; None where nothing is labelled."""
+        """int64 [size], class number of every image, -1 for no label; None without labels."""
         if self.records.labels is None:
             return None
         labels = self.records.labels[self.numbers]
@@ -64,42 +66,45 @@ class ImageSource:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names of the whole set, in the order of their numbers."""
+        """Class names of the whole set, in the order of the class numbers."""
         return self.records.classes if self.numbering is None else self.numbering[1]
 
     @property
     def num_classes(self) -> int:
-        """Classes of the whole set, whether or not this split has images of them."""
+        """Number of classes of the whole set, including those without an image in this subset."""
         return len(self.classes)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on what was read and what was not."""
+        """Sentences about the quality of the images and about files that are not read."""
         return (*getattr(self.records, "notes", ()), *self.added_notes)
 
     @property
     def rejected(self) -> Rejected:
-        """(name, reason, detail) of what the scan left out."""
+        """(name, reason, detail) of every image of the whole set that the scan excluded."""
         return scan.rejected(self.records.names, self.index)
 
     @functools.cached_property
     def names(self) -> np.ndarray:
-        """Str [size], of the records."""
+        """Str [size], name of the record of every image."""
         return np.array([self.records.names[number] for number in self.numbers], str)
 
     @functools.cached_property
     def sizes(self) -> np.ndarray:
-        """int32 [size, 2], height and width after orientation."""
+        """int32 [size, 2], height and width in pixels after the EXIF orientation is applied."""
         sizes = np.stack([self.index.height, self.index.width], axis=1)[self.numbers]
-        return sizes.astype(np.int32)  # a kept picture has max_pixels at most
+        return sizes.astype(np.int32)  # cannot overflow: a kept image has at most max_pixels
 
     @functools.cached_property
     def plain_jpeg(self) -> np.ndarray:
-        """Bool [size]: TensorFlow's decoder gives the same pixels."""
+        """Bool [size], True for JPEGs that TensorFlow decodes to the same pixels as Pillow."""
         return self.index.plain_jpeg[self.numbers]
 
     def fingerprint(self) -> str:
-        """Tells sets apart: size, channels, labels or none, a checksum of all files' digests."""
+        """Text that identifies the set: size, channels, labelled or not, and a checksum.
+
+        The checksum is the CRC-32 of the digests of all files and of the labels.
+        """
         check = zlib.crc32(np.ascontiguousarray(self.index.digest[self.numbers]).data)
         if self.labels is not None:
             check = zlib.crc32(np.ascontiguousarray(self.labels).data, check)
@@ -107,28 +112,29 @@ class ImageSource:
         return f"[{len(self)}, *, *, {self.channels}] {labels} {check:08x}"
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation a channel on [0, 1]; every picture counts alike."""
+        """Mean and standard deviation per channel on [0, 1]; every image has the same weight."""
         mean = self.index.mean[self.numbers].mean(axis=0)
         variance = self.index.square[self.numbers].mean(axis=0) - mean**2
         std = np.maximum(np.sqrt(np.maximum(variance, 0.0)), 1 / 255)
         return tuple(mean.tolist()), tuple(std.tolist())
 
     def take(self, index: np.ndarray) -> "ImageSource":
-        """The examples at ``index`` int [n], in that order."""
+        """Source of the images at ``index``, int [n], in that order."""
         return dataclasses.replace(self, numbers=self.numbers[index])
 
     def renumbered(self, to: np.ndarray, classes: tuple[str, ...], note: str = "") -> "ImageSource":
-        """The same images with other numbers for their classes; see ``Source.renumbered``."""
-        if self.numbering is not None:  # the records' classes by way of the present numbers
+        """Source of the same images with new class numbers; see ``Source.renumbered``."""
+        if self.numbering is not None:
+            # ``to`` maps the present numbers. ``numbering`` maps the numbers of the records.
             to = new_numbers(self.numbering[0], to)
         notes = (*self.added_notes, note) if note else self.added_notes
         return dataclasses.replace(self, numbering=(to, classes), added_notes=notes)
 
     def encoded(self, index: int) -> bytes:
-        """The file's bytes.
+        """Reads the bytes of one encoded image.
 
         Raises:
-            RunError: It can no longer be read.
+            RunError: The image can no longer be read.
         """
         number = int(self.numbers[index])
         try:
@@ -136,31 +142,38 @@ class ImageSource:
         except OSError as error:
             raise RunError(
                 f"{self.name}: {self.records.names[number]} can no longer be read: {error}; "
-                "restore it and run the same command to go on"
+                "restore it and run the same command to resume"
             ) from error
 
     @functools.cached_property
     def files(self) -> np.ndarray | None:
-        """Bytes [size], paths for those who read files themselves; None where none is a file."""
+        """Bytes [size], path of every image, for readers other than this class.
+
+        None if the images are not single files.
+        """
         if not isinstance(self.records, FileRecords):
             return None
         return np.array([os.fsencode(self.records.path(int(n))) for n in self.numbers])
 
     def image(self, index: int, halvings: int = 0, memory: np.ndarray | None = None) -> np.ndarray:
-        """One picture, uint8 [h, w, C].
+        """Reads and decodes one image.
 
         Args:
-            index: Of the picture.
-            halvings: How often its sides are to be halved in decoding, up to 3; a ``plain_jpeg``
-                only. Odd sides are rounded up.
-            memory: uint8 [n] that the image may be written to.
+            index: Index of the image.
+            halvings: Number of times that decoding halves the sides, 0 (full size) to 3. Only a
+                ``plain_jpeg`` can be halved. Odd sides are rounded up.
+            memory: uint8 [n], buffer that the image may be written to; None allocates one.
+
+        Returns:
+            uint8 [h, w, C].
 
         Raises:
-            RunError: It is no longer what the scan saw.
+            RunError: The image cannot be read, or has changed since the scan.
         """
         content = self.encoded(index)
         number = int(self.numbers[index])
         height, width = int(self.index.height[number]), int(self.index.width[number])
+        # -(-side >> n) divides by 2**n and rounds up.
         expected = (-(-height >> halvings), -(-width >> halvings), self.channels)
         if self.plain_jpeg[index]:
             decoded = jpeg.decode(content, expected, memory)
@@ -169,25 +182,26 @@ class ImageSource:
         try:
             image = decode.decode(content, self.channels, halvings)
         except decode.ImageError as error:
-            raise self._changed(number, str(error)) from error
+            raise self._change_error(number, str(error)) from error
         if image.shape != expected:
-            raise self._changed(number, f"it is {image.shape}, it was {expected}")
+            raise self._change_error(number, f"its shape is {image.shape}, it was {expected}")
         return image
 
     def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:
-        """Centre squares in order, uint8 [r, size, size, C], at most ``rows`` at a time."""
-        squares = ahead(lambda i: _square(self.image(i), size), range(len(self)))
+        """Yields all centre squares in order, uint8 [r, size, size, C] with r <= ``rows``."""
+        squares = ahead(lambda i: _centre_square(self.image(i), size), range(len(self)))
         while block := list(itertools.islice(squares, rows)):
             yield np.stack(block)
 
-    def _changed(self, number: int, detail: str) -> RunError:
+    def _change_error(self, number: int, detail: str) -> RunError:
         return RunError(
             f"{self.name}: {self.records.names[number]} has changed since the run began: {detail}; "
-            "restore it and run the same command to go on"
+            "restore it and run the same command to resume"
         )
 
 
-def _square(image: np.ndarray, size: int) -> np.ndarray:
+def _centre_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Centre square of an image [h, w, C], resized to [size, size, C]."""
     height, width, _ = image.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -195,13 +209,18 @@ def _square(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def load_images(records: Records, options: ImageOptions) -> Source:
-    """Scans the records (once, cached) and makes a source of what is kept.
+    """Scans the records and opens the images that the scan keeps. The scan is cached.
 
-    Pictures of one size that fit in memory are decoded now and become an ``ArraySource``, which the
-    device augments; see ``options.in_memory``.
+    Images of one size that fit in memory are decoded at once into an ``ArraySource``, so that the
+    device can augment them; see ``options.in_memory``.
+
+    Args:
+        records: Reader of the encoded images.
+        options: Options for reading the images.
 
     Raises:
-        UserError: More than a share ``max_rejected`` is left out, or nothing is left.
+        UserError: More than the fraction ``max_rejected`` of the images or all images are excluded,
+            or ``in_memory`` is set and the images have different sizes.
     """
     index = scan.scan(
         records,
@@ -213,10 +232,11 @@ def load_images(records: Records, options: ImageOptions) -> Source:
     scan.check_share(index, records.name, options.max_rejected)
     notes = quality_notes(records.names, index)
     source = ImageSource(records, index, index.kept, options.channels, added_notes=notes)
-    return _decoded(source) if _fits(source, options.in_memory) else source
+    return _decode_all(source) if _fits_in_memory(source, options.in_memory) else source
 
 
-def _fits(source: ImageSource, in_memory: bool | None) -> bool:
+def _fits_in_memory(source: ImageSource, in_memory: bool | None) -> bool:
+    """True if all images have one size, and ``in_memory`` is True or the limit allows it."""
     if in_memory is False:
         return False
     sizes = source.sizes
@@ -226,13 +246,13 @@ def _fits(source: ImageSource, in_memory: bool | None) -> bool:
     if in_memory:
         low, high = sizes.min(axis=0), sizes.max(axis=0)
         raise UserError(
-            f"data.in_memory needs pictures of one size; {source.name} has heights from {low[0]} "
-            f"to {high[0]} px and widths from {low[1]} to {high[1]}; leave it out"
+            f"data.in_memory needs images of one size; {source.name} has heights from {low[0]} "
+            f"to {high[0]} px and widths from {low[1]} to {high[1]} px; omit data.in_memory"
         )
     return False
 
 
-def _decoded(source: ImageSource) -> ArraySource:
+def _decode_all(source: ImageSource) -> ArraySource:
     images = np.empty((len(source), *source.sizes[0], source.channels), np.uint8)
     for number, image in enumerate(ahead(source.image, range(len(source)))):
         images[number] = image
@@ -248,6 +268,6 @@ def _decoded(source: ImageSource) -> ArraySource:
 
 
 def cache_path(records: Records, channels: int) -> pathlib.Path:
-    """Where the scan of these records is kept."""
-    place = hashlib.blake2b(to_bytes(f"{records.name}|{channels}"), digest_size=10).hexdigest()
-    return cache_folder("index") / f"{place}.npz"
+    """Path of the cached scan of these records, for one number of channels."""
+    digest = hashlib.blake2b(to_bytes(f"{records.name}|{channels}"), digest_size=10).hexdigest()
+    return cache_folder("index") / f"{digest}.npz"

@@ -1,4 +1,4 @@
-"""JPEGs decoded by simplejpeg (libjpeg-turbo): the bits of Pillow and TensorFlow in less time."""
+"""Decodes JPEGs with simplejpeg (libjpeg-turbo): faster than Pillow, with identical pixels."""
 
 import functools
 import importlib
@@ -9,7 +9,7 @@ import numpy as np
 
 @functools.cache
 def _decoder() -> Any:
-    """The package ``simplejpeg``; None where it is not installed."""
+    """The package ``simplejpeg``; None if it is not installed."""
     try:
         return importlib.import_module("simplejpeg")
     except ImportError:
@@ -19,32 +19,35 @@ def _decoder() -> Any:
 def decode(
     content: bytes, shape: tuple[int, int, int], memory: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """Decodes a ``ImageSource.plain_jpeg`` to what its header says.
+    """Decodes a JPEG that is plain, see ``ImageSource.plain_jpeg``.
+
+    The pixels are identical to those of Pillow and TensorFlow.
 
     Args:
-        content: The file.
-        shape: Height, width and channels (1 or 3) of the result; the sides are those of the header,
-            halved up to three times, odd ones rounded up.
-        memory: uint8 [n], written to where it is large enough: fresh memory takes time too.
+        content: Bytes of the file.
+        shape: Height, width and channels (1 or 3) of the result. The sides are those of the header,
+            halved up to three times and rounded up.
+        memory: uint8 [n], buffer that the pixels are written to if it is large enough, which saves
+            the time to allocate one.
 
     Returns:
-        uint8 of that shape; None where the package is missing, the file is damaged or it is another
-        than expected, which Pillow then tells more of.
+        uint8 of that shape; None if the package is missing, the file is damaged, or it has another
+        shape. The caller then decodes with Pillow, whose errors are more detailed.
     """
     package = _decoder()
     if package is None:
         return None
     height, width, channels = shape
-    size, place = height * width * channels, None
+    size, buffer = height * width * channels, None
     if memory is not None and size <= len(memory):
-        place = memory[:size].reshape(shape)
+        buffer = memory[:size].reshape(shape)
     try:
         pixels = package.decode_jpeg(
             content,
             "RGB" if channels == 3 else "GRAY",
             min_height=height,
             min_width=width,
-            buffer=place,
+            buffer=buffer,
         )
     except ValueError:
         return None

@@ -1,4 +1,4 @@
-"""From what a user writes as data.source to a source of examples."""
+"""Opens the source of examples that the text of data.source describes."""
 
 import dataclasses
 import os
@@ -14,23 +14,31 @@ from cssl_jax.data.sources.images import load_images
 from cssl_jax.errors import UserError
 
 Opener = Callable[[str, ImageOptions], Records]
-LABEL_RULES = ("auto", "folder", "none")  # of a folder; anything else is a labels.csv
+# Rules for the labels of a folder. Any other value of data.labels is the path of a labels.csv.
+LABEL_RULES = ("auto", "folder", "none")
 KINDS = (
-    "'digits', an .npz file, a folder of pictures, a .csv list of pictures, 'tfds:NAME@SPLIT', "
+    "'digits', an .npz file, a folder of images, a .csv list of images, 'tfds:NAME@SPLIT', "
     "'wds:SHARDS.tar' or a .parquet file"
 )
-TAR_SUFFIXES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")  # packed ones get the way to unpack
+# Compressed files are refused by the reader of tar files, with the command that decompresses them.
+TAR_SUFFIXES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")
 
 
 def absolute_spec(spec: str) -> str:
-    """The same source by paths that hold from any folder; names of sets stay as they are."""
+    """Makes the paths of a source absolute, so that it can be opened from any folder.
+
+    Names of data sets are kept.
+
+    Raises:
+        UserError: The source is on another machine.
+    """
     scheme, colon, rest = spec.partition(":")
     if scheme == "wds" and colon:
         return f"wds:{_absolute(rest)}"
     if scheme == "tfds" and colon:
-        place, at, part = rest.partition("@")
-        is_path = place.startswith((".", "~", "/")) or pathlib.Path(place).is_dir()
-        return f"tfds:{_absolute(place) if is_path else place}{at}{part}"
+        location, at, split = rest.partition("@")
+        is_path = location.startswith((".", "~", "/")) or pathlib.Path(location).is_dir()
+        return f"tfds:{_absolute(location) if is_path else location}{at}{split}"
     return spec if spec in ("", "digits") else _absolute(spec)
 
 
@@ -49,11 +57,11 @@ def load_source(spec: str | os.PathLike[str], options: ImageOptions | None = Non
 
     Args:
         spec: ``digits`` (embedded); the path of an .npz file with ``images`` and ``labels``, as
-            text or as a ``pathlib.Path``; or pictures, see ``open_records``.
-        options: Of pictures; arrays are what they are.
+            text or as a ``pathlib.Path``; or encoded images, see ``open_records``.
+        options: Options for reading encoded images; None takes the defaults. Arrays ignore them.
 
     Raises:
-        UserError: Nothing is there, or what is there is no set of images.
+        UserError: The source does not exist, or is not a set of images.
     """
     spec = as_text(spec)
     if spec == "digits":
@@ -65,30 +73,31 @@ def load_source(spec: str | os.PathLike[str], options: ImageOptions | None = Non
 
 
 def as_text(spec: str | os.PathLike[str]) -> str:
-    """The text of a source that is given as text or as a path.
+    """Text of a source that is given as text or as a path.
 
     Raises:
-        UserError: It is something else, such as an array.
+        UserError: The source has another type, such as an array.
     """
     if isinstance(spec, str | os.PathLike):
         return os.fsdecode(spec)
     raise UserError(
-        f"the data source is of type {type(spec).__name__}; give a path or a name ({KINDS}); an "
-        "array of images goes to load_encoder(run)(images), or into an .npz file"
+        f"the data source is of type {type(spec).__name__}; give a path or a name ({KINDS}); pass "
+        "an array of images to load_encoder(run)(images), or save it as an .npz file"
     )
 
 
 def open_records(spec: str | os.PathLike[str], options: ImageOptions) -> Records:
-    """Opens encoded pictures; reads names, no pixels.
+    """Opens a set of encoded images. This reads names and labels, but no pixels.
 
     Args:
-        spec: A folder of pictures; a .csv list of them; ``tfds:NAME@SPLIT`` or
-            ``tfds:FOLDER@SPLIT``; ``wds:`` and a .tar, a folder or a pattern of them; a .parquet
-            file, a folder or a pattern of them.
-        options: ``labels`` of a folder; ``image_key`` and ``label_key`` of the others.
+        spec: A folder of images; a .csv list of images; ``tfds:NAME@SPLIT`` or
+            ``tfds:FOLDER@SPLIT``; ``wds:`` followed by a .tar file, a folder or a pattern; a
+            .parquet file, a folder or a pattern.
+        options: Options for reading the images. ``labels`` applies to a folder, ``image_key`` and
+            ``label_key`` to the other formats.
 
     Raises:
-        UserError: Nothing is there, or what is there is no set of pictures.
+        UserError: The set does not exist, or is not a set of images.
     """
     spec = as_text(spec)
     _check_local(spec)
@@ -101,52 +110,57 @@ def open_records(spec: str | os.PathLike[str], options: ImageOptions) -> Records
     if path.suffix in by_suffix:
         return by_suffix[path.suffix](str(path), options)
     if path.is_dir():
-        return _opener_of(path)(str(path), options)
-    trouble = "is no set of pictures" if path.exists() else "does not exist"
-    raise UserError(f"data source {spec!r} {trouble}; give {KINDS}")
+        return _opener_for(path)(str(path), options)
+    problem = "is not a set of images" if path.exists() else "does not exist"
+    raise UserError(f"data source {spec!r} {problem}; give {KINDS}")
 
 
-def _opener_of(folder: pathlib.Path) -> Opener:
-    """By what lies in a folder: a prepared TFDS set, images, or shards.
+def _opener_for(folder: pathlib.Path) -> Opener:
+    """Chooses the reader of a folder by its content: a prepared TFDS set, images, or shards.
 
-    Images win where there are at least as many as shards: one archive beside folders of images must
-    not take their place, nor a preview that of hundreds of shards.
+    A folder with images and shards is read as images if it has at least as many images as shards.
+    One archive next to folders of images must not replace them, nor a preview image hundreds of
+    shards.
+
+    Raises:
+        UserError: The folder was written by ``save_to_disk`` of Hugging Face.
     """
     from cssl_jax.data.formats.walk import has_images
 
     _refuse_saved_to_disk(folder)
     if (folder / "dataset_info.json").is_file():
-        described = (folder / "features.json").is_file() or not has_images(folder, 1)
-        return _tfds if described else _folder
+        # A folder of images may also contain a dataset_info.json.
+        is_tfds = (folder / "features.json").is_file() or not has_images(folder, 1)
+        return _tfds if is_tfds else _folder
     suffixes = [path.suffix for path in folder.iterdir() if not path.name.startswith(".")]
     shards = ".tar" if ".tar" in suffixes else ".parquet"
     count = suffixes.count(shards)
     if not count or has_images(folder, count):
         return _folder
-    return _beside_images(_tar if shards == ".tar" else _parquet, folder)
+    return _with_note_on_images(_tar if shards == ".tar" else _parquet, folder)
 
 
-def _beside_images(opener: Opener, folder: pathlib.Path) -> Opener:
-    """Opens shards, and notes that images lie beside them."""
+def _with_note_on_images(opener: Opener, folder: pathlib.Path) -> Opener:
+    """Reader of shards that adds a note if there are images next to the shards."""
 
-    def opened(path: str, options: ImageOptions) -> Records:
+    def open_with_note(path: str, options: ImageOptions) -> Records:
         from cssl_jax.data.formats.walk import has_images
 
         records: Any = opener(path, options)
         if not has_images(folder, 1):
             return records
-        note = f"images that lie beside the shards of {folder} are not read"
+        note = f"images next to the shards of {folder} are not read"
         return dataclasses.replace(records, notes=(*records.notes, note))
 
-    return opened
+    return open_with_note
 
 
 def _refuse_saved_to_disk(folder: pathlib.Path) -> None:
     arrow = any(path.suffix == ".arrow" for path in folder.iterdir())
     if (folder / "dataset_dict.json").is_file() or (arrow and (folder / "state.json").is_file()):
         raise UserError(
-            f"{folder} was written by Hugging Face's save_to_disk, whose Arrow files hold no index "
-            'of images; write parquet and give that file: python -c "import datasets as d; '
+            f"{folder} was written by save_to_disk of Hugging Face, whose Arrow files have no "
+            'index of images; write a parquet file and give that: python -c "import datasets as d; '
             f"d.load_from_disk('{folder}').to_parquet('images.parquet')\" (of one split, such as "
             f"'{folder}/train')"
         )

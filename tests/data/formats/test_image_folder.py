@@ -15,7 +15,7 @@ from cssl_jax.errors import UserError
 from helpers import dirty_images
 
 
-def test_a_folder_a_class_at_any_depth(tmp_path):
+def test_every_sub_folder_is_a_class_at_any_depth(tmp_path):
     root = dirty_images.fill(tmp_path, "b/1.png", "a/x/y/2.PNG", "a/3.png", "c.d/4.png")
     records = open_folder(root)
     assert records.names == ("a/3.png", "a/x/y/2.PNG", "b/1.png", "c.d/4.png")
@@ -27,7 +27,7 @@ def test_a_folder_a_class_at_any_depth(tmp_path):
 @pytest.mark.parametrize(
     "names", [("1.png", "2.png"), ("a/1.png", "a/2.png"), ("a/1.png", "2.png")]
 )
-def test_otherwise_nothing_is_labelled_and_insisting_says_why(tmp_path, names):
+def test_other_folders_have_no_labels_and_the_option_folder_is_refused(tmp_path, names):
     root = dirty_images.fill(tmp_path, *names)
     assert open_folder(root).labels is None
     with pytest.raises(UserError, match="two or more sub-folders"):
@@ -35,17 +35,17 @@ def test_otherwise_nothing_is_labelled_and_insisting_says_why(tmp_path, names):
 
 
 @pytest.mark.parametrize("names", [("train/a/1.png", "val/a/2.png"), ("Test/1.png", "train/2.png")])
-def test_parts_of_a_set_are_not_taken_for_classes(tmp_path, names):
+def test_splits_of_a_set_are_not_taken_for_classes(tmp_path, names):
     root = dirty_images.fill(tmp_path, *names)
     for labels in ("auto", "folder"):
-        with pytest.raises(UserError, match=r"are no classes; give one of them, .*/[Tt]"):
+        with pytest.raises(UserError, match=r"are not classes; give one of them, .*/[Tt]"):
             open_folder(root, labels)
     assert len(open_folder(root, "none").names) == 2
-    dirty_images.fill(tmp_path, "cat/3.png")  # a test of something else
+    dirty_images.fill(tmp_path, "cat/3.png")  # next to a class, train and test are classes too
     assert len(open_folder(root).classes) == 3
 
 
-def test_labels_can_be_left_out(tmp_path):
+def test_labels_can_be_ignored(tmp_path):
     root = dirty_images.fill(tmp_path, "a/1.png", "b/2.png")
     assert open_folder(root, "none").labels is None
     assert open_folder(root, "none").classes == ()
@@ -61,8 +61,8 @@ def table(path, text):
     "\ufefffile;class\nd/b.png;cat\na.png;dog\n",
     "label\tfilename\ndog\ta.png\ncat\td/b.png\n",
 ])  # fmt: skip
-def test_labels_from_a_table_leave_the_rest_without(tmp_path, text):
-    root = dirty_images.fill(tmp_path / "pictures", "a.png", "c.png", "d/b.png")
+def test_images_that_a_label_table_does_not_list_have_no_label(tmp_path, text):
+    root = dirty_images.fill(tmp_path / "images", "a.png", "c.png", "d/b.png")
     records = open_folder(root, table(tmp_path / "labels.csv", text))
     assert records.classes == ("cat", "dog")
     np.testing.assert_array_equal(records.labels, [1, -1, 0])
@@ -88,7 +88,9 @@ def test_a_second_column_names_the_numbers_of_the_first(tmp_path):
     text = "path,label,class_name\na.png,2,dog\nb.png,0,cat\nc.png,2,{}\n"
     path = table(tmp_path / "l.csv", text.format("dog"))
     assert open_folder(root, path).classes == ("cat", "1", "dog")
-    path = table(tmp_path / "l.csv", text.format("eel"))  # a column that does not name the labels
+    path = table(
+        tmp_path / "l.csv", text.format("eel")
+    )  # two names for one label: not a column of names
     assert open_folder(root, path).classes == ("0", "1", "2")
 
 
@@ -107,28 +109,28 @@ def test_a_labels_file_without_a_label_is_refused_with_its_columns(tmp_path, hea
 
 
 def test_labels_that_are_whole_numbers_keep_them(tmp_path):
-    root = dirty_images.fill(tmp_path / "pictures", "a.png", "b.png")
+    root = dirty_images.fill(tmp_path / "images", "a.png", "b.png")
     records = open_folder(root, table(tmp_path / "l.csv", "path,label\na.png,10\nb.png,2\n"))
     np.testing.assert_array_equal(records.labels, [10, 2])
     assert len(records.classes) == 11
 
 
 def test_minus_one_is_no_label(tmp_path):
-    root = dirty_images.fill(tmp_path / "pictures", "a.png", "b.png", "c.png")
+    root = dirty_images.fill(tmp_path / "images", "a.png", "b.png", "c.png")
     text = "path,label\na.png,-1\nb.png,10\nc.png,9\n"
     np.testing.assert_array_equal(
         open_folder(root, table(tmp_path / "l.csv", text)).labels, [-1, 10, 9]
     )
 
 
-def test_labels_of_which_one_is_no_number_are_names(tmp_path):
-    root = dirty_images.fill(tmp_path / "pictures", "a.png", "b.png")
+def test_labels_are_names_if_one_is_not_a_number(tmp_path):
+    root = dirty_images.fill(tmp_path / "images", "a.png", "b.png")
     records = open_folder(root, table(tmp_path / "l.csv", "path,label\na.png,747\nb.png,a320\n"))
     assert records.classes == ("747", "a320")
 
 
 def test_names_in_no_encoding_are_read_labelled_split_and_written(tmp_path):
-    root = dirty_images.fill(tmp_path / "pictures", "a.png", "b.png", "c.png", "d.png")
+    root = dirty_images.fill(tmp_path / "images", "a.png", "b.png", "c.png", "d.png")
     old = os.fsencode(root) + b"/caf\xe9.png"  # Latin-1, as old archives have it
     os.rename(root / "d.png", old)
     labels = tmp_path / "labels.csv"
@@ -145,21 +147,21 @@ def test_names_in_no_encoding_are_read_labelled_split_and_written(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("path,label\na.png,4294967296\n", r"labels\.csv: label 4294967296 is no class number"),
-    ('path,label\na.png,"' + "x" * 2**18, r"labels\.csv, line 1: .*is a quote left open\?"),
-    ("path,label\nb.png,1\n", r"names b\.png, which .* does not hold"),
-    ("path,label\na.png,1\na.png,2\n", "twice with other labels"),
-    ("picture,label\na.png,1\n", "its first line must say path,label"),
-    ("path,label\n", "names no pictures"),
+    ("path,label\na.png,4294967296\n", r"labels\.csv: label 4294967296 is not a class number"),
+    ('path,label\na.png,"' + "x" * 2**18, r"labels\.csv, line 1: .*check for an unclosed quote"),
+    ("path,label\nb.png,1\n", r"lists b\.png, which .* does not contain"),
+    ("path,label\na.png,1\na.png,2\n", "twice with different labels"),
+    ("picture,label\na.png,1\n", "the first line of the file must be path,label"),
+    ("path,label\n", "lists no images"),
 ])  # fmt: skip
 def test_tables_that_do_not_fit_are_refused(tmp_path, text, message):
-    root = dirty_images.fill(tmp_path / "pictures", "a.png")
+    root = dirty_images.fill(tmp_path / "images", "a.png")
     with pytest.raises(UserError, match=message):
         open_folder(root, table(tmp_path / "labels.csv", text))
 
 
-def test_links_are_followed_and_loops_are_survived(tmp_path):
-    root = dirty_images.fill(tmp_path / "pictures", "a/1.png")
+def test_links_are_followed_and_loops_are_not(tmp_path):
+    root = dirty_images.fill(tmp_path / "images", "a/1.png")
     dirty_images.fill(tmp_path / "elsewhere", "2.png")
     (root / "b").symlink_to(tmp_path / "elsewhere")
     (root / "a" / "up").symlink_to(root)
@@ -170,7 +172,7 @@ def test_links_are_followed_and_loops_are_survived(tmp_path):
     assert len(names) < 10
 
 
-def test_a_stamp_tells_that_a_file_has_changed(tmp_path):
+def test_a_stamp_changes_with_its_file(tmp_path):
     root = dirty_images.fill(tmp_path, "1.png", "2.png")
     before = open_folder(root).stamps
     (root / "1.png").write_bytes(b"other")
@@ -179,11 +181,11 @@ def test_a_stamp_tells_that_a_file_has_changed(tmp_path):
     assert before[1] == after[1]
 
 
-def test_what_is_no_folder_of_pictures_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is no folder"):
+def test_a_missing_folder_and_one_without_images_are_refused(tmp_path):
+    with pytest.raises(UserError, match="is not a folder"):
         open_folder(tmp_path / "missing")
-    (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(UserError, match="holds no images"):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(UserError, match="contains no images"):
         open_folder(tmp_path)
 
 
@@ -198,13 +200,13 @@ def parts(names=NAMES, labels=LABELS, groups=(), fractions=(0.8, 0.1, 0.1), seed
     return [{names[i] for i in part} for part in split]
 
 
-def test_a_split_is_a_partition_with_the_shares_of_every_class():
+def test_a_split_is_a_partition_with_the_fractions_of_every_class():
     train, validation, test = parts()
     assert train | validation | test == set(NAMES)
     assert len(train) + len(validation) + len(test) == 300
-    for part, share in ((train, 80), (validation, 10), (test, 10)):
+    for part, expected in ((train, 80), (validation, 10), (test, 10)):
         counts = collections.Counter(name[0] for name in part)
-        assert all(abs(counts[c] - share) <= 1 for c in "abc")
+        assert all(abs(counts[c] - expected) <= 1 for c in "abc")
 
 
 def test_the_split_depends_on_names_and_seed_alone():
@@ -214,7 +216,7 @@ def test_the_split_depends_on_names_and_seed_alone():
     assert parts(seed=1) != parts()
 
 
-def test_more_pictures_move_few_of_the_others():
+def test_new_images_move_few_of_the_others():
     more = parts([*NAMES, "a/new.png", "b/new.png"], np.append(LABELS, [0, 1]))
     moved = sum(len(old - new) for old, new in zip(parts(), more, strict=True))
     assert moved <= 30
@@ -226,22 +228,22 @@ def test_near_duplicates_stay_on_one_side():
     split = parts(groups=groups)
     for group in groups:
         assert sum(bool({NAMES[i] for i in group} & part) for part in split) == 1
-    assert abs(len(split[0]) - 240) <= 9  # within one group of its share of every class
+    assert abs(len(split[0]) - 240) <= 9  # within one group of the fraction of every class
 
 
-def test_a_part_of_share_zero_is_empty():
+def test_a_split_of_fraction_zero_is_empty():
     assert [len(part) for part in parts(fractions=(0.9, 0.1, 0.0))] == [270, 30, 0]
 
 
 @pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.2), (1.2, -0.2, 0.0)])
-def test_fractions_that_are_no_whole_are_refused(fractions):
+def test_fractions_that_do_not_sum_to_one_are_refused(fractions):
     with pytest.raises(UserError, match="sum to 1"):
         parts(fractions=fractions)
 
 
 def test_written_lists_open_as_sources_with_the_same_labels(tmp_path):
     root = dirty_images.fill(
-        tmp_path / "my pictures", *(f"{c}/{i}, {c}.png" for c in "abc" for i in range(8))
+        tmp_path / "my images", *(f"{c}/{i}, {c}.png" for c in "abc" for i in range(8))
     )
     written = splits.split_source(
         str(root), tmp_path / "lists", ImageOptions(), fractions=(0.5, 0.5, 0.0), seed=0
@@ -264,12 +266,12 @@ def test_written_lists_open_as_sources_with_the_same_labels(tmp_path):
             seen.add(place)
     assert seen == set(whole.names)
     (root / "a" / "0, a.png").unlink()
-    with pytest.raises(UserError, match="cannot be found beside it"):
+    with pytest.raises(UserError, match=r"which .*lists does not contain"):
         [open_list(path) for path, _ in written]
 
 
 def test_no_list_of_an_earlier_split_is_left(tmp_path):
-    root = dirty_images.fill(tmp_path / "pictures", *(f"{i}.png" for i in range(20)))
+    root = dirty_images.fill(tmp_path / "images", *(f"{i}.png" for i in range(20)))
 
     def split(*fractions):
         written = splits.split_source(

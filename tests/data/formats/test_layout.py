@@ -1,4 +1,4 @@
-"""What a folder is taken for, and what is said of files that are not read."""
+"""How the content of a folder is recognised, and the notes on files that are not read."""
 
 import io
 import json
@@ -51,9 +51,9 @@ def test_splits_are_not_taken_for_classes(tmp_path, folders, labels):
     root = dirty_images.fill(
         tmp_path / "set", *(f"{name}/{i}.png" for name in folders for i in range(2))
     )
-    with pytest.raises(UserError, match="which are no classes; give one of them") as refused:
+    with pytest.raises(UserError, match="which are not classes; give one of them") as refused:
         open_folder(root, labels)
-    # What the message says to type is accepted.
+    # The command that the message gives works.
     assert len(open_folder(root, "none").names) == 2 * len(folders)
     given = str(refused.value).partition("give one of them, ")[2].split()[0].rstrip(",")
     assert len(open_folder(given).names) == 2
@@ -96,13 +96,13 @@ def test_classes_that_are_called_like_splits_are_classes(tmp_path, folders):
     [
         (
             ("data/a/1.png", "data/b/2.png"),
-            "all images lie in one sub-folder, data; give ROOT/data",
+            "all images are in one sub-folder, data; give ROOT/data",
         ),
-        (("a/1.png", "b/2.png", "x.png"), r"1 image lies in no sub-folder \(x\.png\)"),
-        (("a/1.png", "a/2.png"), "all images lie in one sub-folder, a; classes need two"),
+        (("a/1.png", "b/2.png", "x.png"), r"1 image is in no sub-folder \(x\.png\)"),
+        (("a/1.png", "a/2.png"), "all images are in one sub-folder, a; classes need two"),
     ],
 )
-def test_why_there_are_no_labels_is_said(tmp_path, names, words, capsys):
+def test_a_note_explains_why_there_are_no_labels(tmp_path, names, words, capsys):
     root = dirty_images.fill(tmp_path / "set", *names)
     records = open_folder(root)
     assert records.labels is None
@@ -130,14 +130,14 @@ def test_a_folder_that_cannot_be_read_is_named_with_the_way_out(tmp_path, monkey
         open_folder(root)
 
 
-def test_what_save_to_disk_wrote_is_answered_with_what_to_type(tmp_path):
+def test_a_folder_of_save_to_disk_is_refused_with_a_command_that_converts_it(tmp_path):
     for name in ("data-00000-of-00001.arrow", "state.json", "dataset_info.json"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(UserError, match=r"save_to_disk.*to_parquet"):
         open_records(str(tmp_path), ImageOptions())
 
 
-# --------------------------------------------------------------- archives beside folders of images
+# --------------------------------------------------------------- archives next to folders of images
 
 
 def tar(path, count):
@@ -150,7 +150,7 @@ def tar(path, count):
 
 
 @pytest.mark.parametrize("archive", ["x.tar", "x.parquet"])
-def test_one_archive_beside_class_folders_does_not_take_their_place(tmp_path, archive):
+def test_class_folders_are_read_though_an_archive_is_next_to_them(tmp_path, archive):
     root = dirty_images.fill(tmp_path / "set", "a/1.png", "b/2.png", "b/3.png")
     tar(root / archive, 5)
     records = open_records(str(root), ImageOptions())
@@ -162,13 +162,13 @@ def test_one_archive_beside_class_folders_does_not_take_their_place(tmp_path, ar
     )
 
 
-def test_a_preview_beside_shards_does_not_take_their_place(tmp_path):
+def test_shards_are_read_though_a_preview_image_is_next_to_them(tmp_path):
     root = dirty_images.fill(tmp_path / "set", "preview/1.png")
     for number in range(3):
         tar(root / f"{number}.tar", 4)
     records = open_records(str(root), ImageOptions())
     assert len(records.names) == 12
-    assert records.notes == (f"images that lie beside the shards of {root} are not read",)
+    assert records.notes == (f"images next to the shards of {root} are not read",)
 
 
 @pytest.mark.parametrize("kind", ["list", "tar", "parquet"])
@@ -177,7 +177,7 @@ def test_fields_that_may_be_the_label_and_are_not_read_are_named(tmp_path, kind)
     if kind == "list":
         (tmp_path / "1.png").write_bytes(content)
         (tmp_path / "a.csv").write_text("path,species,site\n1.png,ant,3\n")
-        source, words = str(tmp_path / "a.csv"), r"columns species, site .*, call it 'label'"
+        source, words = str(tmp_path / "a.csv"), r"columns species, site .*, rename it to 'label'"
     elif kind == "tar":
         with tarfile.open(tmp_path / "a.tar", "w") as file:
             for suffix, data in (("png", content), ("txt", b"ant")):
@@ -195,7 +195,7 @@ def test_fields_that_may_be_the_label_and_are_not_read_are_named(tmp_path, kind)
     records = open_records(source, ImageOptions())
     assert records.labels is None
     assert re.search(f"no labels: the {words}", records.notes[0])
-    if kind != "list":  # what the sentence says to type is accepted
+    if kind != "list":  # the option that the note gives works
         key = {"tar": "txt", "parquet": "species"}[kind]
         assert open_records(source, ImageOptions(label_key=key)).classes == ("ant",)
 
@@ -205,7 +205,7 @@ def test_fields_that_may_be_the_label_and_are_not_read_are_named(tmp_path, kind)
 
 @pytest.fixture
 def phone(tmp_path):
-    """Ten images that are read, sixty that are not, and what a network drive adds."""
+    """Ten images that are read, sixty that are not, and the folders that a network drive adds."""
     root = dirty_images.fill(tmp_path / "phone", *(f"{'ab'[i % 2]}/{i}.png" for i in range(10)))
     for number in range(40):
         (root / "a" / f"{number}.HEIC").write_bytes(b"heic")
@@ -225,17 +225,17 @@ def test_files_that_are_not_read_are_counted_by_suffix(phone, tmp_path, capsys):
         in (shown)
     )
     assert f"60 of 70 files of {phone} are not read: 40 .heic" in shown
-    found = json.loads((tmp_path / "x.json").read_text())
-    assert found["not_read"] == {".heic": 40, ".dng": 20, ".csv": 1}
+    content = json.loads((tmp_path / "x.json").read_text())
+    assert content["not_read"] == {".heic": 40, ".dng": 20, ".csv": 1}
     assert "60 of 70 files" in load_source(str(phone)).notes[0]
     for path in [*phone.rglob("*.png")]:
         if "@eaDir" not in str(path) and "#recycle" not in str(path):
             path.unlink()
-    with pytest.raises(UserError, match=r"holds no images .*, only 40 \.heic .*, 20 \.dng"):
+    with pytest.raises(UserError, match=r"contains no images .*, only 40 \.heic .*, 20 \.dng"):
         open_folder(phone)
 
 
-def test_thumbnails_and_deleted_images_are_no_images(phone):
+def test_thumbnails_and_deleted_images_are_not_read(phone):
     assert all("@" not in name and "#" not in name for name in open_folder(phone).names)
 
 
@@ -293,7 +293,7 @@ def test_the_range_of_sixteen_bit_files_is_reported(tmp_path, capsys, bits, high
 
 
 @pytest.mark.skipif(walk.HEIF_SUFFIXES[0] in decode.SUFFIXES, reason="pillow-heif is installed")
-def test_a_run_says_first_what_it_does_not_read(phone, capsys):
+def test_a_run_first_reports_the_files_that_it_does_not_read(phone, capsys):
     source = load_source(str(phone))
     parts = types.SimpleNamespace(
         mesh=process.make_mesh(1),
@@ -305,5 +305,5 @@ def test_a_run_says_first_what_it_does_not_read(phone, capsys):
     evaluation = types.SimpleNamespace(evaluator=types.SimpleNamespace(labelled=True))
     pretrain_module._announce(recipes.load("debug"), phone, parts, evaluation, None, 0)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note ")]
-    assert len(lines) == 1  # of both splits once
+    assert len(lines) == 1  # one note for both splits
     assert f"60 of 70 files of {phone} are not read: 40 .heic" in lines[0]

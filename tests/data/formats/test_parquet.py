@@ -28,7 +28,7 @@ def png(number):
 
 
 def write(path, numbers, *, names=("cat", "dog", "eel"), group=4, compression="snappy"):
-    """As Hugging Face writes image sets: struct<bytes, path>, int64, and its schema's metadata."""
+    """Writes images as Hugging Face does: struct<bytes, path>, int64 and metadata in the schema."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table(
         {
@@ -51,7 +51,7 @@ def save(path, columns, **options):
     return str(path)
 
 
-def pictures(records):
+def contents(records):
     return [records.read(i) for i in range(len(records.names))]
 
 
@@ -59,7 +59,7 @@ def test_a_folder_of_hugging_face_is_its_rows_in_order(tmp_path):
     write(tmp_path / "set" / "train-00001-of-00002.parquet", range(10, 20))
     path = write(tmp_path / "set" / "train-00000-of-00002.parquet", range(10))
     records = open_parquet(str(path.parent))
-    assert pictures(records) == [png(n) for n in range(20)]
+    assert contents(records) == [png(n) for n in range(20)]
     np.testing.assert_array_equal(records.labels, np.arange(20) % 3)
     assert records.labels.dtype == np.int64
     assert records.classes == ("cat", "dog", "eel")
@@ -67,14 +67,14 @@ def test_a_folder_of_hugging_face_is_its_rows_in_order(tmp_path):
     assert len(set(records.names)) == 20
     stat = path.stat()
     assert records.stamps[3] == f"{stat.st_size}-{stat.st_mtime_ns}-3-image.bytes"
-    assert pictures(open_parquet(str(path))) == [png(n) for n in range(10)]
+    assert contents(open_parquet(str(path))) == [png(n) for n in range(10)]
     assert len(open_parquet(f"{path.parent}/train-*.parquet").names) == 20
 
 
 def test_a_hub_folder_of_train_and_test_is_refused(tmp_path):
     for part in ("train", "test"):
         write(tmp_path / f"{part}-00000-of-00001.parquet", range(3))
-    with pytest.raises(UserError, match="holds files of test and train; say which"):
+    with pytest.raises(UserError, match="contains files of test and train; choose one"):
         open_parquet(str(tmp_path))
     assert len(open_parquet(f"{tmp_path}/train-*").names) == 3
 
@@ -94,7 +94,7 @@ def test_a_plain_column_of_bytes_is_read_however_it_is_stored(
         row_group_size=7,
     )
     records = open_parquet(path)
-    assert pictures(records) == [png(n % 5) for n in range(30)]
+    assert contents(records) == [png(n % 5) for n in range(30)]
     assert records.labels is None
     assert records.classes == ()
 
@@ -107,7 +107,7 @@ def test_a_plain_column_of_bytes_is_read_however_it_is_stored(
         ([2, None, 0], [2, -1, 0], ("0", "1", "2")),
         (pa.array([1, 0, 1], pa.uint8()), [1, 0, 1], ("0", "1")),
         ([-1, -1, -1], None, ()),
-        ([0.5, 1.5, 2.5], None, ()),  # no class, and nobody has named it as such
+        ([0.5, 1.5, 2.5], None, ()),  # not classes, and no option names the column
     ],
 )
 def test_labels_are_numbers_or_names(tmp_path, labels, numbers, classes):
@@ -126,14 +126,14 @@ def test_columns_are_chosen_by_their_keys(tmp_path):
     }
     path = save(tmp_path / "x.parquet", columns)
     records = open_parquet(path, image_key="back", label_key="kind")
-    assert pictures(records) == [png(3), png(4)]
+    assert contents(records) == [png(3), png(4)]
     assert records.classes == ("x", "y")
     assert not set(records.stamps) & set(open_parquet(path, image_key="front").stamps)
     with pytest.raises(UserError, match=r"has the images front, back; .*--data\.image-key"):
         open_parquet(path)
     with pytest.raises(UserError, match=r"has no 'side'; choose --data\.image-key from front, bac"):
         open_parquet(path, image_key="side")
-    with pytest.raises(UserError, match=r"no column of pictures 'kind'"):
+    with pytest.raises(UserError, match=r"no column of images 'kind'"):
         open_parquet(path, image_key="kind")
     with pytest.raises(UserError, match=r"label 0.5 is neither .*--data\.label-key"):
         open_parquet(path, image_key="front", label_key="score")
@@ -150,7 +150,7 @@ def test_two_class_labels_ask_for_a_key(tmp_path):
     assert (list(records.labels), records.classes) == ([1], ("a", "b"))
 
 
-def test_files_that_number_their_classes_in_other_ways_are_refused(tmp_path):
+def test_files_that_number_their_classes_differently_are_refused(tmp_path):
     write(tmp_path / "a.parquet", range(3))
     write(tmp_path / "b.parquet", range(3), names=("dog", "cat", "eel"))
     with pytest.raises(UserError, match=r"b\.parquet numbers the classes .*a\.parquet"):
@@ -159,11 +159,11 @@ def test_files_that_number_their_classes_in_other_ways_are_refused(tmp_path):
 
 def test_a_label_beyond_the_names_is_refused(tmp_path):
     write(tmp_path / "a.parquet", range(3), names=("cat", "dog"))
-    with pytest.raises(UserError, match=r"column label: label 2 is no class number"):
+    with pytest.raises(UserError, match=r"column label: label 2 is not a class number"):
         open_parquet(str(tmp_path / "a.parquet"))
 
 
-def test_damaged_metadata_of_hugging_face_is_left_aside(tmp_path):
+def test_damaged_metadata_of_hugging_face_is_ignored(tmp_path):
     table = pa.table({"image": [png(1)], "label": [4]})
     for content in ("{", "[]", '{"info": null}', '{"info": {"features": 3}}'):
         pq.write_table(
@@ -172,7 +172,7 @@ def test_damaged_metadata_of_hugging_face_is_left_aside(tmp_path):
         assert open_parquet(str(tmp_path / "x.parquet")).classes == tuple("01234")
 
 
-def test_opening_does_not_read_the_pictures(tmp_path):
+def test_opening_reads_no_images(tmp_path):
     path = write(tmp_path / "x.parquet", range(40), group=10, compression="none")
     whole = bytearray(path.read_bytes())
     for number in range(40):
@@ -195,16 +195,16 @@ def test_a_row_without_bytes_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"text": ["a"]}, "has no column of pictures; .*from text"),
+        ({"text": ["a"]}, "has no column of images; .*from text"),
         ({"image": pa.array([], pa.binary())}, "has no rows"),
     ],
 )
-def test_a_file_without_pictures_is_refused(tmp_path, columns, message):
+def test_a_file_without_images_is_refused(tmp_path, columns, message):
     with pytest.raises(UserError, match=message):
         open_parquet(save(tmp_path / "x.parquet", columns))
 
 
-def test_files_of_other_columns_are_refused(tmp_path):
+def test_files_with_different_columns_are_refused(tmp_path):
     save(tmp_path / "a.parquet", {"image": [png(1)], "label": [1]})
     save(tmp_path / "b.parquet", {"picture": [png(1)], "label": [1]})
     with pytest.raises(UserError, match=r"b\.parquet has no column image; its columns are picture"):
@@ -231,7 +231,7 @@ def test_a_file_that_is_cut_short_damaged_or_changed_is_named(tmp_path):
     with pytest.raises(OSError, match=r"x\.parquet: row group 0"):
         broken.read(0)
     with pytest.raises(OSError, match=r"x\.parquet: row group 0"):
-        broken.read(1)  # and again: a failure does not block the group
+        broken.read(1)  # a failed read does not block the group
     assert broken.read(39) == png(39)
 
 
@@ -239,7 +239,7 @@ def test_a_file_that_is_cut_short_damaged_or_changed_is_named(tmp_path):
 
 
 class Counted(BinaryColumn):
-    """Counts what is read from disk, and what is held."""
+    """Records the row groups read from the disk, and counts the cached bytes."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -250,8 +250,8 @@ class Counted(BinaryColumn):
         return super()._load(group)
 
     @property
-    def held(self):
-        return sum(values.nbytes for values in self._held.values())
+    def cached_bytes(self):
+        return sum(values.nbytes for values in self._cached.values())
 
 
 def counted(path, cache_bytes):
@@ -260,15 +260,15 @@ def counted(path, cache_bytes):
     return Counted(shards, metadata, "image.bytes", cache_bytes)
 
 
-def test_held_row_groups_are_not_read_again_and_the_oldest_goes(tmp_path):
+def test_cached_row_groups_are_not_read_again_and_the_oldest_is_dropped(tmp_path):
     path = write(tmp_path / "x.parquet", range(40), group=10)
     group_bytes = sum(len(png(n)) for n in range(10)) + 11 * 4
-    pictures = counted(path, cache_bytes=int(2.5 * group_bytes))
+    column = counted(path, cache_bytes=int(2.5 * group_bytes))
     for row in (0, 9, 10, 5, 19, 20, 0, 10):
-        assert pictures.read(row) == png(row)
-        assert pictures.held <= 2.5 * group_bytes
-    assert pictures.loads == [0, 1, 2, 0, 1]
-    tiny = counted(path, cache_bytes=1)  # the last is held, however large
+        assert column.read(row) == png(row)
+        assert column.cached_bytes <= 2.5 * group_bytes
+    assert column.loads == [0, 1, 2, 0, 1]
+    tiny = counted(path, cache_bytes=1)  # the last group is cached, however large it is
     for row in (0, 1, 2, 30, 31, 0):
         assert tiny.read(row) == png(row)
     assert tiny.loads == [0, 3, 0]
@@ -278,25 +278,25 @@ def test_held_row_groups_are_not_read_again_and_the_oldest_goes(tmp_path):
 def test_many_threads_read_the_same_as_one(tmp_path, cache_bytes):
     for shard in range(3):
         write(tmp_path / f"{shard}.parquet", range(40 * shard, 40 * shard + 40), group=7)
-    pictures = counted(tmp_path, cache_bytes)
+    column = counted(tmp_path, cache_bytes)
     order = np.random.default_rng(0).integers(0, 120, 1500).tolist()
     with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(pictures.read, order)) == [png(i) for i in order]
+        assert list(pool.map(column.read, order)) == [png(i) for i in order]
     if cache_bytes == 2**28:
-        assert sorted(pictures.loads) == list(range(18))  # each once, whoever asked first
+        assert sorted(column.loads) == list(range(18))  # every group is read by one thread only
 
 
-def test_a_row_group_that_is_too_large_is_refused_with_a_command_that_mends_it(
+def test_a_row_group_that_is_too_large_is_refused_with_a_command_that_fixes_it(
     tmp_path, monkeypatch
 ):
     path = write(tmp_path / "x.parquet", range(250), group=250)
     size = sum(len(png(n)) for n in range(250))
     monkeypatch.setattr(parquet_format, "MAX_GROUP_BYTES", size // 2)
-    with pytest.raises(UserError, match=r"row group of .* write it anew") as caught:
+    with pytest.raises(UserError, match=r"row group of .* rewrite it") as caught:
         open_parquet(str(path))
     command = re.search(r"python -c .*", str(caught.value)).group()
     subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True)
     assert read_metadata(path).num_row_groups == 3
     records = open_parquet(str(path))
-    assert pictures(records) == [png(n) for n in range(250)]
-    assert records.classes == ("cat", "dog", "eel")  # of the schema's metadata
+    assert contents(records) == [png(n) for n in range(250)]
+    assert records.classes == ("cat", "dog", "eel")  # from the metadata of the schema

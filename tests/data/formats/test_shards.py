@@ -1,4 +1,4 @@
-"""Pictures in TFDS sets, tar shards and parquet files, behind the contract of folders."""
+"""Images in TFDS sets, tar shards and parquet files, read by the interface of folders."""
 
 import concurrent.futures
 import functools
@@ -39,7 +39,7 @@ def assert_holds_all(records, classes=CLASSES):
 # -------------------------------------------------------------------------------------------- TFDS
 
 
-@functools.cache  # TFDS takes a name once
+@functools.cache  # TFDS allows every name only once
 def builder_class():
     import tensorflow_datasets as tfds
 
@@ -67,7 +67,7 @@ def builder_class():
 
 @pytest.fixture(scope="module", params=["tfrecord", "array_record"])
 def prepared(request, tmp_path_factory):
-    """A set of our own, prepared by TFDS on the spot: (file format, folder)."""
+    """(file format, folder) of a set that TFDS prepares for the test."""
     pytest.importorskip("tensorflow")
     pytest.importorskip("tensorflow_datasets")
     root = tmp_path_factory.mktemp(request.param)
@@ -79,7 +79,7 @@ def prepared(request, tmp_path_factory):
 def test_a_prepared_set_gives_the_bytes_that_went_in(prepared):
     _, folder = prepared
     records = open_tfds(str(folder))
-    # TFDS shuffles when it prepares; the pictures themselves say which is which.
+    # TFDS shuffles when it prepares, so that the images themselves give the order.
     order = [FILES.index(records.read(i)) for i in range(COUNT)]
     assert sorted(order) == list(range(COUNT))
     np.testing.assert_array_equal(records.labels, [LABELS[i] for i in order])
@@ -168,11 +168,11 @@ def test_labels_from_json_and_none(tmp_path):
 
 def table(numbers=range(COUNT), labels="names", image="image"):
     pa = pytest.importorskip("pyarrow")
-    pictures = [FILES[i] for i in numbers]
-    structs = [{"bytes": content, "path": None} for content in pictures]
+    contents = [FILES[i] for i in numbers]
+    structs = [{"bytes": content, "path": None} for content in contents]
     columns = {
         "id": pa.array(list(numbers)),
-        image: pa.array(pictures if labels == "text" else structs),
+        image: pa.array(contents if labels == "text" else structs),
         "label": pa.array([CLASSES[LABELS[i]] if labels == "text" else LABELS[i] for i in numbers]),
     }
     made = pa.table(columns)

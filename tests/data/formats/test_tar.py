@@ -59,13 +59,13 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
-def pictures(records):
+def contents(records):
     return [records.read(i) for i in range(len(records.names))]
 
 
 def test_a_folder_of_shards_is_its_samples_in_order(folder):
     records = open_tar(str(folder))
-    assert pictures(records) == [png(number) for number in range(12)]
+    assert contents(records) == [png(number) for number in range(12)]
     assert records.names[4] == "shard-01.tar:0004"
     assert len(set(records.names)) == 12
     np.testing.assert_array_equal(records.labels, np.arange(12) % 3)
@@ -81,7 +81,7 @@ def test_every_format_of_tar_is_read(tmp_path, layout):
     long = "a" * 60 + "/" + "b" * 120 if layout != tarfile.USTAR_FORMAT else "a" * 60 + "/b"
     path = write(tmp_path / "x.tar", [(f"{long}.png", png(1)), ("ä.png", png(2))], format=layout)
     records = open_tar(str(path))
-    assert pictures(records) == [png(1), png(2)]
+    assert contents(records) == [png(1), png(2)]
     assert records.names == (f"x.tar:{long}", "x.tar:ä")
 
 
@@ -92,7 +92,7 @@ def test_a_tar_of_the_tar_program_is_read(tmp_path):
         (root / name).write_bytes(png(number))
     subprocess.run(["tar", "-cf", str(tmp_path / "x.tar"), "-C", str(root), "."], check=True)
     records = open_tar(str(tmp_path / "x.tar"))
-    assert dict(zip(records.names, pictures(records), strict=True)) == {
+    assert dict(zip(records.names, contents(records), strict=True)) == {
         "x.tar:a": png(0),
         "x.tar:sub/b": png(1),
     }
@@ -108,19 +108,19 @@ def test_a_sample_is_what_shares_a_name_up_to_its_first_dot(tmp_path):
         ("README", b"text"),
         ("only.txt", b"no picture"),
         ("._cats.jpg", b"of a Mac"),
-        ("cats/1.cls", b"7\n"),  # apart from its picture: the name counts, not the neighbour
+        ("cats/1.cls", b"7\n"),  # not next to its image: only the name decides
     ]
     path = write(tmp_path / "x.tar", members)
     records = open_tar(str(path), image_key="jpg")
     assert records.names == ("x.tar:cats/1", "x.tar:dogs.v2/1")
-    assert pictures(records) == [png(2), png(3)]
+    assert contents(records) == [png(2), png(3)]
     assert list(records.labels) == [7, -1]
     assert records.skipped == 1
-    assert pictures(open_tar(str(path), image_key="seg.png")) == [png(1), png(4)]
-    assert pictures(open_tar(str(path), image_key="webp;SEG.PNG;jpg")) == [png(1), png(4)]
-    with pytest.raises(UserError, match=r"cats/1 has the pictures seg\.png, jpg; .*image-key"):
+    assert contents(open_tar(str(path), image_key="seg.png")) == [png(1), png(4)]
+    assert contents(open_tar(str(path), image_key="webp;SEG.PNG;jpg")) == [png(1), png(4)]
+    with pytest.raises(UserError, match=r"cats/1 has the images seg\.png, jpg; .*image-key"):
         open_tar(str(path))
-    with pytest.raises(UserError, match=r"no samples with a picture \.bmp, only \.cls, \.jpg"):
+    with pytest.raises(UserError, match=r"no samples with an image \.bmp, only \.cls, \.jpg"):
         open_tar(str(path), image_key="bmp")
 
 
@@ -129,7 +129,7 @@ def test_a_member_that_was_appended_again_counts(tmp_path):
     write(path, [("a.png", png(3))], mode="a")
     records = open_tar(str(path))
     assert records.names == ("x.tar:a", "x.tar:b")
-    assert pictures(records) == [png(3), png(2)]
+    assert contents(records) == [png(3), png(2)]
 
 
 # --------------------------------------------------------------------------------------- labels
@@ -157,7 +157,7 @@ def test_labels_are_numbers_or_names_from_text_or_json(tmp_path):
     assert of("caption", kind="txt") == (None, ())
 
 
-def test_the_text_goes_before_json(tmp_path):
+def test_the_text_file_has_priority_over_json(tmp_path):
     records = labelled(tmp_path, [(0, "cls", b"1"), (0, "json", b'{"label": 5}')])
     assert list(records.labels) == [1]
 
@@ -169,11 +169,11 @@ def test_the_text_goes_before_json(tmp_path):
         (b"\xff", "its label cannot be read"),
         (b'{"label": 0.5}', "label 0.5 is neither a whole number nor a name"),
         (b'{"label": [1]}', r"label \[1\] is neither"),
-        (b'{"label": -7}', "label -7 is no class number"),
-        (b'{"label": 123456789}', "label 123456789 is no class number"),
+        (b'{"label": -7}', "label -7 is not a class number"),
+        (b'{"label": 123456789}', "label 123456789 is not a class number"),
     ],
 )
-def test_a_label_that_is_none_is_refused(tmp_path, content, message):
+def test_an_invalid_label_is_refused(tmp_path, content, message):
     with pytest.raises(UserError, match=message):
         labelled(tmp_path, [(0, "json", content)])
 
@@ -221,8 +221,8 @@ def test_ranges_count_as_the_shell_does(tmp_path):
         line = subprocess.run(
             ["bash", "-c", f"echo {pattern}"], capture_output=True, text=True, check=True
         )
-        found = find_shards(f"{tmp_path}/{pattern}", ".tar")
-        assert sorted(shard.name for shard in found) == sorted(line.stdout.split())
+        shards = find_shards(f"{tmp_path}/{pattern}", ".tar")
+        assert sorted(shard.name for shard in shards) == sorted(line.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_ranges_count_as_the_shell_does(tmp_path):
         ("set/shard-{00..03}.tar", "there is no file .*shard-03.tar"),
         ("set/shard-{02..00}.tar", "counts down"),
         ("set/*.tgz", "there is no file"),
-        (".", r"holds no \.tar files; those further down are '.*/\*\*/\*\.tar'"),
+        (".", r"contains no \.tar files; for files in sub-folders give '.*/\*\*/\*\.tar'"),
     ],
 )
 def test_shards_that_are_not_there_are_named(folder, tmp_path, spec, message):
@@ -243,7 +243,7 @@ def test_shards_that_are_not_there_are_named(folder, tmp_path, spec, message):
 def test_a_folder_that_mixes_train_and_test_is_refused(tmp_path):
     for name in ("imagenet-train-00.tar", "imagenet-val-00.tar", "testimony.tar"):
         write(tmp_path / name, [("a.png", png(1))])
-    with pytest.raises(UserError, match=r"files of train and val; say which: '.*\*train\*\.tar'"):
+    with pytest.raises(UserError, match=r"files of train and val; choose one: '.*\*train\*\.tar'"):
         open_tar(str(tmp_path))
     assert len(open_tar(f"{tmp_path}/*train*.tar").names) == 1
 
@@ -264,7 +264,7 @@ def test_a_compressed_tar_is_refused_with_the_way_to_unpack_it(tmp_path, suffix,
     command = [program, str(path)]
     if suffix != ".tar":
         subprocess.run(command, check=True)
-        assert pictures(open_tar(str(path.parent))) == [png(1)]
+        assert contents(open_tar(str(path.parent))) == [png(1)]
 
 
 def test_a_tar_that_is_cut_short_anywhere_is_named(tmp_path):
@@ -284,9 +284,9 @@ def test_a_damaged_header_does_not_pass_for_the_end(tmp_path):
     whole = path.read_bytes()
     for block in range(0, 6 * 1024, 1024):
         assert whole[block : block + 4].isdigit()  # a header
-        spoilt = bytearray(whole)
-        spoilt[block + 1] ^= 3
-        path.write_bytes(spoilt)
+        damaged = bytearray(whole)
+        damaged[block + 1] ^= 3
+        path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"x\.tar is damaged"):
             open_tar(str(path))
     path.write_bytes(b"no tar at all" * 100)
@@ -295,7 +295,7 @@ def test_a_damaged_header_does_not_pass_for_the_end(tmp_path):
 
 
 def test_a_tar_without_samples_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no samples with a picture, only nothing"):
+    with pytest.raises(UserError, match="no samples with an image, only no files"):
         open_tar(str(write(tmp_path / "x.tar", [])))
     with pytest.raises(UserError, match=r"only \.dat, \.txt; .*--data\.image-key"):
         open_tar(str(write(tmp_path / "x.tar", [("a.txt", b"x"), ("a.dat", b"y")])))
@@ -308,21 +308,21 @@ def test_the_second_opening_reads_no_shard_until_one_changes(folder):
     first = open_tar(str(folder))
     path = folder / "shard-01.tar"
     stat, whole = path.stat(), path.read_bytes()
-    # Other bytes under the same size and time: whoever opens the shard now cannot miss it.
+    # Different bytes with the same size and time: reading them instead of the cache fails.
     path.write_bytes(b"\xff" * len(whole))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     again = open_tar(str(folder))
     assert (again.names, again.stamps, again.classes) == (first.names, first.stamps, first.classes)
     np.testing.assert_array_equal(again.labels, first.labels)
-    np.testing.assert_array_equal(again.places, first.places)
+    np.testing.assert_array_equal(again.locations, first.locations)
     with pytest.raises(UserError, match="is damaged"):
-        open_tar(str(folder), image_key="png")  # another question: the answer is not known
+        open_tar(str(folder), image_key="png")  # another key: this index is not cached
     os.utime(path, ns=(0, 0))
     with pytest.raises(UserError, match="is damaged"):
         open_tar(str(folder))
 
 
-def test_a_spoilt_or_forbidden_cache_is_no_obstacle(folder, cache, monkeypatch):
+def test_a_damaged_or_unwritable_cache_is_ignored(folder, cache, monkeypatch):
     first = open_tar(str(folder))
     files = list((cache / "index").iterdir())
     assert len(files) == 3
@@ -346,34 +346,34 @@ def test_a_shard_that_changes_after_opening_cannot_be_read(folder):
     assert records.read(8) == png(8)
 
 
-def test_many_threads_read_many_shards_by_few_descriptors(tmp_path):
+def test_many_threads_read_many_shards_with_few_descriptors(tmp_path):
     count = 40
-    found = []
+    shards = []
     for number in range(count):
         path = tmp_path / f"{number}.bin"
         path.write_bytes(np.random.default_rng(number).bytes(5000))
         stat = path.stat()
-        found.append(Shard(path.name, path, f"{stat.st_size}-{stat.st_mtime_ns}"))
-    reader = ShardReader(found, max_open=3)
+        shards.append(Shard(path.name, path, f"{stat.st_size}-{stat.st_mtime_ns}"))
+    reader = ShardReader(shards, max_open=3)
     rng = np.random.default_rng(0)
-    wanted = [tuple(rng.integers(0, (count, 4000, 1000)).tolist()) for _ in range(3000)]
+    byte_ranges = [tuple(rng.integers(0, (count, 4000, 1000)).tolist()) for _ in range(3000)]
     before = len(os.listdir("/proc/self/fd"))
-    most = 0
+    maximum = 0
 
-    def read(place):
-        nonlocal most
-        content = reader.read(*place)
-        most = max(most, len(os.listdir("/proc/self/fd")) - before)
+    def read(byte_range):
+        nonlocal maximum
+        content = reader.read(*byte_range)
+        maximum = max(maximum, len(os.listdir("/proc/self/fd")) - before)
         return content
 
     with ThreadPoolExecutor(16) as pool:
-        contents = list(pool.map(read, wanted))
-    for (shard, offset, size), content in zip(wanted, contents, strict=True):
-        assert content == found[shard].path.read_bytes()[offset : offset + size]
-    # 3 held, and at most what 16 threads read from or look with (a listing is open while it runs).
-    assert 3 <= most <= 3 + 2 * 16
+        contents = list(pool.map(read, byte_ranges))
+    for (shard, offset, size), content in zip(byte_ranges, contents, strict=True):
+        assert content == shards[shard].path.read_bytes()[offset : offset + size]
+    # 3 files stay open, and every thread has at most one file and one folder listing open.
+    assert 3 <= maximum <= 3 + 2 * 16
     assert len(os.listdir("/proc/self/fd")) - before == 3
-    with pytest.raises(OSError, match="ends at byte 5000"):
+    with pytest.raises(OSError, match="ends early, at byte 5000"):
         reader.read(0, 4990, 20)
 
 

@@ -1,4 +1,4 @@
-"""TFDS sets, prepared on the spot in every format: the pictures and labels that went in."""
+"""TFDS sets, prepared by the test in every format, give back their images and labels."""
 
 import io
 import json
@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 
 from cssl_jax.data.formats import tfrecord
-from cssl_jax.data.formats.tfds import allow_files, open_tfds
+from cssl_jax.data.formats.tfds import open_tfds, raise_file_limit
 from cssl_jax.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -83,7 +83,7 @@ def prepare(root, kind, splits, name="tiny", features=tuple(FEATURES), shards=3)
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """The same set in every format: format -> its folder."""
+    """{format: folder} of the same set in every format."""
     root = tmp_path_factory.mktemp("tfds")
     return {
         kind: prepare(
@@ -102,7 +102,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def copy(prepared, tmp_path, cache):
-    """A set to spoil."""
+    """Function that copies a prepared set, for tests that damage it."""
 
     def make(kind):
         return pathlib.Path(shutil.copytree(prepared[kind], tmp_path / "copy" / "tiny" / "1.0.0"))
@@ -111,7 +111,7 @@ def copy(prepared, tmp_path, cache):
 
 
 def content(records):
-    """Encoded picture -> label, whatever the order."""
+    """{encoded image: label}, independent of the order."""
     return {records.read(i): int(records.labels[i]) for i in range(len(records.names))}
 
 
@@ -134,7 +134,7 @@ def test_every_format_gives_the_bytes_and_labels_that_went_in(prepared, kind):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_order_is_that_of_tfds(prepared, kind):
-    """tf.data reads TFRecord and parquet in the order of files, as_data_source ArrayRecord."""
+    """tf.data gives the order for TFRecord and parquet, as_data_source for ArrayRecord."""
     builder = tfds.builder_from_directory(prepared[kind])
     if kind == "array_record":
         source = builder.as_data_source("train")
@@ -148,7 +148,7 @@ def test_the_order_is_that_of_tfds(prepared, kind):
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("split", ["train[:40%]", "train[5:17]", "train[-3:]+test", "all"])
-def test_a_slice_is_the_part_that_tfds_says(prepared, kind, split):
+def test_a_slice_has_the_examples_that_tfds_gives(prepared, kind, split):
     info = tfds.builder_from_directory(prepared[kind]).info
     records = open_tfds(f"{prepared[kind]}@{split}")
     assert len(records.names) == info.splits[split].num_examples
@@ -159,7 +159,7 @@ def test_a_slice_is_the_part_that_tfds_says(prepared, kind, split):
         assert records.labels[number] == whole.labels[place[name]]
 
 
-def test_the_two_sides_of_a_cut_make_up_the_whole(prepared):
+def test_two_complementary_slices_make_up_the_split(prepared):
     for kind in FORMATS:
         low, high = (open_tfds(f"{prepared[kind]}@train[{s}]") for s in (":30%", "30%:"))
         assert content(low) | content(high) == expected(range(COUNT))
@@ -173,11 +173,11 @@ def test_the_two_sides_of_a_cut_make_up_the_whole(prepared):
         ("train[", "parsing split"),
         ("train[:0%]", "has no examples"),
         ("train[4:2]", "has no examples"),
-        ("train+train[:2]", "takes some examples twice"),
+        ("train+train[:2]", "contains some examples twice"),
         ("train[:99]", "incompatible with 23 examples"),
     ],
 )
-def test_a_split_that_makes_no_sense_is_refused(prepared, split, message):
+def test_an_invalid_split_is_refused(prepared, split, message):
     with pytest.raises(UserError, match=message):
         open_tfds(f"{prepared['tfrecord']}@{split}")
 
@@ -227,17 +227,17 @@ def test_features_are_chosen_by_their_keys(prepared):
         assert raw.read(i) == encoded(200 + number[i])
         array = np.asarray(PIL.Image.open(io.BytesIO(pixels.read(i))))
         np.testing.assert_array_equal(array, np.full((4, 5, 3), number[i]))
-    # Another feature has other bytes: what is known of the one says nothing of the other.
+    # Another feature has other bytes, so that it needs other stamps.
     assert not set(masks.stamps) & set(words.stamps)
 
 
 @pytest.mark.parametrize("key", ["depth", "word0", "label", "box"])
-def test_a_feature_that_is_no_picture_is_refused(prepared, key):
+def test_a_feature_that_is_not_an_image_is_refused(prepared, key):
     with pytest.raises(UserError, match=r"--data\.image-key"):
         open_tfds(str(prepared["tfrecord"]), image_key=key)
 
 
-def test_a_set_with_several_pictures_or_none_asks_for_a_key(tmp_path, cache):
+def test_a_set_with_several_image_features_or_none_asks_for_a_key(tmp_path, cache):
     rows = {"train": list(examples(range(3)))}
     two = prepare(tmp_path, "tfrecord", rows, "two", ("mask", "depth"), 1)
     with pytest.raises(UserError, match=r"has the images .*depth.*--data\.image-key"):
@@ -271,12 +271,12 @@ def test_many_threads_read_the_same_as_one(prepared, kind):
         ("mnist:9.9.9", "cannot be loaded at version"),
         ("mnist/odd", "BuilderConfig odd not found"),
         ("nosuchset", r"not in .*/home: Dataset nosuchset not found.*TFDS_DATA_DIR"),
-        ("kaggle:some_set", "is no set; give NAME"),
+        ("kaggle:some_set", "is not a data set; give NAME"),
         ("gs://bucket/tiny/1.0.0@train", "not on this machine"),
-        ("/no/such/folder", "no prepared TFDS set"),
+        ("/no/such/folder", "not a prepared TFDS set"),
     ],
 )
-def test_what_is_not_there_is_named_with_the_way_to_get_it(tmp_path, monkeypatch, spec, message):
+def test_a_missing_set_is_named_with_the_way_to_get_it(tmp_path, monkeypatch, spec, message):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "home"))
     with pytest.raises(UserError, match=message):
         open_tfds(spec)
@@ -312,7 +312,7 @@ def test_a_missing_or_shortened_shard_is_named(copy, kind):
     folder = copy(kind)
     path = shard_of(folder)
     whole = path.read_bytes()
-    for size in (len(whole) // 2 + 100, 2**16):  # the latter is a whole block of ArrayRecord
+    for size in (len(whole) // 2 + 100, 2**16):  # 2**16 is a whole block of ArrayRecord
         path.write_bytes(whole[: min(size, len(whole) - 50)])
         with pytest.raises(UserError, match=path.name):
             open_tfds(str(folder))
@@ -327,7 +327,7 @@ def test_a_tfrecord_shortened_between_records_or_damaged_is_named(copy):
     whole = path.read_bytes()
     (length,) = struct.unpack_from("<Q", whole)
     path.write_bytes(whole[: 16 + length])
-    with pytest.raises(UserError, match=f"{path.name} has 1 records and dataset_info.json says"):
+    with pytest.raises(UserError, match=f"{path.name} has 1 records, but dataset_info.json says"):
         open_tfds(str(folder))
     path.write_bytes(whole[: 16 + length + 5])
     with pytest.raises(UserError, match=f"{path.name} is (damaged|cut short)"):
@@ -345,7 +345,7 @@ def test_a_tfrecord_shortened_between_records_or_damaged_is_named(copy):
 def test_a_shard_that_changes_after_opening_cannot_be_read(copy, kind):
     folder = copy(kind)
     records = open_tfds(str(folder))
-    fresh = open_tfds(str(folder))  # labels from the cache: it has read no record yet
+    fresh = open_tfds(str(folder))  # its labels are from the cache, so that it has read no record
     path = shard_of(folder)
     number = next(i for i, name in enumerate(records.names) if name.startswith(path.name))
     os.utime(path, ns=(0, 0))
@@ -362,8 +362,8 @@ def test_labels_and_offsets_come_from_the_cache_until_a_shard_changes(copy, kind
     first = open_tfds(str(folder))
     path = shard_of(folder)
     stat, whole = path.stat(), path.read_bytes()
-    # Other bytes under the same size and time: whoever opens the shard now cannot miss it.
-    footer = 4096 if kind == "parquet" else 0  # of parquet, which is always read
+    # Different bytes with the same size and time: reading them instead of the cache fails.
+    footer = 4096 if kind == "parquet" else 0  # bytes of the parquet footer, which is always read
     path.write_bytes(b"\xff" * (len(whole) - footer) + whole[len(whole) - footer :])
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     again = open_tfds(str(folder))
@@ -383,7 +383,7 @@ WITHOUT = """
 import resource, sys
 
 class Without:
-    "A finder of modules that knows no TensorFlow: as where it is not installed."
+    "A module finder that does not find TensorFlow, as if it were not installed."
 
     def __init__(self, finder):
         self.finder = finder
@@ -424,14 +424,16 @@ def test_reading_takes_no_tensorflow(prepared, tmp_path, hidden):
     )
     assert done.returncode == 0, done.stderr
     *lines, limit = map(json.loads, done.stdout.splitlines())
-    pictures = sorted(zlib.crc32(encoded(n)) for n in range(COUNT))
-    assert lines == [pictures, sorted(n % 3 for n in range(COUNT))] * 3
-    assert limit >= 259  # ArrayRecord keeps 3 shards open, beside what else a process needs
+    checksums = sorted(zlib.crc32(encoded(n)) for n in range(COUNT))
+    assert lines == [checksums, sorted(n % 3 for n in range(COUNT))] * 3
+    assert (
+        limit >= 259
+    )  # the 3 shards that ArrayRecord keeps open, and 256 for the rest of the process
 
 
 def test_more_shards_than_the_machine_allows_files_are_refused():
     with pytest.raises(UserError, match="999999999999 shards have to be open"):
-        allow_files(999_999_999_999)
+        raise_file_limit(999_999_999_999)
 
 
 # ------------------------------------------------------------------------------------- TFRecord

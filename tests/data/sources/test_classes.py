@@ -1,4 +1,4 @@
-"""Class numbers of several sources: one class has one number, whatever else a source holds."""
+"""One class has the same number in all sources, whatever other classes a source contains."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def config(train, validation="", **data):
 
 
 def colours(source):
-    """Class name of every image, by its colour: not by any label."""
+    """Class name of every image, from its colour and not from a label."""
     names = list(solid_images.COLOURS)
     values = np.array(list(solid_images.COLOURS.values()))
     means = [source.image(i).mean(axis=(0, 1)) for i in range(len(source))]
@@ -41,11 +41,10 @@ def assert_numbered_by(source, names, unlabelled=()):
 def test_a_second_source_is_numbered_as_the_first(tmp_path, kind, held):
     train = solid_images.write(kind, tmp_path / "train", TRAIN)
     validation = solid_images.write(kind, tmp_path / "validation", held, seed=1)
-    parts = builders.load_data(config(train, validation))
-    for part in parts:
-        assert_numbered_by(part, TRAIN)
-        assert part.classes == TRAIN
-        assert part.num_classes == 3
+    for split in builders.load_data(config(train, validation)):
+        assert_numbered_by(split, TRAIN)
+        assert split.classes == TRAIN
+        assert split.num_classes == 3
 
 
 def test_a_source_of_another_kind_is_numbered_as_the_first(tmp_path):
@@ -64,18 +63,18 @@ def test_a_source_of_another_kind_is_numbered_as_the_first(tmp_path):
 def test_classes_that_the_first_source_lacks_are_refused_by_name(tmp_path, kind, held, lacking):
     train = solid_images.write(kind, tmp_path / "train", TRAIN)
     validation = solid_images.write(kind, tmp_path / "validation", held, seed=1)
-    words = rf"data\.source lacks: {lacking} \(data\.source has ant, bee, cat\)"
-    with pytest.raises(UserError, match=words) as refused:
+    message = rf"data\.source lacks: {lacking} \(data\.source has ant, bee, cat\)"
+    with pytest.raises(UserError, match=message) as refused:
         builders.load_data(config(train, validation))
-    way_out = "--data.unknown-classes exclude"
-    assert (way_out in str(refused.value)) == bool({*held} & {*TRAIN})
-    if way_out in str(refused.value):
+    remedy = "--data.unknown-classes exclude"
+    assert (remedy in str(refused.value)) == bool({*held} & {*TRAIN})
+    if remedy in str(refused.value):
         chosen = config(train, validation, unknown_classes="exclude")
         _, held_out = builders.load_data(chosen)
         assert_numbered_by(held_out, TRAIN, unlabelled=("aphid",))
         assert "8 images of classes that data.source lacks (aphid)" in held_out.notes[-1]
     else:
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=message):
             builders.load_data(config(train, validation, unknown_classes="exclude"))
 
 
@@ -106,55 +105,55 @@ def number(source, names, **options):
 @pytest.mark.parametrize(
     ("labels", "classes", "names", "expected"),
     [
-        # Numbers beside names are positions, as many as there are.
+        # Labels without names, and names: the numbers are positions in the names.
         ([2, 0, -1], (), TRAIN, [2, 0, -1]),
-        # All names beside numbers: in their order.
+        # Names of all classes, and labels without names: matched by position.
         ([0, 2], TRAIN, ("0", "1", "2"), [0, 2]),
-        # Folders called by numbers: by value, also with leading zeros or in the text's order.
+        # Folders whose names are numbers: matched by value, also with leading zeros or in
+        # alphabetical order.
         ([0, 1, 2], ("0", "1", "3"), ("0", "1", "2", "3"), [0, 1, 3]),
         ([3, 1], (), ("00001", "00003"), [1, 0]),
         ([1, 10], (), ("1", "10", "2"), [0, 1]),
-        # ... unless only the positions fit.
+        # The same, where only the positions fit.
         ([0, 2, 1], (), ("1", "10", "2"), [0, 2, 1]),
-        # Two classes of one name are told apart by their numbers.
+        # Two classes with the same name are distinguished by their numbers.
         ([0, 1], ("cat", "cat"), ("cat", "cat", "dog"), [0, 1]),
-        # A class that is named and has no image decides nothing.
+        # A class without an image is ignored.
         ([0, 2], ("ant", "wasp", "cat"), TRAIN, [0, 2]),
     ],
 )
-def test_names_and_numbers_are_matched_as_they_must_be(labels, classes, names, expected):
+def test_names_and_numbers_are_matched(labels, classes, names, expected):
     np.testing.assert_array_equal(number(arrays(labels, classes), names), expected)
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes", "names", "words"),
+    ("labels", "classes", "names", "message"),
     [
-        ([0, 3], (), TRAIN, "second has labels up to 3 and first the 3 classes ant, bee, cat"),
+        ([0, 3], (), TRAIN, "second has labels up to 3, but first has the 3 classes ant, bee, cat"),
         ([0, 1], ("ant", "cat"), ("0", "1", "2"), r"numbers 0 to 2 without names.*--data\.classes"),
         ([0, 2], (), ("0", "1", "10", "2"), "label 2 may be the class '2' or class number 2, '10'"),
     ],
 )
-def test_what_cannot_be_matched_is_refused(labels, classes, names, words):
-    with pytest.raises(UserError, match=words):
+def test_classes_that_cannot_be_matched_are_refused(labels, classes, names, message):
+    with pytest.raises(UserError, match=message):
         number(arrays(labels, classes), names)
 
 
 def test_class_names_given_by_an_option_number_the_source(tmp_path):
     train = solid_images.write("folder", tmp_path / "train", TRAIN)
     names = ("cat", "ant", "bee", "dog")
-    parts = builders.load_data(config(train, classes=names))
-    for part in parts:
-        assert_numbered_by(part, names)
-        assert part.num_classes == 4
+    for split in builders.load_data(config(train, classes=names)):
+        assert_numbered_by(split, names)
+        assert split.num_classes == 4
     with pytest.raises(UserError, match=r"data\.source has classes that data\.classes lacks: ant"):
         builders.load_data(config(train, classes=("bee", "cat")))
 
 
 def test_numbers_can_be_given_names_by_an_option(tmp_path):
     validation = solid_images.write("folder", tmp_path / "validation", ("ant", "cat"), seed=1)
-    made = solid_images.images(TRAIN, 4)
-    labels = [TRAIN.index(name) for name, _ in made]
-    np.savez(tmp_path / "a.npz", images=np.uint8([image for _, image in made]), labels=labels)
+    images = solid_images.images(TRAIN, 4)
+    labels = [TRAIN.index(name) for name, _ in images]
+    np.savez(tmp_path / "a.npz", images=np.uint8([image for _, image in images]), labels=labels)
     train = str(tmp_path / "a.npz")
     with pytest.raises(UserError, match=r"--data\.classes ant"):
         builders.load_data(config(train, validation))
@@ -166,7 +165,7 @@ def test_class_names_survive_decoding_and_taking(tmp_path):
     for kind in ("folder", "mixed sizes"):
         source = load_source(solid_images.write(kind, tmp_path / kind, TRAIN))
         assert isinstance(source, ImageSource) == (kind == "mixed sizes")
-        assert source.take(np.arange(3)).classes == TRAIN  # all of them ants
+        assert source.take(np.arange(3)).classes == TRAIN  # the first three images are all ants
         assert source.take(np.arange(3)).num_classes == 3
         twice = source.renumbered(np.array([1, 2, 0]), ("c", "a", "b"))
         twice = twice.renumbered(np.array([-1, 1, 2]), ("x", "y", "z"))
@@ -174,16 +173,16 @@ def test_class_names_survive_decoding_and_taking(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arrays_", "words"),
+    ("arrays_", "message"),
     [
-        ({"classes": np.array(["a"])}, "label 1 has no name among the 1 classes"),
+        ({"classes": np.array(["a"])}, "label 1 has no name in the 1 classes"),
         ({"classes": np.array([1, 2])}, "give one string per class"),
     ],
 )
-def test_names_of_an_array_file_must_fit_its_labels(tmp_path, arrays_, words):
+def test_names_of_an_array_file_must_fit_its_labels(tmp_path, arrays_, message):
     images = np.zeros((2, 8, 8, 1), np.uint8)
     np.savez(tmp_path / "a.npz", images=images, labels=[0, 1], **arrays_)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         load_source(str(tmp_path / "a.npz"))
 
 
@@ -193,27 +192,27 @@ def test_a_classifier_has_an_output_for_every_label(tmp_path):
     np.savez(tmp_path / "b.npz", images=images, labels=[0, 1, 2, 4])
     chosen = config(str(tmp_path / "a.npz"), str(tmp_path / "b.npz"))
     chosen = tiny.replace(chosen, "method", name="classifier")
-    for classes, words in (
+    for classes, message in (
         (3, "training images have labels up to 3"),
         (4, "validation .* up to 4"),
     ):
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=message):
             builders.load_data(tiny.replace(chosen, "classifier", num_classes=classes))
     builders.load_data(tiny.replace(chosen, "classifier", num_classes=5))
 
 
 @pytest.mark.parametrize("kind", ["folder", "mixed sizes", "npz"])
-def test_a_target_domain_is_numbered_as_the_source_in_every_training(tmp_path, kind):
+def test_a_target_domain_is_numbered_as_the_source_in_every_training_run(tmp_path, kind):
     source = solid_images.write(kind, tmp_path / "source", TRAIN)
     target = solid_images.write(kind, tmp_path / "target", ("bee", "cat"), seed=1)
     chosen = tiny.replace(config(source), "adapt", target=target)
     domains = Domains(chosen)
-    for part in (domains.target, domains.target_test):
-        assert_numbered_by(part, TRAIN)
-    # The row that is trained on the target's own labels gives its classes the same numbers.
-    alone = builders.target_config(domains.resolved(chosen), domains.target_classes)
-    for part in builders.load_data(alone):
-        assert_numbered_by(part, TRAIN)
+    for split in (domains.target, domains.target_test):
+        assert_numbered_by(split, TRAIN)
+    # The setting that trains on the labels of the target has the same class numbers.
+    target_only = builders.target_config(domains.resolved(chosen), domains.target_classes)
+    for split in builders.load_data(target_only):
+        assert_numbered_by(split, TRAIN)
     other = solid_images.write(kind, tmp_path / "other", ("ant", "dog"), seed=1)
     chosen = tiny.replace(chosen, "adapt", target=other)
     with pytest.raises(UserError, match=r"lacks: dog .*--adapt\.target-labels none"):
@@ -222,7 +221,7 @@ def test_a_target_domain_is_numbered_as_the_source_in_every_training(tmp_path, k
     assert_numbered_by(Domains(chosen).target, TRAIN, unlabelled=("dog",))
 
 
-def test_a_target_with_the_sources_classes_leaves_its_training_as_it_was(tmp_path):
+def test_a_target_with_the_classes_of_the_source_is_not_renumbered(tmp_path):
     source, target = (
         solid_images.write("folder", tmp_path / name, TRAIN, seed=seed)
         for seed, name in enumerate(("source", "target"))

@@ -1,4 +1,4 @@
-"""One file to one array: every format and mode, against the pixels it was made from."""
+"""Decoding of every format and mode, compared with the pixels that were encoded."""
 
 import io
 import struct
@@ -29,7 +29,7 @@ LOSSLESS = {
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
-def test_lossless_formats_give_the_pixels_they_were_made_from(name):
+def test_lossless_formats_give_the_encoded_pixels(name):
     np.testing.assert_array_equal(decode.decode(GOOD[name], 3), dirty_images.pixels(LOSSLESS[name]))
 
 
@@ -121,11 +121,13 @@ def test_a_png_with_a_large_text_or_profile_is_read(kind, end):
     content = png_with(kind, content, end)
     np.testing.assert_array_equal(decode.decode(content, 3), dirty_images.pixels(0, 9, 9))
     mask = decode.read_index_png
-    with pytest.raises(decode.ImageError, match="a PNG of mode RGB"):  # opened, that is
+    with pytest.raises(
+        decode.ImageError, match="a PNG of mode RGB"
+    ):  # the mode is known, so that the file was opened
         mask(content, 1000)
 
 
-def test_pillow_itself_says_nothing(tmp_path):
+def test_pillow_prints_no_warnings(tmp_path):
     for i, content in enumerate(
         [
             tiff_encoder.encode(NOISE.astype(np.uint8), extra=[0] * 12),
@@ -149,26 +151,28 @@ def test_pillow_itself_says_nothing(tmp_path):
 @pytest.mark.parametrize(("name", "seed", "format_"), [
     ("png/rgba.png", 9, "PNG"), ("webp/alpha.webp", 17, "WEBP")
 ])  # fmt: skip
-def test_transparent_pictures_lie_on_white_or_keep_their_transparency(name, seed, format_):
+def test_transparent_images_are_put_on_white_or_keep_their_transparency(name, seed, format_):
     array = dirty_images.pixels(seed, channels=4)
-    seen = (array[..., 3:] > 128) | np.zeros((1, 1, 3), bool)
-    on_white = np.where(seen, array[..., :3], 255)
-    # Lossy WebP changes colours a little; what shows through is white to a few levels.
+    opaque = (array[..., 3:] > 128) | np.zeros((1, 1, 3), bool)
+    on_white = np.where(opaque, array[..., :3], 255)
+    # Lossy WebP changes colours slightly. Transparent pixels are white to a few levels.
     tolerance = 0 if format_ == "PNG" else 40
     decoded = decode.decode(GOOD[name], 3).astype(int)
     assert np.abs(decoded - on_white).mean() <= tolerance / 10
-    assert decode.decode(GOOD[name], 4)[..., 3].tolist() == np.where(seen[..., 0], 255, 0).tolist()
+    assert (
+        decode.decode(GOOD[name], 4)[..., 3].tolist() == np.where(opaque[..., 0], 255, 0).tolist()
+    )
 
 
 @pytest.mark.parametrize("name", ["jpeg/cmyk.jpg", "other/cmyk.tif"])
-def test_cmyk_comes_back_as_the_colours_it_was_made_from(name):
+def test_cmyk_gives_the_encoded_colours(name):
     seed = {"jpeg/cmyk.jpg": 3, "other/cmyk.tif": 24}[name]
     assert np.abs(decode.decode(GOOD[name], 3).astype(int) - dirty_images.pixels(seed)).mean() < 4
 
 
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_every_good_file_has_the_channels_that_were_asked_for(name, channels):
+def test_every_good_file_has_the_requested_channels(name, channels):
     decoded = decode.decode(GOOD[name], channels)
     assert decoded.shape == (40, 56, channels)
     assert decoded.dtype == np.uint8
@@ -177,7 +181,7 @@ def test_every_good_file_has_the_channels_that_were_asked_for(name, channels):
         assert np.abs(decoded[..., 0] - in_colour).max() <= 2  # JPEG keeps luma, rounded
 
 
-def test_of_several_frames_the_first_is_taken():
+def test_the_first_of_several_frames_is_decoded():
     decoded = decode.decode(GOOD["other/animated.gif"], 3).astype(int)
     errors = [np.abs(decoded - dirty_images.pixels(seed)).mean() for seed in (19, 20, 21)]
     assert np.argmin(errors) == 0
@@ -192,7 +196,7 @@ def test_bad_files_are_refused_with_their_reason(name):
     assert caught.value.reason == reason
 
 
-def test_a_broken_exif_block_loses_no_picture():
+def test_an_image_with_a_damaged_exif_block_is_decoded():
     content = dirty_images.encode(
         dirty_images.pixels(0), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"
     )
@@ -204,10 +208,10 @@ CHANGES = strategies.lists(strategies.tuples(strategies.floats(0, 1), strategies
 
 @hypothesis.settings(max_examples=200, deadline=None)
 @hypothesis.given(strategies.sampled_from(sorted(GOOD)), strategies.floats(0, 1), CHANGES)
-def test_whatever_is_in_a_file_it_is_a_picture_or_a_picture_error(name, cut, changes):
+def test_any_bytes_decode_or_raise_an_image_error(name, cut, changes):
     content = bytearray(GOOD[name])
-    for place, value in changes:
-        content[int(place * (len(content) - 1))] = value
+    for position, value in changes:
+        content[int(position * (len(content) - 1))] = value
     try:
         decoded = decode.decode(bytes(content[: 1 + int(cut * len(content))]), 3)
     except decode.ImageError:
@@ -219,32 +223,32 @@ def test_whatever_is_in_a_file_it_is_a_picture_or_a_picture_error(name, cut, cha
 def plain_files():
     for subsampling in (0, 1, 2):
         for height, width in ((40, 56), (33, 47), (17, 16)):
-            picture = dirty_images.pixels(height + subsampling, height, width)
+            pixels = dirty_images.pixels(height + subsampling, height, width)
             for progressive in (False, True):
                 options = {"subsampling": subsampling, "progressive": progressive}
-                yield dirty_images.encode(picture, "JPEG", quality=90, **options)
+                yield dirty_images.encode(pixels, "JPEG", quality=90, **options)
     yield dirty_images.encode(dirty_images.pixels(2, 33, 47, channels=1), "JPEG")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_tensorflow_decodes_plain_jpegs_to_the_same_bits(channels):
+def test_tensorflow_decodes_plain_jpegs_to_the_same_pixels(channels):
     tf = pytest.importorskip("tensorflow")
     plain = 0
     for content in plain_files():
-        picture = decode.decode_image(content, channels)
-        if picture.plain_jpeg:
+        image = decode.decode_image(content, channels)
+        if image.plain_jpeg:
             theirs = tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE")
-            np.testing.assert_array_equal(picture.pixels, theirs)
+            np.testing.assert_array_equal(image.pixels, theirs)
             plain += 1
-    assert plain == (19 if channels == 3 else 1)  # grey of a colour JPEG is left to Pillow
+    assert plain == (19 if channels == 3 else 1)  # only Pillow converts colour JPEGs to grey
 
 
-def test_a_lossless_jpeg_is_left_to_pillow():
+def test_only_pillow_decodes_a_lossless_jpeg():
     pixels = dirty_images.pixels(0, 17, 23, channels=1)[..., 0]
     content = lossless_jpeg.encode(pixels)
-    picture = decode.decode_image(content, 3)
-    np.testing.assert_array_equal(picture.pixels[..., 0], pixels)
-    assert not picture.plain_jpeg
+    image = decode.decode_image(content, 3)
+    np.testing.assert_array_equal(image.pixels[..., 0], pixels)
+    assert not image.plain_jpeg
     tf = pytest.importorskip("tensorflow")
     with pytest.raises(tf.errors.InvalidArgumentError):
         tf.io.decode_jpeg(content, 3)
@@ -254,20 +258,20 @@ def test_a_lossless_jpeg_is_left_to_pillow():
 @pytest.mark.parametrize(("height", "width", "size"), [
     (40, 56, 24), (200, 90, 64), (20, 30, 64), (100, 20, 48)
 ])  # fmt: skip
-def test_resizing_is_tensorflows_to_the_rounding(height, width, size, interpolation):
+def test_resizing_matches_tensorflow_up_to_rounding(height, width, size, interpolation):
     tf = pytest.importorskip("tensorflow")
-    picture = dirty_images.pixels(0, height, width)
-    theirs = tf.image.resize(picture, (size, size), interpolation, antialias=True)
-    ours = np.moveaxis(decode.resample(picture, size, interpolation), 0, -1)
-    # Float32 sums in another order.
+    pixels = dirty_images.pixels(0, height, width)
+    theirs = tf.image.resize(pixels, (size, size), interpolation, antialias=True)
+    ours = np.moveaxis(decode.resample(pixels, size, interpolation), 0, -1)
+    # Float32 sums are added in another order.
     np.testing.assert_allclose(ours, np.clip(theirs, 0, 255), atol=2e-3)
     np.testing.assert_array_equal(
-        decode.resize(picture, size, interpolation), np.rint(ours).astype(np.uint8)
+        decode.resize(pixels, size, interpolation), np.rint(ours).astype(np.uint8)
     )
 
 
 @pytest.mark.parametrize("halvings", [1, 2, 3])
-def test_tensorflow_halves_a_jpeg_to_the_same_bits(halvings):
+def test_tensorflow_halves_a_jpeg_to_the_same_pixels(halvings):
     tf = pytest.importorskip("tensorflow")
     for content in plain_files():
         if decode.decode_image(content, 3).plain_jpeg:
@@ -286,11 +290,11 @@ def test_a_halved_jpeg_is_nearly_the_mean_of_each_square(halvings):
     whole = decode.decode(content, 3).astype(float)
     means = whole.reshape(96 // side, side, 160 // side, side, 3).mean(axis=(1, 3))
     assert ours.shape == means.shape
-    # A blur of its own kind: the low frequencies of a block, not its mean.
+    # The decoder keeps the low frequencies of a block, which is not exactly its mean.
     assert np.abs(ours - means).mean() < 2.0
 
 
-def test_names_decide_what_is_looked_at():
+def test_the_suffix_decides_whether_a_file_is_an_image():
     for name in ("a.jpg", "b/C.JPEG", "d.e.tiff", "deep/er/f.webp"):
         assert decode.is_image_name(name)
     for name in ("notes.txt", ".DS_Store", "b/._a.jpg", "jpg", "a.jpg.part"):

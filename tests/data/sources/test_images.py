@@ -1,4 +1,4 @@
-"""Pictures of any size: what is read, and that both engines of the host make the same of it."""
+"""Sources of images of any size, and identical views from both host loaders."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ SIZES = [(31, 45), (60, 40), (24, 24), (25, 90), (17, 16), (48, 48)]
 
 
 def smooth(height, width, seed):
-    """Blobs of colour: unlike noise, what a JPEG is made for."""
+    """Image of smooth colour, which JPEG compresses well, unlike noise."""
     rng = np.random.default_rng(seed)
     coarse = PIL.Image.fromarray(rng.integers(0, 256, (4, 5, 3)).astype(np.uint8))
     return coarse.resize((width, height), PIL.Image.Resampling.BICUBIC)
@@ -36,26 +36,26 @@ def smooth(height, width, seed):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Two classes; JPEG in colour and grey, PNG, and a JPEG that lies on its side."""
+    """Folder of two classes: JPEGs in colour and grey, PNGs, and JPEGs with EXIF rotation."""
     monkeypatch.setenv("CSSL_JAX_CACHE", str(tmp_path / "cache"))
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     for name in ("cat", "dog"):
         (root / name).mkdir(parents=True)
     for number, (height, width) in enumerate(SIZES * 2):
-        picture = smooth(height, width, number)
-        place = root / ("cat", "dog")[number % 2]
+        image = smooth(height, width, number)
+        class_folder = root / ("cat", "dog")[number % 2]
         if number % 5 == 3:
-            picture.save(place / f"{number:02}.png")
+            image.save(class_folder / f"{number:02}.png")
         elif number % 5 == 4:
             exif = PIL.Image.Exif()
-            exif[0x0112] = 6  # orientation: turn clockwise
-            picture.save(place / f"{number:02}.jpg", exif=exif)
+            exif[0x0112] = 6  # EXIF orientation: rotate clockwise
+            image.save(class_folder / f"{number:02}.jpg", exif=exif)
         else:
-            picture.convert("L" if number % 5 == 2 else "RGB").save(place / f"{number:02}.jpg")
+            image.convert("L" if number % 5 == 2 else "RGB").save(class_folder / f"{number:02}.jpg")
     return root
 
 
-def engine(name):
+def loader(name):
     if name == "threads":
         return thread_pipeline.batches
     pytest.importorskip("tensorflow")
@@ -86,15 +86,17 @@ def test_a_folder_becomes_a_source_with_labels_names_and_sizes(folder):
     np.testing.assert_array_equal(source.labels, [0] * 6 + [1] * 6)
     shapes = [source.image(i).shape for i in range(12)]
     np.testing.assert_array_equal(source.sizes, [shape[:2] for shape in shapes])
-    assert source.sizes.dtype == np.int32  # where x64 is on, the host's draws take nothing else
+    assert (
+        source.sizes.dtype == np.int32
+    )  # with x64 enabled, the draws of the host accept no other type
     assert {shape[2] for shape in shapes} == {3}
-    part = source.take(np.array([7, 2]))
-    np.testing.assert_array_equal(part.image(1), source.image(2))
-    assert list(part.labels) == [1, 0]
-    assert part.fingerprint() != source.fingerprint()
+    subset = source.take(np.array([7, 2]))
+    np.testing.assert_array_equal(subset.image(1), source.image(2))
+    assert list(subset.labels) == [1, 0]
+    assert subset.fingerprint() != source.fingerprint()
 
 
-def test_statistics_are_the_float64_ones_with_every_picture_counting_alike(folder):
+def test_statistics_match_float64_with_the_same_weight_per_image(folder):
     source = load_source(str(folder))
     images = [source.image(i) / 255 for i in range(len(source))]
     mean = np.mean([x.mean(axis=(0, 1)) for x in images], axis=0)
@@ -102,7 +104,7 @@ def test_statistics_are_the_float64_ones_with_every_picture_counting_alike(folde
     np.testing.assert_allclose(source.statistics(), (mean, std), rtol=1e-9)
 
 
-def test_grey_is_one_channel_by_option(folder):
+def test_the_option_channels_converts_to_grey(folder):
     source = load_source(str(folder), ImageOptions(channels=1))
     grey = np.asarray(PIL.Image.open(folder / "dog" / "03.png").convert("L"))
     number = list(source.names).index("dog/03.png")
@@ -110,41 +112,41 @@ def test_grey_is_one_channel_by_option(folder):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_tensorflow_and_threads_cut_the_same_views(folder, channels):
+def test_tensorflow_and_threads_crop_the_same_views(folder, channels):
     source = load_source(str(folder), ImageOptions(channels=channels))
     assert 0 < source.plain_jpeg.sum() < len(source)
-    for ours, twins in zip(
-        engine("tf")(work_of(source), 0, 6), engine("threads")(work_of(source), 0, 6), strict=True
+    for ours, theirs in zip(
+        loader("tf")(work_of(source), 0, 6), loader("threads")(work_of(source), 0, 6), strict=True
     ):
-        np.testing.assert_array_equal(ours["index"], twins["index"])
-        np.testing.assert_array_equal(ours["key"], twins["key"])
+        np.testing.assert_array_equal(ours["index"], theirs["index"])
+        np.testing.assert_array_equal(ours["key"], theirs["key"])
         assert ours["views"].shape == (4, 2, SIZE, SIZE, channels)
-        difference = np.abs(ours["views"].astype(int) - twins["views"])
-        # Float32 sums in another order round to another level where they meet a half.
+        difference = np.abs(ours["views"].astype(int) - theirs["views"])
+        # Float32 sums in another order may round a half to another level.
         assert difference.max() <= 1
         assert (difference > 0).mean() < 2e-3
 
 
-def test_opencv_makes_the_views_of_compiled_jax(folder):
-    """Where the windows lie and how JPEGs are decoded included."""
+def test_opencv_and_compiled_jax_give_the_same_views(folder):
+    """Includes the positions of the windows and the decoding of JPEGs."""
     source = load_source(str(folder))
-    for ours, twins in zip(
-        engine("threads")(work_of(source, whole=True, kernels="opencv"), 0, 6),
-        engine("threads")(work_of(source, whole=True), 0, 6),
+    for ours, theirs in zip(
+        loader("threads")(work_of(source, whole=True, kernels="opencv"), 0, 6),
+        loader("threads")(work_of(source, whole=True), 0, 6),
         strict=True,
     ):
-        np.testing.assert_array_equal(ours["index"], twins["index"])
-        assert np.abs(ours["views"].astype(int) - twins["views"]).max() <= 1
+        np.testing.assert_array_equal(ours["index"], theirs["index"])
+        assert np.abs(ours["views"].astype(int) - theirs["views"]).max() <= 1
 
 
 def test_tensorflow_and_threads_apply_the_same_policy(folder):
     source = load_source(str(folder))
-    for ours, twins in zip(
-        engine("tf")(work_of(source, whole=True), 0, 3),
-        engine("threads")(work_of(source, whole=True), 0, 3),
+    for ours, theirs in zip(
+        loader("tf")(work_of(source, whole=True), 0, 3),
+        loader("threads")(work_of(source, whole=True), 0, 3),
         strict=True,
     ):
-        difference = np.abs(ours["views"].astype(int) - twins["views"])
+        difference = np.abs(ours["views"].astype(int) - theirs["views"])
         assert difference.max() <= 2
         assert difference.mean() <= 0.3
 
@@ -155,19 +157,19 @@ def test_tensorflow_and_threads_agree_without_antialiasing(folder, whole):
     policy = dataclasses.replace(
         POLICIES["everything"], interpolation="bilinear", antialias=False, dct_scaling=False
     )
-    for ours, twins in zip(
-        engine("tf")(work_of(source, policy, whole=whole), 0, 3),
-        engine("threads")(work_of(source, policy, whole=whole), 0, 3),
+    for ours, theirs in zip(
+        loader("tf")(work_of(source, policy, whole=whole), 0, 3),
+        loader("threads")(work_of(source, policy, whole=whole), 0, 3),
         strict=True,
     ):
-        difference = np.abs(ours["views"].astype(int) - twins["views"])
+        difference = np.abs(ours["views"].astype(int) - theirs["views"])
         assert difference.max() <= (2 if whole else 1)
         assert difference.mean() <= 0.3
 
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Large beside a view: JPEGs, a PNG and a JPEG that lies on its side."""
+    """Folder of images much larger than a view: JPEGs, a PNG and a JPEG with EXIF rotation."""
     monkeypatch.setenv("CSSL_JAX_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "photos"
     root.mkdir()
@@ -180,53 +182,51 @@ def photos(tmp_path, monkeypatch):
     return root
 
 
-def test_large_jpegs_are_decoded_small_where_both_windows_allow_it(photos):
+def test_large_jpegs_are_decoded_reduced_if_both_windows_allow_it(photos):
     source = load_source(str(photos))
     policy = only(crop=(1.0,), crop_area=(0.3, 1.0))
-    one = work_of(source, policy)
-    draw = host_draws.draws(one)
-    seen = set()
+    work = work_of(source, policy)
+    draw = host_draws.draws(work)
+    observed = set()
     for step in range(8):
-        index, key = one.sampler.draw(step, one.rows)
+        index, key = work.sampler.draw(step, work.rows)
         drawn = draw(index, key)
         for number, boxes, halvings in zip(index, drawn["box"], drawn["halvings"], strict=True):
             side = min(min(box[2:]) for box in boxes.tolist())
             expected = max(n for n in range(4) if n == 0 or side >= SIZE * 2**n)
             plain = source.names[number].endswith("jpg") and source.names[number][0] != "t"
             assert halvings == (expected if plain else 0)
-            seen.add(int(halvings))
-    assert {0, 1, 2} <= seen
+            observed.add(int(halvings))
+    assert {0, 1, 2} <= observed
 
 
 @pytest.mark.parametrize("name", ["tf", "threads"])
-def test_views_of_small_decoded_jpegs_are_those_of_whole_ones_but_for_less_than_a_pixel(
-    photos, name
-):
+def test_views_of_reduced_jpegs_match_those_of_full_size_to_less_than_a_pixel(photos, name):
     source = load_source(str(photos))
     policy = only(crop=(1.0,), crop_area=(0.3, 1.0), interpolation="bilinear")
     whole = dataclasses.replace(policy, dct_scaling=False)
     for small, large in zip(
-        engine(name)(work_of(source, policy), 0, 6),
-        engine(name)(work_of(source, whole), 0, 6),
+        loader(name)(work_of(source, policy), 0, 6),
+        loader(name)(work_of(source, whole), 0, 6),
         strict=True,
     ):
         difference = np.abs(small["views"].astype(int) - large["views"])
-        assert difference.mean() < 4  # windows move by up to a pixel of what is decoded
+        assert difference.mean() < 4  # windows move by up to one pixel of the decoded image
         assert difference.mean() > 0
 
 
-def test_tensorflow_and_threads_agree_on_small_decoded_jpegs(photos):
+def test_tensorflow_and_threads_agree_on_reduced_jpegs(photos):
     source = load_source(str(photos))
     policy = only(crop=(1.0,), crop_area=(0.3, 1.0), interpolation="bilinear")
     work = work_of(source, policy)
-    for ours, twins in zip(engine("tf")(work, 0, 6), engine("threads")(work, 0, 6), strict=True):
-        difference = np.abs(ours["views"].astype(int) - twins["views"])
+    for ours, theirs in zip(loader("tf")(work, 0, 6), loader("threads")(work, 0, 6), strict=True):
+        difference = np.abs(ours["views"].astype(int) - theirs["views"])
         assert difference.max() <= 1
         assert (difference > 0).mean() < 2e-3
 
 
 @pytest.mark.parametrize("name", ["tf", "threads"])
-def test_a_process_ends_though_its_batches_were_not_used_up(photos, name):
+def test_a_process_ends_with_unused_batches(photos, name):
     if name == "tf":
         pytest.importorskip("tensorflow")
     code = f"""
@@ -236,12 +236,12 @@ from cssl_jax.data.pipeline.base import PIPELINES
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.data.sampler import Sampler
 source = load_source({str(photos)!r})
-feeds = PIPELINES["{name}-split"](
+batches = PIPELINES["{name}-split"](
     source=source, sampler=Sampler(6, 4, seed=0), policy=ImagePolicy(), views={{"views": 2}},
     size=24, mean=(0.0,) * 3, std=(1.0,) * 3, rows=np.arange(4),
-).feeds(0, 10**6)
+).host_batches(0, 10**6)
 for _ in range(5):
-    next(feeds)
+    next(batches)
 print("done")
 """
     for _ in range(2):
@@ -254,9 +254,9 @@ print("done")
 
 @pytest.mark.parametrize("name", ["tf", "threads"])
 @pytest.mark.parametrize(("kernels", "whole"), [("jax", False), ("jax", True), ("opencv", True)])
-def test_the_bits_depend_on_neither_start_nor_parallelism_nor_rows(folder, name, whole, kernels):
+def test_the_views_do_not_depend_on_start_parallelism_or_rows(folder, name, whole, kernels):
     source = load_source(str(folder))
-    batches = engine(name)
+    batches = loader(name)
     work = functools.partial(work_of, kernels=kernels)
     reference = list(batches(work(source, whole=whole, parallelism=1), 0, 4))
     assert_same_bits(batches(work(source, whole=whole, parallelism=3), 2, 4), reference[2:])
@@ -270,7 +270,7 @@ def test_the_bits_depend_on_neither_start_nor_parallelism_nor_rows(folder, name,
 def test_without_a_crop_a_view_is_the_centre_square(folder, name, kernels):
     source = load_source(str(folder))
     policy = only(interpolation="bilinear", dct_scaling=False)
-    (batch,) = engine(name)(work_of(source, policy, kernels=kernels), 0, 1)
+    (batch,) = loader(name)(work_of(source, policy, kernels=kernels), 0, 1)
     squares = np.concatenate(list(source.blocks(5, SIZE)))
     difference = np.abs(batch["views"][:, 0].astype(int) - squares[batch["index"]])
     assert difference.max() <= 1
@@ -278,20 +278,20 @@ def test_without_a_crop_a_view_is_the_centre_square(folder, name, kernels):
 
 @pytest.mark.parametrize("kernels", ["jax", "opencv"])
 @pytest.mark.parametrize("name", ["tf", "threads"])
-def test_a_picture_that_changed_during_the_run_is_named(folder, name, kernels):
+def test_an_image_that_changed_during_the_run_is_named(folder, name, kernels):
     source = load_source(str(folder))
     work = functools.partial(work_of, kernels=kernels)
     for path in folder.rglob("*.*"):
-        path.write_bytes(b"no picture any more")
+        path.write_bytes(b"not an image any more")
     with pytest.raises(RunError, match=r"(cat|dog)/\d\d\.\w+ has changed since the run began"):
-        list(engine(name)(work(source), 0, 3))
+        list(loader(name)(work(source), 0, 3))
     for path in folder.rglob("*.*"):
         path.unlink()
     with pytest.raises(RunError, match="can no longer be read"):
-        list(engine(name)(work(source), 0, 3))
+        list(loader(name)(work(source), 0, 3))
 
 
-def test_pictures_of_one_size_are_decoded_once_into_an_array(folder, tmp_path):
+def test_images_of_one_size_are_decoded_once_into_an_array(folder, tmp_path):
     root = tmp_path / "uniform"
     root.mkdir()
     for number in range(6):
@@ -303,18 +303,18 @@ def test_pictures_of_one_size_are_decoded_once_into_an_array(folder, tmp_path):
     np.testing.assert_array_equal(source.images[4], np.asarray(smooth(20, 30, 4)))
     assert list(source.take(np.array([5])).names) == ["5.png"]
     assert isinstance(load_source(str(root), ImageOptions(in_memory=False)), ImageSource)
-    with pytest.raises(UserError, match=r"in_memory needs pictures of one size; .* from 16 to 90"):
+    with pytest.raises(UserError, match=r"in_memory needs images of one size; .* from 16 to 90"):
         load_source(str(folder), ImageOptions(in_memory=True))
 
 
-def test_views_of_held_out_pictures_are_in_order_and_the_seeds(folder):
+def test_evaluation_views_are_in_order_and_depend_on_the_seed(folder):
     source = load_source(str(folder)).take(np.arange(7))
     policy = only(crop=(1.0,), crop_area=(0.9, 1.0))
     pairs = np.concatenate(list(view_pairs(source, policy, size=SIZE, seed=1)))
     assert pairs.shape == (7, 2, SIZE, SIZE, 3)
     assert np.any(pairs[:, 0] != pairs[:, 1])
     squares = np.concatenate(list(source.blocks(8, SIZE))).astype(float)
-    # A crop of nearly all is nearer to its own picture than to any other.
+    # A crop of almost the whole image is closer to its image than to any other.
     distances = np.abs(pairs[:, None, 0].astype(float) - squares[None]).mean(axis=(2, 3, 4))
     np.testing.assert_array_equal(distances.argmin(axis=1), np.arange(7))
     again = np.concatenate(list(view_pairs(source, policy, size=SIZE, seed=1)))
@@ -323,7 +323,7 @@ def test_views_of_held_out_pictures_are_in_order_and_the_seeds(folder):
     assert np.any(pairs != other)
 
 
-def test_what_is_left_out_is_told_with_the_source_and_its_parts(folder):
+def test_a_source_and_its_subsets_list_the_excluded_images(folder):
     (folder / "cat" / "broken.jpg").write_bytes(b"\xff\xd8 but no more")
     source = load_source(str(folder), ImageOptions(max_rejected=0.5))
     ((name, reason, _),) = source.take(np.array([0])).rejected
@@ -332,12 +332,14 @@ def test_what_is_left_out_is_told_with_the_source_and_its_parts(folder):
         load_source(str(folder), dataclasses.replace(ImageOptions(), max_rejected=0.01))
 
 
-def test_a_file_that_tensorflow_alone_cannot_decode_is_named_with_an_engine_that_can(folder):
-    tf_batches = engine("tf")
+def test_a_file_that_only_tensorflow_cannot_decode_is_named_with_a_loader_that_can(folder):
+    tf_batches = loader("tf")
     pixels = np.full((40, 40), 128, np.uint8)
     (folder / "cat" / "lossless.jpg").write_bytes(lossless_jpeg.encode(pixels))
     source = load_source(str(folder))
-    assert len(list(tf_batches(work_of(source), 0, 4))) == 4  # Pillow decodes it there too
+    assert (
+        len(list(tf_batches(work_of(source), 0, 4))) == 4
+    )  # Pillow decodes it also for this loader
     plain = dataclasses.replace(source.index, plain_jpeg=source.index.plain_jpeg | True)
     wrong = dataclasses.replace(source, index=plain)
     wrong = wrong.take(np.flatnonzero(np.char.endswith(wrong.names, ".jpg")))

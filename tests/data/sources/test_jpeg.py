@@ -1,4 +1,4 @@
-"""JPEGs by simplejpeg: the bits of Pillow, at full size and reduced."""
+"""simplejpeg decodes JPEGs to the same pixels as Pillow, at full size and reduced."""
 
 import io
 
@@ -23,7 +23,7 @@ def encoded(height, width, mode="RGB", **options):
 @pytest.mark.parametrize("halvings", [0, 1, 2, 3])
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
-def test_the_bits_are_pillows(subsampling, progressive, halvings):
+def test_the_pixels_are_identical_to_those_of_pillow(subsampling, progressive, halvings):
     for height, width in ((101, 67), (64, 64), (33, 90)):
         content = encoded(height, width, subsampling=subsampling, progressive=progressive)
         expected = decode.decode(content, 3, halvings)
@@ -31,19 +31,19 @@ def test_the_bits_are_pillows(subsampling, progressive, halvings):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_grey_photos_have_the_channels_that_are_asked_for(channels):
+def test_grey_photos_have_the_requested_channels(channels):
     content = encoded(40, 50, "L")
     expected = decode.decode(content, channels, 1)
     np.testing.assert_array_equal(jpeg.decode(content, expected.shape), expected)
 
 
-def test_what_is_damaged_or_of_another_size_is_left_to_pillow():
+def test_a_damaged_jpeg_or_one_of_another_size_gives_none():
     content = encoded(40, 50)
     assert jpeg.decode(content[:200], (40, 50, 3)) is None
     assert jpeg.decode(b"no photo", (40, 50, 3)) is None
     assert jpeg.decode(content, (40, 60, 3)) is None
 
 
-def test_without_the_package_pillow_decodes(monkeypatch):
+def test_without_the_package_the_result_is_none(monkeypatch):
     monkeypatch.setattr(jpeg, "_decoder", lambda: None)
     assert jpeg.decode(encoded(40, 50), (40, 50, 3)) is None

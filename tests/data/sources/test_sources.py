@@ -13,12 +13,12 @@ def save(path, **arrays):
     return str(path)
 
 
-def test_the_embedded_digits_are_scikit_learns():
+def test_the_embedded_digits_are_those_of_scikit_learn():
     ours, theirs = load_source("digits"), load_digits()
     np.testing.assert_array_equal(ours.labels, theirs.target)
     assert ours.images.shape == (1797, 8, 8, 1)
     assert ours.images.dtype == np.uint8
-    # 17 levels on 256 grey values, to the nearest.
+    # 17 levels scaled to 256 grey values and rounded to the nearest.
     np.testing.assert_array_equal(ours.images[..., 0], np.floor(theirs.images * 255 / 16 + 0.5))
 
 
@@ -48,11 +48,11 @@ BAD = {
     "empty": ({"images": np.zeros((0, 4, 4, 1), np.uint8)}, "shape"),
     "label count": (
         {"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.zeros(3, int)},
-        "one integer an image",
+        "one integer per image",
     ),
     "label type": (
         {"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.zeros(2)},
-        "one integer an image",
+        "one integer per image",
     ),
     "negative label": (
         {"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.array([0, -2])},
@@ -60,14 +60,14 @@ BAD = {
     ),
     "identifiers": (
         {"images": np.zeros((3, 4, 4, 1), np.uint8), "labels": 20260000 + np.arange(3)},
-        r"label 20260002 is no class number; .*return_inverse=True\)\[1\]",
+        r"label 20260002 is not a class number; .*return_inverse=True\)\[1\]",
     ),
     "numbers beyond int64": (
         {"images": np.zeros((2, 4, 4, 1), np.uint8), "labels": np.array([0, 2**63], np.uint64)},
-        "label 9223372036854775808 is no class number",
+        "label 9223372036854775808 is not a class number",
     ),
     "one image": ({"images": np.zeros((32, 32, 3), np.uint8)}, r"save one image as images\[None\]"),
-    "objects": ({"images": np.array([{}, {}], dtype=object)}, r"no readable \.npz"),
+    "objects": ({"images": np.array([{}, {}], dtype=object)}, r"not a readable \.npz"),
 }
 
 
@@ -79,14 +79,14 @@ def test_channels_before_height_and_width_are_refused_with_the_transposition(tmp
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     with pytest.raises(UserError, match=r"numpy\.transpose\(images, \(0, 2, 3, 1\)\)"):
         load_source(save(tmp_path / "a.npz", images=images))
-    # What the message says to type is accepted and is the same image.
+    # The transposition that the message gives works, and the image is the same.
     right = np.transpose(images, (0, 2, 3, 1))
     source = load_source(save(tmp_path / "b.npz", images=right))
     np.testing.assert_array_equal(source.image(2)[..., -1], images[2, -1])
 
 
 @pytest.mark.parametrize("shape", [(5, 9, 9, 200), (5, 3, 3, 9), (5, 32, 48, 3), (5, 3, 64, 3)])
-def test_channels_behind_height_and_width_are_what_they_are(tmp_path, shape):
+def test_channels_after_height_and_width_are_accepted(tmp_path, shape):
     source = load_source(save(tmp_path / "a.npz", images=np.zeros(shape, np.uint8)))
     assert source.images.shape == shape
 
@@ -104,7 +104,7 @@ def test_identifiers_are_numbered_by_the_values_that_occur(tmp_path, kind):
     np.testing.assert_array_equal(labels, [0, 2, -1, 1, 2])
     assert classes == ("200000", "200002", "200007")
     assert count == 3
-    few, names = number_labels([0, 9_999], "list")  # class numbers, of which most have no image
+    few, names = number_labels([0, 9_999], "list")  # class numbers, most of them without an image
     np.testing.assert_array_equal(few, [0, 9_999])
     assert len(names) == 10_000
 
@@ -116,33 +116,33 @@ def test_a_bad_file_is_refused_with_the_way_out(tmp_path, case):
         load_source(save(tmp_path / "bad.npz", **arrays))
 
 
-def test_what_is_no_source_is_refused(tmp_path):
+def test_an_invalid_source_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"'digit' does not exist; give 'digits', an \.npz file"):
         load_source("digit")
     with pytest.raises(UserError, match="does not exist"):
         load_source(str(tmp_path / "missing.npz"))
     (tmp_path / "text.npz").write_text("no zip file")
-    with pytest.raises(UserError, match=r"no readable \.npz"):
+    with pytest.raises(UserError, match=r"not a readable \.npz"):
         load_source(str(tmp_path / "text.npz"))
     good = tmp_path / "good.npz"
     np.savez(good, images=np.zeros((50, 8, 8, 1), np.uint8))
     (tmp_path / "cut.npz").write_bytes(good.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"no readable \.npz"):
+    with pytest.raises(UserError, match=r"not a readable \.npz"):
         load_source(str(tmp_path / "cut.npz"))
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("photos.zip", r"photos\.zip' is no set of pictures; give 'digits'"),
-    ("shard.tar.gz", r"unpack it by `gunzip .*/shard\.tar\.gz`"),
+    ("photos.zip", r"photos\.zip' is not a set of images; give 'digits'"),
+    ("shard.tar.gz", r"decompress it by `gunzip .*/shard\.tar\.gz`"),
 ])  # fmt: skip
-def test_a_file_of_another_kind_is_said_to_be_one(tmp_path, name, message):
+def test_a_file_of_another_kind_is_refused_with_its_kind(tmp_path, name, message):
     (tmp_path / name).write_bytes(b"\x1f\x8b of some kind")
     with pytest.raises(UserError, match=message):
         load_source(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("spec", ["gs://b/train-*.tar", "wds:https://b/{0..3}.tar", "hf://a/b"])
-def test_what_lies_on_another_machine_is_refused_as_such(spec):
+def test_a_source_on_another_machine_is_refused(spec):
     for function in (load_source, absolute_spec):
         with pytest.raises(UserError, match="is not on this machine; copy it here, or mount it"):
             function(spec)
@@ -155,12 +155,12 @@ def test_what_lies_on_another_machine_is_refused_as_such(spec):
     ("tfds:./set@test", "tfds:HERE/set@test"),
     ("digits", "digits"),
 ])  # fmt: skip
-def test_a_spec_holds_from_any_folder(tmp_path, monkeypatch, spec, absolute):
+def test_an_absolute_spec_works_from_any_folder(tmp_path, monkeypatch, spec, absolute):
     monkeypatch.chdir(tmp_path)
     assert absolute_spec(spec) == absolute.replace("HERE", str(tmp_path))
 
 
-def test_the_split_is_a_partition_that_the_seed_decides():
+def test_the_split_is_a_partition_by_the_seed():
     train, validation = split(1000, 0.2, seed=3)
     assert len(validation) == 200
     assert sorted([*train, *validation]) == list(range(1000))
@@ -170,14 +170,15 @@ def test_the_split_is_a_partition_that_the_seed_decides():
 
 
 @pytest.mark.parametrize(
-    ("fraction", "message"), [(1.0, "within"), (-0.1, "within"), (0.001, "empty")]
+    ("fraction", "message"),
+    [(1.0, "give a fraction in"), (-0.1, "give a fraction in"), (0.001, "empty")],
 )
-def test_a_split_that_leaves_nothing_is_refused(fraction, message):
+def test_an_empty_split_is_refused(fraction, message):
     with pytest.raises(UserError, match=message):
         split(100, fraction, seed=0)
 
 
-def test_channel_statistics_equal_the_float64_ones():
+def test_channel_statistics_match_float64():
     images = np.random.default_rng(0).integers(0, 256, (20, 5, 6, 3)).astype(np.uint8)
     images[..., 2] = 51  # a constant channel
     mean, std = channel_statistics(images)

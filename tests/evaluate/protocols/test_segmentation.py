@@ -189,12 +189,12 @@ def test_masks_that_do_not_fit_are_named(tmp_path, spoil, words):
 
 
 def test_what_is_no_set_of_masks_is_refused(tmp_path):
-    with pytest.raises(UserError, match="digits is no set of images with masks; give a folder"):
+    with pytest.raises(UserError, match="digits is not a set of images with masks; give a folder"):
         load_masks("digits", GREY)
     images, masks = scenes(4)
     for arrays, words in (
         ({}, "needs an array named 'masks'"),
-        ({"masks": masks[:3]}, "4 images and 3 masks"),
+        ({"masks": masks[:3]}, "4 images, but 3 masks"),
         ({"masks": masks.astype(int)}, "give uint8"),
         ({"masks": masks * 0}, "fewer than two classes"),
     ):
@@ -208,7 +208,7 @@ def test_a_run_is_reported_on_beside_its_floors(tmp_path, capsys):
     plain, run = tmp_path / "plain.npz", tmp_path / "run"
     np.savez(plain, images=scenes(60)[0][:, ::2, ::2])
     pretrain(tiny.replace(tiny.config(epochs=1), "data", source=str(plain), size=16), run)
-    with pytest.raises(UserError, match="is no set of images with masks"):
+    with pytest.raises(UserError, match="is not a set of images with masks"):
         evaluate_run(run, "segment", data=DataConfig(source="digits"))
     images, masks = scenes(30)
     np.savez(tmp_path / "scenes.npz", images=images, masks=masks)
