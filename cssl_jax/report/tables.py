@@ -16,13 +16,8 @@ NONE = "-"  # text of a cell without a value
 # Prefixes of metrics in [0, 1] inside a protocol's results; they are shown in percent.
 _FRACTIONS = ("top", "recall", "accuracy", "map", "mean_average_precision")
 _NUMBERS = ("alignment", "uniformity", "rankme")  # metrics that are shown as plain numbers
-_NO_PROTOCOL = (
-    "features",
-    "split",
-    "versions",
-    "random_init",
-    "pixels",
-)  # other entries of results
+# Dictionaries in results.json that are no results of a protocol.
+_NO_PROTOCOL = ("features", "split", "versions", "random_init", "pixels")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -239,7 +239,7 @@ def test_every_protocol_has_its_table(run, capsys):
     out = capsys.readouterr().out
     heads = [line.split() for line in out.splitlines()]
     assert ["knn", "top-1", "by", "k", "1", "3", "5"] in heads
-    assert ["labels,", "top-1", "2", "a", "class"] in heads
+    assert ["labels,", "top-1", "2", "per", "class"] in heads
     assert ["retrieval", "recall@1", "recall@2", "mAP"] in heads
     assert out.count("raw pixels") == 4
     results = json.loads((folder / "results.json").read_text())
