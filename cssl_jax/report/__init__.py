@@ -1,4 +1,4 @@
-"""Report of a run as HTML, Markdown, plots and terminal tables."""
+"""Report of training runs as HTML, Markdown, plots and terminal tables."""
 
 from cssl_jax.lazy import submodules
 

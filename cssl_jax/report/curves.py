@@ -1,11 +1,9 @@
-"""Which curves a run has: their titles, series and floors, for the page, the PNG and the text."""
+"""Charts of runs over epochs: titles, series and baselines, for the page, PNG and Markdown."""
 
 import dataclasses
 from collections.abc import Sequence
 
 from cssl_jax.report.run_reader import Line, RunFolder
-
-Points = tuple[list[float], list[float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,13 +11,13 @@ class Series:
     """A line of a chart.
 
     Attributes:
-        label: What it is; with several runs the run's name.
-        run: Which run, from 0; colours follow it.
-        x: Epochs.
-        y: Values.
-        baseline: Whether it is a level to compare with, drawn dashed.
-        look: How the page draws it: "series", "series upper" and "series lower" about it, "floor",
-            or "floor dots".
+        label: Text in the legend; for several runs it contains the run's name.
+        run: Index of the run, from 0; it sets the colour.
+        x: Epoch per point.
+        y: Value per point, in the chart's unit.
+        baseline: True for a constant level to compare with, drawn dashed or dotted.
+        look: CSS classes of the line: "series"; "series upper" and "series lower" for the maximum
+            and the minimum around it; "baseline" or "baseline dots" for a constant level.
     """
 
     label: str
@@ -32,13 +30,13 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """Series over epochs.
+    """A chart with series over epochs.
 
     Attributes:
-        title: What is shown.
-        unit: Of the values, for the axis.
-        series: At least one.
-        note: How to read it.
+        title: Name of the metric.
+        unit: Unit of the values, for the axis; "" for none.
+        series: Lines of the chart, at least one.
+        note: Explanation below the chart; "" for none.
     """
 
     title: str
@@ -48,12 +46,12 @@ class Chart:
 
     @property
     def from_zero(self) -> bool:
-        """Whether 0 is on the axis: small changes of a large value are small then."""
+        """True if the vertical axis includes 0, so that small relative changes look small."""
         return self.title not in _CLOSE_UP
 
     @property
     def logarithmic(self) -> bool:
-        """Whether the axis is; the values are positive then."""
+        """True if the vertical axis is logarithmic; such a chart shows positive values only."""
         return self.title == _LOGARITHMIC
 
 
@@ -63,14 +61,14 @@ _CLOSE_UP = (
     _LOGARITHMIC,
 )
 _LOOKS = {"max": "series upper", "min": "series lower"}
-# (title, unit, factor, how to read it, names of figures with labels of their own)
+# Charts of logged steps: (title, unit, factor, note, metric name -> suffix of its label).
 _STEPS = (
     ("Loss", "nats", 1.0, "Chance level ln(2N - 1) is dashed.", {"loss": ""}),
     (
         "Contrastive accuracy",
         "%",
         100.0,
-        "How often a picture's other view is the nearest of the batch.",
+        "Fraction of views whose nearest view in the batch is the other view of the same image.",
         {"contrastive_accuracy": ""},
     ),
     ("Learning rate", "", 1.0, "", {"learning_rate": ""}),
@@ -83,40 +81,42 @@ _STEPS = (
         {"trust_ratio_max": "max", "trust_ratio_median": "median", "trust_ratio_min": "min"},
     ),
 )
+# Charts of online evaluations: (title, unit, factor, note, metric name).
 _ONLINE = (
     ("Online kNN top-1", "%", 100.0, "Untrained encoder dashed, raw pixels dotted.", "knn.top1"),
     ("Online linear probe top-1", "%", 100.0, "", "linear.top1"),
     ("View retrieval", "%", 100.0, "", "view_retrieval"),
-    ("RankMe", "dimensions", 1.0, "A smooth rank of the features.", "features.rankme"),
+    ("RankMe", "dimensions", 1.0, "Effective rank of the features.", "features.rankme"),
     (
         "Alignment",
         "squared distance",
         1.0,
-        "Of two views of a picture; 0 is best.",
+        "Mean over pairs of views of the same image; 0 is best.",
         "features.alignment",
     ),
     (
         "Uniformity",
         "log",
         1.0,
-        "0 is a point; lower is more spread.",
+        "0: all features are identical; lower values: more uniform on the sphere.",
         "features.uniformity",
     ),
     (
         "Deviation",
-        "share of a sphere",
+        "fraction of a sphere",
         1.0,
-        "Root of the summed variance of unit-length features; 0 is a point.",
+        "Root of the summed variance of unit-norm features; 0: all features are identical.",
         "features.std",
     ),
     (
         "Neighbour purity",
         "%",
         100.0,
-        "Share of the 5 nearest neighbours with the same label.",
+        "Fraction of the 5 nearest neighbours with the same label.",
         "features.neighbour_purity",
     ),
 )
+# Charts of timings: (title, unit, factor, note, metric name).
 _TIMINGS = (
     ("Throughput", "images/s", 1.0, "", "images_per_second"),
     ("Waiting for input", "% of the time", 100.0, "", "input_wait"),
@@ -124,8 +124,8 @@ _TIMINGS = (
 
 
 def charts(runs: Sequence[RunFolder]) -> list[Chart]:
-    """All charts that some run has figures for."""
-    found = []
+    """Builds all charts for which at least one run has logged values."""
+    candidates = []
     for title, unit, factor, note, names in _STEPS:
         series: list[Series] = []
         for number, run in enumerate(runs):
@@ -135,25 +135,26 @@ def charts(runs: Sequence[RunFolder]) -> list[Chart]:
                 series += _series(run.steps, name, label, number, factor, look)
             if title == "Loss":
                 series += _chance(run, number, runs)
-        found.append(Chart(title, unit, series, note))
+        candidates.append(Chart(title, unit, series, note))
     for title, unit, factor, note, name in _ONLINE:
         series = []
         for number, run in enumerate(runs):
             label = run.name if len(runs) > 1 else title.removeprefix("Online ")
             series += _series(run.online, name, label, number, factor)
             series += _baselines(run, name, number, factor, runs)
-        found.append(Chart(title, unit, series, note))
+        candidates.append(Chart(title, unit, series, note))
     for title, unit, factor, note, name in _TIMINGS:
         series = []
         for number, run in enumerate(runs):
             label = run.name if len(runs) > 1 else title.lower()
             lines = [
                 {**line, "epoch": line["step"] / (run.steps_per_epoch or 1)}
-                for line in run.timings[1:]  # the first compiles
+                for line in run.timings[1:]  # the first line includes compilation
             ]
             series += _series(lines, name, label, number, factor)
-        found.append(Chart(title, unit, series, note))
-    return [chart for chart in found if any(not one.baseline for one in chart.series)]
+        candidates.append(Chart(title, unit, series, note))
+    # A chart that has baselines only would have no values of the run to compare with them.
+    return [chart for chart in candidates if any(not series.baseline for series in chart.series)]
 
 
 def _series(
@@ -172,21 +173,23 @@ def _chance(run: RunFolder, number: int, runs: Sequence[RunFolder]) -> list[Seri
         return []
     label = f"{run.name} chance" if len(runs) > 1 else "chance level"
     levels = [lines[i]["chance_level"] for i in (0, -1)]
-    return [Series(label, number, [lines[0]["epoch"], lines[-1]["epoch"]], levels, True, "floor")]
+    return [
+        Series(label, number, [lines[0]["epoch"], lines[-1]["epoch"]], levels, True, "baseline")
+    ]
 
 
 def _baselines(
     run: RunFolder, name: str, number: int, factor: float, runs: Sequence[RunFolder]
 ) -> list[Series]:
-    """Levels of the untrained encoder and of raw pixels, once the run has its results."""
-    found, lines = [], [line for line in run.online if name in line]
-    for row, title in (("random_init", "untrained"), ("pixels", "pixels")):
-        value = run.results.get(row, {})
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
+    """Levels of the untrained encoder and of raw pixels; empty until the run has its results."""
+    series, lines = [], [line for line in run.online if name in line]
+    for key, title in (("random_init", "untrained"), ("pixels", "pixels")):
+        value = run.results.get(key, {})
+        for subkey in name.split("."):
+            value = value.get(subkey) if isinstance(value, dict) else None
         if isinstance(value, int | float) and lines:
             label = f"{run.name} {title}" if len(runs) > 1 else title
             span = [0.0, lines[-1]["epoch"]]
-            look = "floor" if row == "random_init" else "floor dots"
-            found.append(Series(label, number, span, [factor * value] * 2, True, look))
-    return found
+            look = "baseline" if key == "random_init" else "baseline dots"
+            series.append(Series(label, number, span, [factor * value] * 2, True, look))
+    return series

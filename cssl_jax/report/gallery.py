@@ -1,4 +1,4 @@
-"""What a report shows of a run's pictures: features, maps, neighbours, confusions, views."""
+"""Image content of a report: features, maps, neighbours, confusion matrices and views."""
 
 import dataclasses
 import pathlib
@@ -19,19 +19,19 @@ from cssl_jax.report.run_reader import RunFolder
 from cssl_jax.report.thumbnails import Sprite, make_sprite
 from cssl_jax.runtime import process
 
-IMAGES = 10_000  # embedded at most
-MOST_IMAGES = 100_000  # a page of more is too large for a browser
+IMAGES = 10_000  # default maximum number of embedded images
+MAX_IMAGES = 100_000  # a page with more images is too large for a browser
 NEIGHBOURS, QUERIES, EXAMPLES = 8, 12, 4
-PROBE_L2 = 1e-3  # of the probe behind the confusion matrix where results.json names none
+PROBE_L2 = 1e-3  # L2 penalty of the confusion matrix's probe if results.json has none
 
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """Counts of (true, predicted) classes.
+    """A confusion matrix.
 
     Attributes:
-        counts: int [C, C], rows are true classes.
-        origin: Where they come from, in words.
+        counts: Number of images, int [C, C]; rows are true classes, columns predicted classes.
+        origin: Description of the classifier and the images behind the counts.
     """
 
     counts: np.ndarray
@@ -40,21 +40,22 @@ class Confusion:
 
 @dataclasses.dataclass
 class Gallery:
-    """Pictures of the validation part and what the encoder makes of them.
+    """Validation images (all, or a seeded subset) and their features by a run's encoder.
 
     Attributes:
-        step: Of the checkpoint.
-        source: The part that is shown.
-        of: Pictures of the whole validation part.
-        features: float32 [n, D].
-        names: Of every picture, ready to be shown.
-        classes: Names of the labels; empty without labels.
-        environment: Of the run, by the checkpoint.
+        step: Step of the checkpoint.
+        source: Images of the gallery, n of them.
+        total: Number of images in the whole validation split.
+        features: Features of the images, float32 [n, D].
+        names: Printable name per image.
+        classes: Printable name per class; empty without labels.
+        environment: Machine and package versions of the run, as stored in the checkpoint.
+        seed: Seed of the maps and of the choice of queries.
     """
 
     step: int
     source: Source
-    of: int
+    total: int
     features: np.ndarray
     names: list[str]
     classes: list[str]
@@ -66,23 +67,26 @@ class Gallery:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """int64 [n], -1 for none; None without labels."""
+        """Label per image, int64 [n], -1 for an unlabelled image; None without any labels."""
         return self.source.labels if self.classes else None
 
     def sprite(self) -> Sprite:
-        """Thumbnails of all pictures."""
+        """Builds a sprite with the thumbnails of all images."""
         return make_sprite(self.source)
 
     def map(self, kind: str) -> np.ndarray:
-        """Places [n, 2]; see ``projections.project``."""
+        """Computes coordinates float64 [n, 2] of a kind of map; see ``projections.project``."""
         return projections.project(self.features, kind, seed=self.seed)
 
     def neighbours(self) -> np.ndarray:
-        """int64 [n, 8] (fewer where there are fewer pictures), nearest first."""
+        """Indices of the nearest images per image, int64 [n, min(8, n - 1)], nearest first."""
         return nearest(self.features, min(NEIGHBOURS, len(self) - 1))
 
     def queries(self) -> np.ndarray:
-        """Rows to show neighbours of: drawn by the seed, as many classes as there is room for."""
+        """Indices of up to 12 images whose neighbours are shown.
+
+        The choice is random with the gallery's seed and covers as many classes as possible.
+        """
         order = permute(np.arange(len(self)), epoch_key(self.seed, 1), len(self))
         if self.labels is None:
             return np.sort(order[:QUERIES])
@@ -93,30 +97,37 @@ class Gallery:
 
 
 def open_gallery(run: RunFolder, *, images: int = IMAGES) -> tuple[Gallery, Encoder]:
-    """Embeds a part of a run's validation pictures with its newest checkpoint.
+    """Embeds validation images of a run with its newest checkpoint.
+
+    Args:
+        run: Run folder, finished or still training.
+        images: Maximum number of images; a larger split is reduced to a seeded subset.
 
     Raises:
-        UserError: There is no checkpoint yet, or the data are gone; the message says which.
+        UserError: The run has no checkpoint yet, or its data cannot be found.
     """
-    encoder = _newest(run)
+    encoder = _load_newest(run)
     process.set_compile_cache(run.config.runtime.compile_cache)
     _, validation = builders.load_data(encoder.config)
-    part = seeded_subset(validation, images, seed=encoder.config.train.seed)
+    subset = seeded_subset(validation, images, seed=encoder.config.train.seed)
     gallery = Gallery(
         step=encoder.step or 0,
-        source=part,
-        of=len(validation),
-        features=encoder.embed(part),
-        names=_names(part),
-        classes=class_names(part),
+        source=subset,
+        total=len(validation),
+        features=encoder.embed(subset),
+        names=_names(subset),
+        classes=class_names(subset),
         environment=_environment(encoder),
         seed=encoder.config.train.seed,
     )
     return gallery, encoder
 
 
-def _newest(run: RunFolder) -> Encoder:
-    """While a run trains, a checkpoint may be replaced between finding and reading it."""
+def _load_newest(run: RunFolder) -> Encoder:
+    """Loads the newest checkpoint, with one retry.
+
+    A run that still trains may replace a checkpoint between the search for it and the read.
+    """
     try:
         return load_encoder(run.path)
     except (OSError, ValueError):
@@ -128,67 +139,78 @@ def _environment(encoder: Encoder) -> dict[str, str]:
 
 
 def class_names(source: Source) -> list[str]:
-    """Of the labels; none where nothing is labelled.
+    """Printable class name per label; empty if no image has a label.
 
-    The source's own, else the folders that pictures lie in, else numbers.
+    The names come from the source. A source without names is named by the images' folders if each
+    class has its own folder, and else by class numbers.
     """
     if source.labels is None or source.labels.max(initial=-1) < 0:
         return []
-    known = list(source.classes) or _folders(source)
+    names = list(source.classes) or _folders(source)
     numbers = [str(number) for number in range(source.num_classes)]
-    return [printable(name) for name in known] if len(known) == len(numbers) else numbers
+    return [printable(name) for name in names] if len(names) == len(numbers) else numbers
 
 
 def _folders(source: Source) -> list[str]:
-    """The first folder of every label's pictures; none unless each label has one of its own."""
+    """Top-level folder of each label's images; empty unless every label has its own folder."""
     if source.names is None or source.labels is None:
         return []
     folders: dict[int, set[str]] = {}
     for name, label in zip(source.names.tolist(), source.labels.tolist(), strict=True):
         folders.setdefault(label, set()).add(name.partition("/")[0] if "/" in name else "")
-    found = [folders.get(label, {str(label)}) for label in range(source.num_classes)]
-    names = [next(iter(one)) for one in found if len(one) == 1]
-    distinct = len(set(names)) == len(found) and "" not in names
+    per_label = [folders.get(label, {str(label)}) for label in range(source.num_classes)]
+    names = [next(iter(candidates)) for candidates in per_label if len(candidates) == 1]
+    distinct = len(set(names)) == len(per_label) and "" not in names
     return names if distinct else []
 
 
 def _names(source: Source) -> list[str]:
     if source.names is None:
-        return [f"picture {number}" for number in range(len(source))]
+        return [f"image {number}" for number in range(len(source))]
     return [printable(pathlib.PurePath(name).name) for name in source.names.tolist()]
 
 
 def printable(text: str) -> str:
-    """Text that UTF-8 can hold: bytes of file names that are in no encoding become escapes."""
+    r"""Makes text encodable as UTF-8; undecodable bytes of a file name become escapes (\xe9)."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def confusion(run: RunFolder, gallery: Gallery, encoder: Encoder, images: int) -> Confusion:
-    """The confusion matrix of the linear probe: the run's own, or of one fitted here.
+    """Returns the confusion matrix of a linear probe on the gallery's images.
+
+    The matrix in the run's results is used if it exists. Otherwise a probe is fitted here.
+
+    Args:
+        run: Run folder.
+        gallery: Validation images and their features.
+        encoder: Encoder of the run, which embeds the training images.
+        images: Maximum number of training images for the probe.
 
     Raises:
-        UserError: There are no labels on both parts.
+        UserError: The training or the validation split has no labels.
     """
     probe = run.results.get("linear", {})
     if "confusion" in probe:
         return Confusion(np.asarray(probe["confusion"]), "linear probe of results.json")
     train, _ = builders.load_data(encoder.config)
-    bank = seeded_subset(_labelled(train), images, seed=gallery.seed)
-    shown = gallery.labels
-    if bank.labels is None or shown is None or not len(bank):
-        raise UserError("a confusion matrix needs labels on the training and the validation part")
+    fit_images = seeded_subset(_labelled(train), images, seed=gallery.seed)
+    labels = gallery.labels
+    if fit_images.labels is None or labels is None or not len(fit_images):
+        raise UserError("a confusion matrix needs labels on the training and the validation split")
     classes = max(train.num_classes, gallery.source.num_classes)
-    features = encoder.embed(bank)
+    features = encoder.embed(fit_images)
     standardise = standardiser(features)
     l2 = probe.get("l2", PROBE_L2)
-    weights, bias = fit_logistic(standardise(features), bank.labels, num_classes=classes, l2=l2)
-    told = shown >= 0
-    scores = standardise(gallery.features[told]) @ np.asarray(weights) + np.asarray(bias)
+    weights, bias = fit_logistic(
+        standardise(features), fit_images.labels, num_classes=classes, l2=l2
+    )
+    labelled = labels >= 0
+    scores = standardise(gallery.features[labelled]) @ np.asarray(weights) + np.asarray(bias)
     counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (shown[told], scores.argmax(axis=1)), 1)
+    np.add.at(counts, (labels[labelled], scores.argmax(axis=1)), 1)
     origin = (
-        f"linear probe fitted for this page on {len(bank):,} training pictures, "
-        f"{told.sum():,} validation pictures counted"
+        f"linear probe fitted for this page on {len(fit_images):,} training images, "
+        f"{labelled.sum():,} validation images counted"
     )
     return Confusion(counts, origin)
 
@@ -200,14 +222,14 @@ def _labelled(source: Source) -> Source:
 
 
 def view_sheet(run: RunFolder) -> PIL.Image.Image:
-    """Pictures of the first batch and their views.
+    """Draws a sheet of the first batch's first images and their views.
 
     Raises:
-        UserError: The data are gone.
+        UserError: The data cannot be found.
     """
     from cssl_jax.report.views import draw_views
 
     return draw_views(run.config, examples=min(EXAMPLES, run.config.train.batch_size))
 
 
-MISSING = (UserError, RunError, OSError)  # what makes a section say why it is not there
+MISSING = (UserError, RunError, OSError)  # errors that replace a section by a note with the reason

@@ -1,4 +1,4 @@
-"""A report as one HTML page: styles, script, data and pictures are inside; it requests nothing."""
+"""A report as one HTML page with embedded styles, script, data and images; it loads no resource."""
 
 import datetime
 import html
@@ -14,59 +14,65 @@ from cssl_jax.report import svg
 from cssl_jax.report import tables as report_tables
 from cssl_jax.report.curves import Chart, charts
 from cssl_jax.report.gallery import printable
-from cssl_jax.report.html_data import Shown, chart_data, json_for_script, map_data, take_sprites
+from cssl_jax.report.html_data import (
+    RunContent,
+    assign_sprites,
+    chart_data,
+    json_for_script,
+    map_data,
+)
 from cssl_jax.report.run_reader import RunFolder
 from cssl_jax.report.tables import Table
 from cssl_jax.report.thumbnails import EXACT, Sprite, data_uri
 from cssl_jax.version import __version__
 
-# The browser itself enforces what the page promises.
+# The browser enforces that the page loads nothing: the policy blocks all network requests.
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"
 )
-MOST_CLASSES = 200  # whose confusion matrix is drawn
-PAIRS = 8  # confusions that are listed
+MAX_CLASSES = 200  # maximum number of classes for which the confusion matrix is drawn
+PAIRS = 8  # number of most frequent confusions in the list
 
 
-def page(shown: Sequence[Shown]) -> str:
-    """The page of runs, at least one, side by side."""
-    runs = [one.run for one in shown]
+def page(contents: Sequence[RunContent]) -> str:
+    """Builds the HTML page of runs, at least one, which are shown side by side."""
+    runs = [content.run for content in contents]
     drawn = charts(runs)
-    sprites = take_sprites(shown)
+    sprites = assign_sprites(contents)
     data = {
-        "maps": [map_data(one, one.gallery) for one in shown if one.gallery],
+        "maps": [map_data(content, content.gallery) for content in contents if content.gallery],
         "charts": [chart_data(chart) for chart in drawn],
     }
     title = ", ".join(text(run.name) for run in runs)
     sections = [
-        ("summary", "Summary", _summary(shown)),
+        ("summary", "Summary", _summary(contents)),
         ("curves", "Curves", curves_html(drawn)),
-        ("map", "Feature map", _maps(shown)),
-        ("neighbours", "Nearest neighbours", _side_by_side(shown, _neighbour_sheet)),
-        ("confusion", "Confusion matrix", _side_by_side(shown, _confusion)),
-        ("views", "Views", _side_by_side(shown, _views)),
+        ("map", "Feature map", _maps(contents)),
+        ("neighbours", "Nearest neighbours", _side_by_side(contents, _neighbour_sheet)),
+        ("confusion", "Confusion matrix", _side_by_side(contents, _confusion)),
+        ("views", "Views", _side_by_side(contents, _views)),
         ("config", "Config", _config(runs)),
-        ("environment", "Environment and command", _environment(shown)),
+        ("environment", "Environment and command", _environment(contents)),
     ]
-    tiles = "".join(_sprite_rule(i, sprite) for i, sprite in enumerate(sprites))
-    return document(title, sections, data, tiles)
+    sprite_rules = "".join(_sprite_rule(i, sprite) for i, sprite in enumerate(sprites))
+    return document(title, sections, data, sprite_rules)
 
 
 def document(
     title: str, sections: Sequence[tuple[str, str, str]], data: dict[str, Any], rules: str = ""
 ) -> str:
-    """A whole page.
+    """Builds a complete HTML document.
 
     Args:
-        title: As HTML.
-        sections: (anchor, heading, HTML) each; those without HTML are left out.
-        data: {"maps": [...], "charts": [...]}, for the script.
-        rules: Further CSS.
+        title: Title as HTML.
+        sections: Tuples (anchor, heading, HTML); a section with empty HTML is omitted.
+        data: JSON data {"maps": [...], "charts": [...]} for the script.
+        rules: CSS rules in addition to report.css.
     """
-    there = [(name, head, body) for name, head, body in sections if body]
-    links = "".join(f'<li><a href="#{name}">{head}</a></li>' for name, head, _ in there)
-    body = "".join(f'<h2 id="{name}">{head}</h2>{content}' for name, head, content in there)
+    present = [(name, head, content) for name, head, content in sections if content]
+    links = "".join(f'<li><a href="#{name}">{head}</a></li>' for name, head, _ in present)
+    body = "".join(f'<h2 id="{name}">{head}</h2>{content}' for name, head, content in present)
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -76,7 +82,7 @@ def document(
         f"<title>{title}: report</title><style>{_asset('report.css')}{rules}</style></head><body>\n"
         f'<header><h1>{title}</h1><p class="pale">Report of cssl_jax {__version__}, {now}</p>'
         f'</header><nav aria-label="Sections"><ul>{links}</ul></nav>\n<main>{body}</main>'
-        '<footer class="pale">This page holds all that it shows and asks no server for anything.'
+        '<footer class="pale">This page contains all its data and makes no network request.'
         "</footer>\n"
         f'<script type="application/json" id="data">{json_for_script(data)}</script>\n'
         f"<script>{_asset('report.js')}</script></body></html>\n"
@@ -84,7 +90,7 @@ def document(
 
 
 def text(value: object) -> str:
-    """Any text as HTML, in attributes too."""
+    """Escapes a value as HTML text, also for use in an attribute."""
     return html.escape(printable(str(value)), quote=True)
 
 
@@ -92,7 +98,7 @@ def _asset(name: str) -> str:
     return importlib.resources.files("cssl_jax.report").joinpath("assets", name).read_text("utf-8")
 
 
-# ----------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------- images
 
 
 def _sprite_rule(i: int, sprite: Sprite) -> str:
@@ -103,16 +109,16 @@ def _sprite_rule(i: int, sprite: Sprite) -> str:
 # ----------------------------------------------------------------------------------------- sections
 
 
-def _summary(shown: Sequence[Shown]) -> str:
+def _summary(contents: Sequence[RunContent]) -> str:
     cards = []
-    for one in shown:
-        run = one.run
+    for content in contents:
+        run = content.run
         items = "".join(
             f'<li class="{verdict.grade}"><b>{text(verdict.title)}</b> '
             f'<span class="pale">{text(verdict.detail)}</span></li>'
             for verdict in run.verdicts
         )
-        notes = "".join(f'<p class="note">Not shown: {text(note)}</p>' for note in one.notes)
+        notes = "".join(f'<p class="note">Not shown: {text(note)}</p>' for note in content.notes)
         facts = (
             f"{text(run.config.data.source)}, {text(run.config.model.encoder)}, "
             f"batch {run.config.train.batch_size:,}, {run.config.train.epochs:,} epochs"
@@ -122,18 +128,23 @@ def _summary(shown: Sequence[Shown]) -> str:
             f'<p class="pale">{facts}</p><ul class="verdicts">{items}</ul>{notes}</section>'
         )
     body = f'<div class="runs">{"".join(cards)}</div>'
-    runs = [one.run for one in shown]
-    results, figures = report_tables.results_table(runs), report_tables.diagnostics_table(runs)
+    runs = [content.run for content in contents]
+    results, diagnostics = report_tables.results_table(runs), report_tables.diagnostics_table(runs)
     if results is not None:
-        body += f"<h3>Results, on pictures that were not trained on</h3>{table_html(results)}"
-    if figures is not None:
-        body += f"<details><summary>Diagnostics and their thresholds</summary>{table_html(figures)}"
-        body += "</details>"
+        body += f"<h3>Results on images outside the training split</h3>{table_html(results)}"
+    if diagnostics is not None:
+        body += "<details><summary>Diagnostics and their thresholds</summary>"
+        body += f"{table_html(diagnostics)}</details>"
     return body
 
 
 def table_html(table: Table, kind: str = "") -> str:
-    """A table, its first column as row heads; ``kind`` "words" is for text rather than figures."""
+    """A table as HTML; the cells of its first column are row headings.
+
+    Args:
+        table: Table of plain text.
+        kind: CSS class: "" for numbers, "words" for left-aligned text, "trials" for a sweep.
+    """
     head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in table.head)
     rows = "".join(
         f'<tr><th scope="row">{text(row[0])}</th>'
@@ -148,43 +159,43 @@ def table_html(table: Table, kind: str = "") -> str:
 
 
 def curves_html(drawn: Sequence[Chart]) -> str:
-    """Charts side by side; the script finds their values in ``chart_data`` by their order."""
+    """Charts side by side; each chart's number is the index of its values in ``chart_data``."""
     cards = []
     for number, chart in enumerate(drawn):
         graph = svg.line_chart(chart)
         if not graph:
             continue
-        keys = "".join(
+        legend = "".join(
             f'<li><svg viewBox="0 0 26 8" aria-hidden="true"><polyline class="'
-            f'{one.look} c{one.run % 8}" points="0,4 26,4"/></svg>'
-            f"{text(one.label)}</li>"
-            for one in chart.series
+            f'{series.look} c{series.run % 8}" points="0,4 26,4"/></svg>'
+            f"{text(series.label)}</li>"
+            for series in chart.series
         )
         note = f"<figcaption>{text(chart.note)}</figcaption>" if chart.note else ""
         cards.append(
             f'<figure class="card map" data-chart="{number}"><h3>{text(chart.title)}</h3>{graph}'
-            f'<div class="tip" hidden></div><ul class="key">{keys}</ul>{note}</figure>'
+            f'<div class="tip" hidden></div><ul class="key">{legend}</ul>{note}</figure>'
         )
     return f'<div class="grid">{"".join(cards)}</div>' if cards else ""
 
 
-def _maps(shown: Sequence[Shown]) -> str:
+def _maps(contents: Sequence[RunContent]) -> str:
     cards, number = [], 0
-    for one in shown:
-        if one.gallery is None:
+    for content in contents:
+        if content.gallery is None:
             continue
-        gallery = one.gallery
-        many = len(gallery.classes) > 8
+        gallery = content.gallery
         note = (
-            f"{len(gallery):,} of {gallery.of:,} validation pictures, step {gallery.step}. "
-            "Hover or use the arrow keys for a picture, choose one for its neighbours, "
-            "hold Ctrl and scroll to zoom, drag to move."
+            f"{len(gallery):,} of {gallery.total:,} validation images, step {gallery.step}. "
+            "Hover over a point or use the arrow keys to see an image. Click a point to see the "
+            "image's neighbours. Hold Ctrl and scroll to zoom, drag to move."
         )
-        if many:
-            note += " Colours repeat in other shapes: choose a class to single it out."
+        if len(gallery.classes) > 8:  # the palette has 8 colours
+            note += " Colours repeat with other shapes: click a class to show it alone."
         cards.append(
-            f'<section class="card box">{_head(one, shown)}<div class="panes" data-map="{number}">'
-            '<div><div class="bar"></div><div class="map"><canvas tabindex="0" role="img"></canvas>'
+            f'<section class="card box">{_head(content, contents)}'
+            f'<div class="panes" data-map="{number}"><div><div class="bar"></div>'
+            '<div class="map"><canvas tabindex="0" role="img"></canvas>'
             '<div class="tip" hidden></div></div><div class="axes"></div></div>'
             '<div><div class="legend" role="group" aria-label="Classes"></div>'
             f'<div class="picked" aria-live="polite"></div><p class="note">{note}</p></div></div>'
@@ -194,27 +205,29 @@ def _maps(shown: Sequence[Shown]) -> str:
     return f'<div class="runs">{"".join(cards)}</div>' if cards else ""
 
 
-def _head(one: Shown, shown: Sequence[Shown]) -> str:
-    """The name of a run above its part of a section, where there are several."""
-    return f"<h3>{text(one.run.name)}</h3>" if len(shown) > 1 else ""
+def _head(content: RunContent, contents: Sequence[RunContent]) -> str:
+    """Heading with the run's name; "" on a page with a single run."""
+    return f"<h3>{text(content.run.name)}</h3>" if len(contents) > 1 else ""
 
 
-def _side_by_side(shown: Sequence[Shown], draw: Callable[[Shown], str]) -> str:
+def _side_by_side(contents: Sequence[RunContent], draw: Callable[[RunContent], str]) -> str:
+    """Cards with the result of ``draw`` per run; runs with an empty result are skipped."""
     cards = []
-    for one in shown:
-        if content := draw(one):
-            cards.append(f'<section class="card">{_head(one, shown)}{content}</section>')
+    for content in contents:
+        if body := draw(content):
+            cards.append(f'<section class="card">{_head(content, contents)}{body}</section>')
     return f'<div class="runs">{"".join(cards)}</div>' if cards else ""
 
 
-def _neighbour_sheet(one: Shown) -> str:
-    if one.gallery is None or one.neighbours is None:
+def _neighbour_sheet(content: RunContent) -> str:
+    if content.gallery is None or content.neighbours is None:
         return ""
-    gallery, rows = one.gallery, []
-    labels, small = gallery.labels, " small" if one.side <= EXACT else ""
+    gallery, rows = content.gallery, []
+    labels, small = gallery.labels, " small" if content.side <= EXACT else ""
+    columns, sprite = content.columns, content.sprite
     for query in gallery.queries():
         cells = []
-        for order, i in enumerate([query, *one.neighbours[query]]):
+        for order, i in enumerate([query, *content.neighbours[query]]):
             name = text(gallery.names[i])
             kind, caption = "", name
             if labels is not None and labels[i] >= 0:
@@ -222,72 +235,72 @@ def _neighbour_sheet(one: Shown) -> str:
                 if order and labels[query] >= 0:
                     kind = "same" if labels[i] == labels[query] else "other"
             cells.append(
-                f'<figure class="{kind}"><span class="thumb{small} s{one.sprite}" role="img" '
-                f'style="--x:{i % one.columns};--y:{i // one.columns}" title="{name}" '
+                f'<figure class="{kind}"><span class="thumb{small} s{sprite}" role="img" '
+                f'style="--x:{i % columns};--y:{i // columns}" title="{name}" '
                 f'aria-label="{name}, {caption}"></span><figcaption>{caption}</figcaption></figure>'
             )
         rows.append(f'<div class="row" tabindex="0">{"".join(cells)}</div>')
-    if labels is None:
-        note = "The first picture of a row and its nearest by cosine similarity."
-    else:
-        note = (
-            "The first picture of a row and its nearest by cosine similarity; a whole frame is the "
-            "same class, a dashed one another."
-        )
+    note = (
+        "The first image of each row is the query, the others are its nearest by cosine similarity."
+    )
+    if labels is not None:
+        note += " A solid frame marks the same class, a dashed frame another class."
     return f'<div class="sheets">{"".join(rows)}</div><p class="note">{note}</p>'
 
 
-def _confusion(one: Shown) -> str:
-    if one.confusion is None or one.gallery is None:
+def _confusion(content: RunContent) -> str:
+    if content.confusion is None or content.gallery is None:
         return ""
-    counts, names = one.confusion.counts, list(one.gallery.classes)
+    counts, names = content.confusion.counts, list(content.gallery.classes)
     names += [str(i) for i in range(len(names), len(counts))]
     hits = np.trace(counts) / max(counts.sum(), 1)
     body = f"<p>{hits:.1%} on the diagonal.</p>"
-    if len(counts) <= MOST_CLASSES:
+    if len(counts) <= MAX_CLASSES:
         body += f'<div class="scroll">{svg.confusion_matrix(counts, names)}</div>'
     off = counts - np.diag(np.diag(counts))
     order = np.argsort(-off, axis=None, kind="stable")[:PAIRS]
     pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, off.shape), strict=True)]
     rows = [[names[i], names[j], str(off[i, j])] for i, j in pairs if off[i, j]]
     if rows:
-        table = table_html(Table(["true", "predicted", "times"], rows))
-        body += f"<details><summary>What is confused most</summary>{table}</details>"
-    return f'{body}<p class="note">{text(one.confusion.origin)}.</p>'
+        table = table_html(Table(["true class", "predicted class", "images"], rows))
+        body += f"<details><summary>Most frequent confusions</summary>{table}</details>"
+    return f'{body}<p class="note">{text(content.confusion.origin)}.</p>'
 
 
-def _views(one: Shown) -> str:
-    if one.views is None:
+def _views(content: RunContent) -> str:
+    if content.views is None:
         return ""
-    label = "Pictures of the first batch, the two views of each, and what each underwent in words"
-    picture = data_uri(one.views, exact=False)
-    return f'<img class="sheet" src="{picture}" alt="{label}"><p class="note">{label}.</p>'
+    label = "Images of the first batch, their views, and a description of the augmentations"
+    uri = data_uri(content.views, exact=False)
+    return f'<img class="sheet" src="{uri}" alt="{label}"><p class="note">{label}.</p>'
 
 
 def _config(runs: Sequence[RunFolder]) -> str:
     table = report_tables.config_table(runs)
     body = table_html(table, "words") if table.rows else "<p>No field differs.</p>"
     if len(runs) == 1 and not table.rows:
-        body = f"<p>This is the recipe {text(table.head[1].removeprefix('recipe '))} as it is.</p>"
+        recipe = text(table.head[1].removeprefix("recipe "))
+        body = f"<p>The config is identical to the recipe {recipe}.</p>"
     for run in runs:
-        content = recipes.to_dict(run.config)
-        augment = json.dumps(content.pop("augment"), indent=2)
-        rest = json.dumps(content, indent=2)
+        config = recipes.to_dict(run.config)
+        augment = json.dumps(config.pop("augment"), indent=2)
+        rest = json.dumps(config, indent=2)
         body += (
             f"<details><summary>Augmentation of {text(run.name)}</summary>"
             f"<pre>{text(augment)}</pre></details>"
-            f"<details><summary>Whole config of {text(run.name)}</summary>"
+            f"<details><summary>Config of {text(run.name)} without augmentation</summary>"
             f"<pre>{text(rest)}</pre></details>"
         )
     return body
 
 
-def _environment(shown: Sequence[Shown]) -> str:
-    runs = [one.run for one in shown]
+def _environment(contents: Sequence[RunContent]) -> str:
+    runs = [content.run for content in contents]
     body = ""
     for run in runs:
         speed = report_tables.speed(run)
         body += f"<h3>{text(run.name)}</h3>" + (f"<p>{text(speed)}</p>" if speed else "")
-        body += f"<p>The same again:</p><pre>{text(report_tables.repeat_command(run))}</pre>"
-    table = report_tables.environment_table(runs, [one.environment for one in shown])
+        command = text(report_tables.repeat_command(run))
+        body += f"<p>Command that repeats the run:</p><pre>{command}</pre>"
+    table = report_tables.environment_table(runs, [content.environment for content in contents])
     return body + (table_html(table, "words") if table else "")

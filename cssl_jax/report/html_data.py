@@ -1,4 +1,4 @@
-"""What the page of a report shows, and the data that its script reads."""
+"""Content of a report per run, and its JSON data for the page's script."""
 
 import dataclasses
 import json
@@ -14,31 +14,31 @@ from cssl_jax.report.gallery import Confusion, Gallery, printable
 from cssl_jax.report.run_reader import RunFolder
 from cssl_jax.report.thumbnails import Sprite
 
-PLACES = 9999  # a map's coordinates are whole numbers 0 to this
+MAX_COORDINATE = 9999  # coordinates of a map are integers from 0 to this value
 
 
 @dataclasses.dataclass
-class Shown:
-    """A run as the page shows it; what is None is not there, and ``notes`` say why.
+class RunContent:
+    """Content of a report for one run. Missing content is None, and ``notes`` give the reason.
 
     Attributes:
-        run: Of the folder.
-        gallery: Pictures and features.
-        places: Kind of map to float [n, 2].
-        shares: Of the variance, of PCA's two axes.
-        neighbours: int [n, k].
-        confusion: Of the linear probe.
-        views: Sheet of the first batch's views.
-        notes: Why something is not there.
-        sprite: Which of the page's sprites has the pictures.
-        columns: Of that sprite.
-        side: Of its thumbnails in pixels.
+        run: Logs and results of the run.
+        gallery: Validation images and their features.
+        coordinates: Kind of map to coordinates, float [n, 2].
+        variance_fractions: Fraction of the variance on each of the two PCA axes.
+        neighbours: Indices of the k nearest images per image, int [n, k].
+        confusion: Confusion matrix of the linear probe.
+        views: Sheet of the first batch's images and views.
+        notes: Reasons for missing content, one sentence each.
+        sprite: Index of the page's sprite that has the thumbnails; -1 before ``assign_sprites``.
+        columns: Thumbnails per row of the sprite.
+        side: Side of a thumbnail in pixels.
     """
 
     run: RunFolder
     gallery: Gallery | None = None
-    places: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    shares: tuple[float, float] = (0.0, 0.0)
+    coordinates: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    variance_fractions: tuple[float, float] = (0.0, 0.0)
     neighbours: np.ndarray | None = None
     confusion: Confusion | None = None
     views: PIL.Image.Image | None = None
@@ -49,68 +49,75 @@ class Shown:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the run, as its checkpoint tells."""
+        """Machine and package versions of the run from its checkpoint; empty without one."""
         return self.gallery.environment if self.gallery else {}
 
 
-def take_sprites(shown: Sequence[Shown]) -> list[Sprite]:
-    """One sprite for all runs on the same pictures; notes in each run which it takes."""
-    known: dict[str, int] = {}
+def assign_sprites(contents: Sequence[RunContent]) -> list[Sprite]:
+    """Builds the sprites of a page. Runs with the same images share one sprite.
+
+    Sets ``sprite``, ``columns`` and ``side`` of every content that has a gallery.
+    """
+    index_of: dict[str, int] = {}
     sprites: list[Sprite] = []
-    for one in shown:
-        if one.gallery is None:
+    for content in contents:
+        if content.gallery is None:
             continue
-        mark = one.gallery.source.fingerprint()
-        if mark not in known:
-            known[mark] = len(sprites)
-            sprites.append(one.gallery.sprite())
-        one.sprite = known[mark]
-        one.columns, one.side = sprites[one.sprite].columns, sprites[one.sprite].side
+        fingerprint = content.gallery.source.fingerprint()
+        if fingerprint not in index_of:
+            index_of[fingerprint] = len(sprites)
+            sprites.append(content.gallery.sprite())
+        content.sprite = index_of[fingerprint]
+        sprite = sprites[content.sprite]
+        content.columns, content.side = sprite.columns, sprite.side
     return sprites
 
 
-def map_data(one: Shown, gallery: Gallery) -> dict[str, Any]:
-    """What the script needs to draw a run's maps and to name its pictures."""
+def map_data(content: RunContent, gallery: Gallery) -> dict[str, Any]:
+    """JSON data from which the script draws a run's maps and names its images."""
     labels = gallery.labels
-    near = one.neighbours
+    neighbours = content.neighbours
     return {
-        "sprite": one.sprite,
-        "side": one.side,
-        "columns": one.columns,
+        "sprite": content.sprite,
+        "side": content.side,
+        "columns": content.columns,
         "names": gallery.names,
         "classes": gallery.classes,
         "labels": None if labels is None else labels.tolist(),
-        "neighbours": [] if near is None else near.ravel().tolist(),
-        "k": 0 if near is None else near.shape[1],
-        "places": {kind: _places(kind, xy, one.shares) for kind, xy in one.places.items()},
+        "neighbours": [] if neighbours is None else neighbours.ravel().tolist(),
+        "k": 0 if neighbours is None else neighbours.shape[1],
+        "places": {
+            kind: _map_points(kind, xy, content.variance_fractions)
+            for kind, xy in content.coordinates.items()
+        },
     }
 
 
-def _places(kind: str, xy: np.ndarray, shares: tuple[float, float]) -> dict[str, Any]:
+def _map_points(kind: str, xy: np.ndarray, fractions: tuple[float, float]) -> dict[str, Any]:
     low, high = xy.min(axis=0), xy.max(axis=0)
-    extent = float((high - low).max()) or 1.0  # one scale for both axes
-    whole = np.rint(((xy - (low + high) / 2) / extent + 0.5) * PLACES).astype(int)
+    extent = float((high - low).max()) or 1.0  # the same scale for both axes keeps distances
+    grid = np.rint(((xy - (low + high) / 2) / extent + 0.5) * MAX_COORDINATE).astype(int)
     title = projections.TITLES[kind]
     axes = [f"{title} {axis}, no unit" for axis in (1, 2)]
     if kind == "pca":
-        axes = [f"component {i + 1}, {share:.1%} of variance" for i, share in enumerate(shares)]
-    return {"title": title, "x": axes[0], "y": axes[1], "points": whole.ravel().tolist()}
+        axes = [f"component {i + 1}, {part:.1%} of variance" for i, part in enumerate(fractions)]
+    return {"title": title, "x": axes[0], "y": axes[1], "points": grid.ravel().tolist()}
 
 
 def chart_data(chart: Chart) -> dict[str, Any]:
-    """What the script needs to tell the values under the pointer."""
-    xs = [x for one in chart.series for x in one.x]
-    series = []
-    for one in chart.series:
-        points = svg.thinned(one.x, one.y)
+    """JSON data from which the script shows the values under the pointer."""
+    xs = [x for series in chart.series for x in series.x]
+    lines = []
+    for series in chart.series:
+        points = svg.thin(series.x, series.y)
         if points:
             x, y = zip(*points, strict=True)
-            series.append({"label": printable(one.label), "x": x, "y": y})
+            lines.append({"label": printable(series.label), "x": x, "y": y})
     size = {"left": svg.LEFT, "right": svg.RIGHT, "width": svg.WIDTH}
-    return {"series": series, "x0": min([0.0, *xs]), "x1": max(xs), **size}
+    return {"series": lines, "x0": min([0.0, *xs]), "x1": max(xs), **size}
 
 
 def json_for_script(content: Any) -> str:
-    """JSON that no ``</script>`` or ``<!--`` in a name can leave."""
+    """JSON text that is safe inside <script>: no name can close the element or open a comment."""
     dense = json.dumps(content, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return dense.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

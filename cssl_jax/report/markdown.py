@@ -1,4 +1,4 @@
-"""A report as Markdown: what a terminal, a pull request or a language model reads."""
+"""A report as Markdown, for terminals, pull requests and language models."""
 
 import datetime
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from cssl_jax.report import tables as report_tables
 from cssl_jax.report.curves import charts
 from cssl_jax.report.gallery import printable
 from cssl_jax.report.run_reader import RunFolder
-from cssl_jax.report.svg import described
+from cssl_jax.report.svg import describe
 from cssl_jax.report.tables import Table
 
 
@@ -18,16 +18,16 @@ def markdown(
     environments: Sequence[dict[str, str]],
     figures: dict[str, str],
 ) -> str:
-    """The report of runs.
+    """The report of runs as Markdown.
 
     Args:
-        runs: At least one.
-        notes: Of each run, why something is not there.
-        environments: Of each run; empty where it has no checkpoint.
-        figures: Title to path, relative to the file, of every picture.
+        runs: Logs and results per run, at least one.
+        notes: Reasons for missing content, per run.
+        environments: Machine and package versions per run; empty for a run without a checkpoint.
+        figures: Title of each PNG figure to its path relative to the Markdown file.
     """
     lines = [f"# {', '.join(plain(run.name) for run in runs)}", "", date(), ""]
-    for run, missing in zip(runs, notes, strict=True):
+    for run, run_notes in zip(runs, notes, strict=True):
         lines += [
             f"## {plain(run.name)}",
             "",
@@ -35,8 +35,9 @@ def markdown(
             "",
         ]
         lines += [f"- **{verdict.grade}** {plain(str(verdict))}" for verdict in run.verdicts]
-        lines += [f"- not shown: {plain(note)}" for note in missing]
-        lines += ["", "Repeat it:", "", f"    {one_line(report_tables.repeat_command(run))}", ""]
+        lines += [f"- not shown: {plain(note)}" for note in run_notes]
+        command = one_line(report_tables.repeat_command(run))
+        lines += ["", "Command that repeats the run:", "", f"    {command}", ""]
     sections = {
         "Results": report_tables.results_table(runs),
         "Diagnostics": report_tables.diagnostics_table(runs),
@@ -47,7 +48,7 @@ def markdown(
         if table is not None and table.rows:
             lines += [f"## {title}", "", *table_lines(table), ""]
     lines += ["## Curves", ""]
-    lines += [f"- {chart.title}: {plain(described(chart))}" for chart in charts(runs)]
+    lines += [f"- {chart.title}: {plain(describe(chart))}" for chart in charts(runs)]
     lines += [""]
     for title, path in figures.items():
         lines += [f"## {plain(title)}", "", f"![{plain(title)}]({link(path)})", ""]
@@ -65,10 +66,10 @@ def table_lines(table: Table) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Text whose signs mean nothing to Markdown or HTML."""
+    """Text on one line, with all characters escaped that Markdown or HTML would interpret."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
-    for sign in "\\`*_[]|":
-        text = text.replace(sign, "\\" + sign)
+    for character in "\\`*_[]|":  # the backslash first, or the escapes would be escaped again
+        text = text.replace(character, "\\" + character)
     return text
 
 
@@ -78,10 +79,10 @@ def one_line(text: str) -> str:
 
 
 def link(path: str) -> str:
-    """A relative path as the target of a link."""
+    """A relative path as the target of a Markdown link."""
     return "<" + printable(path).replace("<", "%3C").replace(">", "%3E") + ">"
 
 
 def date() -> str:
-    """When this is written, in words."""
-    return datetime.datetime.now().astimezone().strftime("Made on %Y-%m-%d at %H:%M %Z.")
+    """The current date and time as a sentence."""
+    return datetime.datetime.now().astimezone().strftime("Created on %Y-%m-%d at %H:%M %Z.")

@@ -1,4 +1,4 @@
-"""Figures of a run as pictures: by matplotlib (the ``report`` extra), sheets by Pillow alone."""
+"""Figures of a run as images: plots by matplotlib (extra ``report``), sheets by Pillow alone."""
 
 import importlib.util
 import io
@@ -18,11 +18,11 @@ from cssl_jax.report import gallery as galleries
 from cssl_jax.report import projections
 from cssl_jax.report.curves import Chart, charts
 from cssl_jax.report.gallery import Confusion, Gallery
-from cssl_jax.report.html_data import Shown
+from cssl_jax.report.html_data import RunContent
 from cssl_jax.report.run_reader import RunFolder, open_run
 
 KINDS = ("curves", *projections.KINDS, "confusion", "neighbours", "views")
-NAMED_CLASSES = 24  # in a map's legend, and on the axes of a confusion matrix
+NAMED_CLASSES = 24  # maximum number of classes named in a map's legend or beside a matrix
 # Colour-blind-safe (after Okabe and Ito, 2008); the page's light palette.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#b84d8f", "#b07d00", "#3f9fd8", "#6a51a3", "#7a5230")
 MARKERS = ("o", "^", "s", "D", "P")
@@ -31,31 +31,31 @@ Image = PIL.Image.Image
 
 
 def available() -> bool:
-    """Whether matplotlib is installed."""
+    """True if matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw(run: str | pathlib.Path, kind: str, *, images: int = galleries.IMAGES) -> Image:
-    """One figure of a run.
+    """Draws one figure of a run.
 
     Args:
         run: Run folder.
-        kind: Of ``KINDS``.
-        images: Validation pictures that are embedded at most.
+        kind: Name in ``KINDS``.
+        images: Maximum number of validation images to embed.
 
     Raises:
-        UserError: An unknown kind, or something that it needs is missing: a checkpoint, the data,
-            labels, or a package.
+        UserError: The kind is unknown, ``images`` is out of range, or the figure needs something
+            that is missing: logged steps, a checkpoint, the data, labels, or a package.
     """
     if kind not in KINDS:
         raise UserError(f"kind {kind!r} is unknown; use {', '.join(KINDS)}")
-    if not 1 <= images <= galleries.MOST_IMAGES:
-        raise UserError(f"{images} images; give 1 to {galleries.MOST_IMAGES:,}")
+    if not 1 <= images <= galleries.MAX_IMAGES:
+        raise UserError(f"{images} images; give 1 to {galleries.MAX_IMAGES:,}")
     opened = open_run(run)
     if kind not in ("views", "neighbours"):
         _require_matplotlib()
     if kind in projections.KINDS:
-        projections.check_available(kind)  # before anything is embedded
+        projections.check_available(kind)  # before the images are embedded, which takes long
     if kind == "curves":
         if not opened.steps:
             raise UserError(f"{run} has logged no step yet")
@@ -66,50 +66,57 @@ def draw(run: str | pathlib.Path, kind: str, *, images: int = galleries.IMAGES) 
     if kind == "neighbours":
         return neighbour_sheet(gallery, gallery.neighbours())
     if kind == "confusion":
-        found = galleries.confusion(opened, gallery, encoder, images)
-        return confusion_figure(found, gallery.classes, opened.name)
+        confusion = galleries.confusion(opened, gallery, encoder, images)
+        return confusion_figure(confusion, gallery.classes, opened.name)
     return map_figure(gallery, kind, gallery.map(kind), opened.name)
 
 
-def of_run(one: Shown) -> Iterator[tuple[str, str, Image]]:
-    """(title, kind, picture) of all that a report has of a run, but curves."""
-    for kind, places in one.places.items():
-        assert one.gallery is not None
-        yield projections.TITLES[kind], kind, map_figure(one.gallery, kind, places, one.run.name)
-    if one.gallery is not None and one.neighbours is not None:
-        yield "Nearest neighbours", "neighbours", neighbour_sheet(one.gallery, one.neighbours)
-    if one.gallery is not None and one.confusion is not None:
-        picture = confusion_figure(one.confusion, one.gallery.classes, one.run.name)
-        yield "Confusion matrix", "confusion", picture
-    if one.views is not None:
-        yield "Views", "views", one.views
+def run_figures(content: RunContent) -> Iterator[tuple[str, str, Image]]:
+    """Yields (title, kind, image) for every figure of a run's report except the curves."""
+    gallery, name = content.gallery, content.run.name
+    for kind, coordinates in content.coordinates.items():
+        assert gallery is not None
+        yield projections.TITLES[kind], kind, map_figure(gallery, kind, coordinates, name)
+    if gallery is not None and content.neighbours is not None:
+        yield "Nearest neighbours", "neighbours", neighbour_sheet(gallery, content.neighbours)
+    if gallery is not None and content.confusion is not None:
+        image = confusion_figure(content.confusion, gallery.classes, name)
+        yield "Confusion matrix", "confusion", image
+    if content.views is not None:
+        yield "Views", "views", content.views
 
 
 def curves(runs: Sequence[RunFolder]) -> Image:
-    """All charts of runs, each run in a colour of its own."""
+    """Draws all charts of the runs, with a separate colour per run."""
     return chart_figure(charts(runs))
 
 
 def chart_figure(drawn: Sequence[Chart]) -> Image:
-    """Charts in rows of three."""
+    """Draws charts in rows of three; at least one chart."""
     columns = min(3, len(drawn))
     rows = math.ceil(len(drawn) / columns)
     figure = new_figure(4.6 * columns, 3.1 * rows)
-    styles = {"series upper": "--", "series lower": ":", "floor": "--", "floor dots": (0, (1, 2))}
+    styles = {
+        "series upper": "--",
+        "series lower": ":",
+        "baseline": "--",
+        "baseline dots": (0, (1, 2)),
+    }
     for i, chart in enumerate(drawn):
         axes = figure.add_subplot(rows, columns, i + 1)
-        for one in chart.series:
-            marker = "o" if len(one.x) <= 12 and not one.baseline else None
+        for series in chart.series:
+            # Markers only on short lines: a single point would be invisible without one.
+            marker = "o" if len(series.x) <= 12 and not series.baseline else None
             axes.plot(
-                one.x,
-                one.y,
-                linestyle=styles.get(one.look, "-"),
-                color=COLORS[one.run % len(COLORS)],
-                linewidth=1.2 if one.baseline else 1.8,
-                alpha=0.75 if one.baseline else 1.0,
+                series.x,
+                series.y,
+                linestyle=styles.get(series.look, "-"),
+                color=COLORS[series.run % len(COLORS)],
+                linewidth=1.2 if series.baseline else 1.8,
+                alpha=0.75 if series.baseline else 1.0,
                 marker=marker,
                 markersize=4,
-                label=plain(one.label),
+                label=plain(series.label),
             )
         axes.set(title=chart.title, xlabel="epoch", ylabel=chart.unit)
         if chart.logarithmic:
@@ -123,18 +130,25 @@ def chart_figure(drawn: Sequence[Chart]) -> Image:
     return as_image(figure)
 
 
-def map_figure(gallery: Gallery, kind: str, places: np.ndarray, name: str) -> Image:
-    """Places of pictures, coloured and shaped by class."""
+def map_figure(gallery: Gallery, kind: str, coordinates: np.ndarray, name: str) -> Image:
+    """Draws a map of images as points; colour and shape show the class.
+
+    Args:
+        gallery: Images with their labels, n of them.
+        kind: Kind of the map, for the title; name in ``projections.KINDS``.
+        coordinates: Float array [n, 2].
+        name: Name of the run, for the title.
+    """
     figure = new_figure(7.6, 6.4)
     axes = figure.add_subplot()
-    size = 60 / math.sqrt(max(1, len(places) / 100))
+    size = 60 / math.sqrt(max(1, len(coordinates) / 100))
     labels = gallery.labels
-    groups = np.zeros(len(places), int) if labels is None else labels
+    groups = np.zeros(len(coordinates), int) if labels is None else labels
     for label in np.unique(groups):
-        own = groups == label
+        members = groups == label
         title = None if labels is None else gallery.classes[label] if label >= 0 else "no label"
         axes.scatter(
-            *places[own].T,
+            *coordinates[members].T,
             s=size,
             color=COLORS[label % len(COLORS)] if label >= 0 else "#c9ced5",
             marker=MARKERS[label // len(COLORS) % len(MARKERS)] if label >= 0 else "o",
@@ -145,7 +159,7 @@ def map_figure(gallery: Gallery, kind: str, places: np.ndarray, name: str) -> Im
     title = projections.TITLES[kind]
     unit = "" if kind == "pca" else " (no unit)"
     axes.set(
-        title=plain(f"{name}, step {gallery.step}: {title} of {len(gallery):,} pictures"),
+        title=plain(f"{name}, step {gallery.step}: {title} of {len(gallery):,} images"),
         xlabel=f"{title} 1{unit}",
         ylabel=f"{title} 2{unit}",
         aspect="equal",
@@ -159,15 +173,21 @@ def map_figure(gallery: Gallery, kind: str, places: np.ndarray, name: str) -> Im
     return as_image(figure)
 
 
-def confusion_figure(found: Confusion, classes: Sequence[str], name: str) -> Image:
-    """Counts by true and predicted class; ink is the share of the row."""
-    counts = found.counts
+def confusion_figure(confusion: Confusion, classes: Sequence[str], name: str) -> Image:
+    """Draws a confusion matrix; the colour of a cell shows its fraction of the row.
+
+    Args:
+        confusion: Matrix of C classes.
+        classes: Names of the first classes; further classes are shown by number.
+        name: Name of the run, for the title.
+    """
+    counts = confusion.counts
     few = len(counts) <= NAMED_CLASSES
     side = 2.4 + 0.36 * len(counts) if few else 8.0
     figure = new_figure(side + 0.6, side)
     axes = figure.add_subplot()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     hits = np.trace(counts) / max(counts.sum(), 1)
     axes.set(
         title=plain(f"{name}: {hits:.1%} on the diagonal"),
@@ -180,27 +200,31 @@ def confusion_figure(found: Confusion, classes: Sequence[str], name: str) -> Ima
         axes.set_xticks(range(len(counts)), names, rotation=45, ha="right", fontsize=8)
         axes.set_yticks(range(len(counts)), names, fontsize=8)
         for row, column in zip(*np.nonzero(counts), strict=True):
-            ink = "white" if shares[row, column] > 0.55 else "black"
+            ink = "white" if fractions[row, column] > 0.55 else "black"
             text = str(counts[row, column])
             axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
     return as_image(figure)
 
 
 def neighbour_sheet(gallery: Gallery, neighbours: np.ndarray) -> Image:
-    """A picture a row and its nearest; a frame in blue is the same class, in orange another."""
+    """Draws one row per query: the query image and its nearest images.
+
+    A blue frame marks an image of the query's class, an orange frame an image of another class.
+    """
     queries = gallery.queries()
-    # Only what is drawn is read again.
-    wanted = np.unique(np.concatenate([queries, neighbours[queries].ravel()]))
-    sprite = galleries.make_sprite(gallery.source.take(wanted))
-    at = {int(row): i for i, row in enumerate(wanted)}
+    # Only images on the sheet are read again from the source.
+    drawn = np.unique(np.concatenate([queries, neighbours[queries].ravel()]))
+    sprite = galleries.make_sprite(gallery.source.take(drawn))
+    tile_of = {int(index): tile for tile, index in enumerate(drawn)}
     side, gap, margin, line = 84, 14, 24, 18
     columns = 1 + neighbours.shape[1]
     width = 2 * margin + columns * (side + gap) + gap
     page = PIL.Image.new("RGB", (width, 2 * margin + len(queries) * (side + line + gap)), "white")
     pen, font = PIL.ImageDraw.Draw(page), PIL.ImageFont.load_default(12)
     labels = gallery.labels
-    exact = PIL.Image.Resampling.NEAREST
-    kernel = exact if sprite.side <= 32 else PIL.Image.Resampling.BICUBIC
+    # Nearest neighbour keeps the pixels of very small images visible.
+    nearest = PIL.Image.Resampling.NEAREST
+    kernel = nearest if sprite.side <= 32 else PIL.Image.Resampling.BICUBIC
     for row, query in enumerate(queries):
         top = margin + row * (side + line + gap)
         for column, i in enumerate([query, *neighbours[query]]):
@@ -209,16 +233,16 @@ def neighbour_sheet(gallery: Gallery, neighbours: np.ndarray) -> Image:
                 color = COLORS[0] if labels[i] == labels[query] else COLORS[1]
                 corner = (left + side + 2, top + side + 2)
                 pen.rectangle([(left - 3, top - 3), corner], fill=color)
-            page.paste(sprite.tile(at[int(i)]).resize((side, side), kernel), (left, top))
-            known = labels is not None and labels[i] >= 0
-            name = gallery.classes[labels[i]] if known else gallery.names[i]  # type: ignore[index]
+            page.paste(sprite.tile(tile_of[int(i)]).resize((side, side), kernel), (left, top))
+            labelled = labels is not None and labels[i] >= 0
+            name = gallery.classes[labels[i]] if labelled else gallery.names[i]  # type: ignore[index]
             text = _fitting(name, side + gap - 4, font)
             pen.text((left, top + side + 4), text, INK if column == 0 else PALE, font)
     return page
 
 
 def _fitting(text: str, width: int, font: Any) -> str:
-    """As much of a text as there is room for, in the letters of Pillow's own font."""
+    """Cuts a text to a width in pixels; "?" replaces characters outside printable ASCII."""
     text = "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in text)
     while text and font.getlength(text) > width:
         text = text[:-1]
@@ -231,7 +255,12 @@ def _require_matplotlib() -> None:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty matplotlib figure; sides in inches."""
+    """Creates an empty matplotlib figure.
+
+    Args:
+        width: Width in inches.
+        height: Height in inches.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -241,14 +270,14 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def as_image(figure: Any) -> Image:
-    """A matplotlib figure as RGB pixels."""
+    """Renders a matplotlib figure as an RGB image."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return PIL.Image.fromarray(decode.decode(buffer.getvalue(), 3))
 
 
 def tidy(axes: Any) -> None:
-    """The looks that all plots share."""
+    """Applies the style that all plots have in common."""
     axes.grid(True, color="#d9dde3", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -256,5 +285,5 @@ def tidy(axes: Any) -> None:
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib takes as it is: no mathematics between dollar signs."""
+    """Escapes a text for matplotlib, which would parse mathematics between dollar signs."""
     return galleries.printable(text).replace("$", r"\$")

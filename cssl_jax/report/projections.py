@@ -1,6 +1,7 @@
-"""Features in two dimensions, to be looked at: PCA, t-SNE, UMAP.
+"""Projections of features to two dimensions, for plots: PCA, t-SNE and UMAP.
 
-Rows are brought to unit length first: distances then mean what the kNN's cosines mean.
+Rows are first scaled to unit norm. Euclidean distances then order pairs as the cosine similarity
+of the kNN evaluation does.
 """
 
 import importlib.util
@@ -13,87 +14,107 @@ from cssl_jax.errors import UserError
 KINDS = ("pca", "tsne", "umap")
 TITLES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 INSTALL = 'pip install "cssl-jax[report]"'
-REDUCED = 50  # principal components that t-SNE and UMAP see, as in van der Maaten's own use
+REDUCED = 50  # principal components passed to t-SNE and UMAP, as van der Maaten uses t-SNE
 PERPLEXITY = 30.0
-LEAST = 5  # rows that a map is made of
+MIN_ROWS = 5  # minimum number of rows of a map
 
 
 def available(kind: str) -> bool:
-    """Whether what a kind of map needs is installed."""
-    wanted = {"pca": (), "tsne": ("openTSNE", "sklearn"), "umap": ("umap",)}[kind]
-    return not wanted or any(importlib.util.find_spec(name) for name in wanted)
+    """True if a package that computes this kind of map is installed."""
+    packages = {"pca": (), "tsne": ("openTSNE", "sklearn"), "umap": ("umap",)}[kind]
+    return not packages or any(importlib.util.find_spec(name) for name in packages)
 
 
 def check_available(kind: str) -> None:
-    """Raises UserError, with the command that helps, where a kind's package is missing."""
+    """Checks that a package for this kind of map is installed.
+
+    Raises:
+        UserError: The package is missing; the message has the command that installs it.
+    """
     if not available(kind):
         remedy = "pip install umap-learn" if kind == "umap" else INSTALL
         raise UserError(f"{TITLES[kind]} needs a package that is not installed: {remedy}")
 
 
 def project(features: np.ndarray, kind: str, *, seed: int = 0) -> np.ndarray:
-    """Features [N, D] to places float64 [N, 2].
+    """Projects features to two dimensions.
 
     Args:
-        features: At least 5 rows; those that are not finite are an error.
-        kind: "pca", the two directions of most variance; "tsne" (van der Maaten and Hinton 2008) by
-            openTSNE, or scikit-learn where only that is there; "umap" by umap-learn.
-        seed: Of t-SNE and UMAP.
+        features: Float array [N, D] of finite values, N at least 5.
+        kind: "pca" projects on the two directions of maximum variance; "tsne" (van der Maaten and
+            Hinton 2008) uses openTSNE, or scikit-learn if openTSNE is missing; "umap" uses
+            umap-learn.
+        seed: Random seed of t-SNE and UMAP; PCA ignores it.
+
+    Returns:
+        Coordinates float64 [N, 2].
 
     Raises:
-        UserError: An unknown kind, a package that is missing, or features that have no map.
+        UserError: The kind is unknown, its package is missing, or the features have another shape
+            or non-finite values.
     """
     if kind not in KINDS:
         raise UserError(f"map {kind!r} is unknown; use {', '.join(KINDS)}")
     check_available(kind)
-    if features.ndim != 2 or len(features) < LEAST or not np.isfinite(features).all():
+    if features.ndim != 2 or len(features) < MIN_ROWS or not np.isfinite(features).all():
         raise UserError(
-            f"features {features.shape} have no map; give [N, D] finite numbers, N at least {LEAST}"
+            f"features of shape {features.shape} have no map; give finite numbers [N, D], N at "
+            f"least {MIN_ROWS}"
         )
     reduced, _ = principal(features, REDUCED)
     if kind == "pca":
         return reduced[:, :2]
-    make = _umap if kind == "umap" else _tsne
-    return np.asarray(make(reduced, seed), np.float64)
+    embed = _umap if kind == "umap" else _tsne
+    return np.asarray(embed(reduced, seed), np.float64)
 
 
 def principal(features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(coordinates float64 [N, count] by principal components, their shares of the variance).
+    """Principal component analysis of features after scaling each row to unit norm.
 
-    At least two columns; those beyond the features' own are 0. A component's sign is such that its
-    largest weight is positive, so that the same features give the same picture anywhere.
+    The sign of a component is chosen so that its largest weight is positive. The same features
+    then give the same plot on every machine.
+
+    Args:
+        features: Float array [N, D].
+        count: Number of components, C.
+
+    Returns:
+        Coordinates float64 [N, max(2, min(C, D))], and the fraction of the variance per component.
+        If D is 1, the second column and its fraction are 0.
     """
     x = np.asarray(features, np.float64)
-    lengths = np.linalg.norm(x, axis=1, keepdims=True)
-    x = np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0)
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    x = np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
     x -= x.mean(axis=0)
     values, vectors = np.linalg.eigh(x.T @ x)
     values, vectors = values[::-1].clip(0), vectors[:, ::-1]
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
-    places = x @ (vectors * np.where(largest < 0, -1.0, 1.0))[:, :count]
-    shares = values[:count] / max(values.sum(), np.finfo(np.float64).tiny)
-    missing = max(0, 2 - places.shape[1])
-    return np.pad(places, ((0, 0), (0, missing))), np.pad(shares, (0, missing))
+    coordinates = x @ (vectors * np.where(largest < 0, -1.0, 1.0))[:, :count]
+    # The minimum divisor avoids 0 / 0 for collapsed features, whose variance is 0.
+    fractions = values[:count] / max(values.sum(), np.finfo(np.float64).tiny)
+    missing = max(0, 2 - coordinates.shape[1])
+    return np.pad(coordinates, ((0, 0), (0, missing))), np.pad(fractions, (0, missing))
 
 
 def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
-    # A perplexity of p asks for 3 p neighbours.
+    # t-SNE uses 3 p neighbours for a perplexity of p; a row has N - 1 other rows.
     perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
     scale = x[:, 0].std()
-    if scale == 0:  # all rows alike: nothing to spread
+    if scale == 0:  # all rows are identical: the initialization below would divide by 0
         return np.zeros((len(x), 2))
     if importlib.util.find_spec("openTSNE"):
         import openTSNE
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its own dependencies
+            warnings.simplefilter("ignore")  # warnings come from dependencies of openTSNE
             return openTSNE.TSNE(
                 perplexity=perplexity,
                 initialization=x[:, :2] / scale * 1e-4,
                 random_state=seed,
-                # Threads that wait for each other spin: below this they only cost time.
+                # Threads busy-wait for each other: below 1,000 rows they only cost time.
                 n_jobs=1 if len(x) < 1000 else -1,
-                # Interpolated gradients pay off beyond a few thousand rows (Linderman et al. 2019).
+                # Interpolated gradients (Linderman et al. 2019) are faster only for several
+                # thousand rows.
                 negative_gradient_method="bh" if len(x) < 3000 else "fft",
             ).fit(x)
     from sklearn.manifold import TSNE
@@ -106,6 +127,6 @@ def _umap(x: np.ndarray, seed: int) -> np.ndarray:
     import umap
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one thread where there is a seed
+        warnings.simplefilter("ignore")  # UMAP warns that a seed limits it to one thread
         neighbours = min(15, len(x) - 1)
         return umap.UMAP(n_neighbors=neighbours, random_state=seed).fit_transform(x)

@@ -1,4 +1,4 @@
-"""The figures of an evaluation that a person compares, as plain text."""
+"""Results of an evaluation as plain-text tables for the terminal."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,14 @@ Row = tuple[str, dict[str, Any]]
 
 
 def table(results: dict[str, Any]) -> str:
-    """All of an evaluation's figures and findings that are in ``results``."""
+    """Formats the metrics and findings of an evaluation.
+
+    Args:
+        results: Content of ``results.json``; tables of protocols that did not run are omitted.
+
+    Returns:
+        Tables with a row for the trained encoder and one per baseline, then one finding per line.
+    """
     rows = [("trained encoder", results)]
     baselines = {"untrained encoder": "random_init", "raw pixels": "pixels"}
     rows += [(label, results[name]) for label, name in baselines.items() if name in results]
@@ -49,25 +56,25 @@ def _by_k(rows: Sequence[Row]) -> str:
 
 
 def _few_shot(rows: Sequence[Row]) -> str:
-    found = rows[0][1].get("few_shot", {})
-    if not found.get("shots"):
+    trained = rows[0][1].get("few_shot", {})
+    if not trained.get("shots"):
         return ""
-    heads = [f"{k} a class" for k in found["shots"]]
+    heads = [f"{k} per class" for k in trained["shots"]]
     cells = [
-        [_with_interval(row["few_shot"]["shots"][k]) for k in found["shots"]] for _, row in rows
+        [_with_interval(row["few_shot"]["shots"][k]) for k in trained["shots"]] for _, row in rows
     ]
     return _lines("labels, top-1", heads, [label for label, _ in rows], cells, 16)
 
 
-def _with_interval(figure: dict[str, float]) -> str:
-    return f"{100 * figure['top1']:.1f} +- {100 * figure['ci95']:.1f} %"
+def _with_interval(metrics: dict[str, float]) -> str:
+    return f"{100 * metrics['top1']:.1f} +- {100 * metrics['ci95']:.1f} %"
 
 
 def _retrieval(rows: Sequence[Row]) -> str:
-    found = rows[0][1].get("retrieval")
-    if not found or not found["queries"]:
+    trained = rows[0][1].get("retrieval")
+    if not trained or not trained["queries"]:
         return ""
-    heads = [*(f"recall@{k}" for k in found["recall"]), "mAP"]
+    heads = [*(f"recall@{k}" for k in trained["recall"]), "mAP"]
     cells = [
         [
             f"{100 * value:.1f} %"
@@ -82,23 +89,23 @@ def _segment(rows: Sequence[Row]) -> str:
     if "segment" not in rows[0][1]:
         return ""
     labels = [label for label, _ in rows]
-    found = [row["segment"] for _, row in rows]
-    cells = [[_percent(f["mean_iou"]), _percent(f["pixel_accuracy"])] for f in found]
-    parts = [_lines("", ["mean IoU", "pixel accuracy"], labels, cells, 16)]
-    classes = len(found[0]["per_class_iou"])
-    for start in range(0, classes, 10):
+    scores = [row["segment"] for _, row in rows]
+    cells = [[_percent(s["mean_iou"]), _percent(s["pixel_accuracy"])] for s in scores]
+    tables = [_lines("", ["mean IoU", "pixel accuracy"], labels, cells, 16)]
+    classes = len(scores[0]["per_class_iou"])
+    for start in range(0, classes, 10):  # more columns would not fit a terminal
         heads = [str(number) for number in range(start, min(start + 10, classes))]
-        cells = [[_percent(iou) for iou in f["per_class_iou"][start : start + 10]] for f in found]
-        parts.append(_lines("IoU by class", heads, labels, cells, 9))
-    return "\n\n".join(parts)
+        cells = [[_percent(iou) for iou in s["per_class_iou"][start : start + 10]] for s in scores]
+        tables.append(_lines("IoU by class", heads, labels, cells, 9))
+    return "\n\n".join(tables)
 
 
 def _decimal(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 def _checkpoints(results: dict[str, Any], classes: int) -> str:
@@ -106,7 +113,8 @@ def _checkpoints(results: dict[str, Any], classes: int) -> str:
     if not best or "last" not in best:
         return ""
     rows = [(f"last, step {results['step']}", best["last"]), (f"best, step {best['step']}", best)]
-    return f"on {best['images']:,} images that chose neither\n{_accuracies(rows, classes)}"
+    title = f"on {best['images']:,} images that were not used for selection"
+    return f"{title}\n{_accuracies(rows, classes)}"
 
 
 def _sentences(results: dict[str, Any]) -> list[str]:
@@ -114,22 +122,25 @@ def _sentences(results: dict[str, Any]) -> list[str]:
     if "top1_std" in results.get("linear", {}):
         probe = results["linear"]
         lines.append(
-            f"linear: penalty {probe['l2']:.2g} chosen on a held-out fifth of the training images; "
-            f"{probe['seeds']} such fifths, top-1 deviates by {100 * probe['top1_std']:.2f} points"
+            f"linear: penalty {probe['l2']:.2g} selected on a held-out fifth of the training "
+            f"images; over {probe['seeds']} such fifths top-1 has a standard deviation of "
+            f"{100 * probe['top1_std']:.2f} points"
         )
     if "few_shot" in results:
-        found = results["few_shot"]
-        lines.append(f"few labels: mean of {found['draws']} draws +- its 95 % interval")
-        if found["left_out"]:
+        few_shot = results["few_shot"]
+        lines.append(f"few labels: mean of {few_shot['draws']} draws +- its 95 % interval")
+        if few_shot["left_out"]:
             lines[-1] += (
-                f"; left out: {', '.join(map(str, found['left_out']))} a class, since the smallest "
-                f"class has {found['smallest_class']}"
+                f"; skipped: {', '.join(map(str, few_shot['left_out']))} per class, because the "
+                f"smallest class has {few_shot['smallest_class']} images"
             )
     if "selection" in results:
         lines.append(results["selection"]["words"])
     if "encoder_hash" in results:
-        lines.append(f"encoder: the same before and after, {results['encoder_hash']['last'][:12]}")
-    lines += [found["words"] for found in results.get("leakage", {}).values()]
+        lines.append(
+            f"encoder: unchanged by the evaluation, {results['encoder_hash']['last'][:12]}"
+        )
+    lines += [leakage["words"] for leakage in results.get("leakage", {}).values()]
     return lines
 
 

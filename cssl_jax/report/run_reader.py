@@ -1,4 +1,4 @@
-"""What a run folder tells without its data and its encoder: config, figures, verdicts."""
+"""Reads a run folder without its data and encoder: config, logged metrics, results, verdicts."""
 
 import dataclasses
 import functools
@@ -19,15 +19,15 @@ Line = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """A run, finished or still training.
+    """The logs and results of a run that is finished or still training.
 
     Attributes:
-        path: Of the folder.
-        config: Of the run.
-        steps: Lines of ``metrics.jsonl`` with a loss.
-        online: Lines of ``metrics.jsonl`` of the online evaluations.
+        path: Path of the run folder.
+        config: Config of the run.
+        steps: Lines of ``metrics.jsonl`` that have a loss, one per logged step.
+        online: Lines of ``metrics.jsonl`` without a loss, one per online evaluation.
         timings: Lines of ``timings.jsonl``.
-        results: Content of ``results.json``; empty while the run trains.
+        results: Content of ``results.json``; empty until the run is finished.
     """
 
     path: pathlib.Path
@@ -39,33 +39,33 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Name of the run folder."""
         return self.path.name
 
     @property
     def steps_per_epoch(self) -> int:
-        """0 before anything was logged."""
+        """Number of steps per epoch; 0 if nothing is logged yet."""
         lines = self.steps or self.online
         return round(lines[-1]["step"] / lines[-1]["epoch"]) if lines else 0
 
     @property
     def total_steps(self) -> int:
-        """Of the whole run; 0 before anything was logged."""
+        """Number of steps of the complete run; 0 if nothing is logged yet."""
         return self.config.train.epochs * self.steps_per_epoch
 
     @property
     def last_step(self) -> int:
-        """That was logged; 0 before."""
+        """Number of the last logged step; 0 if nothing is logged yet."""
         return max((lines[-1]["step"] for lines in (self.steps, self.online) if lines), default=0)
 
     @property
     def finished(self) -> bool:
-        """Whether it has its results."""
+        """True if the run has results."""
         return bool(self.results)
 
     @property
     def state(self) -> str:
-        """How far it has come, in words."""
+        """Progress of the run as text, for example "step 40 of 100, not finished"."""
         if self.finished:
             return f"finished, {self.results['step']} steps"
         if not self.last_step:
@@ -74,80 +74,87 @@ class RunFolder:
 
     @functools.cached_property
     def verdicts(self) -> list[Verdict]:
-        """What holds now, the worst first; one "good" one where nothing is wrong."""
+        """Current verdicts on the run, worst first.
+
+        A run without a problem has one more verdict of grade "good". The list is empty if nothing
+        is logged yet.
+        """
         if not self.last_step:
             return []
+        # All other verdicts are about contrastive losses and their features.
         if not method_entry(self.config.method.name).contrastive:
             return verdicts.of_timings(self.timings)
-        known = verdicts.facts(self.config, self.steps_per_epoch)
-        found = verdicts.of_steps(self.steps, known)
-        judged = [line for line in self.online if "features.rankme" in line]
-        if judged:
-            found += verdicts.of_features(judged[-1], known)
-        found += verdicts.of_online(self.online)
-        found += verdicts.of_results(self.results) + verdicts.of_timings(self.timings)
-        if not any(verdict.grade != "good" for verdict in found):
-            found.insert(0, self._healthy(known, bool(judged)))
-        return sorted(found, key=lambda verdict: ("bad", "warning", "good").index(verdict.grade))
+        facts = verdicts.facts(self.config, self.steps_per_epoch)
+        current = verdicts.of_steps(self.steps, facts)
+        with_features = [line for line in self.online if "features.rankme" in line]
+        if with_features:
+            current += verdicts.of_features(with_features[-1], facts)
+        current += verdicts.of_online(self.online)
+        current += verdicts.of_results(self.results) + verdicts.of_timings(self.timings)
+        if not any(verdict.grade != "good" for verdict in current):
+            current.insert(0, self._healthy(facts, bool(with_features)))
+        return sorted(current, key=lambda verdict: ("bad", "warning", "good").index(verdict.grade))
 
-    def _healthy(self, known: Facts, judged: bool) -> Verdict:
-        if self.last_step < known.judged_from:
-            detail = f"losses are judged from step {known.judged_from} on"
-            return Verdict("healthy", "good", "too early to tell", detail)
+    def _healthy(self, facts: Facts, has_features: bool) -> Verdict:
+        if self.last_step < facts.judged_from:
+            detail = f"losses are evaluated from step {facts.judged_from} on"
+            return Verdict("healthy", "good", "too early for a verdict", detail)
         detail = "the loss is off chance level"
-        if judged:
+        if has_features:
             detail += ", the features have not collapsed"
-        return Verdict("healthy", "good", "nothing wrong found", detail)
+        return Verdict("healthy", "good", "no problem found", detail)
 
 
 def open_run(run: str | pathlib.Path) -> RunFolder:
-    """Reads a run folder; it may still be training.
+    """Reads a run folder. The run may still be training.
 
     Raises:
-        UserError: It is no run folder, or its config is of another version.
+        UserError: The path is no run folder, its config has another version, or its results cannot
+            be read.
     """
     path = existing_run(run)
-    metrics = [line for line in _lines(path / "metrics.jsonl") if "epoch" in line]
+    metrics = [line for line in _read_lines(path / "metrics.jsonl") if "epoch" in line]
     return RunFolder(
         path=path,
         config=recipes.read_json(path / "config.json"),
         steps=[line for line in metrics if "loss" in line],
         online=[line for line in metrics if "loss" not in line],
-        timings=_lines(path / "timings.jsonl"),
-        results=_results(path / "results.json"),
+        timings=_read_lines(path / "timings.jsonl"),
+        results=_read_results(path / "results.json"),
     )
 
 
-def _lines(path: pathlib.Path) -> list[Line]:
+def _read_lines(path: pathlib.Path) -> list[Line]:
     if not path.is_file():
         return []
-    found = []
+    lines = []
     for text in path.read_text(errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except (ValueError, RecursionError):  # being written at this moment, or cut short by a kill
+        except (ValueError, RecursionError):  # incomplete: being written now, or cut by a kill
             continue
-        if isinstance(line, dict) and _is_sound(line):
-            found.append(line)
-    return found
+        if isinstance(line, dict) and _is_valid(line):
+            lines.append(line)
+    return lines
 
 
-def _is_sound(line: Line) -> bool:
-    """Whether a line is one of figures, at a step and an epoch that can be."""
-    figures = all(value is None or isinstance(value, int | float) for value in line.values())
-    places = (line.get("step"), line.get("epoch", 1.0))
-    return figures and all(place is not None and 0 < place < 2**53 for place in places)
+def _is_valid(line: Line) -> bool:
+    """True if all values are numbers or null, and step and epoch are in a possible range."""
+    numeric = all(value is None or isinstance(value, int | float) for value in line.values())
+    positions = (line.get("step"), line.get("epoch", 1.0))
+    # Above 2**53 float64 does not represent every integer: no run has such a step.
+    return numeric and all(value is not None and 0 < value < 2**53 for value in positions)
 
 
-def _results(path: pathlib.Path) -> dict[str, Any]:
+def _read_results(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict) or not isinstance(found["step"], int):
-            raise ValueError("it holds no results")
+        results = json.loads(path.read_text())
+        if not isinstance(results, dict) or not isinstance(results["step"], int):
+            raise ValueError("it contains no results")
     except (ValueError, KeyError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read: {error!r}; delete it and run the same command again"
         ) from error
-    return found
+    return results

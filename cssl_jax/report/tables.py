@@ -1,4 +1,4 @@
-"""The tables of a report, as rows of plain text for the page and for Markdown."""
+"""Tables of a report, as rows of plain text for the page and for Markdown."""
 
 import dataclasses
 import json
@@ -12,19 +12,21 @@ from cssl_jax.report.run_reader import RunFolder
 from cssl_jax.report.svg import number
 
 ROWS = (("trained", None), ("untrained encoder", "random_init"), ("raw pixels", "pixels"))
-_SHARES = ("top", "recall", "accuracy", "map", "mean_average_precision")
-NONE = "-"  # a cell without a figure
-_NUMBERS = ("alignment", "uniformity", "rankme")
+NONE = "-"  # text of a cell without a value
+# Prefixes of metrics in [0, 1] inside a protocol's results; they are shown in percent.
+_FRACTIONS = ("top", "recall", "accuracy", "map", "mean_average_precision")
+_NUMBERS = ("alignment", "uniformity", "rankme")  # metrics that are shown as plain numbers
+# Dictionaries in results.json that are no results of a protocol.
 _NO_PROTOCOL = ("features", "split", "versions", "random_init", "pixels")
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Plain text in rows.
+    """A table of plain text.
 
     Attributes:
-        head: A title a column.
-        rows: As many cells each; the first names the row.
+        head: Title per column.
+        rows: Cells per row, one per column; the first cell is the name of the row.
     """
 
     head: list[str]
@@ -32,7 +34,13 @@ class Table:
 
 
 def results_table(runs: Sequence[RunFolder]) -> Table | None:
-    """Every protocol's figures beside the untrained encoder's and raw pixels'; None without any."""
+    """Metrics of all protocols for the trained encoder and its baselines.
+
+    The baselines are the untrained encoder and raw pixels.
+
+    Returns:
+        A table with a row per run and encoder; None if no run is finished or has such metrics.
+    """
     rows: list[tuple[str, dict[str, str]]] = []
     for run in runs:
         if not run.finished:
@@ -40,7 +48,7 @@ def results_table(runs: Sequence[RunFolder]) -> Table | None:
         for title, key in ROWS:
             content = run.results if key is None else run.results.get(key, {})
             label = f"{run.name}: {title}" if len(runs) > 1 else title
-            rows.append((label, _figures(content, run.results.get("num_classes", 0))))
+            rows.append((label, _format_metrics(content, run.results.get("num_classes", 0))))
     columns = list(dict.fromkeys(name for _, cells in rows for name in cells))
     if not columns:
         return None
@@ -49,21 +57,22 @@ def results_table(runs: Sequence[RunFolder]) -> Table | None:
     )
 
 
-def _figures(row: dict[str, Any], classes: int) -> dict[str, str]:
-    found = {}
-    for name, value in row.items():
+def _format_metrics(results: dict[str, Any], classes: int) -> dict[str, str]:
+    """Title to formatted value of each metric in the results of one encoder."""
+    cells = {}
+    for name, value in results.items():
         if isinstance(value, dict) and name not in _NO_PROTOCOL:
-            for inner, figure in value.items():
-                if inner.startswith("top5") and not shows_top5(classes):
+            for metric, score in value.items():
+                if metric.startswith("top5") and not shows_top5(classes):
                     continue
-                if inner.startswith(_SHARES) and _is_number(figure):
-                    title = f"{name} {inner}".replace("top", "top-").replace("_", " ")
-                    found[title] = f"{100 * figure:.1f} %"
+                if metric.startswith(_FRACTIONS) and _is_number(score):
+                    title = f"{name} {metric}".replace("top", "top-").replace("_", " ")
+                    cells[title] = f"{100 * score:.1f} %"
         elif name == "view_retrieval" and _is_number(value):
-            found["view retrieval"] = f"{100 * value:.1f} %"
+            cells["view retrieval"] = f"{100 * value:.1f} %"
         elif name in _NUMBERS and _is_number(value):
-            found[name] = f"{value:.3f}"
-    return found
+            cells[name] = f"{value:.3f}"
+    return cells
 
 
 def _is_number(value: object) -> bool:
@@ -71,69 +80,73 @@ def _is_number(value: object) -> bool:
 
 
 def diagnostics_table(runs: Sequence[RunFolder]) -> Table | None:
-    """The newest figures that verdicts rest on, with their thresholds."""
-    newest = [_newest(run) for run in runs]
+    """Newest values of the metrics behind the verdicts, with their thresholds; None without any."""
+    newest = [_newest_metrics(run) for run in runs]
     rows = []
-    for title, name, factor, unit, threshold in _diagnostics(runs):
+    for title, name, factor, unit, threshold in _diagnostics():
         cells = [
-            number(factor * figures[name]) + unit if name in figures else NONE for figures in newest
+            number(factor * metrics[name]) + unit if name in metrics else NONE for metrics in newest
         ]
         if any(cell != NONE for cell in cells):
             rows.append([title, *cells, threshold])
     if not rows:
         return None
-    return Table(["figure", *[run.name for run in runs], "accused where"], rows)
+    return Table(["metric", *[run.name for run in runs], "flagged if"], rows)
 
 
-def _newest(run: RunFolder) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
+def _newest_metrics(run: RunFolder) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
     if run.steps:
-        # A step whose update was skipped has nulls.
-        figures |= {name: value for name, value in run.steps[-1].items() if value is not None}
-        if "loss" in figures:
-            figures["loss_minus_chance"] = figures["loss"] - figures.get("chance_level", 0.0)
+        # A step whose update was skipped has null values.
+        metrics |= {name: value for name, value in run.steps[-1].items() if value is not None}
+        if "loss" in metrics:
+            metrics["loss_minus_chance"] = metrics["loss"] - metrics.get("chance_level", 0.0)
     for line in run.online:
-        figures |= {name: value for name, value in line.items() if name.startswith("features.")}
-    if "features.std" in figures:
-        apart = 2 * figures["features.std"] ** 2
-        figures["features.relative_alignment"] = figures["features.alignment"] / (apart or 1.0)
-    waited = [line for line in run.timings if "input_wait" in line][1:]
-    if seconds := sum(line["seconds"] for line in waited):
-        figures["input_wait"] = sum(w["input_wait"] * w["seconds"] for w in waited) / seconds
-    return figures
+        metrics |= {name: value for name, value in line.items() if name.startswith("features.")}
+    if "features.std" in metrics:
+        # The mean squared distance of two independent samples is twice their total variance.
+        mean_distance = 2 * metrics["features.std"] ** 2
+        alignment = metrics["features.alignment"]
+        metrics["features.relative_alignment"] = alignment / (mean_distance or 1.0)
+    # The first line includes compilation.
+    lines = [line for line in run.timings if "input_wait" in line][1:]
+    if seconds := sum(line["seconds"] for line in lines):
+        metrics["input_wait"] = sum(x["input_wait"] * x["seconds"] for x in lines) / seconds
+    return metrics
 
 
-def _diagnostics(runs: Sequence[RunFolder]) -> list[tuple[str, str, float, str, str]]:
-    share, v = 100.0, verdicts
+def _diagnostics() -> list[tuple[str, str, float, str, str]]:
+    """Tuples (title, metric name, factor, unit, threshold) of the diagnostics table."""
+    percent, v = 100.0, verdicts
     return [
         ("loss minus chance level", "loss_minus_chance", 1.0, "", f"within {v.AT_CHANCE:.0%} of 0"),
         (
             "contrastive accuracy",
             "contrastive_accuracy",
-            share,
+            percent,
             " %",
             f"at least {v.TOO_EASY:.0%} in the first half",
         ),
         ("RankMe", "features.rankme", 1.0, "", f"below {v.RANK_SHARE:.0%} of the next line"),
-        ("largest possible rank", "features.rank_limit", 1.0, "", ""),
+        ("maximum possible rank", "features.rank_limit", 1.0, "", ""),
         ("uniformity", "features.uniformity", 1.0, "", f"above {v.POINT}"),
         (
-            "alignment, of the distance of any two",
+            "alignment / mean squared distance",
             "features.relative_alignment",
             1.0,
             "",
-            f"above {v.TOO_HARD} past half",
+            f"above {v.TOO_HARD} in the second half",
         ),
-        ("deviation (1 is a sphere)", "features.std", 1.0, "", ""),
-        ("dead dimensions", "features.dead", share, " %", f"above {v.DEAD_SHARE:.0%}"),
+        ("deviation (1: spread over the sphere)", "features.std", 1.0, "", ""),
+        ("dead dimensions", "features.dead", percent, " %", f"above {v.DEAD_SHARE:.0%}"),
         (
             "neighbour purity",
             "features.neighbour_purity",
-            share,
+            percent,
             " %",
             f"within {v.ERRORS:.0f} standard errors of the next line",
         ),
-        ("purity by chance", "features.purity_chance", share, " %", ""),
+        ("purity by chance", "features.purity_chance", percent, " %", ""),
         (
             "median LARS trust ratio",
             "trust_ratio_median",
@@ -141,62 +154,71 @@ def _diagnostics(runs: Sequence[RunFolder]) -> list[tuple[str, str, float, str, 
             "",
             f"above {v.DECAY_SHARE} eta / lambda",
         ),
-        ("waiting for input", "input_wait", share, " %", f"above {v.INPUT_WAIT:.0%}"),
+        ("waiting for input", "input_wait", percent, " %", f"above {v.INPUT_WAIT:.0%}"),
     ]
 
 
 def config_table(runs: Sequence[RunFolder]) -> Table:
-    """Fields in which the runs differ; of one run, those that differ from the nearest recipe."""
+    """Config fields that differ between the runs; for one run, from the nearest recipe."""
     if len(runs) == 1:
         name, fields = nearest_recipe(runs[0])
-        rows = [[field, _value(a), _value(b)] for field, (a, b) in fields.items()]
+        rows = [[field, _format(a), _format(b)] for field, (a, b) in fields.items()]
         return Table(["field", f"recipe {name}", "this run"], rows)
     names: dict[str, None] = {}
     for run in runs[1:]:
         names |= dict.fromkeys(recipes.differing_fields(runs[0].config, run.config))
-    rows = [[name, *(_value(_field(run, name)) for run in runs)] for name in names]
+    rows = [[name, *(_format(_field_value(run, name)) for run in runs)] for name in names]
     return Table(["field", *[run.name for run in runs]], rows)
 
 
 def nearest_recipe(run: RunFolder) -> tuple[str, dict[str, tuple[Any, Any]]]:
-    """(name, differing fields) of the recipe that a run's config is nearest to."""
-    known = {
+    """Finds the recipe with the fewest fields that differ from a run's config.
+
+    Returns:
+        Name of the recipe, and field name to (recipe's value, run's value) of each difference.
+    """
+    differences = {
         name: recipes.differing_fields(recipes.load(name), run.config)
         for name in recipes.recipe_names()
     }
-    name = min(known, key=lambda name: len(known[name]))
-    return name, known[name]
+    name = min(differences, key=lambda name: len(differences[name]))
+    return name, differences[name]
 
 
-def _field(run: RunFolder, name: str) -> Any:
+def _field_value(run: RunFolder, name: str) -> Any:
     value: Any = recipes.to_dict(run.config)
-    for part in name.split("."):
-        value = value[part]
+    for key in name.split("."):
+        value = value[key]
     return value
 
 
-def _value(value: Any) -> str:
+def _format(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def environment_table(
     runs: Sequence[RunFolder], environments: Sequence[dict[str, str]]
 ) -> Table | None:
-    """What each run was made with; a checkpoint knows the machine, results.json the versions."""
-    found = [
-        {**run.results.get("versions", {}), **known}
-        for run, known in zip(runs, environments, strict=True)
+    """Machine and package versions per run; None if they are unknown.
+
+    Args:
+        runs: Logs and results per run; results.json has the package versions.
+        environments: Machine and package versions from the checkpoint, per run; may be empty.
+    """
+    merged = [
+        {**run.results.get("versions", {}), **environment}
+        for run, environment in zip(runs, environments, strict=True)
     ]
-    names = list(dict.fromkeys(name for one in found for name in one))
+    names = list(dict.fromkeys(name for entries in merged for name in entries))
     if not names:
         return None
-    rows = [[name, *(str(one.get(name, NONE)) for one in found)] for name in names]
+    rows = [[name, *(str(entries.get(name, NONE)) for entries in merged)] for name in names]
     return Table(["", *[run.name for run in runs]], rows)
 
 
 def speed(run: RunFolder) -> str:
-    """How fast it trained, in words; "" before the second line of timings."""
-    lines = run.timings[1:]
+    """Training throughput and time as text; "" before the second line of timings."""
+    lines = run.timings[1:]  # the first line includes compilation
     seconds = sum(line["seconds"] for line in lines)
     if not seconds:
         return ""
@@ -205,12 +227,12 @@ def speed(run: RunFolder) -> str:
 
 
 def repeat_command(run: RunFolder) -> str:
-    """The command that trains the same again."""
+    """Command that repeats the run with its config."""
     return f"cssl-jax pretrain {quoted(str(run.path / 'config.json'))} --workdir NEW_RUN"
 
 
-def quoted(word: str) -> str:
-    """A word as a POSIX shell takes it."""
+def quoted(argument: str) -> str:
+    """Quotes an argument for a POSIX shell."""
     import shlex
 
-    return shlex.quote(word)
+    return shlex.quote(argument)

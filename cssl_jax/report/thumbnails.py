@@ -1,4 +1,4 @@
-"""Many small pictures in one: a sprite, as a web page takes it."""
+"""Sprites: thumbnails of many images on one sheet, for a web page."""
 
 import base64
 import dataclasses
@@ -10,19 +10,19 @@ import PIL.Image
 
 from cssl_jax.data.sources.base import Source
 
-SIDE = 48  # pixels of a large picture's thumbnail: a multiple of 16, the codec's block
-EXACT = 32  # pictures no larger are kept as they are
+SIDE = 48  # thumbnail side of a large image in pixels: a multiple of 16, the block of the codec
+EXACT = 32  # maximum side in pixels of an image that is kept unchanged
 
 
 @dataclasses.dataclass(frozen=True)
 class Sprite:
-    """Thumbnails in rows of a square sheet.
+    """Thumbnails on a sheet that is about square.
 
     Attributes:
-        image: All of them; thumbnail i lies in row i // columns, column i % columns.
-        side: Of a thumbnail in pixels.
-        columns: Thumbnails in a row.
-        count: Thumbnails.
+        image: Sheet; thumbnail i is in row i // columns and column i % columns.
+        side: Side of a thumbnail in pixels.
+        columns: Thumbnails per row.
+        count: Number of thumbnails.
     """
 
     image: PIL.Image.Image
@@ -31,20 +31,21 @@ class Sprite:
     count: int
 
     def tile(self, i: int) -> PIL.Image.Image:
-        """One thumbnail."""
+        """Crops thumbnail ``i`` out of the sheet."""
         top, left = divmod(i, self.columns)
         box = (left, top, left + 1, top + 1)
         return self.image.crop(tuple(self.side * edge for edge in box))  # type: ignore[arg-type]
 
 
 def make_sprite(source: Source) -> Sprite:
-    """Reduces all pictures of a source to thumbnails, RGB or grey.
+    """Builds a sprite of all images of a source, in RGB or grey.
 
-    Square pictures of at most 32 px stay as they are; others are reduced to fit 48 px, the rest of
-    the square black.
+    If no image is larger than 32 px, the images keep their pixels and the thumbnail side is the
+    largest image side. Otherwise larger images are reduced to fit 48 px. The rest of a
+    thumbnail's square is black.
     """
-    sides = source.sizes.max()
-    side = int(sides) if sides <= EXACT else SIDE
+    largest = source.sizes.max()
+    side = int(largest) if largest <= EXACT else SIDE
     columns = max(1, math.ceil(math.sqrt(len(source))))
     rows = max(1, math.ceil(len(source) / columns))
     mode = "RGB" if source.channels >= 3 else "L"
@@ -61,21 +62,21 @@ def make_sprite(source: Source) -> Sprite:
 
 
 def _fitted(pixels: np.ndarray, side: int) -> PIL.Image.Image:
-    """One picture uint8 [h, w, C], no larger than ``side``."""
-    shown = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
-    picture = PIL.Image.fromarray(np.ascontiguousarray(shown))
-    longest = max(picture.size)
+    """Reduces an image uint8 [h, w, C] to at most ``side`` pixels; smaller ones are unchanged."""
+    visible = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]
+    image = PIL.Image.fromarray(np.ascontiguousarray(visible))
+    longest = max(image.size)
     if longest <= side:
-        return picture
-    size = tuple(max(1, round(length * side / longest)) for length in picture.size)
-    return picture.resize(size, PIL.Image.Resampling.BOX)  # type: ignore[arg-type]
+        return image
+    size = tuple(max(1, round(length * side / longest)) for length in image.size)
+    return image.resize(size, PIL.Image.Resampling.BOX)  # type: ignore[arg-type]
 
 
 def data_uri(image: PIL.Image.Image, *, exact: bool) -> str:
-    """An image in a data: URI: WebP that keeps every pixel if ``exact``, else JPEG of quality 75.
+    """Encodes an image as a data: URI: lossless WebP if ``exact``, else JPEG of quality 75.
 
-    JPEG, since a sprite of 10,000 thumbnails is encoded in a fraction of the 4 s that WebP takes at
-    the same size.
+    The lossy format is JPEG because it encodes a sprite of 10,000 thumbnails in a fraction of the
+    4 s that WebP takes at the same size.
     """
     buffer = io.BytesIO()
     if exact:

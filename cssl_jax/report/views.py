@@ -1,4 +1,4 @@
-"""The views of a recipe, as its train step sees them: in a picture and in figures."""
+"""Views as the train step of a run sees them: drawn on a sheet, or as augmentation parameters."""
 
 import pathlib
 from typing import Any
@@ -21,29 +21,33 @@ from cssl_jax.experiment import builders
 from cssl_jax.files import existing_run
 from cssl_jax.runtime import process, spmd
 
-MOST = 64  # examples on a sheet
+MAX_EXAMPLES = 64  # maximum number of examples on a sheet
 
 
 def draw_views(config: Config, *, step: int = 0, examples: int = 6) -> PIL.Image.Image:
-    """Draws the first examples of one step's batch, their views, and what these underwent.
+    """Draws the first examples of one step's batch, their views, and the augmentations applied.
 
-    The views are the ones that training by this config sees at that step: made by the same
-    pipeline, from the same keys.
+    The views are identical to those that a run with this config sees at that step: the same
+    pipeline computes them from the same random keys.
 
     Args:
-        config: The run; see ``recipes.load``.
-        step: From 0; ``metrics.jsonl`` counts from 1.
-        examples: Rows of the sheet.
+        config: Config of the run; see ``recipes.load``.
+        step: Step, counted from 0; ``metrics.jsonl`` counts from 1.
+        examples: Number of examples, one per row of the sheet.
+
+    Returns:
+        RGB image of the sheet.
 
     Raises:
-        UserError: The config and the data do not fit each other, or there is no such step.
+        UserError: The config and the data do not fit each other, the run has no such step, or
+            ``examples`` is out of range.
     """
     config = recipes.canonical(config)
-    most = min(MOST, config.train.batch_size)
-    if not 1 <= examples <= most:
+    limit = min(MAX_EXAMPLES, config.train.batch_size)
+    if not 1 <= examples <= limit:
         raise UserError(
-            f"{examples} examples; a sheet shows 1 to {most}"
-            + (f", one batch (--train.batch-size {most})" if most < MOST else "")
+            f"{examples} examples; a sheet shows 1 to {limit}"
+            + (f", one batch (--train.batch-size {limit})" if limit < MAX_EXAMPLES else "")
         )
     process.set_compile_cache(config.runtime.compile_cache)
     pipeline, reason = builders.pipeline_alone(config, _one_device(), np.arange(examples))
@@ -53,7 +57,7 @@ def draw_views(config: Config, *, step: int = 0, examples: int = 6) -> PIL.Image
     drawn = {
         name: value[0] for name, value in view_parameters(pipeline.work)(step, step + 1).items()
     }
-    rows = [_example(pipeline, _part(drawn, row), views[row]) for row in range(examples)]
+    rows = [_example(pipeline, _select(drawn, row), views[row]) for row in range(examples)]
     name = "/".join(pathlib.PurePath(config.data.source).parts[-2:])
     facts = (
         f"seed {config.train.seed}",
@@ -66,41 +70,45 @@ def draw_views(config: Config, *, step: int = 0, examples: int = 6) -> PIL.Image
 
 
 def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[str, np.ndarray]:
-    """What every view of the steps [start, stop) of a run underwent, of the whole global batch.
+    """Returns the augmentation parameters of all views in the steps [start, stop) of a run.
 
-    Read from what the run wrote (``train.record_views``), or else drawn again from its config: each
-    draw is keyed by (seed, epoch, example, view), so that both are the same, and steps that are yet
-    to come are known too. Drawing again takes the data (for the pictures' sizes), reading does not.
+    The parameters cover the whole global batch. They are read from the run's log
+    (``train.record_views``) if it has the steps, and drawn again from the config otherwise. Both
+    give the same values, since the key of each draw is derived from (seed, epoch, example, view).
+    Future steps can therefore be drawn too. Drawing needs the data, for the sizes of the images;
+    reading the log does not.
 
     Args:
-        run: Run folder, or a config.
-        start: First step, from 0; ``metrics.jsonl`` counts from 1.
-        stop: One past the last.
+        run: Run folder, or the config of a run.
+        start: First step, counted from 0; ``metrics.jsonl`` counts from 1.
+        stop: Step after the last one.
 
     Returns:
-        For s steps, N examples of k views: step int64 [s]; index int32 [s, N] in the training part;
-        key uint32 [s, N, 2]; box int32 [s, N, k, 4] in pixels of the picture (top, left, height,
-        width); and the parameters [s, N, k, ...] that ``augment.policy.sample`` documents.
+        Arrays by name, for s steps, N examples per step and k views per example: "step", int64
+        [s]; "index", example index in the training split, int32 [s, N]; "key", uint32 [s, N, 2];
+        "box", crop (top, left, height, width) in pixels of the image, int32 [s, N, k, 4]; and the
+        parameters [s, N, k, ...] that ``augment.policy.sample`` documents.
 
     Raises:
-        UserError: There is no such run or no such step, or the data are gone.
+        UserError: The folder is no run folder, the run has no such step, or the data cannot be
+            found.
     """
     if isinstance(run, Config):
         config = recipes.canonical(run)
     else:
         folder = existing_run(run)
-        if 0 <= start < stop and (found := read_record(folder / FOLDER, start, stop)):
-            return found
+        if 0 <= start < stop and (recorded := read_record(folder / FOLDER, start, stop)):
+            return recorded
         config = recipes.read_json(folder / "config.json")
     train, _ = builders.load_data(config)
     sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
     _check_steps(start, stop, config.train.epochs * sampler.steps_per_epoch - 1)
-    (count,) = builders.own_views(builders.make_method(config, _one_device())).values()
+    (views_per_example,) = builders.own_views(builders.make_method(config, _one_device())).values()
     work = Work(
         source=train,
         sampler=sampler,
         policy=config.augment,
-        views=count,
+        views=views_per_example,
         size=config.data.size,
         rows=np.arange(config.train.batch_size),
     )
@@ -108,17 +116,17 @@ def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[
 
 
 def _one_device() -> Mesh:
-    return spmd.make_mesh(jax.devices()[:1])  # no draw depends on the others
+    return spmd.make_mesh(jax.devices()[:1])  # draws do not depend on the number of devices
 
 
 def _check_steps(start: int, stop: int, last: int) -> None:
     if not 0 <= start < stop <= last + 1:
-        asked = f"is no step {start}" if stop == start + 1 else f"are no steps [{start}, {stop})"
-        raise UserError(f"there {asked} in this run; its steps are 0 to {last}")
+        missing = f"is no step {start}" if stop == start + 1 else f"are no steps [{start}, {stop})"
+        raise UserError(f"there {missing} in this run; its steps are 0 to {last}")
 
 
 def _views(pipeline: Pipeline, step: int) -> np.ndarray:
-    """Of the pipeline's rows at one step: uint8 [rows, k, size, size, C]."""
+    """Computes the views of the pipeline's rows at one step, uint8 [rows, k, size, size, C]."""
     host_batches = pipeline.host_batches(step, step + 1)
     batch = jax.jit(pipeline.make_batch)(np.int32(step), pipeline.constants, next(host_batches))
     host_batches.close()
@@ -127,23 +135,25 @@ def _views(pipeline: Pipeline, step: int) -> np.ndarray:
     return np.rint(255 * pixels.clip(0.0, 1.0)).astype(np.uint8)
 
 
-def _part(drawn: dict[str, Any], i: int) -> dict[str, Any]:
+def _select(drawn: dict[str, Any], i: int) -> dict[str, Any]:
+    """Entry ``i`` of every array's first axis; scalars are dropped."""
     return {name: value[i] for name, value in drawn.items() if np.ndim(value)}
 
 
 def _example(pipeline: Pipeline, drawn: dict[str, Any], views: np.ndarray) -> contact_sheet.Example:
     source, policy, index = pipeline.source, pipeline.policy, int(drawn.pop("index"))
-    del drawn["key"]
+    del drawn["key"]  # one key per example: the rest of ``drawn`` has a view axis
     pixels = source.image(index)
-    shown = []
-    for view, seen in enumerate(views):
-        one = _part(drawn, view)
-        shown.append(
+    drawn_views = []
+    for view, view_pixels in enumerate(views):
+        parameters = _select(drawn, view)
+        drawn_views.append(
             contact_sheet.View(
-                pixels=seen,
-                outline=describe.outline(one, size=pipeline.size, policy=policy),
-                words=describe.describe(one, *pixels.shape, policy=policy),
+                pixels=view_pixels,
+                outline=describe.outline(parameters, size=pipeline.size, policy=policy),
+                words=describe.describe(parameters, *pixels.shape, policy=policy),
             )
         )
-    name = f"picture {index}" if source.names is None else pathlib.Path(source.names[index]).name
-    return contact_sheet.Example(pixels, [name, f"{pixels.shape[1]} x {pixels.shape[0]} px"], shown)
+    name = f"image {index}" if source.names is None else pathlib.Path(source.names[index]).name
+    size = f"{pixels.shape[1]} x {pixels.shape[0]} px"
+    return contact_sheet.Example(pixels, [name, size], drawn_views)

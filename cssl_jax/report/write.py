@@ -1,4 +1,4 @@
-"""The report of runs: one HTML page, the same as Markdown, and its figures as PNG."""
+"""Report of runs: one HTML page, the same content as Markdown, and its figures as PNG."""
 
 import functools
 import pathlib
@@ -13,7 +13,7 @@ from cssl_jax.outputs import check_output, is_stream, write_output, write_png
 from cssl_jax.report import gallery as galleries
 from cssl_jax.report import plots, projections
 from cssl_jax.report.html import page
-from cssl_jax.report.html_data import Shown
+from cssl_jax.report.html_data import RunContent
 from cssl_jax.report.markdown import markdown
 from cssl_jax.report.run_reader import RunFolder, open_run
 
@@ -28,56 +28,57 @@ def write_report(
     figures: bool = True,
     say: Say = lambda text: None,
 ) -> pathlib.Path:
-    """Writes report.html, report.md beside it, and report_figures/*.png beside both.
+    """Writes report.html, and next to it report.md and report_figures/*.png.
 
-    Where ``output`` is no regular file but standard output, a pipe or a device, the page alone.
-
-    A run may still be training: what needs a checkpoint, the data or labels is left out where there
-    are none, and the report says so.
+    Only the page is written if ``output`` is standard output, a pipe or a device. A run may still
+    be training. A section that needs a checkpoint, the data or labels is omitted if these are
+    missing, and the report gives the reason.
 
     Args:
-        runs: Run folders, at least one; several stand side by side.
-        output: File to write (.html); None is report.html in the folder of a single run, in the
-            working folder for several.
-        images: Validation pictures that are embedded at most; 0 leaves out all that needs them.
-        figures: Draw the PNGs too, where matplotlib is installed.
-        say: Is told what is being done.
+        runs: Run folders, at least one; several runs are shown side by side.
+        output: HTML file to write (.html); None is report.html in the run folder for a single run,
+            and in the working directory for several.
+        images: Maximum number of validation images to embed; 0 omits all content made from images.
+        figures: True to write PNG figures as well, if matplotlib is installed.
+        say: Receives one line of text per stage.
 
     Returns:
-        The path of the page.
+        Path of the page.
 
     Raises:
-        UserError: No run folder, or a file that cannot be written.
+        UserError: A path is no run folder, a run is named twice, ``images`` is out of range, or a
+            file cannot be written.
     """
     if not runs:
         raise UserError("name at least one run folder")
-    if not 0 <= images <= galleries.MOST_IMAGES:
-        raise UserError(f"{images} images; give 0 to {galleries.MOST_IMAGES:,}")
-    opened = _distinct([open_run(run) for run in runs])
-    path = pathlib.Path(output).expanduser() if output else _default(opened)
+    if not 0 <= images <= galleries.MAX_IMAGES:
+        raise UserError(f"{images} images; give 0 to {galleries.MAX_IMAGES:,}")
+    opened = _check_distinct([open_run(run) for run in runs])
+    path = pathlib.Path(output).expanduser() if output else _default_output(opened)
     check_output(path, ".html")
-    shown = [show(run, images=images, say=say) for run in opened]
+    contents = [collect_content(run, images=images, say=say) for run in opened]
     say("writing the page")
-    write_output(path, page(shown))
+    write_output(path, page(contents))
     if is_stream(path):
         return path
-    drawn = _draw_figures(shown, path, say) if figures else {}
-    words = markdown(
+    # Figures come before the Markdown: they may add a note, and the Markdown links to them.
+    paths = _draw_figures(contents, path, say) if figures else {}
+    text = markdown(
         opened,
-        notes=[one.notes for one in shown],
-        environments=[one.environment for one in shown],
-        figures=drawn,
+        notes=[content.notes for content in contents],
+        environments=[content.environment for content in contents],
+        figures=paths,
     )
-    write_output(path.with_suffix(".md"), words)
+    write_output(path.with_suffix(".md"), text)
     return path
 
 
-def _default(runs: Sequence[RunFolder]) -> pathlib.Path:
+def _default_output(runs: Sequence[RunFolder]) -> pathlib.Path:
     return (runs[0].path if len(runs) == 1 else pathlib.Path()) / "report.html"
 
 
-def _distinct(runs: list[RunFolder]) -> list[RunFolder]:
-    """Refuses a run named twice: its curves would hide each other."""
+def _check_distinct(runs: list[RunFolder]) -> list[RunFolder]:
+    """Refuses a run that is named twice, since its two curves would hide each other."""
     paths = [run.path.resolve() for run in runs]
     for path in paths:
         if paths.count(path) > 1:
@@ -85,74 +86,90 @@ def _distinct(runs: list[RunFolder]) -> list[RunFolder]:
     return runs
 
 
-def show(run: RunFolder, *, images: int, say: Say = lambda text: None) -> Shown:
-    """Collects what the page shows of a run; what fails for want of something becomes a note."""
-    one = Shown(run)
-    if not run.steps:
-        one.notes.append("curves: nothing is logged yet")
+def collect_content(run: RunFolder, *, images: int, say: Say = lambda text: None) -> RunContent:
+    """Computes the content of a run's report; content that cannot be computed becomes a note.
 
-    def attempt(what: str, act: Callable[[], Any]) -> Any:
-        say(f"{run.name}: {what}")
+    Args:
+        run: Logs and results of the run.
+        images: Maximum number of validation images to embed; 0 embeds none.
+        say: Receives one line of text per stage.
+    """
+    content = RunContent(run)
+    if not run.steps:
+        content.notes.append("curves: nothing is logged yet")
+
+    def attempt(subject: str, compute: Callable[[], Any]) -> Any:
+        say(f"{run.name}: {subject}")
         try:
-            return act()
+            return compute()
         except galleries.MISSING as error:
-            one.notes.append(f"{what}: {error}")
+            content.notes.append(f"{subject}: {error}")
             return None
 
     if images == 0:
-        one.notes.append("maps, neighbours, confusion matrix and views: --images is 0")
-        return one
-    one.views = attempt("views", lambda: galleries.view_sheet(run))
+        content.notes.append("maps, neighbours, confusion matrix and views: --images is 0")
+        return content
+    content.views = attempt("views", lambda: galleries.view_sheet(run))
     opened = attempt(
         "maps, neighbours, confusion matrix", lambda: galleries.open_gallery(run, images=images)
     )
     if opened is None:
-        return one
+        return content
     gallery, encoder = opened
-    if not np.isfinite(gallery.features).all() or len(gallery) < projections.LEAST:
-        one.notes.append(
-            f"maps, neighbours: {len(gallery)} validation pictures whose features are not all "
-            f"finite, or fewer than {projections.LEAST} of them"
+    if not np.isfinite(gallery.features).all() or len(gallery) < projections.MIN_ROWS:
+        content.notes.append(
+            f"maps, neighbours: they need {projections.MIN_ROWS} or more validation images, all "
+            f"with finite features; {_count_finite(gallery.features)} of {len(gallery)} have them"
         )
-        return one
-    one.gallery = gallery
-    one.shares = tuple(projections.principal(gallery.features, 2)[1][:2].tolist())
+        return content
+    content.gallery = gallery
+    fractions = projections.principal(gallery.features, 2)[1]
+    content.variance_fractions = tuple(fractions[:2].tolist())
     for kind in projections.KINDS:
         if kind == "umap" and not projections.available(kind):
-            continue  # an extra that nobody asked for
-        places = attempt(projections.TITLES[kind], functools.partial(gallery.map, kind))
-        if places is not None:
-            one.places[kind] = places
-    one.neighbours = attempt("neighbours", gallery.neighbours)
+            continue  # UMAP is optional: a note on every page without it would be noise
+        coordinates = attempt(projections.TITLES[kind], functools.partial(gallery.map, kind))
+        if coordinates is not None:
+            content.coordinates[kind] = coordinates
+    content.neighbours = attempt("neighbours", gallery.neighbours)
     if gallery.labels is not None:
-        one.confusion = attempt(
+        content.confusion = attempt(
             "confusion matrix", lambda: galleries.confusion(run, gallery, encoder, images)
         )
-    return one
+    return content
 
 
-def _draw_figures(shown: Sequence[Shown], path: pathlib.Path, say: Say) -> dict[str, str]:
-    """Title to relative path of every PNG; none, and a note, where matplotlib is missing."""
+def _count_finite(features: np.ndarray) -> int:
+    return int(np.isfinite(features).all(axis=1).sum())
+
+
+def _draw_figures(contents: Sequence[RunContent], path: pathlib.Path, say: Say) -> dict[str, str]:
+    """Writes all PNGs. Returns the title of each figure to its path, relative to the report.
+
+    Without matplotlib nothing is written, and the first run has a note about it.
+    """
     if not plots.available():
-        shown[0].notes.append(f"figures as PNG: matplotlib is not installed: {projections.INSTALL}")
+        contents[0].notes.append(
+            f"figures as PNG: matplotlib is not installed: {projections.INSTALL}"
+        )
         return {}
     say("drawing the figures")
     folder = path.with_name(f"{path.stem}_figures")
     folder.mkdir(exist_ok=True)
-    drawn: dict[str, str] = {}
+    paths: dict[str, str] = {}
 
     def save(title: str, kind: str, run: RunFolder | None, figure: Any) -> None:
-        stem = kind if run is None or len(shown) == 1 else f"{_slug(run.name)}_{kind}"
+        stem = kind if run is None or len(contents) == 1 else f"{_slug(run.name)}_{kind}"
         write_png(folder / f"{stem}.png", figure)
-        suffix = "" if run is None or len(shown) == 1 else f" of {run.name}"
-        drawn[title + suffix] = f"{folder.name}/{stem}.png"
+        suffix = "" if run is None or len(contents) == 1 else f" of {run.name}"
+        paths[title + suffix] = f"{folder.name}/{stem}.png"
 
-    if any(one.run.steps for one in shown):
-        save("All curves", "curves", None, plots.curves([one.run for one in shown]))
-    for one in shown:
-        for title, kind, figure in plots.of_run(one):
-            save(title, kind, one.run, figure)
-    return drawn
+    if any(content.run.steps for content in contents):
+        save("All curves", "curves", None, plots.curves([content.run for content in contents]))
+    for content in contents:
+        for title, kind, figure in plots.run_figures(content):
+            save(title, kind, content.run, figure)
+    return paths
 
 
 def _slug(name: str) -> str:

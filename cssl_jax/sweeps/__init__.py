@@ -1,1 +1,1 @@
-"""Many runs of one recipe with other values, chosen by what judges checkpoints; needs Optuna."""
+"""Hyperparameter sweeps over one recipe, ranked by the metric that ranks checkpoints; Optuna."""

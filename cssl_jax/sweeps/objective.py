@@ -1,4 +1,4 @@
-"""What chooses a sweep's trials: one figure, on the images that select, reported to Optuna."""
+"""The objective of a sweep: one metric on the selection images, reported to Optuna per epoch."""
 
 import math
 import pathlib
@@ -11,8 +11,8 @@ from cssl_jax.methods.registry import method_entry
 from cssl_jax.report.run_reader import open_run
 from cssl_jax.sweeps.space import Space
 
-# Figure of an online evaluation -> in words: those by which ``retention.BEST`` ranks, so that a
-# trial's score is that of its best checkpoint.
+# Metric name in an online evaluation -> title for people. Checkpoints are ranked by the same
+# metrics (``checkpoint.policy.BEST``), so that a trial's score is that of its best checkpoint.
 METRICS = {
     "knn.selection_top1": "kNN top-1",
     "selection_view_retrieval": "view retrieval",
@@ -21,71 +21,94 @@ METRICS = {
 
 
 def metric(config: Config, space: Space) -> str:
-    """Which figure of ``METRICS`` selects, once the data are known to be there.
+    """Returns the name in ``METRICS`` that selects trials; opens the data to see their labels.
 
     Raises:
-        UserError: The data cannot be read, or the space would change what the figure measures.
+        UserError: The data cannot be read, or the space would change what the metric measures.
     """
-    parts = builders.load_data(config)
+    splits = builders.load_data(config)
     if method_entry(config.method.name).evaluation == "classifier":
         return "classifier.selection_top1"
-    if all(part.labels is not None and part.labels.max() >= 0 for part in parts):
+    if all(split.labels is not None and split.labels.max() >= 0 for split in splits):
         return "knn.selection_top1"
+    # Weaker augmentation makes two views of an image easier to match, without better features.
     if changed := [name for name in space.fields if name.startswith(("augment.", "data.size"))]:
         raise UserError(
             f"space {space.path} sets {', '.join(changed)}, but the images have no labels: trials "
-            "are then ranked by how well two views find each other, which easier views do "
-            "better; leave it out of the space, or give labels (data.labels)"
+            "are then ranked by view retrieval, which easier views raise by themselves; remove "
+            "the field from the space, or provide labels (data.labels)"
         )
     return "selection_view_retrieval"
 
 
-def reported(best: dict[str, Any]) -> dict[str, float]:
-    """Shares in [0, 1], in words, of a best checkpoint on the images that chose nothing."""
-    found = {
+def reported_metrics(best: dict[str, Any]) -> dict[str, float]:
+    """Metrics of a best checkpoint on the reporting images, which take no part in selection.
+
+    Args:
+        best: Entry "best" of ``results.json``.
+
+    Returns:
+        Title of each metric to its value in [0, 1]. Empty where no such metric was evaluated.
+    """
+    accuracies = {
         f"{title} top-1": best[name]["top1"]
         for name, title in (("knn", "kNN"), ("linear", "linear"), ("classifier", "classifier"))
         if name in best
     }
-    return found or ({"view retrieval": best["view_retrieval"]} if "view_retrieval" in best else {})
+    if accuracies:
+        return accuracies
+    return {"view retrieval": best["view_retrieval"]} if "view_retrieval" in best else {}
 
 
 class Watch:
-    """Reports a run's evaluations to Optuna, and asks it whether to go on.
+    """Callback of a run that reports its online evaluations to Optuna and may prune the trial.
 
     Attributes:
-        scores: Epoch to share in [0, 1], of all that were reported.
+        scores: Epoch to score in [0, 1], for every evaluation that Optuna has received.
     """
 
     def __init__(self, trial: Any, metric: str, epochs: int) -> None:
+        """Starts from the scores that Optuna already stores for the trial.
+
+        Args:
+            trial: The Optuna trial.
+            metric: Name in ``METRICS``.
+            epochs: Number of epochs of the run; the trial is not pruned at its last one.
+        """
         self._trial, self._metric, self._epochs = trial, metric, epochs
         frozen = trial.storage.get_trial(trial._trial_id)
         self.scores: dict[int, float] = dict(frozen.intermediate_values)
 
-    def __call__(self, epoch: int, figures: dict[str, float]) -> str:
-        """Reports an evaluation; why the trial is to end there, or "" where it goes on."""
-        self._report(epoch, figures)
+    def __call__(self, epoch: int, metrics: dict[str, float]) -> str:
+        """Reports one evaluation. Returns the reason for pruning, or "" to continue the run."""
+        self._report(epoch, metrics)
         if epoch >= self._epochs or epoch not in self.scores or not self._trial.should_prune():
             return ""
         best = max(self.scores.values())
         return (
-            f"at epoch {epoch}, {100 * best:.1f} % at best: below the median of earlier trials "
-            "there"
+            f"at epoch {epoch}: the best score, {100 * best:.1f} %, is below the median of earlier "
+            "trials at this epoch"
         )
 
-    def replay(self, place: pathlib.Path) -> str:
-        """Reports what is written down; the verdict on the last of it, "" before any."""
-        if not (place / "config.json").is_file():
+    def replay(self, run: pathlib.Path) -> str:
+        """Reports the evaluations that a run folder has logged.
+
+        Returns:
+            The pruning decision for the last evaluation, as in ``__call__``; "" without any.
+        """
+        if not (run / "config.json").is_file():
             return ""
-        lines = open_run(place).online
+        evaluations = open_run(run).online
         reason = ""
-        for line in lines:
-            reason = self(round(line["epoch"]), line) if line is lines[-1] else ""
+        for line in evaluations:
+            # Earlier evaluations were decided when they were made: the run continued after them.
+            reason = self(round(line["epoch"]), line) if line is evaluations[-1] else ""
             self._report(round(line["epoch"]), line)
         return reason
 
-    def _report(self, epoch: int, figures: dict[str, float]) -> None:
-        score = figures.get(self._metric)
+    def _report(self, epoch: int, metrics: dict[str, float]) -> None:
+        score = metrics.get(self._metric)
+        # Optuna warns on a second report of an epoch, which a resumed run may produce.
         if score is not None and math.isfinite(score) and epoch not in self.scores:
             self._trial.report(score, epoch)
             self.scores[epoch] = score

@@ -1,4 +1,4 @@
-"""The report of a sweep: one HTML page, the same as Markdown, and its figures as PNG."""
+"""Report of a sweep: one HTML page, the same content as Markdown, and its figures as PNG."""
 
 import json
 import pathlib
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import PIL.Image
 
 from cssl_jax.outputs import check_output, is_stream, write_output, write_png
-from cssl_jax.report import markdown as words
+from cssl_jax.report import markdown as md
 from cssl_jax.report import plots, svg
 from cssl_jax.report.html import document, table_html, text
 from cssl_jax.report.tables import quoted
@@ -16,12 +16,13 @@ from cssl_jax.sweeps import results as sweep_results
 from cssl_jax.sweeps.results import Sweep
 
 _IMPORTANCE = (
-    "Share of each parameter in the variance of the score (fANOVA, Hutter et al. 2014), over "
-    "complete trials; of few trials it says little."
+    "Fraction of the variance of the score that each parameter explains (fANOVA, Hutter et al. "
+    "2014), over complete trials. The estimate is unreliable for few trials."
 )
 _PARALLEL = (
-    "A line is a trial, over the parameters to its score on the images that select. Stronger ink "
-    "is a better score; of a pruned trial it is the best until then."
+    "Each line is a trial. It crosses the axes of the parameters and ends at the trial's score on "
+    "the selection images. A stronger line is a better score. The score of a pruned trial is its "
+    "best score before pruning."
 )
 _TITLES = {
     "importance": "Importance of parameters",
@@ -33,23 +34,22 @@ _TITLES = {
 def write_report(
     folder: str | pathlib.Path, output: str | pathlib.Path | None = None, *, figures: bool = True
 ) -> pathlib.Path:
-    """Writes report.html, report.md beside it, and report_figures/*.png beside both.
+    """Writes report.html, and next to it report.md and report_figures/*.png.
 
-    Where ``output`` is no regular file but standard output, a pipe or a device, the page alone.
-
-    Needs neither Optuna nor the data: all is read from the sweep's tables. A sweep may still be
+    Only the page is written if ``output`` is standard output, a pipe or a device. Everything is
+    read from the sweep's tables: neither Optuna nor the data are needed. The sweep may still be
     running.
 
     Args:
-        folder: Of the sweep.
-        output: File to write (.html); None is report.html in the folder.
-        figures: Draw the PNGs too, where matplotlib is installed.
+        folder: Folder of the sweep.
+        output: HTML file to write (.html); None is report.html in the sweep's folder.
+        figures: True to write PNG figures as well, if matplotlib is installed.
 
     Returns:
-        The path of the page.
+        Path of the page.
 
     Raises:
-        UserError: No sweep, or a file that cannot be written.
+        UserError: The folder holds no sweep, or a file cannot be written.
     """
     sweep = sweep_results.read(folder)
     path = pathlib.Path(output).expanduser() if output else sweep.path / "report.html"
@@ -63,14 +63,14 @@ def write_report(
 
 
 def page(sweep: Sweep) -> str:
-    """The page of a sweep."""
+    """The HTML page of a sweep."""
     parallel = charts.parallel_svg(sweep)
     importance = charts.importance_svg(sweep.importance) if sweep.importance else ""
     sections = [
         ("summary", "Summary", _summary(sweep)),
         ("trials", "Trials", table_html(sweep.table(), "trials") if sweep.trials else ""),
         ("importance", _TITLES["importance"], _figure(importance, _IMPORTANCE)),
-        ("parallel", _TITLES["parallel"], _figure(parallel, _PARALLEL, _key(sweep))),
+        ("parallel", _TITLES["parallel"], _figure(parallel, _PARALLEL, _legend(sweep))),
         ("curves", _TITLES["curves"], _curves(sweep)),
         ("space", "Space", f"<pre>{text_lines(sweep.space)}</pre>"),
         ("config", "Config", _config(sweep)),
@@ -80,7 +80,7 @@ def page(sweep: Sweep) -> str:
 
 
 def command(sweep: Sweep) -> str:
-    """What trains the best trial again, or goes on with a sweep that has none."""
+    """Command that trains the best trial again, or resumes a sweep without a complete trial."""
     if sweep.best is None:
         return f"cssl-jax sweep {sweep.recipe} --workdir {quoted(str(sweep.path))} ..."
     config = sweep.path / sweep.best.run / "config.json"
@@ -88,7 +88,7 @@ def command(sweep: Sweep) -> str:
 
 
 def text_lines(code: str) -> str:
-    """Text of several lines as HTML."""
+    """Text of several lines as escaped HTML."""
     return "\n".join(text(line) for line in code.splitlines())
 
 
@@ -98,60 +98,66 @@ def _summary(sweep: Sweep) -> str:
     return f'<section class="card">{items}<p class="pale">{text(settings)}</p></section>'
 
 
-def _figure(graph: str, note: str, key: str = "") -> str:
+def _figure(graph: str, note: str, legend: str = "") -> str:
     if not graph:
         return ""
     return (
-        f'<figure class="card"><div class="scroll">{graph}</div>{key}'
+        f'<figure class="card"><div class="scroll">{graph}</div>{legend}'
         f"<figcaption>{text(note)}</figcaption></figure>"
     )
 
 
-def _key(sweep: Sweep) -> str:
-    there = {line.kind for line in charts.lines(sweep)[1]}
-    keys = "".join(
-        f'<li><svg viewBox="0 0 26 8" aria-hidden="true"><polyline class="{look}" '
+def _legend(sweep: Sweep) -> str:
+    drawn_kinds = {line.kind for line in charts.lines(sweep)[1]}
+    entries = "".join(
+        f'<li><svg viewBox="0 0 26 8" aria-hidden="true"><polyline class="{classes}" '
         f'points="0,4 26,4"/></svg>{kind}</li>'
-        for kind, (_, look, _) in charts.KINDS.items()
-        if kind in there
+        for kind, (_, classes, _) in charts.KINDS.items()
+        if kind in drawn_kinds
     )
-    return f'<ul class="key">{keys}</ul>'
+    return f'<ul class="key">{entries}</ul>'
 
 
 def _curves(sweep: Sweep) -> str:
     chart = charts.curves(sweep)
     if chart is None:
         return ""
-    note = f"{chart.title} on the images that select; trials are pruned by it."
-    figure = _figure(svg.line_chart(chart), note, _key(sweep))
+    note = f"{chart.title} on the selection images, the metric by which trials are pruned."
+    figure = _figure(svg.line_chart(chart), note, _legend(sweep))
     return f'<div style="max-width:600px">{figure}</div>'
 
 
 def _config(sweep: Sweep) -> str:
-    whole = text_lines(json.dumps(sweep.config, indent=2))
-    return f"<details><summary>What all trials have in common</summary><pre>{whole}</pre></details>"
+    content = text_lines(json.dumps(sweep.config, indent=2))
+    return f"<details><summary>Base config of all trials</summary><pre>{content}</pre></details>"
 
 
 def markdown(sweep: Sweep, figures: dict[str, str]) -> str:
-    """The report as Markdown; ``figures``: name to relative path of every picture."""
-    lines = [f"# {words.plain(sweep.path.name)}", "", words.date(), ""]
-    lines += [f"- {words.plain(line)}" for line in sweep.words]
-    lines += ["", "Train the best again:", "", f"    {words.one_line(command(sweep))}", ""]
+    """The report of a sweep as Markdown.
+
+    Args:
+        sweep: Sweep to report.
+        figures: Figure kind (key of ``_TITLES``) to the PNG's path relative to the report.
+    """
+    lines = [f"# {md.plain(sweep.path.name)}", "", md.date(), ""]
+    lines += [f"- {md.plain(line)}" for line in sweep.words]
+    purpose = "trains the best trial again" if sweep.best else "resumes the sweep"
+    lines += ["", f"Command that {purpose}:", "", f"    {md.one_line(command(sweep))}", ""]
     if sweep.trials:
-        lines += ["## Trials", "", *words.table_lines(sweep.table()), ""]
+        lines += ["## Trials", "", *md.table_lines(sweep.table()), ""]
     if sweep.importance:
-        shares = [f"{words.plain(name)} {share:.0%}" for name, share in sweep.importance.items()]
-        lines += [f"## {_TITLES['importance']}", "", f"{', '.join(shares)}. {_IMPORTANCE}", ""]
+        items = [f"{md.plain(name)} {fraction:.0%}" for name, fraction in sweep.importance.items()]
+        lines += [f"## {_TITLES['importance']}", "", f"{', '.join(items)}. {_IMPORTANCE}", ""]
     for kind, path in figures.items():
         if kind != "importance":
             lines += [f"## {_TITLES[kind]}", "", *([_PARALLEL, ""] if kind == "parallel" else [])]
-        lines += [f"![{_TITLES[kind]}]({words.link(path)})", ""]
+        lines += [f"![{_TITLES[kind]}]({md.link(path)})", ""]
     lines += ["## Space", "", *(f"    {line}" for line in sweep.space.splitlines())]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _draw_figures(sweep: Sweep, path: pathlib.Path) -> dict[str, str]:
-    """Name to relative path of every PNG."""
+    """Writes the PNGs. Returns the figure kind to path, relative to the report."""
     draw: dict[str, Callable[[], PIL.Image.Image]] = {}
     if sweep.importance:
         draw["importance"] = lambda: charts.importance_png(sweep.importance)

@@ -1,4 +1,4 @@
-"""A sweep on file: what was tried and what came of it, read without Optuna."""
+"""Results of a sweep, as its files store them; reading them needs no Optuna."""
 
 import dataclasses
 import json
@@ -18,14 +18,14 @@ _STATES = ("complete", "pruned", "running", "failed")
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """What one parameter of a space may be.
+    """The range of one parameter of a search space.
 
     Attributes:
-        name: As it was suggested.
-        low: Of a number.
-        high: Of a number.
-        logarithmic: Whether it is drawn so.
-        choices: In words; () of a number.
+        name: Parameter name in the space's ``suggest_`` call.
+        low: Lower end of a numeric range; 0 for a categorical parameter.
+        high: Upper end of a numeric range; 0 for a categorical parameter.
+        logarithmic: True if the parameter is sampled and plotted on a logarithmic scale.
+        choices: Text of each choice of a categorical parameter; () for a numeric range.
     """
 
     name: str
@@ -40,13 +40,15 @@ class Trial:
     """One run of a sweep.
 
     Attributes:
-        number: From 0, in the order of the sweep.
+        number: Trial number, counted from 0 in the order of the starts.
         state: "complete", "pruned", "running" or "failed".
-        params: What was suggested.
-        curve: (epoch, share in [0, 1] on the images that select) of every online evaluation.
-        reported: Shares on the images that chose neither checkpoint nor trial; of a complete trial.
-        run: Its folder: inside the sweep's, or absolute where another folder shares the study.
-        message: Why it failed or was pruned.
+        params: Suggested value of each parameter.
+        curve: Pairs (epoch, score in [0, 1] on the selection images), one per online evaluation.
+        reported: Metrics in [0, 1] of a complete trial on the reporting images, which select
+            neither checkpoints nor trials.
+        run: Path of the run folder: relative to the sweep's folder, absolute if another folder of
+            a shared study ran the trial, "" if there is none.
+        message: Reason why the trial failed or was pruned; "" for other states.
     """
 
     number: int
@@ -59,31 +61,31 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """Of its best checkpoint, on the images that select; -inf before the first evaluation."""
+        """Score of the best checkpoint on the selection images; -inf before any evaluation."""
         return max((score for _, score in self.curve), default=-math.inf)
 
     @property
     def epoch(self) -> int:
-        """Of its best checkpoint; 0 before the first evaluation."""
+        """Epoch of the best checkpoint; 0 before the first evaluation."""
         return max(self.curve, key=lambda point: point[1])[0] if self.curve else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep as its folder tells.
+    """The state of a sweep, as stored in its folder.
 
     Attributes:
-        path: Of the folder.
-        recipe: As it was named on the command line, or "".
-        config: Base config, plain.
-        space: Source of the space.
-        most: Trials it was to have.
-        metric: What selects, in words.
-        images: (that select, that report); 0 before the first complete trial.
-        settings: Seed, sampler, pruner, hashes.
-        axes: Of the space, as far as it was suggested.
-        trials: The best first; then pruned, running and failed ones.
-        importance: Of parameters, see ``study.Study.importance``.
+        path: Path of the sweep's folder.
+        recipe: Recipe name given on the command line; "" if there was none.
+        config: Base config as a nested dictionary.
+        space: Source text of the search space.
+        most: Requested total number of trials.
+        metric: Title of the metric that selects trials.
+        images: Number of selection and of reporting images; 0 before the first complete trial.
+        settings: Seed, sampler, pruner and hashes.
+        axes: Range of every parameter that some trial suggested.
+        trials: Complete trials, best first; then pruned, running and failed trials.
+        importance: Importance per parameter, see ``study.Study.importance``.
     """
 
     path: pathlib.Path
@@ -100,80 +102,80 @@ class Sweep:
 
     @property
     def best(self) -> Trial | None:
-        """The complete trial with the highest score on the images that select; the first of equals.
+        """The complete trial with the highest score on the selection images; None without any.
 
-        What a trial reports never chooses it.
+        Of equal scores the first trial wins. The reporting images have no influence.
         """
         return self.trials[0] if self.trials and self.trials[0].state == "complete" else None
 
     def count(self, state: str) -> int:
-        """Trials in a state."""
+        """Number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
     @property
     def words(self) -> list[str]:
-        """What came of it, in sentences."""
+        """Summary of the sweep, one sentence per item."""
         counts = ", ".join(f"{n} {s}" for s in _STATES if (n := self.count(s)))
-        lines = [f"{len(self.trials)} of {self.most} trials: {counts or 'none begun'}"]
+        lines = [f"{len(self.trials)} of {self.most} trials: {counts or 'none started'}"]
         if self.best is None:
             return lines
-        best, (chose, report) = self.best, self.images
-        params = ", ".join(f"{k} {shown(v)}" for k, v in best.params.items())
+        best, (selection, reporting) = self.best, self.images
+        params = ", ".join(f"{k} {format_value(v)}" for k, v in best.params.items())
         lines.append(f"best: trial {best.number} ({params}), epoch {best.epoch}")
         lines.append(
-            f"chosen among {self.count('complete')} trials and their checkpoints by {self.metric} "
-            f"on {chose:,} validation images, {100 * best.score:.1f} %: a maximum, so too high to "
-            "quote"
+            f"selected among {self.count('complete')} trials and their checkpoints by "
+            f"{self.metric} on {selection:,} validation images, {100 * best.score:.1f} %: a "
+            "maximum, therefore biased upwards and not a result to quote"
         )
         if best.reported:
-            figures = ", ".join(f"{k} {100 * v:.1f} %" for k, v in best.reported.items())
+            metrics = ", ".join(f"{k} {100 * v:.1f} %" for k, v in best.reported.items())
             lines.append(
-                f"reported on the other {report:,} validation images, which chose nothing: "
-                f"{figures}"
+                f"result on the other {reporting:,} validation images, which selected nothing: "
+                f"{metrics}"
             )
         else:
-            lines.append("no validation image is left to report on that did not choose")
+            lines.append("no result: all validation images were used for selection")
         return lines
 
     def table(self) -> Table:
-        """All trials, sorted."""
+        """All trials as a table, one row per trial in the order of ``trials``."""
         names = [axis.name for axis in self.axes]
-        figures = list(dict.fromkeys(name for trial in self.trials for name in trial.reported))
+        metrics = list(dict.fromkeys(name for trial in self.trials for name in trial.reported))
         head = ["trial", "state", f"selection {self.metric}", "epoch"]
-        head += [f"reported {name}" for name in figures] + names + ["run"]
-        words = any(trial.state == "failed" for trial in self.trials)
+        head += [f"reported {name}" for name in metrics] + names + ["run"]
+        has_failures = any(trial.state == "failed" for trial in self.trials)
         rows = []
         for trial in self.trials:
             row = [str(trial.number), trial.state]
             row.append(f"{100 * trial.score:.1f} %" if trial.curve else NONE)
             row.append(str(trial.epoch) if trial.curve else NONE)
-            row += [f"{100 * trial.reported[f]:.1f} %" if f in trial.reported else NONE
-                    for f in figures]  # fmt: skip
-            row += [shown(trial.params[n]) if n in trial.params else NONE for n in names]
+            row += [f"{100 * trial.reported[m]:.1f} %" if m in trial.reported else NONE
+                    for m in metrics]  # fmt: skip
+            row += [format_value(trial.params[n]) if n in trial.params else NONE for n in names]
             row.append(trial.run or NONE)
-            row += [trial.message if trial.state == "failed" else ""] if words else []
+            row += [trial.message if trial.state == "failed" else ""] if has_failures else []
             rows.append(row)
-        return Table([*head, "why it failed"] if words else head, rows)
+        return Table([*head, "failure message"] if has_failures else head, rows)
 
 
-def shown(value: Any) -> str:
-    """A parameter's value in few letters."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return number(value) if plain else str(value)
+def format_value(value: Any) -> str:
+    """A parameter's value as short text; numbers have about four significant digits."""
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return number(value) if numeric else str(value)
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
-    """Complete trials by score, the first of equals first; then pruned, running and failed ones."""
+    """Trials by state (complete, pruned, running, failed), then by score, then by number."""
     return sorted(trials, key=lambda t: (_STATES.index(t.state), -t.score, t.number))
 
 
 def is_sweep(folder: str | pathlib.Path) -> bool:
-    """Whether a folder holds a sweep."""
+    """True if a folder holds a sweep."""
     return (pathlib.Path(folder).expanduser() / SETTINGS).is_file()
 
 
 def write(sweep: Sweep) -> None:
-    """Writes trials.json and trials.csv, the same trials in the same order."""
+    """Writes trials.json and trials.csv; both hold the same trials in the same order."""
     content = {
         "metric": sweep.metric,
         "images": sweep.images,
@@ -187,47 +189,48 @@ def write(sweep: Sweep) -> None:
     }
     write_json(sweep.path / TABLE, content)
     names = [axis.name for axis in sweep.axes]
-    figures = list(dict.fromkeys(name for trial in sweep.trials for name in trial.reported))
+    metrics = list(dict.fromkeys(name for trial in sweep.trials for name in trial.reported))
     rows: list[list[Any]] = [
-        ["trial", "state", "score", "epoch", *figures, *names, "run", "message"]
+        ["trial", "state", "score", "epoch", *metrics, *names, "run", "message"]
     ]
     for t in sweep.trials:
         values = [t.score if t.curve else "", t.epoch if t.curve else ""]
-        values += [t.reported.get(name, "") for name in figures]
+        values += [t.reported.get(name, "") for name in metrics]
         values += [t.params.get(name, "") for name in names]
         rows.append([t.number, t.state, *values, t.run, t.message])
     write_text(sweep.path / TABLE_CSV, csv_text(rows))
 
 
 def read(folder: str | pathlib.Path) -> Sweep:
-    """Reads a sweep's folder; it may still be running.
+    """Reads a sweep's folder. The sweep may still be running.
 
     Raises:
-        UserError: It is none, or cannot be read.
+        UserError: The folder holds no sweep, or its files cannot be read.
     """
     path = pathlib.Path(folder).expanduser().absolute()
     if not is_sweep(path):
-        raise UserError(f"{folder} is no sweep: it has no {SETTINGS}")
+        raise UserError(f"{folder} is no sweep folder: it has no {SETTINGS}")
     try:
         about = json.loads((path / SETTINGS).read_text())
         table: dict[str, Any] = {}
         if (path / TABLE).is_file():
             table = json.loads((path / TABLE).read_text())
         axes = [Axis(**{**a, "choices": tuple(a["choices"])}) for a in table.get("axes", ())]
-        keep = [field.name for field in dataclasses.fields(Trial)]
+        # trials.json also has "score" and "epoch", which ``Trial`` derives from the curve.
+        fields = [field.name for field in dataclasses.fields(Trial)]
         trials = [
-            Trial(**{**{k: t[k] for k in keep}, "curve": tuple(map(tuple, t["curve"]))})
+            Trial(**{**{k: t[k] for k in fields}, "curve": tuple(map(tuple, t["curve"]))})
             for t in table.get("trials", ())
         ]
-        chose, report = table.get("images", (0, 0))
+        selection, reporting = table.get("images", (0, 0))
         return Sweep(
             path=path,
             **{k: about[k] for k in ("recipe", "config", "space", "most", "settings")},
             metric=table.get("metric", about["metric"]),
-            images=(int(chose), int(report)),
+            images=(int(selection), int(reporting)),
             axes=axes,
             trials=ranked(trials),
             importance=table.get("importance", {}),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the sweep {folder} cannot be read: {error!r}") from error
+        raise UserError(f"the sweep in {folder} cannot be read: {error!r}") from error

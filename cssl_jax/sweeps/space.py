@@ -1,4 +1,4 @@
-"""What a sweep may change: a user's Python file with a function ``space(trial)``."""
+"""Search space of a sweep: a user's Python file with a function ``space(trial)``."""
 
 import pathlib
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from cssl_jax.errors import UserError
 from cssl_jax.models.registry import build_encoder
 
 Fields = dict[str, Any]
-PROBES = 32  # random draws that are looked at before the first trial
-# What decides on which images trials are judged and how: all trials have that in common, or the
-# images that chose one would report on another.
+PROBES = 32  # random draws that are checked before the first trial
+# Fields that determine which images evaluate a trial, and how. They are identical for all trials:
+# otherwise the images that selected one trial would report on another.
 _SHARED = (
     *("evaluate.", "train.seed", "train.evaluate_every", "method.name", "classifier.num_classes"),
     *("data.source", "data.validation_source", "data.validation_fraction", "data.split_seed"),
@@ -22,20 +22,20 @@ _SHARED = (
 
 
 class Space:
-    """A space and the config that it starts from.
+    """A search space and its base config.
 
     Attributes:
-        path: Of the file.
-        text: Its content.
-        base: Config whose other fields every trial has.
-        fields: Names of the config fields that it sets, known after ``check``.
+        path: Path of the Python file.
+        text: Content of the Python file.
+        base: Config that gives the fields which the space does not set.
+        fields: Names of the config fields that the space sets; empty before ``check``.
     """
 
     def __init__(self, path: str | pathlib.Path, base: Config) -> None:
-        """Loads the file.
+        """Loads and runs the file.
 
         Raises:
-            UserError: There is none, it cannot run, or has no function ``space``.
+            UserError: The file does not exist, cannot run, or has no function ``space``.
         """
         self.path, self.base = pathlib.Path(path).expanduser(), base
         self.fields: tuple[str, ...] = ()
@@ -44,17 +44,20 @@ class Space:
         self.text = self.path.read_text()
         try:
             function = getattr(recipes.import_file(self.path), "space", None)
-        except Exception as error:  # whatever a user's code may raise
+        except Exception as error:  # a user's code may raise anything
             raise self._error(error) from error
         if not callable(function):
-            raise UserError(f"space {path}: there is no function space(trial) that returns a dict")
+            raise UserError(
+                f"space {path}: there is no function space(trial); define one that returns a dict"
+            )
         self._function: Callable[[Any], Fields] = function
 
     def values(self, trial: Any) -> Fields:
-        """What the user's function gives for an Optuna trial.
+        """Calls the user's function with an Optuna trial. Returns config fields and their values.
 
         Raises:
-            UserError: It fails, or gives no fields that a sweep may change.
+            UserError: The function fails, returns no dict of fields, or sets a field that all
+                trials must share.
         """
         try:
             values = self._function(trial)
@@ -68,16 +71,17 @@ class Space:
         for name in values:
             if str(name).startswith(_SHARED):
                 raise UserError(
-                    f"space {self.path} sets {name}, which decides by what trials are judged; "
-                    f"all have that in common: give it as an option of the sweep, --{name} VALUE"
+                    f"space {self.path} sets {name}, which determines how trials are evaluated and "
+                    "must be the same for all of them; give it as an option of the sweep, "
+                    f"--{name} VALUE"
                 )
         return values
 
     def config(self, trial: Any) -> Config:
-        """The config of a trial.
+        """Returns the config of a trial.
 
         Raises:
-            UserError: See ``values``; an unknown field, or a value that cannot work.
+            UserError: See ``values``; also for an unknown field, or a value that cannot work.
         """
         values = self.values(trial)
         try:
@@ -88,35 +92,42 @@ class Space:
         return config
 
     def check(self, seed: int) -> None:
-        """Tries the ends and choices of the space, and random draws, without training.
+        """Builds configs from all range ends, all choices and ``PROBES`` random draws.
+
+        Nothing is trained. ``fields`` is known afterwards.
+
+        Args:
+            seed: Seed of the random draws.
 
         Raises:
-            UserError: One gives no config, or nothing is suggested.
+            UserError: A draw gives no valid config, or the space suggests no parameter.
         """
         from optuna import create_study
         from optuna.samplers import RandomSampler
 
-        study = create_study(sampler=_ends()())
+        study = create_study(sampler=_extremes_sampler()())
         fields: dict[str, None] = {}
-        number = most = 0
-        while number <= most + PROBES:
-            if number == most + 1:
+        # Trials 0 to ``last_extreme`` visit range ends and choices; its value is known only while
+        # they run, since a space may suggest further parameters in some of its branches.
+        number = last_extreme = 0
+        while number <= last_extreme + PROBES:
+            if number == last_extreme + 1:
                 study.sampler = RandomSampler(seed=seed)
             trial = study.ask()
             values, params = self.values(trial), trial.params
             try:
                 self.config(trial)
             except UserError as error:
-                raise UserError(f"{error} (of {_shown(params)})") from error
-            if number <= most:
+                raise UserError(f"{error} (drawn: {_format_params(params)})") from error
+            if number <= last_extreme:
                 sizes = [len(getattr(d, "choices", "ab")) for d in trial.distributions.values()]
-                most = max([most, *sizes])
+                last_extreme = max([last_extreme, *sizes])
             fields |= dict.fromkeys(map(str, values))
             number += 1
             if not params:
                 raise UserError(
-                    f"space {self.path} suggests nothing, so that all trials were the same; use "
-                    "trial.suggest_float, suggest_int or suggest_categorical"
+                    f"space {self.path} suggests nothing, so that all trials would be the same; "
+                    "use trial.suggest_float, suggest_int or suggest_categorical"
                 )
         self.fields = tuple(fields)
 
@@ -124,15 +135,16 @@ class Space:
         return recipes.code_error(f"space {self.path}", self.path, error)
 
 
-def _shown(params: Fields) -> str:
+def _format_params(params: Fields) -> str:
     return ", ".join(f"{name} = {value!r}" for name, value in params.items())
 
 
-def _ends() -> Any:
-    """A sampler class: low and high ends of numbers in turn, one choice after another."""
+def _extremes_sampler() -> Any:
+    """Sampler class that alternates between low and high ends and cycles through choices."""
+    # Optuna is an optional dependency: the class can be defined only where Optuna is installed.
     from optuna.samplers import BaseSampler
 
-    class Ends(BaseSampler):
+    class ExtremesSampler(BaseSampler):
         def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
             return {}
 
@@ -144,4 +156,4 @@ def _ends() -> Any:
                 return distribution.choices[trial.number % len(distribution.choices)]
             return distribution.high if trial.number % 2 else distribution.low
 
-    return Ends
+    return ExtremesSampler

@@ -1,4 +1,4 @@
-"""The Optuna room: storage, samplers, pruners, and whose a trial is."""
+"""Access to Optuna: storage, samplers, pruners, and which folder a trial belongs to."""
 
 import hashlib
 import importlib.util
@@ -12,8 +12,8 @@ from cssl_jax.sweeps.results import Axis, Trial
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("median", "none")
 FILE = "optuna.sqlite3"
-_SETTINGS, _WORKER = "settings", "worker"  # attributes of the study, of a trial
-LEAST = 10  # completed trials below which an importance would be noise
+_SETTINGS, _WORKER = "settings", "worker"  # names of a study attribute and of a trial attribute
+MIN_TRIALS = 10  # complete trials that an importance needs; estimates from fewer are noise
 
 
 def require() -> None:
@@ -25,14 +25,21 @@ def require() -> None:
 
 
 class Study:
-    """A study, and the trials in it that this sweep's folder began.
+    """An Optuna study, and access to the trials in it that this sweep's folder started.
 
-    Several folders may share a study through one storage. A trial belongs to the folder that began
-    it, by a mark that it has from its first moment on, so that no other takes it up and a killed
-    one is found again.
+    Several folders may share a study through one storage. A trial belongs to the folder that
+    started it. The trial carries the folder's worker id from its creation on. No other folder
+    therefore resumes it, and the same folder finds it again after a kill.
+
+    Args:
+        folder: Folder of the sweep.
+        url: Address of the storage; "" is the SQLite file ``FILE`` in the folder.
+        name: Name of the study.
+        worker: Id of the folder that marks its trials.
+        settings: Seed, sampler, pruner and hashes; identical for all folders of the study.
 
     Raises:
-        UserError: The storage cannot be opened, or the study is of another sweep.
+        UserError: The storage cannot be opened, or the study belongs to another sweep.
     """
 
     def __init__(
@@ -41,8 +48,9 @@ class Study:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        own = not url
+        in_folder = not url
         url = url or f"sqlite:///{(folder / FILE).absolute()}"
+        # SQLite allows one writer at a time: wait up to 60 s for the lock instead of failing.
         wait = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
         try:
             with warnings.catch_warnings():
@@ -55,29 +63,36 @@ class Study:
                     load_if_exists=True,
                     pruner=_pruner(settings),
                 )
-        except Exception as error:  # of any database and its driver
-            shown = str(folder / FILE) if own else "--storage"  # its address may hold a password
+        except Exception as error:  # each database and driver has its own exception types
+            # The address of a storage may contain a password: no message shows it.
+            shown = str(folder / FILE) if in_folder else "--storage"
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(f"{shown} cannot be opened: {reason.replace(url, '...')}") from error
-        self._storage = self._study._storage  # the study's own view of it, which caches
+        self._storage = self._study._storage  # the study's cached view of the storage
         self._worker, self._settings = worker, settings
-        known = self._study.user_attrs.get(_SETTINGS)
-        if known is None:
+        stored = self._study.user_attrs.get(_SETTINGS)
+        if stored is None:
             self._study.set_user_attr(_SETTINGS, settings)
-        elif known != settings:
-            changed = [f"{k}: {known.get(k)!r} -> {v!r}" for k, v in settings.items()
-                       if known.get(k) != v]  # fmt: skip
+        elif stored != settings:
+            changed = [f"{k}: {stored.get(k)!r} -> {v!r}" for k, v in settings.items()
+                       if stored.get(k) != v]  # fmt: skip
             raise UserError(
-                "this sweep was begun with other settings; use another --workdir"
-                + ("" if own else " and --study")
+                "this sweep was started with other settings; use another --workdir"
+                + ("" if in_folder else " and --study")
                 + ", or undo:\n  "
                 + "\n  ".join(changed)
             )
 
     def next(self, most: int) -> Any | None:
-        """An Optuna trial to go on with, or a new one; None once there are ``most``.
+        """Returns an interrupted Optuna trial of this folder, or a new one.
 
-        A sweep that was killed draws what one that was left alone would; see ``_sampler``.
+        A sweep that was killed draws the same parameters as an uninterrupted one; see ``_sampler``.
+
+        Args:
+            most: Maximum number of trials in the study, over all folders.
+
+        Returns:
+            An ``optuna.trial.Trial``; None once the study has ``most`` trials.
         """
         import optuna
 
@@ -85,11 +100,13 @@ class Study:
         trials = self._study.get_trials(deepcopy=False)
         ours = [t for t in trials if t.state in running and self._is_ours(t)]
         if ours:
-            found = min(ours, key=lambda trial: trial.number)
-            trial_id, number = found._trial_id, found.number
+            interrupted = min(ours, key=lambda trial: trial.number)
+            trial_id, number = interrupted._trial_id, interrupted.number
         elif len(trials) < most:
-            begun = optuna.trial.create_trial(state=running[0], user_attrs={_WORKER: self._worker})
-            trial_id = self._storage.create_new_trial(self._study._study_id, begun)
+            # ``study.ask`` would create the trial first and mark it later: a kill between the two
+            # would leave a trial that belongs to no folder.
+            new = optuna.trial.create_trial(state=running[0], user_attrs={_WORKER: self._worker})
+            trial_id = self._storage.create_new_trial(self._study._study_id, new)
             number = self._storage.get_trial(trial_id).number
         else:
             return None
@@ -97,109 +114,122 @@ class Study:
         return optuna.trial.Trial(self._study, trial_id)
 
     def end(self, trial: Any, state: str, value: float | None = None, **attributes: Any) -> None:
-        """Counts a trial as "complete" (with its value), "pruned" or "failed"."""
+        """Stores the end state of a trial.
+
+        Args:
+            trial: Trial that ``next`` returned.
+            state: "complete", "pruned" or "failed".
+            value: Score of a complete trial in [0, 1]; None for other states.
+            attributes: Further values to store with the trial.
+        """
         import optuna
 
         for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)
         states = optuna.trial.TrialState
-        known = {"complete": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}
-        self._study.tell(trial.number, value, state=known[state])
+        end_states = {"complete": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}
+        self._study.tell(trial.number, value, state=end_states[state])
 
     def trials(self) -> list[Trial]:
-        """All trials of the study, of all folders."""
+        """Returns all trials of the study, started by any folder, in the order of their numbers."""
         names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
         return [
             Trial(
-                number=found.number,
-                state=names.get(found.state.name, "running"),
-                params=dict(found.params),
-                curve=tuple(sorted(found.intermediate_values.items())),
-                reported=found.user_attrs.get("reported", {}),
-                run=self._place(found),
-                message=found.user_attrs.get("message", ""),
+                number=trial.number,
+                state=names.get(trial.state.name, "running"),
+                params=dict(trial.params),
+                curve=tuple(sorted(trial.intermediate_values.items())),
+                reported=trial.user_attrs.get("reported", {}),
+                run=self._run_path(trial),
+                message=trial.user_attrs.get("message", ""),
             )
-            for found in self._study.get_trials(deepcopy=False)
+            for trial in self._study.get_trials(deepcopy=False)
         ]
 
     def images(self) -> tuple[int, int]:
-        """Validation images (that select, that report); 0 before the first complete trial."""
+        """Returns the number of selection and of reporting images.
+
+        Both are 0 before the first complete trial.
+        """
         for trial in self._study.get_trials(deepcopy=False):
             if counts := trial.user_attrs.get("images"):
                 return counts[0], counts[1]
         return 0, 0
 
     def axes(self) -> list[Axis]:
-        """What was suggested, in the order in which the space suggests it."""
+        """Returns the range of every suggested parameter, in the order of the suggestions."""
         axes: dict[str, Axis] = {}
-        dist: Any
+        distribution: Any
         for trial in self._study.get_trials(deepcopy=False):
-            for name, dist in trial.distributions.items():
-                if choices := getattr(dist, "choices", None):
+            for name, distribution in trial.distributions.items():
+                if choices := getattr(distribution, "choices", None):
                     axes.setdefault(name, Axis(name, choices=tuple(map(str, choices))))
                     continue
-                old = axes.get(name, Axis(name, dist.low, dist.high))
-                low, high = min(old.low, dist.low), max(old.high, dist.high)
-                axes[name] = Axis(name, low, high, logarithmic=dist.log)
+                # A range may depend on another parameter of the trial: the axis covers all of them.
+                previous = axes.get(name, Axis(name, distribution.low, distribution.high))
+                low = min(previous.low, distribution.low)
+                high = max(previous.high, distribution.high)
+                axes[name] = Axis(name, low, high, logarithmic=distribution.log)
         return list(axes.values())
 
     def importance(self) -> dict[str, float]:
-        """Share of each parameter in the variance of the score, the largest first; sums to 1.
+        """Returns each parameter's fraction of the score's variance, largest first; they sum to 1.
 
-        fANOVA (Hutter et al., ICML 2014) over completed trials, as Optuna computes it, of the
-        parameters that all of them have; empty where there are fewer than ``LEAST`` trials, or
-        all have one score.
+        The method is fANOVA (Hutter et al., ICML 2014) over complete trials, as Optuna computes
+        it. It covers the parameters that all complete trials have. The result is empty if there
+        are fewer than ``MIN_TRIALS`` complete trials, or if all of them have the same score.
         """
         import optuna
 
         states = (optuna.trial.TrialState.COMPLETE,)
         trials = self._study.get_trials(deepcopy=False, states=states)
-        if len(trials) < LEAST or len({trial.value for trial in trials}) < 2:
+        if len(trials) < MIN_TRIALS or len({trial.value for trial in trials}) < 2:
             return {}
-        # Optuna's default looks at the best tenth alone: of 20 trials, at two.
+        # Optuna's default, PED-ANOVA, uses the best tenth only: two trials of 20.
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        found = optuna.importance.get_param_importances(self._study, evaluator=evaluator)
-        return {name: float(share) for name, share in found.items()}
+        importances = optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+        return {name: float(fraction) for name, fraction in importances.items()}
 
-    def _place(self, trial: Any) -> str:
-        """Of a trial's run: within our folder, or absolute."""
-        run, place = trial.user_attrs.get("run", ""), trial.user_attrs.get("folder", "")
-        return run if self._is_ours(trial) or not run else f"{place}/{run}"
+    def _run_path(self, trial: Any) -> str:
+        """Path of a trial's run: relative to this sweep's folder, absolute for another folder."""
+        run, folder = trial.user_attrs.get("run", ""), trial.user_attrs.get("folder", "")
+        return run if self._is_ours(trial) or not run else f"{folder}/{run}"
 
     def _is_ours(self, trial: Any) -> bool:
         return trial.user_attrs.get(_WORKER) == self._worker
 
 
 def _sampler(settings: dict[str, Any], number: int) -> Any:
-    """Draws by key: of the seed, the trial's number and, where drawn alone, the parameter's name.
+    """Sampler without state: each draw is seeded from the sweep's seed and the trial's number.
 
-    A sampler's own state would be lost in a kill, and draw otherwise for a trial that is gone on
-    with after half of its parameters were drawn.
+    A parameter that is drawn independently is seeded from its name as well. A stateful sampler
+    would lose its state in a kill. It would also draw other values for a trial that is resumed
+    after half of its parameters were drawn.
     """
     from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-    def keyed(name: str) -> Any:
-        words = f"{settings['seed']} {number} {name}".encode()
-        seed = int.from_bytes(hashlib.blake2b(words, digest_size=4).digest(), "big")
+    def seeded(name: str) -> Any:
+        message = f"{settings['seed']} {number} {name}".encode()
+        seed = int.from_bytes(hashlib.blake2b(message, digest_size=4).digest(), "big")
         if settings["sampler"] == "random":
             return RandomSampler(seed=seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # options that Optuna calls experimental
+            warnings.simplefilter("ignore")  # Optuna marks some of these options experimental
             return TPESampler(seed=seed, warn_independent_sampling=False)
 
-    together = keyed("")
+    joint = seeded("")
 
-    class Keyed(BaseSampler):
+    class SeededSampler(BaseSampler):
         def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-            return together.infer_relative_search_space(study, trial)
+            return joint.infer_relative_search_space(study, trial)
 
         def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
-            return together.sample_relative(study, trial, search_space)
+            return joint.sample_relative(study, trial, search_space)
 
         def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
-            return keyed(name).sample_independent(study, trial, name, distribution)
+            return seeded(name).sample_independent(study, trial, name, distribution)
 
-    return Keyed()
+    return SeededSampler()
 
 
 def _pruner(settings: dict[str, Any]) -> Any:

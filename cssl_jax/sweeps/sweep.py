@@ -1,4 +1,4 @@
-"""A sweep: one run after another, each judged by the images that select, to be gone on with."""
+"""Runs a sweep: one training run per trial, one after another, resumable at any time."""
 
 import hashlib
 import pathlib
@@ -32,41 +32,45 @@ def sweep(
     recipe: str = "",
     say: Say = lambda text: None,
 ) -> Sweep:
-    """Runs trials until there are so many; on a folder with a sweep in it, goes on with that.
+    """Runs trials until the sweep has ``trials`` of them; resumes a sweep that the folder holds.
 
-    Each trial is a run folder, WORKDIR/trials/0000 and so on. A trial that was broken off, by a
-    signal or a kill, is gone on with from its checkpoint, under the same number and with the same
-    parameters. A trial is ranked by its best checkpoint on the keyed half of the validation images
-    that ranks checkpoints in any run, and reports on the other half.
+    Each trial is a run folder, WORKDIR/trials/0000 and so on. A trial that a signal or a kill
+    interrupted resumes from its checkpoint, with the same number and the same parameters. A trial
+    is ranked by its best checkpoint on the seeded half of the validation images that ranks
+    checkpoints in any run. Its reported metrics are from the other half.
 
     Args:
-        config: What all trials have in common.
+        config: Base config; every trial has its values in all fields that the space does not set.
         workdir: Folder of the sweep.
         space: Python file with ``space(trial) -> {"section.field": value}``; see docs/sweeps.md.
-        trials: In all, those that failed included.
-        seed: Of what is drawn; each trial's own depends on it and on the trial's number.
-        sampler: Of ``study.SAMPLERS``.
-        pruner: Of ``study.PRUNERS``: whether a trial ends once it is worse than the median of the
-            earlier ones at the same epoch.
-        prune_after: Epochs before which none is pruned.
-        storage: Of Optuna, such as mysql://...; "" is a SQLite file in the folder.
-        study_name: In a storage that is shared; "" is the folder's name.
-        recipe: What to call the config.
-        say: Is told of every trial.
+        trials: Total number of trials, failed ones included.
+        seed: Seed of all parameter draws; each trial draws from this seed and its own number.
+        sampler: Name in ``study.SAMPLERS``.
+        pruner: Name in ``study.PRUNERS``; "median" ends a trial that is worse than the median of
+            the earlier trials at the same epoch.
+        prune_after: Number of first epochs in which no trial is pruned.
+        storage: Address of an Optuna storage, such as mysql://...; "" is a SQLite file in the
+            folder.
+        study_name: Name of the study in a shared storage; "" is the folder's name.
+        recipe: Name of the config, for the report.
+        say: Receives one line of text at the start and at the end of every trial.
+
+    Returns:
+        All trials of the study, ranked.
 
     Raises:
         UserError: The space, the config, the data or the folder do not fit each other.
-        InterruptedRunError: A signal came; what was done is saved.
-        RunError: No trial was completed, or something could not be written.
+        InterruptedRunError: A signal arrived; the finished part is saved.
+        RunError: No trial was completed, or a file could not be written.
     """
     study.require()
     _check(trials, sampler, pruner)
-    place = pathlib.Path(workdir).expanduser().absolute()
-    tried = Space(space, recipes.canonical(config))
-    tried.check(seed)
+    folder = pathlib.Path(workdir).expanduser().absolute()
+    search_space = Space(space, recipes.canonical(config))
+    search_space.check(seed)
     settings = {
         "config": recipes.config_hash(config),
-        "space": hashlib.sha256(tried.text.encode()).hexdigest()[:12],
+        "space": hashlib.sha256(search_space.text.encode()).hexdigest()[:12],
         "seed": seed,
         "sampler": sampler,
         "pruner": pruner,
@@ -74,29 +78,30 @@ def sweep(
     }
     about = {
         "recipe": recipe,
-        "config": recipes.to_dict(tried.base),
-        "space": tried.text,
+        "config": recipes.to_dict(search_space.base),
+        "space": search_space.text,
         "settings": settings,
     }
     with process.catch_signals() as interruption:
         try:
+            # Opening the data may take long and leaves nothing behind: a signal may cut it short.
             with interruption.breakable():
-                metric = objective.metric(config, tried)
+                metric = objective.metric(config, search_space)
         except InterruptedRunError as stopped:
             raise InterruptedRunError(f"{stopped} before the first trial") from stopped
-        with while_running(place), claim(place):
-            opened = open_study(place, tried, storage, study_name, settings)
-            left = Trials(place, tried, opened, interruption, metric, trials, about, say)
-            left.write()
-            return left.run()
+        with while_running(folder), claim(folder):
+            opened = open_study(folder, search_space, storage, study_name, settings)
+            runner = Trials(folder, search_space, opened, interruption, metric, trials, about, say)
+            runner.write()
+            return runner.run()
 
 
 def _check(trials: int, sampler: str, pruner: str) -> None:
-    """Raises UserError at the first of a sweep's own options that cannot work."""
+    """Raises UserError for the first option of the sweep that cannot work."""
     if not multihost.is_single_process():
         raise UserError(
-            f"a sweep runs in one process, not in {jax.process_count()}; start several, each with "
-            "its own --workdir and a --storage that they share"
+            f"a sweep runs in one process, not in {jax.process_count()}; start several sweeps, "
+            "each with its own --workdir, and one --storage for all"
         )
     if trials < 1:
         raise UserError(f"--trials is {trials}; give 1 or more")

@@ -1,4 +1,4 @@
-"""A sweep's trials, one after another, each counted as what came of it."""
+"""Runs the trials of a sweep one after another, and records the outcome of each."""
 
 import dataclasses
 import json
@@ -23,38 +23,38 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class _Outcome:
-    """What came of a trial.
+    """The outcome of one trial.
 
     Attributes:
         state: "complete", "pruned" or "failed".
-        words: Why, or its score.
-        score: Of a complete trial, in [0, 1].
-        attributes: Of it beside that, for the study.
+        message: Score of a complete trial; reason why another one was pruned or failed.
+        score: Score of a complete trial in [0, 1]; None for other states.
+        attributes: Further values that the study stores with the trial.
     """
 
     state: str
-    words: str
+    message: str
     score: float | None = None
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Trials:
-    """Those that a sweep has left to run, and what it wrote down of all.
+    """Runner of the remaining trials of a sweep; also writes the tables of all trials.
 
     Args:
-        place: The sweep's folder.
-        space: Where their configs come from.
-        opened: The study.
-        interruption: Of this process.
-        metric: Which figure of ``selection.METRICS`` selects.
-        most: Trials that there are to be.
-        about: Of ``record.SETTINGS``: recipe, config, space, settings.
-        say: Is told of every trial.
+        folder: Folder of the sweep.
+        space: Search space that maps an Optuna trial to a config.
+        opened: Optuna study of the sweep.
+        interruption: Signal state of this process.
+        metric: Name in ``objective.METRICS`` of the metric that ranks trials.
+        most: Total number of trials.
+        about: Content of ``results.SETTINGS``: recipe, config, space and settings.
+        say: Receives one line of text at the start and at the end of every trial.
     """
 
     def __init__(
         self,
-        place: pathlib.Path,
+        folder: pathlib.Path,
         space: Space,
         opened: study.Study,
         interruption: process.Interruption,
@@ -63,12 +63,12 @@ class Trials:
         about: dict[str, Any],
         say: Say,
     ) -> None:
-        self._place, self._space, self._study = place, space, opened
+        self._folder, self._space, self._study = folder, space, opened
         self._interruption, self._metric = interruption, metric
         self._most, self._about, self._say = most, about, say
 
     def run(self) -> Sweep:
-        """All trials that are left.
+        """Runs all remaining trials.
 
         Raises:
             InterruptedRunError, RunError: See ``sweep``.
@@ -76,66 +76,70 @@ class Trials:
         while trial := self._study.next(self._most):
             self._say(f"trial {trial.number} of {self._most}")
             try:
-                found = self._try(trial)
+                outcome = self._run_and_record(trial)
             except InterruptedRunError as stopped:
                 raise InterruptedRunError(f"trial {trial.number}: {stopped}") from stopped
             finally:
                 self.write()
-            self._say(f"trial {trial.number} {found.state}: {found.words}")
-        whole = self.write()
-        if not whole.count("complete"):
-            failed = [trial for trial in whole.trials if trial.message]
+            self._say(f"trial {trial.number} {outcome.state}: {outcome.message}")
+        finished = self.write()
+        if not finished.count("complete"):
+            failed = [trial for trial in finished.trials if trial.message]
             reason = f"; {failed[-1].message}" if failed else ""
-            raise RunError(f"none of {len(whole.trials)} trials was completed{reason}")
-        return whole
+            raise RunError(f"none of {len(finished.trials)} trials was completed{reason}")
+        return finished
 
-    def _try(self, trial: Any) -> _Outcome:
-        """Runs a trial to its end and counts it."""
-        place = self._place / RUNS / f"{trial.number:04}"
+    def _run_and_record(self, trial: Any) -> _Outcome:
+        """Runs a trial to its end and stores its outcome in the study."""
+        run = self._folder / RUNS / f"{trial.number:04}"
         try:
-            found = self._outcome(trial, place)
+            outcome = self._outcome(trial, run)
         except InterruptedRunError:
             raise
         except (UserError, RunError, jax.errors.JaxRuntimeError, MemoryError) as error:
-            if isinstance(error.__cause__, OSError):  # a full disk is no trial's fault
+            # A full disk is not caused by the trial's parameters: the sweep ends instead.
+            if isinstance(error.__cause__, OSError):
                 raise
-            found = _Outcome("failed", " ".join(str(error).split()) or type(error).__name__)
-        attributes = dict(found.attributes)
-        if place.is_dir():  # a config that is refused leaves no folder
-            attributes |= {"run": f"{RUNS}/{place.name}", "folder": str(self._place)}
-        if found.state != "complete":
-            attributes["message"] = found.words
-        self._study.end(trial, found.state, found.score, **attributes)
-        return found
+            outcome = _Outcome("failed", " ".join(str(error).split()) or type(error).__name__)
+        attributes = dict(outcome.attributes)
+        if run.is_dir():  # a config that is refused creates no folder
+            attributes |= {"run": f"{RUNS}/{run.name}", "folder": str(self._folder)}
+        if outcome.state != "complete":
+            attributes["message"] = outcome.message
+        self._study.end(trial, outcome.state, outcome.score, **attributes)
+        return outcome
 
-    def _outcome(self, trial: Any, place: pathlib.Path) -> _Outcome:
-        """Runs a trial on from what its folder holds, which may already be the end of it."""
+    def _outcome(self, trial: Any, run: pathlib.Path) -> _Outcome:
+        """Starts or resumes a trial's run. The folder may already hold the complete run."""
         config = self._space.config(trial)
         watch = objective.Watch(trial, self._metric, config.train.epochs)
-        if reason := watch.replay(place):
+        if reason := watch.replay(run):
             return _Outcome("pruned", reason)
         self._stop_if_asked()
         try:
-            results = pretrain(config, place, watch=watch)
+            results = pretrain(config, run, watch=watch)
         except StoppedRunError as stopped:
             return _Outcome("pruned", str(stopped))
-        watch.replay(place)  # evaluations before a resume, and of a run that was already complete
-        words = objective.METRICS[self._metric]
+        # Covers evaluations before a resume, and a run that was complete before this call.
+        watch.replay(run)
+        title = objective.METRICS[self._metric]
         if not watch.scores:
-            return _Outcome("failed", f"no evaluation has a {words} on images that select")
+            return _Outcome("failed", f"no evaluation has a {title} on the selection images")
         score, best = max(watch.scores.values()), results.get("best", {})
         images = [results["selection"]["images"], best.get("images", 0)]
-        attributes = {"reported": objective.reported(best), "images": images}
-        return _Outcome("complete", f"{words} {100 * score:.1f} %", score, attributes)
+        attributes = {"reported": objective.reported_metrics(best), "images": images}
+        return _Outcome("complete", f"{title} {100 * score:.1f} %", score, attributes)
 
     def _stop_if_asked(self) -> None:
         if name := self._interruption.name:
-            raise InterruptedRunError(f"{name} before its steps; run the same command to go on")
+            raise InterruptedRunError(
+                f"{name} before its first step; run the same command to resume"
+            )
 
     def write(self) -> Sweep:
-        """Brings the folder's tables up to date."""
-        found = Sweep(
-            path=self._place,
+        """Updates the tables and settings in the sweep's folder. Returns the current state."""
+        current = Sweep(
+            path=self._folder,
             most=self._most,
             metric=objective.METRICS[self._metric],
             images=self._study.images(),
@@ -144,8 +148,8 @@ class Trials:
             importance=self._study.importance(),
             **self._about,
         )
-        known = json.loads((self._place / sweep_results.SETTINGS).read_text())
-        about = {**known, **self._about, "most": self._most, "metric": found.metric}
-        write_json(self._place / sweep_results.SETTINGS, about)
-        sweep_results.write(found)
-        return found
+        stored = json.loads((self._folder / sweep_results.SETTINGS).read_text())
+        about = {**stored, **self._about, "most": self._most, "metric": current.metric}
+        write_json(self._folder / sweep_results.SETTINGS, about)
+        sweep_results.write(current)
+        return current

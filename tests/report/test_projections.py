@@ -18,23 +18,23 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def test_pca_is_scikit_learns_on_unit_rows_up_to_signs():
+def test_pca_equals_scikit_learns_on_unit_rows_up_to_signs():
     x, _ = blobs()
     theirs = sklearn.decomposition.PCA(2).fit(unit(x))
-    ours, shares = projections.principal(x, 2)
+    ours, fractions = projections.principal(x, 2)
     expected = theirs.transform(unit(x))
     expected *= np.sign(np.sum(expected * ours, axis=0))
     np.testing.assert_allclose(ours, expected, atol=1e-9)
-    np.testing.assert_allclose(shares, theirs.explained_variance_ratio_, rtol=1e-9)
+    np.testing.assert_allclose(fractions, theirs.explained_variance_ratio_, rtol=1e-9)
     np.testing.assert_array_equal(
         projections.project(7 * x, "pca"), projections.project(7 * x, "pca")
     )
 
 
 def test_features_of_one_dimension_lie_on_a_line():
-    places, shares = projections.principal(np.array([[1.0], [-1.0], [1.0]]), 2)
-    np.testing.assert_allclose(places[:, 1], 0.0)
-    np.testing.assert_allclose(shares, [1.0, 0.0])
+    coordinates, fractions = projections.principal(np.array([[1.0], [-1.0], [1.0]]), 2)
+    np.testing.assert_allclose(coordinates[:, 1], 0.0)
+    np.testing.assert_allclose(fractions, [1.0, 0.0])
 
 
 @pytest.mark.parametrize("with_opentsne", [True, False])
@@ -46,14 +46,14 @@ def test_tsne_keeps_groups_together_by_either_package(with_opentsne, monkeypatch
         hidden = lambda name: None if name == "openTSNE" else find(name)  # noqa: E731
         monkeypatch.setattr(projections.importlib.util, "find_spec", hidden)
     x, labels = blobs()
-    places = projections.project(x, "tsne", seed=1)
-    assert places.shape == (120, 2)
-    vote = sklearn.neighbors.KNeighborsClassifier(5).fit(places, labels)
-    assert vote.score(places, labels) == 1.0
-    np.testing.assert_allclose(projections.project(x, "tsne", seed=1), places, atol=1e-6)
+    coordinates = projections.project(x, "tsne", seed=1)
+    assert coordinates.shape == (120, 2)
+    knn = sklearn.neighbors.KNeighborsClassifier(5).fit(coordinates, labels)
+    assert knn.score(coordinates, labels) == 1.0
+    np.testing.assert_allclose(projections.project(x, "tsne", seed=1), coordinates, atol=1e-6)
 
 
-def test_a_map_of_collapsed_features_is_a_point_and_no_error():
+def test_a_map_of_collapsed_features_is_a_point():
     for kind in ("pca", "tsne"):
         np.testing.assert_allclose(projections.project(np.ones((9, 4)), kind), 0.0, atol=1e-12)
 
@@ -63,7 +63,7 @@ def test_few_rows_are_enough_for_tsne():
     assert np.isfinite(projections.project(x, "tsne")).all()
 
 
-def test_what_has_no_map_is_refused(monkeypatch):
+def test_invalid_features_and_missing_packages_are_refused(monkeypatch):
     x, _ = blobs()
     for wrong in (x[:4], np.full((9, 3), np.nan), x[0]):
         with pytest.raises(UserError, match="have no map"):

@@ -1,4 +1,4 @@
-"""The report in a browser, where there is one: no request, no error, and it does what it says."""
+"""The report in Chromium, if installed: no network request, no error, and working controls."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ HOSTILE = ("<img src=x onerror=alert(1)>", "'\"<&script>", "{{7*7}}")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; CSSL_CHROMIUM names one"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found; set CSSL_CHROMIUM to its path"),
 ]
 
 
@@ -26,12 +26,12 @@ def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("browser")
     source = tiny.pictures(150, channels=3)
     for i, (image, label) in enumerate(zip(source.images, source.labels, strict=True)):
-        place = root / "pictures" / HOSTILE[label]
-        place.mkdir(parents=True, exist_ok=True)
-        PIL.Image.fromarray(image).save(place / f"<script>alert({i})<&script>.png")
+        class_folder = root / "images" / HOSTILE[label]
+        class_folder.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(image).save(class_folder / f"<script>alert({i})<&script>.png")
     config = tiny.config(epochs=2, evaluate_every=1)
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16)
-    options = {"source": str(root / "pictures"), "validation_fraction": 0.4, "size": 8}
+    options = {"source": str(root / "images"), "validation_fraction": 0.4, "size": 8}
     config = tiny.replace(config, "data", **options, min_side=1)
     for name in ("first", "second"):
         cssl_jax.pretrain(config, root / name)
@@ -43,16 +43,16 @@ def report(tmp_path_factory):
 def browser():
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(
     params=[("light", 1280), ("dark", 1280), ("dark", 360)], ids=lambda p: f"{p[0]}-{p[1]}"
 )
 def opened(request, browser, report):
-    """A page, and all that it asked for or complained of."""
+    """The open page, and a list of its requests, console messages, errors and dialogs."""
     scheme, width = request.param
     page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
     events = []
@@ -61,7 +61,7 @@ def opened(request, browser, report):
     page.on("dialog", lambda dialog: (events.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     page.on(
         "request",
-        lambda asked: None if asked.url.startswith("data:") else events.append(asked.url[:200]),
+        lambda sent: None if sent.url.startswith("data:") else events.append(sent.url[:200]),
     )
     page.goto(report.as_uri())
     yield page, events
@@ -72,36 +72,36 @@ def opened(request, browser, report):
 def pixels(page, canvas):
     import io
 
-    picture = PIL.Image.open(io.BytesIO(canvas.screenshot()))
-    return np.asarray(picture.convert("RGB"), int)
+    screenshot = PIL.Image.open(io.BytesIO(canvas.screenshot()))
+    return np.asarray(screenshot.convert("RGB"), int)
 
 
-def test_it_draws_its_maps_and_answers_pointer_and_keys(opened):
+def test_maps_are_drawn_and_respond_to_pointer_and_keys(opened):
     page, _ = opened
     data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
     first = data["maps"][0]
     canvas = page.locator("canvas").first
     canvas.scroll_into_view_if_needed()
     before = pixels(page, canvas)
-    assert len(np.unique(before.reshape(-1, 3), axis=0)) > 20  # points are there
+    assert len(np.unique(before.reshape(-1, 3), axis=0)) > 20  # points are drawn
 
     canvas.focus()
     page.keyboard.press("ArrowRight")
     picked = page.locator(".picked")
-    near = first["neighbours"][first["k"] : 2 * first["k"]]
-    for box in (picked.nth(0), picked.nth(1)):  # the same picture in both runs
+    nearest = first["neighbours"][first["k"] : 2 * first["k"]]
+    for box in (picked.nth(0), picked.nth(1)):  # both runs show the same image
         assert first["names"][1] in box.locator("p").inner_text()
-    shown = picked.nth(0).locator("figcaption").all_inner_texts()
-    assert shown == [first["classes"][first["labels"][i]] for i in [1, *near]]
+    captions = picked.nth(0).locator("figcaption").all_inner_texts()
+    assert captions == [first["classes"][first["labels"][i]] for i in [1, *nearest]]
 
     box = canvas.bounding_box()
     tip = page.locator("canvas + .tip").first
-    seen = False
+    visible = False
     for x in np.linspace(0.1, 0.9, 17):
         page.mouse.move(box["x"] + x * box["width"], box["y"] + box["height"] / 2)
-        if seen := tip.is_visible():
+        if visible := tip.is_visible():
             break
-    assert seen
+    assert visible
     assert tip.locator("div").inner_text() in first["names"]
     assert tip.locator(".thumb").bounding_box()["width"] == 96
     style = "getComputedStyle(document.querySelector('canvas + .tip .thumb')).backgroundImage"
@@ -116,7 +116,7 @@ def test_it_draws_its_maps_and_answers_pointer_and_keys(opened):
     page.get_by_role("button", name="zoom in").first.click()
 
 
-def test_curves_tell_their_values_and_nothing_is_wider_than_the_screen(opened):
+def test_curves_show_values_on_hover_and_the_page_fits_the_screen(opened):
     page, _ = opened
     chart = page.locator("[data-chart] svg").first
     chart.scroll_into_view_if_needed()
@@ -127,7 +127,7 @@ def test_curves_tell_their_values_and_nothing_is_wider_than_the_screen(opened):
     assert width <= page.viewport_size["width"]
 
 
-def test_text_has_contrast_in_both_schemes(opened):
+def test_text_contrast_meets_wcag_aa_in_both_colour_schemes(opened):
     page, _ = opened
     pairs = page.evaluate(
         """() => ['p', '.pale', 'td', 'a', '.verdicts b', 'svg .tick'].map((name) => {

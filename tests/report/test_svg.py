@@ -9,8 +9,8 @@ from cssl_jax.report.curves import Chart, Series
 
 def points(text):
     return [
-        [tuple(map(float, pair.split(","))) for pair in found.split()]
-        for found in re.findall(r'<polyline [^>]*points="([^"]*)"', text)
+        [tuple(map(float, pair.split(","))) for pair in line.split()]
+        for line in re.findall(r'<polyline [^>]*points="([^"]*)"', text)
     ]
 
 
@@ -23,13 +23,13 @@ def points(text):
         (5, 5, []),
     ],
 )
-def test_ticks_are_round_and_hold_the_values(low, high, expected):
-    found = svg.ticks(low, high)
-    assert found[0] <= low
-    assert found[-1] >= high
-    np.testing.assert_allclose(np.diff(found), np.diff(found)[0])
+def test_ticks_are_round_and_cover_the_values(low, high, expected):
+    ticks = svg.ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    np.testing.assert_allclose(np.diff(ticks), np.diff(ticks)[0])
     if low != high:
-        assert found == pytest.approx(expected)
+        assert ticks == pytest.approx(expected)
 
 
 def test_a_line_is_drawn_to_the_scale_of_its_axes():
@@ -51,7 +51,7 @@ def test_trust_ratios_have_decades_of_equal_height():
     np.testing.assert_allclose(steps[0], steps[1], atol=0.2)
 
 
-def test_what_is_not_finite_is_left_out():
+def test_non_finite_values_are_skipped():
     chart = Chart("Loss", "nats", [Series("a", 0, [0.0, 1.0, 2.0], [1.0, float("nan"), 2.0])])
     (line,) = points(svg.line_chart(chart))
     assert len(line) == 2
@@ -61,9 +61,9 @@ def test_what_is_not_finite_is_left_out():
 
 def test_many_points_are_averaged_in_groups_that_keep_the_mean():
     y = np.random.default_rng(0).normal(size=4000)
-    thin = svg.thinned(np.arange(4000.0), y)
-    assert len(thin) == svg.MOST_POINTS
-    assert np.mean([b for _, b in thin]) == pytest.approx(y.mean())
+    thinned = svg.thin(np.arange(4000.0), y)
+    assert len(thinned) == svg.MAX_POINTS
+    assert np.mean([b for _, b in thinned]) == pytest.approx(y.mean())
 
 
 @pytest.mark.parametrize("classes", [3, 100])
@@ -73,8 +73,8 @@ def test_a_confusion_matrix_has_a_cell_for_every_count(classes):
     counts[0, 2] = 4
     text = svg.confusion_matrix(counts, [f"<{i}>" for i in range(classes)])
     titles = re.findall(r"<title>true &lt;(\d+)&gt;, predicted &lt;(\d+)&gt;: (\d+)", text)
-    found = {(int(a), int(b)): int(n) for a, b, n in titles}
+    drawn = {(int(a), int(b)): int(n) for a, b, n in titles}
     expected = {(int(a), int(b)): int(counts[a, b]) for a, b in zip(*counts.nonzero(), strict=True)}
-    assert found == expected
+    assert drawn == expected
     assert text.count('class="miss"') == 1
     assert text.count("<rect") == 1 + classes + 1

@@ -1,4 +1,4 @@
-"""The sheet of views shows what the train step sees."""
+"""The sheet of views shows the same views as the train step, and view logs the same draws."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from helpers import tiny
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
     source = tiny.pictures(60, channels=3)
-    path = tmp_path_factory.mktemp("data") / "pictures.npz"
+    path = tmp_path_factory.mktemp("data") / "images.npz"
     np.savez(path, images=source.images, labels=source.labels)
     return str(path)
 
@@ -29,12 +29,12 @@ def make_config(source, **data):
 
 
 def drawn_examples(monkeypatch, config, **options):
-    """What ``draw_views`` hands to the drawing."""
-    kept = []
+    """Examples that ``draw_views`` passes to ``draw_sheet``."""
+    collected = []
     with monkeypatch.context() as patch:
-        patch.setattr(contact_sheet, "draw_sheet", lambda examples, *_: kept.extend(examples))
+        patch.setattr(contact_sheet, "draw_sheet", lambda examples, *_: collected.extend(examples))
         cssl_jax.draw_views(config, **options)
-    return kept
+    return collected
 
 
 PLACEMENTS = [
@@ -47,7 +47,7 @@ PLACEMENTS = [
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_views_are_those_of_the_train_step(arrays, monkeypatch, placement):
+def test_views_are_identical_to_those_of_the_train_step(arrays, monkeypatch, placement):
     if placement.get("engine") == "tf":
         pytest.importorskip("tensorflow")
     config = make_config(arrays, **placement)
@@ -63,7 +63,7 @@ def test_views_are_those_of_the_train_step(arrays, monkeypatch, placement):
     for row, example in enumerate(examples):
         np.testing.assert_array_equal(example.pixels, experiment.train.image(batch["index"][row]))
         for number, view in enumerate(example.views):
-            # Half a level of rounding, and two compilations of the same float32 arithmetic.
+            # Rounding to levels gives 0.5; two compilations of the float32 arithmetic the rest.
             np.testing.assert_allclose(view.pixels, views[row, number], atol=0.51)
 
 
@@ -78,9 +78,9 @@ def test_photos_of_any_size_are_shown_with_their_names_and_sizes(tmp_path, monke
     examples = drawn_examples(monkeypatch, config, examples=16)
     for example in examples:
         name, size = example.words
-        with PIL.Image.open(tmp_path / name) as picture:
-            assert size == f"{picture.width} x {picture.height} px"
-            np.testing.assert_array_equal(example.pixels, np.asarray(picture))
+        with PIL.Image.open(tmp_path / name) as image:
+            assert size == f"{image.width} x {image.height} px"
+            np.testing.assert_array_equal(example.pixels, np.asarray(image))
         for view in example.views:
             assert view.pixels.shape == (16, 16, 3)
             assert (view.outline >= 0).all()
@@ -97,7 +97,7 @@ def test_photos_of_any_size_are_shown_with_their_names_and_sizes(tmp_path, monke
         ({"step": -1}, "there is no step -1 in this run; its steps are 0 to 8"),
     ],
 )
-def test_what_is_not_in_the_run_is_refused(arrays, options, message):
+def test_steps_and_examples_outside_the_run_are_refused(arrays, options, message):
     with pytest.raises(UserError, match=message):
         cssl_jax.draw_views(make_config(arrays), **options)
 
@@ -106,21 +106,21 @@ class CrashError(Exception):
     pass
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value)
+        np.testing.assert_array_equal(actual[name], value)
 
 
 @pytest.fixture(scope="module")
 def plain(arrays, tmp_path_factory):
-    """A run that records nothing."""
+    """A run without recorded views."""
     folder = tmp_path_factory.mktemp("runs") / "plain"
     cssl_jax.pretrain(make_config(arrays), folder)
     return folder
 
 
-def test_what_a_run_records_is_what_its_config_draws(arrays, plain, tmp_path, monkeypatch):
+def test_recorded_views_equal_those_drawn_from_the_config(arrays, plain, tmp_path, monkeypatch):
     monkeypatch.setattr(view_log, "SHARD", 4)
     config = tiny.replace(make_config(arrays), "train", record_views=True)
     cssl_jax.pretrain(config, tmp_path / "run")
@@ -133,17 +133,15 @@ def test_what_a_run_records_is_what_its_config_draws(arrays, plain, tmp_path, mo
     assert expected["box"].shape == (9, 16, 2, 4)
     (tmp_path / "run" / "config.json").write_text("no run could be read from this")
     assert_same(cssl_jax.load_views(tmp_path / "run", 0, 9), expected)
-    one = cssl_jax.load_views(str(tmp_path / "run"), 5, 6)
-    assert_same(one, {name: value[5:6] for name, value in expected.items()})
+    step_5 = cssl_jax.load_views(str(tmp_path / "run"), 5, 6)
+    assert_same(step_5, {name: value[5:6] for name, value in expected.items()})
 
 
 @pytest.mark.parametrize(
     "crash",
     [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)],
 )
-def test_a_killed_run_records_no_step_twice_and_leaves_none_out(
-    arrays, tmp_path, monkeypatch, crash
-):
+def test_a_killed_run_records_every_step_exactly_once(arrays, tmp_path, monkeypatch, crash):
     monkeypatch.setattr(view_log, "SHARD", 2)
     config = tiny.replace(make_config(arrays), "train", record_views=True, checkpoint_every=1)
     add = logger.RunLogger.add
@@ -151,7 +149,7 @@ def test_a_killed_run_records_no_step_twice_and_leaves_none_out(
     def stop(self, done, *rest):
         add(self, done, *rest)
         if done == crash:
-            self._views._done = self._views._first  # as where nothing more was written
+            self._views._done = self._views._first  # as if the kill came before the next write
             raise CrashError
 
     with monkeypatch.context() as patch:
@@ -166,7 +164,7 @@ def test_a_killed_run_records_no_step_twice_and_leaves_none_out(
     assert steps == list(range(9))
 
 
-def test_a_run_that_recorded_nothing_can_be_asked_too(arrays, plain):
+def test_views_of_a_run_without_a_record_are_drawn_again(arrays, plain):
     assert not (plain / "views").exists()
     expected = cssl_jax.load_views(make_config(arrays), 2, 5)
     assert_same(cssl_jax.load_views(plain, 2, 5), expected)

@@ -1,4 +1,4 @@
-"""Trials in Optuna's storage and on file: whose they are, their order, table, plots and report."""
+"""Trials in Optuna's storage and on file: ownership, order, table, plots and report."""
 
 import csv
 import itertools
@@ -30,7 +30,7 @@ def suggest(trial):
 
 
 def score(lr, tau, encoder):
-    """What a run would have come to: lr matters most, encoder not at all."""
+    """Score of an imagined run: lr has the largest effect, encoder none."""
     return 0.9 - 0.1 * abs(np.log10(lr) + 2) - 0.1 * (tau - 0.2)
 
 
@@ -47,7 +47,7 @@ def end(study, trial, number):
     if number == 6:
         return study.end(trial, "failed", message=f"loss is nan {HOSTILE}")
     trial.report(value, 10)
-    # What is reported runs against what selects: it must decide nothing.
+    # The reported metric is the reverse of the selection score, so that a choice by it would show.
     reported, images = {"kNN top-1": 1 - value}, [180, 179]
     return study.end(
         trial, "complete", value, reported=reported, images=images, run=f"trials/{number:04}"
@@ -64,7 +64,7 @@ def swept(folder, study):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A sweep of 16 trials that was left alone, on file."""
+    """An uninterrupted sweep of 16 trials, written to its folder."""
     folder = tmp_path_factory.mktemp("sweeps") / "whole"
     study = open_study(folder)
     for number in range(16):
@@ -72,17 +72,17 @@ def whole(tmp_path_factory):
         assert trial.number == number
         end(study, trial, number)
     assert study.next(16) is None
-    found = swept(folder, study)
-    about = {name: getattr(found, name) for name in ("recipe", "config", "space", "most")}
+    sweep = swept(folder, study)
+    about = {name: getattr(sweep, name) for name in ("recipe", "config", "space", "most")}
     (folder / sweep_results.SETTINGS).write_text(
-        json.dumps({**about, "metric": found.metric, "settings": SETTINGS})
+        json.dumps({**about, "metric": sweep.metric, "settings": SETTINGS})
     )
-    sweep_results.write(found)
-    return found
+    sweep_results.write(sweep)
+    return sweep
 
 
-def test_a_sweep_that_is_killed_at_any_instant_tries_the_same(whole, tmp_path):
-    # After the trial began, after a value was drawn, after all, after an evaluation.
+def test_a_sweep_killed_at_any_instant_draws_the_same_trials(whole, tmp_path):
+    # Kill after the trial's start, after one drawn value, after all values, after an evaluation.
     moments = itertools.cycle(range(4))
     for number in range(16):
         trial, moment = open_study(tmp_path / "killed").next(16), next(moments)
@@ -92,42 +92,42 @@ def test_a_sweep_that_is_killed_at_any_instant_tries_the_same(whole, tmp_path):
             value = float(score(*suggest(trial)))
         if moment == 3:
             trial.report(value - 0.1, 5)
-        again = open_study(tmp_path / "killed")  # as in a new process
-        trial = again.next(16)
+        reopened = open_study(tmp_path / "killed")  # as in a new process
+        trial = reopened.next(16)
         assert trial.number == number
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # epoch 5 again
-            end(again, trial, number)
-    again = open_study(tmp_path / "killed")
-    assert again.next(16) is None
-    assert sweep_results.ranked(again.trials()) == whole.trials
+            warnings.simplefilter("ignore")  # epoch 5 is reported a second time
+            end(reopened, trial, number)
+    reopened = open_study(tmp_path / "killed")
+    assert reopened.next(16) is None
+    assert sweep_results.ranked(reopened.trials()) == whole.trials
 
 
-def test_a_trial_belongs_to_the_folder_that_began_it(tmp_path):
+def test_a_trial_belongs_to_the_folder_that_started_it(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.sqlite3'}"
     here = open_study(tmp_path / "here", "here", url)
     there = open_study(tmp_path / "there", "there", url)
     ours, theirs = here.next(3), there.next(3)
     assert (ours.number, theirs.number) == (0, 1)
-    assert here.next(3).number == 0  # not theirs, which may be running
+    assert here.next(3).number == 0  # not trial 1, which may be running elsewhere
     end(here, ours, 0)
     assert here.next(3).number == 2
     there.end(theirs, "complete", 0.5, run="trials/0001", folder="/elsewhere")
     assert [t.run for t in here.trials()] == ["trials/0000", "/elsewhere/trials/0001", ""]
 
 
-def test_another_sweep_does_not_go_on_with_this_one(tmp_path):
+def test_a_sweep_with_other_settings_does_not_resume_a_study(tmp_path):
     open_study(tmp_path / "sweep")
     with pytest.raises(UserError, match="seed: 3 -> 4"):
         open_study(tmp_path / "sweep", seed=4)
 
 
-def test_the_best_is_chosen_by_what_selects_and_never_by_what_reports(whole):
+def test_the_best_trial_has_the_highest_selection_score_whatever_it_reports(whole):
     complete = [t for t in whole.trials if t.state == "complete"]
     assert whole.best.score == max(score(**t.params) for t in complete)
     assert whole.best.reported["kNN top-1"] == min(t.reported["kNN top-1"] for t in complete)
     assert whole.best.epoch == 10
-    assert "on the other 179 validation images, which chose nothing" in whole.words[3]
+    assert "on the other 179 validation images, which selected nothing" in whole.words[3]
 
 
 def test_the_table_is_sorted_and_the_files_hold_the_same(whole):
@@ -135,8 +135,7 @@ def test_the_table_is_sorted_and_the_files_hold_the_same(whole):
     assert states == ["complete"] * 13 + ["pruned"] * 2 + ["failed"]
     scores = [t.score for t in whole.trials[:13]]
     assert scores == sorted(scores, reverse=True)
-    again = sweep_results.read(whole.path)
-    assert again == whole
+    assert sweep_results.read(whole.path) == whole
     with (whole.path / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["trial"]) for row in rows] == [t.number for t in whole.trials]
@@ -155,8 +154,9 @@ def test_importance_is_optunas_own(whole):
     assert whole.importance == pytest.approx(theirs)
     assert next(iter(whole.importance)) == "lr"
     bars = re.findall(r'width="([\d.]+)"/>', charts.importance_svg(whole.importance))
-    room = charts.WIDTH - charts.NAME - 60
-    assert [float(bar) / room for bar in bars] == pytest.approx(list(theirs.values()), abs=1e-3)
+    full_width = charts.WIDTH - charts.NAME - 60
+    fractions = [float(bar) / full_width for bar in bars]
+    assert fractions == pytest.approx(list(theirs.values()), abs=1e-3)
 
 
 def test_few_trials_have_no_importance(tmp_path):
@@ -166,16 +166,16 @@ def test_few_trials_have_no_importance(tmp_path):
     assert study.importance() == {}
 
 
-@pytest.mark.parametrize(("axis", "value", "place"), [
+@pytest.mark.parametrize(("axis", "value", "position"), [
     (Axis("x", 0.0, 10.0), 2.5, 0.25),
     (Axis("x", 1e-4, 1.0, logarithmic=True), 1e-3, 0.25),
     (Axis("x", choices=("64", "128", "256")), 128, 0.5),
     (Axis("x", choices=("one",)), "one", 0.5),
     (Axis("x", 3.0, 3.0), 3.0, 0.5),
 ])  # fmt: skip
-def test_values_lie_where_they_belong_on_an_axis(axis, value, place):
-    assert charts.height(axis, value) == pytest.approx(place)
-    assert all(-1e-9 <= at <= 1 + 1e-9 for at, _ in charts.axis_ticks(axis))
+def test_a_value_has_its_position_on_an_axis(axis, value, position):
+    assert charts.height(axis, value) == pytest.approx(position)
+    assert all(-1e-9 <= height <= 1 + 1e-9 for height, _ in charts.axis_ticks(axis))
 
 
 def test_parallel_coordinates_have_a_line_for_every_trial_with_a_score(whole):
@@ -183,34 +183,34 @@ def test_parallel_coordinates_have_a_line_for_every_trial_with_a_score(whole):
     drawn = re.findall(r'<polyline class="([^"]+)" points="([^"]+)"', graph)
     assert [look for look, _ in drawn].count("series c0") == 12
     assert [look for look, _ in drawn].count("series lower c5") == 2  # pruned
-    look, points = drawn[-1]  # on top
+    look, points = drawn[-1]  # the last line is drawn on top
     assert look == "series best c1"
     xy = [tuple(map(float, point.split(","))) for point in points.split()]
-    assert len(xy) == 4  # three parameters and the score
+    assert len(xy) == 4  # three parameters and one score
     span = charts.HEIGHT - charts.TOP - charts.BOTTOM
     up = 1 - (xy[1][1] - charts.TOP) / span
     assert up == pytest.approx((whole.best.params["tau"] - 0.1) / 0.4, abs=1e-3)
     assert HOSTILE not in graph
 
 
-def test_a_parameter_that_a_trial_does_not_have_breaks_its_line(whole):
+def test_a_missing_parameter_interrupts_the_line_of_a_trial(whole):
     lone = Trial(0, "complete", {"lr": 0.1, "encoder": "small"}, curve=((1, 0.5),))
     graph = charts.parallel_svg(Sweep(**{**vars(whole), "trials": [lone]}))
     points = re.findall(r'points="([^"]+)"', graph)
-    assert [len(p.split()) for p in points] == [2]  # encoder and score: lr stands alone
+    assert [len(p.split()) for p in points] == [2]  # encoder and score; lr alone is no line
 
 
 @pytest.mark.parametrize("draw", [
     charts.parallel_png, charts.curves_png, lambda sweep: charts.importance_png(sweep.importance)
 ])  # fmt: skip
-def test_pictures_show_something(whole, draw):
+def test_png_charts_are_not_blank(whole, draw):
     pixels = np.asarray(draw(whole))
     colors = {tuple(c) for c in pixels.reshape(-1, 3)[::7]}
     assert (255, 255, 255) in colors
     assert len(colors) > 20
 
 
-def test_the_report_holds_all_and_refers_to_nothing_outside(whole, tmp_path, capsys):
+def test_the_report_has_every_section_and_no_external_reference(whole, tmp_path, capsys):
     output = tmp_path / "report.html"
     assert cli.main(["report", str(whole.path), "--output", str(output)]) == 0
     assert "best: trial" in capsys.readouterr().out
@@ -227,7 +227,7 @@ def test_the_report_holds_all_and_refers_to_nothing_outside(whole, tmp_path, cap
     assert len(re.findall(r"^\| \d+ \|", text, re.MULTILINE)) == 16
 
 
-def test_a_sweep_has_a_report_of_its_own(whole, tmp_path, capsys):
+def test_a_sweep_is_not_reported_together_with_other_folders(whole, tmp_path, capsys):
     assert cli.main(["report", str(whole.path), str(tmp_path)]) == 2
     assert "name it alone" in capsys.readouterr().err
     (tmp_path / sweep_results.SETTINGS).write_text("{")

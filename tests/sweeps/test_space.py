@@ -1,4 +1,4 @@
-"""A space's file: what it may hold, and that all else is one clear error before any training."""
+"""Files of search spaces: their content, and one clear error before training for invalid ones."""
 
 import pathlib
 
@@ -20,7 +20,7 @@ def write(path, body):
     return path
 
 
-def test_the_example_of_the_docs_sets_what_it_says(tmp_path):
+def test_the_example_in_the_docs_sets_its_fields(tmp_path):
     base = recipes.load("digits")
     space = Space(EXAMPLE, base)
     space.check(seed=0)
@@ -56,7 +56,7 @@ def test_the_example_of_the_docs_sets_what_it_says(tmp_path):
      "no encoder is called 'resnet19'"),
     ('"augment.hue": trial.suggest_float("hue", 0.0, 0.9)', "turns the colour circle"),
     ('"method.temperature": trial.suggest_float("tau", 0.0, 1.0)', "give a positive number"),
-    ('"train.seed": trial.suggest_int("seed", 0, 9)', "decides by what trials are judged"),
+    ('"train.seed": trial.suggest_int("seed", 0, 9)', "determines how trials are evaluated"),
     ('"evaluate.knn_k": trial.suggest_int("k", 1, 9)', "give it as an option of the sweep"),
     ('"data.source": trial.suggest_categorical("s", ["a", "b"])', "--data.source VALUE"),
     ('"optimizer.learning_rate": 0.1', "suggests nothing"),
@@ -72,9 +72,9 @@ def test_a_bad_space_is_one_error_before_any_training(tmp_path, body, message):
     assert "space.py" in str(error.value)
 
 
-def test_the_error_names_the_values_that_cannot_work(tmp_path):
+def test_the_error_names_the_drawn_values(tmp_path):
     body = '"method.temperature": trial.suggest_float("tau", 0.0, 1.0)'
-    with pytest.raises(UserError, match=r"method\.temperature is 0\.0; .*\(of tau = 0\.0\)"):
+    with pytest.raises(UserError, match=r"method\.temperature is 0\.0; .*\(drawn: tau = 0\.0\)"):
         Space(write(tmp_path / "space.py", body), tiny.config()).check(seed=0)
 
 
@@ -100,7 +100,7 @@ def test_a_file_without_a_space_is_refused(tmp_path, text, message):
     (["--space", "space.py", "--data.source", "no.npz"], "no.npz' does not exist"),
     (["--space", "space.py", "--storage", "nonsense://u:secret@h/d"], "--storage cannot be opened"),
 ])  # fmt: skip
-def test_wrong_use_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, arguments, message):
+def test_wrong_options_print_one_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "space.py", LEARNING_RATE)
     (tmp_path / "space.txt").write_text("")
@@ -127,7 +127,7 @@ def test_without_optuna_the_error_names_the_extra(tmp_path, monkeypatch, capsys)
     assert "pip install 'cssl-jax[sweep]'" in capsys.readouterr().err
 
 
-def test_views_easier_to_tell_apart_must_not_win_without_labels(tmp_path):
+def test_augmentation_is_no_parameter_of_a_sweep_ranked_by_view_retrieval(tmp_path):
     import numpy as np
 
     from cssl_jax.sweeps.sweep import sweep
@@ -135,6 +135,6 @@ def test_views_easier_to_tell_apart_must_not_win_without_labels(tmp_path):
     np.savez(tmp_path / "bare.npz", images=tiny.pictures(60).images)
     config = tiny.replace(tiny.config(), "data", source=str(tmp_path / "bare.npz"))
     body = '"augment.jitter_strength": trial.suggest_float("strength", 0.0, 1.0)'
-    with pytest.raises(UserError, match="which easier views do better"):
+    with pytest.raises(UserError, match="which easier views raise by themselves"):
         sweep(config, tmp_path / "sweep", write(tmp_path / "space.py", body))
     assert not (tmp_path / "sweep").exists()

@@ -1,4 +1,4 @@
-"""Sweeps of real runs: what is counted, pruned, failed, killed and gone on with."""
+"""Sweeps of real runs: complete, pruned, failed, killed and resumed trials."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ from helpers import kills, tiny
 
 optuna = pytest.importorskip("optuna")
 HEAD = '"""A space."""\n\n\ndef space(trial):\n    return {'
-# 1e30 makes the loss not finite; 0 learns nothing.
+# A learning rate of 1e30 makes the loss non-finite; with 0 nothing is learnt.
 RATES = "[0.0, 1e-3, 5e-3, 2e-2, 1e-1, 1e30]"
 MIXED = HEAD + f'"optimizer.learning_rate": trial.suggest_categorical("lr", {RATES})}}\n'
 CALM = HEAD + '"method.temperature": trial.suggest_float("tau", 0.1, 0.5)}\n'
@@ -36,7 +36,7 @@ def write(path, text):
 
 
 def configured(folder, **train):
-    rng = np.random.default_rng(0)  # classes that are told apart now and then
+    rng = np.random.default_rng(0)  # class brightness is barely above the noise: scores differ
     labels = rng.integers(0, 3, 96)
     images = rng.integers(0, 200, (96, 8, 8, 1)) + 8 * labels[:, None, None, None]
     np.savez(folder / "pictures.npz", images=images.astype(np.uint8), labels=labels)
@@ -47,15 +47,15 @@ def configured(folder, **train):
 
 
 def indivisible(folder):
-    """A config on 8 devices, over which a batch of 30 does not divide."""
+    """A config for 8 devices; a batch of 30 does not divide over them."""
     return tiny.replace(configured(folder), "runtime", devices=8)
 
 
-def plain(found):
-    return [(t.number, t.state, t.params, t.curve, t.reported) for t in found.trials]
+def plain(sweep):
+    return [(t.number, t.state, t.params, t.curve, t.reported) for t in sweep.trials]
 
 
-def test_failures_are_recorded_with_their_words_and_the_sweep_goes_on(tmp_path):
+def test_failures_are_recorded_with_their_message_and_the_sweep_continues(tmp_path):
     space = write(
         tmp_path / "space.py",
         HEAD + '"train.batch_size": trial.suggest_categorical("n", [30, 50000])}\n',
@@ -65,14 +65,14 @@ def test_failures_are_recorded_with_their_words_and_the_sweep_goes_on(tmp_path):
     with (tmp_path / "sweep" / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["state"] for row in rows] == ["failed"] * 4
-    words = {"30": "does not divide over 8 devices", "50000": "does not fit"}
-    assert all(words[row["n"]] in row["message"] for row in rows)
-    # The same command again counts none twice, and with more trials there are more.
+    reasons = {"30": "does not divide over 8 devices", "50000": "does not fit"}
+    assert all(reasons[row["n"]] in row["message"] for row in rows)
+    # A second command with trials=5 keeps the 4 trials and adds one.
     with pytest.raises(RunError, match="none of 5"):
         sweep(indivisible(tmp_path), tmp_path / "sweep", space, trials=5)
 
 
-def test_a_changed_recipe_or_space_is_not_gone_on_with(tmp_path):
+def test_a_sweep_does_not_resume_with_a_changed_recipe_or_space(tmp_path):
     space = write(
         tmp_path / "space.py", HEAD + '"train.batch_size": trial.suggest_int("n", 30, 31)}\n'
     )
@@ -82,25 +82,25 @@ def test_a_changed_recipe_or_space_is_not_gone_on_with(tmp_path):
     with pytest.raises(UserError, match=r"train\.epochs: 3 -> 4"):
         sweep(tiny.replace(config, "train", epochs=4), tmp_path / "sweep", space, trials=1)
     write(space, CALM)
-    with pytest.raises(UserError, match="its text as it was is in"):
+    with pytest.raises(UserError, match="its previous text is in"):
         sweep(config, tmp_path / "sweep", space, trials=1)
     with pytest.raises(UserError, match="holds no sweep"):
         sweep(config, tmp_path, space, trials=1)
 
 
 @pytest.mark.slow
-def test_a_watched_run_ends_saved_and_goes_on_to_the_same_bits(tmp_path):
-    config, seen = configured(tmp_path), []
+def test_a_stopped_run_is_saved_and_resumes_to_the_same_bits(tmp_path):
+    config, watched = configured(tmp_path), []
 
-    def watch(epoch, figures):
-        seen.append((epoch, figures["knn.selection_top1"]))
+    def watch(epoch, metrics):
+        watched.append((epoch, metrics["knn.selection_top1"]))
         return "enough" if epoch == 2 else ""
 
     with pytest.raises(StoppedRunError, match="enough"):
         pretrain(config, tmp_path / "run", watch=watch)
     online = open_run(tmp_path / "run").online
-    assert seen == [(round(line["epoch"]), line["knn.selection_top1"]) for line in online]
-    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert watched == [(round(line["epoch"]), line["knn.selection_top1"]) for line in online]
+    assert [epoch for epoch, _ in watched] == [1, 2]
     assert max(int(p.name) for p in (tmp_path / "run" / FOLDER).glob("[0-9]*")) == 6
     pretrain(config, tmp_path / "run")
     pretrain(config, tmp_path / "whole")
@@ -109,12 +109,12 @@ def test_a_watched_run_ends_saved_and_goes_on_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_prunes_by_the_median_and_comes_out_the_same_again(tmp_path):
+def test_a_sweep_prunes_by_the_median_and_is_reproducible(tmp_path):
     config, space = configured(tmp_path), write(tmp_path / "space.py", MIXED)
-    found = sweep(config, tmp_path / "first", space, trials=14, sampler="random")
-    assert {t.state for t in found.trials} == {"complete", "pruned", "failed"}
-    done = {}
-    for trial in sorted(found.trials, key=lambda t: t.number):
+    first = sweep(config, tmp_path / "first", space, trials=14, sampler="random")
+    assert {t.state for t in first.trials} == {"complete", "pruned", "failed"}
+    curves = {}
+    for trial in sorted(first.trials, key=lambda t: t.number):
         run = tmp_path / "first" / trial.run
         if trial.state == "failed":
             assert trial.params["lr"] == 1e30
@@ -124,26 +124,26 @@ def test_a_sweep_prunes_by_the_median_and_comes_out_the_same_again(tmp_path):
         assert trial.curve == tuple(
             (round(line["epoch"]), line["knn.selection_top1"]) for line in lines
         )
-        # The median rule (Golovin et al., KDD 2017), by hand: of five complete trials or more.
-        complete = [curve for curve in done.values() if 3 in dict(curve)]
+        # The median rule (Golovin et al., KDD 2017), by hand; it needs five complete trials.
+        complete = [curve for curve in curves.values() if 3 in dict(curve)]
         for epoch in (1, 2):
-            best = max(score for at, score in trial.curve if at <= epoch)
+            best = max(score for scored, score in trial.curve if scored <= epoch)
             others = [dict(curve)[epoch] for curve in complete]
             worse = len(complete) >= 5 and best < statistics.median(others)
             assert worse == (trial.state == "pruned" and epoch == trial.curve[-1][0])
             if worse:
                 break
-        done[trial.number] = trial.curve
+        curves[trial.number] = trial.curve
         results = json.loads((run / "results.json").read_text()) if len(trial.curve) == 3 else None
         assert (trial.state == "complete") == (results is not None)
         if results is not None:
             assert trial.reported["kNN top-1"] == results["best"]["knn"]["top1"]
-            assert found.images == (results["selection"]["images"], results["best"]["images"])
-    assert found.best.score == max(max(dict(c).values()) for c in done.values() if len(c) == 3)
-    assert recipes.read_json(tmp_path / "first" / found.best.run / "config.json").train.epochs == 3
+            assert first.images == (results["selection"]["images"], results["best"]["images"])
+    assert first.best.score == max(max(dict(c).values()) for c in curves.values() if len(c) == 3)
+    assert recipes.read_json(tmp_path / "first" / first.best.run / "config.json").train.epochs == 3
 
-    again = sweep(config, tmp_path / "again", space, trials=14, sampler="random")
-    assert plain(again) == plain(found)
+    second = sweep(config, tmp_path / "second", space, trials=14, sampler="random")
+    assert plain(second) == plain(first)
     assert write_report(tmp_path / "first", figures=False).is_file()
 
 
@@ -168,14 +168,14 @@ def finish(folder, space):
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_in_a_trial_and_stopped_in_another_ends_as_one_left_alone(tmp_path):
+def test_a_killed_and_interrupted_sweep_ends_as_an_uninterrupted_one(tmp_path):
     space = write(tmp_path / "space.py", CALM)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(whole, space)
 
     process = start(killed, space)
     first = killed / "trials" / "0000"
-    kills.wait(process, lambda: kills.steps_logged(first) > 70)  # a checkpoint every 30
+    kills.wait(process, lambda: kills.steps_logged(first) > 70)  # a checkpoint every 30 steps
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -192,7 +192,7 @@ def test_a_sweep_killed_in_a_trial_and_stopped_in_another_ends_as_one_left_alone
     assert process.returncode == 75, errors
     assert time.monotonic() - sent < 15
     assert "trial 1: SIGTERM at step" in errors
-    assert "resumed at step" in errors  # trial 0 went on from its checkpoint
+    assert "resumed at step" in errors  # trial 0 resumed from its checkpoint
     assert time.time() > begun
     finish(killed, space)
     assert trials_of(killed) == trials_of(whole)
@@ -204,10 +204,10 @@ def test_a_sweep_killed_in_a_trial_and_stopped_in_another_ends_as_one_left_alone
     shutil.rmtree(whole)
 
 
-def test_a_signal_before_the_first_trial_is_status_75_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_signal_before_the_first_trial_interrupts_and_leaves_no_folder(tmp_path, monkeypatch):
     def slow(config):
         signal.raise_signal(signal.SIGTERM)
-        raise AssertionError("the signal did not end it")
+        raise AssertionError("the signal did not interrupt the call")
 
     monkeypatch.setattr(builders, "load_data", slow)
     with pytest.raises(InterruptedRunError, match="SIGTERM before the first trial"):

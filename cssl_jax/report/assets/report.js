@@ -1,5 +1,5 @@
 "use strict";
-// Everything the page needs is in it: the data below, pictures as CSS backgrounds. No request is made.
+// The page is self-contained: data in the JSON element, images as CSS backgrounds. It makes no request.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const COLORS = 8, SHAPES = ["circle", "triangle", "square", "diamond", "cross"];
@@ -7,7 +7,7 @@
   const make = (tag, className, text) => {
     const node = document.createElement(tag);
     if (className) node.className = className;
-    if (text !== undefined) node.textContent = text; // never as HTML: names are the user's
+    if (text !== undefined) node.textContent = text; // not innerHTML: names come from the user's files
     return node;
   };
 
@@ -50,8 +50,8 @@
       this.picked = root.querySelector(".picked");
       this.axes = root.querySelector(".axes");
       this.kind = "tsne" in this.map.places ? "tsne" : Object.keys(this.map.places)[0];
-      this.zoom = 1; this.dx = 0; this.dy = 0; // of the unit square
-      this.only = -1; this.hover = -1; this.chosen = -1;
+      this.zoom = 1; this.dx = 0; this.dy = 0; // offset of the view in units of the map's side
+      this.only = -1; this.hover = -1; this.chosen = -1; // class shown alone, image indices; -1: none
       this.buttons(root.querySelector(".bar"));
       this.legend(root.querySelector(".legend"));
       this.listen();
@@ -60,8 +60,8 @@
       if (this.map.k) { this.chosen = 0; this.neighbours(0); }
     }
     buttons(bar) {
-      this.kinds = Object.entries(this.map.places).map(([kind, place]) => {
-        const button = make("button", "", place.title);
+      this.kinds = Object.entries(this.map.places).map(([kind, projection]) => {
+        const button = make("button", "", projection.title);
         button.type = "button";
         button.onclick = () => this.show(kind);
         bar.append(button);
@@ -78,10 +78,10 @@
     legend(box) {
       const { classes, labels } = this.map;
       if (!labels) { box.remove(); return; }
-      const seen = new Set(labels);
+      const present = new Set(labels);
       this.chips = [];
       classes.forEach((name, c) => {
-        if (!seen.has(c)) return;
+        if (!present.has(c)) return; // a class without validation images has no points
         const button = make("button"), { color, shape } = look(c);
         button.type = "button";
         button.setAttribute("aria-pressed", "false");
@@ -115,7 +115,8 @@
       });
       canvas.addEventListener("pointerdown", (event) => {
         drag = { x: event.clientX, y: event.clientY, dx: this.dx, dy: this.dy, moved: false };
-        if (this.zoom > 1) canvas.setPointerCapture(event.pointerId); // else a finger scrolls the page
+        // Without zoom the pointer is not captured, so that a finger on the map scrolls the page.
+        if (this.zoom > 1) canvas.setPointerCapture(event.pointerId);
       });
       canvas.addEventListener("pointerup", (event) => {
         if (drag && !drag.moved) this.choose(this.nearest(event));
@@ -124,7 +125,7 @@
       canvas.addEventListener("pointercancel", () => { drag = null; });
       canvas.addEventListener("pointerleave", () => { drag = null; this.point(-1); });
       canvas.addEventListener("wheel", (event) => {
-        if (!event.ctrlKey && !event.metaKey) return; // the page scrolls
+        if (!event.ctrlKey && !event.metaKey) return; // plain scrolling moves the page
         event.preventDefault();
         this.scale(event.deltaY < 0 ? 1.2 : 1 / 1.2);
       }, { passive: false });
@@ -139,10 +140,10 @@
     show(kind) {
       this.kind = kind;
       this.kinds.forEach(([k, button]) => button.setAttribute("aria-pressed", String(k === kind)));
-      const place = this.map.places[kind];
-      this.axes.replaceChildren(make("span", "", `→ ${place.x}`), make("span", "", `↑ ${place.y}`));
+      const { title, x, y } = this.map.places[kind];
+      this.axes.replaceChildren(make("span", "", `→ ${x}`), make("span", "", `↑ ${y}`));
       this.canvas.setAttribute("aria-label",
-        `${place.title} map of ${this.map.names.length} pictures; arrow keys go from picture to picture`);
+        `${title} map of ${this.map.names.length} images; arrow keys move from image to image`);
       this.draw();
     }
     scale(factor) {
@@ -152,8 +153,8 @@
       this.canvas.style.touchAction = zoom > 1 ? "none" : "";
       this.draw();
     }
-    // Places are whole numbers 0 to 9999, x and y in turn.
-    at(i) {
+    // Canvas position of point i. The stored coordinates are integers from 0 to 9999, x and y in turn.
+    position(i) {
       const p = this.map.places[this.kind].points, side = this.side, pad = 14;
       const x = (p[2 * i] / 9999 - 0.5) * this.zoom + 0.5 + this.dx;
       const y = (0.5 - p[2 * i + 1] / 9999) * this.zoom + 0.5 + this.dy;
@@ -162,37 +163,38 @@
     nearest(event) {
       const box = this.canvas.getBoundingClientRect();
       const x = event.clientX - box.left, y = event.clientY - box.top;
-      let best = -1, least = 24 * 24; // a finger's breadth
+      let best = -1, smallest = 24 * 24; // squared pixels: 24 px is about the width of a finger
       for (let i = 0; i < this.map.names.length; i++) {
         if (this.only >= 0 && this.map.labels[i] !== this.only) continue;
-        const [a, b] = this.at(i), d = (a - x) ** 2 + (b - y) ** 2;
-        if (d < least) { least = d; best = i; }
+        const [a, b] = this.position(i), d = (a - x) ** 2 + (b - y) ** 2;
+        if (d < smallest) { smallest = d; best = i; }
       }
       return best;
     }
-    together(act) { // the same picture in every map that shows the same pictures
+    // Applies an action to every map of the same images: maps with the same sprite show the same images.
+    forEachLinked(act) {
       views.filter((view) => view.map.sprite === this.map.sprite).forEach(act);
     }
     point(i) {
       if (i === this.hover) return;
-      this.together((view) => { view.hover = i; view.draw(); });
+      this.forEachLinked((view) => { view.hover = i; view.draw(); });
       this.tip.hidden = i < 0;
       if (i < 0) return;
       this.tip.replaceChildren(thumb(this.map, i), make("div", "", this.map.names[i]));
       if (label(this.map, i)) this.tip.append(make("b", "", label(this.map, i)));
-      const [x, y] = this.at(i), left = x > this.side / 2;
+      const [x, y] = this.position(i), left = x > this.side / 2;
       this.tip.style.left = left ? "" : `${x + 14}px`;
       this.tip.style.right = left ? `${this.side - x + 14}px` : "";
       this.tip.style.top = `${Math.max(0, Math.min(y - 50, this.side - 150))}px`;
     }
     choose(i) {
       if (i < 0) return;
-      this.together((view) => { view.chosen = i; view.neighbours(i); view.draw(); });
+      this.forEachLinked((view) => { view.chosen = i; view.neighbours(i); view.draw(); });
     }
     neighbours(i) {
       const { map } = this, row = make("div", "row");
-      const near = map.neighbours.slice(i * map.k, (i + 1) * map.k);
-      [i, ...near].forEach((j, order) => {
+      const nearest = map.neighbours.slice(i * map.k, (i + 1) * map.k);
+      [i, ...nearest].forEach((j, order) => {
         const figure = make("figure");
         if (order && map.labels && map.labels[i] >= 0) {
           figure.className = map.labels[j] === map.labels[i] ? "same" : "other";
@@ -201,7 +203,7 @@
         row.append(figure);
       });
       this.picked.replaceChildren(
-        make("p", "pale", `${title(map, i)}, and its nearest neighbours:`), row);
+        make("p", "pale", `${title(map, i)} and its nearest neighbours:`), row);
     }
     draw() {
       const { canvas, map } = this, ratio = window.devicePixelRatio || 1;
@@ -212,12 +214,13 @@
       pen.scale(ratio, ratio);
       const n = map.names.length, base = Math.max(1.5, Math.min(4, 150 / Math.sqrt(n)));
       const r = Math.min(7, base * Math.sqrt(this.zoom));
+      // One path per class: a fill per point would be slow. Key -2: points of classes that are not selected.
       const groups = new Map();
       for (let i = 0; i < n; i++) {
         const c = map.labels ? map.labels[i] : 0;
         const key = this.only >= 0 && c !== this.only ? -2 : c;
         if (!groups.has(key)) groups.set(key, new Path2D());
-        const [x, y] = this.at(i);
+        const [x, y] = this.position(i);
         trace(groups.get(key), key >= 0 ? look(key).shape : "circle", x, y, r);
       }
       [...groups.keys()].sort((a, b) => a - b).forEach((key) => {
@@ -228,7 +231,7 @@
       pen.globalAlpha = 1;
       [[this.chosen, 3], [this.hover, 2]].forEach(([i, width]) => {
         if (i < 0) return;
-        const [x, y] = this.at(i);
+        const [x, y] = this.position(i);
         pen.beginPath(); pen.arc(x, y, r + 4, 0, 2 * Math.PI);
         pen.lineWidth = width; pen.strokeStyle = css("--ink"); pen.stroke();
       });
@@ -245,7 +248,8 @@
     return d.join("");
   }
 
-  function chart(root) { // values under the pointer
+  // Shows the values under the pointer. Coordinates are those of the SVG's viewBox.
+  function chart(root) {
     const { series, x0, x1, left, right, width } = data.charts[Number(root.dataset.chart)];
     const svg = root.querySelector("svg"), tip = root.querySelector(".tip");
     const guide = document.createElementNS("http://www.w3.org/2000/svg", "line");
@@ -256,10 +260,10 @@
       const x = x0 + (across - left) / (width - left - right) * (x1 - x0);
       if (x < x0 || x > x1 + 1e-9) { hide(); return; }
       tip.replaceChildren(make("b", "", `epoch ${x.toPrecision(3)}`));
-      series.forEach((one) => {
-        let k = 0;
-        one.x.forEach((value, j) => { if (Math.abs(value - x) < Math.abs(one.x[k] - x)) k = j; });
-        tip.append(make("div", "", `${one.label}: ${Number(one.y[k].toPrecision(4))}`));
+      series.forEach((line) => {
+        let k = 0; // index of the point nearest to the pointer
+        line.x.forEach((value, j) => { if (Math.abs(value - x) < Math.abs(line.x[k] - x)) k = j; });
+        tip.append(make("div", "", `${line.label}: ${Number(line.y[k].toPrecision(4))}`));
       });
       guide.setAttribute("x1", across); guide.setAttribute("x2", across);
       svg.append(guide);
