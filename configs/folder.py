@@ -5,7 +5,7 @@ Source: the settings are this project's own for small sets and small hardware; t
 (appendix B.1); crops from 20 % of the area rather than 8 % keep enough of a small picture;
 temperature 0.2 is what its authors later advised for small batches (google-research/simclr, issue
 166).
-Expected: on 2,000 photos of ten kinds, cut down to what a CPU does in minutes, the README's table.
+Expected: on 2,000 photos of ten kinds, cut down to what a CPU does in minutes, docs/results.md.
 Hardware and time: not measured at this length. Of the like, Lightly document 194 minutes for 800
 epochs on Imagenette's 9,469 photos and 3.7 GB, on one A6000 (ResNet-18, 128 px, batch 256).
 Needs: pictures of any size and format in data.source; labels are not needed; sub-folders that are

@@ -304,21 +304,21 @@ def test_a_summary_is_a_line_with_data_encoder_batch_and_epochs(name):
     assert re.match(r"SimCLR on (ImageNet|CIFAR-10|your own pictures), ", summary)
 
 
-def readme_rows():
-    readme = (pathlib.Path(__file__).resolve().parents[2] / "README.md").read_text()
-    section = readme.partition("\n## Recipes\n")[2].partition("\n## ")[0]
+def documented_rows():
+    page = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text()
+    section = page.partition("\n## All recipes\n")[2].partition("\n## ")[0]
     return {
         row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \|(.*)\|(.*)\|(.*)\|$", section, re.M)
     }
 
 
-def test_the_readme_lists_every_recipe():
-    assert sorted(readme_rows()) == recipes.recipe_names()
+def test_the_document_lists_every_recipe():
+    assert sorted(documented_rows()) == recipes.recipe_names()
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_the_readme_has_the_recipes_figures_and_what_its_header_expects(name):
-    config, (run, optimizer, published) = recipes.load(name), readme_rows()[name]
+def test_the_document_has_the_recipes_values_and_what_its_header_expects(name):
+    config, (run, optimizer, published) = recipes.load(name), documented_rows()[name]
     assert config.model.encoder.replace("resnet", "ResNet-") in run
     batch, epochs = map(int, re.search(r", (\d+), (\d+) $", run).groups())
     assert (batch, epochs) == (config.train.batch_size, config.train.epochs)

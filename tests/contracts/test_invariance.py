@@ -9,7 +9,7 @@ from cssl_jax.losses.core import two_views
 from cssl_jax.runtime import spmd
 from helpers import tiny
 
-FLOAT32_BOUND = 1e-5  # of the tree's largest gradient; DESIGN rule 1
+FLOAT32_BOUND = 1e-5  # of the tree's largest gradient; docs/architecture.md, rule 1
 
 
 def largest_difference(tree, reference):

@@ -1,4 +1,4 @@
-"""The README's commands, run as they are written."""
+"""The commands of README.md and docs/, run as they are written."""
 
 import os
 import pathlib
@@ -15,23 +15,32 @@ from cssl_jax.data.sources.open import load_source
 from cssl_jax.recipes import to_dict
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
 WRITTEN = [
-    *(ROOT / "README.md", ROOT / "CHANGELOG.md"),
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
     *(path for path in sorted((ROOT / "docs").iterdir()) if path.suffix in (".md", ".ipynb")),
     *sorted(path for path in (ROOT / "launch").iterdir() if path.is_file()),
     *sorted((ROOT / "configs").glob("*.py")),
 ]
 
 
-# What makes the README's own-pictures block quick: tiny pictures and a tiny encoder.
+# Documents whose blocks of a language run one after another in one folder.
+RUNNABLE = [
+    *(("README.md", "bash"), ("README.md", "python"), ("docs/getting-started.md", "bash")),
+    *(("docs/losses.md", "python"), ("docs/sweeps.md", "python")),
+]
+# What makes `pretrain folder` quick: tiny images and a tiny encoder.
 SMALL = (
     "--data.size 16 --model.encoder resnet14 --model.width 0.25 --model.stem cifar "
     "--train.epochs 2 --train.batch-size 64 --optimizer.warmup-epochs 1"
 )
+# Stands before the command on PATH and appends these options, so that blocks run unchanged.
+WRAPPER = """#!/bin/sh
+if [ "$1 $2" = "pretrain folder" ]; then exec "{command}" "$@" {small}; fi
+exec "{command}" "$@"
+"""
 
 
-def make_pictures(folder):
+def make_images(folder):
     digits = load_source("digits")
     for number in range(400):
         place = folder / str(digits.labels[number])
@@ -39,24 +48,30 @@ def make_pictures(folder):
         PIL.Image.fromarray(digits.image(number)[..., 0]).save(place / f"{number}.png")
 
 
+def write_wrapper(folder):
+    folder.mkdir()
+    command = pathlib.Path(sys.executable).parent / "cssl-jax"
+    wrapper = folder / "cssl-jax"
+    wrapper.write_text(WRAPPER.format(command=command, small=SMALL))
+    wrapper.chmod(0o755)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("language", ["bash", "python"])
-def test_every_block_runs(language, tmp_path):
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize(("document", "language"), RUNNABLE)
+def test_every_block_runs(document, language, tmp_path):
+    text = (ROOT / document).read_text()
+    blocks = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
     assert blocks
-    make_pictures(tmp_path / "pictures")
-    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    if language == "bash":
+        make_images(tmp_path / "images")
+    write_wrapper(tmp_path / "bin")
+    path = f"{tmp_path / 'bin'}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     command = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
     for block in blocks:
         done = subprocess.run(
             [*command[language], block],
             cwd=tmp_path,
-            env={
-                **os.environ,
-                "PATH": path,
-                "XLA_FLAGS": "",
-                "SMALL": SMALL,
-            },
+            env={**os.environ, "PATH": path, "XLA_FLAGS": ""},
             capture_output=True,
             text=True,
             timeout=500,
@@ -85,5 +100,6 @@ def test_every_option_and_command_that_is_written_exists(path):
         )
 
 
-def test_no_placeholder_is_left():
-    assert not re.findall(r"@[A-Z]+@|TODO|_RESULT", README)
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
+def test_no_placeholder_is_left(path):
+    assert not re.findall(r"@[A-Z]+@|\bTODO\b|_RESULT\b", path.read_text())

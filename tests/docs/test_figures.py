@@ -30,7 +30,7 @@ def test_every_known_table_stands_in_a_document_once(figures):
 
 
 def test_a_changed_value_is_noticed(figures):
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "results.md").read_text()
     (mean,) = re.findall(r"\| trained encoder \| \*\*([\d.]+) \+-", text)
     assert figures.filled(text.replace(mean, "99.99")) == text
 
@@ -38,6 +38,8 @@ def test_a_changed_value_is_noticed(figures):
 def test_the_demos_closing_table_is_that_of_the_measured_run():
     text = (ROOT / "README.md").read_text()
     results = json.loads((ROOT / "benchmarks/results/protocols.json").read_text())
+    assert f"measured {results['digits']['date']} on 2 cores of an AMD EPYC" in text
+    assert results["digits"]["machine"] == "AMD EPYC, 2 cores, x86_64"
     results = results["digits"]["results"]
     rows = {
         "trained encoder": results,
@@ -48,3 +50,17 @@ def test_the_demos_closing_table_is_that_of_the_measured_run():
         values = [found[p][top] for p in ("linear", "knn") for top in ("top1", "top5")]
         (line,) = re.findall(rf"^    {name} +(.*)$", text, re.MULTILINE)
         assert line.split() == [part for value in values for part in (f"{100 * value:.1f}", "%")]
+
+
+def test_the_readmes_values_of_the_losses_are_those_measured():
+    text = (ROOT / "README.md").read_text()
+    report = json.loads((ROOT / "benchmarks/results/loss.json").read_text())["peers"]
+    rows = {row["contender"]: row for row in report["rows"] if row["pairs"] == 8192}
+
+    def cost(contender):
+        row = rows[contender]
+        return f"{row['running_bytes'] / 1e6:,.0f} MB and {row['time_s']:.1f} s"
+
+    assert f"{cost('tiled')} at 8,192 pairs; lightly's loss takes {cost('lightly')}" in text
+    assert f"2 CPU cores of an AMD EPYC, {report['date']}" in text
+    assert report["machine"] == "AMD EPYC, 2 cores, x86_64"

@@ -20,7 +20,7 @@ from cssl_jax.runtime import spmd
 from helpers import tiny
 
 CLASSES = 3
-BOUND = 1e-5  # of the tree's largest gradient; DESIGN rule 1
+BOUND = 1e-5  # of the tree's largest gradient; docs/architecture.md, rule 1
 
 
 def config(name, **adapt):
