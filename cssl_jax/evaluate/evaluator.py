@@ -293,9 +293,9 @@ class Evaluator:
         elif not reporting:
             text += "best checkpoint: not reported, since all validation images ranked checkpoints"
         else:
-            is_last = ", the last one" if best.step == last.step else ""
+            suffix = ", the last one" if best.step == last.step else ""
             text += (
-                f"best checkpoint: step {best.step}{is_last}, selected by online {metric} {images}"
+                f"best checkpoint: step {best.step}{suffix}, selected by online {metric} {images}"
             )
         return {"by": metric, "images": ranking, "reporting_images": reporting, "words": text}
 
