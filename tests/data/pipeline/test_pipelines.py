@@ -138,9 +138,7 @@ def test_the_choice_follows_size_and_wishes_and_says_why():
 def test_tensorflow_that_is_not_installed_is_asked_for_in_vain(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert choose(augment_on="host")[0] == "threads"
-    with pytest.raises(
-        UserError, match=r"data\.engine=tf needs TensorFlow, .* leave data\.engine out"
-    ):
+    with pytest.raises(UserError, match=r"data\.engine=tf needs TensorFlow, .* omit data\.engine"):
         choose(augment_on="host", engine="tf")
 
 
