@@ -54,7 +54,7 @@ def test_the_rejected_list_is_exactly_right_and_all_else_is_kept(folder, tmp_pat
     assert [row["path"] for row in written] == sorted(bad)
     details = {row["path"]: row["detail"] for row in written}
     assert details["png/zz-again.png"] == "same bytes as png/colour.png"
-    assert details["other/tiny.png"] == "3 x 3 px, at least 8 px a side"
+    assert details["other/tiny.png"] == "3 x 3 px, at least 8 px per side"
     assert details["other/bomb.png"] == "60000 x 60000 px, at most 100,000,000 pixels"
 
 
@@ -205,7 +205,7 @@ def test_too_large_a_share_of_bad_files_stops_the_run_with_the_counts(folder):
     words = rf"mine: {len(bad)} of {total} .*6 truncated.*data\.max_rejected"
     with pytest.raises(UserError, match=words):
         scan.check_share(index, "mine", len(bad) / total - 0.001)
-    with pytest.raises(UserError, match=r"none of \d+ pictures can be used"):
+    with pytest.raises(UserError, match=r"none of \d+ images can be used"):
         scan.check_share(look(root, min_side=1000), "mine", 1.0)
 
 

@@ -219,7 +219,7 @@ def phone(tmp_path):
 def test_files_that_are_not_read_are_counted_by_suffix(phone, tmp_path, capsys):
     assert cli.main(["data", "check", str(phone), "--json", str(tmp_path / "x.json")]) == 0
     shown = capsys.readouterr().out
-    assert "10 pictures, 10 kept, 0 left out" in shown
+    assert "10 images, 10 kept, 0 excluded" in shown
     assert (
         "not read          61  40 .heic (`pip install pillow-heif` reads them), 20 .dng, 1 .csv"
         in (shown)
