@@ -147,7 +147,7 @@ def test_every_field_is_an_option_with_help(capsys):
     for option, help_ in [
         ("--train.batch-size", "Global batch N, in examples, over all devices. (default: 128)"),
         ("--model.encoder", "Name of the encoder"),
-        ("--augment.crop-area", "Smallest and largest area of the crop"),
+        ("--augment.crop-area", "Minimum and maximum area of the crop"),
         ("--optimizer.weight-decay", "Its factor."),
         ("--data.size", "Side of a view in pixels"),
         ("--runtime.backend", "How the step is spread over devices"),

@@ -34,8 +34,8 @@ MIXED, ALIKE, SMALL = [[375, 500], [500, 400], [400, 400]], [[1024, 1024]] * 4, 
 @pytest.mark.parametrize(
     ("name", "sizes", "expected"),
     [
-        ("resident", None, "the 2 host cores cannot send off steps fast enough"),
-        ("stream", None, r"keep them there with --data\.resident True \(0 MiB\)"),
+        ("resident", None, "the 2 host cores cannot dispatch steps fast enough"),
+        ("stream", None, r"keep the images on the device with --data\.resident True \(0 MiB\)"),
         ("tf", None, r"augmentation on 2 host cores is the limit; .*--data\.augment-on device"),
         ("threads-split", None, r"cropping and resizing on 2 .*--data\.augment-on device"),
         ("tf", MIXED, r"decoding and augmentation on 2 host cores .*--data\.augment-on split"),

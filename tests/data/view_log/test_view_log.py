@@ -76,7 +76,7 @@ def test_what_was_not_recorded_is_not_there(tmp_path, work):
 def test_a_broken_file_is_named_and_may_go(tmp_path, work):
     run(tmp_path, work, 0, 4)
     (tmp_path / "00000000.npz").write_bytes(b"PK no more")
-    with pytest.raises(UserError, match=r"00000000\.npz is broken; delete it"):
+    with pytest.raises(UserError, match=r"00000000\.npz is damaged; delete it"):
         read_record(tmp_path, 0, 2)
 
 
