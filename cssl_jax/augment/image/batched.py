@@ -112,7 +112,7 @@ def to_float(images: jax.Array) -> jax.Array:
 
 
 def normalize(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """Normalizes x [..., C] in [0, 1] per channel: (x - mean) / std; mean and std have C entries."""
+    """Normalizes x [..., C] in [0, 1] per channel by C means and C deviations: (x - mean) / std."""
     return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
 
 

@@ -25,7 +25,7 @@ def describe(one: One, height: int, width: int, channels: int, *, policy: ImageP
         policy: Policy that the parameters were drawn from.
 
     Returns:
-        One text per operation; ["as it is"] if the view is the unchanged image.
+        One text per operation; ["unchanged"] if the view is the original image.
     """
     flips = {"horizontal_flip": "flipped left-right", "vertical_flip": "flipped top-bottom"}
     operations = [
@@ -37,7 +37,7 @@ def describe(one: One, height: int, width: int, channels: int, *, policy: ImageP
         f"blur, sigma {one['blur_sigma']:.2f} px" if one["blur_sigma"] > 0 else "",
         f"solarised from {policy.solarize_threshold:g}" if one["solarize"] else "",
     ]
-    return [text for text in operations if text] or ["as it is"]
+    return [text for text in operations if text] or ["unchanged"]
 
 
 def _crop(one: One, height: int, width: int) -> str:

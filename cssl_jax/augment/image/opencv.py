@@ -36,6 +36,10 @@ class Canvas:
         policy: Augmentation policy.
         size: Side of a view in pixels.
         channels: Number of image channels, at most 4.
+
+    Attributes:
+        pixels: Current view, float32 [size, size, channels] in [0, 255]. The caller writes the
+            resized crop to it; the array object changes between calls.
     """
 
     def __init__(self, policy: ImagePolicy, size: int, channels: int) -> None:
@@ -68,7 +72,7 @@ class Canvas:
     def write(self, out: np.ndarray, parameters: Parameters | None = None) -> None:
         """Rounds ``pixels`` to uint8 and flips them, unless the affine map has done so.
 
-        Flipping last is allowed, since all other operations that keep the size commute with flips.
+        Flips may come last, since every other operation of ``finish`` commutes with them.
 
         Args:
             out: uint8 [s, s, C], receives the view.

@@ -116,11 +116,12 @@ def report(records: Records, index: Index, groups: Groups) -> str:
         lines += ["", *_image_lines(content)]
     lines += _class_lines(content)
     if conflicts := content["duplicates_with_other_labels"]:
-        lines += ["", f"same bytes, other labels: {len(conflicts):,}  {_first_names(conflicts)}"]
+        shown = _first_names(conflicts)
+        lines += ["", f"identical files with different labels: {len(conflicts):,}  {shown}"]
     if groups:
         crossing = content["near_duplicates_across_classes"]
         across = f", {crossing:,} of them across classes" if crossing else ""
-        lines += ["", f"near-duplicates, kept: {len(groups):,} groups{across}"]
+        lines += ["", f"near-duplicates among kept images: {len(groups):,} groups{across}"]
         lines += [f"  {_first_names(names)}" for names in content["near_duplicates"][:SHOWN]]
     lines += [f"\n{note}" for note in content["notes"]]
     return "\n".join(lines)
@@ -137,8 +138,8 @@ def _image_lines(content: dict[str, Any]) -> list[str]:
     return [
         f"formats   {kinds}",
         f"sizes     {'; '.join(sides)}",
-        f"levels    {levels['low']} to {levels['high']} of 255, {levels['median']} per image "
-        "(median)",
+        f"levels    {levels['low']} to {levels['high']} of 255, {levels['median']} distinct per "
+        "image (median)",
         f"memory    {size:,.1f} MiB on disk, {decoded:,.1f} MiB decoded",
     ]
 
@@ -147,7 +148,10 @@ def _class_lines(content: dict[str, Any]) -> list[str]:
     if "classes" not in content:
         return ["", "labels    none"]
     counts = sorted(content["classes"].items(), key=lambda item: (-item[1], item[0]))
-    lines = ["", f"labels    {len(counts):,} classes, {content['unlabelled']:,} images without"]
+    lines = [
+        "",
+        f"labels    {len(counts):,} classes, {content['unlabelled']:,} images without label",
+    ]
     half = CLASSES_SHOWN // 2  # shows the most and the least frequent classes
     shown = counts if len(counts) <= CLASSES_SHOWN else [*counts[:half], *counts[-half:]]
     width = max(len(name) for name, _ in shown)

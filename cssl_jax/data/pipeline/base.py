@@ -35,7 +35,7 @@ class Pipeline:
         source: Training split.
         sampler: Order of the examples of ``source``.
         policy: Augmentation policy.
-        views: Number of views per example, by group name. Only one group is supported.
+        views: Number of views per example, by group name; one group, except in ``PairPipeline``.
         size: Side of a view in pixels.
         mean: Mean per channel, on the scale [0, 1].
         std: Standard deviation per channel, on the scale [0, 1].

@@ -286,7 +286,7 @@ def test_the_range_of_sixteen_bit_files_is_reported(tmp_path, capsys, bits, high
         ramp = ramp[::-1]
     assert cli.main(["data", "check", str(tmp_path), "--channels", "1"]) == 0
     shown = capsys.readouterr().out
-    assert f"levels    0 to {high} of 255, {levels} per image (median)" in shown
+    assert f"levels    0 to {high} of 255, {levels} distinct per image (median)" in shown
     words = f"2 16-bit images use the levels 0 to {high} of 255, at most {levels} of them"
     assert (words in shown) == (bits < 16)
     assert (f"have {bits} bits; multiply them by {2 ** (16 - bits)}" in shown) == (bits < 16)
