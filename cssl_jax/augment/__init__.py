@@ -1,4 +1,4 @@
-"""Augmentation policies: ``sample(key, policy) -> parameters`` and ``apply(x, parameters)``."""
+"""Augmentation policies: ``sample(key, policy) -> parameters``, ``apply(images, parameters)``."""
 
 from cssl_jax.lazy import submodules
 

@@ -1,4 +1,4 @@
-"""Where examples come from, in which order, and how they reach the device."""
+"""Data sources, example order and input pipelines that bring batches to the devices."""
 
 from cssl_jax.lazy import submodules
 

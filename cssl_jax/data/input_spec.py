@@ -1,22 +1,24 @@
-"""What an encoder takes, and the size of images as raw features."""
+"""Input specification of an encoder, and the image size of the raw-pixel baseline."""
 
 import dataclasses
 from typing import Any
 
 from cssl_jax.data.sources.base import ArraySource, Source
 
-PIXEL_SIDE = 32
+PIXEL_SIDE = 32  # pixels; larger images are reduced to this side for the raw-pixel baseline
 
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """What an encoder takes; saved with every checkpoint, so that it loads without its data.
+    """Image size, channels and normalization that an encoder expects.
+
+    Every checkpoint stores it, so that an encoder can be loaded without its training data.
 
     Attributes:
-        size: Side of the encoder's input in pixels.
-        channels: Of the images.
-        mean: A channel, on the scale [0, 1].
-        std: A channel.
+        size: Side of the encoder's square input, in pixels.
+        channels: Number of image channels.
+        mean: Mean per channel, on the scale [0, 1].
+        std: Standard deviation per channel, on the scale [0, 1].
     """
 
     size: int
@@ -26,13 +28,13 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "InputSpec":
-        """From JSON."""
-        lists = {"mean": tuple(content["mean"]), "std": tuple(content["std"])}
-        return cls(size=content["size"], channels=content["channels"], **lists)
+        """Builds the specification from a parsed JSON object."""
+        statistics = {"mean": tuple(content["mean"]), "std": tuple(content["std"])}
+        return cls(size=content["size"], channels=content["channels"], **statistics)
 
 
 def pixel_sides(source: Source) -> tuple[int, int]:
-    """Height and width of the images that ``pixels`` makes of a source's."""
+    """Height and width in pixels to which the raw-pixel baseline brings the images of a source."""
     if not isinstance(source, ArraySource):
         return PIXEL_SIDE, PIXEL_SIDE
     height, width = source.images.shape[1:3]

@@ -147,7 +147,7 @@ def test_every_field_is_an_option_with_help(capsys):
     for option, help_ in [
         ("--train.batch-size", "Global batch N, in examples, over all devices. (default: 128)"),
         ("--model.encoder", "Name of the encoder"),
-        ("--augment.crop-area", "Smallest and largest area of the crop"),
+        ("--augment.crop-area", "Minimum and maximum area of the crop"),
         ("--optimizer.weight-decay", "Its factor."),
         ("--data.size", "Side of a view in pixels"),
         ("--runtime.backend", "How the step is spread over devices"),
@@ -283,9 +283,9 @@ def test_data_says_of_a_set_that_is_broken_what_a_run_would(tmp_path, capsys):
     assert cli.main(["data", "check", str(pictures)]) == 0
     out = capsys.readouterr().out
     assert "a run would stop: " in out
-    assert "none of 2 pictures can be used (2 unreadable)" in out
+    assert "none of 2 images can be used (2 unreadable)" in out
     assert cli.main(["data", "split", str(pictures), "--output", str(lists)]) == 2
-    assert "none of 2 pictures can be used (2 unreadable)" in capsys.readouterr().err
+    assert "none of 2 images can be used (2 unreadable)" in capsys.readouterr().err
     assert not lists.exists()
 
 

@@ -17,7 +17,7 @@ def test_every_epoch_is_a_permutation(size):
         assert sorted(order) == list(range(size))
 
 
-def test_sizes_near_the_end_of_31_bits_stay_inside():
+def test_permuted_positions_stay_in_range_for_the_largest_size():
     size = 2**31 - 1
     positions = np.array([0, 1, size // 2, size - 1])
     images = permute(positions, epoch_key(0, 0), size)
@@ -30,7 +30,7 @@ def test_all_orders_of_four_are_equally_likely(vary):
     keys = [epoch_key(i, 0) if vary == "seed" else epoch_key(0, i) for i in range(4800)]
     counts = Counter(tuple(permute(np.arange(4), key, 4).tolist()) for key in keys)
     assert len(counts) == 24
-    # Chi-square with fixed keys: the result is the same every time; 1e-3 is no tuned bound.
+    # Chi-square with fixed keys: the result is the same in every run; 1e-3 is not a tuned bound.
     assert stats.chisquare(list(counts.values())).pvalue > 1e-3
 
 
@@ -42,7 +42,7 @@ def test_epochs_and_seeds_give_unrelated_orders():
     ]
     for i, a in enumerate(orders):
         for b in orders[:i]:
-            # A correlation of independent orders has standard deviation 1 / sqrt(size) = 0.007.
+            # The correlation of independent orders has standard deviation 1 / sqrt(size) = 0.007.
             assert abs(np.corrcoef(a, b)[0, 1]) < 0.035
         assert abs(np.corrcoef(a[:-1], a[1:])[0, 1]) < 0.035
 
@@ -63,12 +63,12 @@ def test_numpy_and_jax_agree_to_the_bit():
 def test_an_epoch_visits_no_example_twice_and_skips_only_the_remainder():
     sampler = Sampler(size=103, batch_size=10, seed=0)
     assert sampler.steps_per_epoch == 10
-    seen = np.concatenate([sampler.draw(step, np.arange(10))[0] for step in range(10)])
-    assert len(set(seen.tolist())) == 100
-    left_out = [set(range(103)) - set(seen.tolist())]
-    seen = np.concatenate([sampler.draw(step, np.arange(10))[0] for step in range(10, 20)])
-    left_out.append(set(range(103)) - set(seen.tolist()))
-    assert left_out[0] != left_out[1]
+    drawn = np.concatenate([sampler.draw(step, np.arange(10))[0] for step in range(10)])
+    assert len(set(drawn.tolist())) == 100
+    skipped = [set(range(103)) - set(drawn.tolist())]
+    drawn = np.concatenate([sampler.draw(step, np.arange(10))[0] for step in range(10, 20)])
+    skipped.append(set(range(103)) - set(drawn.tolist()))
+    assert skipped[0] != skipped[1]
 
 
 def test_any_rows_of_a_batch_can_be_drawn_alone():
@@ -97,6 +97,6 @@ def test_the_finaliser_is_bijective_and_balanced():
     assert abs(ones - 0.5) < 1e-3
 
 
-def test_a_batch_larger_than_the_data_is_refused():
+def test_a_batch_larger_than_the_data_is_an_error():
     with pytest.raises(UserError, match="global batch 65 does not fit the 64 training examples"):
         Sampler(size=64, batch_size=65, seed=0)

@@ -131,7 +131,7 @@ def test_pictures_without_any_labels_have_label_free_figures(folder, tmp_path):
 
 
 def test_too_many_bad_pictures_stop_before_anything_is_written(folder, tmp_path):
-    with pytest.raises(UserError, match=r"2 of 50 pictures would be left out"):
+    with pytest.raises(UserError, match=r"2 of 50 images would be excluded"):
         cssl_jax.pretrain(make_config(folder, max_rejected=0.01), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -159,7 +159,7 @@ def test_data_check_reports_and_writes_the_rejected_list(folder, tmp_path, capsy
     command = ["data", "check", str(folder), "--rejected", str(listed), "--json", str(figures)]
     assert cli.main(command) == 0
     out = capsys.readouterr().out
-    assert "50 pictures, 48 kept, 2 left out" in out
+    assert "50 images, 48 kept, 2 excluded" in out
     assert "dark/cut.jpg" in out
     assert listed.read_text().splitlines()[0] == "path,reason,detail"
     assert '"kept": 48' in figures.read_text()

@@ -1,4 +1,4 @@
-"""Augmentation of images: one sampled policy, applied on the device or on the host."""
+"""Image augmentation: parameters sampled from one policy, applied on the device or on the host."""
 
 from cssl_jax.lazy import submodules
 

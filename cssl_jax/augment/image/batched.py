@@ -1,7 +1,7 @@
-"""Image policies on the device: what was drawn is applied in batched, branch-free JAX.
+"""Applies sampled image augmentations to batches, in branch-free JAX for accelerators.
 
-Values follow Pillow and torchvision where libraries differ, unless ``ImagePolicy.color_mode`` is
-"tf"; blur mirrors at the border.
+Where libraries differ, values follow Pillow and torchvision, unless ``ImagePolicy.color_mode`` is
+"tf". The blur mirrors the image at its border.
 """
 
 import jax
@@ -16,22 +16,26 @@ from cssl_jax.errors import UserError
 def apply(
     images: jax.Array, parameters: Parameters, *, policy: ImagePolicy, size: int
 ) -> jax.Array:
-    """Applies one drawn view to each image of a batch.
+    """Makes one view of each image of a batch.
 
     Args:
-        images: uint8 or floating in [0, 1], [n, H, W, C].
-        parameters: Leaves [n, ...] from ``policy.sample``.
-        policy: The policy they were drawn from; static. Operations it never uses are not compiled.
+        images: [n, H, W, C], uint8 in [0, 255] or floating in [0, 1].
+        parameters: Parameters of one view per image, leaves [n, ...], from ``policy.sample``.
+        policy: Policy that the parameters were drawn from; static. Operations that it never uses
+            are not compiled.
         size: Side of the square output, in pixels; static.
 
     Returns:
-        float [n, size, size, C] in [0, 1]; float32, or float64 where x64 is enabled.
+        Views [n, size, size, C] in [0, 1]; float32, or float64 if x64 is enabled.
+
+    Raises:
+        UserError: The blur kernel is wider than the view; see ``blur_radius``.
     """
     return finish(cut(images, parameters, policy=policy, size=size), parameters, policy=policy)
 
 
 def cut(images: jax.Array, parameters: Parameters, *, policy: ImagePolicy, size: int) -> jax.Array:
-    """The first half of ``apply``: crops and resizes to float [n, size, size, C] in [0, 1]."""
+    """First half of ``apply``: crops and resizes images to float [n, size, size, C] in [0, 1]."""
     x = to_float(images)
     if policy.uses("crop") or x.shape[1:3] != (size, size):
         box = crop_box(parameters, *x.shape[1:3], policy=policy)
@@ -40,7 +44,16 @@ def cut(images: jax.Array, parameters: Parameters, *, policy: ImagePolicy, size:
 
 
 def finish(images: jax.Array, parameters: Parameters, *, policy: ImagePolicy) -> jax.Array:
-    """The second half of ``apply``: all that keeps the size; square images in, [n, s, s, C]."""
+    """Second half of ``apply``: the operations that keep the size.
+
+    Args:
+        images: Square images [n, s, s, C], uint8 in [0, 255] or floating in [0, 1].
+        parameters: Parameters of one view per image, leaves [n, ...].
+        policy: Policy that the parameters were drawn from; static.
+
+    Returns:
+        float [n, s, s, C] in [0, 1].
+    """
     x = to_float(images)
     size = x.shape[1]
     if policy.uses("horizontal_flip"):
@@ -65,7 +78,17 @@ def finish(images: jax.Array, parameters: Parameters, *, policy: ImagePolicy) ->
 def apply_views(
     images: jax.Array, parameters: Parameters, *, policy: ImagePolicy, size: int
 ) -> jax.Array:
-    """Applies k drawn views to each image: [n, H, W, C], leaves [n, k, ...] -> [n, k, s, s, C]."""
+    """Makes k views of each image with ``apply``.
+
+    Args:
+        images: [n, H, W, C], uint8 in [0, 255] or floating in [0, 1].
+        parameters: Parameters of k views per image, leaves [n, k, ...].
+        policy: Policy that the parameters were drawn from; static.
+        size: Side of a view in pixels; static.
+
+    Returns:
+        float [n, k, size, size, C] in [0, 1].
+    """
 
     def one_view(drawn: Parameters) -> jax.Array:
         return apply(images, drawn, policy=policy, size=size)
@@ -74,7 +97,7 @@ def apply_views(
 
 
 def finish_views(views: jax.Array, parameters: Parameters, *, policy: ImagePolicy) -> jax.Array:
-    """``finish`` on k views of each image: [n, k, s, s, C], leaves [n, k, ...]."""
+    """Applies ``finish`` to k views per image: [n, k, s, s, C], parameter leaves [n, k, ...]."""
 
     def one_view(x: jax.Array, drawn: Parameters) -> jax.Array:
         return finish(x, drawn, policy=policy)
@@ -83,13 +106,13 @@ def finish_views(views: jax.Array, parameters: Parameters, *, policy: ImagePolic
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """uint8 in [0, 255] to the default float in [0, 1]; floating input is taken as it is."""
+    """Converts uint8 in [0, 255] to the default float type in [0, 1]; keeps floating input."""
     images = jnp.asarray(images)
     return images.astype(float) / 255 if images.dtype == jnp.uint8 else images
 
 
 def normalize(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """Per-channel (x - mean) / std; x [..., C] in [0, 1], mean and std of length C."""
+    """Normalizes x [..., C] in [0, 1] per channel by C means and C deviations: (x - mean) / std."""
     return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
 
 
@@ -98,17 +121,19 @@ def _where(condition: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
 
 
 def blur_radius(policy: ImagePolicy, size: int) -> int:
-    """Pixels either side of the centre: 11 at 224 with the paper's 10 % kernel, at least 1.
+    """Radius of the blur kernel in pixels, at least 1.
+
+    The paper's kernel of 10 % of the side gives 11 pixels for a view of 224 pixels.
 
     Raises:
-        UserError: A view of ``size`` pixels is too small to be mirrored so far.
+        UserError: The radius is not smaller than ``size``, so the border cannot be mirrored.
     """
     radius = max(1, int(size * policy.blur_kernel) // 2)
     if radius >= size:
         way_out = (
             "use at most 1"
             if size > 1
-            else "switch blur off (--augment.blur 0.0) or use larger views (--data.size)"
+            else "turn blur off (--augment.blur 0.0) or use larger views (--data.size)"
         )
         raise UserError(
             f"augment.blur_kernel {policy.blur_kernel} is wider than the {size} px view can "
@@ -118,15 +143,32 @@ def blur_radius(policy: ImagePolicy, size: int) -> int:
 
 
 def blur_weights(sigma: jax.Array, radius: int) -> jax.Array:
-    """Gaussian taps [..., 2 radius + 1] that sum to 1; sigma 0 gives the identity."""
+    """Weights of a Gaussian kernel.
+
+    Args:
+        sigma: float [...], standard deviation in pixels; 0 gives the identity.
+        radius: Radius of the kernel in pixels.
+
+    Returns:
+        float [..., 2 radius + 1], weights that sum to 1.
+    """
     offsets = jnp.arange(-radius, radius + 1)
-    # Below 0.05 px the neighbours' weight is under float32's smallest number: exactly the identity.
+    # At 0.05 px the neighbours' weights underflow to 0 in float32: the kernel is the identity.
     weights = jnp.exp(-0.5 * jnp.square(offsets / jnp.maximum(sigma, 0.05)[..., None]))
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
 def gaussian_blur(x: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
-    """Separable Gaussian blur of x [n, H, W, C] with sigma [n] in pixels; mirrors at the border."""
+    """Separable Gaussian blur that mirrors the image at its border.
+
+    Args:
+        x: float [n, H, W, C].
+        sigma: float [n], standard deviation per image in pixels; 0 leaves the image unchanged.
+        radius: Radius of the kernel in pixels, smaller than H and W.
+
+    Returns:
+        float [n, H, W, C].
+    """
     weights = blur_weights(sigma, radius).astype(x.dtype)
     for axis in (1, 2):
         length = x.shape[axis]

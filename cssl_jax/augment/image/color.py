@@ -1,30 +1,34 @@
-"""Colour jitter and grey values, batched: every image with its own order and factors."""
+"""Batched colour jitter and grey values; each image has its own order and factors."""
 
 import jax
 import jax.numpy as jnp
 
 from cssl_jax.augment.image.policy import Parameters
 
-# Weights of red, green and blue by ``ImagePolicy.color_mode``: ITU-R BT.601 as in Pillow's
-# convert("L"), and as ``tf.image.rgb_to_grayscale`` rounds them.
+# Weights of red, green and blue by ``ImagePolicy.color_mode``: those of ITU-R BT.601 as in Pillow's
+# convert("L"), and the rounded ones of ``tf.image.rgb_to_grayscale``.
 LUMA = {"pillow": (0.299, 0.587, 0.114), "tf": (0.2989, 0.5870, 0.1140)}
 
 
 def luma(x: jax.Array, mode: str = "pillow") -> jax.Array:
-    """Grey value of RGB: [..., 3] -> [..., 1]."""
+    """Grey values of RGB pixels: [..., 3] -> [..., 1]."""
     return sum(weight * x[..., i : i + 1] for i, weight in enumerate(LUMA[mode]))  # type: ignore[return-value]
 
 
 def color_jitter(x: jax.Array, parameters: Parameters, mode: str = "pillow") -> jax.Array:
-    """Brightness, contrast, saturation and hue in each image's own order, clipped after each.
+    """Applies brightness, contrast, saturation and hue in each image's own order.
+
+    The result is clipped to [0, 1] after each operation. The operations are those of SimCLR
+    (arXiv 2002.05709, App. A).
 
     Args:
-        x: [n, H, W, C] in [0, 1]. Images without 3 channels undergo brightness and contrast only.
-        parameters: Leaves [n, ...] from ``policy.sample``.
-        mode: ``ImagePolicy.color_mode``.
+        x: float [n, H, W, C] in [0, 1]. For images without 3 channels, only brightness and contrast
+            are applied.
+        parameters: Parameters of one view per image, leaves [n, ...], from ``policy.sample``.
+        mode: Library whose formulas are used, see ``ImagePolicy.color_mode``.
 
     Returns:
-        [n, H, W, C] in [0, 1].
+        float [n, H, W, C] in [0, 1].
     """
     color = x.shape[-1] == 3
 
@@ -40,7 +44,7 @@ def color_jitter(x: jax.Array, parameters: Parameters, mode: str = "pillow") -> 
             mean = jnp.mean(x, axis=(1, 2), keepdims=True)
         else:
             mean = jnp.mean(grey(x), axis=(1, 2, 3), keepdims=True)
-        # Three of the four are blends f * x + (1 - f) * base; they share one pass.
+        # Three of the four operations are blends f * x + (1 - f) * base, so they share one pass.
         is_contrast, is_saturation = column(operation == 1), column(operation == 2)
         factor = jnp.select(
             [column(operation == 0), is_contrast, is_saturation & color],
@@ -51,8 +55,8 @@ def color_jitter(x: jax.Array, parameters: Parameters, mode: str = "pillow") -> 
         faded = grey(x)
         if mode == "tf" and color:
             faded = jnp.max(x, axis=-1, keepdims=True)
-            most = saturation_limit(faded, jnp.min(x, axis=-1, keepdims=True))
-            factor = jnp.where(is_saturation, jnp.minimum(factor, most), factor)
+            limit = saturation_limit(faded, jnp.min(x, axis=-1, keepdims=True))
+            factor = jnp.where(is_saturation, jnp.minimum(factor, limit), factor)
         base = jnp.where(is_contrast, mean, jnp.where(is_saturation, faded, 0.0))
         blended = jnp.clip(factor * x + (1.0 - factor) * base + shift, 0.0, 1.0)
         if color:
@@ -63,22 +67,31 @@ def color_jitter(x: jax.Array, parameters: Parameters, mode: str = "pillow") -> 
 
 
 def saturation_limit(value: jax.Array, smallest: jax.Array) -> jax.Array:
-    """Largest factor on HSV's saturation: that at which it reaches 1; 1 for grey pixels.
+    """Maximum factor for the HSV saturation of a pixel, at which the saturation reaches 1.
 
     Scaling the saturation by f at constant hue and value is the blend f x + (1 - f) value.
 
     Args:
-        value: Largest of the three channels.
-        smallest: Smallest of the three channels, of the same shape.
+        value: float [...], maximum of the three channels.
+        smallest: float [...], minimum of the three channels.
+
+    Returns:
+        float [...], the factor; 1 for grey pixels.
     """
     chroma = value - smallest
     return jnp.where(chroma > 0, value / jnp.where(chroma > 0, chroma, 1.0), 1.0)
 
 
 def shift_hue(x: jax.Array, turn: jax.Array) -> jax.Array:
-    """Turns the hue of RGB x [..., 3] by a share of the circle; HSV value and saturation stay.
+    """Rotates the hue of RGB pixels; HSV value and saturation stay unchanged.
 
-    ``turn`` broadcasts to x's leading axes with a last axis of 1, or is a scalar.
+    Args:
+        x: float [..., 3], RGB in [0, 1].
+        turn: Rotation as a fraction of the colour circle: a scalar, or an array with a last axis of
+            1 that broadcasts to the leading axes of ``x``.
+
+    Returns:
+        float [..., 3], RGB in [0, 1].
     """
     turn = turn[..., 0] if jnp.ndim(turn) else turn
     return jnp.stack(shift_hue_planes(x[..., 0], x[..., 1], x[..., 2], turn), axis=-1)
@@ -87,11 +100,15 @@ def shift_hue(x: jax.Array, turn: jax.Array) -> jax.Array:
 def shift_hue_planes(
     red: jax.Array, green: jax.Array, blue: jax.Array, turn: jax.Array
 ) -> list[jax.Array]:
-    """``shift_hue`` a channel: XLA's CPU backend does not vectorise over a last axis of 3."""
+    """Variant of ``shift_hue`` on separate channels of any one shape.
+
+    XLA's CPU backend does not vectorise over a last axis of 3.
+    """
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
     scale = 1.0 / jnp.where(chroma > 0, chroma, 1.0)
-    # By order, not by ``value == red``: a compiler may round the two differently. Ties are smooth.
+    # Compares the channels instead of ``value == red``, since a compiler may round those two
+    # differently. The formulas agree at ties.
     sector = jnp.where(
         (red >= green) & (red >= blue),
         (green - blue) * scale,

@@ -1,4 +1,4 @@
-"""Crop, resize and affine maps, batched: every image with its own box and matrix."""
+"""Batched crop, resize and affine maps; each image has its own box and matrix."""
 
 import functools
 from collections.abc import Mapping
@@ -17,20 +17,20 @@ def crop_box(
     *,
     policy: ImagePolicy,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Turns size-free crop parameters into whole pixels of an image, as torchvision does.
+    """Converts relative crop parameters to a box in pixels, as in torchvision's RandomResizedCrop.
 
-    The first of the candidates that fits the image counts. Where none fits, the largest centred box
-    with the nearest allowed aspect ratio is taken; where the view is not cropped, the centre
-    square, as at test time.
+    The box is the first candidate that fits the image. If none fits, it is the largest centred box
+    with the nearest allowed aspect ratio. If the view is not cropped, it is the centre square, as
+    in evaluation.
 
     Args:
-        parameters: Leaves [..., 10] and [...].
-        height: Of the image, in pixels; one for all, or of a shape that broadcasts to [...].
-        width: Likewise.
-        policy: For the allowed aspect ratios.
+        parameters: Crop parameters from ``policy.sample``: candidates [..., 10], the others [...].
+        height: Height of the images in pixels: a scalar, or a shape that broadcasts to [...].
+        width: Width of the images in pixels: a scalar, or a shape that broadcasts to [...].
+        policy: Policy, which gives the allowed aspect ratios.
 
     Returns:
-        (top, left, height, width), int32 [...] each.
+        Top, left, height and width of the boxes in pixels, int32 [...] each.
     """
     height, width = jnp.asarray(height), jnp.asarray(width)
     area = parameters["crop_area"] * (height * width)[..., None]
@@ -44,12 +44,12 @@ def crop_box(
     nearest = jnp.where(parameters["crop"], nearest, 1.0)
     fallback_width = jnp.maximum(1, jnp.round(jnp.minimum(width, height * nearest)))
     fallback_height = jnp.maximum(1, jnp.round(jnp.minimum(height, width / nearest)))
-    use = jnp.any(fits, axis=-1) & parameters["crop"]
-    w = jnp.where(use, jnp.take_along_axis(widths, first, -1)[..., 0], fallback_width)
-    h = jnp.where(use, jnp.take_along_axis(heights, first, -1)[..., 0], fallback_height)
-    # A float below 1 times a whole number never rounds up to that number, so the box stays inside.
-    top = jnp.where(use, jnp.floor(parameters["crop_y"] * (height - h + 1)), (height - h) // 2)
-    left = jnp.where(use, jnp.floor(parameters["crop_x"] * (width - w + 1)), (width - w) // 2)
+    random = jnp.any(fits, axis=-1) & parameters["crop"]
+    w = jnp.where(random, jnp.take_along_axis(widths, first, -1)[..., 0], fallback_width)
+    h = jnp.where(random, jnp.take_along_axis(heights, first, -1)[..., 0], fallback_height)
+    # A float below 1 times an integer never rounds up to that integer, so the box stays inside.
+    top = jnp.where(random, jnp.floor(parameters["crop_y"] * (height - h + 1)), (height - h) // 2)
+    left = jnp.where(random, jnp.floor(parameters["crop_x"] * (width - w + 1)), (width - w) // 2)
     return tuple(v.astype(jnp.int32) for v in (top, left, h, w))  # type: ignore[return-value]
 
 
@@ -60,26 +60,27 @@ def crop_and_resize(
     interpolation: str,
     antialias: bool = True,
 ) -> jax.Array:
-    """Cuts each image's box and resizes it to a square by two small matrix products.
+    """Crops each image to its box and resizes the crop to a square by two small matrix products.
 
-    Equal to cropping first and resizing the crop with a separable kernel: Pillow's ``resize`` with
-    antialiasing, ``tf.image.resize`` with and without. Nothing outside the box is read.
+    The result equals that of cropping and then resizing with a separable kernel: Pillow's
+    ``resize`` with antialiasing, ``tf.image.resize`` with and without antialiasing. No pixel
+    outside the box is read.
 
     Args:
-        x: float [n, H, W, C].
-        box: (top, left, height, width), int [n] each.
-        size: Side of the output.
-        interpolation: "bilinear" or "bicubic".
-        antialias: Widen the kernel with the reduction.
+        x: float [n, H, W, C] in [0, 1].
+        box: Top, left, height and width in pixels, int [n] each.
+        size: Side of the output in pixels.
+        interpolation: Kernel, "bilinear" or "bicubic".
+        antialias: True to widen the kernel in proportion to the reduction.
 
     Returns:
-        float [n, size, size, C], clipped to [0, 1] (bicubic overshoots).
+        float [n, size, size, C], clipped to [0, 1], since the bicubic kernel overshoots.
     """
     top, left, height, width = box
 
     def weights(start: jax.Array, length: jax.Array, in_size: int) -> jax.Array:
-        one = functools.partial(resize_matrix, interpolation=interpolation, antialias=antialias)
-        return jax.vmap(lambda s, n: one(s, n, in_size, size))(start, length).astype(x.dtype)
+        matrix = functools.partial(resize_matrix, interpolation=interpolation, antialias=antialias)
+        return jax.vmap(lambda s, n: matrix(s, n, in_size, size))(start, length).astype(x.dtype)
 
     highest = jax.lax.Precision.HIGHEST
     rows, columns = weights(top, height, x.shape[1]), weights(left, width, x.shape[2])
@@ -96,10 +97,21 @@ def resize_matrix(
     interpolation: str,
     antialias: bool = True,
 ) -> jax.Array:
-    """Weights [out_size, in_size] that resample pixels start .. start + length to out_size ones.
+    """Matrix that resamples ``length`` input pixels along one axis to ``out_size`` pixels.
 
-    Half-pixel centres; the kernel widens with the reduction (antialias) and is cut at the box and
-    renormalised there, which for linear interpolation is clamping to the border.
+    Pixel centres lie at half-integer coordinates. The kernel is truncated at the ends of the range
+    and renormalised, which for linear interpolation is the same as clamping to the border.
+
+    Args:
+        start: int scalar, first input pixel of the range.
+        length: int scalar, number of input pixels in the range.
+        in_size: Number of input pixels along the axis.
+        out_size: Number of output pixels along the axis.
+        interpolation: Kernel, "bilinear" or "bicubic".
+        antialias: True to widen the kernel in proportion to the reduction.
+
+    Returns:
+        float [out_size, in_size], rows that sum to 1.
     """
     scale = length / out_size
     reach = jnp.maximum(scale, 1.0) if antialias else 1.0
@@ -121,20 +133,29 @@ def _keys_cubic(t: Any, xp: Any = jnp) -> Any:
     return xp.where(t < 1.0, near, xp.where(t < 2.0, far, 0.0))
 
 
-# Of a distance in pixels, 0 or more; ``xp`` is ``jax.numpy`` or ``numpy``.
+# Kernels: functions of a distance of 0 or more pixels; ``xp`` is ``jax.numpy`` or ``numpy``.
 KERNELS = {"bilinear": _triangle, "bicubic": _keys_cubic}
 
 
 def affine_matrix(parameters: Mapping[str, Any], size: int, xp: Any = jnp) -> Any:
-    """Output pixel to input pixel, about the centre: [..., 2, 3] acting on (x, y, 1).
+    """Affine matrix that maps output pixels to input pixels, about the centre of the image.
 
-    The inverse of: shear along x, zoom, rotate counter-clockwise as seen, then shift. ``xp`` is
-    ``jax.numpy`` or ``numpy``.
+    It is the inverse of these steps: shear along x, zoom, rotate counter-clockwise as displayed,
+    then shift.
+
+    Args:
+        parameters: rotation and shear in radians, scaling, all [...], and translation [..., 2]
+            (y, x) as a fraction of the side.
+        size: Side of the image in pixels.
+        xp: Array module, ``jax.numpy`` or ``numpy``.
+
+    Returns:
+        float [..., 2, 3], matrices that act on (x, y, 1).
     """
     c, s = xp.cos(parameters["rotation"]), xp.sin(parameters["rotation"])
     k = xp.tan(parameters["shear"])
     z = parameters["scaling"]
-    # Forward (x right, y down): [[c, s], [-s, c]] @ [[1, k], [0, 1]] * z; below is its inverse.
+    # Forward map (x right, y down): [[c, s], [-s, c]] @ [[1, k], [0, 1]] * z. Below is its inverse.
     a, b = (c - k * s) / z, (-s - k * c) / z
     d, e = s / z, c / z
     centre = (size - 1) / 2
@@ -146,10 +167,18 @@ def affine_matrix(parameters: Mapping[str, Any], size: int, xp: Any = jnp) -> An
 
 
 def transform(x: jax.Array, matrix: jax.Array, fill: float) -> jax.Array:
-    """Bilinear resampling of x [n, S, S, C] at matrix [n, 2, 3]; outside the image lies ``fill``.
+    """Applies an affine map to each image by bilinear resampling.
 
-    A sample within one pixel of the border blends with the fill, as
-    ``scipy.ndimage.affine_transform(order=1, mode="grid-constant")`` does.
+    A sample within one pixel outside the border blends with the fill value, as in
+    ``scipy.ndimage.affine_transform(order=1, mode="grid-constant")``.
+
+    Args:
+        x: float [n, S, S, C].
+        matrix: float [n, 2, 3], maps from output to input pixels; see ``affine_matrix``.
+        fill: Value outside the image.
+
+    Returns:
+        float [n, S, S, C].
     """
     n, height, width, channels = x.shape
     grid_y, grid_x = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")

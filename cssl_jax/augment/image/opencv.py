@@ -1,7 +1,8 @@
-"""``batched.finish`` of one image by OpenCV in float32: several times as fast as ``single``.
+"""OpenCV implementation of ``batched.finish`` for one image, in float32.
 
-OpenCV's kernels release Python's lock, so that threads work side by side. Its own threads are
-switched off: whoever makes views works on several images at a time.
+It is several times as fast as ``per_image``. OpenCV releases Python's global lock, so several
+threads can run at the same time. OpenCV's internal threads are off, since the callers already
+process several images at a time.
 """
 
 import math
@@ -18,23 +19,27 @@ from cssl_jax.augment.image.policy import ImagePolicy
 cv2.setNumThreads(0)
 
 WHITE = 255.0
-# OpenCV 4 rounds the places that an affine map reads to 1/32 of a pixel.
+# OpenCV 4 rounds the positions that an affine map samples to 1/32 of a pixel.
 EXACT_AFFINE = int(cv2.__version__.split(".")[0]) >= 5
-_REACH = 4.0  # standard deviations of a blur; beyond lie 6e-5 of the weight
+_REACH = 4.0  # radius of the blur in standard deviations; 6e-5 of the weight lies beyond
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)  # numbers in ``policy.JITTER_ORDERS``
 Parameters = Mapping[str, Any]
 
 
 class Canvas:
-    """Finishes views of one shape, one after another, in memory of its own.
+    """Applies a policy to views of one shape, one after another, in buffers that it reuses.
 
-    Fresh memory for every operation would cost as much as the operation: the system hands it out by
-    pages, each on its first touch. A canvas belongs to one thread.
+    New memory for every operation would cost as much as the operation, since the operating system
+    allocates each page on first access. A canvas belongs to one thread.
 
     Args:
         policy: Augmentation policy.
         size: Side of a view in pixels.
         channels: Number of image channels, at most 4.
+
+    Attributes:
+        pixels: Current view, float32 [size, size, channels] in [0, 255]. The caller writes the
+            resized crop to it; the array object changes between calls.
     """
 
     def __init__(self, policy: ImagePolicy, size: int, channels: int) -> None:
@@ -44,10 +49,12 @@ class Canvas:
         self._radius = batched.blur_radius(policy, size) if policy.uses("blur") else 0
 
     def finish(self, parameters: Parameters) -> None:
-        """All of the policy that keeps the size but the flips, on ``pixels`` in [0, 255].
+        """Applies the operations that keep the size to ``pixels``, in place.
+
+        Flips are applied only if the policy has an affine map; ``write`` does them otherwise.
 
         Args:
-            parameters: NumPy numbers of one view, from ``policy.sample``.
+            parameters: Parameters of one view from ``policy.sample``, as NumPy values.
         """
         policy = self._policy
         if policy.uses("affine"):
@@ -63,9 +70,13 @@ class Canvas:
             x[...] = np.where(x >= policy.solarize_threshold * WHITE, WHITE - x, x)
 
     def write(self, out: np.ndarray, parameters: Parameters | None = None) -> None:
-        """Rounds ``pixels`` into uint8 [s, s, C], which it flips by the parameters.
+        """Rounds ``pixels`` to uint8 and flips them, unless the affine map has done so.
 
-        Whatever else keeps the size and is no affine map does the same to a flipped image.
+        Flips may come last, since every other operation of ``finish`` commutes with them.
+
+        Args:
+            out: uint8 [s, s, C], receives the view.
+            parameters: Parameters of the view; None for a view that is not flipped.
         """
         flip = None if parameters is None else _flip(parameters)
         if flip is None or self._policy.uses("affine"):
@@ -95,39 +106,40 @@ class Canvas:
             self._swap()
 
     def _colors(self, parameters: Parameters) -> None:
-        """Colour jitter and grey values.
+        """Applies colour jitter and grayscale.
 
-        But for the hue each is a linear map of a pixel's channels. Where a factor is at most 1 no
-        value can leave [0, 255]: maps up to the next that can are one map.
+        Each operation except the hue (and the saturation in mode "tf") is a linear map of a pixel's
+        channels. If a factor is at most 1, no value can leave [0, 255] and no clipping is needed.
+        Consecutive maps are therefore combined up to the next one that needs clipping.
         """
         mode, count = self._policy.color_mode, self._channels
         linear = np.eye(count, count + 1)
         for number in parameters["order"] if self._policy.uses("jitter") else ():
-            beyond = False
+            needs_clip = False
             if number == _BRIGHTNESS:
                 factor, shift = float(parameters["brightness"]), parameters["brightness_shift"]
                 linear *= factor
                 linear[:, -1] += shift * WHITE
-                beyond = factor > 1 or shift != 0
+                needs_clip = factor > 1 or shift != 0
             elif number == _CONTRAST and (factor := float(parameters["contrast"])) != 1:
                 means = linear @ np.append(cv2.mean(self.pixels)[:count], 1.0)
-                if mode != "tf":  # the mean of the grey image is the grey value of the means
+                if mode != "tf":  # the mean of the grey image is the grey value of the mean colour
                     means = means @ LUMA[mode] if count == 3 else means.mean()
                 linear *= factor
                 linear[:, -1] += (1 - factor) * means
-                beyond = factor > 1
+                needs_clip = factor > 1
             elif count == 3 and number == _SATURATION:
                 factor = float(parameters["saturation"])
                 if mode != "tf":
                     linear = (factor * np.eye(3) + (1 - factor) * np.array(LUMA[mode])) @ linear
-                    beyond = factor > 1
+                    needs_clip = factor > 1
                 elif factor != 1:
                     linear = self._apply(linear)
                     self._in_hsv(saturation=factor)
             elif count == 3 and number == _HUE and parameters["hue"] != 0:
                 linear = self._apply(linear)
                 self._in_hsv(turn=float(parameters["hue"]))
-            if beyond:
+            if needs_clip:
                 linear = self._apply(linear)
                 np.clip(self.pixels, 0.0, WHITE, out=self.pixels)
         if parameters["grayscale"] and count == 3:
@@ -135,31 +147,31 @@ class Canvas:
         self._apply(linear)
 
     def _apply(self, linear: np.ndarray) -> np.ndarray:
-        """Maps every pixel; returns the map that is then left to do, none."""
-        nothing = np.eye(*linear.shape)
-        if not np.array_equal(linear, nothing):
+        """Applies a linear map [C, C + 1] to every pixel, and returns the identity map."""
+        identity = np.eye(*linear.shape)
+        if not np.array_equal(linear, identity):
             cv2.transform(self.pixels, linear.astype(np.float32), dst=self._spare)
             self._swap()
-        return nothing
+        return identity
 
     def _in_hsv(self, turn: float = 0.0, saturation: float = 1.0) -> None:
         hsv = self._spare
         cv2.cvtColor(self.pixels, cv2.COLOR_RGB2HSV, dst=hsv)
         if turn:
-            hsv[..., 0] += 360 * (turn % 1)  # OpenCV takes it modulo 360
+            hsv[..., 0] += 360 * (turn % 1)  # degrees; OpenCV reduces them modulo 360
         if saturation != 1:
             np.clip(hsv[..., 1] * np.float32(saturation), 0, 1, out=hsv[..., 1])
         cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=self.pixels)
 
 
 def _flip(parameters: Parameters) -> int | None:
-    """OpenCV's code of the flips; None for none."""
+    """OpenCV's code for the flips of a view; None if the view is not flipped."""
     codes = {(False, False): None, (True, False): 1, (False, True): 0, (True, True): -1}
     return codes[bool(parameters["horizontal_flip"]), bool(parameters["vertical_flip"])]
 
 
 def _blur_weights(sigma: float, radius: int) -> np.ndarray:
-    """``batched.blur_weights`` as far as they matter."""
+    """Weights of ``batched.blur_weights``, truncated where they are negligible; float32 [taps]."""
     reach = min(radius, max(1, math.ceil(_REACH * sigma)))
     offsets = np.arange(-reach, reach + 1)
     weights = np.exp(-0.5 * np.square(offsets / max(sigma, 0.05)))

@@ -1,7 +1,8 @@
-"""``batched.finish`` for one image at a time, with branches: what is not drawn is not computed.
+"""Variant of ``batched.finish`` for one image at a time, with branches, for CPUs.
 
-For CPUs, where it takes a fraction of the batched form's time, which computes every operation at
-every turn and selects. A channel is a plane: XLA does not vectorise over a last axis of 3.
+Operations that a view does not undergo are not computed. This takes a fraction of the time of the
+batched form, which computes every operation and selects. Channels are separate planes, since XLA
+does not vectorise over a last axis of 3.
 """
 
 import jax
@@ -13,16 +14,16 @@ from cssl_jax.augment.image.color import LUMA, saturation_limit, shift_hue_plane
 from cssl_jax.augment.image.geometry import affine_matrix, transform
 from cssl_jax.augment.image.policy import ImagePolicy, Parameters
 
-BLUR_STEP = 2  # pixels between the reaches that blurs are compiled for
+BLUR_STEP = 2  # pixels between the blur radii for which code is compiled
 
 
 def finish(x: jax.Array, parameters: Parameters, *, policy: ImagePolicy) -> jax.Array:
-    """All of the policy that keeps the size.
+    """Applies the operations of the policy that keep the size.
 
     Args:
-        x: float [C, s, s] in [0, 1].
-        parameters: Of one view, from ``policy.sample``.
-        policy: The policy they were drawn from; static.
+        x: Square image, float [C, s, s] in [0, 1].
+        parameters: Parameters of one view, from ``policy.sample``.
+        policy: Policy that the parameters were drawn from; static.
 
     Returns:
         float [C, s, s] in [0, 1].
@@ -59,7 +60,7 @@ def _same(x: jax.Array) -> jax.Array:
 
 
 def _luma(x: jax.Array, mode: str) -> jax.Array:
-    """[3, s, s] -> [s, s]."""
+    """Grey values of an RGB image: [3, s, s] -> [s, s]."""
     return sum(weight * plane for weight, plane in zip(LUMA[mode], x, strict=True))
 
 
@@ -95,20 +96,20 @@ def _color_jitter(x: jax.Array, parameters: Parameters, mode: str) -> jax.Array:
 
     neutral = {"brightness": 1.0, "brightness_shift": 0.0, "contrast": 1.0}
     neutral |= {"saturation": 1.0, "hue": 0.0}
-    stays = jnp.all(jnp.stack([parameters[name] == value for name, value in neutral.items()]))
-    return lax.cond(stays, _same, in_order, x)
+    unchanged = jnp.all(jnp.stack([parameters[name] == value for name, value in neutral.items()]))
+    return lax.cond(unchanged, _same, in_order, x)
 
 
 def _blur(x: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
-    """``batched.gaussian_blur`` by the taps that matter, of all of a plane at once."""
+    """Gaussian blur like ``batched.gaussian_blur``, without the negligible taps."""
     reaches = [*range(BLUR_STEP, radius, BLUR_STEP), radius]
 
-    def reaching(reach: int, y: jax.Array) -> jax.Array:
+    def blur_within(reach: int, y: jax.Array) -> jax.Array:
         weights = batched.blur_weights(sigma, reach).astype(y.dtype)
         for axis in (1, 2):
             pad = [(0, 0)] * 3
             pad[axis] = (reach, reach)
-            # Apart from the sum: within it, the mirror would be worked out at every tap.
+            # Without the barrier XLA fuses the padding into the sum and repeats it for every tap.
             padded = lax.optimization_barrier(jnp.pad(y, pad, mode="reflect"))
             y = sum(
                 weight * lax.slice_in_dim(padded, i, i + y.shape[axis], axis=axis)
@@ -116,7 +117,7 @@ def _blur(x: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
             )
         return y
 
-    # Beyond 4 deviations lie 6e-5 of the weight: a hundredth of a grey level.
+    # Beyond 4 standard deviations lies 6e-5 of the weight: a hundredth of a grey level.
     number = jnp.searchsorted(jnp.asarray(reaches[:-1]), 4 * sigma)
-    branches = [lambda y, reach=reach: reaching(reach, y) for reach in reaches]
+    branches = [lambda y, reach=reach: blur_within(reach, y) for reach in reaches]
     return lax.switch(jnp.where(sigma > 0, number + 1, 0), [_same, *branches], x)

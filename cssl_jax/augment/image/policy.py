@@ -1,4 +1,4 @@
-"""What a view may undergo, and the draw of what one view does undergo."""
+"""Augmentation policy for images, and sampling of the parameters of a view."""
 
 import dataclasses
 import itertools
@@ -11,12 +11,12 @@ import numpy as np
 
 from cssl_jax.errors import UserError
 
-CROP_ATTEMPTS = 10  # candidates drawn a crop, as in torchvision's RandomResizedCrop
+CROP_ATTEMPTS = 10  # candidates per crop, as in torchvision's RandomResizedCrop
 Parameters = dict[str, jax.Array]
 JITTER_ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
 
-# One uniform number a slot. Under JAX's partitionable threefry the i-th number of a draw depends on
-# the key and on i alone, so a slot appended at the end leaves every earlier draw as it was.
+# One uniform number per slot. With JAX's partitionable threefry, the i-th number of a draw depends
+# only on the key and on i, so a slot appended at the end does not change the earlier draws.
 _SLOTS = (
     *(f"area{i}" for i in range(CROP_ATTEMPTS)),
     *(f"ratio{i}" for i in range(CROP_ATTEMPTS)),
@@ -31,42 +31,45 @@ _SLOTS = (
 class ImagePolicy:
     """SimCLR's policy (arXiv 2002.05709, App. A) with the paper's ImageNet defaults, and more.
 
-    A probability is one number for all views, or one a view (asymmetric, as in BYOL).
+    A probability is one number for all views, or one number per view (asymmetric, as in BYOL).
 
     Attributes:
         crop: Probability of a random resized crop; without it the centre square is resized.
-        crop_area: Smallest and largest area of the crop, as a share of the image.
-        crop_ratio: Smallest and largest aspect ratio (width over height), drawn log-uniformly.
+        crop_area: Minimum and maximum area of the crop, as a fraction of the image's area.
+        crop_ratio: Minimum and maximum aspect ratio (width over height), drawn log-uniformly.
         interpolation: Kernel of the resize; the paper's code uses bicubic.
-        antialias: Widen the kernel with the reduction, as Pillow and torchvision do. Plain
-            interpolation, as in the paper's code, is several times faster in tf.data.
-        dct_scaling: Decode a JPEG at 1/2, 1/4 or 1/8 of its size where the windows of all its views
-            stay larger than a view: large photos then take a fraction of the time. The windows are
-            widened to whole pixels of what is decoded.
+        antialias: Widen the resize kernel in proportion to the reduction, as Pillow and torchvision
+            do. Without it, as in the paper's code, the resize is several times faster in tf.data.
+        dct_scaling: Decode a JPEG at 1/2, 1/4 or 1/8 of its size if the crops of all its views stay
+            larger than a view. Large photos then take a fraction of the time. The crops are widened
+            to whole pixels of the reduced image.
         horizontal_flip: Probability of a left-right flip.
         vertical_flip: Probability of a top-bottom flip.
         affine: Probability of an affine map (rotation, translation, scaling and shear together).
-        rotation: Largest rotation either way, in degrees.
-        translation: Largest shift either way, as a share of the side.
-        scaling: Smallest and largest zoom, drawn log-uniformly.
-        shear: Largest shear along x either way, in degrees.
-        fill: Value in [0, 1] of what an affine map brings in from outside the image.
+        rotation: Maximum rotation in either direction, in degrees.
+        translation: Maximum shift in either direction, as a fraction of the image's side.
+        scaling: Minimum and maximum zoom factor, drawn log-uniformly.
+        shear: Maximum shear along x in either direction, in degrees.
+        fill: Value in [0, 1] of pixels that an affine map samples outside the image.
         jitter: Probability of the colour jitter (brightness, contrast, saturation, hue together).
-        jitter_strength: The paper's s: multiplies the four ranges below. CIFAR uses 0.5.
-        brightness: Range of brightness at strength 1.
-        contrast: Range of contrast at strength 1.
-        saturation: Range of saturation at strength 1; needs 3 channels, else left out.
-        hue: Range of hue at strength 1, as a share of the circle; needs 3 channels, else left out.
+        jitter_strength: Factor on the ranges of brightness, contrast, saturation and hue (the
+            paper's s). CIFAR uses 0.5.
+        brightness: Range of the brightness change at strength 1.
+        contrast: Range of the contrast change at strength 1.
+        saturation: Range of the saturation change at strength 1; skipped unless there are 3
+            channels.
+        hue: Range of the hue rotation at strength 1, as a fraction of the colour circle; skipped
+            unless there are 3 channels.
         brightness_mode: "multiplicative" (SimCLRv2 code, torchvision) or "additive" (paper, v1).
         color_mode: "pillow" (Pillow, torchvision: contrast blends with the mean of the grey image,
             saturation with the grey image) or "tf" (tf.image, as in the SimCLR code: contrast
             blends with the mean of each channel, saturation is scaled in HSV).
-        grayscale: Probability of dropping colour; needs 3 channels, else left out.
+        grayscale: Probability of converting to grey; skipped unless there are 3 channels.
         blur: Probability of a Gaussian blur.
-        blur_sigma: Smallest and largest standard deviation of the blur, in pixels, one an image.
-        blur_kernel: Side of the blur kernel as a share of the image's side.
-        solarize: Probability of inverting what is at or above solarize_threshold.
-        solarize_threshold: In [0, 1].
+        blur_sigma: Minimum and maximum standard deviation of the blur in pixels, drawn per view.
+        blur_kernel: Side of the blur kernel as a fraction of the view's side.
+        solarize: Probability of inverting the values at or above solarize_threshold.
+        solarize_threshold: Minimum value, in [0, 1], that solarize inverts.
     """
 
     crop: tuple[float, ...] = (1.0,)
@@ -137,7 +140,7 @@ class ImagePolicy:
                 )
 
     def uses(self, name: str) -> bool:
-        """Whether any view applies the operation; the others are left out of the compiled code."""
+        """True if any view may apply the operation; unused operations are not compiled."""
         return any(p > 0.0 for p in getattr(self, name))
 
 
@@ -149,23 +152,23 @@ NEUTRAL_AFFINE = {"rotation": 0.0, "translation": 0.0, "scaling": (1.0, 1.0), "s
 
 
 def sample(key: jax.Array, policy: ImagePolicy, view: jax.Array | int = 0) -> Parameters:
-    """Draws what one view of one example undergoes; independent of the image's size.
+    """Draws the augmentation parameters of one view of one example.
 
-    An operation that its probability turns off gets neutral parameters (a factor 1, an angle 0), so
-    that applying them needs no branch.
+    The parameters do not depend on the image's size. An operation that is off in this draw gets
+    neutral parameters (a factor 1, an angle 0), so that applying it needs no branch.
 
     Args:
-        key: uint32 [2], the example's key (``cssl_jax.data.sampler.example_key``).
-        policy: The policy to draw from.
-        view: Number of the view, from 0; traced or not.
+        key: uint32 [2], key of the example (``cssl_jax.data.sampler.example_key``).
+        policy: Policy to draw from.
+        view: Number of the view, from 0; traced or concrete.
 
     Returns:
-        A dict of scalars and short vectors, as ``batched.apply`` takes them: crop, horizontal_flip,
+        Scalars and short vectors by name, for ``batched.apply``: crop, horizontal_flip,
         vertical_flip, grayscale, solarize (bool); crop_area [10] and crop_log_ratio [10]
-        (candidates, the first that fits counts); crop_y, crop_x in [0, 1); rotation and shear
-        (radians); translation [2] (y, x; share of the side); scaling; brightness, contrast and
-        saturation (factors), brightness_shift; hue (share of the circle); order [4] (int32);
-        blur_sigma (pixels; 0 is none).
+        (candidates, of which the first that fits is used); crop_y, crop_x in [0, 1); rotation and
+        shear (radians); translation [2] (y, x; fraction of the side); scaling (factor); brightness,
+        contrast and saturation (factors), brightness_shift; hue (fraction of the colour circle);
+        order [4] (int32, numbers of the four jitter operations); blur_sigma (pixels; 0: no blur).
     """
     view_key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), view)
     uniform = dict(zip(_SLOTS, jax.random.uniform(view_key, (len(_SLOTS),), float), strict=True))
@@ -222,7 +225,16 @@ def sample(key: jax.Array, policy: ImagePolicy, view: jax.Array | int = 0) -> Pa
 
 
 def sample_views(keys: jax.Array, policy: ImagePolicy, views: int) -> Parameters:
-    """Draws for every view of every example: keys uint32 [n, 2] -> leaves [n, views, ...]."""
+    """Draws the parameters of every view of every example.
+
+    Args:
+        keys: uint32 [n, 2], keys of the examples.
+        policy: Policy to draw from.
+        views: Number of views per example.
+
+    Returns:
+        Parameters as in ``sample``, leaves [n, views, ...].
+    """
 
     def one_example(key: jax.Array) -> Parameters:
         return jax.vmap(lambda view: sample(key, policy, view))(jnp.arange(views))

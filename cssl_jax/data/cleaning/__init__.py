@@ -1,4 +1,4 @@
-"""Looking through a folder before training: broken files, duplicates, splits."""
+"""Checks of a set of images before training: broken files, duplicates, splits."""
 
 from cssl_jax.lazy import submodules
 

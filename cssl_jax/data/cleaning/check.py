@@ -1,4 +1,4 @@
-"""What `cssl-jax data check` says of a set of pictures."""
+"""Report of `cssl-jax data check` on a set of images."""
 
 import collections
 from typing import Any
@@ -15,15 +15,23 @@ from cssl_jax.data.sources.images import cache_path
 from cssl_jax.data.sources.open import open_records
 
 Groups = list[tuple[int, ...]]
-SHOWN = 5  # names of a kind
-CLASSES_SHOWN = 12
+SHOWN = 5  # maximum number of names per line of the report
+CLASSES_SHOWN = 12  # maximum number of classes in the report
 
 
 def examine(source: str, options: ImageOptions) -> tuple[Records, Index, Groups]:
-    """(records, what the scan found, near-duplicates among the kept), as a run would see them.
+    """Scans a set of images exactly as a run would.
+
+    Args:
+        source: Path or specification of the images.
+        options: Image options of the run.
+
+    Returns:
+        The records, the index of the scan, and the groups of near-duplicates among the records that
+        are kept, as record numbers.
 
     Raises:
-        UserError: There is nothing to look at.
+        UserError: The source does not exist or holds no images.
     """
     records = open_records(source, options)
     index = scan(
@@ -39,18 +47,24 @@ def examine(source: str, options: ImageOptions) -> tuple[Records, Index, Groups]
 
 
 def figures(records: Records, index: Index, groups: Groups) -> dict[str, Any]:
-    """Everything that ``report`` shows, ready for JSON."""
+    """Collects all values that ``report`` shows, as JSON-serialisable types.
+
+    Args:
+        records: Records that were scanned.
+        index: Result of the scan.
+        groups: Groups of near-duplicates, as record numbers.
+    """
     kept = index.kept
-    left_out: dict[str, list[str]] = {}
+    excluded: dict[str, list[str]] = {}
     for name, reason in zip(records.names, index.reason, strict=True):
         if reason:
-            left_out.setdefault(reason, []).append(name)
+            excluded.setdefault(reason, []).append(name)
     short, long = _sides(index, kept)
     content: dict[str, Any] = {
         "source": records.name,
         "pictures": len(records.names),
         "kept": len(kept),
-        "left_out": left_out,
+        "left_out": excluded,
         "not_read": getattr(records, "not_read", {}),
         "notes": [*getattr(records, "notes", ()), *quality_notes(records.names, index)],
         "blank": [records.names[i] for i in blank(index)],
@@ -80,34 +94,41 @@ def figures(records: Records, index: Index, groups: Groups) -> dict[str, Any]:
 
 
 def report(records: Records, index: Index, groups: Groups) -> str:
-    """The figures as a person reads them in a terminal."""
+    """Formats the result of a scan for a terminal.
+
+    Args:
+        records: Records that were scanned.
+        index: Result of the scan.
+        groups: Groups of near-duplicates, as record numbers.
+    """
     content = figures(records, index, groups)
     lines = [
         f"{records.name}",
-        f"  {content['pictures']:,} pictures, {content['kept']:,} kept, "
-        f"{content['pictures'] - content['kept']:,} left out",
+        f"  {content['pictures']:,} images, {content['kept']:,} kept, "
+        f"{content['pictures'] - content['kept']:,} excluded",
     ]
     for reason, names in sorted(content["left_out"].items(), key=lambda item: -len(item[1])):
-        lines.append(f"  {reason:<12}{len(names):>8,}  {_some(names)}")
+        lines.append(f"  {reason:<12}{len(names):>8,}  {_first_names(names)}")
     if not_read := content["not_read"]:
-        held = describe_others(not_read, texts=True)
-        lines.append(f"  {'not read':<12}{sum(not_read.values()):>8,}  {held}")
+        suffixes = describe_others(not_read, texts=True)
+        lines.append(f"  {'not read':<12}{sum(not_read.values()):>8,}  {suffixes}")
     if content["kept"]:
-        lines += ["", *_contents(content)]
-    lines += _classes(content)
+        lines += ["", *_image_lines(content)]
+    lines += _class_lines(content)
     if conflicts := content["duplicates_with_other_labels"]:
-        lines += ["", f"same bytes, other labels: {len(conflicts):,}  {_some(conflicts)}"]
+        shown = _first_names(conflicts)
+        lines += ["", f"identical files with different labels: {len(conflicts):,}  {shown}"]
     if groups:
         crossing = content["near_duplicates_across_classes"]
         across = f", {crossing:,} of them across classes" if crossing else ""
-        lines += ["", f"near-duplicates, kept: {len(groups):,} groups{across}"]
-        lines += [f"  {_some(names)}" for names in content["near_duplicates"][:SHOWN]]
+        lines += ["", f"near-duplicates among kept images: {len(groups):,} groups{across}"]
+        lines += [f"  {_first_names(names)}" for names in content["near_duplicates"][:SHOWN]]
     lines += [f"\n{note}" for note in content["notes"]]
     return "\n".join(lines)
 
 
-def _contents(content: dict[str, Any]) -> list[str]:
-    kinds = _some([f"{kind} {count:,}" for kind, count in content["kinds"].items()])
+def _image_lines(content: dict[str, Any]) -> list[str]:
+    kinds = _first_names([f"{kind} {count:,}" for kind, count in content["kinds"].items()])
     sides = [
         f"{side} side {low} to {high} px, median {middle}"
         for side, (low, middle, high) in content["sides"].items()
@@ -117,18 +138,21 @@ def _contents(content: dict[str, Any]) -> list[str]:
     return [
         f"formats   {kinds}",
         f"sizes     {'; '.join(sides)}",
-        f"levels    {levels['low']} to {levels['high']} of 255, {levels['median']} per image "
-        "(median)",
+        f"levels    {levels['low']} to {levels['high']} of 255, {levels['median']} distinct per "
+        "image (median)",
         f"memory    {size:,.1f} MiB on disk, {decoded:,.1f} MiB decoded",
     ]
 
 
-def _classes(content: dict[str, Any]) -> list[str]:
+def _class_lines(content: dict[str, Any]) -> list[str]:
     if "classes" not in content:
         return ["", "labels    none"]
     counts = sorted(content["classes"].items(), key=lambda item: (-item[1], item[0]))
-    lines = ["", f"labels    {len(counts):,} classes, {content['unlabelled']:,} pictures without"]
-    half = CLASSES_SHOWN // 2
+    lines = [
+        "",
+        f"labels    {len(counts):,} classes, {content['unlabelled']:,} images without label",
+    ]
+    half = CLASSES_SHOWN // 2  # shows the most and the least frequent classes
     shown = counts if len(counts) <= CLASSES_SHOWN else [*counts[:half], *counts[-half:]]
     width = max(len(name) for name, _ in shown)
     rows = [f"  {name:<{width}} {count:>9,}" for name, count in shown]
@@ -138,6 +162,7 @@ def _classes(content: dict[str, Any]) -> list[str]:
 
 
 def _sides(index: Index, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Short and long side of each kept image in pixels, int64 [k] each."""
     sizes = np.stack([index.height[kept], index.width[kept]]).astype(np.int64)
     return sizes.min(axis=0), sizes.max(axis=0)
 
@@ -147,18 +172,18 @@ def _crosses(records: Records, group: tuple[int, ...]) -> bool:
 
 
 def _conflicts(records: Records, index: Index) -> list[str]:
-    """Duplicates that carry another label than the picture they equal: labelling errors."""
+    """Names of duplicates whose label differs from that of the identical image: label errors."""
     if records.labels is None:
         return []
-    first = {index.digest[i].tobytes(): i for i in index.kept[::-1]}
+    kept_by_digest = {index.digest[i].tobytes(): i for i in index.kept[::-1]}
     duplicates = [i for i, reason in enumerate(index.reason) if reason == "duplicate"]
     return [
         records.names[i]
         for i in duplicates
-        if records.labels[i] != records.labels[first[index.digest[i].tobytes()]]
+        if records.labels[i] != records.labels[kept_by_digest[index.digest[i].tobytes()]]
     ]
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     more = f", ... {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

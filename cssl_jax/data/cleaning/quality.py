@@ -1,4 +1,4 @@
-"""What a scan tells of images that are readable and yet carry little: blank, or nearly black."""
+"""Notes on readable images that carry little information: blank or nearly black ones."""
 
 from collections.abc import Sequence
 
@@ -6,50 +6,56 @@ import numpy as np
 
 from cssl_jax.data.cleaning.scan import Index
 
-# Brightest level, of 255, of 16-bit files whose values are taken for 14 bits or fewer.
+# 16-bit files whose brightest level stays below this (of 255) are assumed to hold values of at most
+# 14 bits.
 NARROW = 64
-SHOWN = 3
+SHOWN = 3  # maximum number of names in a note
 
 
 def blank(index: Index) -> np.ndarray:
-    """int64 [k], numbers of the kept records whose pixels all have one value."""
+    """Record numbers of the kept images whose pixels all have one value, int64 [k]."""
     kept = index.kept
     return kept[index.levels[kept] == 1]
 
 
 def narrow(index: Index) -> np.ndarray:
-    """int64 [k], numbers of the kept 16-bit records, where none of them reaches ``NARROW``.
+    """Record numbers of the kept 16-bit images if none of them reaches ``NARROW``, int64 [k].
 
-    Values of 10, 12 or 14 bits in 16-bit files end as 4 to 64 of 256 grey levels, near black.
+    Values of 10, 12 or 14 bits in 16-bit files become 4 to 64 of 256 grey levels, nearly black.
+    The result is empty if any 16-bit image reaches ``NARROW``.
     """
-    sixteen = np.array([is_sixteen_bits(index.kind[i]) for i in index.kept], bool)
-    found = index.kept[sixteen]
-    return found if len(found) and index.high[found].max() < NARROW else found[:0]
+    is_sixteen = np.array([is_sixteen_bits(index.kind[i]) for i in index.kept], bool)
+    numbers = index.kept[is_sixteen]
+    return numbers if len(numbers) and index.high[numbers].max() < NARROW else numbers[:0]
 
 
 def is_sixteen_bits(kind: str) -> bool:
-    """Whether an image with this format and mode has more than 8 bits per channel."""
+    """True if a format and mode such as "TIFF I;16" has more than 8 bits per channel."""
     return kind.rpartition(" ")[2].startswith("I")
 
 
 def quality_notes(names: Sequence[str], index: Index) -> tuple[str, ...]:
-    """Sentences on blank images and on 16-bit files of a narrow range.
+    """Messages on blank images and on 16-bit images with a narrow range of values.
 
     Args:
-        names: Of the records.
-        index: What the scan found.
+        names: Names of all records.
+        index: Result of the scan.
+
+    Returns:
+        At most two sentences; empty if nothing is unusual.
     """
     notes = []
-    if len(found := blank(index)):
-        shown = ", ".join(names[i] for i in found[:SHOWN])
-        shown += ", ..." if len(found) > SHOWN else ""
-        notes.append(f"{len(found):,} of {len(index.kept):,} images are blank, one value: {shown}")
-    if len(found := narrow(index)):
-        high, levels = int(index.high[found].max()), int(index.levels[found].max())
+    if len(numbers := blank(index)):
+        shown = ", ".join(names[i] for i in numbers[:SHOWN])
+        shown += ", ..." if len(numbers) > SHOWN else ""
+        count = len(numbers)
+        notes.append(f"{count:,} of {len(index.kept):,} images are blank, one value: {shown}")
+    if len(numbers := narrow(index)):
+        high, levels = int(index.high[numbers].max()), int(index.levels[numbers].max())
         bits = next(bits for bits in (10, 12, 14) if high <= 2 ** (bits - 8))
         notes.append(
-            f"{len(found):,} 16-bit images use the levels 0 to {high} of 255, at most {levels} of "
-            f"them: their values have {bits} bits; multiply them by {2 ** (16 - bits)} before "
+            f"{len(numbers):,} 16-bit images use the levels 0 to {high} of 255, at most {levels} "
+            f"of them: their values have {bits} bits; multiply them by {2 ** (16 - bits)} before "
             "saving"
         )
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""Train, validation and test lists of a set of pictures, the same on every machine."""
+"""Train, validation and test lists of a set of images, identical on every machine."""
 
 import dataclasses
 import hashlib
@@ -28,42 +28,46 @@ def split(
     fractions: Sequence[float],
     seed: int,
 ) -> list[np.ndarray]:
-    """Splits pictures by class, near-duplicates together, by a keyed hash of their names.
+    """Divides images into stratified splits by a seeded hash of their names.
 
-    Within a class, groups (mostly of one picture) are ordered by the hash of the seed and their
-    first name and dealt to the part that is furthest behind its share: each part is within one
-    group of its share of each class. Neither the order of the files nor the machine matters.
+    Near-duplicates stay in one split. Within a class, groups (mostly of one image) are ordered by
+    the hash of the seed and their first name. Each goes to the split that is furthest below its
+    target, so each split is within one group of its fraction of each class. The order of the files
+    and the machine do not matter.
 
     Args:
-        names: Of the pictures.
-        labels: int [n]; or None.
-        groups: Numbers of near-duplicates, which stay on one side; the rest are on their own.
-        fractions: Of each part, summing to 1.
-        seed: Of the order.
+        names: Names of the n images.
+        labels: int [n], class numbers; None for images without labels.
+        groups: Groups of near-duplicates, as image numbers. Every other image is its own group.
+        fractions: Fraction of the images in each split; they sum to 1.
+        seed: Seed of the order.
 
     Returns:
-        Sorted numbers of each part.
+        Sorted image numbers int64 of each split.
 
     Raises:
-        UserError: The fractions are no shares of a whole.
+        UserError: A fraction is negative, or the fractions do not sum to 1.
     """
     if any(f < 0 for f in fractions) or abs(sum(fractions) - 1) > 1e-6:
-        raise UserError(f"fractions are {tuple(fractions)}; give shares of 0 or more that sum to 1")
+        raise UserError(
+            f"fractions are {tuple(fractions)}; give fractions of 0 or more that sum to 1"
+        )
     grouped = {i for group in groups for i in group}
     units = [*groups, *((i,) for i in range(len(names)) if i not in grouped)]
 
-    def key(unit: tuple[int, ...]) -> bytes:
+    def hash_key(unit: tuple[int, ...]) -> bytes:
         name = min(names[i] for i in unit)
         return hashlib.blake2b(to_bytes(f"{seed}|{name}"), digest_size=16).digest()
 
     parts: list[list[int]] = [[] for _ in fractions]
     classes = np.zeros(len(names), int) if labels is None else labels
-    dealt = {int(c): np.zeros(len(fractions)) for c in np.unique(classes)}
-    for unit in sorted(units, key=key):
-        counts = dealt[int(classes[min(unit, key=lambda i: names[i])])]
-        wanted = np.array(fractions) * (counts.sum() + len(unit)) - counts
-        wanted[np.array(fractions) == 0] = -np.inf
-        part = int(wanted.argmax())
+    class_counts = {int(c): np.zeros(len(fractions)) for c in np.unique(classes)}
+    for unit in sorted(units, key=hash_key):
+        # A group that spans several classes counts for the class of its first name.
+        counts = class_counts[int(classes[min(unit, key=lambda i: names[i])])]
+        deficit = np.array(fractions) * (counts.sum() + len(unit)) - counts
+        deficit[np.array(fractions) == 0] = -np.inf  # a split of fraction 0 stays empty
+        part = int(deficit.argmax())
         counts[part] += len(unit)
         parts[part] += unit
     return [np.array(sorted(part), np.int64) for part in parts]
@@ -72,12 +76,18 @@ def split(
 def write_lists(
     records: FileRecords, parts: Sequence[np.ndarray], folder: pathlib.Path
 ) -> list[tuple[pathlib.Path, int]]:
-    """Writes a list a part: path (relative to the list), label (a number), class (its name).
+    """Writes one CSV list per split, with path (relative to the list), label number and class name.
 
-    A list of an empty part is taken away: it would be of an earlier split, whose parts overlap.
+    An existing list of an empty split is deleted: it would belong to an earlier division, whose
+    splits overlap with these.
+
+    Args:
+        records: Records that are divided.
+        parts: Record numbers of the training, validation and test split.
+        folder: Folder of the lists; created if it does not exist.
 
     Returns:
-        (file, number of pictures) of every part that is not empty.
+        Path of the list and number of images, for every split that is not empty.
 
     Raises:
         UserError: The folder cannot be written.
@@ -88,7 +98,7 @@ def write_lists(
         paths = [folder / f"{name}.csv" for name in PARTS]
         for path in paths:
             if (target := pathlib.Path(os.path.realpath(path))).is_file():
-                target.unlink()  # not a link, which stays
+                target.unlink()  # deletes the target of a symbolic link and keeps the link
         return [
             (_write(records, part, path), len(part))
             for path, part in zip(paths, parts, strict=True)
@@ -106,15 +116,28 @@ def split_source(
     fractions: Sequence[float],
     seed: int,
 ) -> list[tuple[pathlib.Path, int]]:
-    """Scans a folder or list, leaves out what is broken, splits the rest and writes the lists.
+    """Scans a folder or list, excludes broken images, divides the rest and writes the lists.
+
+    Args:
+        source: Folder of images, or list of image files.
+        folder: Folder of the lists; created if it does not exist.
+        options: Image options of the run.
+        fractions: Fraction of the images in the training, validation and test split.
+        seed: Seed of the order.
+
+    Returns:
+        Path of the list and number of images, for every split that is not empty.
 
     Raises:
-        UserError: More is broken than ``options.max_rejected`` allows, or the fractions are no
-            shares of a whole.
+        UserError: More images are excluded than ``options.max_rejected`` allows, the fractions do
+            not sum to 1, the source is no folder or list, or ``folder`` cannot be written.
     """
     records, index, _ = examine(source, options)
     if not isinstance(records, FileRecords):
-        raise UserError(f"{source} is no folder or list of files; its splits are its own")
+        raise UserError(
+            f"{source} is not a folder or list of files; only these can be split, other formats "
+            "define their own splits"
+        )
     check_share(index, records.name, options.max_rejected)
     kept = index.kept
     records = dataclasses.replace(
@@ -133,9 +156,9 @@ def _write(records: FileRecords, part: np.ndarray, path: pathlib.Path) -> pathli
     rows: list[tuple[Any, ...]] = [("path", "label", "class") if labelled else ("path",)]
     prefix = os.path.relpath(records.root, path.parent)
     for i in part:
-        place = pathlib.Path(prefix, records.names[i]).as_posix()
+        path_in_list = pathlib.Path(prefix, records.names[i]).as_posix()
         number = -1 if records.labels is None else int(records.labels[i])
         label = (number, records.classes[number]) if number >= 0 else ("", "")
-        rows.append((place, *label) if labelled else (place,))
+        rows.append((path_in_list, *label) if labelled else (path_in_list,))
     write_text(path, csv_text(rows))
     return path

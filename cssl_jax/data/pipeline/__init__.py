@@ -1,4 +1,4 @@
-"""Input pipelines: from examples of a source to batches of views on the devices."""
+"""Input pipelines: turn the examples of a source into batches of views on the devices."""
 
 from cssl_jax.lazy import submodules
 

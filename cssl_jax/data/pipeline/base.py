@@ -1,4 +1,4 @@
-"""From the sampler to a batch on the device: resident, streamed, or with views from the host."""
+"""Input pipelines: resident images, streamed images, or views made on the host."""
 
 import dataclasses
 import functools
@@ -21,23 +21,29 @@ from cssl_jax.runtime import spmd
 
 Batch = dict[str, Any]
 HostBatch = dict[str, np.ndarray]
-RESIDENT_SHARE = 0.25  # of a device's memory that resident images may take
-HOST_LIMIT = 2**30  # bytes, where a device does not tell its memory (CPU)
+RESIDENT_FRACTION = 0.25  # maximum fraction of a device's memory that resident images may use
+HOST_LIMIT = 2**30  # bytes; used where a device does not report its memory (CPU)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """One way from example numbers to views; the subclasses differ in where the work is done.
+    """Base class: turns example indices into batches of views.
+
+    The subclasses differ in which work is done on the host and which on the device.
 
     Attributes:
-        source: The training part.
-        sampler: Its order.
-        policy: Of the augmentation.
-        views: Group -> views an example; one group for now.
+        source: Training split.
+        sampler: Order of the examples of ``source``.
+        policy: Augmentation policy.
+        views: Number of views per example, by group name; one group, except in ``PairPipeline``.
         size: Side of a view in pixels.
-        mean: A channel, on the scale [0, 1].
-        std: A channel.
-        rows: Rows of the global batch that this process feeds.
+        mean: Mean per channel, on the scale [0, 1].
+        std: Standard deviation per channel, on the scale [0, 1].
+        rows: int [r], rows of the global batch that this process provides.
+        constant_host_batch: True if every step has the same host batch, so that one transfer to the
+            devices serves all steps.
+        split_constants: True if each device holds a part of the constants, not a copy; see
+            ``spmd.put_constants``.
     """
 
     source: Source
@@ -48,17 +54,17 @@ class Pipeline:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     rows: np.ndarray
-    constant_host_batch: ClassVar[bool] = False  # every step is fed the same: one transfer does
-    split_constants: ClassVar[bool] = False  # a part a device, see ``spmd.put_constants``
+    constant_host_batch: ClassVar[bool] = False
+    split_constants: ClassVar[bool] = False
 
     @property
     def constants(self) -> HostBatch:
-        """Arrays to put on the devices once."""
+        """Arrays that are put on the devices once, before the first step."""
         return {}
 
     @property
     def work(self) -> Work:
-        """What the host's engines, and whoever repeats the draws, need to know."""
+        """Description of the views, for the host backends and for code that repeats the draws."""
         (count,) = self.views.values()
         return Work(
             source=self.source,
@@ -71,19 +77,29 @@ class Pipeline:
 
     @property
     def kernels(self) -> str:
-        """What makes the views, "opencv" or "jax"; the compiled step is JAX."""
+        """Library that makes the views, "opencv" or "jax"; always "jax" in the compiled step."""
         return "jax"
 
     def with_kernels(self, kernels: str) -> "Pipeline":
-        """The same whose host makes views by ``kernels``, where a host does."""
+        """Copy whose host makes views by ``kernels``; unchanged if the device makes the views."""
         return self
 
     def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
-        """What each step in [start, stop) is fed, this process's rows."""
+        """Yields the host batch of each step in [start, stop), with this process's rows."""
         raise NotImplementedError
 
     def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
-        """The batch of this device's rows; runs in the compiled step."""
+        """Builds the batch of this device's rows; runs inside the compiled step.
+
+        Args:
+            step: int32 scalar, step number.
+            constants: ``constants`` on the device.
+            host_batch: This device's rows r of an item of ``host_batches``.
+
+        Returns:
+            views: normalized float [r, k, size, size, C] per group; index int32 [r]; key uint32
+            [r, 2]; mask bool [r]; and label int32 [r] if the source has labels.
+        """
         raise NotImplementedError
 
     def _labelled(self, host_batch: HostBatch) -> HostBatch:
@@ -93,7 +109,7 @@ class Pipeline:
 
     def _augment(self, images: jax.Array, key: jax.Array) -> jax.Array:
         (count,) = self.views.values()
-        # Without the barriers XLA fuses the draws into what reads them and repeats them a pixel.
+        # Without the barrier XLA fuses the draws into their consumers and repeats them per pixel.
         drawn = jax.lax.optimization_barrier(sample_views(key, self.policy, count))
         return batched.apply_views(images, drawn, policy=self.policy, size=self.size)
 
@@ -105,35 +121,35 @@ class Pipeline:
 
 
 class ArrayPipeline(Pipeline):
-    """Images lie in an array and are augmented on the device."""
+    """Base class for images in a host array that are augmented on the device."""
 
     @property
     def images(self) -> np.ndarray:
-        """uint8 [size, H, W, C]."""
+        """All training images, uint8 [n, H, W, C]."""
         assert isinstance(self.source, ArraySource)  # see ``choose``
         return self.source.images
 
 
 class ResidentPipeline(ArrayPipeline):
-    """Images lie on the device; the whole way from row number to view is in the compiled step."""
+    """All images are stored on every device; sampling and augmentation run in the compiled step."""
 
     constant_host_batch = True
 
     @property
     def constants(self) -> HostBatch:
-        """Images and, where there are some, labels."""
+        """Images uint8 [n, H, W, C] and, if the source has labels, labels int32 [n]."""
         constants = {"images": self.images}
         if self.source.labels is not None:
             constants["labels"] = self.source.labels.astype(np.int32)
         return constants
 
     def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
-        """Row numbers, the same at every step."""
+        """Yields the same row numbers, int32 [r], at every step."""
         for _ in range(start, stop):
             yield {"row": self.rows.astype(np.int32)}
 
     def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
-        """Draws, gathers and augments."""
+        """Samples example indices, gathers their images and augments them."""
         drawn = self.sampler.draw(step, host_batch["row"], jnp)
         index, key = jax.lax.optimization_barrier(drawn)
         rows = self._rows(constants, index)
@@ -146,7 +162,7 @@ class ResidentPipeline(ArrayPipeline):
 
 
 class SplitResidentPipeline(ResidentPipeline):
-    """The same with a part of the images on each device: each step fetches its rows from all."""
+    """Each device stores a part of the images; every step fetches its rows from all devices."""
 
     split_constants = True
 
@@ -155,52 +171,53 @@ class SplitResidentPipeline(ResidentPipeline):
 
 
 class StreamPipeline(ArrayPipeline):
-    """The host gathers images, the device augments them."""
+    """The host gathers the images of each step, and the device augments them."""
 
     def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
-        """Images with their numbers and keys."""
+        """Yields images uint8 [r, H, W, C] with their indices, keys and labels."""
         for step in range(start, stop):
             index, key = self.sampler.draw(step, self.rows)
             yield self._labelled({"images": self.images[index], "index": index, "key": key})
 
     def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
-        """Augments."""
+        """Augments and normalizes the images of a host batch."""
         return self._batch(self._augment(host_batch["images"], host_batch["key"]), host_batch)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HostPipeline(Pipeline):
-    """The host reads, decodes, crops and resizes, and by choice does the rest as well.
+    """The host reads, decodes, crops and resizes, and optionally applies the rest of the policy.
 
     Attributes:
-        engine: "tf" (tf.data) or "threads".
-        whole: The host applies the whole policy and the device normalises only.
-        asked: Kernels to make the views by, see ``Work``; "" is the best that is installed.
+        engine: Backend that runs the work on the host, "tf" (tf.data) or "threads".
+        whole: True if the host applies the whole policy and the device only normalizes.
+        requested_kernels: Library that makes the views, "opencv" or "jax". The default "" selects
+            the best one that is installed; see ``painter.kernels``.
     """
 
     engine: Literal["tf", "threads"]
     whole: bool
-    asked: str = ""
+    requested_kernels: str = ""
 
     @property
     def kernels(self) -> str:
-        """What makes the views; OpenCV only where it can, whatever was asked for."""
+        """Library that makes the views; "opencv" only if OpenCV supports the policy exactly."""
         best = painter.kernels(self.policy, self.source.channels, whole=self.whole)
-        return "jax" if self.asked == "jax" else best
+        return "jax" if self.requested_kernels == "jax" else best
 
     def with_kernels(self, kernels: str) -> "HostPipeline":
-        """The same with other kernels."""
-        return dataclasses.replace(self, asked=kernels)
+        """Copy that requests other kernels."""
+        return dataclasses.replace(self, requested_kernels=kernels)
 
     @property
     def work(self) -> Work:
-        """With what makes the views."""
+        """Description of the views, including the kernels and the host's part of the policy."""
         return dataclasses.replace(super().work, whole=self.whole, kernels=self.kernels)
 
     def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
-        """Views, uint8, with their numbers and keys."""
+        """Yields views uint8 [r, k, size, size, C] with their indices, keys and labels."""
         batches: Any
-        if self.engine == "tf":  # TensorFlow is loaded by those who use it only
+        if self.engine == "tf":  # imported here: other backends run without TensorFlow
             from cssl_jax.data.pipeline.tf import batches
         else:
             from cssl_jax.data.pipeline.threads import batches
@@ -208,7 +225,7 @@ class HostPipeline(Pipeline):
             yield self._labelled(host_batch)
 
     def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
-        """Finishes what the host left, and normalises."""
+        """Applies the operations that the host skipped, and normalizes."""
         views = host_batch["views"]
         if not self.whole:
             drawn = sample_views(host_batch["key"], self.policy, views.shape[1])
@@ -237,64 +254,68 @@ def choose(
     memory: int | None,
     devices: int,
 ) -> tuple[str, str]:
-    """Picks a pipeline by name, with the reason.
+    """Chooses a pipeline for a source and the data options.
 
     Args:
-        source: The training part.
-        augment_on: "auto", "device", "host" or "split".
-        resident: Keep the images on the devices, all on each or "split"; None decides by size.
-        engine: "auto", "tf" or "threads".
-        memory: Bytes of one device, or None where it does not tell.
-        devices: Of all processes.
+        source: Training split.
+        augment_on: Placement of the augmentation: "auto", "device", "host" or "split".
+        resident: True keeps all images on each device, "split" keeps a part on each, False keeps
+            them on the host. None decides by size.
+        engine: Host backend: "auto", "tf" or "threads".
+        memory: Memory of one device in bytes; None if the device does not report it.
+        devices: Number of devices of all processes.
+
+    Returns:
+        Name of the pipeline (a key of ``PIPELINES``), and the reason for the choice.
 
     Raises:
-        UserError: The wishes contradict each other.
+        UserError: The options contradict each other, or TensorFlow is requested but not installed.
     """
     arrays = isinstance(source, ArraySource)
     if resident and (not arrays or augment_on in ("host", "split")):
-        kind = f"data.augment_on={augment_on}" if arrays else "pictures that the host decodes"
+        kind = f"data.augment_on={augment_on}" if arrays else "images that the host decodes"
         raise UserError(
             f"data.resident and {kind} exclude each other: resident images are an array that the "
-            "device augments; drop one of the two"
+            "device augments; remove one of the two options"
         )
     if augment_on == "device" and not arrays:
         raise UserError(
-            "data.augment_on=device needs pictures of one size that fit in memory; these are "
-            "decoded and cropped on the host: leave data.augment_on out, or set it to split"
+            "data.augment_on=device needs images of one size that fit in memory; these images are "
+            "decoded and cropped on the host: omit data.augment_on, or set it to split"
         )
     if augment_on in ("host", "split") or not arrays:
         return _choose_engine(engine, augment_on)
     assert isinstance(source, ArraySource)
     if resident == "split":
         split = devices > 1
-        return ("resident-split" if split else "resident"), "resident data, split, were asked for"
+        return ("resident-split" if split else "resident"), "split resident data is requested"
     if resident is not None:
-        request = "resident data was asked for" if resident else "resident data was turned off"
+        request = "resident data is requested" if resident else "resident data is turned off"
         return ("resident" if resident else "stream"), request
-    limit = HOST_LIMIT if memory is None else int(memory * RESIDENT_SHARE)
+    limit = HOST_LIMIT if memory is None else int(memory * RESIDENT_FRACTION)
     nbytes = source.images.nbytes
-    what = f"{nbytes / 2**20:.1f} MiB of images"
-    allowed = f"the {limit / 2**20:.0f} MiB allowed on a device"
+    needed = f"{nbytes / 2**20:.1f} MiB of images"
+    allowed = f"the {limit / 2**20:.0f} MiB allowed per device"
     if nbytes <= limit:
-        return "resident", f"{what} fit {allowed}"
-    # Simulated devices, which do not tell their memory, share it.
+        return "resident", f"{needed} fit {allowed}"
+    # Simulated devices do not report their memory and share the host's, so splitting saves nothing.
     if memory is not None and spmd.rows_held(nbytes, devices) <= limit:
-        return "resident-split", f"{what} exceed {allowed}; a part on each of {devices} fits"
-    return "stream", f"{what} exceed {allowed}"
+        return "resident-split", f"{needed} exceed {allowed}; a part on each of {devices} fits"
+    return "stream", f"{needed} exceed {allowed}"
 
 
 def _choose_engine(engine: str, augment_on: str) -> tuple[str, str]:
     installed = importlib.util.find_spec("tensorflow") is not None
     if engine == "tf" and not installed:
         raise UserError(
-            "data.engine=tf needs TensorFlow, which is not installed; leave data.engine out for "
-            "the threads that do the same, or `pip install tensorflow`"
+            "data.engine=tf needs TensorFlow, which is not installed; omit data.engine to use "
+            "threads, which do the same work, or `pip install tensorflow`"
         )
     if engine == "auto":
         engine = "tf" if installed else "threads"
-    by = "tf.data" if engine == "tf" else "threads"
+    backend = "tf.data" if engine == "tf" else "threads"
     if not painter.installed():
-        by += " without OpenCV (several times as slow: pip install opencv-python-headless)"
+        backend += " without OpenCV (several times as slow: pip install opencv-python-headless)"
     if augment_on == "host":
-        return engine, f"augmentation on the host was asked for; {by} does it"
-    return f"{engine}-split", f"{by} decodes, crops and resizes; the device does the rest"
+        return engine, f"augmentation on the host is requested; {backend} does it"
+    return f"{engine}-split", f"{backend} decodes, crops and resizes; the device does the rest"

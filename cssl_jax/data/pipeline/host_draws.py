@@ -1,4 +1,4 @@
-"""What the host's two engines, TensorFlow and threads, share: draws made by JAX on the CPU."""
+"""Augmentation parameters that JAX draws on the CPU for both host backends, tf.data and threads."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,25 +16,27 @@ from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.errors import UserError
 
-PREFETCH = 2  # batches; a fixed number bounds the memory
+PREFETCH = 2  # batches that are made ahead; a fixed number bounds the memory
 Drawn = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
-    """What an engine makes of a source: views uint8 [rows, views, size, size, C] a step.
+    """Description of the views, uint8 [rows, views, size, size, C] per step, that the host makes.
 
     Attributes:
-        source: The training part.
-        sampler: Says which example goes where, and its key.
-        policy: Of the augmentation.
-        views: Views an example.
+        source: Training split.
+        sampler: Order of the examples and their keys.
+        policy: Augmentation policy.
+        views: Number of views per example.
         size: Side of a view, in pixels.
-        whole: Apply the whole policy; else crop and resize only, the rest is the device's.
-        rows: Rows of the global batch that this process feeds.
-        parallelism: Examples worked on at a time; 0 is one a core.
-        kernels: What makes the views: "opencv", or "jax" (compiled JAX, and TensorFlow's operations
-            where tf.data reads); see ``painter.kernels``.
+        whole: True if the host applies the whole policy. False if it only crops and resizes, and
+            the device applies the rest.
+        rows: int [r], rows of the global batch that this process provides.
+        parallelism: Number of examples processed at the same time. The default 0 means one per
+            core.
+        kernels: Library that makes the views: "opencv", or "jax" (compiled JAX, plus TensorFlow
+            operations in the tf.data backend); see ``painter.kernels``.
     """
 
     source: Source
@@ -49,18 +51,28 @@ class Work:
 
     @property
     def workers(self) -> int:
-        """Examples worked on at a time."""
+        """Number of examples processed at the same time."""
         return self.parallelism or cores()
 
 
 def draws(
-    work: Work, also: Callable[[Drawn], Drawn] = lambda drawn: drawn
+    work: Work, select: Callable[[Drawn], Drawn] = lambda drawn: drawn
 ) -> Callable[[np.ndarray, np.ndarray], Drawn]:
-    """Compiles (index int32 [r], keys uint32 [r, 2]) -> parameters, leaves [r, views, ...].
+    """Compiles the function that draws the parameters of all views of a host batch.
 
-    Beside what ``policy.sample`` gives there are box int32 [r, views, 4]: top, left, height, width;
-    halvings int32 [r], with which a JPEG is to be decoded; and reduced_box, the box in what that
-    gives. ``also`` maps the parameters to what the engine takes.
+    Args:
+        work: Description of the views.
+        select: Traceable function that maps all parameters to those that the backend needs. The
+            default keeps all of them.
+
+    Returns:
+        A function (index int32 [r], keys uint32 [r, 2]) -> parameters, leaves [r, views, ...]. In
+        addition to the entries of ``policy.sample`` there are box int32 [r, views, 4] (top, left,
+        height, width, in pixels), halvings int32 [r] (a JPEG is decoded at 2**-halvings of its
+        size) and reduced_box int32 [r, views, 4] (the box in the reduced image).
+
+    Raises:
+        UserError: JAX runs without its CPU backend.
     """
     source = work.source
     reducible = np.zeros(len(source), bool)
@@ -71,9 +83,9 @@ def draws(
         drawn = sample_views(keys, work.policy, work.views)
         height, width = sizes[:, :1], sizes[:, 1:]
         box = jnp.stack(geometry.crop_box(drawn, height, width, policy=work.policy), -1)
-        halvings = jnp.where(reducible, _halvings(box, work.size), 0)
-        reduced = _reduced(box, halvings[:, None, None])
-        return also({**drawn, "box": box, "halvings": halvings, "reduced_box": reduced})
+        halvings = jnp.where(reducible, _max_halvings(box, work.size), 0)
+        reduced = _reduce_box(box, halvings[:, None, None])
+        return select({**drawn, "box": box, "halvings": halvings, "reduced_box": reduced})
 
     rows = len(work.rows)
     compiled = on_cpu(
@@ -85,40 +97,53 @@ def draws(
     return lambda index, keys: compiled(keys, source.sizes[index], reducible[index])
 
 
-def _halvings(box: jax.Array, size: int) -> jax.Array:
-    """int32 [r]: how often a picture's sides halve with no window [r, views, 4] below ``size``.
+def _max_halvings(box: jax.Array, size: int) -> jax.Array:
+    """Maximum number of halvings that keep every crop at least ``size`` pixels high and wide.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size from fewer coefficients of its blocks.
+    A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size from fewer DCT coefficients per block.
+
+    Args:
+        box: int32 [r, views, 4], crops (top, left, height, width).
+        size: Side of a view in pixels.
+
+    Returns:
+        int32 [r], 0 to 3.
     """
     smallest = jnp.min(box[..., 2:], axis=(-2, -1))
     return sum((smallest >= size << n).astype(jnp.int32) for n in (1, 2, 3))  # type: ignore[return-value]
 
 
-def _reduced(box: jax.Array, halvings: jax.Array) -> jax.Array:
-    """The whole pixels of the reduced picture that hold the box: less than one more on a side."""
+def _reduce_box(box: jax.Array, halvings: jax.Array) -> jax.Array:
+    """Smallest box of whole pixels of the reduced image that contains the box.
+
+    Each side is widened by less than one pixel of the reduced image.
+    """
     start = box[..., :2] >> halvings
     end = -(-(box[..., :2] + box[..., 2:]) >> halvings)
     return jnp.concatenate([start, end - start], -1)
 
 
 def on_cpu(function: Callable[..., Any], *shapes: Any) -> Callable[..., Any]:
-    """Compiles for the CPU, whatever JAX's default is; NumPy in, NumPy out.
+    """Compiles a function for the CPU, whatever the default backend of JAX is.
 
-    Compiled by the caller, since ``jax.enable_x64`` and other settings that hold for a thread would
-    not be seen in the threads that run it.
+    Compilation happens in the calling thread, since ``jax.enable_x64`` and other thread-local
+    settings have no effect in the threads that run the compiled function.
 
     Args:
-        function: To compile.
-        shapes: Of its arguments, pytrees of ``jax.ShapeDtypeStruct``.
+        function: Traceable function to compile.
+        shapes: Shapes and dtypes of the arguments, pytrees of ``jax.ShapeDtypeStruct``.
+
+    Returns:
+        The compiled function, from NumPy arrays to NumPy arrays.
 
     Raises:
-        UserError: JAX was told to leave out its CPU backend.
+        UserError: JAX runs without its CPU backend.
     """
     try:
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
         raise UserError(
-            f"JAX runs without its CPU backend, which the host pipeline draws on ({error}); "
+            f"JAX runs without its CPU backend, which the host pipeline needs ({error}); "
             "add ',cpu' to JAX_PLATFORMS, or augment on the device"
         ) from error
     placement = jax.sharding.SingleDeviceSharding(cpu)

@@ -1,4 +1,4 @@
-"""Examples read and their views made by OpenCV: what both engines use where it is installed."""
+"""Views made by OpenCV, for both host backends (tf.data and threads), if OpenCV is installed."""
 
 import importlib.util
 import threading
@@ -9,28 +9,31 @@ import PIL.Image
 
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.data.pipeline.host_draws import Work
-from cssl_jax.data.pipeline.interpolation import places
+from cssl_jax.data.pipeline.interpolation import tap_positions
 from cssl_jax.data.pipeline.render import parameters_of
 
-# (examples int [n], halvings [n], boxes [n, views, 4], vectors [n, views, K], out uint8
-# [n, views, size, size, C]): the views are written to ``out``.
+# Function (examples int [n], halvings int [n], boxes int [n, views, 4], vectors float32
+# [n, views, K], out uint8 [n, views, size, size, C]) that writes the views to ``out``.
 Paint = Callable[..., None]
 DECODED = 2**24  # bytes that each thread reserves for a decoded image; larger images are allocated
-TOGETHER = 8  # examples in one task: alone, each pays for going through a queue
+TASK_EXAMPLES = 8  # examples per task, which spreads the cost of the queue over several examples
 
 
 def installed() -> bool:
-    """Whether there is an OpenCV."""
+    """True if OpenCV is installed."""
     return importlib.util.find_spec("cv2") is not None
 
 
 def kernels(policy: ImagePolicy, channels: int, *, whole: bool) -> str:
-    """What makes views on this host: OpenCV where it is installed and exact, else compiled JAX.
+    """Chooses the library that makes views on this host.
 
     Args:
         policy: Augmentation policy.
         channels: Number of image channels; OpenCV handles up to 4.
-        whole: Whether the host applies the whole policy, which may have an affine map.
+        whole: True if the host applies the whole policy, which may include an affine map.
+
+    Returns:
+        "opencv" if OpenCV is installed and computes the policy exactly, else "jax".
     """
     if channels > 4 or not installed():
         return "jax"
@@ -40,12 +43,18 @@ def kernels(policy: ImagePolicy, channels: int, *, whole: bool) -> str:
 
 
 def painter(work: Work) -> Paint:
-    """A function that reads some examples and makes their views, rounded; for several threads."""
+    """Builds the function that reads examples and writes their views, rounded to uint8.
+
+    Several threads may call the function at the same time: the buffers are per thread.
+
+    Args:
+        work: Description of the views.
+    """
     from cssl_jax.augment.image.opencv import Canvas
 
     policy, size, channels = work.policy, work.size, work.source.channels
     parameters = parameters_of(policy)
-    own = threading.local()
+    buffers = threading.local()
 
     def paint(
         examples: np.ndarray,
@@ -54,19 +63,19 @@ def painter(work: Work) -> Paint:
         vectors: np.ndarray,
         out: np.ndarray,
     ) -> None:
-        if not hasattr(own, "canvas"):
-            own.canvas, own.resizer = Canvas(policy, size, channels), Resizer(policy)
-            own.picture = np.empty(DECODED, np.uint8)
-        canvas = own.canvas
+        if not hasattr(buffers, "canvas"):
+            buffers.canvas, buffers.resizer = Canvas(policy, size, channels), Resizer(policy)
+            buffers.decoded = np.empty(DECODED, np.uint8)
+        canvas = buffers.canvas
         for number, example in enumerate(examples):
-            picture = work.source.image(int(example), int(halvings[number]), own.picture)
+            image = work.source.image(int(example), int(halvings[number]), buffers.decoded)
             drawn = zip(boxes[number].tolist(), vectors[number], out[number], strict=True)
             for (top, left, height, width), vector, view in drawn:
-                own.resizer(picture[top : top + height, left : left + width], canvas.pixels)
+                buffers.resizer(image[top : top + height, left : left + width], canvas.pixels)
                 if work.whole:
-                    of_view = parameters(vector)
-                    canvas.finish(of_view)
-                    canvas.write(view, of_view)
+                    view_parameters = parameters(vector)
+                    canvas.finish(view_parameters)
+                    canvas.write(view, view_parameters)
                 else:
                     canvas.write(view)
 
@@ -74,49 +83,61 @@ def painter(work: Work) -> Paint:
 
 
 class Resizer:
-    """Resizes cuts of any size to squares, in memory of its own; for one thread."""
+    """Resizes crops of any size to squares.
+
+    The object reuses its own buffers between calls, so it belongs to one thread.
+
+    Args:
+        policy: Augmentation policy, which names the kernel and the antialiasing.
+    """
 
     def __init__(self, policy: ImagePolicy) -> None:
         self._kernel, self._antialias = policy.interpolation, policy.antialias
         self._memory = np.empty((2, 0), np.float32)
 
-    def __call__(self, cut: np.ndarray, out: np.ndarray) -> None:
-        """Cut uint8 [h, w, C] -> out float32 [size, size, C] in [0, 255], not rounded."""
+    def __call__(self, crop: np.ndarray, out: np.ndarray) -> None:
+        """Resizes a crop without rounding.
+
+        Args:
+            crop: uint8 [h, w, C].
+            out: float32 [size, size, C], receives the result in [0, 255].
+        """
         import cv2
 
-        (height, width, channels), size = cut.shape, len(out)
+        (height, width, channels), size = crop.shape, len(out)
         if (height, width) == (size, size):
-            out[...] = cut
+            out[...] = crop
             return
-        if cut.size > self._memory.shape[1]:
-            self._memory = np.empty((2, cut.size), np.float32)
-        x, planes = self._memory[:, : cut.size]
-        x = x.reshape(cut.shape)
-        x[...] = cut
+        if crop.size > self._memory.shape[1]:
+            self._memory = np.empty((2, crop.size), np.float32)
+        x, planes = self._memory[:, : crop.size]
+        x = x.reshape(crop.shape)
+        x[...] = crop
         shrinks = max(height, width) > size
         if self._kernel == "bilinear" and not (self._antialias and shrinks):
             cv2.resize(x, (size, size), dst=out, interpolation=cv2.INTER_LINEAR)
         elif self._antialias:
             kernel = PIL.Image.Resampling[self._kernel.upper()]
-            parts = [
+            images = [
                 PIL.Image.fromarray(x)
                 for x in cv2.split(x, [*planes.reshape(channels, height, width)])
             ]
-            resized = [np.asarray(part.resize((size, size), kernel)) for part in parts]
+            resized = [np.asarray(image.resize((size, size), kernel)) for image in images]
             cv2.merge(resized, dst=out)
-        else:  # OpenCV's own cubic kernel is another one
+        else:  # not cv2.resize: the cubic kernel of OpenCV is a different one
             for _ in range(2):  # rows, then columns
-                x = cv2.transpose(_rows_weighed(x, size, self._kernel))
+                x = cv2.transpose(_resize_rows(x, size, self._kernel))
             out[...] = x.reshape(out.shape)
-        if self._kernel == "bicubic":  # which overshoots
+        if self._kernel == "bicubic":  # the bicubic kernel overshoots
             np.clip(out, 0.0, 255.0, out=out)
 
 
-def _rows_weighed(x: np.ndarray, size: int, kernel: str) -> np.ndarray:
-    """Interpolates the first axis without antialiasing: [n, ...] -> [size, ...]."""
+def _resize_rows(x: np.ndarray, size: int, kernel: str) -> np.ndarray:
+    """Interpolates the first axis without antialiasing: [n, ...] -> float32 [size, ...]."""
     total = np.zeros((size, *x.shape[1:]), np.float32)
     row = np.empty_like(total)
-    for tap, weight in zip(*places(len(x), size, kernel), strict=True):
-        x.take(tap, 0, out=row, mode="clip")  # all within; the default would copy
+    for tap, weight in zip(*tap_positions(len(x), size, kernel), strict=True):
+        # Every index is valid; the default mode "raise" would buffer the output.
+        x.take(tap, 0, out=row, mode="clip")
         total += np.multiply(row, weight.reshape(-1, *[1] * (x.ndim - 1)), out=row)
     return total

@@ -1,4 +1,4 @@
-"""Batches of pairs: an example of one source with one of another, each drawn in its own order."""
+"""Pipeline of paired batches: examples of two sources, each source in its own random order."""
 
 import dataclasses
 from collections.abc import Generator
@@ -10,25 +10,30 @@ from cssl_jax.data.pipeline.base import Batch, HostBatch, Pipeline
 from cssl_jax.data.pipeline.host_draws import Work
 from cssl_jax.data.sampler import Sampler
 
-_PREFIX = "target_"  # of what the second source feeds
-_STREAM = 2**32  # seeds are below: the second source's draws are not the first's
+_PREFIX = "target_"  # of the names of the second source's arrays
+_STREAM = 2**32  # greater than every seed: the two sources' draws are independent
 
 
 def target_sampler(size: int, like: Sampler) -> Sampler:
-    """The order of a second source of ``size`` examples, which goes on through its own epochs."""
+    """Order of a second source, which has its own epochs.
+
+    Args:
+        size: Number of examples in the second source.
+        like: Sampler of the first source, whose batch size and seed are used.
+    """
     return Sampler(size, like.batch_size, like.seed + _STREAM)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairPipeline(Pipeline):
-    """Two pipelines side by side; the fields of ``Pipeline`` are those of the first.
+    """Runs two pipelines side by side; the fields of ``Pipeline`` are those of the first.
 
-    A batch is the first's, with the views of the second as groups of their own and "target_index".
-    Labels of the second source go nowhere.
+    A batch is the batch of the first pipeline, plus the views of the second as separate groups and
+    "target_index". Labels of the second source are dropped.
 
     Attributes:
-        first: Of the source whose epochs are the run's.
-        second: Of the other, with the same rows.
+        first: Pipeline of the source whose epochs define the epochs of the run.
+        second: Pipeline of the other source, with the same rows.
     """
 
     first: Pipeline
@@ -36,54 +41,54 @@ class PairPipeline(Pipeline):
 
     @classmethod
     def of(cls, first: Pipeline, second: Pipeline) -> "PairPipeline":
-        """The pair of two pipelines."""
+        """Builds the pair of two pipelines."""
         shared = {field.name: getattr(first, field.name) for field in dataclasses.fields(Pipeline)}
         views = {**first.views, **second.views}
         return cls(**{**shared, "views": views}, first=first, second=second)
 
     @property
     def constants(self) -> HostBatch:
-        """Of both."""
-        return _joined(self.first.constants, self.second.constants)
+        """Constants of both pipelines; the names of the second's begin with "target_"."""
+        return _join(self.first.constants, self.second.constants)
 
     @property
     def work(self) -> Work:
-        """The first's: views of the second are not recorded."""
+        """Description of the first pipeline's views; the view log omits those of the second."""
         return self.first.work
 
     @property
     def kernels(self) -> str:
-        """The first's."""
+        """Library that makes the views of the first pipeline, "opencv" or "jax"."""
         return self.first.kernels
 
     def with_kernels(self, kernels: str) -> "PairPipeline":
-        """The pair of both with other kernels."""
-        first, second = (part.with_kernels(kernels) for part in (self.first, self.second))
+        """Copy in which both pipelines use other kernels."""
+        first, second = (pipeline.with_kernels(kernels) for pipeline in (self.first, self.second))
         return PairPipeline.of(first, second)
 
     def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
-        """Of both, step by step."""
-        parts = self.first.host_batches(start, stop), self.second.host_batches(start, stop)
+        """Yields the host batch of both pipelines for each step in [start, stop)."""
+        streams = self.first.host_batches(start, stop), self.second.host_batches(start, stop)
         try:
-            for first, second in zip(*parts, strict=True):
-                yield _joined(first, second)
-        finally:
-            for part in parts:
-                part.close()
+            for first, second in zip(*streams, strict=True):
+                yield _join(first, second)
+        finally:  # both streams own threads, which end when the streams are closed
+            for stream in streams:
+                stream.close()
 
     def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
-        """The first's batch with the views of the second."""
-        own = self.first.make_batch(step, constants, host_batch)
-        other = self.second.make_batch(step, _second(constants), _second(host_batch))
-        views = {**own["views"], **other["views"]}
-        return {**own, "views": views, f"{_PREFIX}index": other["index"]}
+        """Builds the first pipeline's batch, with the views and indices of the second added."""
+        first = self.first.make_batch(step, constants, host_batch)
+        second = self.second.make_batch(step, _select_second(constants), _select_second(host_batch))
+        views = {**first["views"], **second["views"]}
+        return {**first, "views": views, f"{_PREFIX}index": second["index"]}
 
 
-def _joined(first: HostBatch, second: HostBatch) -> HostBatch:
+def _join(first: HostBatch, second: HostBatch) -> HostBatch:
     return {**first, **{_PREFIX + name: value for name, value in second.items()}}
 
 
-def _second(joined: dict[str, Any]) -> dict[str, Any]:
+def _select_second(joined: dict[str, Any]) -> dict[str, Any]:
     return {
         name.removeprefix(_PREFIX): value
         for name, value in joined.items()

@@ -1,4 +1,4 @@
-"""Each step's input on the devices, made ahead of the step that takes it."""
+"""Prefetching: prepares each step's input on the devices before the step needs it."""
 
 import queue
 import threading
@@ -10,20 +10,23 @@ from jax.sharding import Mesh
 from cssl_jax.data.pipeline.base import Pipeline
 from cssl_jax.runtime import spmd
 
-HANGING = 5.0  # seconds that a read which does not come is waited for at the end
+HANGING = 5.0  # maximum seconds to wait at the end of a run for a read that hangs
 
 
 def place_host_batches(
     pipeline: Pipeline, mesh: Mesh, backend: str, start: int, stop: int
 ) -> Generator[Any]:
-    """What the steps [start, stop) are fed; for resident data one transfer serves them all.
+    """Yields the host batch of each step in [start, stop), placed on the devices.
+
+    A background thread prepares the batches. If all host batches are identical (resident data), a
+    single transfer serves all steps.
 
     Args:
-        pipeline: Where the input is made.
-        mesh: Of devices.
-        backend: As for ``spmd.data_parallel``.
+        pipeline: Pipeline that makes the host batches.
+        mesh: Device mesh over which the rows are divided.
+        backend: Parallelism backend, as for ``spmd.data_parallel``.
         start: First step.
-        stop: One past the last.
+        stop: Last step plus one.
     """
     host_batches = pipeline.host_batches(start, stop)
     if pipeline.constant_host_batch:
@@ -40,14 +43,21 @@ def _repeat(host_batches: Iterator[Any], mesh: Mesh, backend: str) -> Generator[
 
 
 def prefetch(items: Generator[Any], place: Callable[[Any], Any], depth: int = 2) -> Generator[Any]:
-    """Yields ``place(item)`` made by a thread that keeps ``depth`` of them ready.
+    """Yields ``place(item)`` for each item, computed ahead by a thread.
 
-    An error in the thread is raised here; closing the generator ends the thread and ``items``.
+    Errors in the thread are raised in the consumer. Closing the generator stops the thread and
+    closes ``items``.
+
+    Args:
+        items: Source of items, which only the thread reads.
+        place: Function applied to each item in the thread.
+        depth: Maximum number of results that wait in the queue.
     """
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
     closed = threading.Event()
 
     def offer(kind: str, value: Any) -> bool:
+        # Waits in short intervals, so that a closed consumer stops a thread with a full queue.
         while not closed.is_set():
             try:
                 ready.put((kind, value), timeout=0.1)
@@ -62,7 +72,7 @@ def prefetch(items: Generator[Any], place: Callable[[Any], Any], depth: int = 2)
                 if not offer("item", place(item)):
                     return
             offer("end", None)
-        except BaseException as error:  # handed over, whatever it is
+        except BaseException as error:  # every kind of error is passed to the consumer
             offer("error", error)
         finally:
             items.close()
@@ -79,4 +89,4 @@ def prefetch(items: Generator[Any], place: Callable[[Any], Any], depth: int = 2)
             yield value
     finally:
         closed.set()
-        thread.join(timeout=HANGING)  # a read that hangs must not keep a run from ending
+        thread.join(timeout=HANGING)  # a read that hangs must not prevent a run from ending

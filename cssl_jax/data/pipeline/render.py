@@ -1,7 +1,7 @@
-"""Views of one picture, made on the host by compiled JAX; what both engines share.
+"""Views of one image, made on the host by compiled JAX; shared by both host backends.
 
-A view's parameters travel as one vector: handing over a dozen small arrays takes longer than the
-arithmetic.
+The parameters of a view are passed as one vector: passing a dozen small arrays takes longer than
+the arithmetic on them.
 """
 
 from collections.abc import Callable
@@ -24,111 +24,135 @@ Finisher = Callable[[Any, np.ndarray], np.ndarray]
 
 
 def vectors(policy: ImagePolicy) -> Callable[[Drawn], Drawn]:
-    """A map for ``host_draws.draws``: leaves [r, views, ...] to what an engine takes of them.
+    """Builds the ``select`` function for ``host_draws.draws`` that packs parameters into vectors.
 
-    Which is halvings int32 [r], box int32 [r, views, 4] (in what the halvings leave) and vector
-    float32 [r, views, K].
+    Args:
+        policy: Augmentation policy, which determines the number K of parameters.
+
+    Returns:
+        A function from leaves [r, views, ...] to halvings int32 [r], box int32 [r, views, 4] (in
+        pixels of the reduced image) and vector float32 [r, views, K].
     """
     _, _, names = _layout(policy)
 
     def ravel(drawn: Drawn) -> Drawn:
         parameters = {name: drawn[name] for name in names}
-        one = lambda view: ravel_pytree(view)[0]  # noqa: E731
-        vector = jax.vmap(jax.vmap(one))(parameters).astype(np.float32)
+        ravel_view = lambda view: ravel_pytree(view)[0]  # noqa: E731
+        vector = jax.vmap(jax.vmap(ravel_view))(parameters).astype(np.float32)
         return {"halvings": drawn["halvings"], "box": drawn["reduced_box"], "vector": vector}
 
     return ravel
 
 
 def parameters_of(policy: ImagePolicy) -> Callable[[np.ndarray], dict[str, Any]]:
-    """The way back for one view: float32 [K] -> parameters by name, NumPy numbers and vectors."""
+    """Builds the inverse of ``vectors`` for one view.
+
+    Args:
+        policy: Augmentation policy that the vectors were drawn from.
+
+    Returns:
+        A function from a vector float32 [K] to the parameters by name, NumPy scalars and vectors.
+    """
     keys = jax.ShapeDtypeStruct((2,), np.uint32)
     shapes = jax.eval_shape(lambda key: sample(key, policy), keys)
     ends = np.cumsum([int(np.prod(x.shape)) for x in shapes.values()]).tolist()
-    places: dict[str, int | slice] = {
+    positions: dict[str, int | slice] = {
         name: slice(end - x.size, end) if x.shape else end - 1
         for (name, x), end in zip(shapes.items(), ends, strict=True)
     }
-    return lambda vector: {name: vector[place] for name, place in places.items()}
+    return lambda vector: {name: vector[position] for name, position in positions.items()}
 
 
 def viewer(work: Work) -> Viewer:
-    """Compiles (picture uint8 [h, w, C], boxes [views, 4], vectors [views, K]) -> views.
+    """Compiles the function that makes all views of one image.
+
+    Args:
+        work: Description of the views.
 
     Returns:
-        A function whose result is uint8 [views, size, size, C], rounded.
+        A function (image uint8 [h, w, C], boxes int [views, 4], vectors float32 [views, K]) ->
+        views uint8 [views, size, size, C], rounded.
     """
     channels, size, kernel = work.source.channels, work.size, work.policy.interpolation
     if work.policy.antialias:
         planes = jax.ShapeDtypeStruct((work.views, channels, size, size), np.float32)
         finish = _finisher(work, lambda x: x, planes)
 
-        def antialiased(picture: np.ndarray, boxes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-            cuts = (picture[y : y + height, x : x + width] for y, x, height, width in boxes)
-            return finish(np.stack([decode.resample(cut, size, kernel) for cut in cuts]), drawn)
+        def antialiased(image: np.ndarray, boxes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+            crops = (image[y : y + height, x : x + width] for y, x, height, width in boxes)
+            return finish(np.stack([decode.resample(crop, size, kernel) for crop in crops]), drawn)
 
         return antialiased
     weigh = _finisher(
         work,
-        lambda seen: interpolation.weigh(seen, channels),
+        lambda taps: interpolation.weigh(taps, channels),
         interpolation.Taps.shapes(work.views, size, kernel),
     )
 
-    def plain(picture: np.ndarray, boxes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        return weigh(interpolation.gather(interpolation.pack(picture), boxes, size, kernel), drawn)
+    def plain(image: np.ndarray, boxes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        return weigh(interpolation.gather(interpolation.pack(image), boxes, size, kernel), drawn)
 
     return plain
 
 
 def finisher(work: Work, examples: int) -> Finisher:
-    """Compiles (crops float32 [n, views, size, size, C], vectors [n, views, K]) -> views.
+    """Compiles the function that applies the rest of the policy to resized crops.
 
-    Of several examples in one call, which costs as much Python as that of one.
+    One call handles several examples, since its overhead in Python does not depend on their number.
 
     Args:
-        work: With ``whole``.
-        examples: The largest n.
+        work: Description of the views, with ``whole`` set.
+        examples: Maximum number n of examples per call.
 
     Returns:
-        A function of crops in [0, 255] whose result is uint8, of the shape of the crops.
+        A function (crops float32 [n, views, size, size, C] in [0, 255], vectors float32
+        [n, views, K]) -> views uint8 of the shape of the crops.
     """
-    side, channels, most = work.size, work.source.channels, examples * work.views
-    crops = jax.ShapeDtypeStruct((most, side, side, channels), np.float32)
+    side, channels, capacity = work.size, work.source.channels, examples * work.views
+    crops = jax.ShapeDtypeStruct((capacity, side, side, channels), np.float32)
     finish = _finisher(work, lambda x: jnp.moveaxis(x, -1, 0), crops)
 
     def function(crops: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         flat = [x.reshape(-1, *x.shape[2:]) for x in (crops, drawn)]
-        missing = most - len(flat[0])
-        if missing:  # at the end of a run
+        missing = capacity - len(flat[0])
+        if missing:  # the last group of a run may be smaller than the compiled shape
             flat = [np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) for x in flat]
-        return finish(*flat)[: most - missing].reshape(crops.shape)
+        return finish(*flat)[: capacity - missing].reshape(crops.shape)
 
     return function
 
 
-def _finisher(work: Work, planes: Callable[[Any], jax.Array], seen: Any) -> Finisher:
-    """Finishes every view, which ``planes`` makes, [C, size, size], of its part of ``seen``."""
+def _finisher(work: Work, to_planes: Callable[[Any], jax.Array], inputs: Any) -> Finisher:
+    """Compiles the function that applies the rest of the policy to each view.
+
+    Args:
+        work: Description of the views.
+        to_planes: Traceable function from the input of one view to float [C, size, size].
+        inputs: Shapes and dtypes of the inputs of all views, with a leading axis of views.
+    """
     vector, unravel, _ = _layout(work.policy)
 
-    def finished(one: tuple[Any, jax.Array]) -> jax.Array:
-        x = planes(one[0])
+    def finish_view(view: tuple[Any, jax.Array]) -> jax.Array:
+        x = to_planes(view[0])
         if work.whole:
             x = x.astype(float) / 255
-            x = per_image.finish(x, unravel(one[1]), policy=work.policy) * 255
+            x = per_image.finish(x, unravel(view[1]), policy=work.policy) * 255
         return jnp.moveaxis(jnp.round(x).astype(np.uint8), 0, -1)
 
-    each = jax.ShapeDtypeStruct((jax.tree.leaves(seen)[0].shape[0], *vector.shape), vector.dtype)
-    # One view after the other, so that it is compiled once and its bits don't hang on the others.
-    return host_draws.on_cpu(lambda *of_views: lax.map(finished, of_views), seen, each)
+    count = jax.tree.leaves(inputs)[0].shape[0]
+    vectors_shape = jax.ShapeDtypeStruct((count, *vector.shape), vector.dtype)
+    # One view after the other: the code is compiled once, and the bits of a view do not depend on
+    # the other views.
+    return host_draws.on_cpu(lambda *views: lax.map(finish_view, views), inputs, vectors_shape)
 
 
 def _layout(
     policy: ImagePolicy,
 ) -> tuple[jax.Array, Callable[[jax.Array], Parameters], tuple[str, ...]]:
-    """(a vector float32 [K], what makes parameters of it, their names) of one view."""
+    """Vector layout of one view: a vector float32 [K], its inverse map, and the parameter names."""
     keys = jax.ShapeDtypeStruct((2,), np.uint32)
-    one = jax.eval_shape(lambda key: sample(key, policy), keys)
-    # Under x64 too: the threads that hand vectors over do not see the setting.
-    exact = {np.dtype(np.float64): np.dtype(np.float32)}
-    zeros = {name: np.zeros(x.shape, exact.get(x.dtype, x.dtype)) for name, x in one.items()}
+    shapes = jax.eval_shape(lambda key: sample(key, policy), keys)
+    # float32 under x64 too: the setting has no effect in the threads that pass the vectors.
+    narrowed = {np.dtype(np.float64): np.dtype(np.float32)}
+    zeros = {name: np.zeros(x.shape, narrowed.get(x.dtype, x.dtype)) for name, x in shapes.items()}
     return *ravel_pytree(zeros), tuple(zeros)

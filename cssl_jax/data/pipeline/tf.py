@@ -1,6 +1,7 @@
-"""Input by tf.data: order, threads, batches and prefetching; OpenCV or TensorFlow makes the views.
+"""Host backend on tf.data, which provides order, threads, batches and prefetching.
 
-``augment.image.policy`` samples the parameters (JAX, on the CPU): TensorFlow draws nothing.
+OpenCV or TensorFlow makes the views. ``augment.image.policy`` samples their parameters (JAX, on the
+CPU), so TensorFlow draws no random numbers.
 """
 
 import atexit
@@ -15,30 +16,35 @@ from cssl_jax.data.pipeline.host_draws import PREFETCH, Work
 from cssl_jax.data.pipeline.render import vectors
 from cssl_jax.errors import RunError
 
-tf.config.set_visible_devices([], "GPU")  # they are JAX's; TensorFlow would take all their memory
+tf.config.set_visible_devices([], "GPU")  # TensorFlow would reserve all memory of JAX's devices
 
 
 def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
     """Yields the augmented batches of the steps [start, stop).
 
-    A step's bits depend on neither ``work.parallelism`` nor ``start``. Closing the generator ends
-    the work behind it. Memory holds ``PREFETCH`` batches of views besides the one in use, one
-    decoded image a worker and, without OpenCV, the crops of a few examples a worker.
+    The bits of a step do not depend on ``work.parallelism`` or ``start``. Closing the generator
+    stops the threads. Memory holds ``PREFETCH`` batches of views in addition to the one in use, one
+    decoded image per worker and, without OpenCV, the crops of a few examples per worker.
+
+    Args:
+        work: Description of the views.
+        start: First step.
+        stop: Last step plus one.
 
     Yields:
         views uint8 [r, views, size, size, C] (rounded), index int32 [r] and key uint32 [r, 2], for
-        the r rows. Without OpenCV ``views`` is TensorFlow's own memory and read-only.
+        the r rows. Without OpenCV ``views`` is read-only memory of TensorFlow.
 
     Raises:
-        UserError: JAX was told to leave out its CPU backend.
-        RunError: A picture has changed since it was scanned.
+        UserError: JAX runs without its CPU backend.
+        RunError: An image has changed since it was scanned, or TensorFlow cannot decode it.
     """
-    troubles: list[BaseException] = []
-    build = _painted if work.kernels == "opencv" else tf_kernels.views
-    dataset, views_of = build(work, start, stop, troubles)
+    errors: list[BaseException] = []
+    build = _opencv_views if work.kernels == "opencv" else tf_kernels.views
+    dataset, fetch_views = build(work, start, stop, errors)
     dataset = dataset.prefetch(PREFETCH).with_options(_options(work.workers))
     running = [dataset.as_numpy_iterator()]
-    # Its threads call Python: were it to outlive the interpreter, the process would never end.
+    # The iterator's threads call Python. A process whose interpreter exits first would never end.
     atexit.register(running.clear)
     try:
         for step in range(start, stop):
@@ -46,10 +52,12 @@ def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]
             try:
                 element = next(running[0])
             except tf.errors.OpError as error:
-                if not troubles:  # of the decoder: say which picture it was, here or one step on
+                # Without a Python error the decoder failed. Reading the images of this step and of
+                # the prefetched next one with Pillow raises an error that names a damaged file.
+                if not errors:
                     for number in (*index, *work.sampler.draw(step + 1, work.rows)[0]):
                         work.source.image(int(number))
-                if not troubles:
+                if not errors:
                     numbers = {*index, *work.sampler.draw(step + 1, work.rows)[0]}
                     names = tf_kernels.undecodable(work.source, sorted(map(int, numbers)))
                     raise RunError(
@@ -57,55 +65,65 @@ def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]
                         f"({error.message.splitlines()[0]}); run the same command with "
                         "--data.engine threads to continue"
                     ) from error
-                raise troubles[0] from None
-            yield {"views": views_of(element), "index": index, "key": key}
+                raise errors[0] from None
+            yield {"views": fetch_views(element), "index": index, "key": key}
     finally:
         atexit.unregister(running.clear)
         running.clear()
 
 
-def _painted(
-    work: Work, start: int, stop: int, troubles: list[BaseException]
+def _opencv_views(
+    work: Work, start: int, stop: int, errors: list[BaseException]
 ) -> tuple[tf.data.Dataset, Callable[[np.ndarray], np.ndarray]]:
-    """A dataset of steps whose views OpenCV has made, and what fetches the views of one.
+    """Builds a dataset of steps whose views OpenCV makes.
 
-    The views stay where OpenCV wrote them. As tensors they would be copied three times, into memory
-    that the system hands out anew each time.
+    The views stay in the arrays that OpenCV writes to. As tensors they would be copied three times,
+    each time into newly allocated memory.
+
+    Args:
+        work: Description of the views.
+        start: First step.
+        stop: Last step plus one.
+        errors: List that receives errors of Python code in TensorFlow's threads.
+
+    Returns:
+        The dataset, whose elements hold the step number, and the function that maps an element to
+        its views uint8 [r, views, size, size, C].
     """
     draw, paint = host_draws.draws(work, vectors(work.policy)), painter.painter(work)
-    rows, together = len(work.rows), painter.TOGETHER
+    rows, group_size = len(work.rows), painter.TASK_EXAMPLES
     shape = (rows, work.views, work.size, work.size, work.source.channels)
-    being_made: dict[int, np.ndarray] = {}
+    views_by_step: dict[int, np.ndarray] = {}
     names = ("number", "halvings", "box", "vector")
 
     def groups() -> Iterator[tuple[Any, ...]]:
         for step in range(start, stop):
             index, key = work.sampler.draw(step, work.rows)
             drawn = {"number": index, **draw(index, key)}
-            being_made[step] = np.empty(shape, np.uint8)
-            for first in range(0, rows, together):
-                yield step, first, *(drawn[name][first : first + together] for name in names)
+            views_by_step[step] = np.empty(shape, np.uint8)
+            for first in range(0, rows, group_size):
+                yield step, first, *(drawn[name][first : first + group_size] for name in names)
 
     def fill(step: np.ndarray, first: np.ndarray, *drawn: np.ndarray) -> np.ndarray:
         try:
-            paint(*drawn, being_made[int(step)][first : first + together])
-        except BaseException as error:  # TensorFlow would keep its name only
-            troubles.append(error)
+            paint(*drawn, views_by_step[int(step)][first : first + group_size])
+        except BaseException as error:  # TensorFlow would keep only the name of the error
+            errors.append(error)
             raise
         return step
 
     @tf.autograph.experimental.do_not_convert
-    def filled(*group: tf.Tensor) -> tf.Tensor:
+    def fill_group(*group: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(fill, group, tf.int64, stateful=True), ())
 
     index, key = work.sampler.draw(start, work.rows)
     drawn = {"number": index, **draw(index, key)}
     scalar = tf.TensorSpec((), tf.int64)
-    parts = (tf.TensorSpec((None, *drawn[name].shape[1:]), drawn[name].dtype) for name in names)
-    dataset = tf.data.Dataset.from_generator(groups, output_signature=(scalar, scalar, *parts))
-    dataset = dataset.map(filled, num_parallel_calls=work.workers, deterministic=True)
-    # As many groups as a step has: of each its step comes.
-    return dataset.batch(-(-rows // together)), lambda step: being_made.pop(int(step[0]))
+    specs = (tf.TensorSpec((None, *drawn[name].shape[1:]), drawn[name].dtype) for name in names)
+    dataset = tf.data.Dataset.from_generator(groups, output_signature=(scalar, scalar, *specs))
+    dataset = dataset.map(fill_group, num_parallel_calls=work.workers, deterministic=True)
+    # One element per step: its groups, each of which returns the step number.
+    return dataset.batch(-(-rows // group_size)), lambda step: views_by_step.pop(int(step[0]))
 
 
 def _options(parallelism: int) -> tf.data.Options:
@@ -114,6 +132,6 @@ def _options(parallelism: int) -> tf.data.Options:
     options.autotune.enabled = False
     options.experimental_optimization.inject_prefetch = False
     options.threading.private_threadpool_size = parallelism
-    # One thread an operation: sums over an image then have one order, so the same bits everywhere.
+    # One thread per operation fixes the order of sums over an image, so the bits are reproducible.
     options.threading.max_intra_op_parallelism = 1
     return options

@@ -1,4 +1,4 @@
-"""Views by TensorFlow's own operations and compiled JAX: for hosts without OpenCV."""
+"""Views made by TensorFlow operations and compiled JAX, for hosts without OpenCV."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,19 +13,24 @@ from cssl_jax.data.pipeline.render import finisher, vectors
 from cssl_jax.data.sources.base import ArraySource, Source
 from cssl_jax.data.sources.images import ImageSource
 
-TOGETHER = 16  # examples finished in one call: alone, each pays for going through Python
+CALL_EXAMPLES = 16  # examples per call, which spreads the overhead of Python over several examples
 
 
 def views(
-    work: Work, start: int, stop: int, troubles: list[BaseException]
+    work: Work, start: int, stop: int, errors: list[BaseException]
 ) -> tuple[tf.data.Dataset, Callable[[np.ndarray], np.ndarray]]:
-    """A dataset of every step's views, uint8 [r, views, size, size, C], and what fetches them.
+    """Builds a dataset of the views of every step.
 
     Args:
-        work: What is made.
+        work: Description of the views.
         start: First step.
-        stop: One after the last.
-        troubles: Takes the errors of Python code, which TensorFlow would tell the name of only.
+        stop: Last step plus one.
+        errors: List that receives errors of Python code in TensorFlow's threads, since TensorFlow
+            would report only their names.
+
+    Returns:
+        The dataset, whose elements are views uint8 [r, views, size, size, C], and the function that
+        maps an element to its views (the identity).
     """
     draw, open_image = host_draws.draws(work, vectors(work.policy)), _opener(work.source)
 
@@ -34,33 +39,33 @@ def views(
         return {"number": index, **open_image.inputs(index), **draw(index, key)}
 
     @tf.autograph.experimental.do_not_convert
-    def cropped(example: Drawn) -> Any:
-        picture, boxes = open_image.open(example, troubles), tf.unstack(example["box"], work.views)
-        crops = tf.stack([_crop_and_resize(picture, box, work.policy, work.size) for box in boxes])
+    def crop_views(example: Drawn) -> Any:
+        image, boxes = open_image.open(example, errors), tf.unstack(example["box"], work.views)
+        crops = tf.stack([_crop_and_resize(image, box, work.policy, work.size) for box in boxes])
         if work.whole:
             return crops, example["vector"]
-        return tf.cast(crops + 0.5, tf.uint8)  # rounds: nothing is below 0
+        return tf.cast(crops + 0.5, tf.uint8)  # the cast truncates; no value is negative
 
     @tf.autograph.experimental.do_not_convert
-    def finished(crops: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
-        made = tf.numpy_function(finish, [crops, drawn], tf.uint8, stateful=False)
-        return tf.ensure_shape(made, crops.shape)
+    def finish_views(crops: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
+        finished = tf.numpy_function(finish, [crops, drawn], tf.uint8, stateful=False)
+        return tf.ensure_shape(finished, crops.shape)
 
     parallel = {"num_parallel_calls": work.workers, "deterministic": True}
     signature = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in inputs(start).items()}
     dataset = tf.data.Dataset.from_generator(
         lambda: map(inputs, range(start, stop)), output_signature=signature
     )
-    dataset = dataset.unbatch().map(cropped, **parallel)
+    dataset = dataset.unbatch().map(crop_views, **parallel)
     if work.whole:
-        together = min(TOGETHER, len(work.rows))
-        finish = finisher(work, together)
-        dataset = dataset.batch(together).map(finished, **parallel).unbatch()
+        group_size = min(CALL_EXAMPLES, len(work.rows))
+        finish = finisher(work, group_size)
+        dataset = dataset.batch(group_size).map(finish_views, **parallel).unbatch()
     return dataset.batch(len(work.rows)), lambda views: views
 
 
-class _Arrays:
-    """Images in memory travel with the parameters."""
+class _ArrayOpener:
+    """Passes images that are in memory through the dataset, with the parameters."""
 
     def __init__(self, source: ArraySource) -> None:
         self._source = source
@@ -68,14 +73,15 @@ class _Arrays:
     def inputs(self, index: np.ndarray) -> Drawn:
         return {"image": self._source.images[index]}
 
-    def open(self, example: Drawn, troubles: list[BaseException]) -> tf.Tensor:
+    def open(self, example: Drawn, errors: list[BaseException]) -> tf.Tensor:
         return example["image"]
 
 
-class _Pictures:
-    """Pictures are read where they are needed; TensorFlow decodes those it decodes as Pillow does.
+class _FileOpener:
+    """Reads and decodes encoded images in the threads of tf.data.
 
-    All else (other formats, EXIF orientation, CMYK, 16 bits) is Pillow's, in the same thread.
+    TensorFlow decodes the JPEGs for which it gives the same pixels as Pillow. Pillow decodes all
+    others (other formats, EXIF orientation, CMYK, 16 bits) in the same thread.
     """
 
     def __init__(self, source: ImageSource) -> None:
@@ -86,19 +92,19 @@ class _Pictures:
         inputs = {"plain": self._plain[index]}
         return inputs if self._files is None else {**inputs, "file": self._files[index]}
 
-    def open(self, example: Drawn, troubles: list[BaseException]) -> tf.Tensor:
+    def open(self, example: Drawn, errors: list[BaseException]) -> tf.Tensor:
         def call(function: Callable[[int], Any], dtype: tf.DType) -> tf.Tensor:
             def guarded(number: np.ndarray) -> Any:
                 try:
                     return function(int(number))
-                except BaseException as error:  # TensorFlow would keep its name only
-                    troubles.append(error)
+                except BaseException as error:  # TensorFlow would keep only the name of the error
+                    errors.append(error)
                     raise
 
             return tf.numpy_function(guarded, [example["number"]], dtype, stateful=False)
 
         def encoded() -> tf.Tensor:
-            if "file" in example:  # no Python, which one thread at a time could run
+            if "file" in example:  # avoids Python, which only one thread can run at a time
                 return tf.io.read_file(example["file"])
             return call(self._source.encoded, tf.string)
 
@@ -112,12 +118,20 @@ class _Pictures:
             ]
             return tf.switch_case(example["halvings"], decoders)
 
-        picture = tf.cond(example["plain"], decode_jpeg, lambda: call(self._source.image, tf.uint8))
-        return tf.ensure_shape(picture, (None, None, self._source.channels))
+        image = tf.cond(example["plain"], decode_jpeg, lambda: call(self._source.image, tf.uint8))
+        return tf.ensure_shape(image, (None, None, self._source.channels))
 
 
 def undecodable(source: Source, numbers: list[int]) -> str:
-    """Names of the images, among a few, that TensorFlow cannot decode."""
+    """Names the images that TensorFlow cannot decode, for an error message.
+
+    Args:
+        source: Source of encoded images.
+        numbers: Numbers of the images to try.
+
+    Returns:
+        The name of the source and the file names, or "an image of the batch" if none fails.
+    """
     assert isinstance(source, ImageSource)
     names = []
     for number in numbers:
@@ -131,23 +145,24 @@ def undecodable(source: Source, numbers: list[int]) -> str:
     return f"{source.name}: {', '.join(names) or 'an image of the batch'}"
 
 
-def _opener(source: Source) -> "_Arrays | _Pictures":
+def _opener(source: Source) -> "_ArrayOpener | _FileOpener":
     if isinstance(source, ArraySource):
-        return _Arrays(source)
+        return _ArrayOpener(source)
     assert isinstance(source, ImageSource)
-    return _Pictures(source)
+    return _FileOpener(source)
 
 
-def _crop_and_resize(
-    picture: tf.Tensor, box: tf.Tensor, policy: ImagePolicy, size: int
-) -> tf.Tensor:
-    """float32 [size, size, C] in [0, 255]; TensorFlow cuts and resizes faster than any Python."""
-    if policy.uses("crop") or picture.shape[:2] != (size, size):
+def _crop_and_resize(image: tf.Tensor, box: tf.Tensor, policy: ImagePolicy, size: int) -> tf.Tensor:
+    """Crops and resizes one image to float32 [size, size, C] in [0, 255].
+
+    TensorFlow operations do this faster than Python code.
+    """
+    if policy.uses("crop") or image.shape[:2] != (size, size):
         top, left, height, width = tf.unstack(box)
-        picture = picture[top : top + height, left : left + width]
-        picture = tf.image.resize(
-            picture, (size, size), policy.interpolation, antialias=policy.antialias
+        image = image[top : top + height, left : left + width]
+        image = tf.image.resize(
+            image, (size, size), policy.interpolation, antialias=policy.antialias
         )
-        if policy.interpolation == "bicubic":  # which overshoots
-            picture = tf.clip_by_value(picture, 0.0, 255.0)
-    return tf.cast(picture, tf.float32)
+        if policy.interpolation == "bicubic":  # the bicubic kernel overshoots
+            image = tf.clip_by_value(image, 0.0, 255.0)
+    return tf.cast(image, tf.float32)

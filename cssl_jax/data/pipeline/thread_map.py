@@ -1,4 +1,4 @@
-"""Threads that work a little ahead, in order and in bounded memory."""
+"""Ordered parallel map on threads, in bounded memory."""
 
 import collections
 import os
@@ -11,14 +11,18 @@ B = TypeVar("B")
 
 
 def cores() -> int:
-    """Of this process, which may be allowed fewer than the machine has."""
+    """Number of CPU cores that this process may use, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """``map`` by one thread a core, in order, no more than a few items ahead of the reader."""
+    """Applies a function to items in threads and yields the results in order.
+
+    There is one thread per core. At most four items per thread are processed ahead of the consumer,
+    which bounds the memory.
+    """
     workers = cores()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="cssl-ahead")
     pending: collections.deque[Future[B]] = collections.deque()

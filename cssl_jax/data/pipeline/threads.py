@@ -1,4 +1,4 @@
-"""The policy applied on the host by threads: the twin of ``tf_pipeline`` without TensorFlow."""
+"""Host backend on Python threads: equivalent to ``pipeline.tf``, without TensorFlow."""
 
 import collections
 from collections.abc import Iterator
@@ -14,18 +14,30 @@ HostBatch = dict[str, np.ndarray]
 
 
 def batches(work: Work, start: int, stop: int) -> Iterator[HostBatch]:
-    """Yields what ``pipeline.tf.batches`` yields, by the same contract.
+    """Yields the augmented batches of the steps [start, stop), like ``pipeline.tf.batches``.
 
-    Memory holds ``PREFETCH`` batches of views besides the one in use, and one decoded image a
-    worker.
+    Memory holds ``PREFETCH`` batches of views in addition to the one in use, and one decoded image
+    per worker.
+
+    Args:
+        work: Description of the views.
+        start: First step.
+        stop: Last step plus one.
+
+    Yields:
+        views uint8 [r, views, size, size, C] (rounded), index int32 [r] and key uint32 [r, 2].
+
+    Raises:
+        UserError: JAX runs without its CPU backend.
+        RunError: An image has changed since it was scanned.
     """
     draw = host_draws.draws(work, vectors(work.policy))
-    together, paint = _painter(work)
+    group_size, paint = _painter(work)
     channels, rows = work.source.channels, len(work.rows)
     pool = ThreadPoolExecutor(work.workers, thread_name_prefix="cssl-views")
     pending: collections.deque[tuple[HostBatch, list[Future]]] = collections.deque()
 
-    def finished() -> HostBatch:
+    def wait_for_oldest() -> HostBatch:
         host_batch, tasks = pending.popleft()
         for task in tasks:
             task.result()
@@ -38,23 +50,23 @@ def batches(work: Work, start: int, stop: int) -> Iterator[HostBatch]:
             views = np.empty((rows, work.views, work.size, work.size, channels), np.uint8)
             inputs = index, drawn["halvings"], drawn["box"], drawn["vector"], views
             tasks = [
-                pool.submit(paint, *(x[first : first + together] for x in inputs))
-                for first in range(0, rows, together)
+                pool.submit(paint, *(x[first : first + group_size] for x in inputs))
+                for first in range(0, rows, group_size)
             ]
             pending.append(({"views": views, "index": index, "key": key}, tasks))
             if len(pending) > PREFETCH:
-                yield finished()
+                yield wait_for_oldest()
         while pending:
-            yield finished()
+            yield wait_for_oldest()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _painter(work: Work) -> tuple[int, painter.Paint]:
-    """Examples in a task, and what makes their views; compiled JAX where OpenCV is missing."""
+    """Number of examples per task, and the function that makes their views."""
     if work.kernels == "opencv":
-        return painter.TOGETHER, painter.painter(work)
-    make = viewer(work)
+        return painter.TASK_EXAMPLES, painter.painter(work)
+    make_views = viewer(work)
 
     def paint(
         examples: np.ndarray,
@@ -65,6 +77,6 @@ def _painter(work: Work) -> tuple[int, painter.Paint]:
     ) -> None:
         for number, example in enumerate(examples):
             image = work.source.image(int(example), int(halvings[number]))
-            out[number] = make(image, boxes[number], drawn[number])
+            out[number] = make_views(image, boxes[number], drawn[number])
 
     return 1, paint

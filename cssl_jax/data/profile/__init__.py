@@ -1,4 +1,4 @@
-"""Measures each stage of an input pipeline and says which one limits it."""
+"""Measures each stage of an input pipeline and reports the one that limits it."""
 
 from cssl_jax.lazy import submodules
 

@@ -1,4 +1,4 @@
-"""What to change where a run waits for its input, by the pipeline that makes it."""
+"""Advice for a run that waits for its input, by kind of input pipeline."""
 
 import importlib.util
 
@@ -13,54 +13,55 @@ PLAIN_RESIZE = "resize without antialiasing by --augment.no-antialias in a new r
 
 
 def advice(pipeline: Pipeline) -> str:
-    """What limits the input and what to change, in words that end a sentence."""
+    """Likely limit of the input and what to change, as the end of a sentence without full stop."""
     pipeline = pipeline.first if isinstance(pipeline, PairPipeline) else pipeline
     return f"{_limit(pipeline)}; {change(pipeline)}"
 
 
 def host_cores() -> str:
-    """How many there are, in words."""
+    """Number of host cores of this process as text, such as "2 host cores"."""
     count = cores()
     return f"{count} host core{'s' if count > 1 else ''}"
 
 
 def _limit(pipeline: Pipeline) -> str:
-    """The likely one; ``profile.measure`` measures it."""
-    on = host_cores()
+    """Likely limit of the input as text; ``profile.measure`` measures the actual one."""
+    host = host_cores()
     if isinstance(pipeline, HostPipeline):
         if isinstance(pipeline.source, ArraySource):
             work = "augmentation" if pipeline.whole else "cropping and resizing"
-            return f"{work} on {on} is the limit"
+            return f"{work} on {host} is the limit"
         if pipeline.whole:
-            return f"decoding and augmentation on {on} are the limit"
-        return f"decoding on {on} is the limit"
+            return f"decoding and augmentation on {host} are the limit"
+        return f"decoding on {host} is the limit"
     if isinstance(pipeline, ResidentPipeline):
-        return f"the images lie on the device, so the {on} cannot send off steps fast enough"
+        return f"the images are on the device, so the {host} cannot dispatch steps fast enough"
     return "gathering images and sending them to the device is the limit"
 
 
 def change(pipeline: Pipeline) -> str:
-    """What to change where the host is the limit."""
+    """What to change if the host is the limit, as the end of a sentence without full stop."""
     if isinstance(pipeline, HostPipeline):
-        return _change_of_host(pipeline)
+        return _host_change(pipeline)
     if isinstance(pipeline, ResidentPipeline):
-        return "stop what else runs on them"
-    return f"keep them there with --data.resident True ({_mebibytes(pipeline)} MiB)"
+        return "stop other programs on these cores"
+    return f"keep the images on the device with --data.resident True ({_mebibytes(pipeline)} MiB)"
 
 
-def _change_of_host(pipeline: HostPipeline) -> str:
+def _host_change(pipeline: HostPipeline) -> str:
     if isinstance(pipeline.source, ArraySource):
-        return "leave it to the device with --data.augment-on device in a new run"
+        return "do it on the device with --data.augment-on device in a new run"
     if pipeline.whole:
         return (
-            "leave all but decoding and cropping to the device with --data.augment-on split in a "
-            "new run"
+            "do everything but decoding and cropping on the device with --data.augment-on split in "
+            "a new run"
         )
     ways = []
+    # Decoding time grows with the pixels of the file, whatever the size of the view.
     shorter = int(np.median(pipeline.source.sizes.min(axis=1)))
     if shorter > 2.5 * pipeline.size:
         ways.append(
-            f"store pictures at about twice the view's side ({2 * pipeline.size} px; now {shorter})"
+            f"store images at about twice the view's side ({2 * pipeline.size} px; now {shorter})"
         )
     if (pipeline.source.sizes == pipeline.source.sizes[0]).all():
         ways.append(
@@ -78,6 +79,6 @@ def _change_of_host(pipeline: HostPipeline) -> str:
 
 
 def _mebibytes(pipeline: Pipeline) -> str:
-    """Of all training images, decoded."""
+    """Size of all decoded training images in MiB, as text."""
     pixels = pipeline.source.sizes.astype(np.int64).prod(axis=1).sum()
     return f"{pixels * pipeline.source.channels / 2**20:.0f}"

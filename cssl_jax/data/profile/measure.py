@@ -1,9 +1,9 @@
-"""What each part of the input costs, taken apart by running a pipeline's own code in pieces.
+"""Measures the cost of each input stage by running the code of the pipeline itself in pieces.
 
-No stage is written a second time. A host engine runs with one stage more each time, and a stage is
-what it adds: pictures that are decoded already give cropping, the split gives decoding with it, the
-whole policy gives the augmentation. On the device the policy runs without and with all but the
-crop.
+No stage is implemented a second time. A host backend runs with one more stage each time, and the
+cost of a stage is the difference: images decoded beforehand give the cost of cropping, the split
+pipeline adds decoding, and the whole policy adds augmentation. On the device the policy runs once
+with the crop alone and once complete.
 """
 
 import collections
@@ -29,22 +29,26 @@ from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.runtime import spmd
 
-FOREVER = 2**30  # steps
-DECODED_LIMIT = 2**27  # bytes of pictures decoded beforehand
-IN_FLIGHT = 2  # steps, as in training
-TURNS = 3
+FOREVER = 2**30  # steps; more than any measurement runs
+DECODED_LIMIT = 2**27  # maximum bytes of images decoded beforehand
+IN_FLIGHT = 2  # dispatched steps that are not awaited, as in training
+TURNS = 3  # turns of each pipeline when several are compared
 
 
 def measure(
     pipeline: Pipeline, mesh: Mesh, *, backend: str = "shard_map", seconds: float = 3.0
 ) -> Measurement:
-    """Measures every stage apart and the whole; each takes ``seconds`` besides warming up.
+    """Measures every stage separately and the entire pipeline.
 
     Args:
-        pipeline: Its ``rows`` are the batch that is measured with.
-        mesh: Devices that the rows divide over.
-        backend: As for ``spmd.data_parallel``.
-        seconds: Of each measurement; at least one batch.
+        pipeline: Pipeline to measure; its ``rows`` are the batch of each measurement.
+        mesh: Device mesh over which the rows are divided.
+        backend: Parallelism backend, as for ``spmd.data_parallel``.
+        seconds: Duration of each measurement in seconds, after warming up. At least one batch is
+            measured.
+
+    Returns:
+        The cost of every stage and of the entire pipeline, in seconds per view.
     """
     platform = mesh.devices.flat[0].platform
     workers = cores() if platform == "cpu" else mesh.size
@@ -68,9 +72,9 @@ def measure(
 
 
 def _on_host(pipeline: Pipeline, seconds: float) -> dict[str, float]:
-    """Seconds a view of every stage that the host does."""
+    """Cost of every stage on the host, in seconds per view."""
     if isinstance(pipeline, StreamPipeline):
-        return {"gather": _feeding({"all": pipeline}, seconds)["all"]}
+        return {"gather": _host_batch_cost({"all": pipeline}, seconds)["all"]}
     if not isinstance(pipeline, HostPipeline):
         return {}
     pieces = {"split": dataclasses.replace(pipeline, whole=False)}
@@ -78,58 +82,59 @@ def _on_host(pipeline: Pipeline, seconds: float) -> dict[str, float]:
         pieces["crop"] = _with_decoded(pipeline, pipeline.source)
     if pipeline.whole:
         pieces["all"] = pipeline
-    cost = _feeding(pieces, seconds)
+    cost = _host_batch_cost(pieces, seconds)
     stages = {"crop + resize": cost["split"]}
     if isinstance(pipeline.source, ImageSource):
-        read = _reading(pipeline.source, pipeline, seconds)
-        decode = max(cost["split"] - cost["crop"] - read, 0.0)
+        read = _read_cost(pipeline.source, pipeline, seconds)
+        decode = max(cost["split"] - cost["crop"] - read, 0.0)  # noise may make it negative
         stages = {"read": read, "decode": decode, "crop + resize": cost["crop"]}
     if pipeline.whole:
         stages["augment"] = max(cost["all"] - cost["split"], 0.0)
     return stages
 
 
-def _feeding(pipelines: dict[str, Any], seconds: float) -> dict[str, float]:
-    """Seconds a view of making feeds and nothing else.
+def _host_batch_cost(pipelines: dict[str, Any], seconds: float) -> dict[str, float]:
+    """Cost of making host batches, in seconds per view, by pipeline.
 
-    Pipelines whose difference counts take turns, and of each the quickest turn counts: a busy
-    machine then slows all of them alike.
+    The pipelines take turns, and the fastest turn of each counts, so that other load on the machine
+    affects all of them equally. This matters because the caller uses their differences.
     """
     host_batches = {name: pipeline.host_batches(0, FOREVER) for name, pipeline in pipelines.items()}
     best = dict.fromkeys(pipelines, np.inf)
     try:
         for _ in range(TURNS):
-            for (
-                name,
-                batches,
-            ) in host_batches.items():  # the queue filled while the others had their turn
-                pace = _pace(batches, seconds / TURNS, PREFETCH + 1)
-                best[name] = min(best[name], pace / _batch_views(pipelines[name]))
+            for name, batches in host_batches.items():
+                # Discards the batches that were queued during the turns of the other pipelines.
+                batch_seconds = _seconds_per_batch(batches, seconds / TURNS, PREFETCH + 1)
+                best[name] = min(best[name], batch_seconds / _batch_views(pipelines[name]))
     finally:
         for batches in host_batches.values():
             batches.close()
     return best
 
 
-def _reading(source: ImageSource, pipeline: Pipeline, seconds: float) -> float:
-    """Seconds a view of reading encoded pictures in the order of the run."""
+def _read_cost(source: ImageSource, pipeline: Pipeline, seconds: float) -> float:
+    """Cost of reading encoded images in the order of the run, in seconds per view."""
     steps = (pipeline.sampler.draw(step, pipeline.rows)[0] for step in range(FOREVER))
     files = ahead(source.encoded, (int(n) for index in steps for n in index))
     with contextlib.closing(files):  # type: ignore[type-var]
         batches = iter(lambda: [next(files) for _ in pipeline.rows], None)
-        return _pace(batches, seconds, 1) / _batch_views(pipeline)
+        return _seconds_per_batch(batches, seconds, 1) / _batch_views(pipeline)
 
 
 def _with_decoded(pipeline: HostPipeline, source: ImageSource) -> HostPipeline:
-    """The same with some pictures decoded, all brought to their median height and width."""
+    """Copy of the pipeline whose source holds decoded images in memory.
+
+    Every image is cut or tiled to the median height and width of the source.
+    """
     height, width = np.median(source.sizes, axis=0).astype(int)
     count = DECODED_LIMIT // (int(height) * int(width) * source.channels)
     count = int(np.clip(count, 1, min(len(pipeline.rows), len(source))))
     images = np.empty((count, height, width, source.channels), np.uint8)
     for image, number in zip(images, pipeline.sampler.draw(0, pipeline.rows)[0], strict=False):
-        picture = source.image(int(number))
-        repeated = np.arange(height) % len(picture), np.arange(width) % picture.shape[1]
-        image[:] = picture[np.ix_(*repeated)]
+        decoded = source.image(int(number))
+        tiled = np.arange(height) % len(decoded), np.arange(width) % decoded.shape[1]
+        image[:] = decoded[np.ix_(*tiled)]
     return dataclasses.replace(
         pipeline,
         source=ArraySource(source.name, images),
@@ -145,31 +150,31 @@ def _with_decoded(pipeline: HostPipeline, source: ImageSource) -> HostPipeline:
 def _transfer(
     pipeline: Pipeline, mesh: Mesh, backend: str, host_batch: Any, seconds: float
 ) -> float:
-    """Seconds a view from the host's memory to the devices'."""
+    """Cost of the transfer from host memory to device memory, in seconds per view."""
 
-    def placed() -> Iterator[None]:
+    def transfers() -> Iterator[None]:
         while True:
             jax.block_until_ready(spmd.put_batch(host_batch, mesh, backend))
             yield
 
-    return _pace(placed(), seconds, 1) / _batch_views(pipeline)
+    return _seconds_per_batch(transfers(), seconds, 1) / _batch_views(pipeline)
 
 
 def _on_device(
     pipeline: Pipeline, mesh: Mesh, backend: str, host_batch: Any, seconds: float
 ) -> dict[str, float]:
-    """Seconds a view of every stage that the devices do."""
+    """Cost of every stage on the devices, in seconds per view."""
     placed = spmd.put_batch(host_batch, mesh, backend)
 
-    def cost(of: Pipeline) -> float:
-        run, constants = _runner(of, mesh, backend)
+    def cost(measured: Pipeline) -> float:
+        run, constants = _runner(measured, mesh, backend)
 
         def views() -> Iterator[None]:
             for step in itertools.count():
                 jax.block_until_ready(run(np.int32(step), constants, placed))
                 yield
 
-        return _pace(views(), seconds, 1) / _batch_views(of)
+        return _seconds_per_batch(views(), seconds, 1) / _batch_views(measured)
 
     whole = cost(pipeline)
     if isinstance(pipeline, HostPipeline):
@@ -179,13 +184,13 @@ def _on_device(
 
 
 def crop_alone(policy: ImagePolicy) -> ImagePolicy:
-    """The policy with nothing but its crop."""
+    """Copy of the policy in which every operation but the crop is off."""
     never = {name: (0.0,) for name in PROBABILITIES if name != "crop"}
     return dataclasses.replace(policy, **never, **NEUTRAL_AFFINE)  # type: ignore[arg-type]
 
 
 def _runner(pipeline: Pipeline, mesh: Mesh, backend: str) -> tuple[Any, Any]:
-    """(a compiled function of (step, constants, feed) that makes the views, constants)."""
+    """Compiled function (step, constants, host batch) -> views, and the placed constants."""
 
     def make_views(step: Any, constants: Any, host_batch: Any) -> Any:
         return pipeline.make_batch(step, constants, host_batch)["views"]
@@ -196,7 +201,7 @@ def _runner(pipeline: Pipeline, mesh: Mesh, backend: str) -> tuple[Any, Any]:
 
 
 def _whole(pipeline: Pipeline, mesh: Mesh, backend: str, seconds: float) -> float:
-    """Seconds a view of everything at once."""
+    """Cost of the entire pipeline with all stages overlapping, in seconds per view."""
     run, constants = _runner(pipeline, mesh, backend)
 
     def steps(host_batches: Iterator[Any]) -> Iterator[None]:
@@ -207,19 +212,18 @@ def _whole(pipeline: Pipeline, mesh: Mesh, backend: str, seconds: float) -> floa
                 jax.block_until_ready(pending.popleft())
             yield
 
+    warm_up = PREFETCH + IN_FLIGHT + 2  # batches in the queues must not count
     with contextlib.closing(
         place_host_batches(pipeline, mesh, backend, 0, FOREVER)
     ) as host_batches:
-        return _pace(steps(host_batches), seconds, PREFETCH + IN_FLIGHT + 2) / _batch_views(
-            pipeline
-        )
+        return _seconds_per_batch(steps(host_batches), seconds, warm_up) / _batch_views(pipeline)
 
 
-# ---------------------------------------------------------------------------------------- the clock
+# ------------------------------------------------------------------------------------------- timing
 
 
-def _pace(batches: Iterator[Any], seconds: float, warm_up: int) -> float:
-    """Seconds a batch, once ``warm_up`` are gone (compiling, filled queues)."""
+def _seconds_per_batch(batches: Iterator[Any], seconds: float, warm_up: int) -> float:
+    """Mean seconds per batch after ``warm_up`` batches (compilation, batches in the queues)."""
     for _ in range(warm_up):
         next(batches)
     count, start = 0, time.perf_counter()
@@ -230,4 +234,5 @@ def _pace(batches: Iterator[Any], seconds: float, warm_up: int) -> float:
 
 
 def _batch_views(pipeline: Pipeline) -> int:
+    """Number of views per batch."""
     return len(pipeline.rows) * sum(pipeline.views.values())

@@ -1,4 +1,4 @@
-"""What a measured input says: every stage's cost, what limits it, and what to change."""
+"""Result of measuring an input pipeline: cost of each stage, the limit, and what to change."""
 
 import collections
 import dataclasses
@@ -13,13 +13,15 @@ Side = Literal["host", "transfer", "device"]
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One part of the input.
+    """Measured cost of one stage of the input.
 
     Attributes:
-        name: In words.
-        side: Where it runs.
-        seconds: A view, with all workers at it; 0 where it is lost in the noise of a difference.
-        workers: Cores of the host, or devices; a CPU device counts its cores.
+        name: Name of the stage: "gather", "read", "decode", "crop + resize", "augment", "transfer"
+            or "normalise".
+        side: Place where the stage runs: "host", "transfer" or "device".
+        seconds: Seconds per view with all workers in parallel; 0 if the cost is below the noise of
+            the measurement.
+        workers: Number of host cores or of devices; for a CPU device, the number of its cores.
     """
 
     name: str
@@ -30,14 +32,14 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """Where the time of a pipeline goes.
+    """Measured cost of every stage of a pipeline.
 
     Attributes:
-        pipeline: What was measured.
-        platform: Of the devices; on "cpu" they are the host's cores.
-        devices: How many of them.
-        stages: In the order in which a view takes them.
-        whole: Seconds a view of all of it, as the train loop takes it but without a model.
+        pipeline: Pipeline that was measured.
+        platform: Platform of the devices; devices of the platform "cpu" use the host's cores.
+        devices: Number of devices.
+        stages: Stages in the order in which a view passes through them.
+        whole: Seconds per view of the entire pipeline, run as in training but without a model.
     """
 
     pipeline: Pipeline
@@ -48,10 +50,11 @@ class Measurement:
 
     @property
     def limit(self) -> Stage:
-        """The dearest stage of the side that holds up the others.
+        """Most expensive stage on the slowest side.
 
-        Host, transfer and device work at the same time, so only the slowest of them counts; where
-        the device is the host's CPU they share its cores, and the dearest stage of all counts.
+        Host, transfer and device run in parallel, so the slowest of the three is the limit. If the
+        device is the host's CPU, they share its cores, and the most expensive of all stages is the
+        limit.
         """
         stages: list[Stage] = list(self.stages)
         if self.platform != "cpu":
@@ -64,50 +67,50 @@ class Measurement:
 
 
 def table(measured: Measurement) -> str:
-    """Every stage in views/s and in what one core or device pays for a view."""
-    lines = [f"{'stage':<16}{'on':<16}{'views/s':>10}{'ms a view-core':>16}"]
+    """Table of all stages, with views per second and milliseconds per view on one worker."""
+    lines = [f"{'stage':<16}{'on':<16}{'views/s':>10}{'core-ms/view':>16}"]
     for stage in measured.stages:
-        lines.append(_line(stage.name, _place(stage, measured), stage.seconds, stage.workers))
-    lines.append(_line("the whole", "all", measured.whole, cores()))
+        lines.append(_line(stage.name, _location(stage, measured), stage.seconds, stage.workers))
+    lines.append(_line("entire pipeline", "all", measured.whole, cores()))
     lines.append("")
-    lines.append("ms a view-core: milliseconds of one core (of one device) a view")
+    lines.append("core-ms/view: milliseconds of one core (or of one device) per view")
     return "\n".join(lines)
 
 
-def _place(stage: Stage, measured: Measurement) -> str:
+def _location(stage: Stage, measured: Measurement) -> str:
     if stage.side == "host":
         return host_cores()
     to = "to " if stage.side == "transfer" else ""
     return f"{to}{measured.devices} x {measured.platform}"
 
 
-def _line(name: str, place: str, seconds: float, workers: int) -> str:
+def _line(name: str, location: str, seconds: float, workers: int) -> str:
     if not seconds:
-        return f"{name:<16}{place:<16}{'-':>10}{'about 0':>16}"
-    return f"{name:<16}{place:<16}{1 / seconds:>10,.0f}{1000 * seconds * workers:>16.3f}"
+        return f"{name:<16}{location:<16}{'-':>10}{'about 0':>16}"
+    return f"{name:<16}{location:<16}{1 / seconds:>10,.0f}{1000 * seconds * workers:>16.3f}"
 
 
 def verdict(measured: Measurement) -> str:
-    """What limits the input and what to change, in one sentence."""
+    """Sentence that names the limit of the input and what to change, without full stop."""
     stage, pipeline = measured.limit, measured.pipeline
     if stage.side == "host":
-        words = f"{_WORDS[stage.name]} on {host_cores()} is the limit; "
-        cheaper, way_out = _cheaper(stage, pipeline), change(pipeline)
-        said = not cheaper or cheaper in way_out
-        return words + (way_out if said else f"{cheaper}, or {way_out}")
+        limit = f"{_STAGE_TEXTS[stage.name]} on {host_cores()} is the limit; "
+        cheaper, way_out = _stage_change(stage, pipeline), change(pipeline)
+        included = not cheaper or cheaper in way_out  # both may advise the plain resize
+        return limit + (way_out if included else f"{cheaper}, or {way_out}")
     smaller = f"smaller views (--data.size, now {pipeline.size}) cost less"
     if stage.side == "transfer":
         streams = isinstance(pipeline, StreamPipeline)
         way = change(pipeline) if streams else smaller
         return f"sending {'images' if streams else 'views'} to the device is the limit; {way}"
-    words = f"{_WORDS[stage.name]} on the device is the limit; "
+    limit = f"{_STAGE_TEXTS[stage.name]} on the device is the limit; "
     if measured.platform == "cpu":
-        return f"{words}the device is this host's CPU: use an accelerator, or {smaller}"
-    ways = [_cheaper(stage, pipeline), smaller]
-    return words + ", or ".join(filter(None, ways))
+        return f"{limit}the device is this host's CPU: use an accelerator, or {smaller}"
+    ways = [_stage_change(stage, pipeline), smaller]
+    return limit + ", or ".join(filter(None, ways))
 
 
-_WORDS = {
+_STAGE_TEXTS = {
     "gather": "gathering images",
     "read": "reading",
     "decode": "decoding",
@@ -117,10 +120,10 @@ _WORDS = {
 }
 
 
-def _cheaper(stage: Stage, pipeline: Pipeline) -> str:
-    """A way to make this very stage cheaper; "" is none."""
+def _stage_change(stage: Stage, pipeline: Pipeline) -> str:
+    """Change that makes this stage cheaper, as text; "" if there is none."""
     if stage.name == "read":
-        return "put the pictures on a local disk or into shards (wds:)"
+        return "put the images on a local disk or into shards (wds:)"
     if stage.name != "crop + resize":
         return ""
     engine = pipeline.engine if isinstance(pipeline, HostPipeline) else None

@@ -1,4 +1,4 @@
-"""Log of the augmentation parameters drawn for a run's views, and drawing them again."""
+"""Log of the augmentation parameters of a run's views, and their reconstruction from the seed."""
 
 from cssl_jax.lazy import submodules
 

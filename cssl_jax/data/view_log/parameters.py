@@ -1,4 +1,4 @@
-"""What every view of some steps undergoes: drawn again from (seed, step), with no pixel read."""
+"""Reconstructs the augmentation parameters of all views of a step from (seed, step) alone."""
 
 from collections.abc import Callable
 
@@ -7,37 +7,43 @@ import numpy as np
 from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.host_draws import Drawn, Work
 
-# What the box was made from, and what is made from it: the box says it all.
-_BY_THE_BOX = ("crop_area", "crop_log_ratio", "crop_y", "crop_x", "halvings", "reduced_box")
+# Inputs and derived values of the box, which are redundant once the box is known.
+_REDUNDANT = ("crop_area", "crop_log_ratio", "crop_y", "crop_x", "halvings", "reduced_box")
 
 
 def view_parameters(work: Work) -> Callable[[int, int], dict[str, np.ndarray]]:
-    """Compiles (start, stop) -> parameters of the steps [start, stop), s of them.
+    """Compiles the function that gives the augmentation parameters of a range of steps.
 
-    Every draw is keyed by (seed, epoch, example, view), so this is what the train step applies, in
-    whatever order and wherever it is made; on other devices floats may differ in the last bit.
+    Every draw is derived from (seed, epoch, example, view). The result is therefore what the
+    training step applies, wherever and in whatever order the views are made. Floats may differ in
+    the last bit on other devices.
 
     Args:
-        work: Whose ``rows`` r, ``views`` k, policy, order and sizes count; no image is read.
+        work: Description of the views: ``rows`` (r), ``views`` (k), policy, order and image sizes.
+            No image is read.
 
     Returns:
-        A function that gives step int64 [s], from 0; index int32 [s, r] in the training part; key
-        uint32 [s, r, 2]; box int32 [s, r, k, 4] in pixels (top, left, height, width); and [s, r, k,
-        ...] what ``augment.policy.sample`` documents, but for the candidates of the crop.
-        Saturation, hue and grayscale are drawn for images without 3 channels too, not applied.
+        A function (start, stop) -> parameters of the s steps in [start, stop): step int64 [s], from
+        0; index int32 [s, r] in the training split; key uint32 [s, r, 2]; box int32 [s, r, k, 4] in
+        pixels (top, left, height, width); and [s, r, k, ...] the entries that
+        ``augment.policy.sample`` documents, except for the crop candidates. For images without 3
+        channels, saturation, hue and grayscale are drawn but not applied.
+
+    Raises:
+        UserError: JAX runs without its CPU backend.
     """
 
-    def needed(drawn: Drawn) -> Drawn:
-        return {name: value for name, value in drawn.items() if name not in _BY_THE_BOX}
+    def drop_redundant(drawn: Drawn) -> Drawn:
+        return {name: value for name, value in drawn.items() if name not in _REDUNDANT}
 
-    draw = host_draws.draws(work, needed)
+    draw = host_draws.draws(work, drop_redundant)
 
-    def of_steps(start: int, stop: int) -> dict[str, np.ndarray]:
+    def parameters_of_steps(start: int, stop: int) -> dict[str, np.ndarray]:
         steps = []
         for step in range(start, stop):
             index, key = work.sampler.draw(step, work.rows)
             drawn = draw(index, key)
             steps.append({"step": np.int64(step), "index": index, "key": key, **drawn})
-        return {name: np.stack([one[name] for one in steps]) for name in steps[0]}
+        return {name: np.stack([step[name] for step in steps]) for name in steps[0]}
 
-    return of_steps
+    return parameters_of_steps

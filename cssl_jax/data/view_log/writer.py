@@ -1,4 +1,4 @@
-"""What every view of a run underwent, written down while it runs: RUN/views, and its reading."""
+"""Writes and reads RUN/views, the log of the augmentation parameters of every view of a run."""
 
 import io
 import pathlib
@@ -12,21 +12,25 @@ from cssl_jax.data.view_log.parameters import view_parameters
 from cssl_jax.errors import UserError
 from cssl_jax.files import write_bytes
 
-FOLDER = "views"  # in a run's
-SHARD = 100  # steps a file
+FOLDER = "views"  # name of the log's folder in the run folder
+SHARD = 100  # steps per file
 
 
 class ViewRecord:
-    """Writes ``view_parameters`` of every step, SHARD steps a compressed .npz file.
+    """Writes ``view_parameters`` of every step to compressed .npz files of SHARD steps each.
 
-    A file is named by its first step and written in one piece, by a thread of its own. A resumed
-    run writes the file of the step at which it goes on anew, from that file's first step, and drops
-    later ones: draws are keyed, so what an earlier process did is drawn again, and no kill leaves a
-    gap or a step twice.
+    A file is named by its first step. A separate thread writes it atomically. A resumed run
+    rewrites the file that contains the resumed step from that file's first step, and deletes later
+    files. Draws depend only on the seed and the step, so the steps of an earlier process can be
+    drawn again. A killed run therefore leaves no gap and no duplicate step.
+
+    Args:
+        folder: Folder of the log; created if it does not exist.
+        work: Description of the views.
+        start: Number of steps that the run has completed.
     """
 
     def __init__(self, folder: pathlib.Path, work: Work, start: int) -> None:
-        """Opens the record of a run that has ``start`` steps behind it."""
         folder.mkdir(exist_ok=True)
         self._folder, self._parameters = folder, view_parameters(work)
         self._first, self._done = start - start % SHARD, start
@@ -38,10 +42,10 @@ class ViewRecord:
         self._flush()
 
     def add(self, done: int) -> None:
-        """Notes that ``done`` steps have been sent off.
+        """Records that ``done`` steps of the run have been dispatched.
 
         Raises:
-            OSError: The file before could not be written.
+            OSError: The previous file could not be written.
         """
         self._done = done
         if done % SHARD == 0:
@@ -49,18 +53,26 @@ class ViewRecord:
             self._first = done
 
     def wait(self) -> None:
-        """Waits for the file that is being written; a checkpoint saved after it finds it whole."""
+        """Waits until the current file is written, so that a later checkpoint finds it complete.
+
+        Raises:
+            OSError: The file could not be written.
+        """
         if self._pending is not None:
             self._pending.result()
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes the remaining steps and stops the thread.
+
+        Raises:
+            OSError: A file could not be written.
+        """
         self._flush()
         self._pool.shutdown()
         self.wait()
 
     def _flush(self) -> None:
-        self.wait()  # one at a time; raises what went wrong
+        self.wait()  # one file at a time; raises the error of the previous one
         if self._done > self._first:
             self._pending = self._pool.submit(self._write, self._first, self._done)
 
@@ -71,12 +83,20 @@ class ViewRecord:
 
 
 def read_record(folder: pathlib.Path, start: int, stop: int) -> dict[str, np.ndarray] | None:
-    """The steps [start, stop) as ``view_parameters`` gives them; None where one is not there.
+    """Reads the logged parameters of a range of steps.
+
+    Args:
+        folder: Folder of the log.
+        start: First step.
+        stop: Last step plus one.
+
+    Returns:
+        Parameters in the form of ``view_parameters``; None if a step of the range is not logged.
 
     Raises:
-        UserError: A file is broken.
+        UserError: A file is damaged.
     """
-    parts = []
+    shards = []
     for first in range(start - start % SHARD, stop, SHARD):
         path = _path(folder, first)
         if not path.is_file():
@@ -85,10 +105,12 @@ def read_record(folder: pathlib.Path, start: int, stop: int) -> dict[str, np.nda
             with np.load(path, allow_pickle=False) as content:
                 shard = {name: content[name] for name in content.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is broken; delete it, it can be drawn again") from error
-        wanted = (shard["step"] >= start) & (shard["step"] < stop)
-        parts.append({name: value[wanted] for name, value in shard.items()})
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            raise UserError(
+                f"{path} is damaged; delete it, its content can be drawn again from the seed"
+            ) from error
+        in_range = (shard["step"] >= start) & (shard["step"] < stop)
+        shards.append({name: value[in_range] for name, value in shard.items()})
+    joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
     return joined if len(joined["step"]) == stop - start else None
 
 

@@ -1,4 +1,4 @@
-"""The device half: every operation against Pillow, SciPy, colorsys or a float64 formula."""
+"""Augmentation on the device, against Pillow, SciPy, colorsys and float64 formulas."""
 
 import dataclasses
 
@@ -18,8 +18,8 @@ from helpers.augment_oracles import LARGEST, POLICIES, assert_agree, crop_box, n
 
 SIZE = 16
 
-# float32 against float64 in [0, 1]: a few roundings of 6e-8 an operation, times the slope of the
-# hue wheel (6) and of noise under coordinates that are off by 1e-6 pixels.
+# float32 against float64 in [0, 1]: a few rounding errors of 6e-8 per operation, times the slope of
+# the hue wheel (6) and of noise under coordinates that are off by 1e-6 pixels.
 FLOAT32 = 2e-5
 
 
@@ -36,23 +36,23 @@ def row(drawn, i):
     return {name: np.asarray(value)[i] for name, value in drawn.items()}
 
 
-def applied(pictures, drawn, policy, size=SIZE):
+def applied(images, drawn, policy, size=SIZE):
     return np.asarray(
         jax.jit(batched.apply, static_argnames=("policy", "size"))(
-            pictures, drawn, policy=policy, size=size
+            images, drawn, policy=policy, size=size
         )
     )
 
 
-def pair(pictures, policy, size=SIZE):
-    """Views on the device, and what the oracle says."""
-    drawn = drawn_for(policy, len(pictures))
-    expected = [view(p, row(drawn, i), policy, size) for i, p in enumerate(pictures)]
-    return applied(pictures, drawn, policy, size), expected
+def pair(images, policy, size=SIZE):
+    """Views made on the device, and the views of the oracle."""
+    drawn = drawn_for(policy, len(images))
+    expected = [view(p, row(drawn, i), policy, size) for i, p in enumerate(images)]
+    return applied(images, drawn, policy, size), expected
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_policy_does_what_the_oracle_does(name):
+def test_views_match_the_oracle(name):
     assert_agree(*pair(noise(24, SIZE, SIZE, 3), POLICIES[name]), FLOAT32, FLOAT32)
 
 
@@ -70,26 +70,26 @@ def test_without_a_crop_the_centre_square_is_resized(shape):
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_that_are_not_rgb_pass_everything_but_the_colour_operations(channels):
-    pictures = noise(12, 13, SIZE, channels)
-    assert_agree(*pair(pictures, POLICIES["everything"]), FLOAT32, FLOAT32)
+    images = noise(12, 13, SIZE, channels)
+    assert_agree(*pair(images, POLICIES["everything"]), FLOAT32, FLOAT32)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_the_identity_policy_returns_the_picture(channels):
-    pictures = noise(2, SIZE, SIZE, channels)
+def test_the_identity_policy_returns_the_image(channels):
+    images = noise(2, SIZE, SIZE, channels)
     drawn = drawn_for(only(), 2)
-    x = applied(pictures, drawn, only())
-    # Compiled, a division by 255 may become a product with its inverse: one last bit.
-    np.testing.assert_allclose(x, pictures / 255, rtol=0, atol=1.2e-7)
+    x = applied(images, drawn, only())
+    # The compiler may replace the division by 255 by a product, which changes the last bit.
+    np.testing.assert_allclose(x, images / 255, rtol=0, atol=1.2e-7)
 
 
 def test_operations_that_are_off_for_a_view_leave_its_image_untouched():
     first_only = dict.fromkeys(PROBABILITIES, (1.0, 0.0))
     policy = dataclasses.replace(POLICIES["everything"], **first_only)
-    pictures = noise(4, SIZE, SIZE, 3)
-    first, second = (applied(pictures, drawn_for(policy, 4, view=v), policy) for v in (0, 1))
-    # Four times the hue wheel is taken apart and put together again, which rounds.
-    np.testing.assert_allclose(second, pictures / 255, atol=1e-6, rtol=0)
+    images = noise(4, SIZE, SIZE, 3)
+    first, second = (applied(images, drawn_for(policy, 4, view=v), policy) for v in (0, 1))
+    # Four conversions to the hue wheel and back leave rounding errors.
+    np.testing.assert_allclose(second, images / 255, atol=1e-6, rtol=0)
     assert np.abs(first - second).mean() > 0.1
 
 
@@ -99,47 +99,47 @@ def test_brightness_contrast_and_saturation_are_pillows():
         "contrast": PIL.ImageEnhance.Contrast,
         "saturation": PIL.ImageEnhance.Color,
     }
-    pictures = noise(8, SIZE, SIZE, 3)
+    images = noise(8, SIZE, SIZE, 3)
     for name, enhancer in enhancers.items():
         drawn = drawn_for(POLICIES[name], 8)
         expected = [
             np.asarray(enhancer(PIL.Image.fromarray(p)).enhance(float(f))) / 255
-            for p, f in zip(pictures, drawn[name], strict=True)
+            for p, f in zip(images, drawn[name], strict=True)
         ]
         # Pillow truncates the blend to 8 bits (half a level on average) and rounds the grey
-        # picture or its mean to 8 bits first.
-        assert_agree(applied(pictures, drawn, POLICIES[name]), expected, LARGEST, 1 / 255)
+        # image or its mean to 8 bits first.
+        assert_agree(applied(images, drawn, POLICIES[name]), expected, LARGEST, 1 / 255)
 
 
 def test_grayscale_is_pillows():
-    pictures = noise(8, SIZE, SIZE, 3)
-    expected = [np.asarray(PIL.Image.fromarray(p).convert("L"))[..., None] / 255 for p in pictures]
+    images = noise(8, SIZE, SIZE, 3)
+    expected = [np.asarray(PIL.Image.fromarray(p).convert("L"))[..., None] / 255 for p in images]
     # Pillow rounds the grey value to 8 bits.
     policy = POLICIES["grayscale"]
-    assert_agree(applied(pictures, drawn_for(policy, 8), policy), expected, 0.51 / 255)
+    assert_agree(applied(images, drawn_for(policy, 8), policy), expected, 0.51 / 255)
 
 
 def test_solarize_is_pillows():
-    pictures = noise(8, SIZE, SIZE, 3)
-    expected = [np.asarray(PIL.ImageOps.solarize(PIL.Image.fromarray(p))) / 255 for p in pictures]
+    images = noise(8, SIZE, SIZE, 3)
+    expected = [np.asarray(PIL.ImageOps.solarize(PIL.Image.fromarray(p))) / 255 for p in images]
     policy = POLICIES["solarize"]
-    assert_agree(applied(pictures, drawn_for(policy, 8), policy), expected, 1e-7, 1e-7)
+    assert_agree(applied(images, drawn_for(policy, 8), policy), expected, 1e-7, 1e-7)
 
 
 def test_a_crop_and_resize_in_eight_bits_is_pillows():
-    # A smooth picture: on noise Pillow's 8-bit mode clips the overshoot between its two passes.
+    # A smooth image: on noise, Pillow's 8-bit mode clips the overshoot between its two passes.
     wave = np.sin(np.arange(40)[:, None, None] / 5 + np.arange(30)[None, :, None] / 4)
-    picture = np.uint8(100 + 80 * np.repeat(wave, 3, -1))
+    image = np.uint8(100 + 80 * np.repeat(wave, 3, -1))
     policy = only(crop=(1.0,))
     drawn = drawn_for(policy, 8)
     expected = []
     for i in range(8):
         top, left, height, width = crop_box(row(drawn, i), 40, 30, policy)
-        cut = PIL.Image.fromarray(picture).crop((left, top, left + width, top + height))
+        cut = PIL.Image.fromarray(image).crop((left, top, left + width, top + height))
         expected.append(np.asarray(cut.resize((SIZE, SIZE), PIL.Image.BICUBIC)) / 255)
-    pictures = np.repeat(picture[None], 8, 0)
-    # Two roundings to 8 bits, one a pass.
-    assert_agree(applied(pictures, drawn, policy), expected, LARGEST, 0.5 / 255)
+    images = np.repeat(image[None], 8, 0)
+    # Two roundings to 8 bits, one per pass.
+    assert_agree(applied(images, drawn, policy), expected, LARGEST, 0.5 / 255)
 
 
 def neutral(**changes):
@@ -160,19 +160,19 @@ def neutral(**changes):
     ],
 )
 def test_affine_maps_go_the_documented_way(change, expected):
-    size = 16 if expected else 15  # odd: the centre is a pixel
+    size = 16 if expected else 15  # with an odd side, the centre of the image is a pixel centre
     policy = only(affine=(1.0,))
-    picture = noise(1, size, size, 1)
-    x = applied(picture, neutral(**change), policy, size)[0, ..., 0] * 255
-    picture = picture[0, ..., 0]
+    image = noise(1, size, size, 1)
+    x = applied(image, neutral(**change), policy, size)[0, ..., 0] * 255
+    image = image[0, ..., 0]
     if expected:
-        np.testing.assert_allclose(x, expected(picture), atol=0.01)
-    elif "scaling" in change:  # enlarged: every third pixel is one of the middle third's
-        np.testing.assert_allclose(x[1::3, 1::3], picture[5:10, 5:10], atol=0.01)
-    else:  # what is below the centre moves right by as much
+        np.testing.assert_allclose(x, expected(image), atol=0.01)
+    elif "scaling" in change:  # zoom 3: every third pixel is a pixel of the middle third
+        np.testing.assert_allclose(x[1::3, 1::3], image[5:10, 5:10], atol=0.01)
+    else:  # shear of 45 degrees: each row moves right by its distance below the centre
         for y in range(size):
             moved = y - 7
-            row_ = np.pad(picture[y], abs(moved))[abs(moved) - moved :][:size]
+            row_ = np.pad(image[y], abs(moved))[abs(moved) - moved :][:size]
             np.testing.assert_allclose(x[y], row_, atol=0.01)
 
 
@@ -203,7 +203,7 @@ def test_crop_boxes_lie_inside_the_image_and_follow_torchvisions_rule(shape):
     [
         ((100, 10), (43, 0, 13, 10)),  # 10 / (3 / 4) = 13.3 high, (100 - 13) // 2 = 43 down
         ((10, 100), (0, 43, 10, 13)),  # 10 * (4 / 3) = 13.3 wide
-        ((10, 12), (0, 0, 10, 12)),  # an allowed ratio: the whole image
+        ((10, 12), (0, 0, 10, 12)),  # an allowed aspect ratio: the entire image
     ],
 )
 def test_where_no_candidate_fits_the_largest_allowed_centred_box_is_taken(shape, expected):
@@ -222,42 +222,42 @@ def test_the_largest_drawn_position_stays_inside():
     assert tuple(int(v[0]) for v in box) == (32, 32, 32, 32)
 
 
-def test_a_box_covers_the_same_share_of_an_image_of_any_size():
-    # Up to half the area every candidate fits; beyond, rounding to pixels may decide which do.
+def test_a_box_covers_the_same_fraction_of_an_image_of_any_size():
+    # Up to half the area, every candidate fits. Above, rounding to pixels may decide which fit.
     policy = ImagePolicy(crop_area=(0.08, 0.5))
     drawn = drawn_for(policy, 300)
     small = np.stack(geometry.crop_box(drawn, 100, 120, policy=policy), -1)
     large = np.stack(geometry.crop_box(drawn, 1000, 1200, policy=policy), -1)
-    # Whole pixels of the small image: half a pixel in the extent, one and a half in the place.
+    # Rounding to pixels of the small image: half a pixel in the size, 1.5 in the position.
     assert np.abs(large / 10 - small).max() <= 1.5
 
 
 def test_the_views_of_apply_views_are_those_of_apply():
     policy = POLICIES["everything"]
-    pictures = noise(3, 12, 20, 3)
+    images = noise(3, 12, 20, 3)
     drawn = sample_views(keys(3), policy, 2)
     apply_views = jax.jit(batched.apply_views, static_argnames=("policy", "size"))
-    together = apply_views(pictures, drawn, policy=policy, size=SIZE)
-    assert together.shape == (3, 2, SIZE, SIZE, 3)
+    both = apply_views(images, drawn, policy=policy, size=SIZE)
+    assert both.shape == (3, 2, SIZE, SIZE, 3)
     for v in range(2):
-        single = applied(pictures, jax.tree.map(lambda x, v=v: x[:, v], drawn), policy)
-        np.testing.assert_allclose(together[:, v], single, atol=FLOAT32)
+        single = applied(images, jax.tree.map(lambda x, v=v: x[:, v], drawn), policy)
+        np.testing.assert_allclose(both[:, v], single, atol=FLOAT32)
 
 
 def test_an_image_does_not_depend_on_its_neighbours():
     policy = POLICIES["everything"]
-    pictures = noise(4, SIZE, SIZE, 3)
+    images = noise(4, SIZE, SIZE, 3)
     drawn = drawn_for(policy, 4)
-    alone = applied(pictures[2:3], jax.tree.map(lambda x: x[2:3], drawn), policy)
-    np.testing.assert_allclose(applied(pictures, drawn, policy)[2:3], alone, atol=FLOAT32)
+    alone = applied(images[2:3], jax.tree.map(lambda x: x[2:3], drawn), policy)
+    np.testing.assert_allclose(applied(images, drawn, policy)[2:3], alone, atol=FLOAT32)
 
 
-def test_floating_images_in_0_1_are_taken_as_they_are():
+def test_floating_images_in_0_1_are_not_rescaled():
     policy = POLICIES["everything"]
-    pictures = noise(2, SIZE, SIZE, 3)
+    images = noise(2, SIZE, SIZE, 3)
     drawn = drawn_for(policy, 2)
-    floats = applied(np.float32(pictures) / 255, drawn, policy)
-    np.testing.assert_allclose(floats, applied(pictures, drawn, policy), atol=FLOAT32)
+    floats = applied(np.float32(images) / 255, drawn, policy)
+    np.testing.assert_allclose(floats, applied(images, drawn, policy), atol=FLOAT32)
 
 
 def test_the_blur_kernel_is_the_papers_tenth_of_the_side():

@@ -1,4 +1,4 @@
-"""``color_mode="tf"``: what ``tf.image`` computes, operation by operation and in every order."""
+"""``color_mode="tf"`` against ``tf.image``, operation by operation and in every order."""
 
 import colorsys
 
@@ -17,7 +17,7 @@ POLICY = ImagePolicy(
     color_mode="tf", crop=(0.0,), horizontal_flip=(0.0,), jitter=(1.0,), grayscale=(0.5,),
     blur=(0.0,),
 )  # fmt: skip
-# Four operations in float32, the hue wheel's slope of 6 included.
+# Rounding errors of four operations in float32, times the slope of the hue wheel (6).
 FLOAT32 = 1e-5
 COUNT = 48
 
@@ -73,8 +73,8 @@ def test_saturation_is_scaled_in_hsv_and_stops_at_one(images):
         parameters = {name: jnp.full(1, value) for name, value in neutral.items()}
         parameters |= {"saturation": jnp.full(1, factor), "grayscale": jnp.zeros(1, bool)}
         parameters |= {"order": jnp.arange(4)[None]}
-        found = np.asarray(batched.finish(jnp.asarray(images[:1]), parameters, policy=policy))[0]
-        for pixel, result in zip(images[0].reshape(-1, 3), found.reshape(-1, 3), strict=True):
+        results = np.asarray(batched.finish(jnp.asarray(images[:1]), parameters, policy=policy))[0]
+        for pixel, result in zip(images[0].reshape(-1, 3), results.reshape(-1, 3), strict=True):
             hue, saturation, value = colorsys.rgb_to_hsv(*pixel.astype(float))
             expected = colorsys.hsv_to_rgb(hue, min(factor * saturation, 1.0), value)
             np.testing.assert_allclose(result, expected, atol=FLOAT32)
@@ -82,18 +82,18 @@ def test_saturation_is_scaled_in_hsv_and_stops_at_one(images):
 
 def test_contrast_keeps_the_mean_of_each_channel(images):
     parameters = {"contrast": 0.3}
-    x = images[:1] * 0.4 + 0.3  # nothing is clipped
+    x = images[:1] * 0.4 + 0.3  # in [0.3, 0.7], so that no value is clipped
     neutral = {"brightness": 1.0, "brightness_shift": 0.0, "saturation": 1.0, "hue": 0.0}
     drawn = {name: jnp.full(1, value) for name, value in {**neutral, **parameters}.items()}
     drawn |= {"order": jnp.arange(4)[None], "grayscale": jnp.zeros(1, bool)}
     for mode, keeps in (("tf", True), ("pillow", False)):
         policy = ImagePolicy(color_mode=mode, crop=(0.0,), horizontal_flip=(0.0,), blur=(0.0,))
-        found = np.asarray(batched.finish(jnp.asarray(x), drawn, policy=policy))
-        same = np.allclose(found.mean((1, 2)), x.mean((1, 2)), atol=1e-5)
+        result = np.asarray(batched.finish(jnp.asarray(x), drawn, policy=policy))
+        same = np.allclose(result.mean((1, 2)), x.mean((1, 2)), atol=1e-5)
         assert same == keeps
 
 
-def test_one_image_at_a_time_is_the_batch(images, drawn, computed):
+def test_per_image_results_match_the_batched_ones(images, drawn, computed):
     finish = jax.jit(lambda x, p: per_image.finish(x, p, policy=POLICY))
     for number in range(COUNT):
         planes = np.moveaxis(images[number], -1, 0)
@@ -106,7 +106,7 @@ def test_recipes_after_the_simclr_code_use_its_colours(name):
     assert load(name).augment.color_mode == "tf"
 
 
-def test_an_unknown_mode_is_refused_with_the_known_ones():
+def test_an_unknown_mode_is_an_error_that_lists_the_known_ones():
     with pytest.raises(
         UserError, match=r"augment\.color_mode is 'pil'; give one of 'pillow', 'tf'"
     ):

@@ -21,7 +21,7 @@ NEUTRAL = {
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, ["as it is"]),
+        ({}, ["unchanged"]),
         ({"box": np.array([2, 5, 10, 15])}, ["crop 15 x 10 at 5, 2 (25 %)"]),
         ({"box": np.array([0, 5, 20, 20]), "crop": False}, ["centre 20 x 20 at 5, 0 (67 %)"]),
         ({"horizontal_flip": True, "grayscale": True}, ["flipped left-right", "grey"]),
@@ -36,22 +36,22 @@ NEUTRAL = {
             ["hue -0.07, contrast x0.50, brightness x0.90, saturation x1.40"],
         ),
         ({"brightness_shift": -0.1, "hue": 0.2}, ["hue +0.20, brightness -0.10"]),
-        ({"hue": -0.001, "saturation": 1.001}, ["as it is"]),
+        ({"hue": -0.001, "saturation": 1.001}, ["unchanged"]),
         ({"blur_sigma": 1.234}, ["blur, sigma 1.23 px"]),
     ],
 )
-def test_what_happened_is_said_in_its_order_and_nothing_else(values, expected):
+def test_applied_operations_are_described_in_order(values, expected):
     assert describe.describe({**NEUTRAL, **values}, 20, 30, 3, policy=ImagePolicy()) == expected
 
 
-def test_colour_is_not_spoken_of_where_there_is_none():
+def test_colour_operations_are_not_described_for_grey_images():
     one = {**NEUTRAL, "hue": 0.1, "saturation": 0.5, "contrast": 0.8, "grayscale": True}
     assert describe.describe(one, 20, 30, 1, policy=ImagePolicy()) == ["contrast x0.80"]
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_an_outline_is_where_the_view_comes_from(seed):
-    """Views of a ramp tell by their values which point of the picture they show."""
+def test_an_outline_is_the_region_that_the_view_shows(seed):
+    """In a view of a ramp, each value encodes the position of the original that it shows."""
     height, width, size = 90, 120, 32
     policy = ImagePolicy(
         crop_area=(0.4, 0.9),
@@ -73,17 +73,19 @@ def test_an_outline_is_where_the_view_comes_from(seed):
     one["box"] = np.stack(geometry.crop_box(one, height, width, policy=policy))
     batched = jax.tree.map(lambda value: jnp.asarray(value)[None], one)
     view = np.asarray(image.apply(ramp[None], batched, policy=policy, size=size))[0]
-    rows, columns = np.nonzero(view[3:-3, 3:-3, 2] > 0.9999)  # away from crop's border and fill
+    # The third channel is 1 inside the image: excludes the fill. Also excludes the crop's border.
+    rows, columns = np.nonzero(view[3:-3, 3:-3, 2] > 0.9999)
     rows, columns = rows + 3, columns + 3
     shown = view[rows, columns, :2] * (width, height)
     grid = np.stack([columns + 0.5, rows + 0.5, np.ones_like(rows)], -1)
-    # The outermost pixels of a crop repeat the border, so the ramp is flat there: a robust fit.
+    # The outermost pixels of a crop repeat the border, so the ramp is flat there. A second fit
+    # excludes them.
     fitted = np.linalg.lstsq(grid, shown, rcond=None)[0]
     error = np.abs(grid @ fitted - shown).max(-1)
     fitted = np.linalg.lstsq(grid[error < 0.2], shown[error < 0.2], rcond=None)[0]
     corners = np.array([(0, 0, 1), (size, 0, 1), (size, size, 1), (0, size, 1)]) @ fitted
-    found = describe.outline(one, size=size, policy=policy)
-    np.testing.assert_allclose(found, corners, atol=0.5)  # pixels of 120
+    outline = describe.outline(one, size=size, policy=policy)
+    np.testing.assert_allclose(outline, corners, atol=0.5)  # pixels; the image is 120 pixels wide
 
 
 def test_without_an_affine_map_the_outline_is_the_box():

@@ -1,4 +1,4 @@
-"""The policy by OpenCV: the device's views to the rounding, whatever the operation."""
+"""Views made by OpenCV match those of the device up to rounding, for every operation."""
 
 import dataclasses
 
@@ -19,8 +19,8 @@ SIZE, COUNT = 16, 24
 CASES = {**POLICIES, "tf": dataclasses.replace(POLICIES["everything"], color_mode="tf")}
 
 
-def made(policy, channels, shape=(20, 14), size=SIZE):
-    """(views by OpenCV uint8, pictures in their order, keys, drawn vectors)."""
+def make_views(policy, channels, shape=(20, 14), size=SIZE):
+    """Views by OpenCV (uint8), their images in the same order, keys, and parameter vectors."""
     images = noise(COUNT, *shape, channels)
     work = Work(
         source=ArraySource("noise", images),
@@ -43,50 +43,50 @@ def made(policy, channels, shape=(20, 14), size=SIZE):
     ("name", "channels"),
     [*((name, 3) for name in CASES), ("everything", 1), ("everything", 4), ("tf", 1)],
 )
-def test_views_are_the_devices_to_the_rounding(name, channels):
+def test_views_match_the_devices_up_to_rounding(name, channels):
     policy = CASES[name]
-    views, images, keys, _ = made(policy, channels)
+    views, images, keys, _ = make_views(policy, channels)
     apply_views = jax.jit(batched.apply_views, static_argnames=("policy", "size"))
     on_device = apply_views(images, sample_views(keys, policy, 2), policy=policy, size=SIZE)
-    # Rounding to uint8 is half a grey level; float32 sums in another order are the rest.
+    # Rounding to uint8 explains half a grey level, and float32 sums in another order the rest.
     assert np.abs(views - 255 * np.asarray(on_device)).max() < 0.51
 
 
 @pytest.mark.parametrize("name", ["crop bicubic", "crop bilinear, plain", "hue", "blur"])
-def test_views_are_the_oracles(name):
+def test_views_match_the_oracle(name):
     policy = CASES[name]
-    views, images, keys, _ = made(policy, 3)
+    views, images, keys, _ = make_views(policy, 3)
     drawn = jax.tree.map(np.asarray, sample_views(keys, policy, 2))
-    for number, picture in enumerate(images):
+    for number, image in enumerate(images):
         one = {name: value[number, 0] for name, value in drawn.items()}
-        expected = 255 * view(picture, one, policy, SIZE)
+        expected = 255 * view(image, one, policy, SIZE)
         assert np.abs(views[number, 0] - expected).max() < 1
 
 
 @pytest.mark.parametrize("shape", [(7, 10), (45, 31), (16, 40)])
 @pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("antialias", [True, False])
-def test_pictures_smaller_and_larger_than_a_view(shape, kernel, antialias):
+def test_images_smaller_and_larger_than_a_view(shape, kernel, antialias):
     policy = dataclasses.replace(
         CASES["crop bicubic"], interpolation=kernel, antialias=antialias, crop_area=(0.3, 1.0)
     )
-    views, images, keys, _ = made(policy, 3, shape)
+    views, images, keys, _ = make_views(policy, 3, shape)
     drawn = sample_views(keys, policy, 2)
     on_device = batched.apply_views(images, drawn, policy=policy, size=SIZE)
     assert np.abs(views - 255 * np.asarray(on_device)).max() < 0.51
 
 
-def test_parameters_come_back_from_their_vector():
+def test_parameters_are_recovered_from_their_vector():
     policy = CASES["everything"]
-    _, _, keys, found = made(policy, 3)
+    _, _, keys, parameter_vectors = make_views(policy, 3)
     drawn = jax.tree.map(np.asarray, sample_views(keys, policy, 2))
-    back = parameters_of(policy)(found[3, 1])
-    assert back.keys() == drawn.keys()
-    for name, value in back.items():
+    recovered = parameters_of(policy)(parameter_vectors[3, 1])
+    assert recovered.keys() == drawn.keys()
+    for name, value in recovered.items():
         np.testing.assert_array_equal(value, drawn[name][3, 1].astype(np.float32))
 
 
-def test_what_opencv_cannot_do_exactly_is_left_to_jax(monkeypatch):
+def test_jax_makes_the_views_that_opencv_cannot_compute_exactly(monkeypatch):
     affine = CASES["affine"]
     assert painter.kernels(affine, 3, whole=True) == "opencv"
     assert painter.kernels(affine, 5, whole=True) == "jax"

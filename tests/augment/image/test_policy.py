@@ -1,4 +1,4 @@
-"""What is drawn: distributions against their definitions, and what a draw may depend on."""
+"""Sampled parameters: their distributions, and the inputs that a draw may depend on."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ N = 20_000
 KEYS = example_key(7, np.uint32(3), np.arange(N))
 draw = jax.jit(sample_views, static_argnames=("policy", "views"))
 
-# Everything on sometimes, and differently in the two views.
+# Every operation occurs, with different probabilities in the two views.
 POLICY = ImagePolicy(
     crop=(0.9, 0.3),
     vertical_flip=(0.1,),
@@ -41,7 +41,7 @@ def drawn():
 
 
 def happened(drawn):
-    """Operation -> bool [N, 2], read off what the draw says is to be done."""
+    """Operations that the drawn parameters apply, bool [N, 2] by name."""
     on = {name: drawn[name] for name in PROBABILITIES if name in drawn}
     return {
         **on,
@@ -55,12 +55,12 @@ def assert_uniform(values, low, high):
     values = np.asarray(values, float)
     assert values.min() >= low - 1e-6  # float32
     assert values.max() <= high + 1e-6
-    # A draw with this fixed seed either passes for good or not at all; 1e-3 leaves it room.
+    # The seed is fixed, so the test passes always or never; 1e-3 makes a chance failure unlikely.
     assert scipy.stats.kstest((values - low) / (high - low), "uniform").pvalue > 1e-3
 
 
 @pytest.mark.parametrize("name", PROBABILITIES)
-def test_an_operation_happens_as_often_as_its_probability_says_in_each_view(drawn, name):
+def test_an_operation_occurs_with_its_probability_in_each_view(drawn, name):
     probabilities = getattr(POLICY, name) * (2 // len(getattr(POLICY, name)))
     for view, p in enumerate(probabilities):
         times = int(happened(drawn)[name][:, view].sum())
@@ -109,11 +109,11 @@ def test_all_24_orders_of_the_jitter_are_equally_frequent(drawn):
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_blur_widths_are_uniform_one_an_image(drawn):
+def test_blur_sigmas_are_uniform_and_drawn_per_view(drawn):
     assert_uniform(drawn["blur_sigma"][happened(drawn)["blur"]], 0.1, 2.0)
 
 
-def test_what_is_off_gets_neutral_parameters(drawn):
+def test_operations_that_are_off_get_neutral_parameters(drawn):
     neutral = {
         "affine": {"rotation": 0, "shear": 0, "scaling": 1, "translation": 0},
         "jitter": {"brightness": 1, "contrast": 1, "saturation": 1, "hue": 0},
@@ -125,26 +125,28 @@ def test_what_is_off_gets_neutral_parameters(drawn):
             assert (drawn[name][off] == value).all()
 
 
-def test_draws_of_different_purposes_and_views_are_unrelated():
+def test_parameters_of_different_operations_and_views_are_uncorrelated():
     always = dataclasses.replace(POLICY, affine=(1.0,), jitter=(1.0,), blur=(1.0,))
     drawn = draw(KEYS, always, 2)
     first = {name: drawn[name][..., 0] for name in ("crop_area", "crop_log_ratio", "order")}
     shifts = {"down": drawn["translation"][..., 0], "right": drawn["translation"][..., 1]}
-    gone = ("translation", "brightness_shift")  # the latter is 0 where brightness multiplies
+    # The translation is replaced by its two components. The brightness shift is 0 in this policy,
+    # whose brightness is multiplicative.
+    omitted = ("translation", "brightness_shift")
     drawn = {
-        name: value for name, value in {**drawn, **first, **shifts}.items() if name not in gone
+        name: value for name, value in {**drawn, **first, **shifts}.items() if name not in omitted
     }
     varied = [value[:, v] for value in drawn.values() for v in (0, 1) if np.std(value[:, v]) > 0]
     assert len(varied) >= 2 * len(drawn) - 1  # the first view never solarizes
     correlation = np.corrcoef(np.float64(varied)) - np.eye(len(varied))
-    # Some 700 pairs of independent columns, each with a standard deviation of 1 / sqrt(N).
+    # About 700 pairs of independent columns. Each correlation has standard deviation 1 / sqrt(N).
     assert np.abs(correlation).max() < 4.5 / math.sqrt(N)
 
 
 def test_the_same_key_draws_the_same_alone_in_a_batch_and_without_compiling(drawn):
     alone = sample_views(jnp.asarray(KEYS[5:6]), POLICY, 2)
     for name, value in drawn.items():
-        # The same uniform numbers; the arithmetic on them may be fused when compiled.
+        # The uniform numbers are identical. Compiled arithmetic on them may round differently.
         np.testing.assert_allclose(alone[name][0], value[5], rtol=1e-6, atol=1e-7)
 
 
@@ -160,7 +162,7 @@ def test_an_appended_view_does_not_change_the_earlier_ones():
 
 
 def test_a_draw_is_a_prefix_of_a_longer_draw():
-    # What lets a new operation take the next number without changing the draws of all others.
+    # A new operation can therefore use the next number without changing the other draws.
     key = jax.random.wrap_key_data(jnp.asarray(KEYS[0]), impl="threefry2x32")
     np.testing.assert_array_equal(
         jax.random.uniform(key, (40,)), jax.random.uniform(key, (100,))[:40]
@@ -169,7 +171,7 @@ def test_a_draw_is_a_prefix_of_a_longer_draw():
 
 def test_a_run_of_an_earlier_version_draws_the_same_today():
     drawn = sample(jnp.asarray([1, 2], jnp.uint32), POLICY, 1)
-    recorded = {  # by version 0.1.0; a change here breaks the resume of runs in progress
+    recorded = {  # by version 0.1.0; with other values, runs in progress could not be resumed
         "crop": False,
         "crop_y": 0.6219687,
         "horizontal_flip": True,
@@ -226,7 +228,7 @@ def test_a_view_too_small_to_blur_is_refused_with_a_way_out_that_works():
     with pytest.raises(UserError, match=r"use at most 1$"):
         blur_radius(ImagePolicy(blur_kernel=2.0), 2)
     with pytest.raises(UserError, match=r"--augment.blur 0.0\) or use larger views"):
-        blur_radius(ImagePolicy(), 1)  # no kernel, however small, has a neighbour to mirror
+        blur_radius(ImagePolicy(), 1)  # a view of 1 px has no neighbours that could be mirrored
 
 
 def test_an_operation_is_used_where_any_view_may_apply_it():

@@ -5,20 +5,20 @@ from cssl_jax.data.cleaning.near_duplicates import near_duplicates
 
 
 def groups_by_brute_force(hashes, distance):
-    """Flood fill over the full matrix of distances."""
+    """Groups found by a flood fill over the full matrix of distances."""
     near = [
         [j for j, b in enumerate(hashes) if a and b and int(a ^ b).bit_count() <= distance]
         for a in hashes
     ]
-    seen, groups = set(), []
+    visited, groups = set(), []
     for start in range(len(hashes)):
         group, pending = set(), [start]
         while pending:
             i = pending.pop()
-            if i not in group and i not in seen:
+            if i not in group and i not in visited:
                 group.add(i)
                 pending += near[i]
-        seen |= group
+        visited |= group
         if len(group) > 1:
             groups.append(tuple(sorted(group)))
     return sorted(groups)
@@ -33,12 +33,12 @@ def test_every_pair_within_the_distance_is_found(distance):
         for k in rng.integers(1, 9, 120)
     ]
     hashes = np.concatenate([base, base[rng.integers(0, 60, 120)] ^ np.array(flips), base[:9]])
-    found = near_duplicates(hashes, distance)
-    assert found == groups_by_brute_force([int(h) for h in hashes], distance)
-    assert found
+    groups = near_duplicates(hashes, distance)
+    assert groups == groups_by_brute_force([int(h) for h in hashes], distance)
+    assert groups
 
 
-def test_pictures_without_structure_are_near_to_nothing():
+def test_images_without_structure_match_nothing():
     assert near_duplicates(np.array([0, 0, 0, 3], np.uint64), 4) == []
 
 
@@ -47,6 +47,6 @@ def test_a_hundred_thousand_unrelated_hashes_have_no_near_duplicates():
     assert near_duplicates(hashes, 4) == []
 
 
-def test_none_and_one_are_no_pairs():
+def test_fewer_than_two_hashes_have_no_near_duplicates():
     assert near_duplicates(np.zeros(0, np.uint64)) == []
     assert near_duplicates(np.ones(1, np.uint64)) == []

@@ -1,4 +1,4 @@
-"""The cleaning: what is left out and why, what is remembered, what stops a run."""
+"""Scan of images: excluded records and their reasons, the cache, and the limit that stops a run."""
 
 import csv
 import os
@@ -18,7 +18,7 @@ LIMITS = {"channels": 3, "min_side": 8, "max_pixels": 10**8}
 
 
 class Counting:
-    """Records that count what is read of them."""
+    """Records that log the names of the records that are read."""
 
     def __init__(self, records):
         self._records, self.read_names = records, []
@@ -37,11 +37,11 @@ def folder(tmp_path_factory):
     return root, *dirty_images.make(root)
 
 
-def look(root, **options):
+def scan_folder(root, **options):
     return scan.scan(open_folder(root), **{**LIMITS, **options})
 
 
-def test_the_rejected_list_is_exactly_right_and_all_else_is_kept(folder, tmp_path):
+def test_exactly_the_bad_files_are_rejected_and_all_others_kept(folder, tmp_path):
     root, good, bad = folder
     records = open_folder(root)
     index = scan.scan(records, **LIMITS)
@@ -54,11 +54,11 @@ def test_the_rejected_list_is_exactly_right_and_all_else_is_kept(folder, tmp_pat
     assert [row["path"] for row in written] == sorted(bad)
     details = {row["path"]: row["detail"] for row in written}
     assert details["png/zz-again.png"] == "same bytes as png/colour.png"
-    assert details["other/tiny.png"] == "3 x 3 px, at least 8 px a side"
+    assert details["other/tiny.png"] == "3 x 3 px, at least 8 px per side"
     assert details["other/bomb.png"] == "60000 x 60000 px, at most 100,000,000 pixels"
 
 
-def test_sizes_kinds_and_statistics_are_the_pictures(folder):
+def test_sizes_kinds_and_statistics_match_the_decoded_images(folder):
     root, _, _ = folder
     records = open_folder(root)
     index = scan.scan(records, **LIMITS)
@@ -92,14 +92,14 @@ def test_only_new_and_changed_files_are_read_again(tmp_path):
     partly = Counting(open_folder(root))
     index = scan.scan(partly, **LIMITS, cache=cache)
     assert sorted(partly.read_names) == ["new.png", "png/colour.png"]
-    # What was its duplicate is none any more.
+    # The changed file is no longer identical to this one.
     assert "png/zz-again.png" in {partly.names[i] for i in index.kept}
 
 
 def test_other_limits_need_no_new_scan_and_other_channels_do(folder, tmp_path):
     root, _, _ = folder
     cache = tmp_path / "index.npz"
-    look(root, cache=cache)
+    scan_folder(root, cache=cache)
     records = Counting(open_folder(root))
     stricter = scan.scan(records, **{**LIMITS, "min_side": 41}, cache=cache)
     assert len(stricter.kept) == 0
@@ -110,17 +110,17 @@ def test_other_limits_need_no_new_scan_and_other_channels_do(folder, tmp_path):
     assert len(records.read_names) == len(records.names)
 
 
-def test_what_was_too_large_to_decode_is_decoded_when_the_limit_rises(tmp_path):
+def test_an_oversize_image_is_decoded_when_the_limit_rises(tmp_path):
     root, cache = tmp_path / "pictures", tmp_path / "index.npz"
     root.mkdir()
     (root / "a.png").write_bytes(dirty_images.encode(dirty_images.pixels(0), "PNG"))
-    assert look(root, max_pixels=100, cache=cache).reason == ("oversize",)
-    index = look(root, cache=cache)
+    assert scan_folder(root, max_pixels=100, cache=cache).reason == ("oversize",)
+    index = scan_folder(root, cache=cache)
     assert index.reason == ("",)
     np.testing.assert_allclose(index.mean[0], dirty_images.pixels(0).mean(axis=(0, 1)) / 255)
 
 
-def test_a_header_may_claim_any_size(tmp_path):
+def test_headers_that_claim_huge_sizes_are_rejected(tmp_path):
     root = tmp_path / "pictures"
     root.mkdir()
     (root / "good.png").write_bytes(dirty_images.encode(dirty_images.pixels(0), "PNG"))
@@ -128,8 +128,10 @@ def test_a_header_may_claim_any_size(tmp_path):
     (root / "wide-and-high.png").write_bytes(dirty_images.bomb(2**32 - 1, 2**32 - 1))
     (root / "no-pixels.png").write_bytes(dirty_images.bomb(0, 0))
     cache = tmp_path / "index.npz"
-    for _ in range(2):  # seen, then remembered
-        reasons = dict(zip(open_folder(root).names, look(root, cache=cache).reason, strict=True))
+    for _ in range(2):  # the second scan reads the cache
+        reasons = dict(
+            zip(open_folder(root).names, scan_folder(root, cache=cache).reason, strict=True)
+        )
         assert reasons == {
             "good.png": "",
             "no-pixels.png": "unreadable",
@@ -139,7 +141,7 @@ def test_a_header_may_claim_any_size(tmp_path):
 
 
 class Refusing(Counting):
-    """Records of which some cannot be read, or end the whole scan."""
+    """Records that raise an error when one of the refused names is read."""
 
     refused = ("a.png",)
     error = PermissionError(13, "Permission denied")
@@ -150,7 +152,7 @@ class Refusing(Counting):
         return super().read(index)
 
 
-def test_a_file_that_could_not_be_read_is_tried_again(tmp_path):
+def test_a_file_that_could_not_be_read_is_read_again(tmp_path):
     root, cache = tmp_path / "pictures", tmp_path / "index.npz"
     root.mkdir()
     for seed, name in enumerate("abc"):
@@ -164,7 +166,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(tmp_path):
     assert readable.read_names == ["a.png"]
 
 
-def test_an_interrupted_scan_goes_on_from_where_it_was(tmp_path):
+def test_an_interrupted_scan_resumes_where_it_stopped(tmp_path):
     root, cache = tmp_path / "pictures", tmp_path / "index.npz"
     root.mkdir()
     for seed in range(200):
@@ -180,56 +182,56 @@ def test_an_interrupted_scan_goes_on_from_where_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip file", b"PK\x03\x04 broken"])
-def test_a_damaged_cache_is_made_again(folder, tmp_path, content):
+def test_a_damaged_cache_is_replaced(folder, tmp_path, content):
     root, _, bad = folder
     cache = tmp_path / "index.npz"
     cache.write_bytes(content)
-    index = look(root, cache=cache)
+    index = scan_folder(root, cache=cache)
     assert sum(map(bool, index.reason)) == len(bad)
     records = Counting(open_folder(root))
     scan.scan(records, **LIMITS, cache=cache)
     assert records.read_names == []
 
 
-def test_a_cache_that_cannot_be_written_stops_nothing(folder, tmp_path):
+def test_a_scan_works_without_a_writable_cache(folder, tmp_path):
     root, good, _ = folder
-    (tmp_path / "file").write_text("in the way of a folder")
-    assert len(look(root, cache=tmp_path / "file" / "index.npz").kept) == len(good)
+    (tmp_path / "file").write_text("a file where the cache folder should be")
+    assert len(scan_folder(root, cache=tmp_path / "file" / "index.npz").kept) == len(good)
 
 
-def test_too_large_a_share_of_bad_files_stops_the_run_with_the_counts(folder):
+def test_too_large_a_fraction_of_bad_files_is_an_error_with_the_counts(folder):
     root, good, bad = folder
-    index = look(root)
+    index = scan_folder(root)
     total = len(good) + len(bad)
     scan.check_share(index, "mine", len(bad) / total)
-    words = rf"mine: {len(bad)} of {total} .*6 truncated.*data\.max_rejected"
-    with pytest.raises(UserError, match=words):
+    message = rf"mine: {len(bad)} of {total} .*6 truncated.*data\.max_rejected"
+    with pytest.raises(UserError, match=message):
         scan.check_share(index, "mine", len(bad) / total - 0.001)
-    with pytest.raises(UserError, match=r"none of \d+ pictures can be used"):
-        scan.check_share(look(root, min_side=1000), "mine", 1.0)
+    with pytest.raises(UserError, match=r"none of \d+ images can be used"):
+        scan.check_share(scan_folder(root, min_side=1000), "mine", 1.0)
 
 
 def bits(a, b):
     return int(a ^ b).bit_count()
 
 
-def test_the_perceptual_hash_survives_encoding_and_resizing_and_tells_pictures_apart():
+def test_the_perceptual_hash_survives_encoding_and_resizing_and_separates_images():
     photos = load_sample_images().images
-    cuts = [
+    crops = [
         np.ascontiguousarray(photo[y : y + 160, x : x + 200])
         for photo in photos
         for y in range(0, 260, 120)
         for x in range(0, 430, 140)
     ]
-    hashes = [scan.perceptual_hash(cut) for cut in cuts]
-    for cut, known in zip(cuts, hashes, strict=True):
-        jpeg = decode.decode(dirty_images.encode(cut, "JPEG", quality=40), 3)
-        small = PIL.Image.fromarray(cut).resize((100, 80))
-        assert bits(known, scan.perceptual_hash(jpeg)) <= 4
-        assert bits(known, scan.perceptual_hash(np.asarray(small))) <= 4
+    hashes = [scan.perceptual_hash(crop) for crop in crops]
+    for crop, original in zip(crops, hashes, strict=True):
+        jpeg = decode.decode(dirty_images.encode(crop, "JPEG", quality=40), 3)
+        small = PIL.Image.fromarray(crop).resize((100, 80))
+        assert bits(original, scan.perceptual_hash(jpeg)) <= 4
+        assert bits(original, scan.perceptual_hash(np.asarray(small))) <= 4
     distances = [bits(a, b) for i, a in enumerate(hashes) for b in hashes[:i]]
     assert min(distances) > 8
 
 
-def test_pictures_without_structure_have_no_hash():
+def test_images_without_structure_have_no_hash():
     assert scan.perceptual_hash(np.full((30, 40, 3), 128, np.uint8)) == 0

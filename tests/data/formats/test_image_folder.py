@@ -316,4 +316,4 @@ def test_the_report_of_a_flat_folder_says_that_nothing_is_labelled(tmp_path):
     index = scan(records, channels=3, min_side=8, max_pixels=10**8)
     text = check.report(records, index, [])
     assert "labels    none" in text
-    assert "left out" in text
+    assert "excluded" in text

@@ -219,7 +219,7 @@ def phone(tmp_path):
 def test_files_that_are_not_read_are_counted_by_suffix(phone, tmp_path, capsys):
     assert cli.main(["data", "check", str(phone), "--json", str(tmp_path / "x.json")]) == 0
     shown = capsys.readouterr().out
-    assert "10 pictures, 10 kept, 0 left out" in shown
+    assert "10 images, 10 kept, 0 excluded" in shown
     assert (
         "not read          61  40 .heic (`pip install pillow-heif` reads them), 20 .dng, 1 .csv"
         in (shown)
@@ -286,7 +286,7 @@ def test_the_range_of_sixteen_bit_files_is_reported(tmp_path, capsys, bits, high
         ramp = ramp[::-1]
     assert cli.main(["data", "check", str(tmp_path), "--channels", "1"]) == 0
     shown = capsys.readouterr().out
-    assert f"levels    0 to {high} of 255, {levels} per image (median)" in shown
+    assert f"levels    0 to {high} of 255, {levels} distinct per image (median)" in shown
     words = f"2 16-bit images use the levels 0 to {high} of 255, at most {levels} of them"
     assert (words in shown) == (bits < 16)
     assert (f"have {bits} bits; multiply them by {2 ** (16 - bits)}" in shown) == (bits < 16)

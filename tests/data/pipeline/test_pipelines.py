@@ -32,7 +32,7 @@ def test_resident_and_streamed_batches_are_equal():
         np.testing.assert_array_equal(resident["key"], stream["key"])
         np.testing.assert_array_equal(resident["label"], stream["label"])
         np.testing.assert_array_equal(resident["label"], source.labels[resident["index"]])
-        # Two compilations of the same float32 arithmetic.
+        # Two compilations may order the same float32 arithmetic differently.
         np.testing.assert_allclose(
             resident["views"]["main"], stream["views"]["main"], rtol=0, atol=1e-5
         )
@@ -40,7 +40,7 @@ def test_resident_and_streamed_batches_are_equal():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["tf", "tf-split", "threads", "threads-split"])
-def test_batches_made_on_the_host_are_equal_to_two_grey_levels(name, channels):
+def test_batches_made_on_the_host_match_within_two_grey_levels(name, channels):
     if name.startswith("tf"):
         pytest.importorskip("tensorflow")
     source = tiny.pictures(channels=channels)
@@ -63,7 +63,7 @@ def pipeline_statistics(source):
     return np.array(mean), np.array(std)
 
 
-def test_a_batch_has_what_the_contract_says():
+def test_a_batch_has_the_documented_shapes_and_dtypes():
     (batch,) = batches("resident", (0, 1))
     assert batch["views"]["main"].shape == (16, 2, 8, 8, 1)
     assert batch["views"]["main"].dtype == np.float32
@@ -74,8 +74,8 @@ def test_a_batch_has_what_the_contract_says():
 
 
 @pytest.mark.parametrize("backend", ["shard_map", "pmap"])
-def test_images_split_over_the_devices_make_the_same_batches(backend):
-    source = tiny.pictures(45, channels=3)  # the last of 8 devices holds fewer
+def test_images_split_over_the_devices_give_the_same_batches(backend):
+    source = tiny.pictures(45, channels=3)  # not a multiple of 8: the last device holds fewer
     for resident in batches("resident", (0, 1), source):
         run = tiny.Run(tiny.config(), 8, backend, source=source, pipeline="resident-split")
         held = {shard.data.nbytes for shard in run.constants["images"].addressable_shards}
@@ -88,7 +88,7 @@ def test_images_split_over_the_devices_make_the_same_batches(backend):
         split = run.spread(whole)(np.int32(0), run.constants, next(run.host_batches(0, 1)))
         np.testing.assert_array_equal(split["index"], resident["index"])
         np.testing.assert_array_equal(split["label"], resident["label"])
-        # Two compilations of the same float32 arithmetic.
+        # Two compilations may order the same float32 arithmetic differently.
         np.testing.assert_allclose(
             split["views"]["main"], resident["views"]["main"], rtol=0, atol=1e-5
         )
@@ -101,7 +101,7 @@ def test_without_labels_a_batch_has_none():
         assert "label" not in batches(name, (0, 1), source)[0]
 
 
-def test_views_do_not_change_with_where_the_feed_starts():
+def test_views_do_not_depend_on_the_first_step():
     late = batches("stream", (4, 5))[0]
     early = batches("stream", (0, 5))[4]
     np.testing.assert_array_equal(late["views"]["main"], early["views"]["main"])
@@ -115,7 +115,7 @@ def choose(**options):
     )
 
 
-def test_the_choice_follows_size_and_wishes_and_says_why():
+def test_the_choice_follows_size_and_options_and_gives_the_reason():
     assert choose()[0] == "resident"
     assert "fit the" in choose()[1]
     assert choose(memory=1000)[0] == "stream"
@@ -135,12 +135,10 @@ def test_the_choice_follows_size_and_wishes_and_says_why():
         choose(augment_on="host", resident=True)
 
 
-def test_tensorflow_that_is_not_installed_is_asked_for_in_vain(monkeypatch):
+def test_engine_tf_without_tensorflow_is_an_error_and_auto_uses_threads(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert choose(augment_on="host")[0] == "threads"
-    with pytest.raises(
-        UserError, match=r"data\.engine=tf needs TensorFlow, .* leave data\.engine out"
-    ):
+    with pytest.raises(UserError, match=r"data\.engine=tf needs TensorFlow, .* omit data\.engine"):
         choose(augment_on="host", engine="tf")
 
 
@@ -148,7 +146,7 @@ def test_prefetch_keeps_order_and_ends():
     assert list(prefetch((x for x in range(20)), lambda x: x * x)) == [x * x for x in range(20)]
 
 
-def test_prefetch_raises_what_its_thread_raised():
+def test_prefetch_raises_the_error_of_its_thread():
     def broken():
         yield 1
         raise OSError("disk gone")
@@ -160,7 +158,7 @@ def test_prefetch_raises_what_its_thread_raised():
 
 
 def test_closing_prefetch_ends_its_thread_and_its_source():
-    made, closed = [], []
+    placed, closed = [], []
 
     def count():
         try:
@@ -168,9 +166,10 @@ def test_closing_prefetch_ends_its_thread_and_its_source():
         finally:
             closed.append(True)
 
-    items = prefetch(count(), lambda x: made.append(x) or x, depth=2)
+    items = prefetch(count(), lambda x: placed.append(x) or x, depth=2)
     assert next(items) == 0
     items.close()
     assert not any(thread.name == "cssl-prefetch" for thread in threading.enumerate())
     assert closed == [True]
-    assert len(made) <= 5  # one taken, two ready, one waiting to be, one just made
+    # One consumed, two in the queue, one waiting for the queue, one just computed.
+    assert len(placed) <= 5

@@ -1,4 +1,4 @@
-"""The host half: the same oracles as the device half, and the same views as the device's."""
+"""Augmentation on the host: against the oracles of the device tests and the device's views."""
 
 import dataclasses
 import functools
@@ -27,13 +27,13 @@ def kernels(request):
     return request.param
 
 
-def batches(pictures, policy=EVERYTHING, batch=8, views=2, **options):
+def batches(images, policy=EVERYTHING, batch=8, views=2, **options):
     options.setdefault("kernels", "opencv")
     start, stop = options.pop("start_step", 0), options.pop("stop_step", 1)
     rows = np.arange(batch)[options.pop("rows", slice(None))]
     work = Work(
-        source=ArraySource("pictures", pictures),
-        sampler=Sampler(len(pictures), batch, seed=5),
+        source=ArraySource("images", images),
+        sampler=Sampler(len(images), batch, seed=5),
         policy=policy,
         views=views,
         size=SIZE,
@@ -48,24 +48,24 @@ def drawn_for(batch, policy):
     return draw(batch["key"], policy, 2)
 
 
-def oracle_views(pictures, batch, policy):
-    """The first view of each row."""
+def oracle_views(images, batch, policy):
+    """First view of each row, made by the oracle."""
     drawn = jax.tree.map(np.asarray, drawn_for(batch, policy))
     return [
-        view(pictures[index], {name: v[i, 0] for name, v in drawn.items()}, policy, SIZE)
+        view(images[index], {name: v[i, 0] for name, v in drawn.items()}, policy, SIZE)
         for i, index in enumerate(batch["index"])
     ]
 
 
 @functools.cache
-def pictures():
+def small_images():
     return noise(20, 12, SIZE, 3)
 
 
 @pytest.fixture(scope="module")
 def reference():
-    """Four steps, across the end of an epoch, worked on one by one."""
-    return list(batches(pictures(), stop_step=4, parallelism=1))
+    """Four steps, across the end of an epoch, made one example at a time."""
+    return list(batches(small_images(), stop_step=4, parallelism=1))
 
 
 def assert_same_bits(batches, expected):
@@ -78,7 +78,7 @@ def assert_same_bits(batches, expected):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_policy_does_what_the_oracle_does(name, kernels):
+def test_views_match_the_oracle(name, kernels):
     policy = POLICIES[name]
     images = noise(24, SIZE, SIZE, 3)
     (batch,) = batches(images, policy, batch=24, views=1, kernels=kernels)
@@ -95,7 +95,7 @@ def test_crops_of_any_shape_are_resized_as_pillow_does(shape, interpolation, ker
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_host_and_device_make_the_same_views(channels, kernels):
+def test_views_match_those_of_the_device(channels, kernels):
     images = noise(64, 20, 14, channels)
     (batch,) = batches(images, batch=64, kernels=kernels)
     apply_views = jax.jit(batched.apply_views, static_argnames=("policy", "size"))
@@ -106,7 +106,7 @@ def test_host_and_device_make_the_same_views(channels, kernels):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_the_identity_policy_returns_the_bits_of_the_picture(channels, kernels):
+def test_the_identity_policy_returns_the_bits_of_the_image(channels, kernels):
     images = noise(8, SIZE, SIZE, channels)
     (batch,) = batches(images, only(), kernels=kernels)
     for v in range(2):
@@ -121,7 +121,7 @@ def test_operations_that_are_off_for_a_view_leave_its_bits_untouched():
     assert np.abs(batch["views"][:, 0] - np.float64(images[batch["index"]])).mean() > 25
 
 
-def test_index_and_key_are_the_samplers(reference):
+def test_index_and_key_are_those_of_the_sampler(reference):
     sampler = Sampler(20, 8, seed=5)
     for step, batch in enumerate(reference):
         index, key = sampler.draw(step, np.arange(8))
@@ -132,32 +132,32 @@ def test_index_and_key_are_the_samplers(reference):
 
 
 def test_the_bits_do_not_depend_on_the_parallelism(reference):
-    assert_same_bits(batches(pictures(), stop_step=4, parallelism=4), reference)
+    assert_same_bits(batches(small_images(), stop_step=4, parallelism=4), reference)
 
 
-def test_starting_at_a_step_is_skipping_the_steps_before(reference):
-    assert_same_bits(batches(pictures(), start_step=3, stop_step=4), reference[3:])
+def test_starting_at_a_step_gives_the_same_batches_as_skipping_to_it(reference):
+    assert_same_bits(batches(small_images(), start_step=3, stop_step=4), reference[3:])
 
 
 @pytest.mark.parametrize("rows", [slice(4, 8), np.array([6, 1, 3])])
 def test_rows_are_those_of_the_full_batch(reference, rows):
     expected = [{name: value[rows] for name, value in batch.items()} for batch in reference[:2]]
-    assert_same_bits(batches(pictures(), stop_step=2, rows=rows), expected)
+    assert_same_bits(batches(small_images(), stop_step=2, rows=rows), expected)
 
 
-def test_no_steps_are_no_batches():
-    assert list(batches(pictures(), start_step=2, stop_step=2)) == []
+def test_an_empty_range_of_steps_gives_no_batches():
+    assert list(batches(small_images(), start_step=2, stop_step=2)) == []
 
 
-def test_closing_early_leaves_the_next_run_whole(reference):
-    endless = batches(pictures(), stop_step=2**30)
+def test_closing_early_does_not_affect_the_next_iterator(reference):
+    endless = batches(small_images(), stop_step=2**30)
     next(endless)
     endless.close()
     assert list(endless) == []
-    assert_same_bits(batches(pictures(), stop_step=4), reference)
+    assert_same_bits(batches(small_images(), stop_step=4), reference)
 
 
-def test_under_x64_the_views_are_those_of_the_devices_float64_draws():
+def test_under_x64_views_match_the_float64_draws_of_the_device():
     policy = only(crop=(1.0,), jitter=(1.0,))
     images = noise(16, 20, 14, 3)
     with jax.enable_x64(True):
@@ -167,6 +167,6 @@ def test_under_x64_the_views_are_those_of_the_devices_float64_draws():
     assert_agree(batch["views"][:, 0], expected)
 
 
-def test_a_kernel_too_wide_to_mirror_is_refused_with_the_way_out():
+def test_a_kernel_too_wide_to_mirror_is_an_error_with_a_way_out():
     with pytest.raises(UserError, match=r"blur_kernel 2\.5 .* use at most 1"):
-        next(batches(pictures(), only(blur=(1.0,), blur_kernel=2.5)))
+        next(batches(small_images(), only(blur=(1.0,), blur_kernel=2.5)))

@@ -1,4 +1,4 @@
-"""Stages of the input: what is measured, what limits, and what is to be changed."""
+"""Profile of the input: the measured stages, the limiting one, and the advice."""
 
 import dataclasses
 import time
@@ -31,7 +31,7 @@ PLACEMENTS = {
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Twenty JPEGs of two sizes."""
+    """Folder of twenty JPEGs with two sizes."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for number in range(20):
@@ -41,8 +41,8 @@ def photos(tmp_path_factory):
 
 
 def config(**data):
-    made = tiny.replace(tiny.config(batch_size=8), "runtime", devices=1)
-    return tiny.replace(made, "data", **data)
+    on_one_device = tiny.replace(tiny.config(batch_size=8), "runtime", devices=1)
+    return tiny.replace(on_one_device, "data", **data)
 
 
 def names(report):
@@ -60,7 +60,7 @@ MEASURED = {
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_every_placement_of_arrays_is_taken_apart(placement):
+def test_every_placement_of_arrays_is_divided_into_stages(placement):
     report = cssl_jax.bench_input(config(**PLACEMENTS[placement]), seconds=0.01)
     assert report.reason.startswith(f"{placement}: ")
     assert names(report) == MEASURED[placement.replace("threads", "tf")]
@@ -68,7 +68,7 @@ def test_every_placement_of_arrays_is_taken_apart(placement):
 
 
 @pytest.mark.parametrize("placement", ["tf", "threads-split"])
-def test_photos_are_read_and_decoded_besides(photos, placement):
+def test_photos_have_stages_for_reading_and_decoding(photos, placement):
     options = {"source": str(photos), "size": 8, **PLACEMENTS[placement]}
     report = cssl_jax.bench_input(config(**options), seconds=0.01)
     assert names(report)[:2] == [("read", "host"), ("decode", "host")]
@@ -82,28 +82,28 @@ def test_batches_are_measured_on_all_devices():
     assert len(report.measured.pipeline.rows) == 8
 
 
-def test_a_stage_that_is_made_slow_is_found_slow(photos, monkeypatch):
-    """Reading that takes 20 ms a picture, by as many threads as there are cores."""
+def test_a_stage_that_is_slowed_down_becomes_the_limit(photos, monkeypatch):
+    """Reading takes 20 ms per image, in one thread per core."""
     options = {"source": str(photos), "size": 8, **PLACEMENTS["threads-split"]}
     mesh = spmd.make_mesh(jax.devices()[:1])
     pipeline, _ = builders.pipeline_alone(config(**options), mesh, np.arange(8))
     records = type(pipeline.source.records)
     read = records.read
 
-    def slowly(self, index):
+    def read_slowly(self, index):
         time.sleep(0.02)
         return read(self, index)
 
-    monkeypatch.setattr(records, "read", slowly)
+    monkeypatch.setattr(records, "read", read_slowly)
     measured = measure.measure(pipeline, mesh, seconds=0.3)
     assert measured.limit.name == "read"
-    least = 0.02 / measure.cores() / 2  # two views a picture
-    assert least < measured.limit.seconds < 2 * least
+    minimum = 0.02 / measure.cores() / 2  # two views per image
+    assert minimum < measured.limit.seconds < 2 * minimum
     assert profile_result.verdict(measured).startswith("reading on ")
     assert "local disk" in profile_result.verdict(measured)
 
 
-def test_pictures_decoded_beforehand_have_the_median_size(photos):
+def test_images_decoded_beforehand_have_the_median_size(photos):
     options = {"source": str(photos), "size": 8, **PLACEMENTS["threads"]}
     mesh = spmd.make_mesh(jax.devices()[:1])
     pipeline, _ = builders.pipeline_alone(config(**options), mesh, np.arange(4))
@@ -114,7 +114,7 @@ def test_pictures_decoded_beforehand_have_the_median_size(photos):
     np.testing.assert_array_equal(decoded.source.images[0, :20], pipeline.source.image(index)[:20])
 
 
-def test_the_crop_alone_leaves_all_else_out():
+def test_the_crop_alone_turns_off_all_other_operations():
     policy = measure.crop_alone(ImagePolicy(affine=(1.0,), rotation=30.0, solarize=(0.2,)))
     used = [name for name in ("crop", "affine", "jitter", "blur", "solarize") if policy.uses(name)]
     assert used == ["crop"]
@@ -137,7 +137,7 @@ def test_sides_work_at_the_same_time_on_an_accelerator_and_share_the_cores_of_a_
 
 
 @pytest.mark.parametrize(
-    ("placement", "platform", "costs", "words"),
+    ("placement", "platform", "costs", "text"),
     [
         ("stream", "gpu", {"transfer_transfer": 2.0, "device_augment": 1.0}, "--data.resident"),
         ("tf", "gpu", {"transfer_transfer": 2.0, "host_augment": 1.0}, "--data.size, now 8"),
@@ -147,30 +147,30 @@ def test_sides_work_at_the_same_time_on_an_accelerator_and_share_the_cores_of_a_
         ("resident", "gpu", {"device_crop_resize": 2.0}, "--augment.interpolation bilinear"),
     ],
 )
-def test_the_sentence_names_the_limit_and_a_way_out(placement, platform, costs, words):
+def test_the_sentence_names_the_limit_and_a_way_out(placement, platform, costs, text):
     measured = costing(placement, platform, **costs)
     policy = dataclasses.replace(measured.pipeline.policy, interpolation="bicubic")
     pipeline = dataclasses.replace(measured.pipeline, policy=policy)
     sentence = profile_result.verdict(dataclasses.replace(measured, pipeline=pipeline))
     assert "is the limit; " in sentence
-    assert words in sentence
+    assert text in sentence
 
 
 @pytest.mark.parametrize(("placement", "times"), [("tf", 1), ("threads", 0)])
 def test_the_plain_resize_is_advised_once_and_where_it_helps(placement, times):
-    """Pillow's resize gains nothing by it."""
+    """The advice is for tf.data only: Pillow's resize does not become faster."""
     sentence = profile_result.verdict(costing(placement, "gpu", host_crop_resize=2.0))
     assert sentence.count("--augment.no-antialias") == times
 
 
-def test_the_table_tells_what_a_core_pays():
+def test_the_table_lists_milliseconds_per_view_on_one_core():
     text = profile_result.table(costing("tf-split", "gpu", host_decode=0.001, device_augment=0.0))
-    assert "1,000           2.000" in text  # a view in 1 ms by two cores
+    assert "1,000           2.000" in text  # two cores make a view in 1 ms
     assert "about 0" in text
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
-def test_a_time_that_is_none_is_refused(seconds):
+def test_a_duration_that_is_not_positive_is_an_error(seconds):
     with pytest.raises(UserError, match=r"--seconds .*; give more than 0"):
         cssl_jax.bench_input(config(), seconds=seconds)
 
@@ -187,7 +187,7 @@ def test_the_command_prints_the_table_and_refuses_in_one_line(capsys):
     assert "name the recipe first: cssl-jax bench-input RECIPE" in capsys.readouterr().err
 
 
-def test_what_is_measured_is_the_pipeline_that_trains():
+def test_the_measured_pipeline_is_the_one_that_trains():
     report = cssl_jax.bench_input(config(**PLACEMENTS["threads"]), seconds=0.01)
     pipeline = report.measured.pipeline
     assert isinstance(pipeline, HostPipeline)

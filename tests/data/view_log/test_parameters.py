@@ -11,7 +11,7 @@ from cssl_jax.data.view_log.parameters import view_parameters
 from helpers import tiny
 
 
-def test_parameters_are_those_that_each_examples_key_draws():
+def test_parameters_are_those_drawn_from_the_key_of_each_example():
     config = tiny.replace(tiny.config(), "augment", affine=(0.5,), rotation=30.0)
     run = tiny.Run(config)
     drawn = view_parameters(run.pipeline.work)(2, 5)
@@ -25,11 +25,11 @@ def test_parameters_are_those_that_each_examples_key_draws():
             box = crop_box(one, 8, 8, policy=config.augment)
             np.testing.assert_array_equal(drawn["box"][s, row, view], np.stack(box))
             for name in ("rotation", "brightness", "order", "blur_sigma", "solarize"):
-                # Compiled and not: the last bit of a float32 may differ.
+                # Compiled against uncompiled code: the last bit of a float32 may differ.
                 np.testing.assert_allclose(drawn[name][s, row, view], one[name], rtol=1e-6)
 
 
-def test_a_step_has_the_same_parameters_whichever_steps_are_asked_for_with_it():
+def test_the_parameters_of_a_step_do_not_depend_on_the_requested_range():
     draw = view_parameters(tiny.Run(tiny.config()).pipeline.work)
     alone, among = draw(4, 5), draw(0, 6)
     for name, value in alone.items():
@@ -37,8 +37,8 @@ def test_a_step_has_the_same_parameters_whichever_steps_are_asked_for_with_it():
 
 
 @pytest.mark.parametrize("pipeline", ["resident", "threads"])
-def test_a_box_is_the_part_of_the_picture_that_the_view_shows(pipeline):
-    """Cut and resized by Pillow, it is the view that the pipeline makes."""
+def test_a_box_is_the_region_of_the_image_that_the_view_shows(pipeline):
+    """The box, cropped and resized by Pillow, equals the view of the pipeline."""
     off = dict.fromkeys(PROBABILITIES, (0.0,))
     policy = ImagePolicy(**{**off, "crop": (1.0,)}, interpolation="bilinear")
     config = dataclasses.replace(tiny.config(), augment=policy)
@@ -50,10 +50,10 @@ def test_a_box_is_the_part_of_the_picture_that_the_view_shows(pipeline):
         "views"
     ]
     for row in range(16):
-        picture = run.pipeline.source.image(drawn["index"][0, row])[..., 0].astype(np.float32)
+        image = run.pipeline.source.image(drawn["index"][0, row])[..., 0].astype(np.float32)
         for view in range(2):
             top, left, height, width = drawn["box"][0, row, view]
-            crop = PIL.Image.fromarray(picture[top : top + height, left : left + width])
+            crop = PIL.Image.fromarray(image[top : top + height, left : left + width])
             expected = np.asarray(crop.resize((8, 8), PIL.Image.Resampling.BILINEAR))
-            found = 255 * np.asarray(views["main"][row, view, ..., 0])
-            np.testing.assert_allclose(found, expected, atol=1.0)  # the host rounds to uint8
+            computed = 255 * np.asarray(views["main"][row, view, ..., 0])
+            np.testing.assert_allclose(computed, expected, atol=1.0)  # the host rounds to uint8

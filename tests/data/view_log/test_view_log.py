@@ -26,61 +26,61 @@ def run(folder, work, start, stop, *, killed=False):
     for done in range(start + 1, stop + 1):
         writing.add(done)
     if killed:
-        writing._done = writing._first  # the steps of the file at hand are lost
+        writing._done = writing._first  # the steps of the unfinished file are lost
     writing.close()
 
 
 def steps(folder):
-    found = []
+    logged = []
     for path in sorted(folder.iterdir()):
         with np.load(path, allow_pickle=False) as content:
-            found += content["step"].tolist()
-    return found
+            logged += content["step"].tolist()
+    return logged
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_steps_go_to_files_of_so_many_and_come_back(tmp_path, work):
+def test_steps_are_written_to_files_of_fixed_size_and_read_back(tmp_path, work):
     run(tmp_path / "views", work, 0, 10)
     assert names(tmp_path / "views") == ["00000000.npz", "00000004.npz", "00000008.npz"]
     expected = view_parameters(work)(3, 9)
-    found = read_record(tmp_path / "views", 3, 9)
-    assert found.keys() == expected.keys()
+    logged = read_record(tmp_path / "views", 3, 9)
+    assert logged.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value)
-        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(logged[name], value)
+        assert logged[name].dtype == value.dtype
 
 
 @pytest.mark.parametrize("start", [0, 3, 4, 5, 8, 9])
 @pytest.mark.parametrize("killed", [True, False])
-def test_wherever_a_run_goes_on_every_step_is_there_once(tmp_path, work, start, killed):
+def test_a_resumed_run_logs_every_step_exactly_once(tmp_path, work, start, killed):
     run(tmp_path, work, 0, 10, killed=killed)
-    begun = ViewRecord(tmp_path, work, start)
-    begun.close()
-    assert steps(tmp_path) == list(range(start))  # nothing beyond what the run has behind it
+    resumed = ViewRecord(tmp_path, work, start)
+    resumed.close()
+    assert steps(tmp_path) == list(range(start))  # no steps beyond those that the run completed
     run(tmp_path, work, start, 11)
     assert steps(tmp_path) == list(range(11))
 
 
-def test_what_was_not_recorded_is_not_there(tmp_path, work):
+def test_reading_steps_that_were_not_logged_gives_none(tmp_path, work):
     assert read_record(tmp_path / "none", 0, 1) is None
-    run(tmp_path, work, 5, 9)  # recording was switched on at step 5: from that file on
+    run(tmp_path, work, 5, 9)  # logging is turned on at step 5, so its file is written completely
     assert steps(tmp_path) == list(range(4, 9))
     assert read_record(tmp_path, 3, 6) is None
     assert read_record(tmp_path, 8, 10) is None
     assert read_record(tmp_path, 4, 9)["step"].tolist() == list(range(4, 9))
 
 
-def test_a_broken_file_is_named_and_may_go(tmp_path, work):
+def test_a_damaged_file_is_an_error_that_names_the_file(tmp_path, work):
     run(tmp_path, work, 0, 4)
     (tmp_path / "00000000.npz").write_bytes(b"PK no more")
-    with pytest.raises(UserError, match=r"00000000\.npz is broken; delete it"):
+    with pytest.raises(UserError, match=r"00000000\.npz is damaged; delete it"):
         read_record(tmp_path, 0, 2)
 
 
-def test_a_full_disk_is_told_and_not_kept_silent(tmp_path, work, monkeypatch):
+def test_a_full_disk_is_an_error(tmp_path, work, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
