@@ -45,8 +45,7 @@ def adapt(argv: Sequence[str]) -> int:
     options = parse(Adapt, "adapt", argv, Adapt(tyro.MISSING, tyro.MISSING, config=config))
     config = options.config
     if options.target:
-        target = dataclasses.replace(config.adapt, target=options.target)
-        config = dataclasses.replace(config, adapt=target)
+        config = config.replace({"adapt.target": options.target})
     results = adapt(
         options.run,
         options.workdir,

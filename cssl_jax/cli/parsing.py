@@ -1,6 +1,5 @@
 """From words of a command line to options."""
 
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -78,8 +77,7 @@ def fit_warmup(
         f"{recipe.train.epochs}; {_WARMUP} gives another",
         file=sys.stderr,
     )
-    optimizer = dataclasses.replace(config.optimizer, warmup_epochs=scaled)
-    return dataclasses.replace(config, optimizer=optimizer)
+    return config.replace({"optimizer.warmup_epochs": scaled})
 
 
 def run_first(command: str, needed: str, argv: Sequence[str]) -> pathlib.Path | None:

@@ -125,8 +125,7 @@ def _run(options: Pretrain) -> int:
 
     config = options.config
     if options.init:
-        train = dataclasses.replace(config.train, init=options.init)
-        config = dataclasses.replace(config, train=train)
+        config = config.replace({"train.init": options.init})
     results = pretrain(config, options.workdir, profile_steps=options.profile_steps)
     if not multihost.is_primary():
         return 0

@@ -1,6 +1,9 @@
 """The whole config: all sections."""
 
 import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
 
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config.data import DataConfig
@@ -10,6 +13,7 @@ from cssl_jax.config.model import ModelConfig
 from cssl_jax.config.optimizer import OptimizerConfig
 from cssl_jax.config.runtime import RuntimeConfig
 from cssl_jax.config.train import TrainConfig
+from cssl_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,3 +30,43 @@ class Config:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
+
+    def replace(self, values: Mapping[str, Any]) -> "Config":
+        """Returns a copy with other values of some fields.
+
+        >>> Config().replace({"train.epochs": 5, "model.width": 0.5}).train.epochs
+        5
+
+        Args:
+            values: Values by "section.field". They are not checked; see ``recipes.canonical``.
+
+        Raises:
+            UserError: A name is no field of a config; the message has the nearest one.
+        """
+        sections: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            section, _, field = str(name).partition(".")
+            if field not in _fields_of(self).get(section, ()):
+                raise UserError(f"no config field is called {name}; {self._hint(str(name))}")
+            sections.setdefault(section, {})[field] = value
+        changed: dict[str, Any] = {
+            section: dataclasses.replace(getattr(self, section), **fields)
+            for section, fields in sections.items()
+        }
+        return dataclasses.replace(self, **changed)
+
+    def _hint(self, name: str) -> str:
+        fields_of = _fields_of(self)
+        known = [f"{section}.{field}" for section in fields_of for field in fields_of[section]]
+        by_field = [full for full in known if full.endswith(f".{name}")]
+        near = by_field or difflib.get_close_matches(name, known, n=1)
+        return f"did you mean {near[0]}?" if near else "give section.field"
+
+
+def _fields_of(config: Config) -> dict[str, tuple[str, ...]]:
+    """Field names by section."""
+    sections = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        name: tuple(field.name for field in dataclasses.fields(section))
+        for name, section in sections.items()
+    }

@@ -1,6 +1,5 @@
 """From a config to the parts of a run: data, modules, optimizer, first state."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -69,14 +68,14 @@ def target_config(config: Config, classes: tuple[str, ...] = ()) -> Config:
         config: Of the adaptation.
         classes: Class names to number the target's labels by; () are the target's own.
     """
-    data = dataclasses.replace(
-        config.data,
-        source=config.adapt.target,
-        validation_source=config.adapt.target_validation,
-        labels=config.adapt.target_labels,
-        classes=classes,
+    return config.replace(
+        {
+            "data.source": config.adapt.target,
+            "data.validation_source": config.adapt.target_validation,
+            "data.labels": config.adapt.target_labels,
+            "data.classes": classes,
+        }
     )
-    return dataclasses.replace(config, data=data)
 
 
 def load_target(config: Config) -> tuple[Source, Source]:

@@ -1,6 +1,5 @@
 """Messages for out-of-memory errors: the memory of a step, and options that reduce it."""
 
-import dataclasses
 import re
 import traceback
 from collections.abc import Iterator
@@ -76,19 +75,18 @@ def _ways(
     batch, micro = config.train.batch_size, config.train.micro_batch
     smaller = [size for size in _halves(batch, devices) if not micro or size % micro == 0]
     fit = _fitting(
-        [_with_train(config, batch_size=size) for size in smaller], devices, given, memory
+        [config.replace({"train.batch_size": size}) for size in smaller], devices, given, memory
     )
     if fit:
         size, held = fit[0].train.batch_size, fit[1]
         yield f"--train.batch-size {size}: {held / GIB:.2f} GiB{elsewhere}"
     if not config.model.remat:
-        model = dataclasses.replace(config.model, remat=True)
-        fit = _fitting([dataclasses.replace(config, model=model)], devices, given, None)
+        fit = _fitting([config.replace({"model.remat": True})], devices, given, None)
         if fit:
             yield f"--model.remat: {fit[1] / GIB:.2f} GiB, a second forward pass per step"
     parts = [size for size in _halves(micro or batch, devices) if batch % size == 0]
     fit = _fitting(
-        [_with_train(config, micro_batch=size) for size in parts], devices, given, memory
+        [config.replace({"train.micro_batch": size}) for size in parts], devices, given, memory
     )
     if fit:
         size, held = fit[0].train.micro_batch, fit[1]
@@ -99,10 +97,6 @@ def _halves(batch: int, devices: int) -> list[int]:
     """Sizes of at most a half, a quarter, ... of a batch that divide over the devices."""
     sizes = [batch // 2**n // devices * devices for n in range(1, _HALVINGS + 1)]
     return [size for size in dict.fromkeys(sizes) if size > 1]
-
-
-def _with_train(config: Config, **values: int) -> Config:
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **values))  # type: ignore[arg-type]
 
 
 def _fitting(

@@ -1,6 +1,5 @@
 """Cost of a recipe on a number of devices, and the largest batch that fits their memory."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -166,12 +165,15 @@ def with_step(config: Config, kind: str, batch: int, micro_batch: int) -> Config
         batch: Global batch size in examples.
         micro_batch: Global micro-batch size in examples; used by GradCache only.
     """
-    train = dataclasses.replace(
-        config.train, batch_size=batch, micro_batch=micro_batch if kind == "GradCache" else 0
+    return config.replace(
+        {
+            "train.batch_size": batch,
+            "train.micro_batch": micro_batch if kind == "GradCache" else 0,
+            "model.remat": kind == "remat",
+            # BatchNorm groups take no memory, and need not divide the batch sizes that are tried.
+            "model.norm_group": 0,
+        }
     )
-    # BatchNorm groups take no memory, and need not divide the batch sizes that are tried.
-    model = dataclasses.replace(config.model, remat=kind == "remat", norm_group=0)
-    return dataclasses.replace(config, train=train, model=model)
 
 
 def largest_batch(

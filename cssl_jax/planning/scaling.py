@@ -82,8 +82,7 @@ def rows(
                 f"batch {batch} does not divide over {count} devices; omit that number, or "
                 "give --per-device"
             )
-        train = dataclasses.replace(config.train, batch_size=batch)
-        cost = cost_of(dataclasses.replace(config, train=train), count, given)
+        cost = cost_of(config.replace({"train.batch_size": batch}), count, given)
         # An average travels up and down a binary tree of the devices that share a group.
         hops = 2 * math.ceil(math.log2(cost.norm_devices)) if cost.norm_devices > 1 else 0
         table_rows.append(

@@ -37,22 +37,16 @@ def canonical(config: Config) -> Config:
 
 
 def override(config: Config, values: dict[str, Any]) -> Config:
-    """The config with other values of some fields, by dotted names: {"model.width": 0.5, ...}.
+    """Returns the config with other values of some fields, checked.
+
+    Args:
+        config: Config to start from.
+        values: Values by dotted name, such as {"model.width": 0.5}.
 
     Raises:
-        UserError: An unknown field, with the nearest right name, or a value that cannot work.
+        UserError: A field is unknown, with the nearest right name, or a value cannot work.
     """
-    content = to_dict(config)
-    for name, value in values.items():
-        section, _, field = str(name).partition(".")
-        if section not in content or not field:
-            known = [f"{part}.{inner}" for part, fields in content.items() for inner in fields]
-            by_field = [full for full in known if full.endswith(f".{name}")]
-            near = by_field or difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "give section.field"
-            raise UserError(f"no config field is called {name}; {hint}")
-        content[section][field] = value
-    return from_dict(content)
+    return canonical(config.replace(values))
 
 
 def _build(cls: type, content: Any, prefix: str) -> Any:

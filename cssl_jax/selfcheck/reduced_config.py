@@ -99,9 +99,8 @@ def examples_of(config: Config, path: pathlib.Path) -> tuple[Config, str]:
     if config.train.init:
         notes.append("random weights instead of train.init")
     spec = _write(source, config, count, path)
-    data = dataclasses.replace(config.data, source=spec, labels="none")
-    model = dataclasses.replace(config.model, dtype="float32")
-    return dataclasses.replace(config, data=data, model=model), "; ".join(notes)
+    values = {"data.source": spec, "data.labels": "none", "model.dtype": "float32"}
+    return config.replace(values), "; ".join(notes)
 
 
 def _write(source: Source | None, config: Config, count: int, path: pathlib.Path) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import operator
 import pathlib
 import signal
 import sys
@@ -250,27 +251,17 @@ def with_kernels_of(experiment: Experiment, checkpoints: Checkpoints) -> Experim
 
 def _with_absolute_paths(config: Config) -> Config:
     """Makes paths absolute, so that the run can be evaluated from any working directory."""
-    data: dict[str, Any] = {
-        name: absolute_spec(getattr(config.data, name)) for name in ("source", "validation_source")
-    }
-    adapt: dict[str, Any] = {
-        name: absolute_spec(getattr(config.adapt, name)) for name in ("target", "target_validation")
-    }
+    names = ["data.source", "data.validation_source", "adapt.target", "adapt.target_validation"]
     if config.data.labels not in LABEL_RULES:
-        data["labels"] = absolute_spec(config.data.labels)
+        names.append("data.labels")
     if config.adapt.target_labels not in LABEL_RULES:
-        adapt["target_labels"] = absolute_spec(config.adapt.target_labels)
-    method = dataclasses.replace(config.method, name=absolute_name(config.method.name))
-    model = dataclasses.replace(config.model, encoder=absolute_name(config.model.encoder))
-    init: dict[str, Any] = {"init": absolute_spec(config.train.init)} if config.train.init else {}
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, **data),
-        adapt=dataclasses.replace(config.adapt, **adapt),
-        train=dataclasses.replace(config.train, **init),
-        method=method,
-        model=model,
-    )
+        names.append("adapt.target_labels")
+    if config.train.init:
+        names.append("train.init")
+    absolute = {name: absolute_spec(operator.attrgetter(name)(config)) for name in names}
+    for name in ("method.name", "model.encoder"):
+        absolute[name] = absolute_name(operator.attrgetter(name)(config))
+    return config.replace(absolute)
 
 
 # ---------------------------------------------------------------------------------------- messages

@@ -50,35 +50,29 @@ def finetune_config(run: str | pathlib.Path) -> Config:
     base = recipes.from_dict(meta["config"])
     input_spec = meta["input"]
     split_seed = base.train.seed if base.data.split_seed is None else base.data.split_seed
-    return dataclasses.replace(
-        base,
-        data=dataclasses.replace(
-            base.data,
-            size=input_spec["size"],
-            mean=tuple(input_spec["mean"]),
-            std=tuple(input_spec["std"]),
+    return base.replace(
+        {
+            "data.size": input_spec["size"],
+            "data.mean": tuple(input_spec["mean"]),
+            "data.std": tuple(input_spec["std"]),
             # Another train.seed must not move held-out images into the training split.
-            split_seed=split_seed,
-        ),
-        augment=dataclasses.replace(
-            base.augment, jitter=(0.0,), grayscale=(0.0,), blur=(0.0,), solarize=(0.0,)
-        ),
-        method=dataclasses.replace(base.method, name="classifier"),
-        optimizer=dataclasses.replace(
-            base.optimizer,
-            name="sgd",
-            learning_rate=0.05,
-            scaling="linear",
-            schedule="cosine",
-            warmup_epochs=0.0,
-            weight_decay=0.0,
-            momentum=0.9,
-            nesterov=True,
-            trust_clip=False,
-        ),
-        train=dataclasses.replace(
-            base.train, epochs=30, init=str(folder), micro_batch=0, micro_batch_norm="batch"
-        ),
+            "data.split_seed": split_seed,
+            **{f"augment.{name}": (0.0,) for name in ("jitter", "grayscale", "blur", "solarize")},
+            "method.name": "classifier",
+            "optimizer.name": "sgd",
+            "optimizer.learning_rate": 0.05,
+            "optimizer.scaling": "linear",
+            "optimizer.schedule": "cosine",
+            "optimizer.warmup_epochs": 0.0,
+            "optimizer.weight_decay": 0.0,
+            "optimizer.momentum": 0.9,
+            "optimizer.nesterov": True,
+            "optimizer.trust_clip": False,
+            "train.epochs": 30,
+            "train.init": str(folder),
+            "train.micro_batch": 0,
+            "train.micro_batch_norm": "batch",
+        }
     )
 
 

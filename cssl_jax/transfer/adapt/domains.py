@@ -1,7 +1,5 @@
 """Training and held-out images of the source and the target domain of an adaptation."""
 
-import dataclasses
-
 import numpy as np
 
 from cssl_jax.config import Config
@@ -31,10 +29,7 @@ class Domains:
         Raises:
             UserError: The source has no labels, or the domains are incompatible.
         """
-        classifier = dataclasses.replace(config.method, name="classifier")
-        self.source, source_test = builders.load_data(
-            dataclasses.replace(config, method=classifier)
-        )
+        self.source, source_test = builders.load_data(config.replace({"method.name": "classifier"}))
         self.source_test = labelled_part(source_test)
         splits = builders.load_target(config)
         self.target, target_test = (self._renumber(split, config) for split in splits)
@@ -75,11 +70,7 @@ class Domains:
         size = min(config.train.batch_size, len(self.source), len(self.target))
         present = max(self.source.num_classes, self.source_test.num_classes)
         classes = config.classifier.num_classes or present
-        return dataclasses.replace(
-            config,
-            classifier=dataclasses.replace(config.classifier, num_classes=classes),
-            train=dataclasses.replace(config.train, batch_size=size),
-        )
+        return config.replace({"classifier.num_classes": classes, "train.batch_size": size})
 
     def _renumber(self, target: Source, config: Config) -> Source:
         return number_alike(

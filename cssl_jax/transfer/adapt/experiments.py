@@ -42,11 +42,9 @@ def training_configs(config: Config, methods: Sequence[str], domains: Domains) -
         method: _with_method(config, method, config.adapt) for method in methods if method != "bn"
     }
     if domains.target_labels and "target" in domains.held_out():
-        all_labels = dataclasses.replace(config.classifier, label_fraction=1.0)
+        target = builders.target_config(config, domains.target_classes)
         configs["target"] = _with_method(
-            dataclasses.replace(
-                builders.target_config(config, domains.target_classes), classifier=all_labels
-            ),
+            target.replace({"classifier.label_fraction": 1.0}),
             "classifier",
             default_adapt,
             batch_size=min(config.train.batch_size, domains.target_labels),
