@@ -42,9 +42,9 @@ def start(
         num_processes: Number of processes of the run.
         process_id: Number of this process, from 0.
         timeout: Seconds to wait for the other processes, and after which a process without a
-            heartbeat counts as dead (at most 100 for the latter). JAX ends a process whose peers
-            do not arrive without unwinding its stack. So does this function, with a message and
-            exit status 2.
+            heartbeat counts as dead (at most 100 for the latter). If peers do not arrive, JAX
+            ends the process without unwinding its stack. So does this function, with a message
+            and exit status 2.
 
     Raises:
         UserError: The three arguments do not fit together, JAX has started already, or processes
@@ -90,9 +90,8 @@ def leave(status: int, words: Sequence[str] = ()) -> None:
     print("".join(words), end="", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    if (
-        jax.process_index() == 0
-    ):  # it hosts the coordinator: let the others print their errors first
+    if jax.process_index() == 0:
+        # Process 0 hosts the coordinator, without which the others cannot report their errors.
         time.sleep(_EXIT_DELAY)
     os._exit(status)
 

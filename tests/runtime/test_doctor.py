@@ -63,9 +63,8 @@ def test_versions_are_compared_with_both_bounds():
     assert doctor.package_trouble("jax", "0.10.2", requirement) == ""
     assert doctor.package_trouble("jax", "0.13.0", requirement).startswith("jax 0.13.0 does not")
     assert doctor.package_trouble("jax", "0.9.9", requirement).startswith("jax 0.9.9 does not")
-    assert (
-        doctor.package_trouble("jax", "0.11.0.dev3", requirement) == ""
-    )  # pre-releases satisfy the bounds
+    # Nightly versions between the bounds satisfy them.
+    assert doctor.package_trouble("jax", "0.11.0.dev3", requirement) == ""
     assert doctor.package_trouble("chex", "0.0.1", None) == ""  # no requirement, no problem
     assert doctor.package_trouble("chex", None, None) == 'chex is missing: pip install "chex"'
 
