@@ -95,7 +95,7 @@ def axis_ticks(axis: Axis) -> list[tuple[float, str]]:
     first, last = math.ceil(math.log10(axis.low)), math.floor(math.log10(axis.high))
     powers = [10.0**p for p in range(first, last + 1)]
     ends = [axis.low, axis.high]
-    # The label of a range end that is close to a power of ten would overlap its label.
+    # A range end close to a power of ten has no label: the two labels would overlap.
     clear = [e for e in ends if all(abs(height(axis, e) - height(axis, p)) > 0.08 for p in powers)]
     return [(height(axis, value), number(value)) for value in sorted([*powers, *clear])]
 
