@@ -8,14 +8,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.losses.core import two_views
 from cssl_jax.runtime import spmd
 from helpers import tiny
-
-FLOAT32_BOUND = 1e-5  # of the tree's largest gradient; docs/architecture.md, rule 1
-
-
-def largest_difference(tree, reference):
-    """Largest |a - b| over the tree, in units of the reference's largest magnitude."""
-    a, b = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (tree, reference))
-    return np.abs(a - b).max() / np.abs(b).max()
+from helpers.comparison import FLOAT32_BOUND, largest_difference
 
 
 def gradient_on(devices, backend="shard_map", mutate=lambda grads: grads, **options):

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_invariance import FLOAT32_BOUND, largest_difference
 
 import cssl_jax
 from cssl_jax.errors import UserError
@@ -23,6 +22,7 @@ from cssl_jax.step.grad_cache import make_gradient
 from cssl_jax.step.state import TrainState
 from cssl_jax.train.logging import logger
 from helpers import tiny
+from helpers.comparison import FLOAT32_BOUND, largest_difference
 
 N, MICRO_BATCH = 32, 8
 FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1; the measured difference is 3e-15
