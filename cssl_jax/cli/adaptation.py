@@ -1,4 +1,4 @@
-"""The command that takes a run to another domain."""
+"""Command `adapt`: domain adaptation of a pretrained run."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from cssl_jax.config import Config
 
 @dataclasses.dataclass(frozen=True)
 class Adapt:
-    """Train on one domain's labels for another without, beside source-only and target-supervised.
+    """Train on one domain's labels for a domain without; compare with both bounds.
 
     Attributes:
         run: Run folder of the pretrained encoder.
-        workdir: Folder for the trainings and adaptation.json.
-        target: Images of the domain to adapt to; as --adapt.target.
-        methods: bn: the target's BatchNorm statistics, no training; coral: alike covariances; dann:
-            features that a domain classifier cannot tell apart.
-        seeds: Trainings a row.
-        config: Every field of the trainings' config; defaults are the run's, with the SimCLR
-            paper's fine-tuning. See the options --adapt.* and --classifier.*.
+        workdir: Output folder: one run per training run, and adaptation.json.
+        target: Images of the domain to adapt to; short for --adapt.target.
+        methods: Methods to compare: bn uses the target's BatchNorm statistics without training,
+            coral aligns covariances, dann trains against a domain classifier.
+        seeds: Number of seeds per setting.
+        config: Every field of the training runs' config; defaults are those of the run, with the
+            SimCLR paper's fine-tuning. See the options --adapt.* and --classifier.*.
     """
 
     run: Run

@@ -1,4 +1,4 @@
-"""Commands on pictures: what is in them, and lists of them."""
+"""Commands `data check` and `data split`: examine a set of images, write lists of it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from cssl_jax.recipes import validate
 
 @dataclasses.dataclass(frozen=True)
 class DataCheck:
-    """Say what is in a set of pictures: broken files, duplicates, sizes, classes.
+    """Examine a set of images: damaged files, duplicates, sizes, classes.
 
     Attributes:
-        source: Folder, .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or .parquet file.
-        options: How pictures are read; the data.* options of a run with the same names.
-        rejected: File to write the pictures to that would be left out, with the reason (.csv);
-            standard output is -.
-        json: File to write all figures to; - is standard output.
+        source: Images: folder, .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or .parquet file.
+        options: How images are read; the options of a run named data.*.
+        rejected: File (.csv) for the images that a run would exclude, with the reasons; - is
+            standard output.
+        json: File for all metrics; - is standard output.
     """
 
     source: Source
@@ -36,17 +36,17 @@ class DataCheck:
 
 @dataclasses.dataclass(frozen=True)
 class DataSplit:
-    """Write train.csv, validation.csv and test.csv: lists that data.source takes.
+    """Write train.csv, validation.csv and test.csv: lists for data.source.
 
-    Classes keep their shares, near-duplicates stay on one side, and the same pictures and seed give
-    the same lists on any machine.
+    Every list has the same fraction of each class, near-duplicates are in the same list, and the
+    same images and seed give the same lists on any machine.
 
     Attributes:
-        source: Folder or .csv list of pictures.
+        source: Folder or .csv list of images.
         output: Folder to write the lists to.
-        fractions: Of train, validation and test.
-        seed: Of the split.
-        options: How pictures are read; the data.* options of a run with the same names.
+        fractions: Fractions of the images in train.csv, validation.csv and test.csv.
+        seed: Seed of the random split.
+        options: How images are read; the options of a run named data.*.
     """
 
     source: Source
@@ -81,7 +81,7 @@ def data_check(argv: Sequence[str]) -> int:
 
 
 def _within_limits(options: ImageOptions) -> ImageOptions:
-    """The options, after the same checks as a run's."""
+    """The options, checked as those of a run are."""
     validate(Config(data=DataConfig(**dataclasses.asdict(options))))
     return options
 
@@ -98,5 +98,5 @@ def data_split(argv: Sequence[str]) -> int:
         fractions=options.fractions,
         seed=options.seed,
     ):
-        print(f"{path}: {count} pictures")
+        print(f"{path}: {count} images")
     return 0

@@ -1,4 +1,4 @@
-"""Options before the command: how several processes of one run find one another."""
+"""Options before the command that connect several processes of one run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,10 @@ from cssl_jax.errors import UserError
 
 HELP = """\
 Several processes share a run under JAX's distributed runtime. Under Slurm, Open
-MPI, on TPU pods and on GKE they find one another; elsewhere each is told,
+MPI, on TPU pods and on GKE they connect by themselves; elsewhere give each,
 before the command:
   cssl-jax --coordinator HOST:PORT --num-processes N --process-id I pretrain ...
-and, with --timeout SECONDS, how long it waits for the others (300)."""
+and optionally --timeout SECONDS, the maximum wait for the others (300)."""
 _OPTIONS: dict[str, Callable[[str], Any]] = {
     "--coordinator": str,
     "--num-processes": int,
@@ -20,10 +20,10 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
 
 
 def options(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """(arguments of ``distributed.start``, the words from the command on).
+    """(arguments of ``distributed.start``, the arguments from the command on).
 
     Raises:
-        UserError: A value is missing or no number.
+        UserError: A value is missing, or is not a number.
     """
     given: dict[str, Any] = {}
     while argv and (word := argv[0].partition("="))[0] in _OPTIONS:

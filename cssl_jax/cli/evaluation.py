@@ -1,4 +1,4 @@
-"""Commands that take a run: measure its encoder, and use it."""
+"""Commands `evaluate` and `embed`: measure and use the encoder of a run."""
 
 import dataclasses
 import pathlib
@@ -19,14 +19,14 @@ Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment"]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Measure a run's encoder beside the untrained one and raw pixels; on its data, or on other.
+    """Evaluate a run's encoder, the untrained one and raw pixels, on the run's or on other data.
 
     Attributes:
-        run: Run folder; its config's values are the defaults of all that follows.
-        protocol: Which protocols; segment takes images with masks. See docs/evaluation.md.
-        json: File to write all metrics to (- is standard output); a finished run's results.json has
-            them in any case.
-        data: Labelled pictures to fit and report on.
+        run: Run folder; its config has the defaults of all other options.
+        protocol: Evaluation protocols; segment takes images with masks. See docs/evaluation.md.
+        json: File for all metrics (- is standard output); results.json of a finished run has them
+            in any case.
+        data: Labelled images to fit on and to report on.
         evaluate: Settings of the protocols.
     """
 
@@ -41,10 +41,10 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbedData(ImageOptions):
-    """What to embed; how images are read is as in the run where no option says otherwise.
+    """Images to embed; they are read as in the run unless an option says otherwise.
 
     Attributes:
-        source: As data.source of a run: an .npz file, a folder of images, a .csv list, ...
+        source: Images, given as data.source of a run: an .npz file, a folder, a .csv list, ...
     """
 
     source: str
@@ -52,15 +52,15 @@ class EmbedData(ImageOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Embed:
-    """Write the features of a set of pictures to an .npz file.
+    """Write the features of a set of images to an .npz file.
 
     Attributes:
         run: Run folder of the encoder.
-        data: What to embed.
+        data: Images to embed.
         output: File to write (.npz; - is standard output): features float32 [N, D] and, where there
             are some, labels, names, classes (names of the labels), and rejected: name and reason of
             each image that is omitted.
-        batch_size: Images embedded at once; 0 is the run's evaluate.batch_size.
+        batch_size: Number of images embedded at once; 0 uses the run's evaluate.batch_size.
     """
 
     run: Run

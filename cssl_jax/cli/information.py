@@ -1,4 +1,4 @@
-"""Commands that only tell: recipes, and the machine."""
+"""Commands `recipes`, `recipes diff` and `doctor`: information on recipes and the machine."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from cssl_jax.cli.parsing import parse
 
 @dataclasses.dataclass(frozen=True)
 class Doctor:
-    """Show devices, versions and memory, what is wrong, and how to mend it."""
+    """Check devices, versions and memory, and name the fix for each problem."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,8 @@ class RecipesDiff:
     """Show the fields in which two recipes differ.
 
     Attributes:
-        a: Name of a recipe, or a .py or .json file (a run's config.json).
-        b: The other.
+        a: First recipe: a name, or a .py or .json file (such as a run's config.json).
+        b: Second recipe, given as the first.
     """
 
     a: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="A")]]

@@ -1,4 +1,4 @@
-"""The command line. The only place that sees argv; all it does can be called from Python."""
+"""Entry point of the command line; everything it does can be called from Python."""
 
 import difflib
 import io
@@ -27,7 +27,7 @@ try:
     )
     from cssl_jax.cli.parsing import asks_for_help
     from cssl_jax.runtime import distributed, platforms
-except (ImportError, RuntimeError) as error:  # no command can be defined: only the doctor can speak
+except (ImportError, RuntimeError) as error:  # no command can be defined; only the doctor runs
     from cssl_jax.runtime.doctor import instead_of_commands
 
     instead_of_commands(error)
@@ -54,20 +54,20 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], type]] = {
 }
 
 
-# By several processes.
+# Commands that several processes may run together.
 SHARED = ("pretrain", "evaluate", "finetune", "adapt", "embed", "demo", "doctor")
 
 
-# What sets the number of images that are embedded at once, in commands that train nothing.
+# Option for the number of images embedded at once, by command that trains nothing.
 BATCH_OPTIONS = {"evaluate": "--evaluate.batch-size", "embed": "--batch-size"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status.
 
-    0: done. 1: a run failed. 2: wrong use. 75: a signal came and what was done is saved, the same
-    command goes on. 130: interrupted, with nothing to save. One of several processes that fails
-    ends here: the interpreter's own end would wait for the others.
+    0: done. 1: a run failed. 2: wrong use. 75: a signal arrived and the progress is saved; the same
+    command resumes. 130: interrupted, with nothing to save. If one of several processes fails, it
+    ends here: the interpreter's own exit would wait for the others.
     """
     try:
         status = _run(list(sys.argv[1:] if argv is None else argv))
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be in no encoding
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may have no valid encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     if argv[:1] == ["help"]:
         argv = [*argv[1:], "--help"]
@@ -109,14 +109,14 @@ def _run(argv: list[str]) -> int:
             near = near or group or difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UserError(f"no command {name!r}; {hint}there are {', '.join(COMMANDS)}")
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes are not the user's
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes do not concern the user
         if name in SHARED and not asks_for_help(argv):
             distributed.start(**options)
         elif options:
             raise UserError(f"several processes share {', '.join(SHARED)}; start {name} in one")
         with trusted:
             status = COMMANDS[name][0](argv[words:])
-        sys.stdout.flush()  # a full disk or a reader that is gone is reported here, not at exit
+        sys.stdout.flush()  # reports a full disk or a closed pipe here, not at exit
         return status
     except UserError as error:
         print(f"cssl-jax {name}: {error}", file=sys.stderr)
@@ -136,7 +136,7 @@ def _run(argv: list[str]) -> int:
             raise
         print(f"cssl-jax {name}: {message}", file=sys.stderr)
         return status
-    except BrokenPipeError:  # a reader such as `head` has seen enough
+    except BrokenPipeError:  # a reader such as `head` has closed the pipe
         sys.stderr.close()
         return 1
     except OSError as error:
@@ -155,20 +155,20 @@ def _trusted(argv: list[str]) -> tuple[AbstractContextManager[None], list[str]]:
 
 
 def _cause(name: str, error: BaseException) -> tuple[int, str]:
-    """(exit status, message) of an error of JAX that has a plain cause; (0, "") of any other."""
+    """(exit status, message) of a JAX error with a known cause; (0, "") of any other error."""
     from cssl_jax.planning import exhaustion
 
     if exhaustion.is_out_of_memory(error):
         return 1, exhaustion.evaluation_message(error, BATCH_OPTIONS.get(name, ""))
     try:
         platforms.require()
-    except UserError as trouble:  # the platform is not there, whatever met it first
+    except UserError as trouble:  # the platform is not available
         return 2, str(trouble)
     return 0, ""
 
 
 def _group(argv: Sequence[str]) -> list[str]:
-    """Commands of two words of which the first is given alone: of "data" but not of "recipes"."""
+    """Commands of two words if only the first is given: those of "data", not of "recipes"."""
     if argv[0] in COMMANDS:
         return []
     return [name for name in COMMANDS if name.startswith(argv[0] + " ")]

@@ -1,4 +1,4 @@
-"""From words of a command line to options."""
+"""Parses the arguments of a command."""
 
 import pathlib
 import sys
@@ -14,7 +14,7 @@ from cssl_jax.files import existing_run
 T = TypeVar("T")
 _WARMUP = "--optimizer.warmup-epochs"
 
-# What is named first, by the word that help and errors call it.
+# Positional arguments and paths, with the word for them in help texts and errors.
 Recipe = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]]
 Run = tyro.conf.Positional[Annotated[pathlib.Path, tyro.conf.arg(metavar="RUN")]]
 Source = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]]
@@ -24,18 +24,22 @@ OptionalFile = Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")]
 
 
 def parse(cls: type[T], name: str, argv: Sequence[str], default: T | None = None) -> T:
-    """A command's words as its options; exits with usage where they do not fit."""
+    """Parses a command's arguments; prints its usage and exits if they do not fit."""
     options = {} if default is None else {"default": default}
     return tyro.cli(cls, prog=f"cssl-jax {name}", args=list(argv), **options)  # type: ignore[call-overload]
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
-    """Whether the words ask what there is, and not to do anything."""
+    """True if the arguments ask for help."""
     return not {"-h", "--help"}.isdisjoint(argv)
 
 
 def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:
-    """The recipe that is named first: its values are the defaults of every other option."""
+    """Loads the recipe in the first argument: the defaults of all options.
+
+    Raises:
+        UserError: The first argument is no recipe.
+    """
     from cssl_jax import recipes
 
     named = _first(argv)
@@ -50,20 +54,20 @@ def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:
 def fit_warmup(
     config: Config, recipe: Config, argv: Sequence[str], run: pathlib.Path | None = None
 ) -> Config:
-    """The config with the recipe's warm-up scaled to fewer epochs, where it takes most of them.
+    """Scales the recipe's warm-up to fewer epochs if it would take more than half of them.
 
-    A warm-up that is given stays, and so does one that takes at most half of the epochs, or that a
-    run began with. What is changed is reported on a line.
+    A warm-up on the command line is kept, and so is one that a run began with. A change is
+    reported on standard error.
 
     Args:
-        config: Of the command.
-        recipe: Named first, before options.
-        argv: Words of the command.
-        run: Folder of a run that may have begun.
+        config: Config with the options of the command line.
+        recipe: Recipe before these options.
+        argv: Arguments of the command.
+        run: Folder of a run that may have begun; None: there is none.
     """
     warmup, epochs = config.optimizer.warmup_epochs, config.train.epochs
-    given = any(word.partition("=")[0].replace("_", "-") == _WARMUP for word in argv)
-    if given or 2 * warmup <= epochs or epochs >= recipe.train.epochs or epochs < 1:
+    is_given = any(word.partition("=")[0].replace("_", "-") == _WARMUP for word in argv)
+    if is_given or 2 * warmup <= epochs or epochs >= recipe.train.epochs or epochs < 1:
         return config
     if run is not None and (run / "config.json").is_file():
         from cssl_jax import recipes
@@ -81,13 +85,13 @@ def fit_warmup(
 
 
 def run_first(command: str, needed: str, argv: Sequence[str]) -> pathlib.Path | None:
-    """The folder of the run that is named first, whose config the other options start from.
+    """Opens the run in the first argument: its config has the defaults of all options.
 
     Returns:
-        Its absolute path; None where help is asked for without one.
+        The absolute path of its folder; None if help is requested without a run.
 
     Raises:
-        UserError: None is, or what is named is none.
+        UserError: There is no first argument, or it is no run folder.
     """
     named = _first(argv)
     if not named and not asks_for_help(argv):

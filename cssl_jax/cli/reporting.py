@@ -1,4 +1,4 @@
-"""Commands that show runs: a report, and single figures."""
+"""Commands `report` and `plot`: a report of runs, and single plots."""
 
 import dataclasses
 import pathlib
@@ -15,17 +15,17 @@ from cssl_jax.outputs import check_output, is_stream, stdout_kept_for, write_png
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write one page on one or several runs, or on a sweep: verdict, curves, tables, maps, views.
+    """Write one page on runs or on a sweep: verdict, curves, tables, maps, views.
 
-    The page holds all that it shows and opens without a network; the same as Markdown and the
-    figures as PNG are written beside it. A run may still be training.
+    The page is one file that opens without a network. Markdown and the plots as PNG are written
+    beside it. A run may still be training.
 
     Attributes:
-        runs: Run folders, which stand side by side; or the folder of one sweep.
-        output: File to write (.html); by default report.html in the folder of a single run. - is
-            standard output, which takes the page alone.
-        images: Validation pictures to embed at most; 0 leaves out what needs them.
-        figures: Write the figures as PNG too.
+        runs: Run folders to compare, or the folder of one sweep.
+        output: File to write (.html); by default report.html in the folder of a single run. -
+            writes the page to standard output.
+        images: Maximum number of validation images to embed; 0 omits maps and galleries.
+        figures: Write the plots as PNG as well.
     """
 
     runs: tyro.conf.Positional[
@@ -41,13 +41,13 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Draw one figure of a run.
+    """Draw one plot of a run.
 
     Attributes:
         run: Run folder; it may still be training.
         output: File to write (.png); - is standard output.
-        kind: What to draw.
-        images: Validation pictures to embed at most.
+        kind: Kind of plot.
+        images: Maximum number of validation images to embed.
     """
 
     run: Run
@@ -99,10 +99,10 @@ def plot(argv: Sequence[str]) -> int:
 
     options = parse(Plot, "plot", argv)
     check_output(options.output, ".png")
-    picture = draw(options.run, options.kind, images=options.images)
-    write_png(options.output, picture)
+    plot = draw(options.run, options.kind, images=options.images)
+    write_png(options.output, plot)
     with stdout_kept_for(options.output):
-        print(f"{options.output}: {options.kind}, {picture.width} x {picture.height} px")
+        print(f"{options.output}: {options.kind}, {plot.width} x {plot.height} px")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Commands about many devices: whether a recipe computes the same on them, and what it costs."""
+"""Commands `selfcheck` and `plan`: a recipe on many devices, its invariance and its cost."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,14 +14,15 @@ from cssl_jax.planning.scaling import Hardware, rows, table
 
 @dataclasses.dataclass(frozen=True)
 class SelfCheckOptions:
-    """Take steps of a recipe on 1, 2, 4, ... devices and compare what they compute.
+    """Train a few steps of a recipe on 1, 2, 4, ... devices and compare the results.
 
     Attributes:
-        recipe: As for pretrain.
-        devices: The most to try: accelerators where there are two or more, else simulated CPUs.
-        steps: In float64; in float32 it is one.
-        full: Do not reduce the recipe: its own encoder, batch and size.
-        timeout: Seconds for each group of processes.
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
+        devices: Maximum number of devices: accelerators if there are two or more, else simulated
+            CPUs.
+        steps: Number of steps in float64; float32 compares one step.
+        full: Keep the recipe's own encoder, batch and image size instead of reducing them.
+        timeout: Maximum time in seconds per group of processes.
         config: Every field of the config; defaults are the recipe's.
     """
 
@@ -35,22 +36,23 @@ class SelfCheckOptions:
 
 @dataclasses.dataclass(frozen=True)
 class PlanOptions:
-    """Count what a recipe costs on so many devices, and the largest batch that fits.
+    """Compute the cost of a recipe's step on given devices, and the largest batch that fits.
 
     Attributes:
-        recipe: As for pretrain.
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
         target: Compile the step for accelerators that are not here: tpu:v5e:4x8 (v4, v5e, v5p,
             v6e; chips along each axis), cuda:h100 (a100, h200; cuda:h100:8 for eight).
         largest: With a target: find the largest batch of each kind of step, by compiling two
             sizes of each.
         views_per_core: With a target: views per second that one host core makes, as measured by
             bench-input; prints the number of cores that feed the target. 0 omits it.
-        devices: That share a batch; several numbers give a table by formulas alone.
-        memory_gb: GiB of one device; without it the device that is here is asked.
-        compile: Compile the step as well, for the devices here or for simulated CPUs.
-        per_device: Of the table: examples on each device; 0 divides the recipe's batch.
-        hardware: Of the table: what a device is assumed to sustain.
-        timeout: Seconds for compiling.
+        devices: Number of devices that share a batch; several numbers give a table by formulas
+            alone.
+        memory_gb: Memory of one device in GiB; by default that of the device that is present.
+        compile: Compile the step as well, for the devices that are present or for simulated CPUs.
+        per_device: Examples per device in the table; 0 divides the recipe's batch.
+        hardware: Rates that the table assumes for a device.
+        timeout: Maximum time in seconds for compiling.
         config: Every field of the config; defaults are the recipe's.
     """
 
@@ -78,7 +80,7 @@ def selfcheck(argv: Sequence[str]) -> int:
     config = recipe_first("selfcheck", "[--devices 8]", argv)
     default = SelfCheckOptions("debug", config=config)
     options = parse(SelfCheckOptions, "selfcheck", argv, default)
-    found = selfcheck(
+    result = selfcheck(
         fit_warmup(options.config, config, argv),
         devices=options.devices,
         steps=options.steps,
@@ -86,8 +88,8 @@ def selfcheck(argv: Sequence[str]) -> int:
         timeout=options.timeout,
         progress=say,
     )
-    print(found)
-    return 0 if found.passed else 1
+    print(result)
+    return 0 if result.passed else 1
 
 
 def plan(argv: Sequence[str]) -> int:

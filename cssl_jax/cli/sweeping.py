@@ -1,4 +1,4 @@
-"""The command that runs a recipe many times with other values."""
+"""Command `sweep`: many runs of one recipe with other values."""
 
 import dataclasses
 import pathlib
@@ -14,23 +14,25 @@ from cssl_jax.config import Config
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Run a recipe with other values, many times, and say which were best; needs Optuna.
+    """Run a recipe many times with other values and report which were best; needs Optuna.
 
-    On a folder with a sweep in it, goes on with it: also after a kill, and for more trials.
+    A sweep that is in the folder is resumed, after a kill as well as for more trials.
 
     Attributes:
-        recipe: As for pretrain.
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
         space: Python file with a function space(trial) that returns config fields and their values.
         workdir: Folder of the sweep; each trial is a run folder in it.
-        trials: In all.
-        seed: Of what is drawn.
-        sampler: "tpe" learns from the trials before (Optuna's default), "random" does not.
-        pruner: "median" ends a trial that is worse than the median of those before at an epoch.
-        prune_after: Epochs before which no trial is ended.
-        storage: Address of a database that several folders share, each with a command of its own.
-            Without it, "", a file in the folder.
-        study: Name there; "" is the folder's.
-        figures: Write the report's figures as PNG too.
+        trials: Total number of trials.
+        seed: Seed of the sampler.
+        sampler: Choice of values: "tpe" learns from earlier trials (Optuna's default), "random"
+            does not.
+        pruner: Early stopping: "median" ends a trial that is worse than the median of earlier
+            trials at the same epoch.
+        prune_after: Number of epochs before which no trial is ended.
+        storage: Address of a database that several folders share, each with its own command; ""
+            uses a file in the folder.
+        study: Name of the study in that database; "" is the name of the folder.
+        figures: Write the report's plots as PNG as well.
         config: Every field of the config; defaults are the recipe's.
     """
 

@@ -1,4 +1,4 @@
-"""Commands that take a recipe: train, look at its views, measure its input."""
+"""Commands that take a recipe: train, fine-tune, draw views, measure the input, demo."""
 
 import dataclasses
 import io
@@ -23,13 +23,13 @@ from cssl_jax.config import FINETUNE_STEPS, Config
 
 @dataclasses.dataclass(frozen=True)
 class Pretrain:
-    """Train an encoder on unlabelled pictures; on a folder with a run in it, go on with that run.
+    """Train an encoder on unlabelled images, or resume the run in the folder.
 
     Attributes:
         recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
         workdir: Run folder.
-        init: Run whose encoder to train on from, in place of random weights; as --train.init.
-        profile_steps: Steps to trace into RUN/profile, for xprof: FIRST:LAST, such as 10:20.
+        init: Run to take the initial weights from; short for --train.init.
+        profile_steps: Steps FIRST:LAST to trace into RUN/profile for xprof, such as 10:20.
         config: Every field of the config; defaults are the recipe's.
     """
 
@@ -42,16 +42,16 @@ class Pretrain:
 
 @dataclasses.dataclass(frozen=True)
 class Finetune:
-    """Train a run's encoder on with labels, beside random weights and raw pixels.
+    """Fine-tune a run's encoder with labels; compare with random weights and raw pixels.
 
     Attributes:
         run: Run folder of the pretrained encoder.
-        workdir: Folder for the trainings and finetune.json.
-        fractions: Shares of each class's training labels, such as 0.01 0.1 1.
-        min_steps: Least steps of a training: where --train.epochs are fewer, as with a dozen
-            labels, there are more epochs; 0 leaves them.
-        config: Every field of the trainings' config; defaults are the run's, with the SimCLR
-            paper's fine-tuning. See the options --classifier.*.
+        workdir: Output folder: one run per training run, and finetune.json.
+        fractions: Fractions of each class's training labels, such as 0.01 0.1 1.
+        min_steps: Minimum number of steps per training run: if --train.epochs give fewer, as with a
+            dozen labels, the number of epochs is increased. 0 uses --train.epochs.
+        config: Every field of the training runs' config; defaults are those of the run, with the
+            SimCLR paper's fine-tuning. See the options --classifier.*.
     """
 
     run: Run
@@ -63,13 +63,13 @@ class Finetune:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Draw pictures and their views as training sees them, with what each underwent in words.
+    """Draw images and their views as training sees them, with each view's augmentations.
 
     Attributes:
-        recipe: As for pretrain.
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
         output: File to write (.png); - is standard output.
-        examples: Pictures, the first of the batch.
-        step: Of the run, from 0.
+        examples: Number of images, the first of the batch.
+        step: Step of the run, from 0.
         config: Every field of the config; defaults are the recipe's.
     """
 
@@ -82,11 +82,11 @@ class Views:
 
 @dataclasses.dataclass(frozen=True)
 class BenchInput:
-    """Measure what each part of a recipe's input costs, and say what limits it.
+    """Measure each stage of a recipe's input and report which one limits it.
 
     Attributes:
-        recipe: As for pretrain.
-        seconds: Of each measurement.
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
+        seconds: Duration of each measurement in seconds.
         config: Every field of the config; defaults are the recipe's.
     """
 
@@ -97,10 +97,10 @@ class BenchInput:
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Train on the embedded digits and show what was learnt: a few minutes on a laptop.
+    """Train on the embedded digits and evaluate the encoder: a few minutes on a laptop.
 
     Attributes:
-        workdir: Run folder; a run that is there already is gone on with.
+        workdir: Run folder; a run that is in it is resumed.
         recipe: Recipe to run.
     """
 

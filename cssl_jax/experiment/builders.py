@@ -1,4 +1,4 @@
-"""From a config to the parts of a run: data, modules, optimizer, first state."""
+"""Builders of an experiment's components: data, method, pipeline, optimizer, initial state."""
 
 import functools
 from collections.abc import Callable
@@ -32,27 +32,27 @@ from cssl_jax.step.state import TrainState
 
 
 def load_data(config: Config) -> tuple[Source, Source]:
-    """(training part, validation part), by a source of its own or a keyed split.
+    """Loads (training split, validation split): two sources, or a seeded split of one.
 
     Raises:
-        UserError: The data cannot be read, their parts do not fit each other, or a classifier's
-            images have no labels.
+        UserError: The data cannot be read, the splits do not fit each other, or a method that needs
+            labels has none.
     """
-    train, validation = _load_parts(config)
+    train, validation = _load_splits(config)
     if method_entry(config.method.name).labelled:
-        for name, part in (("training", train), ("validation", validation)):
-            if part.labels is None or part.labels.max() < 0:
+        for name, split in (("training", train), ("validation", validation)):
+            if split.labels is None or split.labels.max() < 0:
                 raise UserError(f"the {name} images have no labels; a classifier needs them")
-            _check_labels(part, config.classifier.num_classes, name)
+            _check_labels(split, config.classifier.num_classes, name)
         train = sources.labelled_fraction(
             train, config.classifier.label_fraction, seed=config.train.seed
         )
     return train, validation
 
 
-def _check_labels(part: Source, num_classes: int, name: str) -> None:
-    """Raises UserError at a label that a classifier has no output for; 0 outputs: not known yet."""
-    largest = 0 if part.labels is None else int(part.labels.max())
+def _check_labels(split: Source, num_classes: int, name: str) -> None:
+    """Raises UserError for a label without an output; ``num_classes`` 0 is not known yet."""
+    largest = 0 if split.labels is None else int(split.labels.max())
     if num_classes and largest >= num_classes:
         raise UserError(
             f"the {name} images have labels up to {largest} and classifier.num_classes is "
@@ -62,11 +62,11 @@ def _check_labels(part: Source, num_classes: int, name: str) -> None:
 
 
 def target_config(config: Config, classes: tuple[str, ...] = ()) -> Config:
-    """The config with the domain that is adapted to in place of the source.
+    """The config with the target domain in place of the source.
 
     Args:
-        config: Of the adaptation.
-        classes: Class names to number the target's labels by; () are the target's own.
+        config: Config of the adaptation.
+        classes: Class names that number the target's labels; () uses the target's own.
     """
     return config.replace(
         {
@@ -79,17 +79,17 @@ def target_config(config: Config, classes: tuple[str, ...] = ()) -> Config:
 
 
 def load_target(config: Config) -> tuple[Source, Source]:
-    """(training part, validation part) of the domain that is adapted to, as of the source.
+    """Loads (training split, validation split) of the target domain.
 
-    Labels are in the target's own numbering, which no training looks at; see ``Domains``.
+    Labels are in the target's own numbering, which training does not use; see ``Domains``.
 
     Raises:
-        UserError: The data cannot be read, or their parts do not fit each other.
+        UserError: The data cannot be read, or the splits do not fit each other.
     """
-    return _load_parts(target_config(config))
+    return _load_splits(target_config(config))
 
 
-def _load_parts(config: Config) -> tuple[Source, Source]:
+def _load_splits(config: Config) -> tuple[Source, Source]:
     source = load_source(config.data.source, config.data)
     unknown = config.data.unknown_classes
     if config.data.classes:
@@ -126,10 +126,10 @@ def _shape(source: Source) -> str:
 
 
 def input_spec(config: Config, train: Source) -> InputSpec:
-    """Size and normalisation, from the config or computed on the training part.
+    """Size and normalisation of the encoder's input, from the config or the training split.
 
     Raises:
-        UserError: The statistics given are not one a channel, or pictures of many sizes have no
+        UserError: There is not one statistic per channel, or images of several sizes have no
             data.size.
     """
     size = config.data.size or _common_height(train)
@@ -138,7 +138,7 @@ def input_spec(config: Config, train: Source) -> InputSpec:
         if not len(mean) == len(std) == train.channels:
             raise UserError(
                 f"data.mean and data.std have {len(mean)} and {len(std)} values, the images "
-                f"{train.channels} channels; give one value a channel"
+                f"{train.channels} channels; give one value per channel"
             )
     elif config.data.normalize == "dataset":
         mean, std = train.statistics()
@@ -151,17 +151,18 @@ def _common_height(source: Source) -> int:
     heights = source.sizes[:, 0]
     if heights.min() != heights.max():
         raise UserError(
-            f"data.size is 0 and the pictures' heights go from {heights.min()} to {heights.max()} "
-            "px; give the side of a view, e.g. --data.size 128"
+            f"data.size is 0 and the heights of the images range from {heights.min()} to "
+            f"{heights.max()} px; give the side of a view, e.g. --data.size 128"
         )
     return int(heights[0])
 
 
 def make_method(config: Config, mesh: Mesh) -> Method:
-    """The method with its modules; ``mesh`` decides nothing but where BatchNorm groups lie.
+    """Builds the method with its modules; ``mesh`` only decides where BatchNorm groups are.
 
     Raises:
-        UserError: No encoder has that name, or the batch does not divide over devices and groups.
+        UserError: There is no such method or encoder, or the batch does not divide over devices
+            and groups.
     """
     dtype = jnp.bfloat16 if config.model.dtype == "bfloat16" else None
     shared: dict[str, Any] = {
@@ -191,7 +192,7 @@ def make_method(config: Config, mesh: Mesh) -> Method:
 
 
 def own_views(method: Method) -> dict[str, int]:
-    """The views that are made of data.source."""
+    """Number of views per example in each group that data.source provides."""
     return {group: count for group, count in method.views.items() if group != TARGET}
 
 
@@ -247,7 +248,7 @@ def make_pipeline(
 
 
 def check_channels(target: Source, channels: int) -> None:
-    """Raises UserError where images of the target have other channels than the source's."""
+    """Raises UserError if the target's images have another number of channels than the source's."""
     if target.channels != channels:
         raise UserError(
             f"adapt.target has images of {target.channels} channel(s) and data.source of "
@@ -258,10 +259,13 @@ def check_channels(target: Source, channels: int) -> None:
 def with_target(
     pipeline: pipelines.Pipeline, config: Config, target: Source, *, memory: int | None
 ) -> tuple[pipelines.Pipeline, str]:
-    """A pipeline of pairs with the images of the domain that is adapted to; and where these lie.
+    """Extends a pipeline to pairs of a source image and a target image.
+
+    Returns:
+        (pipeline of pairs, where the target images are held).
 
     Raises:
-        UserError: They have other channels, or are fewer than a batch.
+        UserError: The target has another number of channels, or fewer images than a batch.
     """
     channels = len(pipeline.mean)
     check_channels(target, channels)
@@ -285,7 +289,7 @@ def with_target(
 
 
 def pipeline_alone(config: Config, mesh: Mesh, rows: np.ndarray) -> tuple[pipelines.Pipeline, str]:
-    """``make_pipeline`` without the rest of a run, for these rows of the global batch."""
+    """Builds the input pipeline alone, for these rows of the global batch."""
     train, _ = load_data(config)
     return make_pipeline(
         config,
@@ -302,7 +306,7 @@ def pipeline_alone(config: Config, mesh: Mesh, rows: np.ndarray) -> tuple[pipeli
 def make_optimizer(
     config: Config, sampler: Sampler
 ) -> tuple[optax.GradientTransformation, optax.Schedule, int]:
-    """(optimizer, schedule, total steps)."""
+    """Builds (optimizer, learning-rate schedule, total number of steps)."""
     options = config.optimizer
     total_steps = config.train.epochs * sampler.steps_per_epoch
     schedule = optimizers.make_schedule(
@@ -333,7 +337,7 @@ def make_optimizer(
 def init_state(
     method: Method, optimizer: optax.GradientTransformation, spec: InputSpec, seed: int
 ) -> TrainState:
-    """The state before the first step; a function of the seed alone."""
+    """Initial state; a function of the seed alone."""
     draw = _compiled(method, spec, jax.default_backend())
     params, model_state, method_state = draw(jax.random.key(seed))
     opt_state = jax.jit(optimizer.init)(params)
@@ -343,7 +347,7 @@ def init_state(
 def state_shapes(
     method: Method, optimizer: optax.GradientTransformation, spec: InputSpec
 ) -> TrainState:
-    """What ``init_state`` returns, as ``jax.ShapeDtypeStruct``; nothing is compiled."""
+    """Shapes of ``init_state``'s result as ``jax.ShapeDtypeStruct``, without compiling."""
     draw = _drawing(method, spec)
     params, model_state, method_state = jax.eval_shape(draw, jax.random.key(0))
     step: Any = jax.ShapeDtypeStruct((), jnp.int32)
@@ -351,11 +355,11 @@ def state_shapes(
     return TrainState(step, params, model_state, method_state, opt_state)
 
 
-# JAX knows a function that it has traced by its identity, and runs of one process, as in a sweep,
-# mostly have equal methods.
+# JAX caches traces by the identity of a function. Runs in one process, as in a sweep, mostly have
+# equal methods, which share their traces through these caches.
 @functools.lru_cache(maxsize=8)
 def _drawing(method: Method, spec: InputSpec) -> Callable[[jax.Array], Any]:
-    """A function from a key to (params, model_state, method_state)."""
+    """Function from a key to (params, model_state, method_state)."""
     views = {
         group: np.zeros((2, count, spec.size, spec.size, spec.channels), np.float32)
         for group, count in method.views.items()

@@ -90,7 +90,7 @@ def pretrain(
             if name not in signal.Signals.__members__:
                 raise
             raise InterruptedRunError(  # before the first step, or after the last
-                f"{name} outside the steps: nothing is lost; run the same command to go on"
+                f"{name} outside the steps: nothing is lost; run the same command to resume"
             ) from None
 
 

@@ -209,5 +209,5 @@ def unwritten(what: pathlib.Path, reason: str) -> str:
     """Message for a file or folder that could not be written."""
     return (
         f"cannot write to {what}: {reason}; checkpoints saved before stand. Make room or get write "
-        "access, then run the same command to go on"
+        "access, then run the same command to resume"
     )

@@ -242,7 +242,7 @@ class Trainer:
         raise InterruptedRunError(
             f"{self._interruption.name or 'a signal to another process'} at step {done} of "
             f"{self._experiment.total_steps}: saved (waited {time.monotonic() - begun:.1f} s for "
-            "it); run the same command to go on"
+            "it); run the same command to resume"
         )
 
     def _timed(self, host_batches: Generator[Any]) -> Iterator[tuple[Any, float]]:

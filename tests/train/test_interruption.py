@@ -92,7 +92,7 @@ def test_a_signal_between_steps_saves_and_exits_with_75(
         assert cli.main(command(config, tmp_path / "run")) == 75
     said = capfd.readouterr().err
     assert f"cssl-jax pretrain: {number.name} at step 4 of 9: saved" in said
-    assert "run the same command to go on" in said
+    assert "run the same command to resume" in said
     assert cli.main(command(config, tmp_path / "run")) == 0
     assert_same(tmp_path / "run", whole)
 
@@ -311,7 +311,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(config, whole, tmp_path
         said = capfd.readouterr().err
         assert status == 1
         assert "No space left" in said or "ENOSPC" in said or "RESOURCE_EXHAUSTED" in said
-        assert "run the same command to go on" in said
+        assert "run the same command to resume" in said
         remount(tmp_path / "disk", "size=64m")
         assert cli.main(words) == 0
         assert_same(run, whole)
