@@ -1,5 +1,7 @@
 """Parses the arguments of a command."""
 
+import contextlib
+import io
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -7,11 +9,13 @@ from typing import Annotated, TypeVar
 
 import tyro
 
+from cssl_jax.cli.brief_help import shorten
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.files import existing_run
 
 T = TypeVar("T")
+HELP_ALL = "--help-all"
 _WARMUP = "--optimizer.warmup-epochs"
 
 # Positional arguments and paths, with the word for them in help texts and errors.
@@ -26,12 +30,22 @@ OptionalFile = Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")]
 def parse(cls: type[T], name: str, argv: Sequence[str], default: T | None = None) -> T:
     """Parses a command's arguments; prints its usage and exits if they do not fit."""
     options = {} if default is None else {"default": default}
-    return tyro.cli(cls, prog=f"cssl-jax {name}", args=list(argv), **options)  # type: ignore[call-overload]
+    words = ["--help" if word == HELP_ALL else word for word in argv]
+    if not asks_for_help(argv) or HELP_ALL in argv:
+        return tyro.cli(cls, prog=f"cssl-jax {name}", args=words, **options)  # type: ignore[call-overload]
+    full = io.TextIOWrapper(io.BytesIO(), "utf-8")  # tyro draws its boxes where they can be encoded
+    try:
+        with contextlib.redirect_stdout(full):
+            tyro.cli(cls, prog=f"cssl-jax {name}", args=words, **options)  # type: ignore[call-overload]
+    finally:
+        full.seek(0)
+        sys.stdout.write(shorten(full.read(), name, sys.stdout.encoding))
+    raise AssertionError("help ends the command")
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
     """True if the arguments ask for help."""
-    return not {"-h", "--help"}.isdisjoint(argv)
+    return not {"-h", "--help", HELP_ALL}.isdisjoint(argv)
 
 
 def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:

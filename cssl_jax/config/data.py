@@ -7,7 +7,15 @@ from cssl_jax.config.images import ImageOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(ImageOptions):
+class _Sources:
+    """Fields that the help of a command lists first."""
+
+    source: str = "digits"
+    validation_source: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig(ImageOptions, _Sources):
     """Where examples come from.
 
     Attributes:
@@ -27,18 +35,16 @@ class DataConfig(ImageOptions):
             the training split; "unit" leaves values in [0, 1], as the SimCLR code does.
         mean: Mean per channel on the scale [0, 1]; replaces the computed one.
         std: Standard deviation per channel on the scale [0, 1]; given together with mean.
-        augment_on: Where views are computed: "device" (JAX, in the compiled step), "host", "split"
-            (crop and resize on the host, the rest on the device), or "auto" (device for arrays,
-            split for image files).
-        resident: Keep the decoded images on the devices: a copy on each (True), divided among them
-            ("split": each step fetches its rows over the network), or not (False); None decides by
-            size.
+        augment_on: Where views are computed: "device" (JAX, in the compiled step), "host", or "split":
+            crop and resize on the host, the rest on the device. "auto" is device for arrays and
+            split for image files.
+        resident: Keep the decoded images on the devices: True is a copy on each, "split" divides
+            them among the devices and each step fetches its rows over the network, False keeps
+            none. None decides by size.
         engine: Loader on the host: "tf" (tf.data), "threads" (without TensorFlow), or "auto" (tf
             where TensorFlow is installed).
     """
 
-    source: str = "digits"
-    validation_source: str = ""
     validation_fraction: float = 0.2
     split_seed: int | None = None
     classes: tuple[str, ...] = ()

@@ -9,8 +9,8 @@ class ImageOptions:
 
     Attributes:
         labels: Labels of a folder: "auto" (sub-folders are classes if every image is in one of two
-            or more), "folder" (sub-folders must be classes), "none", or the path of a labels.csv
-            (path, label).
+            or more), "folder" (sub-folders must be classes), "none", or the path of a .csv file
+            with columns path and label.
         image_key: TFDS feature, shard extension or parquet column of the image; "" detects it.
         label_key: TFDS feature, shard extension or parquet column of the label; "" detects it.
         channels: Number of channels that images are converted to: 3, 1 (grey) or 4 (with

@@ -16,8 +16,9 @@ class MethodConfig:
         name: Method: "simclr"; "classifier" (fine-tuning, see classifier.*); "coral" or "dann" (a
             classifier adapted to another domain, see adapt.*); or file.py:NAME of your own.
         temperature: Temperature tau that divides the similarities in NT-Xent.
-        tile_size: Rows per tile of the similarity matrix, which then is never held as a whole.
-            "auto" uses tiles where the matrix is large, None never. See docs/losses.md.
+        tile_size: Rows per tile of the similarity matrix, which then is never held as a whole; by
+            default, "auto", tiles are used if the matrix is large; None disables them. See
+            docs/losses.md.
     """
 
     name: str = "simclr"

@@ -11,8 +11,8 @@ class OptimizerConfig:
     Attributes:
         name: Optimizer: "lars", "sgd", "adam" (coupled weight decay) or "adamw" (decoupled).
         learning_rate: Learning rate before it is scaled by the batch size.
-        scaling: Scaling of the learning rate by the global batch size N: "linear" (x N / 256),
-            "sqrt" (x sqrt N) or "none".
+        scaling: Factor of the learning rate for the global batch size N: "linear" is N / 256,
+            the other choices are "sqrt" for the square root of N, and "none".
         schedule: Learning rate after the warm-up: "cosine" decays to zero, "constant" stays.
         warmup_epochs: Number of epochs, fractions allowed, of linear warm-up from zero.
         weight_decay: Factor of the weight decay.

@@ -11,12 +11,13 @@ class TrainConfig:
     Attributes:
         batch_size: Global batch size N in examples, over all devices.
         micro_batch: Number of examples, over all devices, that are encoded at a time; 0 encodes the
-            whole batch at once. The gradient is that of the whole batch (GradCache, arXiv
-            2101.06983), the memory that of a micro-batch, and the encoder runs forward twice. Meant
-            for accelerators: on a CPU, XLA runs convolutions in a loop 20 to 40 times slower.
+            whole batch at once. The gradient is that of the whole batch (GradCache,
+            arXiv 2101.06983), the memory that of a micro-batch, and the encoder runs forward twice.
+            Meant for accelerators: on a CPU, XLA runs convolutions in a loop 20 to 40 times slower.
         micro_batch_norm: BatchNorm statistics with micro_batch: "batch" uses those of each
-            micro-batch, as model.norm_group would, and updates the running ones by their average;
-            "frozen" uses the running ones unchanged, to continue from trained weights (init).
+            micro-batch, as model.norm_group would, and updates the running ones by their average.
+            With "frozen" the running ones are used unchanged, to continue from trained weights
+            given by init.
         epochs: Number of passes over the training images.
         seed: Seed of initialisation, order and augmentation, and of the split into training and
             validation images unless data.split_seed is given.

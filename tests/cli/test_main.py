@@ -16,6 +16,7 @@ import pytest
 
 from cssl_jax import config
 from cssl_jax.cli import main as cli
+from cssl_jax.cli.brief_help import ESSENTIAL, shorten
 from cssl_jax.config.images import ImageOptions
 from helpers import tiny
 
@@ -141,19 +142,56 @@ def test_demo_runs_a_recipe_into_a_folder(tmp_path, capsys, recipe):
 
 def test_every_field_is_an_option_with_help(capsys):
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["pretrain", "digits", "--help"])
+        cli.main(["pretrain", "digits", "--help-all"])
     assert exit_.value.code == 0
     text = words(capsys.readouterr().out)
     for option, help_ in [
-        ("--train.batch-size", "Global batch N, in examples, over all devices. (default: 128)"),
-        ("--model.encoder", "Name of the encoder"),
+        ("--train.batch-size", "Global batch size N in examples, over all devices. (default: 128)"),
+        ("--model.encoder", "Encoder: resnet10, 14, 18"),
         ("--augment.crop-area", "Minimum and maximum area of the crop"),
-        ("--optimizer.weight-decay", "Its factor."),
+        ("--optimizer.weight-decay", "Factor of the weight decay."),
         ("--data.size", "Side of a view in pixels"),
         ("--runtime.backend", "How the step is spread over devices"),
     ]:
         assert option in text
         assert help_ in text
+
+
+def options_in(text):
+    return re.findall(r"^(?:│ |  )(--[a-z][\w.-]+)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["pretrain digits", "finetune", "adapt", "plan digits"])
+def test_help_shows_the_options_that_most_runs_need_and_help_all_the_rest(command, capsys):
+    shown = {}
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([*command.split(), option])
+        assert exit_.value.code == 0
+        shown[option] = capsys.readouterr().out
+    brief, full = (options_in(text) for text in shown.values())
+    assert len(brief) <= 60
+    assert set(brief) < set(full)
+    assert next(name for name in brief if name.startswith("--data.")) == "--data.source"
+    hidden = len(full) - len(brief)
+    assert f"{hidden} more options are listed by --help-all" in shown["--help"]
+    adapts = command == "adapt"
+    assert ("--adapt.target" in brief) == adapts
+    assert ("--classifier.stages" in brief) == (adapts or command == "finetune")
+
+
+def test_the_essential_options_exist(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["adapt", "--help-all"])
+    assert {f"--{name}" for name in ESSENTIAL} <= set(options_in(capsys.readouterr().out))
+
+
+def test_help_is_plain_where_the_output_has_no_boxes():
+    text = "╭─ data options ─╮\n│ --data.source  │\n│ --data.mean    │\n╰────────────────╯\n"
+    assert shorten(text, "plan", "ascii") == (
+        "+- data options -+\n| --data.source  |\n+----------------+\n\n"
+        "1 more options are listed by --help-all\n"
+    )
 
 
 def test_help_calls_what_is_named_first_by_its_word(capsys):

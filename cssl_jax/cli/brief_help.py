@@ -1,0 +1,70 @@
+"""Shortens a command's help to the options that most runs need; `--help-all` shows all."""
+
+import re
+
+# Config fields that `--help` shows. The others keep their recipe's value in most runs.
+ESSENTIAL = frozenset(
+    {
+        *("data.source", "data.validation-source", "data.validation-fraction", "data.labels"),
+        *("data.size", "data.channels", "data.max-rejected", "data.augment-on", "data.resident"),
+        *("augment.crop-area", "augment.horizontal-flip", "augment.jitter-strength"),
+        *("augment.grayscale", "augment.blur", "augment.interpolation"),
+        *("model.encoder", "model.width", "model.stem", "model.norm-group", "model.remat"),
+        *("model.dtype", "model.projector-layers", "model.projector-dim"),
+        *("method.name", "method.temperature"),
+        *("classifier.stages", "classifier.head-layers", "classifier.label-smoothing"),
+        *("adapt.target", "adapt.target-validation", "adapt.coral-weight", "adapt.dann-weight"),
+        *("optimizer.name", "optimizer.learning-rate", "optimizer.scaling"),
+        *("optimizer.warmup-epochs", "optimizer.weight-decay"),
+        *("train.batch-size", "train.micro-batch", "train.epochs", "train.seed", "train.init"),
+        *("train.log-every", "train.evaluate-every", "train.checkpoint-minutes", "train.keep"),
+        *("train.on-nonfinite", "train.tensorboard", "train.wandb"),
+        *("evaluate.knn-k", "evaluate.batch-size", "evaluate.train-limit"),
+        *("runtime.backend", "runtime.devices", "runtime.deterministic"),
+    }
+)
+# Sections whose options only some commands use.
+SECTIONS = {"classifier": ("finetune", "adapt"), "adapt": ("adapt",)}
+_ASCII = str.maketrans("╭╮╰╯│─", "++++|-")
+_OPTION = re.compile(r"^│ --(?:no-)?([\w-]+)\.([\w-]+)")
+_BOX = re.compile(r"^╭─ (?:([\w-]+) )?options ─")
+
+
+def shorten(text: str, command: str, encoding: str | None = "utf-8") -> str:
+    """Help of a command without the options that are not essential.
+
+    Args:
+        text: Help as tyro prints it: boxes of options, one box per config section.
+        command: Name of the command.
+        encoding: Encoding of the output; boxes are drawn in ASCII if it lacks their characters.
+    """
+    kept: list[str] = []
+    box: list[str] = []
+    hidden, showing, has_options = 0, True, False
+    for line in text.splitlines():
+        if match := _BOX.match(line):
+            box, showing, has_options, section = [line], True, False, match[1] or ""
+            applies = command in SECTIONS.get(section, (command,))
+            continue
+        if not box:
+            kept.append(line)
+            continue
+        if match := _OPTION.match(line):
+            showing = applies and f"{match[1]}.{match[2]}" in ESSENTIAL
+            hidden += not showing
+        elif line.startswith("│ -"):
+            showing = True
+        has_options |= showing and line.startswith("│ -")
+        if showing or line.startswith("╰"):
+            box.append(line)
+        if line.startswith("╰"):
+            kept += box if has_options else []
+            box = []
+    if hidden:
+        kept += ["", f"{hidden} more options are listed by --help-all"]
+    brief = "\n".join(kept) + "\n"
+    try:
+        brief.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        brief = brief.translate(_ASCII)
+    return brief
