@@ -35,9 +35,9 @@ class DataConfig(ImageOptions, _Sources):
             the training split; "unit" leaves values in [0, 1], as the SimCLR code does.
         mean: Mean per channel on the scale [0, 1]; replaces the computed one.
         std: Standard deviation per channel on the scale [0, 1]; given together with mean.
-        augment_on: Where views are computed: "device" (JAX, in the compiled step), "host", or "split":
-            crop and resize on the host, the rest on the device. "auto" is device for arrays and
-            split for image files.
+        augment_on: Where views are computed: "device" (JAX, in the compiled step), "host", or
+            with "split" crop and resize on the host and the rest on the device. By default,
+            with "auto", it is device for arrays and split for image files.
         resident: Keep the decoded images on the devices: True is a copy on each, "split" divides
             them among the devices and each step fetches its rows over the network, False keeps
             none. None decides by size.

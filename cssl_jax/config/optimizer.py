@@ -11,7 +11,7 @@ class OptimizerConfig:
     Attributes:
         name: Optimizer: "lars", "sgd", "adam" (coupled weight decay) or "adamw" (decoupled).
         learning_rate: Learning rate before it is scaled by the batch size.
-        scaling: Factor of the learning rate for the global batch size N: "linear" is N / 256,
+        scaling: Factor of the learning rate for the global batch size N: "linear" is N / 256;
             the other choices are "sqrt" for the square root of N, and "none".
         schedule: Learning rate after the warm-up: "cosine" decays to zero, "constant" stays.
         warmup_epochs: Number of epochs, fractions allowed, of linear warm-up from zero.
