@@ -61,9 +61,9 @@ _LOCATIONS = {
 
 
 _SUBMODULES = (
-    *("augment", "checkpoint", "config", "data", "evaluate", "experiment", "interop", "losses"),
-    *("methods", "models", "optim", "planning", "recipes", "report", "runtime", "selfcheck"),
-    *("step", "sweeps", "train", "transfer"),
+    *("augment", "checkpoint", "config", "configs", "data", "evaluate", "experiment", "interop"),
+    *("losses", "methods", "models", "optim", "planning", "recipes", "report", "runtime"),
+    *("selfcheck", "step", "sweeps", "train", "transfer"),
 )
 
 

@@ -40,7 +40,7 @@ def test_standard_output_takes_the_file_and_nothing_else(images, name, capfd, mo
     assert cli.main(["data", "check", str(images), "--json", name]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out)["pictures"] == 3
-    assert "3 pictures" in err  # the report
+    assert "3 images" in err  # the report
     assert os.lstat("/dev/stdout").st_ino == before.st_ino
     assert not (images.parent / "-").exists()
 

@@ -122,7 +122,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_those_that_do():
 def test_groups_that_fit_no_device_layout_are_refused():
     with pytest.raises(UserError, match="3 does not divide the global batch 16"):
         spmd.norm_groups(16, 3, spmd.make_mesh(jax.devices()[:2]))
-    with pytest.raises(UserError, match=r"makes 3 groups .* 4 devices"):
+    with pytest.raises(UserError, match=r"gives 3 groups .* 4 devices"):
         spmd.norm_groups(12, 4, spmd.make_mesh(jax.devices()[:4]))
 
 

@@ -383,7 +383,9 @@ def test_a_projector_of_another_shape_is_left_behind(still, run, tmp_path):
 
 def test_weights_of_another_encoder_are_refused_by_name(still, tmp_path):
     wider = tiny.replace(still, "model", width=0.25)
-    with pytest.raises(UserError, match=r"model\.width is 0\.25, in train\.init .*/whole"):
+    with pytest.raises(
+        UserError, match=r"model\.width is 0\.25, but 0\.125 in train\.init .*/whole"
+    ):
         cssl_jax.pretrain(wider, tmp_path / "next")
     rgb = tiny.pictures(60, channels=3)
     np.savez(tmp_path / "rgb.npz", images=rgb.images, labels=rgb.labels)
