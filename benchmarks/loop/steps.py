@@ -19,6 +19,7 @@ from cssl_jax.experiment import builders
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import process, spmd
 from cssl_jax.step.state import TrainState
+from cssl_jax.train.online import online_evaluation
 from cssl_jax.train.trainer import Trainer
 
 LOOP, SAVE = 0.03, 0.05  # most that may be lost
@@ -70,24 +71,26 @@ class Bare:
     """The compiled step and nothing else, on inputs that lie on the device."""
 
     def __init__(self, config: Config, experiment: Experiment) -> None:
-        self._parts = experiment
+        self._experiment = experiment
         first = functools.partial(begin, config, experiment)
         with tempfile.TemporaryDirectory() as folder, opened(folder) as checkpoints:
-            self._step = from_the_start(config, folder, experiment, checkpoints)._compiled()
+            self._step = from_the_start(config, folder, experiment, checkpoints).compiled_step()
         self._first = first
         self._constants = spmd.replicate(experiment.pipeline.constants, experiment.mesh)
 
     def seconds(self) -> float:
         """A step's, of all but the first."""
         state = self._first()
-        host_batch = spmd.put_batch(next(self._parts.pipeline.host_batches(0, 1)), self._parts.mesh)
+        host_batch = spmd.put_batch(
+            next(self._experiment.pipeline.host_batches(0, 1)), self._experiment.mesh
+        )
         state, metrics = self._step(state, self._constants, host_batch)
         jax.block_until_ready(metrics)
         begun = time.perf_counter()
-        for _ in range(1, self._parts.total_steps):
+        for _ in range(1, self._experiment.total_steps):
             state, metrics = self._step(state, self._constants, host_batch)
         jax.block_until_ready((state, metrics))
-        return (time.perf_counter() - begun) / (self._parts.total_steps - 1)
+        return (time.perf_counter() - begun) / (self._experiment.total_steps - 1)
 
 
 def from_the_start(
@@ -99,6 +102,7 @@ def from_the_start(
         config,
         pathlib.Path(folder),
         experiment,
+        online_evaluation(config, experiment),
         checkpoints,
         process.Interruption(),
         first=first,

@@ -78,11 +78,11 @@ def convolutions(*, imports: list[str], seconds: float) -> dict[str, list[list[f
         shape = ([stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], 1)
         g = torch.randn_like(torch.ops.aten.convolution(x, k, None, *shape))
         calls = [lambda x=x, k=k, shape=shape: torch.ops.aten.convolution(x, k, None, *shape)]
-        for mask in ([True, False, False], [False, True, False]):
-            calls.append(
-                lambda x=x, k=k, g=g, shape=shape, mask=mask: torch.ops.aten.convolution_backward(
-                    g, x, k, None, *shape, mask
-                )
+        calls += [
+            lambda x=x, k=k, g=g, shape=shape, mask=mask: torch.ops.aten.convolution_backward(
+                g, x, k, None, *shape, mask
             )
+            for mask in ([True, False, False], [False, True, False])
+        ]
         rows.append([median_ms(call, seconds) for call in calls])
     return {"ms": rows}

@@ -212,10 +212,11 @@ def _head(content: RunContent, contents: Sequence[RunContent]) -> str:
 
 def _side_by_side(contents: Sequence[RunContent], draw: Callable[[RunContent], str]) -> str:
     """Cards with the result of ``draw`` per run; runs with an empty result are skipped."""
-    cards = []
-    for content in contents:
-        if body := draw(content):
-            cards.append(f'<section class="card">{_head(content, contents)}{body}</section>')
+    cards = [
+        f'<section class="card">{_head(content, contents)}{body}</section>'
+        for content in contents
+        if (body := draw(content))
+    ]
     return f'<div class="runs">{"".join(cards)}</div>' if cards else ""
 
 

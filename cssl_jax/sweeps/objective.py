@@ -76,7 +76,7 @@ class Watch:
             epochs: Number of epochs of the run; the trial is not pruned at its last one.
         """
         self._trial, self._metric, self._epochs = trial, metric, epochs
-        frozen = trial.storage.get_trial(trial._trial_id)
+        frozen = trial.storage.get_trial(trial._trial_id)  # noqa: SLF001 - Optuna has no public name
         self.scores: dict[int, float] = dict(frozen.intermediate_values)
 
     def __call__(self, epoch: int, metrics: dict[str, float]) -> str:

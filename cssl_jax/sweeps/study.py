@@ -68,7 +68,7 @@ class Study:
             shown = str(folder / FILE) if in_folder else "--storage"
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(f"{shown} cannot be opened: {reason.replace(url, '...')}") from error
-        self._storage = self._study._storage  # the study's cached view of the storage
+        self._storage = self._study._storage  # noqa: SLF001 - Optuna has no public name
         self._worker, self._settings = worker, settings
         stored = self._study.user_attrs.get(_SETTINGS)
         if stored is None:
@@ -101,12 +101,12 @@ class Study:
         ours = [t for t in trials if t.state in running and self._is_ours(t)]
         if ours:
             interrupted = min(ours, key=lambda trial: trial.number)
-            trial_id, number = interrupted._trial_id, interrupted.number
+            trial_id, number = interrupted._trial_id, interrupted.number  # noqa: SLF001 - Optuna has no public name
         elif len(trials) < most:
             # ``study.ask`` would create the trial first and mark it later: a kill between the two
             # would leave a trial that belongs to no folder.
             new = optuna.trial.create_trial(state=running[0], user_attrs={_WORKER: self._worker})
-            trial_id = self._storage.create_new_trial(self._study._study_id, new)
+            trial_id = self._storage.create_new_trial(self._study._study_id, new)  # noqa: SLF001 - Optuna has no public name
             number = self._storage.get_trial(trial_id).number
         else:
             return None

@@ -113,7 +113,7 @@ class Trainer:
         with self._logger:
             if self._unscored:
                 figures = self._finish(self._done, evaluate=True, again=True)
-            step = self._compiled()
+            step = self.compiled_step()
             pipeline = self._experiment.pipeline
             constants = spmd.put_constants(
                 pipeline.constants,
@@ -131,7 +131,8 @@ class Trainer:
                         figures = self._finish(self._done, evaluate=evaluate)
         return self._state, figures
 
-    def _compiled(self) -> Callable[..., Any]:
+    def compiled_step(self) -> Callable[..., Any]:
+        """The train step over the devices of the mesh."""
         experiment = self._experiment
         train_step = make_train_step(
             experiment.method,

@@ -69,8 +69,10 @@ class Measurement:
 def table(measured: Measurement) -> str:
     """Table of all stages, with views per second and milliseconds per view on one worker."""
     lines = [f"{'stage':<16}{'on':<16}{'views/s':>10}{'core-ms/view':>16}"]
-    for stage in measured.stages:
-        lines.append(_line(stage.name, _location(stage, measured), stage.seconds, stage.workers))
+    lines += [
+        _line(stage.name, _location(stage, measured), stage.seconds, stage.workers)
+        for stage in measured.stages
+    ]
     lines.append(_line("entire pipeline", "all", measured.whole, cores()))
     lines.append("")
     lines.append("core-ms/view: milliseconds of one core (or of one device) per view")
