@@ -76,7 +76,7 @@ def digits() -> str:
 
 
 def summary(name: str) -> Callable[[], str]:
-    """The two probes of one set in ``protocols.json``, for the README."""
+    """The two probes of one set in ``protocols.json``, for docs/results.md."""
 
     def build() -> str:
         report = load("protocols")[name]
