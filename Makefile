@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 install: $(VENV)/.installed
 
 # An interpreter counts only if it runs and is new enough: a shim that prints an error does not.
-$(VENV)/.installed: setup.cfg requirements.txt
+$(VENV)/.installed: setup.py setup.cfg requirements.txt
 	@if [ -x $(BIN)/python ]; then \
 		echo "environment: $(VENV), $$($(BIN)/python --version) (make clean to begin anew)"; \
 	else \

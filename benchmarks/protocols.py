@@ -1,8 +1,8 @@
 """Every protocol on digits, photos and CIFAR-10, with encoders that a CPU trains in minutes.
 
 The digits are those of ``cssl-jax demo``. The photos are the recipe ``folder`` and CIFAR-10 the
-recipe ``cifar10_resnet18``, both reduced as in docs/results.md. For ``segment``, scenes with masks are
-composed of their images: one image at a random place on a noisy ground. Writes
+recipe ``cifar10_resnet18``, both reduced as in docs/results.md. For ``segment``, scenes with masks
+are composed of their images: one image at a random place on a noisy ground. Writes
 ``benchmarks/results/protocols.json`` and, for the photos, ``docs/photos_curves.png``;
 ``benchmarks/figures.py`` then writes the tables of README.md and docs/.
 

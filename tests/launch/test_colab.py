@@ -86,8 +86,9 @@ def colab(tmp_path):
     for name in ("cssl_jax", "configs", "launch"):
         skipped = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, checkout / name, ignore=skipped)
-    for name in ("setup.cfg", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "requirements.txt", "README.md"):
         shutil.copy(ROOT / name, checkout)
+    shutil.copy(ROOT / "LICENSE", checkout)
     venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
     python = tmp_path / "venv" / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
