@@ -10,10 +10,12 @@ import contextvars
 import difflib
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import pathlib
 import sys
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -134,14 +136,29 @@ def _executed(path: pathlib.Path) -> Any:
     digest = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
     name = f"cssl_jax_extension_{digest}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look their module up while they are defined
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
+        execute(importlib.util.spec_from_file_location(name, path), register=True)
     return sys.modules[name]
+
+
+def execute(
+    spec: importlib.machinery.ModuleSpec | None, *, register: bool = False
+) -> types.ModuleType:
+    """Executes a file as a module.
+
+    Args:
+        spec: Module that is not imported by its name, from ``spec_from_file_location``.
+        register: Keep it in ``sys.modules`` from before its execution on; dataclasses look their
+            module up there while they are defined. A module that fails is removed.
+    """
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    if register:
+        sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if register:
+            del sys.modules[spec.name]
+        raise
+    return module

@@ -1,6 +1,7 @@
 """Parses the arguments of a command."""
 
 import contextlib
+import functools
 import io
 import pathlib
 import sys
@@ -31,12 +32,13 @@ def parse(cls: type[T], name: str, argv: Sequence[str], default: T | None = None
     """Parses a command's arguments; prints its usage and exits if they do not fit."""
     options = {} if default is None else {"default": default}
     words = ["--help" if word == HELP_ALL else word for word in argv]
+    answer = functools.partial(tyro.cli, cls, prog=f"cssl-jax {name}", args=words, **options)
     if not asks_for_help(argv) or HELP_ALL in argv:
-        return tyro.cli(cls, prog=f"cssl-jax {name}", args=words, **options)  # type: ignore[call-overload]
+        return answer()
     full = io.TextIOWrapper(io.BytesIO(), "utf-8")  # tyro draws its boxes where they can be encoded
     try:
         with contextlib.redirect_stdout(full):
-            tyro.cli(cls, prog=f"cssl-jax {name}", args=words, **options)  # type: ignore[call-overload]
+            answer()
     finally:
         full.seek(0)
         sys.stdout.write(shorten(full.read(), name, sys.stdout.encoding))

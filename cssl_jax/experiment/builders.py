@@ -206,7 +206,6 @@ def make_pipeline(
     rows: np.ndarray,
     memory: int | None,
     devices: int,
-    name: str = "",
 ) -> tuple[pipelines.Pipeline, str]:
     """Builds the input pipeline.
 
@@ -219,21 +218,18 @@ def make_pipeline(
         rows: int [r], this process's rows of the global batch.
         memory: Bytes of one device; None if it does not report them.
         devices: Number of devices that resident images are split over.
-        name: Key of ``PIPELINES``; "" chooses one.
 
     Returns:
         (pipeline, its name and why it was chosen).
     """
-    reason = "as given"
-    if not name:
-        name, reason = pipelines.choose(
-            train,
-            augment_on=config.data.augment_on,
-            resident=config.data.resident,
-            engine=config.data.engine,
-            memory=memory,
-            devices=devices,
-        )
+    name, reason = pipelines.choose(
+        train,
+        augment_on=config.data.augment_on,
+        resident=config.data.resident,
+        engine=config.data.engine,
+        memory=memory,
+        devices=devices,
+    )
     pipeline = pipelines.PIPELINES[name](
         source=train,
         sampler=sampler,

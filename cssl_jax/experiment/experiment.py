@@ -1,15 +1,14 @@
 """Builds from a config everything that a run needs before its first step."""
 
 import dataclasses
-from collections.abc import Sequence
+import operator
 from typing import Any
 
-import jax
 import optax
 from jax.sharding import Mesh
 
 from cssl_jax import recipes
-from cssl_jax.config import Config
+from cssl_jax.config import CODE_FIELDS, Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.sampler import Sampler
@@ -60,28 +59,15 @@ class Experiment:
     facts: dict[str, Any]
 
     @classmethod
-    def from_config(
-        cls,
-        config: Config,
-        *,
-        devices: Sequence[jax.Device] | None = None,
-        source: Source | None = None,
-        pipeline: str = "",
-    ) -> "Experiment":
+    def from_config(cls, config: Config) -> "Experiment":
         """Builds an experiment; reads the data and writes nothing.
-
-        Args:
-            config: The run.
-            devices: Devices that share each batch; None takes ``runtime.devices`` of them.
-            source: Examples to train on, in place of data.source and without a validation split.
-            pipeline: Key of ``PIPELINES``; "" chooses by the data and the memory of a device.
 
         Raises:
             UserError: The config, the data and the devices do not fit each other.
         """
-        mesh = spmd.make_mesh(devices) if devices else process.make_mesh(config.runtime.devices)
+        mesh = process.make_mesh(config.runtime.devices)
         batch_size, micro_batch = config.train.batch_size, config.train.micro_batch
-        train, validation = (source, source) if source else builders.load_data(config)
+        train, validation = builders.load_data(config)
         spec = builders.input_spec(config, train)
         sampler = Sampler(len(train), batch_size, config.train.seed)
         method = builders.make_method(config, mesh)
@@ -96,7 +82,6 @@ class Experiment:
             rows=spmd.process_rows(batch_size, mesh, micro_batch),
             memory=memory,
             devices=1 if paired else mesh.size,  # both images of a pair are on the same device
-            name=pipeline,
         )
         fingerprints = {"train": train.fingerprint(), "validation": validation.fingerprint()}
         if paired:
@@ -140,5 +125,5 @@ class Experiment:
 
 def _code(config: Config) -> dict[str, str]:
     """Digests of the user's own files, by the config field that names one."""
-    names = {"method.name": config.method.name, "model.encoder": config.model.encoder}
+    names = {field: operator.attrgetter(field)(config) for field in CODE_FIELDS}
     return {field: code_digest(name) for field, name in names.items() if is_file_name(name)}

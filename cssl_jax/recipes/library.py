@@ -2,7 +2,6 @@
 
 import difflib
 import importlib
-import importlib.machinery
 import importlib.util
 import json
 import pathlib
@@ -17,6 +16,7 @@ from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.recipes.compare import differing_fields
 from cssl_jax.recipes.io import canonical, read_json
+from cssl_jax.registries import execute
 
 
 def recipe_names() -> list[str]:
@@ -63,15 +63,7 @@ def load(recipe: str) -> Config:
 
 def import_file(path: pathlib.Path) -> types.ModuleType:
     """A user's own Python file as a module."""
-    return _execute(importlib.util.spec_from_file_location("cssl_jax_recipe", path))
-
-
-def _execute(spec: importlib.machinery.ModuleSpec | None) -> types.ModuleType:
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return execute(importlib.util.spec_from_file_location("cssl_jax_recipe", path))
 
 
 def _get_config(module: types.ModuleType) -> Config:
@@ -132,6 +124,6 @@ def _recipes() -> types.ModuleType:
         spec = importlib.util.spec_from_file_location(
             name, folder / "__init__.py", submodule_search_locations=[str(folder)]
         )
-        package = _execute(spec)
+        package = execute(spec)
         sys.modules[name] = package
         return package

@@ -14,7 +14,7 @@ import jax
 
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.config import Config
+from cssl_jax.config import CODE_FIELDS, Config
 from cssl_jax.data.cleaning.scan import write_rejected
 from cssl_jax.data.sources.open import LABEL_RULES, absolute_spec
 from cssl_jax.errors import InterruptedRunError, RunError, UserError
@@ -259,7 +259,7 @@ def _with_absolute_paths(config: Config) -> Config:
     if config.train.init:
         names.append("train.init")
     absolute = {name: absolute_spec(operator.attrgetter(name)(config)) for name in names}
-    for name in ("method.name", "model.encoder"):
+    for name in CODE_FIELDS:
         absolute[name] = absolute_name(operator.attrgetter(name)(config))
     return config.replace(absolute)
 
