@@ -20,10 +20,11 @@ from helpers import tiny
 
 PACKAGE = pathlib.Path(cssl_jax.__file__).parent
 OPTION = re.compile(r"(?<![\w-])--([a-z][\w.-]*\w)")
-# Not options of this program: of XLA, of the styles of a page, and of the launcher of processes.
+# Options that every command takes beside its sections, and those of XLA, styles and the launcher.
 FOREIGN = {
     "xla_force_host_platform_device_count",
     "trust-code",
+    "help-all",
     "cols",
     "x",
     "y",
