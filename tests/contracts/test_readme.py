@@ -71,7 +71,7 @@ def test_every_block_runs(document, language, tmp_path):
         done = subprocess.run(
             [*command[language], block],
             cwd=tmp_path,
-            env={**os.environ, "PATH": path, "XLA_FLAGS": ""},
+            env={**os.environ, "PATH": path, "XLA_FLAGS": os.environ["CSSL_TEST_XLA_FLAGS"]},
             capture_output=True,
             text=True,
             timeout=500,

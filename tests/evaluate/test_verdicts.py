@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,7 @@ from cssl_jax.evaluate import health, verdicts
 from cssl_jax.evaluate.protocols.knn import nearest
 from cssl_jax.optim.trust_ratio import trust_figures
 from cssl_jax.report.run_reader import open_run
-from helpers import compilation, tiny
+from helpers import tiny
 
 KNOWN = verdicts.Facts(pairs=128, temperature=0.2, total_steps=100, judged_from=10)
 CHANCE = math.log(255)
@@ -318,39 +316,6 @@ def test_lars_runs_log_their_trust_ratios(arrays, tmp_path):
     cssl_jax.pretrain(config, tmp_path / "run")
     last = open_run(tmp_path / "run").steps[-1]
     assert 0 < last["trust_ratio_min"] <= last["trust_ratio_median"] <= last["trust_ratio_max"]
-
-
-@pytest.mark.slow
-def test_the_digits_recipe_is_accused_of_nothing(tmp_path):
-    # In a separate process: the suite's compiler options make long runs several times slower.
-    command = [
-        sys.executable,
-        "-m",
-        "cssl_jax",
-        "pretrain",
-        "digits",
-        "--workdir",
-        tmp_path / "run",
-    ]
-    done = subprocess.run(
-        [*command, "--train.epochs", "16", "--train.evaluate-every", "4"],
-        env=compilation.users_environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    for title in (
-        "at chance:",
-        "worse than chance:",
-        "views too",
-        "collapsed",
-        "dead",
-        "share labels",
-    ):
-        assert title not in done.stderr
-    # After 16 of 25 epochs the encoder is still below raw pixels: that verdict is correct.
-    wrong = [v for v in open_run(tmp_path / "run").verdicts if v.grade != "good"]
-    assert {verdict.title for verdict in wrong} <= {"no better than raw pixels"}
 
 
 def test_steps_whose_update_was_skipped_are_not_judged():
