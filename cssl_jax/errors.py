@@ -10,7 +10,7 @@ class RunError(RuntimeError):
 
 
 class StoppedRunError(RunError):
-    """The ``watch`` callback stopped the run; its state has been saved."""
+    """A hook stopped the run; its state has been saved."""
 
 
 class InterruptedRunError(RunError):

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import functools
 import json
 import pathlib
 import statistics
@@ -14,13 +13,14 @@ from measuring.report import target
 
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.config import Config
 from cssl_jax.experiment import builders
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import process, spmd
 from cssl_jax.step.state import TrainState
+from cssl_jax.train.hooks import Run
+from cssl_jax.train.logging.logger import RunLogger
 from cssl_jax.train.online import online_evaluation
-from cssl_jax.train.trainer import Trainer
+from cssl_jax.train.trainer import Trainer, compiled_step
 
 LOOP, SAVE = 0.03, 0.05  # most that may be lost
 
@@ -31,13 +31,13 @@ def run(options: argparse.Namespace) -> dict:
     quiet = {"evaluate_every": 0, "checkpoint_every": 0, "checkpoint_minutes": 0.0}
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, **quiet))
     experiment = dataclasses.replace(Experiment.from_config(config), total_steps=options.steps)
-    bare = Bare(config, experiment)
+    bare = Bare(experiment)
     found: dict[str, list[float]] = {"bare": [], "loop": [], "saving": []}
     saves = []
     for _ in range(options.rounds):
         found["bare"].append(bare.seconds())
-        found["loop"].append(looped(config, experiment, 0)[0])
-        seconds, count = looped(config, experiment, options.save_every)
+        found["loop"].append(looped(experiment, 0)[0])
+        seconds, count = looped(experiment, options.save_every)
         found["saving"].append(seconds)
         saves.append(count)
     best = {name: min(times) for name, times in found.items()}
@@ -70,17 +70,14 @@ def table(section: dict) -> str:
 class Bare:
     """The compiled step and nothing else, on inputs that lie on the device."""
 
-    def __init__(self, config: Config, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
-        first = functools.partial(begin, config, experiment)
-        with tempfile.TemporaryDirectory() as folder, opened(folder) as checkpoints:
-            self._step = from_the_start(config, folder, experiment, checkpoints).compiled_step()
-        self._first = first
+        self._step = compiled_step(experiment)
         self._constants = spmd.replicate(experiment.pipeline.constants, experiment.mesh)
 
     def seconds(self) -> float:
         """A step's, of all but the first."""
-        state = self._first()
+        state = begin(self._experiment)
         host_batch = spmd.put_batch(
             next(self._experiment.pipeline.host_batches(0, 1)), self._experiment.mesh
         )
@@ -93,30 +90,19 @@ class Bare:
         return (time.perf_counter() - begun) / (self._experiment.total_steps - 1)
 
 
-def from_the_start(
-    config: Config, folder: str, experiment: Experiment, checkpoints: Checkpoints
-) -> Trainer:
+def from_the_start(folder: str, experiment: Experiment, checkpoints: Checkpoints) -> Trainer:
     """The loop before its first step."""
-    first = functools.partial(begin, config, experiment)
-    return Trainer(
-        config,
-        pathlib.Path(folder),
-        experiment,
-        online_evaluation(config, experiment),
-        checkpoints,
-        process.Interruption(),
-        first=first,
-        state=first(),
-        start=0,
-    )
+    run = Run(pathlib.Path(folder), experiment, begin(experiment))
+    evaluation = online_evaluation(experiment)
+    return Trainer(run, evaluation, checkpoints, process.Interruption(), [RunLogger(run)])
 
 
-def looped(config: Config, experiment: Experiment, save_every: int) -> tuple[float, int]:
+def looped(experiment: Experiment, save_every: int) -> tuple[float, int]:
     """(seconds a step in the loop, saves), of all but the first; evaluation counts for nothing."""
-    train = dataclasses.replace(config.train, checkpoint_steps=save_every)
-    config = dataclasses.replace(config, train=train)
+    config = experiment.config.replace({"train.checkpoint_steps": save_every})
+    experiment = dataclasses.replace(experiment, config=config)
     with tempfile.TemporaryDirectory() as folder, opened(folder) as checkpoints:
-        from_the_start(config, folder, experiment, checkpoints).run()
+        from_the_start(folder, experiment, checkpoints).train()
         timings = pathlib.Path(folder) / "timings.jsonl"
         lines = [json.loads(line) for line in timings.read_text().splitlines()]
     seconds = sum(line["seconds"] for line in lines if line["step"] > 1)
@@ -124,10 +110,9 @@ def looped(config: Config, experiment: Experiment, save_every: int) -> tuple[flo
     return seconds / (experiment.total_steps - 1), saves
 
 
-def begin(config: Config, experiment: Experiment) -> TrainState:
-    state = builders.init_state(
-        experiment.method, experiment.optimizer, experiment.spec, config.train.seed
-    )
+def begin(experiment: Experiment) -> TrainState:
+    seed = experiment.config.train.seed
+    state = builders.init_state(experiment.method, experiment.optimizer, experiment.spec, seed)
     return spmd.replicate(state, experiment.mesh)
 
 

@@ -27,6 +27,7 @@ class Experiment:
     """A run before its first step: data, method, input, optimizer.
 
     Attributes:
+        config: Config that the rest was built from.
         mesh: Devices that share each batch.
         train: Training split.
         validation: Validation split.
@@ -43,6 +44,7 @@ class Experiment:
         facts: JSON that must be identical in all processes.
     """
 
+    config: Config
     mesh: Mesh
     train: Source
     validation: Source
@@ -91,6 +93,7 @@ class Experiment:
             fingerprints["target"] = target.fingerprint()
         optimizer, schedule, total_steps = builders.make_optimizer(config, sampler)
         return cls(
+            config=config,
             mesh=mesh,
             train=train,
             validation=validation,

@@ -16,6 +16,7 @@ from cssl_jax.recipes.library import (
     recipe_names,
     recipe_summary,
 )
+from cssl_jax.recipes.paths import with_absolute_paths
 from cssl_jax.recipes.validation import validate
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "to_dict",
     "to_json",
     "validate",
+    "with_absolute_paths",
 ]

@@ -5,11 +5,12 @@ import pathlib
 from typing import Any
 
 from cssl_jax.config import Config
-from cssl_jax.errors import UserError
+from cssl_jax.errors import StoppedRunError, UserError
 from cssl_jax.experiment import builders
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.report.run_reader import open_run
 from cssl_jax.sweeps.space import Space
+from cssl_jax.train.hooks import Hook, Run
 
 # Metric name in an online evaluation -> title for people. Checkpoints are ranked by the same
 # metrics (``checkpoint.policy.BEST``), so that a trial's score is that of its best checkpoint.
@@ -60,8 +61,8 @@ def reported_metrics(best: dict[str, Any]) -> dict[str, float]:
     return {"view retrieval": best["view_retrieval"]} if "view_retrieval" in best else {}
 
 
-class Watch:
-    """Callback of a run that reports its online evaluations to Optuna and may prune the trial.
+class Watch(Hook):
+    """Hook of a run that reports its online evaluations to Optuna and may prune the trial.
 
     Attributes:
         scores: Epoch to score in [0, 1], for every evaluation that Optuna has received.
@@ -79,7 +80,18 @@ class Watch:
         frozen = trial.storage.get_trial(trial._trial_id)  # noqa: SLF001 - Optuna has no public name
         self.scores: dict[int, float] = dict(frozen.intermediate_values)
 
-    def __call__(self, epoch: int, metrics: dict[str, float]) -> str:
+    def after_save(self, run: Run, scores: dict[str, float]) -> None:
+        """Reports an online evaluation, except the last one.
+
+        Raises:
+            StoppedRunError: The trial is pruned.
+        """
+        if not scores or run.step == run.total_steps:
+            return
+        if reason := self._judge(int(run.epoch), scores):
+            raise StoppedRunError(reason)
+
+    def _judge(self, epoch: int, metrics: dict[str, float]) -> str:
         """Reports one evaluation. Returns the reason for pruning, or "" to continue the run."""
         self._report(epoch, metrics)
         if epoch >= self._epochs or epoch not in self.scores or not self._trial.should_prune():
@@ -94,7 +106,7 @@ class Watch:
         """Reports the evaluations that a run folder has logged.
 
         Returns:
-            The pruning decision for the last evaluation, as in ``__call__``; "" without any.
+            The reason for pruning after the last evaluation; "" to continue, or without any.
         """
         if not (run / "config.json").is_file():
             return ""
@@ -102,7 +114,7 @@ class Watch:
         reason = ""
         for line in evaluations:
             # Earlier evaluations were decided when they were made: the run continued after them.
-            reason = self(round(line["epoch"]), line) if line is evaluations[-1] else ""
+            reason = self._judge(round(line["epoch"]), line) if line is evaluations[-1] else ""
             self._report(round(line["epoch"]), line)
         return reason
 

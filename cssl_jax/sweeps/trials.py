@@ -117,7 +117,7 @@ class Trials:
             return _Outcome("pruned", reason)
         self._stop_if_asked()
         try:
-            results = pretrain(config, run, watch=watch)
+            results = pretrain(config, run, hooks=[watch])
         except StoppedRunError as stopped:
             return _Outcome("pruned", str(stopped))
         # Covers evaluations before a resume, and a run that was complete before this call.

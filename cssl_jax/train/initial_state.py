@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from cssl_jax.config import Config
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.evaluator import variables_hash
@@ -25,7 +24,7 @@ _HEAD = ("projector_layers", "projector_hidden", "projector_norm")
 Origin = dict[str, Any]
 
 
-def first_state(config: Config, experiment: Experiment) -> tuple[TrainState, Origin]:
+def first_state(experiment: Experiment) -> tuple[TrainState, Origin]:
     """Builds the state before the first step, on every device.
 
     With ``train.init`` the encoder of that run's newest checkpoint is copied and, if it has the
@@ -43,16 +42,17 @@ def first_state(config: Config, experiment: Experiment) -> tuple[TrainState, Ori
     Raises:
         UserError: The encoder or the images of that run differ from this config's.
     """
+    config = experiment.config
     state = builders.init_state(
         experiment.method, experiment.optimizer, experiment.spec, config.train.seed
     )
     if not config.train.init:
         if experiment.method.needs_statistics:
-            untrained = untrained_of(config, experiment)(experiment.train)
+            untrained = untrained_of(experiment)(experiment.train)
             state = state.replace(**jax.device_get(untrained))
         return spmd.replicate(state, experiment.mesh), {}
     source = load_encoder(config.train.init)
-    _check(config, experiment, source)
+    _check(experiment, source)
     model = experiment.method.adopt(state.model, jax.device_get(source.model))
     # ``adopt`` returns the given object for a module that it does not copy.
     copied = [name for name, new in model["params"].items() if new is not state.params[name]]
@@ -71,21 +71,21 @@ def first_state(config: Config, experiment: Experiment) -> tuple[TrainState, Ori
     return spmd.replicate(state.replace(**model), experiment.mesh), origin
 
 
-def untrained_of(config: Config, experiment: Experiment) -> Callable[[Source], Model]:
+def untrained_of(experiment: Experiment) -> Callable[[Source], Model]:
     """Function from training images to this run's untrained baseline, see ``untrained_model``."""
     return functools.partial(
         untrained_model,
         method=experiment.method,
         spec=experiment.spec,
         mesh=experiment.mesh,
-        seed=config.train.seed,
-        batch_size=config.evaluate.batch_size,
+        seed=experiment.config.train.seed,
+        batch_size=experiment.config.evaluate.batch_size,
     )
 
 
-def _check(config: Config, experiment: Experiment, source: Encoder) -> None:
+def _check(experiment: Experiment, source: Encoder) -> None:
     """Raises UserError, with the field that differs, if the weights of ``source`` do not fit."""
-    names = _ENCODER
+    config, names = experiment.config, _ENCODER
     if "projector" in experiment.method.pretrained_modules:
         names += _HEAD
         if "projector" not in source.model["params"]:

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-from cssl_jax.config import Config
 from cssl_jax.evaluate.classifier_evaluator import ClassifierEvaluator
 from cssl_jax.evaluate.evaluator import Evaluator
+from cssl_jax.evaluate.features import Model
 from cssl_jax.evaluate.health import Health
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.methods.registry import method_entry
@@ -23,9 +23,24 @@ class OnlineEvaluation:
     evaluator: Evaluator | ClassifierEvaluator
     health: Health | None
 
+    def evaluate(self, model: Model, *, full: bool) -> tuple[dict[str, Any], dict[str, float]]:
+        """Evaluates a model; a collective call.
 
-def _of_features(config: Config, experiment: Experiment) -> OnlineEvaluation:
-    spec, mesh = experiment.spec, experiment.mesh
+        Args:
+            model: Parameters and running statistics, on the devices.
+            full: True for all protocols, as at the end of a run; False for the online ones.
+
+        Returns:
+            (metrics for ``evaluator.report``, scores by name as in metrics.jsonl).
+        """
+        features = self.evaluator.features(model)
+        figures = self.evaluator.judge(features, full=full)
+        found = self.health.figures(features) if self.health else {}
+        return figures, {**self.evaluator.flat(figures), **found}
+
+
+def _of_features(experiment: Experiment) -> OnlineEvaluation:
+    config, spec, mesh = experiment.config, experiment.spec, experiment.mesh
     return OnlineEvaluation(
         Evaluator(
             config, experiment.method.encoder, spec, experiment.train, experiment.validation, mesh
@@ -34,10 +49,10 @@ def _of_features(config: Config, experiment: Experiment) -> OnlineEvaluation:
     )
 
 
-def _of_classifier(config: Config, experiment: Experiment) -> OnlineEvaluation:
+def _of_classifier(experiment: Experiment) -> OnlineEvaluation:
     method: Any = experiment.method
     evaluator = ClassifierEvaluator(
-        config, method, experiment.spec, experiment.validation, experiment.mesh
+        experiment.config, method, experiment.spec, experiment.validation, experiment.mesh
     )
     return OnlineEvaluation(evaluator, None)
 
@@ -45,6 +60,6 @@ def _of_classifier(config: Config, experiment: Experiment) -> OnlineEvaluation:
 EVALUATIONS = {"features": _of_features, "classifier": _of_classifier}
 
 
-def online_evaluation(config: Config, experiment: Experiment) -> OnlineEvaluation:
+def online_evaluation(experiment: Experiment) -> OnlineEvaluation:
     """The evaluators that belong to a run's method."""
-    return EVALUATIONS[method_entry(config.method.name).evaluation](config, experiment)
+    return EVALUATIONS[method_entry(experiment.config.method.name).evaluation](experiment)

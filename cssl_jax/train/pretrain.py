@@ -1,41 +1,27 @@
-"""A whole run, from top to bottom: build, resume, train, evaluate, write the results."""
+"""A whole run, from top to bottom: distributed start, build, resume, loop, evaluate, report."""
 
-import contextlib
-import dataclasses
-import json
-import operator
 import pathlib
-import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
-
-import jax
 
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.config import CODE_FIELDS, Config
+from cssl_jax.config import Config
 from cssl_jax.data.cleaning.scan import write_rejected
-from cssl_jax.data.sources.open import LABEL_RULES, absolute_spec
-from cssl_jax.errors import InterruptedRunError, RunError, UserError
-from cssl_jax.evaluate.evaluator import Checkpoint
-from cssl_jax.experiment import builders
-from cssl_jax.experiment.experiment import KERNELS, Experiment
-from cssl_jax.files import write_json
-from cssl_jax.optim import optimizers
-from cssl_jax.planning import exhaustion
-from cssl_jax.registries import absolute_name
+from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import multihost, process
-from cssl_jax.step.state import TrainState
-from cssl_jax.train import run_dir
-from cssl_jax.train.initial_state import first_state, untrained_of
+from cssl_jax.train import resume, run_dir
+from cssl_jax.train.announcement import announce
+from cssl_jax.train.guards.replica_check import ReplicaCheck
+from cssl_jax.train.guards.run_guards import guarded
+from cssl_jax.train.hooks import Hook
 from cssl_jax.train.intervals import Intervals
+from cssl_jax.train.logging.logger import RunLogger
 from cssl_jax.train.online import OnlineEvaluation, online_evaluation
 from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
-from cssl_jax.train.trainer import UNSCORED, Trainer, Watch
-
-ORIGIN = "init"  # key in a checkpoint's meta and in results.json: run of the initial weights
+from cssl_jax.train.results import write_results
+from cssl_jax.train.trainer import Trainer
 
 
 def pretrain(
@@ -43,7 +29,7 @@ def pretrain(
     workdir: str | pathlib.Path,
     *,
     profile_steps: str = "",
-    watch: Watch | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> dict[str, Any]:
     """Trains an encoder into a run folder, or resumes the run that is in it.
 
@@ -54,8 +40,8 @@ def pretrain(
         config: The run; see ``recipes.load``.
         workdir: Run folder: config.json, metrics.jsonl, timings.jsonl, checkpoints/, results.json.
         profile_steps: "FIRST:LAST", steps to trace into RUN/profile; "" traces none.
-        watch: Called with the epoch and the metrics of every online evaluation but the last, after
-            they are saved; a non-empty string that it returns stops the run with that reason.
+        hooks: Duties of your own at steps, evaluations and saves; see ``train.hooks``. A run that
+            is finished calls none.
 
     Returns:
         The content of results.json.
@@ -63,248 +49,56 @@ def pretrain(
     Raises:
         UserError: The config, the data or the folder do not fit each other.
         InterruptedRunError: A signal arrived; the progress is saved.
-        StoppedRunError: ``watch`` stopped the run; the progress is saved.
+        StoppedRunError: A hook stopped the run; the progress is saved.
         RunError: The loss is not finite, replicas differ, a file cannot be written, or another
             process has ended.
     """
+    # ------------------------------------------------------------------------ distributed start
     process.join("pretrain")
-    run = pathlib.Path(workdir).expanduser().absolute()
+    folder = pathlib.Path(workdir).expanduser().absolute()
     config, profile = multihost.run_on_all(
         lambda: (
-            _with_absolute_paths(recipes.canonical(config)),
-            Profile(run / TRACES, profile_steps if multihost.is_primary() else ""),
+            recipes.with_absolute_paths(recipes.canonical(config)),
+            Profile(folder / TRACES, profile_steps if multihost.is_primary() else ""),
         )
     )
-    multihost.require_same({"workdir": str(run), **recipes.facts(config)})
-    multihost.run_on_all(lambda: run_dir.check(run, config))
-    with process.catch_signals() as interruption, multihost.watched():
-        try:
-            with (
-                _memory_explained(config, run),
-                run_dir.while_running(run),
-                run_dir.Claim(run) as claim,
-            ):
-                return _pretrain(config, run, claim, interruption, profile, watch)
-        except InterruptedRunError as stopped:
-            *_, name = str(stopped).split()
-            if name not in signal.Signals.__members__:
-                raise
-            raise InterruptedRunError(  # before the first step, or after the last
-                f"{name} outside the steps: nothing is lost; run the same command to resume"
-            ) from None
+    multihost.require_same({"workdir": str(folder), **recipes.facts(config)})
+    multihost.run_on_all(lambda: run_dir.check(folder, config))
+    with guarded(config, folder) as (interruption, claim):
+        # ---------------------------------------------------------------------------------- build
+        def build() -> tuple[str | None, Experiment, OnlineEvaluation]:
+            with interruption.breakable():
+                cache = process.set_compile_cache(config.runtime.compile_cache)
+                experiment = Experiment.from_config(config)
+                return cache, experiment, online_evaluation(experiment)
 
-
-@contextlib.contextmanager
-def _memory_explained(config: Config, run: pathlib.Path) -> Iterator[None]:
-    """Within it, running out of memory raises a RunError that lists the ways to need less."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not exhaustion.is_out_of_memory(error):
-            raise
-        if exhaustion.is_in_evaluation(error):
-            raise RunError(exhaustion.evaluation_message(error, "--evaluate.batch-size")) from error
-        saved = run_dir.has_checkpoint(run)
-        raise RunError(exhaustion.training_message(config, error, saved=saved)) from error
-
-
-def _pretrain(
-    config: Config,
-    run: pathlib.Path,
-    claim: run_dir.Claim,
-    interruption: process.Interruption,
-    profile: Profile,
-    watch: Watch | None,
-) -> dict[str, Any]:
-    def build() -> tuple[str | None, Experiment, OnlineEvaluation]:
-        with interruption.breakable():
-            cache = process.set_compile_cache(config.runtime.compile_cache)
-            experiment = Experiment.from_config(config)
-            return cache, experiment, online_evaluation(config, experiment)
-
-    cache, experiment, evaluation = multihost.run_on_all(build)
-    multihost.require_same(experiment.facts)
-    run_dir.begin(run, config, claim)
-    regular = Intervals(config.train, experiment.sampler.steps_per_epoch).regular
-    with Checkpoints(run, keep=config.train.keep, regular=regular) as checkpoints:
-        with interruption.breakable(shared=True):
-            start, unscored = 0, False
-            if checkpoints.latest:
-                state, unscored = _resume(experiment, checkpoints)
-                experiment = with_kernels_of(experiment, checkpoints)
-                start = int(state.step)
-            else:
-                state, origin = first_state(config, experiment)
-                experiment.meta.update({ORIGIN: origin} if origin else {})
-            run_dir.confirm(run, config)
-            if rejected := {*experiment.train.rejected, *experiment.validation.rejected}:
-                multihost.run_on_primary(lambda: write_rejected(run / "rejected.csv", rejected))
-            _announce(config, run, experiment, evaluation, cache, start)
-            if not start:
-                options = config.optimizer
-                _say(
-                    optimizers.describe_exclusions(
-                        state.params,
-                        options.exclude_norm_and_bias,
-                        adapts=options.name == "lars",
+        cache, experiment, evaluation = multihost.run_on_all(build)
+        multihost.require_same(experiment.facts)
+        run_dir.begin(folder, config, claim)
+        regular = Intervals(config.train, experiment.sampler.steps_per_epoch).regular
+        with Checkpoints(folder, keep=config.train.keep, regular=regular) as checkpoints:
+            # ----------------------------------------------------------------------------- resume
+            with interruption.breakable(shared=True):
+                run = resume.start(folder, experiment, checkpoints)
+                run_dir.confirm(folder, config)
+                if rejected := {*experiment.train.rejected, *experiment.validation.rejected}:
+                    path = folder / "rejected.csv"
+                    multihost.run_on_primary(lambda: write_rejected(path, rejected))
+                announce(run, evaluation, cache)
+            # ------------------------------------------------------------------- loop and evaluate
+            figures = None
+            if run.step < run.total_steps or run.unscored:
+                trainer = multihost.run_on_all(
+                    lambda: Trainer(
+                        run,
+                        evaluation,
+                        checkpoints,
+                        interruption,
+                        # In this order: a message on a trace before the lines of its last steps.
+                        [profile, RunLogger(run), ReplicaCheck(run), *hooks],
                     )
                 )
-        figures = None
-        if start < experiment.total_steps or unscored:
-            training = multihost.run_on_all(
-                lambda: Trainer(
-                    config,
-                    run,
-                    experiment,
-                    evaluation,
-                    checkpoints,
-                    interruption,
-                    first=lambda: first_state(config, experiment)[0],
-                    state=state,
-                    start=start,
-                    unscored=unscored,
-                    profile=profile,
-                    watch=watch,
-                )
-            )
-            state, figures = training.run()
-        with interruption.breakable(shared=True):
-            return _results(config, run, experiment, evaluation, checkpoints, state, figures)
-
-
-def _results(
-    config: Config,
-    run: pathlib.Path,
-    experiment: Experiment,
-    evaluation: OnlineEvaluation,
-    checkpoints: Checkpoints,
-    state: TrainState,
-    figures: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """Writes results.json, unless a finished run has it, and returns its content."""
-    results_path = run / "results.json"
-    if multihost.broadcast_from_primary(lambda: figures is None and results_path.is_file()):
-        return json.loads(results_path.read_text())
-    last = Checkpoint(experiment.total_steps, state.model)
-    best = _best(last, experiment, checkpoints)
-    results = {
-        "config_hash": recipes.config_hash(config),
-        "seed": config.train.seed,
-        "skipped_steps": int(state.skipped[0]),
-        "epochs": config.train.epochs,
-        "source": config.data.source,
-        "validation_source": config.data.validation_source or "held out of source",
-        "split": {"train": len(experiment.train), "validation": len(experiment.validation)},
-        "notes": list(dict.fromkeys((*experiment.train.notes, *experiment.validation.notes))),
-        **{name: experiment.meta[name] for name in (ORIGIN,) if name in experiment.meta},
-        **evaluation.evaluator.report(
-            last, best, untrained_of(config, experiment), figures=figures
-        ),
-        "versions": process.versions(),
-    }
-    multihost.run_on_primary(lambda: write_json(results_path, results))
-    return results
-
-
-def _best(last: Checkpoint, experiment: Experiment, checkpoints: Checkpoints) -> Checkpoint:
-    """The checkpoint that the online evaluations ranked first."""
-    checkpoints.wait()  # the last checkpoint may still be being written
-    step = checkpoints.best
-    if step is None or step == last.step:
-        return last
-    return Checkpoint(step, checkpoints.restore_model(last.model, experiment.mesh, step))
-
-
-def _resume(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, bool]:
-    """The newest state of this run, and whether its evaluation was interrupted."""
-    shapes = builders.state_shapes(experiment.method, experiment.optimizer, experiment.spec)
-    state, meta = checkpoints.resume(shapes, experiment.mesh)
-    for split, fingerprint in experiment.meta["data"].items():
-        if meta["data"][split] != fingerprint:
-            raise UserError(
-                f"the {split} images have changed since the run began: {meta['data'][split]}, now "
-                f"{fingerprint}; restore them, or start from scratch in another --workdir"
-            )
-    for field, digest in experiment.meta["code"].items():
-        if meta.get("code", {}).get(field) != digest:
-            raise UserError(
-                f"the file of {field} has changed since the run began; restore it, or start from "
-                "scratch in another --workdir"
-            )
-    if ORIGIN in meta:
-        experiment.meta[ORIGIN] = meta[ORIGIN]
-    return state, meta.get(UNSCORED, False)
-
-
-def with_kernels_of(experiment: Experiment, checkpoints: Checkpoints) -> Experiment:
-    """The experiment with the host kernels that the run began with; others round differently."""
-    began = checkpoints.meta().get(KERNELS, "jax")
-    pipeline = experiment.pipeline.with_kernels(began)
-    if pipeline.kernels != began:
-        _say(
-            "views       the run began with OpenCV, which is not installed here: from now on they "
-            "differ in rounding; pip install opencv-python-headless simplejpeg"
-        )
-    experiment.meta[KERNELS] = pipeline.kernels
-    return dataclasses.replace(experiment, pipeline=pipeline)
-
-
-def _with_absolute_paths(config: Config) -> Config:
-    """Makes paths absolute, so that the run can be evaluated from any working directory."""
-    names = ["data.source", "data.validation_source", "adapt.target", "adapt.target_validation"]
-    if config.data.labels not in LABEL_RULES:
-        names.append("data.labels")
-    if config.adapt.target_labels not in LABEL_RULES:
-        names.append("adapt.target_labels")
-    if config.train.init:
-        names.append("train.init")
-    absolute = {name: absolute_spec(operator.attrgetter(name)(config)) for name in names}
-    for name in CODE_FIELDS:
-        absolute[name] = absolute_name(operator.attrgetter(name)(config))
-    return config.replace(absolute)
-
-
-# ---------------------------------------------------------------------------------------- messages
-
-
-def _announce(
-    config: Config,
-    run: pathlib.Path,
-    experiment: Experiment,
-    evaluation: OnlineEvaluation,
-    cache: str | None,
-    start: int,
-) -> None:
-    device = experiment.mesh.devices.flat[0]
-    rejected = len({*experiment.train.rejected, *experiment.validation.rejected})
-    left_out = f"{rejected} left out (rejected.csv), " if rejected else ""
-    shared = "" if multihost.is_single_process() else f" of {jax.process_count()} processes"
-    judged = "by labels" if evaluation.evaluator.labelled else "without labels"
-    _say(
-        f"run       {run}" + (f" (resumed at step {start})" if start else "") + "\n"
-        f"devices   {experiment.mesh.size} x {device.device_kind}{shared}, "
-        f"{config.runtime.backend}\n"
-        f"compiled  {cache or 'not kept'}\n"
-        f"data      {config.data.source}: {len(experiment.train)} to train on, "
-        f"{len(experiment.validation)} to validate on, {left_out}judged {judged}\n"
-        f"input     {experiment.input_reason}"
-        + "".join(f"\nnote      {note}" for note in _notes(experiment))
-        + _origin(experiment.meta.get(ORIGIN))
-    )
-
-
-def _notes(experiment: Experiment) -> list[str]:
-    """Notes on what was read and what was not, from both splits without duplicates."""
-    return list(dict.fromkeys((*experiment.train.notes, *experiment.validation.notes)))
-
-
-def _origin(init: dict[str, Any] | None) -> str:
-    if not init:
-        return ""
-    modules = " and ".join(init["modules"])
-    return f"\nweights   {modules} of {init['run']}, step {init['step']}; the rest from the seed"
-
-
-def _say(text: str) -> None:
-    if multihost.is_primary():
-        print(text, file=sys.stderr, flush=True)
+                figures = trainer.train()
+            # ----------------------------------------------------------------------------- report
+            with interruption.breakable(shared=True):
+                return write_results(run, evaluation, checkpoints, figures)

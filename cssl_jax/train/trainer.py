@@ -1,229 +1,170 @@
 """Training loop: step, evaluate, save, and recover from non-finite losses."""
 
-import pathlib
+import contextlib
+import functools
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import jax
-import numpy as np
-
-from cssl_jax import recipes
-from cssl_jax.checkpoint import digests
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.config import Config
 from cssl_jax.data.pipeline.prefetch import place_host_batches
-from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError
+from cssl_jax.errors import InterruptedRunError, StoppedRunError
 from cssl_jax.experiment.experiment import Experiment
-from cssl_jax.optim.norms import parameter_groups
 from cssl_jax.optim.trust_ratio import trust_figures
 from cssl_jax.runtime import multihost, process, spmd
-from cssl_jax.step.state import TrainState, is_schedule
 from cssl_jax.step.train_step import make_train_step
-from cssl_jax.train.guards import nonfinite
-from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollBack
+from cssl_jax.train.guards.nonfinite import RollBack
+from cssl_jax.train.guards.rollback import roll_back
 from cssl_jax.train.guards.stop_vote import StopVote
+from cssl_jax.train.hooks import Hook, Run
 from cssl_jax.train.intervals import Intervals
-from cssl_jax.train.logging.logger import RunLogger
 from cssl_jax.train.online import OnlineEvaluation
-from cssl_jax.train.profile import FOLDER as TRACES
-from cssl_jax.train.profile import Profile
 
-# (epoch, metrics of its evaluation) -> reason to stop the run there; "" to continue.
-Watch = Callable[[int, dict[str, float]], str]
 UNSCORED = "evaluation_due"  # key in a checkpoint's meta: evaluation of its step was interrupted
 _SAVE = 1  # request code: save; larger codes are signal numbers
 
 
 class Trainer:
-    """Trains, evaluates and saves until the end of the run.
+    """Trains, evaluates and saves until the end of the run; calls the hooks on the way.
 
     Args:
-        config: The run.
-        run: Folder of the run.
-        experiment: Data, method, input and optimizer of the run.
+        run: The run at its first step of this process; the loop keeps it up to date.
         evaluation: Evaluators of the model.
         checkpoints: Checkpoints of the run.
         interruption: Signals that have arrived.
-        first: Function that builds the state before the first step.
-        state: State after ``start`` steps.
-        start: Number of completed steps.
-        unscored: The evaluation at ``start`` was interrupted and must be run again.
-        profile: Steps to trace.
-        watch: Called after every online evaluation but the last; see ``pretrain``.
+        hooks: The run's own duties and then those of the user; see ``train.hooks``.
     """
 
     def __init__(
         self,
-        config: Config,
-        run: pathlib.Path,
-        experiment: Experiment,
+        run: Run,
         evaluation: OnlineEvaluation,
         checkpoints: Checkpoints,
         interruption: process.Interruption,
-        *,
-        first: Callable[[], TrainState],
-        state: TrainState,
-        start: int,
-        unscored: bool = False,
-        profile: Profile | None = None,
-        watch: Watch | None = None,
+        hooks: Sequence[Hook],
     ) -> None:
-        self._watch = watch
-        self._config, self._run = config, run
-        self._experiment, self._evaluation = experiment, evaluation
-        self._checkpoints = checkpoints
-        self._interruption, self._first = interruption, first
-        self._state, self._done, self._unscored = state, start, unscored
-        self._intervals = Intervals(config.train, experiment.sampler.steps_per_epoch)
-        self._profile = profile or Profile(run, "")
-        self._stop_vote = StopVote(experiment.mesh)
-        self._replicas = None
-        if config.train.check_replicas_every and experiment.mesh.size > 1:
-            self._replicas = digests.make_replica_check(experiment.mesh)
-        self._checked = start  # last step after which all replicas were identical
-        facts = {"config_hash": recipes.config_hash(config), "versions": process.versions()}
-        self._guard = NonFiniteGuard(
-            run / nonfinite.FOLDER,
-            config.train,
-            experiment.pipeline,
-            parameter_groups(state.params),
-            facts,
-        )
-        self._logger = RunLogger(
-            run,
-            config,
-            experiment.pipeline,
-            start,
-            experiment.total_steps,
-            self._guard,
-            unscored=unscored,
-        )
+        self._run, self._evaluation, self._hooks = run, evaluation, hooks
+        self._checkpoints, self._interruption = checkpoints, interruption
+        self._intervals = Intervals(run.config.train, run.experiment.sampler.steps_per_epoch)
+        self._stop_vote = StopVote(run.experiment.mesh)
 
-    def run(self) -> tuple[TrainState, dict[str, Any]]:
-        """Runs the remaining steps; returns the last state and its metrics.
+    def train(self) -> dict[str, Any]:
+        """Runs the remaining steps; returns the metrics of the last evaluation.
 
         Raises:
             InterruptedRunError: A signal arrived; the state is saved.
-            StoppedRunError: The watch stopped the run; the state is saved.
+            StoppedRunError: A hook stopped the run; the state is saved.
             RunError: The run cannot continue.
         """
+        run = self._run
         figures: dict[str, Any] = {}
-        with self._logger:
-            if self._unscored:
-                figures = self._finish(self._done, evaluate=True, again=True)
-            step = self.compiled_step()
-            pipeline = self._experiment.pipeline
+        with contextlib.ExitStack() as ends:
+            multihost.run_on_all(lambda: self._start(ends))
+            if run.unscored:
+                figures = self._finish(evaluate=True, again=True)
+            step = compiled_step(run.experiment)
+            pipeline = run.experiment.pipeline
             constants = spmd.put_constants(
                 pipeline.constants,
-                self._experiment.mesh,
-                self._config.runtime.backend,
+                run.experiment.mesh,
+                run.config.runtime.backend,
                 pipeline.split_constants,
             )
-            while self._done < self._experiment.total_steps:
+            while run.step < run.total_steps:
                 try:
                     figures = self._steps(step, constants)
                 except RollBack as event:
-                    self._roll_back(event)
-                    if self._intervals.regular(self._done):  # what was due after that step
-                        evaluate = self._intervals.evaluates(self._done)
-                        figures = self._finish(self._done, evaluate=evaluate)
-        return self._state, figures
+                    roll_back(run, self._checkpoints, event)
+                    for hook in self._hooks:
+                        hook.on_rollback(run)
+                    if self._intervals.regular(run.step):  # what was due after that step
+                        figures = self._finish(evaluate=self._intervals.evaluates(run.step))
+        return figures
 
-    def compiled_step(self) -> Callable[..., Any]:
-        """The train step over the devices of the mesh."""
-        experiment = self._experiment
-        train_step = make_train_step(
-            experiment.method,
-            experiment.optimizer,
-            experiment.schedule,
-            experiment.pipeline.make_batch,
-            total_steps=experiment.total_steps,
-            axis_name=spmd.AXIS,
-            micro_batches=experiment.micro_batches,
-            frozen_norm=self._config.train.micro_batch_norm == "frozen",
-            figures=trust_figures(self._config.optimizer),
-        )
-        return spmd.data_parallel(
-            train_step,
-            experiment.mesh,
-            self._config.runtime.backend,
-            split_constants=experiment.pipeline.split_constants,
-            deterministic=self._config.runtime.deterministic,
-        )
+    def _start(self, ends: contextlib.ExitStack) -> None:
+        """Starts the hooks; those that have started are ended with ``ends``."""
+        for hook in self._hooks:
+            hook.on_start(self._run)
+            ends.push(functools.partial(_end, hook, self._run))
 
     def _steps(self, step: Callable[..., Any], constants: Any) -> dict[str, Any]:
         """Trains to the end of the run; returns the metrics of the last evaluation."""
-        experiment = self._experiment
+        run, experiment = self._run, self._run.experiment
         figures: dict[str, Any] = {}
         host_batches = place_host_batches(
             experiment.pipeline,
             experiment.mesh,
-            self._config.runtime.backend,
-            self._done,
-            experiment.total_steps,
+            run.config.runtime.backend,
+            run.step,
+            run.total_steps,
         )
         try:
             for host_batch, wait in self._timed(host_batches):
-                self._profile.before(self._done + 1)
-                self._state, metrics = step(self._state, constants, host_batch)
-                self._done += 1
-                if self._profile.after(self._done, metrics):
-                    self._logger.say(f"step {self._done}: traced into {self._run / TRACES}")
-                self._logger.add(self._done, metrics, wait)
-                figures = self._after(self._done)
+                for hook in self._hooks:
+                    hook.before_step(run)
+                run.state, metrics = step(run.state, constants, host_batch)
+                run.step += 1
+                for hook in self._hooks:
+                    hook.after_step(run, metrics, wait)
+                figures = self._after_step()
         finally:
-            self._profile.close()
             host_batches.close()
         return figures
 
-    def _after(self, done: int) -> dict[str, Any]:
-        """Does what is due after a step: check replicas, evaluate, save, stop for a signal."""
-        every = self._config.train.check_replicas_every
-        if self._replicas is not None and done % every == 0:
-            self._check_replicas(done)
+    def _after_step(self) -> dict[str, Any]:
+        """Does what is due after a step: evaluate, save, stop for a signal."""
+        done = self._run.step
         request = self._interruption.signal_number or 0
         if not request and multihost.is_primary() and self._intervals.overdue():
             request = _SAVE
         agreed = self._stop_vote.reached(done, request)
-        stop = agreed > _SAVE and done < self._experiment.total_steps
+        stop = agreed > _SAVE and done < self._run.total_steps
         if not agreed and not self._intervals.regular(done):
             return {}
-        figures = self._finish(done, evaluate=self._intervals.evaluates(done))
+        figures = self._finish(evaluate=self._intervals.evaluates(done))
         if stop:
-            self._stop(done)
+            self._stop()
         return figures
 
-    def _finish(self, done: int, *, evaluate: bool, again: bool = False) -> dict[str, Any]:
-        """Evaluates and saves; returns the metrics, empty without an evaluation."""
-        self._logger.flush()  # reports a non-finite step before its state is saved
-        self._check_replicas(done)
-        meta, figures, scores, found = self._experiment.meta, {}, {}, {}
-        evaluator, health = self._evaluation.evaluator, self._evaluation.health
+    def _finish(self, *, evaluate: bool, again: bool = False) -> dict[str, Any]:
+        """Evaluates and saves; returns the metrics, empty without an evaluation.
+
+        Args:
+            evaluate: True to evaluate before saving.
+            again: True if the state was saved when its evaluation was interrupted.
+        """
+        run = self._run
+        figures: dict[str, Any] = {}
+        scores: dict[str, float] = {}
+        for hook in self._hooks:  # also reports a non-finite step before its state is saved
+            hook.before_save(run)
+        meta = run.experiment.meta
         if evaluate:
             try:
                 self._stop_before_evaluating()
                 with self._interruption.breakable(shared=True):
-                    features = evaluator.features(self._state.model)
-                    figures = evaluator.judge(features, full=done == self._experiment.total_steps)
-                    found = health.figures(features) if health else {}
+                    figures, found = self._evaluation.evaluate(
+                        run.state.model, full=run.step == run.total_steps
+                    )
             except InterruptedRunError:
                 if not again:  # else the state is saved already
-                    self._checkpoints.save(self._state, {**meta, UNSCORED: True}, {})
-                self._stop(done)
+                    self._checkpoints.save(run.state, {**meta, UNSCORED: True}, {})
+                self._stop()
             # All processes use the primary process's scores: float noise between hosts could rank
             # checkpoints differently.
-            scores = multihost.broadcast_from_primary(lambda: {**evaluator.flat(figures), **found})
-            self._logger.scores(done, scores)
+            scores = multihost.broadcast_from_primary(lambda: found)
+            for hook in self._hooks:
+                hook.after_evaluation(run, scores)
         save = self._checkpoints.replace if again else self._checkpoints.save
-        save(self._state, meta, scores)
+        save(run.state, meta, scores)
         self._intervals.saved()
-        if self._watch is not None and evaluate and done < self._experiment.total_steps:
-            epoch = done // self._experiment.sampler.steps_per_epoch
-            if reason := self._watch(epoch, scores):
-                self._checkpoints.wait()
-                raise StoppedRunError(reason)
+        try:
+            for hook in self._hooks:
+                hook.after_save(run, scores)
+        except StoppedRunError:
+            self._checkpoints.wait()
+            raise
         return figures
 
     def _stop_before_evaluating(self) -> None:
@@ -237,21 +178,22 @@ class Trainer:
         if self._stop_vote.at_once(self._interruption.signal_number or 0) > _SAVE:
             raise InterruptedRunError(self._interruption.name)
 
-    def _stop(self, done: int) -> None:
+    def _stop(self) -> None:
         begun = time.monotonic()
         self._checkpoints.wait()
         raise InterruptedRunError(
-            f"{self._interruption.name or 'a signal to another process'} at step {done} of "
-            f"{self._experiment.total_steps}: saved (waited {time.monotonic() - begun:.1f} s for "
-            "it); run the same command to resume"
+            f"{self._interruption.name or 'a signal to another process'} at step {self._run.step} "
+            f"of {self._run.total_steps}: saved (waited {time.monotonic() - begun:.1f} s for it); "
+            "run the same command to resume"
         )
 
     def _timed(self, host_batches: Generator[Any]) -> Iterator[tuple[Any, float]]:
         """Yields each host batch and the seconds spent waiting for it; a signal ends the wait."""
+        run = self._run
         while True:
             start = time.perf_counter()
             try:
-                ended = self._done >= self._experiment.total_steps
+                ended = run.step >= run.total_steps
                 # A signal that has arrived since the step counts as well; several processes act on
                 # it at a step that all have agreed on.
                 with nullcontext() if ended else self._interruption.breakable(shared=True):
@@ -259,55 +201,34 @@ class Trainer:
             except StopIteration:
                 return
             except InterruptedRunError:
-                if self._done > (self._checkpoints.latest or 0):
-                    self._finish(self._done, evaluate=False)
-                self._stop(self._done)
+                if run.step > (self._checkpoints.latest or 0):
+                    self._finish(evaluate=False)
+                self._stop()
             yield host_batch, time.perf_counter() - start
 
-    # ------------------------------------------------------------------------------------ recovery
 
-    def _roll_back(self, event: RollBack) -> None:
-        """Restores the last regular checkpoint.
+def compiled_step(experiment: Experiment) -> Callable[..., Any]:
+    """The train step over the devices of the experiment's mesh."""
+    config = experiment.config
+    train_step = make_train_step(
+        experiment.method,
+        experiment.optimizer,
+        experiment.schedule,
+        experiment.pipeline.make_batch,
+        total_steps=experiment.total_steps,
+        axis_name=spmd.AXIS,
+        micro_batches=experiment.micro_batches,
+        frozen_norm=config.train.micro_batch_norm == "frozen",
+        figures=trust_figures(config.optimizer),
+    )
+    return spmd.data_parallel(
+        train_step,
+        experiment.mesh,
+        config.runtime.backend,
+        split_constants=experiment.pipeline.split_constants,
+        deterministic=config.runtime.deterministic,
+    )
 
-        Training continues with the batch after the non-finite one: from the same weights, the same
-        batches would fail again. (PaLM, arXiv 2204.02311, sec. 5.1, restarts from a checkpoint
-        before a spike and skips the batches around it.)
-        """
-        target = self._checkpoints.last_regular()
-        shapes = jax.eval_shape(lambda: self._state)
-        if target is None:
-            state = self._first()
-        else:
-            state = self._checkpoints.restore(shapes, self._experiment.mesh, target)
-        lost = event.skipped - int(state.skipped[0])
-        self._guard.limit(lost, event.words, f"since step {target or 0}, which was gone back to")
-        self._logger.say(
-            f"{event.words}: going on with the next batch from the weights of step {target or 0}"
-        )
 
-        def placed(value: Any) -> Any:  # one buffer each: the step donates them
-            return spmd.replicate(np.asarray(value, np.int32), self._experiment.mesh)
-
-        self._state = state.replace(
-            step=placed(event.step),
-            skipped=placed([event.skipped, event.row]),
-            opt_state=jax.tree.map(
-                lambda node: node._replace(count=placed(event.step)) if is_schedule(node) else node,
-                state.opt_state,
-                is_leaf=is_schedule,
-            ),
-        )
-        self._done = event.step
-
-    def _check_replicas(self, done: int) -> None:
-        if self._replicas is None or self._checked == done:
-            return
-        if differing := self._replicas(self._state):
-            shown = ", ".join(differing[:3]) + (", ..." if len(differing) > 3 else "")
-            raise RunError(
-                f"devices hold different values of {len(differing)} arrays ({shown}) at step "
-                f"{done}; they were identical at step {self._checked}, and no checkpoint was saved "
-                "since. A device or its memory failed: run the same command to resume, on other "
-                "devices if it happens again"
-            )
-        self._checked = done
+def _end(hook: Hook, run: Run, kind: Any, error: BaseException | None, traceback: Any) -> None:
+    hook.on_end(run, error)

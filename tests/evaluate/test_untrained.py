@@ -90,7 +90,7 @@ def test_a_classifier_that_freezes_its_random_encoder_starts_from_the_baseline(s
     config = tiny.replace(tiny.config(), "method", name="classifier")
     config = tiny.replace(config, "classifier", num_classes=10, stages=stages)
     config = tiny.replace(config, "runtime", devices=1)
-    state, origin = first_state(config, Experiment.from_config(config))
+    state, origin = first_state(Experiment.from_config(config))
     assert origin == {}
     block = jax.device_get(state.params["encoder"]["layer2_0"])
     assert (block["bn2"]["scale"] == expected).all()

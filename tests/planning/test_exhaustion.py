@@ -14,8 +14,8 @@ from cssl_jax.planning.planner import shapes_of
 from cssl_jax.planning.shapes import input_of
 from cssl_jax.train import run_dir
 from cssl_jax.train.pretrain import pretrain
-from cssl_jax.train.trainer import Trainer
 from helpers import tiny
+from helpers.stops import AfterStep
 
 WAY = re.compile(r"^  (--[\w.-]+)(?: (\d+))?: ([\d.]+) GiB(.*)$", re.MULTILINE)
 
@@ -36,12 +36,10 @@ def small():
     return tiny.replace(config, "train", batch_size=64)
 
 
-def test_the_message_has_the_sizes_and_three_options_with_the_memory_by_plan(tmp_path, monkeypatch):
+def test_the_message_has_the_sizes_and_three_options_with_the_memory_by_plan(tmp_path):
     config = tiny.replace(small(), "train", epochs=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "run", exhaust)
-        with pytest.raises(RunError, match="RESOURCE_EXHAUSTED: Out of memory") as raised:
-            pretrain(config, tmp_path / "run")
+    with pytest.raises(RunError, match="RESOURCE_EXHAUSTED: Out of memory") as raised:
+        pretrain(config, tmp_path / "run", hooks=[AfterStep(1, exhaust)])
     message = str(raised.value)
     assert message.startswith("out of memory at batch 64 on 8 device(s), where a step needs")
     ways = WAY.findall(message)

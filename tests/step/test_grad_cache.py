@@ -20,9 +20,9 @@ from cssl_jax.recipes import validate
 from cssl_jax.runtime import spmd
 from cssl_jax.step.grad_cache import make_gradient
 from cssl_jax.step.state import TrainState
-from cssl_jax.train.logging import logger
 from helpers import tiny
 from helpers.comparison import FLOAT32_BOUND, largest_difference
+from helpers.stops import CrashError, crash_after
 
 N, MICRO_BATCH = 32, 8
 FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1; the measured difference is 3e-15
@@ -352,7 +352,7 @@ def test_remat_does_not_store_activations():
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_in_micro_batches_ends_with_the_same_bits(tmp_path, monkeypatch):
+def test_an_interrupted_run_in_micro_batches_ends_with_the_same_bits(tmp_path):
     source = tiny.pictures(24)
     np.savez(tmp_path / "pictures.npz", images=source.images, labels=source.labels)
     config = tiny.config(batch_size=8, micro_batch=4, epochs=2, checkpoint_every=1)
@@ -362,20 +362,8 @@ def test_an_interrupted_run_in_micro_batches_ends_with_the_same_bits(tmp_path, m
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=8)
     results = cssl_jax.pretrain(config, tmp_path / "whole")
 
-    class CrashError(Exception):
-        pass
-
-    add = logger.RunLogger.add
-
-    def crash(self, done, metrics, wait):
-        add(self, done, metrics, wait)
-        if done == 3:
-            raise CrashError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", crash)
-        with pytest.raises(CrashError):
-            cssl_jax.pretrain(config, tmp_path / "run")
+    with pytest.raises(CrashError):
+        cssl_jax.pretrain(config, tmp_path / "run", hooks=[crash_after(3)])
     assert cssl_jax.pretrain(config, tmp_path / "run") == results
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "run")]
     assert logs[0] == logs[1]

@@ -19,6 +19,7 @@ from cssl_jax.experiment import builders
 from cssl_jax.report.run_reader import open_run
 from cssl_jax.sweeps.report import write_report
 from cssl_jax.sweeps.sweep import sweep
+from cssl_jax.train.hooks import Hook
 from cssl_jax.train.pretrain import pretrain
 from helpers import kills, tiny
 
@@ -92,12 +93,15 @@ def test_a_sweep_does_not_resume_with_a_changed_recipe_or_space(tmp_path):
 def test_a_stopped_run_is_saved_and_resumes_to_the_same_bits(tmp_path):
     config, watched = configured(tmp_path), []
 
-    def watch(epoch, metrics):
-        watched.append((epoch, metrics["knn.selection_top1"]))
-        return "enough" if epoch == 2 else ""
+    class Watch(Hook):
+        def after_save(self, run, scores):
+            if scores:
+                watched.append((run.epoch, scores["knn.selection_top1"]))
+            if run.epoch == 2:
+                raise StoppedRunError("enough")
 
     with pytest.raises(StoppedRunError, match="enough"):
-        pretrain(config, tmp_path / "run", watch=watch)
+        pretrain(config, tmp_path / "run", hooks=[Watch()])
     online = open_run(tmp_path / "run").online
     assert watched == [(round(line["epoch"]), line["knn.selection_top1"]) for line in online]
     assert [epoch for epoch, _ in watched] == [1, 2]

@@ -12,9 +12,9 @@ from cssl_jax.cli import main as cli
 from cssl_jax.data.pipeline import painter
 from cssl_jax.errors import UserError
 from cssl_jax.experiment.experiment import Experiment
-from cssl_jax.train import pretrain as pretrain_module
-from cssl_jax.train.logging import logger
+from cssl_jax.train import resume
 from helpers import tiny
+from helpers.stops import CrashError, crash_after
 
 
 @pytest.fixture(scope="module")
@@ -47,30 +47,17 @@ def run(folder, tmp_path_factory):
     return path, cssl_jax.pretrain(make_config(folder), path)
 
 
-class CrashError(Exception):
-    pass
-
-
 @pytest.mark.slow  # test_pretrain resumes a run on arrays in the fast suite
 @pytest.mark.parametrize("data", [
     {"engine": "tf"}, {"engine": "threads"}, {"engine": "threads", "augment_on": "host"}
 ])  # fmt: skip
-def test_a_killed_run_on_pictures_ends_with_the_same_bits(folder, tmp_path, monkeypatch, data):
+def test_a_killed_run_on_pictures_ends_with_the_same_bits(folder, tmp_path, data):
     if data["engine"] == "tf":
         pytest.importorskip("tensorflow")
     config = make_config(folder, **data)
     cssl_jax.pretrain(config, tmp_path / "whole")
-    add = logger.RunLogger.add
-
-    def crash(self, step, *rest):
-        add(self, step, *rest)
-        if step == 3:
-            raise CrashError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", crash)
-        with pytest.raises(CrashError):
-            cssl_jax.pretrain(config, tmp_path / "run")
+    with pytest.raises(CrashError):
+        cssl_jax.pretrain(config, tmp_path / "run", hooks=[crash_after(3)])
     cssl_jax.pretrain(config, tmp_path / "run")
     for name in ("metrics.jsonl", "rejected.csv", "results.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -216,14 +203,14 @@ def test_a_run_goes_on_with_the_kernels_that_it_began_with(folder, monkeypatch, 
     experiment = Experiment.from_config(make_config(folder, engine="threads"))
     assert experiment.pipeline.kernels == experiment.meta["kernels"] == "opencv"
     assert (
-        pretrain_module.with_kernels_of(experiment, Checkpoint(kernels="opencv")).pipeline.kernels
+        resume.with_kernels_of(experiment, Checkpoint(kernels="opencv")).pipeline.kernels
         == "opencv"
     )
-    old = pretrain_module.with_kernels_of(experiment, Checkpoint())
+    old = resume.with_kernels_of(experiment, Checkpoint())
     assert old.pipeline.kernels == old.pipeline.work.kernels == old.meta["kernels"] == "jax"
     assert capfd.readouterr().err == ""
     monkeypatch.setattr(painter, "installed", lambda: False)
-    without = pretrain_module.with_kernels_of(experiment, Checkpoint(kernels="opencv"))
+    without = resume.with_kernels_of(experiment, Checkpoint(kernels="opencv"))
     assert without.pipeline.kernels == without.meta["kernels"] == "jax"
     assert "pip install opencv-python-headless simplejpeg" in capfd.readouterr().err
 

@@ -1,6 +1,7 @@
 """Signals, two runs on one folder, full and read-only disks: what is said and what stands."""
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -21,10 +23,11 @@ from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.pipeline import prefetch
 from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.evaluate.evaluator import Evaluator
+from cssl_jax.train import pretrain as pretrain_module
 from cssl_jax.train import run_dir as folder
 from cssl_jax.train import trainer
-from cssl_jax.train.logging import logger
 from helpers import tiny
+from helpers.stops import AfterStep
 
 TOTAL = 9
 
@@ -80,15 +83,10 @@ def meta_files(run):
 def test_a_signal_between_steps_saves_and_exits_with_75(
     config, whole, tmp_path, monkeypatch, capfd, number
 ):
-    add = logger.RunLogger.add
-
-    def interrupt(self, done, metrics, wait):
-        add(self, done, metrics, wait)
-        if done == 4:
-            signal.raise_signal(number)
-
+    interrupt = AfterStep(4, lambda run: signal.raise_signal(number))
+    hooked = functools.partial(pretrain_module.pretrain, hooks=[interrupt])
     with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", interrupt)
+        patch.setattr(pretrain_module, "pretrain", hooked)
         assert cli.main(command(config, tmp_path / "run")) == 75
     said = capfd.readouterr().err
     assert f"cssl-jax pretrain: {number.name} at step 4 of 9: saved" in said
@@ -146,11 +144,11 @@ def test_a_signal_does_not_wait_for_an_input_that_hangs(
     config, whole, tmp_path, monkeypatch, last, late
 ):
     host_batches, freed = pipelines.StreamPipeline.host_batches, threading.Event()
-    after, reached = trainer.Trainer._after, threading.Event()
+    after, reached = trainer.Trainer._after_step, threading.Event()
 
-    def noted(self, done):
-        figures = after(self, done)
-        if done == last:
+    def noted(self):
+        figures = after(self)
+        if self._run.step == last:
             reached.set()
             if not late:
                 signal.raise_signal(signal.SIGTERM)
@@ -172,7 +170,7 @@ def test_a_signal_does_not_wait_for_an_input_that_hangs(
     with monkeypatch.context() as patch:
         patch.setattr(prefetch, "HANGING", 0.5)
         patch.setattr(pipelines.StreamPipeline, "host_batches", hanging)
-        patch.setattr(trainer.Trainer, "_after", noted)
+        patch.setattr(trainer.Trainer, "_after_step", noted)
         begun = time.monotonic()
         with pytest.raises(InterruptedRunError, match=f"SIGTERM at step {last} of 9: saved"):
             cssl_jax.pretrain(config, tmp_path / "run")
@@ -191,16 +189,13 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_lose(
 
 
 def test_a_save_that_fails_is_not_said_to_be_saved(config, tmp_path, monkeypatch):
-    def interrupt(self, done, metrics, wait):
-        signal.raise_signal(signal.SIGTERM)
-
     def fails(self):
         raise self._not_written(OSError(28, "No space left on device"))
 
-    monkeypatch.setattr(logger.RunLogger, "add", interrupt)
     monkeypatch.setattr(checkpoints.Checkpoints, "wait", fails)
+    interrupt = AfterStep(1, lambda run: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(RunError, match="could not be written") as error:
-        cssl_jax.pretrain(config, tmp_path / "run")
+        cssl_jax.pretrain(config, tmp_path / "run", hooks=[interrupt])
     assert not isinstance(error.value, InterruptedRunError)
 
 
@@ -321,35 +316,21 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(config, whole, tmp_path
 
 
 @pytest.mark.parametrize("every", [2, slow(4)])
-def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, monkeypatch, every):
-    import jax
-
-    add = logger.RunLogger.add
+def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, every):
     config = tiny.replace(config, "train", check_replicas_every=every)
     config = tiny.replace(config, "runtime", devices=2)
-    runs = []
-    make = trainer.Trainer.__init__
 
-    def remember(self, *arguments, **options):
-        make(self, *arguments, **options)
-        runs.append(self)
+    def drift(run):
+        leaves, tree = jax.tree.flatten(run.state)
+        at = next(i for i, x in enumerate(leaves) if x.ndim == 4)
+        leaf = leaves[at]
+        pieces = [shard.data for shard in leaf.addressable_shards]
+        pieces[1] = pieces[1].at[0, 0, 0, 0].add(1e-3)
+        leaves[at] = jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, pieces)
+        run.state = jax.tree.unflatten(tree, leaves)
 
-    def drift(self, done, metrics, wait):
-        add(self, done, metrics, wait)
-        if done == 5:
-            state = runs[0]._state
-            leaves, tree = jax.tree.flatten(state)
-            at = next(i for i, x in enumerate(leaves) if x.ndim == 4)
-            leaf = leaves[at]
-            pieces = [shard.data for shard in leaf.addressable_shards]
-            pieces[1] = pieces[1].at[0, 0, 0, 0].add(1e-3)
-            leaves[at] = jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, pieces)
-            runs[0]._state = jax.tree.unflatten(tree, leaves)
-
-    monkeypatch.setattr(trainer.Trainer, "__init__", remember)
-    monkeypatch.setattr(logger.RunLogger, "add", drift)
     # Found by the next check, or before the checkpoint of step 6 is saved.
     with pytest.raises(RunError, match=r"devices hold different values of \d+ arrays .* at step 6"):
-        cssl_jax.pretrain(config, tmp_path / "run")
+        cssl_jax.pretrain(config, tmp_path / "run", hooks=[AfterStep(5, drift)])
     with checkpoints.Checkpoints(tmp_path / "run", read_only=True) as kept:
         assert kept.steps == [3]

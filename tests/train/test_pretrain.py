@@ -16,9 +16,9 @@ from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.runtime import spmd
-from cssl_jax.train.logging import logger
 from cssl_jax.train.logging import writers as metrics
 from helpers import tiny
+from helpers.stops import AfterStep, CrashError, crash_after
 
 EPOCHS, STEPS_PER_EPOCH = 3, 3
 
@@ -140,44 +140,18 @@ def test_timings_are_apart_and_tensorboard_reads_the_events(run):
     assert losses == expected
 
 
-class CrashError(Exception):
-    pass
-
-
-def stop_at(monkeypatch, step):
-    """Makes the next run raise right after it has sent off ``step``."""
-    add = logger.RunLogger.add
-
-    def crash(self, done, metrics, wait):
-        add(self, done, metrics, wait)
-        if done == step:
-            raise CrashError
-
-    monkeypatch.setattr(logger.RunLogger, "add", crash)
-
-
 @pytest.mark.parametrize("step", [slow(2), 4, slow(8)])
-def test_a_run_that_crashed_ends_with_the_same_bits(config, run, tmp_path, monkeypatch, step):
-    with monkeypatch.context() as patch:
-        stop_at(patch, step)
-        with pytest.raises(CrashError):
-            cssl_jax.pretrain(config, tmp_path / "run")
+def test_a_run_that_crashed_ends_with_the_same_bits(config, run, tmp_path, step):
+    with pytest.raises(CrashError):
+        cssl_jax.pretrain(config, tmp_path / "run", hooks=[crash_after(step)])
     cssl_jax.pretrain(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", run[0])
 
 
-def test_a_signal_saves_and_the_next_start_goes_on(config, run, tmp_path, monkeypatch):
-    add = logger.RunLogger.add
-
-    def interrupt(self, done, metrics, wait):
-        add(self, done, metrics, wait)
-        if done == 5:
-            signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", interrupt)
-        with pytest.raises(RunError, match="SIGTERM at step 5 of 9: saved"):
-            cssl_jax.pretrain(config, tmp_path / "run")
+def test_a_signal_saves_and_the_next_start_goes_on(config, run, tmp_path):
+    interrupt = AfterStep(5, lambda run: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(RunError, match="SIGTERM at step 5 of 9: saved"):
+        cssl_jax.pretrain(config, tmp_path / "run", hooks=[interrupt])
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         assert checkpoints.latest == 5
     cssl_jax.pretrain(config, tmp_path / "run")
@@ -217,15 +191,13 @@ def test_a_run_that_waits_for_input_says_so_and_what_to_change(
         slow({"augment_on": "host", "engine": "threads"}),
     ],
 )
-def test_resume_is_exact_wherever_the_input_is_made(arrays, tmp_path, monkeypatch, placement):
+def test_resume_is_exact_wherever_the_input_is_made(arrays, tmp_path, placement):
     if placement.get("engine") == "tf":
         pytest.importorskip("tensorflow")
     config = tiny.replace(make_config(arrays, **placement), "train", record_views=True)
     cssl_jax.pretrain(config, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        stop_at(patch, 5)
-        with pytest.raises(CrashError):
-            cssl_jax.pretrain(config, tmp_path / "run")
+    with pytest.raises(CrashError):
+        cssl_jax.pretrain(config, tmp_path / "run", hooks=[crash_after(5)])
     cssl_jax.pretrain(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     for path in (tmp_path / "whole" / "views").iterdir():
@@ -241,16 +213,14 @@ def test_the_step_is_compiled_once_in_a_whole_run(run, compiled):
 
 
 @pytest.mark.slow
-def test_what_is_logged_does_not_depend_on_where_a_run_was_stopped(config, tmp_path, monkeypatch):
+def test_what_is_logged_does_not_depend_on_where_a_run_was_stopped(config, tmp_path):
     sparse = tiny.replace(config, "train", log_every=4)
     cssl_jax.pretrain(sparse, tmp_path / "whole")
     assert [
         line["step"] for line in lines(tmp_path / "whole" / "metrics.jsonl") if "loss" in line
     ] == [1, 4, 8, 9]
-    with monkeypatch.context() as patch:
-        stop_at(patch, 5)
-        with pytest.raises(CrashError):
-            cssl_jax.pretrain(sparse, tmp_path / "run")
+    with pytest.raises(CrashError):
+        cssl_jax.pretrain(sparse, tmp_path / "run", hooks=[crash_after(5)])
     cssl_jax.pretrain(sparse, tmp_path / "run")
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
@@ -263,11 +233,9 @@ def test_a_finished_run_is_not_trained_again(config, run):
 
 
 @pytest.mark.parametrize("options", [{"devices": 4}, slow({"devices": 2, "backend": "pmap"})])
-def test_a_run_goes_on_with_other_devices(config, run, tmp_path, monkeypatch, options):
-    with monkeypatch.context() as patch:
-        stop_at(patch, 4)
-        with pytest.raises(CrashError):
-            cssl_jax.pretrain(config, tmp_path / "run")
+def test_a_run_goes_on_with_other_devices(config, run, tmp_path, options):
+    with pytest.raises(CrashError):
+        cssl_jax.pretrain(config, tmp_path / "run", hooks=[crash_after(4)])
     moved = tiny.replace(config, "runtime", **options)
     cssl_jax.pretrain(moved, tmp_path / "run")
     ours = [line["loss"] for line in lines(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
@@ -356,14 +324,12 @@ def test_a_run_starts_from_the_weights_of_another_and_says_so(still, run, tmp_pa
 
 
 @pytest.mark.slow
-def test_where_a_run_began_is_known_to_one_that_goes_on(still, run, tmp_path, monkeypatch):
+def test_where_a_run_began_is_known_to_one_that_goes_on(still, run, tmp_path):
     copied = tmp_path / "first"
     shutil.copytree(run[0], copied)
     config = tiny.replace(still, "train", init=str(copied), epochs=2)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 5)
-        with pytest.raises(CrashError):
-            cssl_jax.pretrain(config, tmp_path / "next")
+    with pytest.raises(CrashError):
+        cssl_jax.pretrain(config, tmp_path / "next", hooks=[crash_after(5)])
     shutil.rmtree(copied)  # what has begun needs it no more
     results = cssl_jax.pretrain(config, tmp_path / "next")
     assert results["init"]["encoder_hash"] == run[1]["encoder_hash"]["last"]
@@ -447,16 +413,14 @@ def test_every_replica_of_a_restored_state_is_equal(run):
     spmd.assert_replicated(cssl_jax.load_encoder(run[0]).model)
 
 
-def crashed(config, place, monkeypatch):
+def crashed(config, place):
     """A run that ended after its first checkpoint."""
-    with monkeypatch.context() as patch:
-        stop_at(patch, 5)
-        with pytest.raises(CrashError):
-            cssl_jax.pretrain(config, place)
+    with pytest.raises(CrashError):
+        cssl_jax.pretrain(config, place, hooks=[crash_after(5)])
 
 
-def test_a_run_resumes_where_its_data_lie_now(config, run, arrays, tmp_path, monkeypatch):
-    crashed(config, tmp_path / "run", monkeypatch)
+def test_a_run_resumes_where_its_data_lie_now(config, run, arrays, tmp_path):
+    crashed(config, tmp_path / "run")
     moved = shutil.copy(arrays, tmp_path / "elsewhere.npz")
     there = tiny.replace(config, "data", source=str(moved), max_rejected=0.5)
     cssl_jax.pretrain(there, tmp_path / "run")
@@ -466,10 +430,8 @@ def test_a_run_resumes_where_its_data_lie_now(config, run, arrays, tmp_path, mon
     assert recipes.read_json(tmp_path / "run" / "config.json").data.source == str(moved)
 
 
-def test_a_run_whose_data_are_others_is_refused_and_keeps_its_config(
-    config, arrays, tmp_path, monkeypatch
-):
-    crashed(config, tmp_path / "run", monkeypatch)
+def test_a_run_whose_data_are_others_is_refused_and_keeps_its_config(config, arrays, tmp_path):
+    crashed(config, tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_bytes()
     other = tiny.pictures(60, seed=1)
     np.savez(tmp_path / "other.npz", images=other.images, labels=other.labels)
@@ -479,10 +441,8 @@ def test_a_run_whose_data_are_others_is_refused_and_keeps_its_config(
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
-def test_how_the_same_numbers_are_computed_and_logged_may_change_on_resume(
-    config, run, tmp_path, monkeypatch
-):
-    crashed(config, tmp_path / "run", monkeypatch)
+def test_how_the_same_numbers_are_computed_and_logged_may_change_on_resume(config, run, tmp_path):
+    crashed(config, tmp_path / "run")
     other = tiny.replace(config, "train", log_every=2, keep=1)
     other = tiny.replace(other, "data", engine="threads", resident=False)
     other = tiny.replace(other, "evaluate", batch_size=24)

@@ -10,9 +10,9 @@ from cssl_jax import adapt, finetune_config, load_encoder, pretrain, recipes
 from cssl_jax.cli import main as cli
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
-from cssl_jax.train.logging import logger
 from cssl_jax.transfer.adapt.table import spread, table
 from helpers import tiny
+from helpers.stops import CrashError, crash_after
 
 
 def write(path, source, labels):
@@ -119,7 +119,7 @@ def test_labels_of_a_third_of_the_target_are_used_for_training_and_evaluation(
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
     for name, seed in (("source", 0), ("target", 1)):
         generated = tiny.pictures(60, seed=seed)
         np.savez(tmp_path / f"{name}.npz", images=generated.images, labels=generated.labels)
@@ -128,17 +128,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     dann_config = tiny.replace(dann_config, "classifier", num_classes=3)
     dann_config = tiny.replace(dann_config, "adapt", target=str(tmp_path / "target.npz"))
     pretrain(dann_config, tmp_path / "whole")
-    add = logger.RunLogger.add
-
-    def crash(self, done, metrics, wait):
-        add(self, done, metrics, wait)
-        if done == 5:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", crash)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(dann_config, tmp_path / "run")
+    with pytest.raises(CrashError):
+        pretrain(dann_config, tmp_path / "run", hooks=[crash_after(5)])
     pretrain(dann_config, tmp_path / "run")
     uninterrupted, run = tmp_path / "whole", tmp_path / "run"
     assert (run / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()

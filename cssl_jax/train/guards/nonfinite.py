@@ -97,24 +97,12 @@ class NonFiniteGuard:
                 "without this batch: the same command with --train.on-nonfinite skip (or rollback)"
             )
         skipped = int(values["skipped_steps"])
-        self.limit(row, f"{event}; {dump}", "consecutive non-finite step")
+        check_limit(
+            self._config.nonfinite_limit, row, f"{event}; {dump}", "consecutive non-finite step"
+        )
         if mode == "rollback":
             raise RollBack(step, skipped, row, f"{event}; {dump}")
         return f"{event}: update skipped, {skipped} skipped in total; {dump}"
-
-    def limit(self, lost: int, message: str, counted: str) -> None:
-        """Raises RunError if the number of lost steps reaches ``train.nonfinite_limit``.
-
-        Args:
-            lost: Number of lost steps.
-            message: Description of the last event.
-            counted: Text that follows the ordinal number and says which steps are counted.
-        """
-        if lost >= self._config.nonfinite_limit:
-            raise RunError(
-                f"{message}; it was the {_ordinal(lost)} {counted} (train.nonfinite_limit is "
-                f"{self._config.nonfinite_limit}); earlier checkpoints remain valid. {_ADVICE}"
-            )
 
     def _dump(
         self, step: int, values: dict[str, float], norms: np.ndarray, row: int
@@ -151,6 +139,22 @@ class NonFiniteGuard:
         except OSError:
             return None  # a failed dump must not change how the run continues
         return path
+
+
+def check_limit(limit: int, lost: int, message: str, counted: str) -> None:
+    """Raises RunError if the number of lost steps reaches the limit.
+
+    Args:
+        limit: ``train.nonfinite_limit``.
+        lost: Number of lost steps.
+        message: Description of the last event.
+        counted: Text that follows the ordinal number and says which steps are counted.
+    """
+    if lost >= limit:
+        raise RunError(
+            f"{message}; it was the {_ordinal(lost)} {counted} (train.nonfinite_limit is {limit}); "
+            f"earlier checkpoints remain valid. {_ADVICE}"
+        )
 
 
 def _json_values(values: dict[str, float]) -> dict[str, float | str]:

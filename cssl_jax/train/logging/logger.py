@@ -2,23 +2,24 @@
 
 import collections
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from cssl_jax.config import Config
-from cssl_jax.data.pipeline.base import Pipeline
+from cssl_jax import recipes
 from cssl_jax.data.profile.advice import advice
 from cssl_jax.data.view_log.writer import FOLDER, ViewRecord
 from cssl_jax.evaluate import verdicts
 from cssl_jax.evaluate.accuracy import shows_top5
 from cssl_jax.methods.registry import method_entry
-from cssl_jax.recipes import to_dict
+from cssl_jax.optim.norms import parameter_groups
 from cssl_jax.runtime import multihost, process
+from cssl_jax.train.guards import nonfinite
 from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollBack
+from cssl_jax.train.hooks import Hook, Run
+from cssl_jax.train.logging.console import say
 from cssl_jax.train.logging.writers import (
     InputWatch,
     JsonLines,
@@ -38,7 +39,7 @@ class _Step:
     timing: dict[str, float] | None = None  # set for logged steps only
 
 
-class RunLogger:
+class RunLogger(Hook):
     """Logs all output of a run; metrics are fetched two steps late.
 
     In a multi-process run only the primary process writes and prints. All processes decide
@@ -50,29 +51,12 @@ class RunLogger:
 
     _startup_reported = False  # once per process, for its first training run only
 
-    def __init__(
-        self,
-        run: pathlib.Path,
-        config: Config,
-        pipeline: Pipeline,
-        start: int,
-        total_steps: int,
-        guard: NonFiniteGuard,
-        *,
-        unscored: bool = False,
-    ) -> None:
-        """Opens the files of a run; lines of steps after ``start`` are removed.
+    def __init__(self, run: Run) -> None:
+        """Opens the files of a run; lines of steps after ``run.step`` are removed.
 
-        Args:
-            run: Folder of the run.
-            config: Config of the run.
-            pipeline: Input pipeline of the run.
-            start: Number of completed steps.
-            total_steps: Number of steps of the whole run.
-            guard: Handler of non-finite steps.
-            unscored: True if the evaluation at step ``start`` was interrupted. Its lines are
-                removed, because it runs again.
+        If the evaluation at that step was interrupted, its lines are removed too: it runs again.
         """
+        config, pipeline, total_steps = run.config, run.experiment.pipeline, run.total_steps
         self._every = config.train.log_every
         self._batch_size = config.train.batch_size
         self._pipeline = pipeline
@@ -80,7 +64,14 @@ class RunLogger:
         entry = method_entry(config.method.name)
         self._chance = entry.chance_level(config)
         self._total_steps = total_steps
-        self._guard, self._has_first_step = guard, False
+        self._guard = NonFiniteGuard(
+            run.folder / nonfinite.FOLDER,
+            config.train,
+            pipeline,
+            parameter_groups(run.state.params),
+            {"config_hash": recipes.config_hash(config), "versions": process.versions()},
+        )
+        self._has_first_step = False
         self._in_flight: collections.deque[_Step] = collections.deque()
         self._facts = None  # contrastive diagnostics apply to contrastive methods only
         if entry.contrastive:
@@ -89,47 +80,42 @@ class RunLogger:
         self._reported: set[str] = set()  # kinds of verdicts
         self._meter, self._watch = Meter(), InputWatch()
         writes = multihost.is_primary()
-        self._progress = Progress(total_steps, start, shown=writes)
+        self._progress = Progress(total_steps, run.step, shown=writes)
         self._metrics: JsonLines | None = None
         self._timings: JsonLines | None = None
         self._views: ViewRecord | None = None
         self._boards: list[TensorBoard | WandB] = []
         if not writes:
             return
-        repeated = _is_score if unscored else None
-        self._metrics = JsonLines(run / "metrics.jsonl", keep_until=start, again=repeated)
-        self._timings = JsonLines(run / "timings.jsonl", keep_until=start)
+        folder = run.folder
+        repeated = _is_score if run.unscored else None
+        self._metrics = JsonLines(folder / "metrics.jsonl", keep_until=run.step, again=repeated)
+        self._timings = JsonLines(folder / "timings.jsonl", keep_until=run.step)
         if config.train.record_views:
             rows = np.arange(config.train.batch_size)
             work = dataclasses.replace(pipeline.work, rows=rows)
-            self._views = ViewRecord(run / FOLDER, work, start)
+            self._views = ViewRecord(folder / FOLDER, work, run.step)
         if config.train.tensorboard:
-            self._boards.append(TensorBoard(run / "tensorboard", start_step=start))
+            self._boards.append(TensorBoard(folder / "tensorboard", start_step=run.step))
         if config.train.wandb:
-            self._boards.append(WandB(config.train.wandb, run, to_dict(config)))
+            self._boards.append(WandB(config.train.wandb, folder, recipes.to_dict(config)))
 
-    def __enter__(self) -> "RunLogger":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if error[0] is None:
-            self.flush()
+    def on_end(self, run: Run, error: BaseException | None) -> None:
+        """Writes the steps in flight, unless the run has failed, and closes the files."""
+        if error is None:
+            self._flush()
         self._progress.close()
         for writer in (self._metrics, self._timings, *self._boards, self._views):
             if writer is not None:
                 writer.close()
 
-    def add(self, step: int, metrics: dict[str, jax.Array], wait: float) -> None:
+    def after_step(self, run: Run, metrics: dict[str, jax.Array], wait: float) -> None:
         """Records a dispatched step; blocks only on the step two before it.
-
-        Args:
-            step: Number of the step, from 1.
-            metrics: Metrics of the step, device arrays; see ``make_train_step``.
-            wait: Seconds that the loop waited for the input of this step.
 
         Raises:
             RunError, RollBack: The older step was not finite; see ``NonFiniteGuard.handle``.
         """
+        step = run.step
         self._meter.add(self._batch_size, wait)
         self._progress.advance(step)
         if self._views is not None:
@@ -141,23 +127,24 @@ class RunLogger:
         if step % self._every == 0 or step in (1, self._total_steps):
             self._in_flight[-1].timing = self._meter.read()
 
-    def flush(self) -> None:
-        """Waits for all dispatched steps and writes them; required before a state is saved.
+    def before_save(self, run: Run) -> None:
+        """Waits for all dispatched steps and writes them.
 
         Raises:
-            RunError, RollBack: A step was not finite; see ``NonFiniteGuard.handle``.
+            RunError, RollBack: A step was not finite, so that its state must not be saved as it is;
+                see ``NonFiniteGuard.handle``.
         """
+        self._flush()
+
+    def _flush(self) -> None:
         while self._in_flight:
             self._settle()
         if self._views is not None:
             self._views.wait()
 
-    def say(self, text: str) -> None:
-        """Prints a line above the progress bar."""
-        self._progress.say(text)
-
-    def scores(self, step: int, scores: dict[str, float]) -> None:
+    def after_evaluation(self, run: Run, scores: dict[str, float]) -> None:
         """Writes and prints metrics of an online evaluation; its time is excluded from timings."""
+        step = run.step
         if self._metrics is not None:
             self._metrics.write(step, {"epoch": step / self._steps_per_epoch, **scores})
         for board in self._boards:
@@ -171,7 +158,7 @@ class RunLogger:
         if "features.rankme" in scores:
             limit = scores["features.rank_limit"]
             shown.append(f"RankMe {scores['features.rankme']:.1f} of {limit:.0f}")
-        self._progress.say(f"step {step}: {', '.join(shown)}")
+        say(f"step {step}: {', '.join(shown)}")
         if self._facts is not None:
             self._report_once(step, verdicts.of_features({"step": step, **scores}, self._facts))
         self._meter.read()  # start a new interval
@@ -193,7 +180,7 @@ class RunLogger:
             return
         row = int(arrays["skipped"][1])
         try:
-            self.say(self._guard.handle(oldest.number, values, arrays["norms"], row))
+            say(self._guard.handle(oldest.number, values, arrays["norms"], row))
         except RollBack:
             self._in_flight.clear()  # computed from weights that the rollback discards
             raise
@@ -206,14 +193,14 @@ class RunLogger:
         age = None if RunLogger._startup_reported else process.process_age()
         RunLogger._startup_reported = True
         if age is not None:
-            self.say(f"first step done {age:.1f} s after the process was started")
+            say(f"first step done {age:.1f} s after the process was started")
 
     def _report_once(self, step: int, current: Sequence[verdicts.Verdict]) -> None:
         """Prints each kind of verdict once, at the first step at which it holds."""
         for verdict in current:
             if verdict.kind not in self._reported:
                 self._reported.add(verdict.kind)
-                self.say(f"step {step}: {verdict}")
+                say(f"step {step}: {verdict}")
 
     def _write(self, step: int, values: dict[str, float], timing: dict[str, float]) -> None:
         values = {**values, "chance_level": self._chance}
@@ -221,7 +208,7 @@ class RunLogger:
         self._progress.show(values, timing)
         if waiting := self._watch.check(timing):
             for verdict in verdicts.of_input(waiting, advice(self._pipeline)):
-                self.say(str(verdict))  # the watch limits how often this is printed
+                say(str(verdict))  # the watch limits how often this is printed
         if self._facts is not None:
             self._recent.append({"step": step, **values})
             self._report_once(step, verdicts.of_steps(self._recent, self._facts))

@@ -207,11 +207,6 @@ class Progress:
             refresh=False,
         )
 
-    def say(self, text: str) -> None:
-        """Prints a line above the progress bar."""
-        if not self._bar.disable:
-            self._bar.write(text, file=sys.stderr)
-
     def close(self) -> None:
         """Closes the bar and leaves its last state on the screen."""
         self._bar.close()

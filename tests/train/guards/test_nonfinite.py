@@ -21,8 +21,8 @@ from cssl_jax.optim.norms import parameter_groups
 from cssl_jax.runtime import spmd
 from cssl_jax.step.state import is_schedule
 from cssl_jax.step.train_step import make_train_step
-from cssl_jax.train.logging import logger
 from helpers import tiny
+from helpers.stops import CrashError, crash_after
 
 
 def slow(value):
@@ -228,20 +228,11 @@ def test_a_non_finite_last_step_is_evaluated_and_saved(make, tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", [slow("skip"), "rollback"])
-def test_a_killed_run_repeats_its_skipped_steps_exactly(make, tmp_path, monkeypatch, mode):
+def test_a_killed_run_repeats_its_skipped_steps_exactly(make, tmp_path, mode):
     config = make(on_nonfinite=mode)
     cssl_jax.pretrain(config, tmp_path / "whole")
-    add = logger.RunLogger.add
-
-    def crash(self, done, metrics, wait):
-        add(self, done, metrics, wait)
-        if done == 8:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", crash)
-        with pytest.raises(KeyboardInterrupt):
-            cssl_jax.pretrain(config, tmp_path / "run")
+    with pytest.raises(CrashError):
+        cssl_jax.pretrain(config, tmp_path / "run", hooks=[crash_after(8)])
     cssl_jax.pretrain(config, tmp_path / "run")
     for name in ("metrics.jsonl", "results.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -1,0 +1,26 @@
+"""Absolute paths in a config."""
+
+import operator
+
+from cssl_jax.config import CODE_FIELDS, Config
+from cssl_jax.data.sources.open import LABEL_RULES, absolute_spec
+from cssl_jax.registries import absolute_name
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Makes paths absolute, so that the run can be evaluated from any working directory.
+
+    Raises:
+        UserError: A source is on another machine.
+    """
+    names = ["data.source", "data.validation_source", "adapt.target", "adapt.target_validation"]
+    if config.data.labels not in LABEL_RULES:
+        names.append("data.labels")
+    if config.adapt.target_labels not in LABEL_RULES:
+        names.append("adapt.target_labels")
+    if config.train.init:
+        names.append("train.init")
+    absolute = {name: absolute_spec(operator.attrgetter(name)(config)) for name in names}
+    for name in CODE_FIELDS:
+        absolute[name] = absolute_name(operator.attrgetter(name)(config))
+    return config.replace(absolute)
