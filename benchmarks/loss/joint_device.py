@@ -86,6 +86,7 @@ def parts(
     from cssl_jax.models.heads import ProjectionHead
     from cssl_jax.models.registry import build_encoder
     from cssl_jax.optim import optimizers
+    from cssl_jax.optim.registry import OptimizerOptions
 
     shared = {"axis_name": axis_name, "dtype": jnp.bfloat16 if dtype == "bfloat16" else None}
     method = SimCLR(
@@ -95,7 +96,7 @@ def parts(
         tile,
     )
     schedule = optax.constant_schedule(1e-3)
-    optimizer = optimizers.make_optimizer("lars", schedule, weight_decay=1e-6)
+    optimizer = optimizers.make_optimizer("lars", schedule, OptimizerOptions(weight_decay=1e-6))
     return method, optimizer, InputSpec(size, 3, (0.0,) * 3, (1.0,) * 3)
 
 

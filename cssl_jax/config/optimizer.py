@@ -9,7 +9,8 @@ class OptimizerConfig:
     """Optimizer and learning-rate schedule.
 
     Attributes:
-        name: Optimizer: "lars", "sgd", "adam" (coupled weight decay) or "adamw" (decoupled).
+        name: Optimizer: "lars", "sgd", "adam" (coupled weight decay) or "adamw" (decoupled); or
+            file.py:NAME of your own.
         learning_rate: Learning rate before it is scaled by the batch size.
         scaling: Factor of the learning rate for the global batch size N: "linear" is N / 256;
             the other choices are "sqrt" for the square root of N, and "none".
@@ -29,7 +30,7 @@ class OptimizerConfig:
         clip_norm: Maximum global norm of the gradient; None does not clip.
     """
 
-    name: Literal["lars", "sgd", "adam", "adamw"] = "lars"
+    name: str = "lars"
     learning_rate: float = 0.3
     scaling: Literal["linear", "sqrt", "none"] = "linear"
     schedule: Literal["cosine", "constant"] = "cosine"

@@ -15,7 +15,8 @@ from cssl_jax.config.runtime import RuntimeConfig
 from cssl_jax.config.train import TrainConfig
 from cssl_jax.errors import UserError
 
-CODE_FIELDS = ("method.name", "model.encoder")  # may name code in a file, as file.py:NAME
+# Fields that may name code in a file, as file.py:NAME.
+CODE_FIELDS = ("method.name", "model.encoder", "optimizer.name")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

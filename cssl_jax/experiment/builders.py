@@ -27,6 +27,7 @@ from cssl_jax.methods.registry import method_entry
 from cssl_jax.models.heads import ProjectionHead
 from cssl_jax.models.registry import build_encoder
 from cssl_jax.optim import optimizers
+from cssl_jax.optim.registry import OptimizerOptions
 from cssl_jax.runtime import process, spmd
 from cssl_jax.step.state import TrainState
 
@@ -316,16 +317,18 @@ def make_optimizer(
     optimizer = optimizers.make_optimizer(
         options.name,
         schedule,
-        weight_decay=options.weight_decay,
-        momentum=options.momentum,
-        nesterov=options.nesterov,
-        b1=options.b1,
-        b2=options.b2,
-        trust_coefficient=options.trust_coefficient,
-        trust_clip=options.trust_clip,
-        trust_eps=options.trust_eps,
-        clip_norm=options.clip_norm,
-        exclude_norm_and_bias=options.exclude_norm_and_bias,
+        OptimizerOptions(
+            weight_decay=options.weight_decay,
+            exclude_norm_and_bias=options.exclude_norm_and_bias,
+            momentum=options.momentum,
+            nesterov=options.nesterov,
+            b1=options.b1,
+            b2=options.b2,
+            trust_coefficient=options.trust_coefficient,
+            trust_clip=options.trust_clip,
+            trust_eps=options.trust_eps,
+            clip_norm=options.clip_norm,
+        ),
     )
     return optimizer, schedule, total_steps
 

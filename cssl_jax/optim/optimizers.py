@@ -17,6 +17,13 @@ import optax
 
 from cssl_jax.errors import UserError
 from cssl_jax.optim.norms import square_sum
+from cssl_jax.optim.registry import (
+    OPTIMIZERS,
+    Chain,
+    OptimizerEntry,
+    OptimizerOptions,
+    optimizer_entry,
+)
 
 T = TypeVar("T")
 PyTree = Any
@@ -137,20 +144,7 @@ def describe_exclusions(
 
 
 def make_optimizer(
-    name: str,
-    schedule: optax.Schedule,
-    *,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    trust_coefficient: float = 0.001,
-    trust_clip: bool = False,
-    trust_eps: float = 0.0,
-    clip_norm: float | None = None,
-    exclude_norm_and_bias: bool = True,
+    name: str, schedule: optax.Schedule, options: OptimizerOptions | None = None
 ) -> optax.GradientTransformation:
     """Return the optimizer called ``name``.
 
@@ -166,61 +160,97 @@ def make_optimizer(
     - "adamw" (Loshchilov & Hutter 2019, as ``torch.optim.AdamW``): w = w - lr (Adam(g) + λw).
 
     Args:
-      name: Optimizer: "lars", "sgd", "adam" or "adamw".
+      name: Optimizer in ``registry.OPTIMIZERS``, or "file.py:NAME".
       schedule: Function from the number of completed updates to the learning rate.
-      weight_decay: Weight decay λ. SimCLR's paper uses 1e-6, the README of its code 1e-4.
-      momentum: Momentum coefficient of "lars" and "sgd".
-      nesterov: True for Nesterov momentum in "lars" and "sgd".
-      b1: Decay rate of the first moment in "adam" and "adamw".
-      b2: Decay rate of the second moment in "adam" and "adamw".
-      eps: Constant added to the root of the second moment in "adam" and "adamw".
-      trust_coefficient: Trust coefficient η of "lars".
-      trust_clip: True to replace trust by min(trust / lr, 1) in "lars", as ``clip_lr`` of
-        solo-learn's LARS (after LARC). No tensor then moves faster than lr.
-      trust_eps: Constant ε in the denominator of the trust ratio of "lars". The TensorFlow code
-        uses 0, solo-learn 1e-8.
-      clip_norm: Maximum global norm of the raw gradient, before decay; None: no clipping.
-      exclude_norm_and_bias: True to exclude the parameters selected by ``is_norm_or_bias`` from
-        decay in all optimizers and from adaptation in "lars". False decays and adapts every
-        parameter.
+      options: Options of the optimizer; None takes the defaults of ``OptimizerOptions``.
 
     Returns:
       Transformation whose state and updates have the parameters' dtype or float32, whichever is
       wider. ``optax.apply_updates`` preserves the dtype of the parameters.
 
     Raises:
-      UserError: The name is unknown, ``clip_norm`` is not positive, ``nesterov`` is used with
-        "adam" or "adamw", or ``trust_clip`` is used without "lars".
+      UserError: The name is unknown, ``clip_norm`` is not positive, or the optimizer has no
+        Nesterov momentum or no trust ratios and they are requested.
     """
-    mask = decay_mask if exclude_norm_and_bias else _full_mask
-    decay = optax.add_decayed_weights(weight_decay, mask)
-    adapt = adapted_by_trust_ratio(trust_coefficient, trust_eps)
-    if trust_clip:
-        adapt = clipped_trust_ratio(schedule, trust_coefficient, trust_eps)
-    learn = optax.scale_by_learning_rate(schedule)
-    trace = optax.trace(momentum, nesterov)
-    chains = {
-        "lars": (decay, optax.masked(adapt, mask), learn, trace),
-        "sgd": (decay, trace, learn),
-        "adam": (decay, optax.scale_by_adam(b1, b2, eps), learn),
-        "adamw": (optax.scale_by_adam(b1, b2, eps), decay, learn),
-    }
-    chain = _choose("optimizer", chains, name)
-    _reject_unused_options(name, nesterov, trust_clip, clip_norm)
-    if clip_norm is not None:
-        chain = (optax.clip_by_global_norm(clip_norm), *chain)
+    entry, options = optimizer_entry(name), options or OptimizerOptions()
+    if options.nesterov and not entry.nesterov:
+        raise UserError(
+            f'nesterov=True has no effect in "{name}"; use {_with("nesterov")}, or False'
+        )
+    if options.trust_clip and not entry.trust_ratios:
+        raise UserError(
+            f'trust_clip=True has no effect in "{name}"; use {_with("trust_ratios")}, or False'
+        )
+    chain = entry.build(schedule, options)
+    if options.clip_norm is not None:
+        if options.clip_norm <= 0:
+            raise UserError(
+                f"clip_norm {options.clip_norm} would stop training; use None for no clipping"
+            )
+        chain = (optax.clip_by_global_norm(options.clip_norm), *chain)
     return _in_float32_or_wider(optax.chain(*chain))
 
 
-def _reject_unused_options(
-    name: str, nesterov: bool, trust_clip: bool, clip_norm: float | None
-) -> None:
-    if nesterov and name in ("adam", "adamw"):
-        raise UserError(f'nesterov=True has no effect in "{name}"; use "sgd" or "lars", or False')
-    if trust_clip and name != "lars":
-        raise UserError(f'trust_clip=True has no effect in "{name}"; use "lars", or False')
-    if clip_norm is not None and clip_norm <= 0:
-        raise UserError(f"clip_norm {clip_norm} would stop training; use None for no clipping")
+def _with(feature: str) -> str:
+    """The optimizers with a feature of ``OptimizerEntry``, for messages."""
+    names = [name for name in OPTIMIZERS if getattr(optimizer_entry(name), feature)]
+    return " or ".join(f'"{name}"' for name in names)
+
+
+def lars(schedule: optax.Schedule, options: OptimizerOptions) -> Chain:
+    """Return the parts of "lars", see ``make_optimizer``."""
+    adapt = adapted_by_trust_ratio(options.trust_coefficient, options.trust_eps)
+    if options.trust_clip:
+        adapt = clipped_trust_ratio(schedule, options.trust_coefficient, options.trust_eps)
+    return (
+        decayed_weights(options),
+        optax.masked(adapt, mask_of(options)),
+        optax.scale_by_learning_rate(schedule),
+        optax.trace(options.momentum, options.nesterov),
+    )
+
+
+def sgd(schedule: optax.Schedule, options: OptimizerOptions) -> Chain:
+    """Return the parts of "sgd", see ``make_optimizer``."""
+    return (
+        decayed_weights(options),
+        optax.trace(options.momentum, options.nesterov),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def adam(schedule: optax.Schedule, options: OptimizerOptions) -> Chain:
+    """Return the parts of "adam", see ``make_optimizer``."""
+    return (
+        decayed_weights(options),
+        optax.scale_by_adam(options.b1, options.b2, options.eps),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def adamw(schedule: optax.Schedule, options: OptimizerOptions) -> Chain:
+    """Return the parts of "adamw", see ``make_optimizer``."""
+    return (
+        optax.scale_by_adam(options.b1, options.b2, options.eps),
+        decayed_weights(options),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+LARS = OptimizerEntry(build=lars, trust_ratios=True, nesterov=True)
+SGD = OptimizerEntry(build=sgd, nesterov=True)
+ADAM = OptimizerEntry(build=adam)
+ADAMW = OptimizerEntry(build=adamw)
+
+
+def mask_of(options: OptimizerOptions) -> Callable[[PyTree], PyTree]:
+    """Return the function from parameters to True where one is decayed and adapted."""
+    return decay_mask if options.exclude_norm_and_bias else _full_mask
+
+
+def decayed_weights(options: OptimizerOptions) -> optax.GradientTransformation:
+    """Return a transformation that adds λw to the update of every decayed parameter w."""
+    return optax.add_decayed_weights(options.weight_decay, mask_of(options))
 
 
 def trust_ratio(

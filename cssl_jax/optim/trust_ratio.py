@@ -9,19 +9,20 @@ import optax
 
 from cssl_jax.config import OptimizerConfig
 from cssl_jax.optim.optimizers import is_norm_or_bias, trust_ratio
+from cssl_jax.optim.registry import optimizer_entry
 
 PyTree = Any
 TrustMetrics = Callable[[PyTree, PyTree], dict[str, jax.Array]]
 
 
 def trust_figures(options: OptimizerConfig) -> TrustMetrics | None:
-    """Builds ``(gradient, params) -> metrics`` for LARS; returns None for any other optimizer.
+    """Builds ``(gradient, params) -> metrics`` for an optimizer with trust ratios; None without.
 
     The metrics are trust_ratio_min, trust_ratio_median and trust_ratio_max over the adapted
     tensors. The trust ratio is eta |w| / (|u| + eps), u = gradient + lambda w (You et al. 2017),
     as ``optimizers.make_optimizer`` applies it before ``trust_clip``. It is 1 where a norm is 0.
     """
-    if options.name != "lars":
+    if not optimizer_entry(options.name).trust_ratios:
         return None
 
     def metrics(grads: PyTree, params: PyTree) -> dict[str, jax.Array]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from cssl_jax.config import Config
+from cssl_jax.optim.registry import optimizer_entry
 
 PAPER = "SimCLR paper, arXiv 2002.05709"
 # Table B.1: ResNet-50 on ImageNet, linear probe, top-1 %: {batch: {epochs: (linear, sqrt)}}. The
@@ -31,7 +32,8 @@ def warnings(config: Config) -> list[str]:
 
 def _scaling(config: Config) -> Iterator[str]:
     batch, epochs = config.train.batch_size, config.train.epochs
-    if config.optimizer.name != "lars" or config.optimizer.scaling != "linear":
+    adapts = optimizer_entry(config.optimizer.name).trust_ratios  # as in the table, by LARS
+    if not adapts or config.optimizer.scaling != "linear":
         return
     nearest_batch = min(TABLE_B1, key=lambda measured: abs(measured - batch))
     row = TABLE_B1[nearest_batch]

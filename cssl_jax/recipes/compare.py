@@ -47,6 +47,7 @@ def config_hash(config: Config) -> str:
         "train": ("init",),
         "method": ("name",),
         "model": ("encoder",),
+        "optimizer": ("name",),
     }
     for section, names in places.items():
         for name in names:

@@ -8,6 +8,7 @@ from cssl_jax.augment.image.policy import PROBABILITIES
 from cssl_jax.config.run import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.registry import method_entry
+from cssl_jax.optim.registry import optimizer_entry
 
 # (fields, what they must satisfy, that in words); None and "auto" are choices of their own.
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
@@ -81,6 +82,7 @@ def validate(config: Config) -> Config:
     _check_model(config)
     _check_training(config)
     method_entry(config.method.name).check(config)
+    optimizer_entry(config.optimizer.name)
     _check_data(config)
     _check_policy(config)
     return config

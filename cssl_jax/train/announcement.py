@@ -3,6 +3,7 @@
 import jax
 
 from cssl_jax.optim import optimizers
+from cssl_jax.optim.registry import optimizer_entry
 from cssl_jax.runtime import multihost
 from cssl_jax.train.hooks import Run
 from cssl_jax.train.online import OnlineEvaluation
@@ -39,7 +40,9 @@ def announce(run: Run, evaluation: OnlineEvaluation, cache: str | None) -> None:
         options = run.config.optimizer
         run.say(
             optimizers.describe_exclusions(
-                run.state.params, options.exclude_norm_and_bias, adapts=options.name == "lars"
+                run.state.params,
+                options.exclude_norm_and_bias,
+                adapts=optimizer_entry(options.name).trust_ratios,
             )
         )
 

@@ -1,13 +1,16 @@
-"""docs/extending.md: an encoder and a method from a file of the user's own, and who may run it."""
+"""docs/extending.md: encoder, method, optimizer and hook from a user's file, and who may run it."""
 
 import json
 import pathlib
 import re
+import runpy
 
+import optax
 import pytest
 
 import cssl_jax
 from cssl_jax.cli import main as cli
+from cssl_jax.recipes import read_json
 from cssl_jax.registries import trusted_code
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "extending.md"
@@ -26,19 +29,26 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         commands = COMMAND.findall(text)
-        assert len(commands) == 2
+        assert len(commands) == 3
         for command in commands:
             assert cli.main([*command.split(), *SMALL]) == 0
     return folder
 
 
-@pytest.mark.parametrize("name", ["my_encoder", "my_method"])
+FIELDS = {
+    "my_encoder": ("model", "encoder", "ENCODER"),
+    "my_method": ("method", "name", "METHOD"),
+    "my_optimizer": ("optimizer", "name", "OPTIMIZER"),
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
 def test_a_run_with_code_of_ones_own_is_trained_and_evaluated(runs, name):
     results = json.loads((runs / "runs" / name / "results.json").read_text())
     assert results["linear"]["top1"] > 0.3
     config = json.loads((runs / "runs" / name / "config.json").read_text())
-    used = config["model"]["encoder"] if name == "my_encoder" else config["method"]["name"]
-    assert used == f"{runs}/{name}.py:{'ENCODER' if name == 'my_encoder' else 'METHOD'}"
+    section, field, entry = FIELDS[name]
+    assert config[section][field] == f"{runs}/{name}.py:{entry}"
 
 
 @pytest.mark.parametrize("name", ["my_encoder", "my_method"])
@@ -52,6 +62,38 @@ def test_a_run_folder_runs_no_code_unless_it_is_trusted(runs, name, capsys):
     with cssl_jax.trusting_code():
         assert cssl_jax.load_encoder(run).step > 0
     assert not trusted_code()
+
+
+def test_a_run_with_an_optimizer_of_ones_own_is_read_without_its_code_and_resumed_with_it(
+    runs, monkeypatch, capsys
+):
+    run = runs / "runs" / "my_optimizer"
+    with pytest.raises(cssl_jax.UserError, match=r"my_optimizer\.py:.* give --trust-code"):
+        cssl_jax.pretrain(read_json(run / "config.json"), run)
+    assert cssl_jax.load_encoder(run).step > 0  # an encoder needs no optimizer
+    monkeypatch.chdir(runs)
+    words = COMMAND.findall(PAGE.read_text())[2].split()
+    path = runs / "my_optimizer.py"
+    before = path.read_text()
+    path.write_text(before + "\n# changed\n")
+    try:
+        assert cli.main([*words, *SMALL]) == 2
+    finally:
+        path.write_text(before)
+    said = capsys.readouterr().err
+    assert "the file of optimizer.name has changed since the run began" in said
+
+
+def test_the_page_runs_a_hook(runs, monkeypatch, capfd):
+    assert "```bash\npython my_hook.py\n```" in PAGE.read_text()
+    monkeypatch.chdir(runs)
+    runpy.run_path("my_hook.py", run_name="__main__")
+    saves = re.findall(
+        r"step (\d+): the norm of the projection head is (\S+)", capfd.readouterr().err
+    )
+    assert int(saves[-1][0]) == cssl_jax.load_encoder("runs/my_hook").step
+    norm = optax.global_norm(cssl_jax.load_encoder("runs/my_hook").model["params"]["projector"])
+    assert float(saves[-1][1]) == pytest.approx(float(norm), abs=5e-4)  # three digits are printed
 
 
 def test_a_recipe_in_json_runs_no_code_unless_it_is_trusted(runs, tmp_path, capsys):

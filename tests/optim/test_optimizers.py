@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from cssl_jax.errors import UserError
 from cssl_jax.optim import optimizers
+from cssl_jax.optim.registry import OPTIMIZERS, OptimizerOptions, optimizer_entry
 
 # NumPy and XLA compute the same float64 formula and differ in the order of additions only.
 EXACT = {"rtol": 1e-12, "atol": 1e-15}
@@ -32,6 +34,10 @@ RATES = [0.0, 0.25] + [0.25 * (1 + math.cos(math.pi * k / 4)) for k in range(4)]
 def float64():
     with jax.enable_x64(True):
         yield
+
+
+def make(name, schedule, **options):
+    return optimizers.make_optimizer(name, schedule, OptimizerOptions(**options))
 
 
 def nest(flat):
@@ -134,9 +140,7 @@ GRADIENTS = [draw(seed) for seed in range(1, 6)]
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("eta", [0.001, 0.02])
 def test_lars_follows_the_published_formula_over_several_steps(float64, nesterov, eta):
-    optimizer = optimizers.make_optimizer(
-        "lars", schedule(), weight_decay=0.1, nesterov=nesterov, trust_coefficient=eta
-    )
+    optimizer = make("lars", schedule(), weight_decay=0.1, nesterov=nesterov, trust_coefficient=eta)
     expected = by_hand(lars_rule(nesterov, eta), draw(0), GRADIENTS)
     assert_same(train(optimizer, draw(0), GRADIENTS), expected)
 
@@ -146,7 +150,7 @@ def test_lars_has_a_trust_of_one_where_a_norm_is_zero(float64):
     params["projector/dense/kernel"][:] = 0.0
     for gradient in gradients[2:4]:  # without decay, the norm of the update is then 0
         gradient["encoder/conv_init/kernel"] = np.zeros((3, 3, 3, 4))
-    optimizer = optimizers.make_optimizer("lars", schedule())
+    optimizer = make("lars", schedule())
     actual = train(optimizer, params, gradients)
     assert_same(actual, by_hand(lars_rule(), params, gradients, weight_decay=0.0))
     # The first two rates are 0 and 0.25, so the first change is a plain gradient step.
@@ -157,22 +161,20 @@ def test_lars_has_a_trust_of_one_where_a_norm_is_zero(float64):
 def test_lars_moves_a_zero_initialised_scale(float64):
     params = draw(0)
     params["encoder/block0/norm/scale"][:] = 0.0
-    optimizer = optimizers.make_optimizer("lars", lambda _: 0.5, weight_decay=0.1)
+    optimizer = make("lars", lambda _: 0.5, weight_decay=0.1)
     after = train(optimizer, params, GRADIENTS[:1])[0]["encoder/block0/norm/scale"]
     np.testing.assert_allclose(after, -0.5 * GRADIENTS[0]["encoder/block0/norm/scale"], **EXACT)
 
 
 def test_lars_adapts_every_parameter_when_nothing_is_excluded(float64):
-    optimizer = optimizers.make_optimizer(
-        "lars", schedule(), weight_decay=0.1, exclude_norm_and_bias=False
-    )
+    optimizer = make("lars", schedule(), weight_decay=0.1, exclude_norm_and_bias=False)
     expected = by_hand(lars_rule(), draw(0), GRADIENTS, decayed=set(SHAPES))
     assert_same(train(optimizer, draw(0), GRADIENTS), expected)
 
 
 def test_lars_is_invariant_to_the_scale_of_the_loss(float64):
     """Doubling the loss leaves kernel updates unchanged and doubles updates of unadapted biases."""
-    optimizer = optimizers.make_optimizer("lars", lambda _: 0.5)
+    optimizer = make("lars", lambda _: 0.5)
     doubled = [{name: 2 * g for name, g in GRADIENTS[0].items()}]
     once = train(optimizer, draw(0), GRADIENTS[:1])[0]
     twice = train(optimizer, draw(0), doubled)[0]
@@ -184,15 +186,13 @@ def test_lars_is_invariant_to_the_scale_of_the_loss(float64):
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_adds_decay_to_the_gradient_before_momentum(float64, nesterov):
-    optimizer = optimizers.make_optimizer(
-        "sgd", schedule(), weight_decay=0.1, momentum=0.8, nesterov=nesterov
-    )
+    optimizer = make("sgd", schedule(), weight_decay=0.1, momentum=0.8, nesterov=nesterov)
     expected = by_hand(sgd_rule(nesterov, 0.8), draw(0), GRADIENTS)
     assert_same(train(optimizer, draw(0), GRADIENTS), expected)
 
 
 def test_sgd_without_momentum_is_gradient_descent(float64):
-    optimizer = optimizers.make_optimizer("sgd", lambda _: 0.5, momentum=0.0)
+    optimizer = make("sgd", lambda _: 0.5, momentum=0.0)
     after = train(optimizer, draw(0), GRADIENTS[:2])
     total = {n: GRADIENTS[0][n] + GRADIENTS[1][n] for n in SHAPES}
     expected = {name: w - 0.5 * total[name] for name, w in draw(0).items()}
@@ -202,7 +202,7 @@ def test_sgd_without_momentum_is_gradient_descent(float64):
 @pytest.mark.parametrize(("name", "decoupled"), [("adam", False), ("adamw", True)])
 @pytest.mark.parametrize("exclude", [True, False])
 def test_adam_adds_decay_to_the_gradient_and_adamw_to_the_update(float64, name, decoupled, exclude):
-    optimizer = optimizers.make_optimizer(
+    optimizer = make(
         name,
         schedule(),
         weight_decay=0.1,
@@ -219,17 +219,15 @@ def test_adam_adds_decay_to_the_gradient_and_adamw_to_the_update(float64, name, 
 def test_clipping_bounds_the_global_gradient_norm_before_decay(float64):
     params = {"a/kernel": np.array([[2.0]]), "b/bias": np.array([3.0])}
     gradients = [{"a/kernel": np.array([[3.0]]), "b/bias": np.array([4.0])}]  # norm 5
-    optimizer = optimizers.make_optimizer(
-        "sgd", lambda _: 1.0, momentum=0.0, weight_decay=0.5, clip_norm=1.0
-    )
+    optimizer = make("sgd", lambda _: 1.0, momentum=0.0, weight_decay=0.5, clip_norm=1.0)
     # Expected values: 2 - (3/5 + 0.5 * 2) and 3 - 4/5.
     expected = {"a/kernel": np.array([[0.4]]), "b/bias": np.array([2.2])}
     assert_same(train(optimizer, params, gradients), [expected])
 
 
 def test_clipping_does_not_change_a_small_gradient(float64):
-    clipped = optimizers.make_optimizer("sgd", schedule(), clip_norm=1e3)
-    plain = optimizers.make_optimizer("sgd", schedule())
+    clipped = make("sgd", schedule(), clip_norm=1e3)
+    plain = make("sgd", schedule())
     assert_same(train(clipped, draw(0), GRADIENTS), train(plain, draw(0), GRADIENTS))
 
 
@@ -242,7 +240,7 @@ def test_state_is_float32_or_wider_and_preserves_dtypes(
     float64, name, parameter_dtype, state_dtype
 ):
     params = nest({k: jnp.asarray(v, parameter_dtype) for k, v in draw(0).items()})
-    optimizer = optimizers.make_optimizer(name, schedule(), weight_decay=0.1, clip_norm=1.0)
+    optimizer = make(name, schedule(), weight_decay=0.1, clip_norm=1.0)
     before = optimizer.init(params)
     updates, after = optimizer.update(params, before, params)
     types = [leaf.dtype for leaf in jax.tree.leaves(before)]
@@ -259,7 +257,7 @@ def test_an_optimizer_works_inside_an_outer_mask(float64):
     def only_projector(tree):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "projector", tree)
 
-    inner = optimizers.make_optimizer("lars", schedule(), weight_decay=0.1)
+    inner = make("lars", schedule(), weight_decay=0.1)
     actual = train(optax.masked(inner, only_projector), draw(0), GRADIENTS)
     part = {name: value for name, value in draw(0).items() if name.startswith("projector")}
     expected = by_hand(lars_rule(), part, GRADIENTS)
@@ -387,15 +385,15 @@ def test_an_unknown_name_is_rejected_with_the_choices():
         optimizers.scaled_learning_rate(0.3, 256, "square")
     with pytest.raises(UserError, match=r"'step'.*constant, cosine"):
         optimizers.make_schedule("step", 1.0, 0, 10)
-    with pytest.raises(UserError, match=r"'LARS'.*adam, adamw, lars, sgd"):
-        optimizers.make_optimizer("LARS", schedule())
+    with pytest.raises(UserError, match="'LARS'; there are lars, sgd, adam, adamw"):
+        make("LARS", schedule())
 
 
 def test_harmful_and_ineffective_options_are_rejected():
     with pytest.raises(UserError, match="use None for no clipping"):
-        optimizers.make_optimizer("sgd", schedule(), clip_norm=0.0)
+        make("sgd", schedule(), clip_norm=0.0)
     with pytest.raises(UserError, match='nesterov=True has no effect in "adam"'):
-        optimizers.make_optimizer("adam", schedule(), nesterov=True)
+        make("adam", schedule(), nesterov=True)
 
 
 def unbalanced_parameters():
@@ -429,9 +427,7 @@ def solo_learn(params, gradients, rate, *, eta, eps, momentum=0.9):
 @pytest.mark.parametrize("eps", [0.0, 1e-8, 0.5])  # 0.5 matters next to norms of about 3 to 10
 def test_clipped_lars_matches_solo_learn_at_a_constant_rate(float64, eps):
     """At a constant rate, momentum before and after the rate gives the same result."""
-    optimizer = optimizers.make_optimizer(
-        "lars", lambda _: 0.5, trust_coefficient=0.02, trust_clip=True, trust_eps=eps
-    )
+    optimizer = make("lars", lambda _: 0.5, trust_coefficient=0.02, trust_clip=True, trust_eps=eps)
     actual = train(optimizer, unbalanced_parameters(), GRADIENTS)
     assert_same(actual, solo_learn(unbalanced_parameters(), GRADIENTS, 0.5, eta=0.02, eps=eps))
 
@@ -447,7 +443,7 @@ def test_clipped_lars_has_the_rate_in_the_buffer_and_decay_in_the_norm(float64):
         return memory["v"]
 
     options = {"trust_coefficient": 0.02, "trust_clip": True, "trust_eps": 0.5}
-    optimizer = optimizers.make_optimizer("lars", schedule(), weight_decay=0.1, **options)
+    optimizer = make("lars", schedule(), weight_decay=0.1, **options)
     assert_same(
         train(optimizer, unbalanced_parameters(), GRADIENTS),
         by_hand(rule, unbalanced_parameters(), GRADIENTS),
@@ -457,17 +453,70 @@ def test_clipped_lars_has_the_rate_in_the_buffer_and_decay_in_the_norm(float64):
 def test_clipped_lars_moves_a_tensor_at_the_learning_rate_where_a_norm_is_zero(float64):
     params = draw(0)
     params["projector/dense/kernel"][:] = 0.0
-    optimizer = optimizers.make_optimizer("lars", lambda _: 0.5, trust_clip=True)
+    optimizer = make("lars", lambda _: 0.5, trust_clip=True)
     after = train(optimizer, params, GRADIENTS[:1])[0]["projector/dense/kernel"]
     np.testing.assert_allclose(after, -0.5 * GRADIENTS[0]["projector/dense/kernel"], **EXACT)
 
 
 def test_the_trust_ratio_has_its_epsilon_in_the_denominator(float64):
-    optimizer = optimizers.make_optimizer("lars", schedule(), weight_decay=0.1, trust_eps=0.5)
+    optimizer = make("lars", schedule(), weight_decay=0.1, trust_eps=0.5)
     expected = by_hand(lars_rule(eps=0.5), draw(0), GRADIENTS)
     assert_same(train(optimizer, draw(0), GRADIENTS), expected)
 
 
 def test_trust_clip_is_rejected_without_lars():
     with pytest.raises(UserError, match="trust_clip=True has no effect"):
-        optimizers.make_optimizer("sgd", schedule(), trust_clip=True)
+        make("sgd", schedule(), trust_clip=True)
+
+
+# ------------------------------------------------------------------------------------- the registry
+
+# Chains of optax alone, as they were before there was a registry; the state of a checkpoint has
+# this structure. The LARS transformations themselves are checked above.
+CHAINS = {
+    "lars": lambda rate: (
+        optax.add_decayed_weights(0.1, optimizers.decay_mask),
+        optax.masked(optimizers.adapted_by_trust_ratio(0.001), optimizers.decay_mask),
+        optax.scale_by_learning_rate(rate),
+        optax.trace(0.9),
+    ),
+    "sgd": lambda rate: (
+        optax.add_decayed_weights(0.1, optimizers.decay_mask),
+        optax.trace(0.9),
+        optax.scale_by_learning_rate(rate),
+    ),
+    "adam": lambda rate: (
+        optax.add_decayed_weights(0.1, optimizers.decay_mask),
+        optax.scale_by_adam(0.9, 0.999, 1e-8),
+        optax.scale_by_learning_rate(rate),
+    ),
+    "adamw": lambda rate: (
+        optax.scale_by_adam(0.9, 0.999, 1e-8),
+        optax.add_decayed_weights(0.1, optimizers.decay_mask),
+        optax.scale_by_learning_rate(rate),
+    ),
+}
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_updates_and_state_have_the_bits_and_the_structure_of_optax(name, clip_norm):
+    clip = () if clip_norm is None else (optax.clip_by_global_norm(clip_norm),)
+    reference = optax.chain(*clip, *CHAINS[name](schedule()))
+    ours = make(name, schedule(), weight_decay=0.1, clip_norm=clip_norm)
+    params = nest({key: jnp.float32(value) for key, value in draw(0).items()})
+    states = [ours.init(params), reference.init(params)]
+    for gradient in GRADIENTS:
+        gradient = nest({key: jnp.float32(value) for key, value in gradient.items()})
+        results = [
+            optimizer.update(gradient, state, params)
+            for optimizer, state in zip((ours, reference), states, strict=True)
+        ]
+        chex.assert_trees_all_equal(*results)  # structures too
+        states = [state for _, state in results]
+
+
+def test_only_lars_has_trust_ratios_and_momentum_is_nesterovs_in_two():
+    entries = {name: optimizer_entry(name) for name in OPTIMIZERS}
+    assert [name for name, entry in entries.items() if entry.trust_ratios] == ["lars"]
+    assert [name for name, entry in entries.items() if entry.nesterov] == ["lars", "sgd"]
