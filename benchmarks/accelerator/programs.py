@@ -83,31 +83,27 @@ def compile_recipe(
     from cssl_jax.data.input_spec import InputSpec
     from cssl_jax.data.sampler import Sampler
     from cssl_jax.experiment import builders
+    from cssl_jax.experiment.computation import computation_of
     from cssl_jax.optim.trust_ratio import trust_figures
     from cssl_jax.runtime import spmd
-    from cssl_jax.step.train_step import make_train_step
 
     config = recipes.override(recipes.load(name), overrides)
     mesh = spmd.make_mesh(jax.devices()[:1])
-    method = builders.make_method(config, mesh)
     sampler = Sampler(images, config.train.batch_size, config.train.seed)
-    optimizer, schedule, total_steps = builders.make_optimizer(config, sampler)
-    step = make_train_step(
-        method,
-        optimizer,
-        schedule,
+    computation = computation_of(config, mesh, sampler)
+    step = computation.train_step(
         lambda _, constants, host_batch: {
             "views": {"main": host_batch["views"].astype(jnp.float32) / 255}
         },
-        total_steps=total_steps,
-        axis_name=spmd.AXIS,
         figures=trust_figures(config.optimizer),
     )
     mapped = spmd.data_parallel(step, mesh)
     shape = (config.train.batch_size, 2, size, size, 3)
     host_batch = jax.jit(lambda: {"views": noise(shape)})()
     spec = InputSpec(size, 3, (0.0,) * 3, (1.0,) * 3)
-    state = spmd.replicate(builders.init_state(method, optimizer, spec, 0), mesh)
+    state = spmd.replicate(
+        builders.init_state(computation.method, computation.optimizer, spec, 0), mesh
+    )
     first = jax.tree.map(np.asarray, state)
     start = time.perf_counter()
     compiled = mapped.lower(state, {}, host_batch).compile(compiler_options=options or {})

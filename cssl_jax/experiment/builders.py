@@ -207,6 +207,7 @@ def make_pipeline(
     rows: np.ndarray,
     memory: int | None,
     devices: int,
+    name: str = "",
 ) -> tuple[pipelines.Pipeline, str]:
     """Builds the input pipeline.
 
@@ -219,18 +220,21 @@ def make_pipeline(
         rows: int [r], this process's rows of the global batch.
         memory: Bytes of one device; None if it does not report them.
         devices: Number of devices that resident images are split over.
+        name: Name in ``pipelines.PIPELINES``; "" chooses by the data and the devices.
 
     Returns:
         (pipeline, its name and why it was chosen).
     """
-    name, reason = pipelines.choose(
-        train,
-        augment_on=config.data.augment_on,
-        resident=config.data.resident,
-        engine=config.data.engine,
-        memory=memory,
-        devices=devices,
-    )
+    reason = "requested by name"
+    if not name:
+        name, reason = pipelines.choose(
+            train,
+            augment_on=config.data.augment_on,
+            resident=config.data.resident,
+            engine=config.data.engine,
+            memory=memory,
+            devices=devices,
+        )
     pipeline = pipelines.PIPELINES[name](
         source=train,
         sampler=sampler,

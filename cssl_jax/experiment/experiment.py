@@ -2,10 +2,10 @@
 
 import dataclasses
 import operator
+from collections.abc import Sequence
 from typing import Any
 
-import optax
-from jax.sharding import Mesh
+import jax
 
 from cssl_jax import recipes
 from cssl_jax.config import CODE_FIELDS, Config
@@ -14,7 +14,7 @@ from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import Source
 from cssl_jax.experiment import builders
-from cssl_jax.methods.base import Method
+from cssl_jax.experiment.computation import Computation, computation_of
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.registries import code_digest, is_file_name
 from cssl_jax.runtime import process, spmd
@@ -22,57 +22,59 @@ from cssl_jax.runtime import process, spmd
 KERNELS = "kernels"  # key in a checkpoint's meta: library that renders views on the host
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """A run before its first step: data, method, input, optimizer.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Computation):
+    """A run before its first step: what a step computes, the data and the input.
 
     Attributes:
-        config: Config that the rest was built from.
-        mesh: Devices that share each batch.
         train: Training split.
         validation: Validation split.
         spec: Size and normalisation of the encoder's input.
-        sampler: Order of the training examples.
-        method: Objective with its network modules.
         pipeline: Input pipeline.
         input_reason: Name of the pipeline and why it was chosen, for the log.
-        optimizer: Gradient transformation.
-        schedule: Learning rate as a function of the step.
-        total_steps: Number of steps of the run.
-        micro_batches: Number of micro-batches that a batch is encoded in; 1 encodes it at once.
         meta: JSON that is saved beside every checkpoint.
         facts: JSON that must be identical in all processes.
     """
 
-    config: Config
-    mesh: Mesh
     train: Source
     validation: Source
     spec: InputSpec
-    sampler: Sampler
-    method: Method
     pipeline: pipelines.Pipeline
     input_reason: str
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-    total_steps: int
-    micro_batches: int
     meta: dict[str, Any]
     facts: dict[str, Any]
 
     @classmethod
-    def from_config(cls, config: Config) -> "Experiment":
+    def from_config(
+        cls,
+        config: Config,
+        *,
+        devices: Sequence[jax.Device] | None = None,
+        splits: tuple[Source, Source] | None = None,
+        target: Source | None = None,
+        pipeline: str = "",
+    ) -> "Experiment":
         """Builds an experiment; reads the data and writes nothing.
+
+        Args:
+            config: The run.
+            devices: Devices that share each batch; None takes ``runtime.devices``.
+            splits: (training split, validation split) in place of ``data.source``.
+            target: Training images of the other domain in place of ``adapt.target``.
+            pipeline: Name in ``pipelines.PIPELINES``; "" chooses by the data and the devices.
 
         Raises:
             UserError: The config, the data and the devices do not fit each other.
         """
-        mesh = process.make_mesh(config.runtime.devices)
+        if devices is None:
+            mesh = process.make_mesh(config.runtime.devices)
+        else:
+            mesh = spmd.make_mesh(devices)
         batch_size, micro_batch = config.train.batch_size, config.train.micro_batch
-        train, validation = builders.load_data(config)
+        train, validation = splits or builders.load_data(config)
         spec = builders.input_spec(config, train)
         sampler = Sampler(len(train), batch_size, config.train.seed)
-        method = builders.make_method(config, mesh)
+        computation = computation_of(config, mesh, sampler)
         paired = method_entry(config.method.name).paired
         memory = process.device_memory(mesh.local_devices[0])
         made, reason = builders.make_pipeline(
@@ -80,32 +82,25 @@ class Experiment:
             sampler,
             spec,
             train,
-            views=builders.own_views(method),
+            views=builders.own_views(computation.method),
             rows=spmd.process_rows(batch_size, mesh, micro_batch),
             memory=memory,
             devices=1 if paired else mesh.size,  # both images of a pair are on the same device
+            name=pipeline,
         )
         fingerprints = {"train": train.fingerprint(), "validation": validation.fingerprint()}
         if paired:
-            target, _ = builders.load_target(config)
+            target = target or builders.load_target(config)[0]
             made, target_reason = builders.with_target(made, config, target, memory=memory)
             reason += f"; {target_reason}"
             fingerprints["target"] = target.fingerprint()
-        optimizer, schedule, total_steps = builders.make_optimizer(config, sampler)
         return cls(
-            config=config,
-            mesh=mesh,
+            **vars(computation),
             train=train,
             validation=validation,
             spec=spec,
-            sampler=sampler,
-            method=method,
             pipeline=made,
             input_reason=reason,
-            optimizer=optimizer,
-            schedule=schedule,
-            total_steps=total_steps,
-            micro_batches=spmd.micro_batches(batch_size, mesh, micro_batch),
             meta={
                 "config": recipes.to_dict(config),
                 "input": vars(spec),

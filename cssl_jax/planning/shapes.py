@@ -15,9 +15,9 @@ from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource, Source
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
+from cssl_jax.experiment.computation import computation_of
 from cssl_jax.models import convolution
 from cssl_jax.runtime import spmd
-from cssl_jax.step.train_step import make_train_step
 
 # Number of training images assumed where the data set cannot be counted. No cost depends on it.
 IMAGENET = 1_281_167
@@ -129,12 +129,10 @@ def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
     Raises:
         UserError: The batch does not divide over the devices.
     """
-    batch, micro_batch = config.train.batch_size, config.train.micro_batch
-    parts = spmd.micro_batches(batch, mesh, micro_batch)
-    method = builders.make_method(config, mesh)
+    batch, spec = config.train.batch_size, given.spec
     sampler = Sampler(max(given.images[0] if given.images else IMAGENET, batch), batch, 0)
-    optimizer, schedule, total_steps = builders.make_optimizer(config, sampler)
-    spec = given.spec
+    computation = computation_of(config, mesh, sampler)
+    method = computation.method
     pipeline = pipelines.PIPELINES[given.pipeline](
         source=cast(Source, None),
         sampler=sampler,
@@ -145,17 +143,8 @@ def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
         std=spec.std,
         rows=cast(Any, None),
     )
-    function = make_train_step(
-        method,
-        optimizer,
-        schedule,
-        pipeline.make_batch,
-        total_steps=total_steps,
-        axis_name=spmd.AXIS,
-        micro_batches=parts,
-        frozen_norm=config.train.micro_batch_norm == "frozen",
-    )
-    state = builders.state_shapes(method, optimizer, spec)
+    function = computation.train_step(pipeline.make_batch)
+    state = builders.state_shapes(method, computation.optimizer, spec)
     constants, host_batch = _pipeline_shapes(given, batch, sum(method.views.values()), mesh.size)
 
     def as_on_accelerators(state: PyTree, constants: PyTree, host_batch: PyTree) -> PyTree:

@@ -9,13 +9,11 @@ import numpy as np
 import optax
 
 from cssl_jax.config import Config
-from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import Source
 from cssl_jax.experiment import builders
+from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import spmd
-from cssl_jax.step import train_step as steps_module
-from cssl_jax.step.grad_cache import make_gradient
 from cssl_jax.step.state import TrainState
 
 PyTree = Any
@@ -59,10 +57,9 @@ class Difference(NamedTuple):
 
 
 class Trial:
-    """Components of a run on given devices, built as ``train.pretrain`` builds them.
+    """A few steps of a run on given devices, built as ``train.pretrain`` builds them.
 
-    Attributes are those of ``experiment.Experiment``; ``options`` are arguments of
-    ``make_gradient``.
+    Attributes are those of ``experiment.Experiment``.
     """
 
     def __init__(
@@ -71,7 +68,8 @@ class Trial:
         train: Source,
         devices: Sequence[jax.Device],
         backend: str = "shard_map",
-        pipeline: str | None = None,
+        pipeline: str = "",
+        target: Source | None = None,
         first_state: TrainState | None = None,
     ) -> None:
         """Builds the components.
@@ -81,50 +79,25 @@ class Trial:
             train: Training split.
             devices: Devices to split a batch over; with several processes, those of all.
             backend: Backend of ``spmd.data_parallel``: "shard_map" or "pmap".
-            pipeline: Name in ``data.pipeline.base.PIPELINES``; None chooses as a run does.
+            pipeline: Name in ``data.pipeline.base.PIPELINES``; "" chooses as a run does.
+            target: Training images of the other domain, in place of ``adapt.target``.
             first_state: Initial state of another trial of this config, reused to save time; None
                 initialises one.
         """
-        self.mesh, self.backend = spmd.make_mesh(devices), backend
-        self._deterministic = config.runtime.deterministic
-        batch = config.train.batch_size, self.mesh, config.train.micro_batch
-        self.sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
-        self.method = builders.make_method(config, self.mesh)
-        spec = builders.input_spec(config, train)
-        if pipeline is None:
-            pipeline, _ = pipelines.choose(
-                train,
-                augment_on=config.data.augment_on,
-                resident=config.data.resident,
-                engine=config.data.engine,
-                memory=None,
-                devices=self.mesh.size,
-            )
-        self.pipeline = pipelines.PIPELINES[pipeline](
-            source=train,
-            sampler=self.sampler,
-            policy=config.augment,
-            views=builders.own_views(self.method),
-            size=spec.size,
-            mean=spec.mean,
-            std=spec.std,
-            rows=spmd.process_rows(*batch),
+        # A trial evaluates nothing: its validation split is not read.
+        self.experiment = Experiment.from_config(
+            config, devices=devices, splits=(train, train), target=target, pipeline=pipeline
         )
-        self.optimizer, self.schedule, self.total_steps = builders.make_optimizer(
-            config, self.sampler
-        )
+        self.mesh, self.backend = self.experiment.mesh, backend
+        self.sampler, self.method = self.experiment.sampler, self.experiment.method
+        self.pipeline, self.total_steps = self.experiment.pipeline, self.experiment.total_steps
+        self.optimizer, self.schedule = self.experiment.optimizer, self.experiment.schedule
         self.first_state = first_state or builders.init_state(
-            self.method, self.optimizer, spec, config.train.seed
+            self.method, self.optimizer, self.experiment.spec, config.train.seed
         )
         self.constants = spmd.put_constants(
             self.pipeline.constants, self.mesh, backend, self.pipeline.split_constants
         )
-        self.options: dict[str, Any] = {
-            "total_steps": self.total_steps,
-            "axis_name": spmd.AXIS,
-            "micro_batches": spmd.micro_batches(*batch),
-            "frozen_norm": config.train.micro_batch_norm == "frozen",
-        }
 
     def state(self, dtype: Any = None) -> TrainState:
         """Initial state on the devices, its floats cast to ``dtype``; None keeps their types."""
@@ -142,7 +115,7 @@ class Trial:
 
     def gradient(self) -> Callable[..., PyTree]:
         """Per-device function that computes the gradient, see ``make_gradient``."""
-        return make_gradient(self.method, self.pipeline.make_batch, **self.options)
+        return self.experiment.gradient(self.pipeline.make_batch)
 
     def spread(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """Compiles a per-device function for the trial's devices; donates no argument."""
@@ -152,7 +125,7 @@ class Trial:
             self.backend,
             donate=False,
             split_constants=self.pipeline.split_constants,
-            deterministic=self._deterministic,
+            deterministic=self.experiment.config.runtime.deterministic,
         )
 
     def train_step(
@@ -160,13 +133,7 @@ class Trial:
     ) -> Callable[..., PyTree]:
         """Train step for the trial's devices, with its own optimizer unless one is given."""
         return self.spread(
-            steps_module.make_train_step(
-                self.method,
-                optimizer or self.optimizer,
-                self.schedule,
-                self.pipeline.make_batch,
-                **self.options,
-            )
+            self.experiment.train_step(self.pipeline.make_batch, optimizer=optimizer)
         )
 
     def run(self, steps: int, dtype: Any = np.float32) -> Outcome:

@@ -13,7 +13,6 @@ from cssl_jax.errors import InterruptedRunError, StoppedRunError
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.optim.trust_ratio import trust_figures
 from cssl_jax.runtime import multihost, process, spmd
-from cssl_jax.step.train_step import make_train_step
 from cssl_jax.train.guards.nonfinite import RollBack
 from cssl_jax.train.guards.rollback import roll_back
 from cssl_jax.train.guards.stop_vote import StopVote
@@ -210,19 +209,10 @@ class Trainer:
 def compiled_step(experiment: Experiment) -> Callable[..., Any]:
     """The train step over the devices of the experiment's mesh."""
     config = experiment.config
-    train_step = make_train_step(
-        experiment.method,
-        experiment.optimizer,
-        experiment.schedule,
-        experiment.pipeline.make_batch,
-        total_steps=experiment.total_steps,
-        axis_name=spmd.AXIS,
-        micro_batches=experiment.micro_batches,
-        frozen_norm=config.train.micro_batch_norm == "frozen",
-        figures=trust_figures(config.optimizer),
-    )
     return spmd.data_parallel(
-        train_step,
+        experiment.train_step(
+            experiment.pipeline.make_batch, figures=trust_figures(config.optimizer)
+        ),
         experiment.mesh,
         config.runtime.backend,
         split_constants=experiment.pipeline.split_constants,

@@ -52,10 +52,11 @@ def write_recipe(folder, **train):
 class Run(Trial):
     """The parts of a training run on the first devices, on generated pictures."""
 
-    def __init__(self, config, devices=1, backend="shard_map", source=None, pipeline="resident"):
-        super().__init__(
-            config, source or pictures(), jax.devices()[:devices], backend, pipeline=pipeline
-        )
+    def __init__(
+        self, config, devices=1, backend="shard_map", source=None, pipeline="resident", target=None
+    ):
+        where = jax.devices()[:devices]
+        super().__init__(config, source or pictures(), where, backend, pipeline, target)
 
     def train(self, steps, dtype=None):
         """(loss of every step, last state) on the host."""

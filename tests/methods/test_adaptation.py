@@ -11,7 +11,6 @@ import scipy.special
 
 from cssl_jax import recipes
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
 from cssl_jax.methods import coral as coral_module
 from cssl_jax.methods.base import Context
 from cssl_jax.methods.coral import DeepCORAL
@@ -36,11 +35,8 @@ def inverted(labels=None):
 
 
 class Pairs(tiny.Run):
-    def __init__(self, config, devices=1, target=None, **options):
-        super().__init__(config, devices, **options)
-        beside = target or inverted()
-        self.pipeline, _ = builders.with_target(self.pipeline, config, beside, memory=None)
-        self.constants = spmd.replicate(self.pipeline.constants, self.mesh)
+    def __init__(self, config, devices=1, target=None):
+        super().__init__(config, devices, target=target or inverted())
 
     def placed(self):
         """A state in the middle of the run, whose classifier is not at zero."""

@@ -20,7 +20,6 @@ from cssl_jax.errors import RunError
 from cssl_jax.optim.norms import parameter_groups
 from cssl_jax.runtime import spmd
 from cssl_jax.step.state import is_schedule
-from cssl_jax.step.train_step import make_train_step
 from helpers import tiny
 from helpers.stops import CrashError, crash_after
 
@@ -87,7 +86,7 @@ def logged(folder):
 
 def test_a_non_finite_update_changes_only_the_counters(make):
     run = tiny.Run(make(), source=cssl_jax.experiment.builders.load_data(make())[0])
-    step = run.spread(train_step(run))
+    step = run.train_step()
     state, row = run.state(), 0
     for done, host_batch in enumerate(run.host_batches(0, 6), 1):
         before = jax.device_get(state)
@@ -113,7 +112,7 @@ def test_norms_are_reported_per_parameter_group(make):
     run = tiny.Run(make(), source=cssl_jax.experiment.builders.load_data(make())[0])
     state = run.state()
     groups = parameter_groups(state.params)
-    _, metrics = run.spread(train_step(run))(state, run.constants, next(run.host_batches(0, 1)))
+    _, metrics = run.train_step()(state, run.constants, next(run.host_batches(0, 1)))
     parameters, gradient = np.asarray(metrics["norms"])
     for group, norm in zip(groups, parameters, strict=True):
         subtree = jax.device_get(state.params)
@@ -122,12 +121,6 @@ def test_norms_are_reported_per_parameter_group(make):
         squares = sum(np.sum(np.float64(x) ** 2) for x in jax.tree.leaves(subtree))
         assert norm == pytest.approx(np.sqrt(squares), rel=1e-5)
     assert np.linalg.norm(gradient) == pytest.approx(float(metrics["gradient_norm"]), rel=1e-5)
-
-
-def train_step(run):
-    return make_train_step(
-        run.method, run.optimizer, run.schedule, run.pipeline.make_batch, **run.options
-    )
 
 
 def test_stop_is_the_default_and_reports_the_preceding_steps(make, tmp_path, capfd):
@@ -169,7 +162,7 @@ def test_skip_omits_the_update_and_counts_it(make, tmp_path):
 def expected_losses(config):
     """Loss per step of a run that rolls back, by an independent loop over the same steps."""
     run = tiny.Run(config, source=cssl_jax.experiment.builders.load_data(config)[0])
-    step = run.spread(train_step(run))
+    step = run.train_step()
     state, saved, losses = run.state(), run.state(), {}
     for done, host_batch in enumerate(run.host_batches(0, EPOCHS * STEPS_PER_EPOCH), 1):
         new, metrics = step(state.replace(step=np.int32(done - 1)), run.constants, host_batch)
