@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats.layout import check_are_classes, why_unlabelled
+from cssl_jax.data.formats.registry import FormatEntry
 from cssl_jax.data.formats.schema import is_whole_number, note_on_no_label, number_labels, short
 from cssl_jax.data.formats.walk import describe_others, note_on_others, walk_images
 from cssl_jax.errors import UserError
@@ -319,3 +321,17 @@ def _abbreviated(names: list[str]) -> str:
     """Up to three names for a message, and the number of the others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(name if len(name) <= 200 else short(name) for name in names[:3]) + more
+
+
+def _open_list(path: str, options: ImageOptions) -> FileRecords:
+    return open_list(path)
+
+
+def _open_folder(path: str, options: ImageOptions) -> FileRecords:
+    return open_folder(path, labels=options.labels)
+
+
+LIST = FormatEntry(open=_open_list, description="a .csv list of images", suffixes=(".csv",))
+FOLDER = FormatEntry(
+    open=_open_folder, description="a folder of images", recognises=lambda folder: True
+)

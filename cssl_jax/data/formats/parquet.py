@@ -11,8 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from cssl_jax.config.images import ImageOptions
+from cssl_jax.data.formats.registry import FormatEntry
 from cssl_jax.data.formats.schema import choose_field, note_on_no_label, number_labels
-from cssl_jax.data.formats.shards import Shard, find_shards
+from cssl_jax.data.formats.shards import (
+    Shard,
+    count_shards,
+    find_shards,
+    holds_shards,
+    note_on_images,
+)
 from cssl_jax.errors import UserError
 
 CACHE_BYTES = 2**28  # maximum bytes of cached row groups
@@ -360,3 +368,22 @@ def _read_values(path: pathlib.Path, column: str) -> list[Any]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def _open(path: str, options: ImageOptions) -> ParquetRecords:
+    return open_parquet(path, image_key=options.image_key, label_key=options.label_key)
+
+
+def _open_folder(path: str, options: ImageOptions) -> ParquetRecords:
+    records = _open(path, options)
+    return dataclasses.replace(records, notes=(*records.notes, *note_on_images(path)))
+
+
+FORMAT = FormatEntry(
+    open=_open,
+    description="a .parquet file",
+    suffixes=(".parquet",),
+    # A folder with tar files beside is one of tar files, or of images.
+    recognises=lambda folder: not count_shards(folder, ".tar") and holds_shards(folder, ".parquet"),
+    open_folder=_open_folder,
+)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from cssl_jax.data.formats.schema import PART_NAMES
+from cssl_jax.data.formats.walk import has_images
 from cssl_jax.errors import UserError
 from cssl_jax.files import stamp
 
@@ -96,6 +97,31 @@ def find_shards(
     fixed = itertools.takewhile(lambda part: not re.search(r"[*?\[{]", part), location.parts[:-1])
     root = pathlib.Path(*fixed)
     return tuple(open_shard(pathlib.Path(path), root) for path in sorted(paths))
+
+
+def count_shards(folder: pathlib.Path, suffix: str) -> int:
+    """Number of files with a suffix directly in a folder, without hidden ones."""
+    names = [path.name for path in folder.iterdir() if path.suffix == suffix]
+    return sum(not name.startswith(".") for name in names)
+
+
+def holds_shards(folder: pathlib.Path, suffix: str) -> bool:
+    """True if a folder is read as shards: it has some, and fewer images than shards.
+
+    One archive next to folders of images must not replace them, nor a preview image hundreds of
+    shards. A dataset_info.json is that of a prepared TFDS set, or lies beside images.
+    """
+    if (folder / "dataset_info.json").is_file():
+        return False
+    count = count_shards(folder, suffix)
+    return count > 0 and not has_images(folder, count)
+
+
+def note_on_images(folder: str) -> tuple[str, ...]:
+    """Note for a folder that is read as shards and has images too."""
+    if not has_images(pathlib.Path(folder), 1):
+        return ()
+    return (f"images next to the shards of {folder} are not read",)
 
 
 class ShardReader:

@@ -12,8 +12,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from cssl_jax.config.images import ImageOptions
+from cssl_jax.data.formats.registry import FormatEntry
 from cssl_jax.data.formats.schema import is_whole_number, note_on_no_label, number_labels
-from cssl_jax.data.formats.shards import Shard, ShardReader, find_shards
+from cssl_jax.data.formats.shards import (
+    Shard,
+    ShardReader,
+    find_shards,
+    holds_shards,
+    note_on_images,
+)
 from cssl_jax.data.pipeline.thread_map import ahead
 from cssl_jax.data.sources.decode import is_image_name
 from cssl_jax.errors import UserError
@@ -241,3 +249,23 @@ def _label(file: BinaryIO, members: dict[str, _Member], label_key: str, where: s
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: its label cannot be read: {error}") from error
     return None
+
+
+def _open(spec: str, options: ImageOptions) -> TarRecords:
+    return open_tar(spec, image_key=options.image_key, label_key=options.label_key)
+
+
+def _open_folder(path: str, options: ImageOptions) -> TarRecords:
+    records = _open(path, options)
+    return dataclasses.replace(records, notes=(*records.notes, *note_on_images(path)))
+
+
+# Compressed files are refused by ``open_tar``, with the command that decompresses them.
+FORMAT = FormatEntry(
+    open=_open,
+    description="'wds:SHARDS.tar'",
+    scheme="wds",
+    suffixes=(".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst"),
+    recognises=lambda folder: holds_shards(folder, ".tar"),
+    open_folder=_open_folder,
+)

@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats.parquet import BinaryColumn, read_metadata
+from cssl_jax.data.formats.registry import FormatEntry, absolute_path
 from cssl_jax.data.formats.schema import note_on_no_label, number_labels
 from cssl_jax.data.formats.shards import Shard, open_shard
 from cssl_jax.data.formats.tfds_features import choose_features, image_extractor, read_labels
 from cssl_jax.data.formats.tfrecord import open_tfrecords
+from cssl_jax.data.formats.walk import has_images
 from cssl_jax.data.pipeline.thread_map import ahead
 from cssl_jax.errors import UserError
 from cssl_jax.files import cached_json
@@ -344,3 +347,30 @@ def raise_file_limit(count: int) -> None:
                 "shards"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (required, hard))
+
+
+def _open(spec: str, options: ImageOptions) -> TfdsRecords:
+    return open_tfds(spec, image_key=options.image_key, label_key=options.label_key)
+
+
+def _recognises(folder: pathlib.Path) -> bool:
+    """True for a prepared set; a folder of images may contain a dataset_info.json, too."""
+    if not (folder / "dataset_info.json").is_file():
+        return False
+    return (folder / "features.json").is_file() or not has_images(folder, 1)
+
+
+def _absolute(spec: str) -> str:
+    """Makes the folder of a set absolute; the name of a set is kept."""
+    location, at, split = spec.partition("@")
+    is_path = location.startswith((".", "~", "/")) or pathlib.Path(location).is_dir()
+    return f"{absolute_path(location) if is_path else location}{at}{split}"
+
+
+FORMAT = FormatEntry(
+    open=_open,
+    description="'tfds:NAME@SPLIT'",
+    scheme="tfds",
+    recognises=_recognises,
+    absolute=_absolute,
+)

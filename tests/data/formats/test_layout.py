@@ -20,7 +20,8 @@ from cssl_jax.data.sources import decode
 from cssl_jax.data.sources.open import load_source, open_records
 from cssl_jax.errors import UserError
 from cssl_jax.runtime import process
-from cssl_jax.train import pretrain as pretrain_module
+from cssl_jax.train.announcement import announce
+from cssl_jax.train.hooks import Run
 from helpers import dirty_images, solid_images
 
 
@@ -296,6 +297,7 @@ def test_the_range_of_sixteen_bit_files_is_reported(tmp_path, capsys, bits, high
 def test_a_run_first_reports_the_files_that_it_does_not_read(phone, capsys):
     source = load_source(str(phone))
     parts = types.SimpleNamespace(
+        config=recipes.load("debug"),
         mesh=process.make_mesh(1),
         train=source,
         validation=source.take(np.arange(3)),
@@ -303,7 +305,7 @@ def test_a_run_first_reports_the_files_that_it_does_not_read(phone, capsys):
         meta={},
     )
     evaluation = types.SimpleNamespace(evaluator=types.SimpleNamespace(labelled=True))
-    pretrain_module._announce(recipes.load("debug"), phone, parts, evaluation, None, 0)
+    announce(Run(phone, parts, state=None, step=1), evaluation, None)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note ")]
     assert len(lines) == 1  # one note for both splits
     assert f"60 of 70 files of {phone} are not read: 40 .heic" in lines[0]
