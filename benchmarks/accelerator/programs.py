@@ -91,7 +91,7 @@ def compile_recipe(
     mesh = spmd.make_mesh(jax.devices()[:1])
     method = builders.make_method(config, mesh)
     sampler = Sampler(images, config.train.batch_size, config.train.seed)
-    optimizer, schedule, total_steps = builders.make_optimizer(config, sampler)
+    optimizer, schedule, _ = builders.make_optimizer(config, sampler)
     step = make_train_step(
         method,
         optimizer,
@@ -99,9 +99,8 @@ def compile_recipe(
         lambda _, constants, host_batch: {
             "views": {"main": host_batch["views"].astype(jnp.float32) / 255}
         },
-        total_steps=total_steps,
-        axis_name=spmd.AXIS,
-        figures=trust_figures(config.optimizer),
+        builders.step_options(config, sampler, mesh),
+        extra_metrics=trust_figures(config.optimizer),
     )
     mapped = spmd.data_parallel(step, mesh)
     shape = (config.train.batch_size, 2, size, size, 3)

@@ -143,10 +143,7 @@ class Steps:
             experiment.optimizer,
             experiment.schedule,
             make_batch,
-            total_steps=experiment.total_steps,
-            axis_name=spmd.AXIS,
-            micro_batches=experiment.micro_batches,
-            frozen_norm=False,
+            experiment.step_options,
         )
         self._step = spmd.data_parallel(step, experiment.mesh, "shard_map")
         self._state = spmd.replicate(state, experiment.mesh)

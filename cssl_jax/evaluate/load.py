@@ -190,7 +190,8 @@ class Encoder:
 
     def _shapes(self) -> Model:
         """Shapes and dtypes of the model's variables, for restoring them."""
-        return builders.state_shapes(self.method, optax.identity(), self.spec).model
+        state = builders.state_shapes(self.method, optax.identity(), self.spec)
+        return state.evaluated(self.method)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def untrained_model(
         modules["head"] = untrained.head
     return reestimate(
         modules,
-        spmd.replicate(state.model, mesh),
+        spmd.replicate(state.evaluated(untrained), mesh),
         images,
         spec,
         mesh,

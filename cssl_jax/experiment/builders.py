@@ -28,6 +28,7 @@ from cssl_jax.models.heads import ProjectionHead
 from cssl_jax.models.registry import build_encoder
 from cssl_jax.optim import optimizers
 from cssl_jax.runtime import process, spmd
+from cssl_jax.step.grad_cache import StepOptions
 from cssl_jax.step.state import TrainState
 
 
@@ -330,6 +331,18 @@ def make_optimizer(
     return optimizer, schedule, total_steps
 
 
+def step_options(config: Config, sampler: Sampler, mesh: Mesh) -> StepOptions:
+    """Facts that the train step of a run is built from."""
+    return StepOptions(
+        total_steps=config.train.epochs * sampler.steps_per_epoch,
+        steps_per_epoch=sampler.steps_per_epoch,
+        seed=config.train.seed,
+        axis_name=spmd.AXIS,
+        micro_batches=spmd.micro_batches(config.train.batch_size, mesh, config.train.micro_batch),
+        frozen_norm=config.train.micro_batch_norm == "frozen",
+    )
+
+
 def init_state(
     method: Method, optimizer: optax.GradientTransformation, spec: InputSpec, seed: int
 ) -> TrainState:
@@ -338,6 +351,12 @@ def init_state(
     params, model_state, method_state = draw(jax.random.key(seed))
     opt_state = jax.jit(optimizer.init)(params)
     return TrainState(jnp.zeros((), jnp.int32), params, model_state, method_state, opt_state)
+
+
+def with_model(method: Method, state: TrainState, model: dict[str, Any]) -> TrainState:
+    """A first state with other weights, whose method_state starts from these weights too."""
+    start = jax.jit(method.start)
+    return state.replace(**model, method_state=start(model["params"], model["model_state"]))
 
 
 def state_shapes(
@@ -360,7 +379,12 @@ def _drawing(method: Method, spec: InputSpec) -> Callable[[jax.Array], Any]:
         group: np.zeros((2, count, spec.size, spec.size, spec.channels), np.float32)
         for group, count in method.views.items()
     }
-    return lambda key: method.init(key, {"views": views})
+
+    def draw(key: jax.Array) -> Any:
+        params, model_state = method.init(key, {"views": views})
+        return params, model_state, method.start(params, model_state)
+
+    return draw
 
 
 @functools.lru_cache(maxsize=8)

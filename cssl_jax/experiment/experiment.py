@@ -18,6 +18,7 @@ from cssl_jax.methods.base import Method
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.registries import code_digest, is_file_name
 from cssl_jax.runtime import process, spmd
+from cssl_jax.step.grad_cache import StepOptions
 
 KERNELS = "kernels"  # key in a checkpoint's meta: library that renders views on the host
 
@@ -38,7 +39,7 @@ class Experiment:
         optimizer: Gradient transformation.
         schedule: Learning rate as a function of the step.
         total_steps: Number of steps of the run.
-        micro_batches: Number of micro-batches that a batch is encoded in; 1 encodes it at once.
+        step_options: Facts that the train step is built from.
         meta: JSON that is saved beside every checkpoint.
         facts: JSON that must be identical in all processes.
     """
@@ -54,7 +55,7 @@ class Experiment:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     total_steps: int
-    micro_batches: int
+    step_options: StepOptions
     meta: dict[str, Any]
     facts: dict[str, Any]
 
@@ -102,7 +103,7 @@ class Experiment:
             optimizer=optimizer,
             schedule=schedule,
             total_steps=total_steps,
-            micro_batches=spmd.micro_batches(batch_size, mesh, micro_batch),
+            step_options=builders.step_options(config, sampler, mesh),
             meta={
                 "config": recipes.to_dict(config),
                 "input": vars(spec),

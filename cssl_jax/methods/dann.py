@@ -72,14 +72,14 @@ class DANN(Adaptation):
 
     domain: nn.Module = dataclasses.field(default_factory=DomainClassifier)
 
-    def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
+    def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """The classifier's modules, and the domain classifier."""
-        params, model_state, method_state = super().init(key, batch)
+        params, model_state = super().init(key, batch)
         kernel = params["classifier"]["kernel"]
         variables = self.domain.init(
             jax.random.fold_in(key, _DOMAIN), jnp.zeros((1, len(kernel)), kernel.dtype)
         )
-        return {**params, "domain": variables["params"]}, model_state, method_state
+        return {**params, "domain": variables["params"]}, model_state
 
     def alignment(
         self, params: PyTree, features: jax.Array, ctx: Context

@@ -129,11 +129,10 @@ def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
     Raises:
         UserError: The batch does not divide over the devices.
     """
-    batch, micro_batch = config.train.batch_size, config.train.micro_batch
-    parts = spmd.micro_batches(batch, mesh, micro_batch)
+    batch = config.train.batch_size
     method = builders.make_method(config, mesh)
     sampler = Sampler(max(given.images[0] if given.images else IMAGENET, batch), batch, 0)
-    optimizer, schedule, total_steps = builders.make_optimizer(config, sampler)
+    optimizer, schedule, _ = builders.make_optimizer(config, sampler)
     spec = given.spec
     pipeline = pipelines.PIPELINES[given.pipeline](
         source=cast(Source, None),
@@ -150,10 +149,7 @@ def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
         optimizer,
         schedule,
         pipeline.make_batch,
-        total_steps=total_steps,
-        axis_name=spmd.AXIS,
-        micro_batches=parts,
-        frozen_norm=config.train.micro_batch_norm == "frozen",
+        builders.step_options(config, sampler, mesh),
     )
     state = builders.state_shapes(method, optimizer, spec)
     constants, host_batch = _pipeline_shapes(given, batch, sum(method.views.values()), mesh.size)

@@ -295,6 +295,29 @@ def process_rows(batch_size: int, mesh: Mesh, micro_batch: int = 0) -> np.ndarra
     return rows[:, mine].swapaxes(0, 1).ravel()
 
 
+def global_rows(x: jax.Array, axis_name: str | None, micro_batches: int = 1) -> jax.Array:
+    """Gathers rows in the order of the global batch, inside of a mapped function; differentiable.
+
+    A device holds a block of every micro-batch, see ``process_rows``. A plain gather is therefore
+    in the order (device, micro-batch, row) and depends on the number of devices.
+
+    Args:
+        x: Rows of this device, [n, ...].
+        axis_name: Mapped axis that the batch is split over; None on a single device.
+        micro_batches: Number of micro-batches.
+
+    Returns:
+        Rows of the global batch, [N, ...].
+    """
+    if axis_name is None:
+        return x
+    gathered = jax.lax.all_gather(x, axis_name)
+    if micro_batches == 1:
+        return gathered.reshape(-1, *x.shape[1:])
+    blocks = gathered.reshape(len(gathered), micro_batches, -1, *x.shape[1:])
+    return blocks.swapaxes(0, 1).reshape(-1, *x.shape[1:])
+
+
 def assert_replicated(tree: PyTree) -> None:
     """Checks that this process's devices hold identical values of every leaf.
 

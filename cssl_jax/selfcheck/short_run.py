@@ -30,6 +30,7 @@ class Outcome(NamedTuple):
         gradient: Raw gradient of the first step, before optimizer, clipping and weight decay.
         params: Parameters after the last step.
         statistics: Running statistics of BatchNorm after the last step.
+        method_state: State of the method after the last step, such as a momentum copy.
     """
 
     examples: np.ndarray
@@ -37,6 +38,7 @@ class Outcome(NamedTuple):
     gradient: np.ndarray
     params: np.ndarray
     statistics: np.ndarray
+    method_state: np.ndarray
 
 
 class Difference(NamedTuple):
@@ -47,6 +49,7 @@ class Difference(NamedTuple):
         gradient: Largest difference of the first step's gradient.
         params: Largest difference of the parameters after the last step.
         statistics: Largest difference of the running statistics after the last step.
+        method_state: Largest difference of the method's state after the last step.
         scale: Gradient projected onto the reference's, in units of the reference's norm. A value
             of n indicates a sum over n devices instead of a mean.
     """
@@ -55,14 +58,14 @@ class Difference(NamedTuple):
     gradient: float
     params: float
     statistics: float
+    method_state: float
     scale: float
 
 
 class Trial:
     """Components of a run on given devices, built as ``train.pretrain`` builds them.
 
-    Attributes are those of ``experiment.Experiment``; ``options`` are arguments of
-    ``make_gradient``.
+    Attributes are those of ``experiment.Experiment``; ``options`` are its ``step_options``.
     """
 
     def __init__(
@@ -119,12 +122,7 @@ class Trial:
         self.constants = spmd.put_constants(
             self.pipeline.constants, self.mesh, backend, self.pipeline.split_constants
         )
-        self.options: dict[str, Any] = {
-            "total_steps": self.total_steps,
-            "axis_name": spmd.AXIS,
-            "micro_batches": spmd.micro_batches(*batch),
-            "frozen_norm": config.train.micro_batch_norm == "frozen",
-        }
+        self.options = builders.step_options(config, self.sampler, self.mesh)
 
     def state(self, dtype: Any = None) -> TrainState:
         """Initial state on the devices, its floats cast to ``dtype``; None keeps their types."""
@@ -142,7 +140,7 @@ class Trial:
 
     def gradient(self) -> Callable[..., PyTree]:
         """Per-device function that computes the gradient, see ``make_gradient``."""
-        return make_gradient(self.method, self.pipeline.make_batch, **self.options)
+        return make_gradient(self.method, self.pipeline.make_batch, self.options)
 
     def spread(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """Compiles a per-device function for the trial's devices; donates no argument."""
@@ -165,7 +163,7 @@ class Trial:
                 optimizer or self.optimizer,
                 self.schedule,
                 self.pipeline.make_batch,
-                **self.options,
+                self.options,
             )
         )
 
@@ -202,6 +200,7 @@ class Trial:
             gradient,
             flat(state.params),
             flat(state.model_state),
+            flat(state.method_state),
         )
 
 
@@ -237,7 +236,7 @@ def compare(outcome: Outcome, reference: Outcome) -> Difference:
     squared_norm = np.dot(reference.gradient, reference.gradient)
     differences = {
         name: largest_difference(getattr(outcome, name), getattr(reference, name))
-        for name in ("loss", "gradient", "params", "statistics")
+        for name in ("loss", "gradient", "params", "statistics", "method_state")
     }
     return Difference(**differences, scale=float(projection / squared_norm))
 

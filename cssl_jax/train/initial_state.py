@@ -49,7 +49,7 @@ def first_state(config: Config, experiment: Experiment) -> tuple[TrainState, Ori
     if not config.train.init:
         if experiment.method.needs_statistics:
             untrained = untrained_of(config, experiment)(experiment.train)
-            state = state.replace(**jax.device_get(untrained))
+            state = builders.with_model(experiment.method, state, jax.device_get(untrained))
         return spmd.replicate(state, experiment.mesh), {}
     source = load_encoder(config.train.init)
     _check(config, experiment, source)
@@ -68,7 +68,8 @@ def first_state(config: Config, experiment: Experiment) -> tuple[TrainState, Ori
         "encoder_hash": variables_hash(source.model),
         "modules": copied,
     }
-    return spmd.replicate(state.replace(**model), experiment.mesh), origin
+    state = builders.with_model(experiment.method, state, model)
+    return spmd.replicate(state, experiment.mesh), origin
 
 
 def untrained_of(config: Config, experiment: Experiment) -> Callable[[Source], Model]:

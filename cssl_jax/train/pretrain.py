@@ -126,7 +126,10 @@ def _pretrain(
     multihost.require_same(experiment.facts)
     run_dir.begin(run, config, claim)
     regular = Intervals(config.train, experiment.sampler.steps_per_epoch).regular
-    with Checkpoints(run, keep=config.train.keep, regular=regular) as checkpoints:
+    evaluated = experiment.method.evaluated
+    with Checkpoints(
+        run, keep=config.train.keep, regular=regular, evaluated=evaluated
+    ) as checkpoints:
         with interruption.breakable(shared=True):
             start, unscored = 0, False
             if checkpoints.latest:
@@ -185,7 +188,7 @@ def _results(
     results_path = run / "results.json"
     if multihost.broadcast_from_primary(lambda: figures is None and results_path.is_file()):
         return json.loads(results_path.read_text())
-    last = Checkpoint(experiment.total_steps, state.model)
+    last = Checkpoint(experiment.total_steps, state.evaluated(experiment.method))
     best = _best(last, experiment, checkpoints)
     results = {
         "config_hash": recipes.config_hash(config),

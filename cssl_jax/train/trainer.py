@@ -139,11 +139,8 @@ class Trainer:
             experiment.optimizer,
             experiment.schedule,
             experiment.pipeline.make_batch,
-            total_steps=experiment.total_steps,
-            axis_name=spmd.AXIS,
-            micro_batches=experiment.micro_batches,
-            frozen_norm=self._config.train.micro_batch_norm == "frozen",
-            figures=trust_figures(self._config.optimizer),
+            experiment.step_options,
+            extra_metrics=trust_figures(self._config.optimizer),
         )
         return spmd.data_parallel(
             train_step,
@@ -205,7 +202,7 @@ class Trainer:
             try:
                 self._stop_before_evaluating()
                 with self._interruption.breakable(shared=True):
-                    features = evaluator.features(self._state.model)
+                    features = evaluator.features(self._state.evaluated(self._experiment.method))
                     figures = evaluator.judge(features, full=done == self._experiment.total_steps)
                     found = health.figures(features) if health else {}
             except InterruptedRunError:

@@ -17,8 +17,8 @@ def gradient_on(devices, backend="shard_map", mutate=lambda grads: grads, **opti
     gradient = run.gradient()
 
     def mutated(state, constants, host_batch):
-        grads, aux = gradient(state, constants, host_batch)
-        return mutate(grads), aux["metrics"]
+        grads, outputs = gradient(state, constants, host_batch)
+        return mutate(grads), outputs.metrics
 
     grads, metrics = run.spread(mutated)(run.state(), run.constants, next(run.host_batches(0, 1)))
     return jax.device_get(grads), float(metrics["loss"])

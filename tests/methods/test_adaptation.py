@@ -55,8 +55,8 @@ class Pairs(tiny.Run):
     def gradients(self):
         spread = self.spread(self.gradient())
         host_batch = next(self.host_batches(0, 1))
-        grads, aux = jax.device_get(spread(self.placed(), self.constants, host_batch))
-        return grads, aux["metrics"]
+        grads, outputs = jax.device_get(spread(self.placed(), self.constants, host_batch))
+        return grads, outputs.metrics
 
 
 def difference(tree, reference):
@@ -141,7 +141,7 @@ def test_the_coral_objective_is_both_losses_by_numpy(layer):
     logits = features @ kernel + bias
     outputs = {"logits": np.float32(logits[:, 0]), "features": features}
     ctx = Context(np.int32(0), 1, None)
-    loss, metrics = method.objective(params, {}, outputs, {"label": labels}, ctx)
+    loss, metrics, _ = method.objective(params, {}, outputs, {"label": labels}, ctx)
     entropy = -np.mean(scipy.special.log_softmax(logits[:, 0], axis=1)[np.arange(8), labels])
     seen = logits if layer == "logits" else features
     apart = np.cov(seen[:, 0], rowvar=False) - np.cov(seen[:, 1], rowvar=False)

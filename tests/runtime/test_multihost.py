@@ -96,8 +96,8 @@ def test_two_processes_supply_the_batches_and_the_gradient_of_one(tmp_path):
     gradient = run.gradient()
 
     def function(*arguments):
-        grads, aux = gradient(*arguments)
-        return grads, aux["metrics"]
+        grads, outputs = gradient(*arguments)
+        return grads, outputs.metrics
 
     grads, metrics = run.spread(function)(run.state(), run.constants, next(run.host_batches(0, 1)))
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))

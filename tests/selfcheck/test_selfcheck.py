@@ -51,12 +51,12 @@ def test_a_trial_on_other_devices_passes(reference):
 def times(monkeypatch, factor):
     make_gradient = train_step.make_gradient
 
-    def mutant(*arguments, axis_name, **options):
-        gradient = make_gradient(*arguments, axis_name=axis_name, **options)
+    def mutant(method, make_batch, options):
+        gradient = make_gradient(method, make_batch, options)
 
         def changed(*inputs):
-            grads, aux = gradient(*inputs)
-            return jax.tree.map(lambda g: g * factor(axis_name), grads), aux
+            grads, outputs = gradient(*inputs)
+            return jax.tree.map(lambda g: g * factor(options.axis_name), grads), outputs
 
         return changed
 

@@ -126,7 +126,7 @@ def test_norms_are_reported_per_parameter_group(make):
 
 def train_step(run):
     return make_train_step(
-        run.method, run.optimizer, run.schedule, run.pipeline.make_batch, **run.options
+        run.method, run.optimizer, run.schedule, run.pipeline.make_batch, run.options
     )
 
 
