@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cssl_jax.losses.ntxent import chance_level
 
-Figures = Mapping[str, Any]
+Metrics = Mapping[str, Any]
 Grade = Literal["bad", "warning", "good"]
 
 LINES = 5  # number of newest log lines whose mean is evaluated: one batch is noisy
@@ -63,7 +63,7 @@ class Facts:
         pairs: Number of positive pairs N per batch, the number of examples per batch.
         temperature: Temperature of the loss.
         total_steps: Number of optimizer steps of the whole run.
-        judged_from: First step to which the rules apply; earlier steps are warm-up.
+        applies_from: First step to which the rules apply; earlier steps are warm-up.
         trust_coefficient: Coefficient eta of LARS.
         weight_decay: Coefficient lambda of the optimizer's weight decay.
     """
@@ -71,7 +71,7 @@ class Facts:
     pairs: int
     temperature: float
     total_steps: int
-    judged_from: int
+    applies_from: int
     trust_coefficient: float = 0.001
     weight_decay: float = 0.0
 
@@ -92,7 +92,7 @@ def facts(config: Any, steps_per_epoch: int) -> Facts:
         pairs=config.train.batch_size,
         temperature=config.method.temperature,
         total_steps=total,
-        judged_from=min(max(warmup, steps_per_epoch, min(total // 10, 500)), total),
+        applies_from=min(max(warmup, steps_per_epoch, min(total // 10, 500)), total),
         trust_coefficient=config.optimizer.trust_coefficient,
         weight_decay=config.optimizer.weight_decay,
     )
@@ -112,15 +112,15 @@ def least_loss(pairs: int, temperature: float) -> float:
     return math.log1p((2 * pairs - 2) * math.exp(-gap))
 
 
-def of_steps(lines: Iterable[Figures], known: Facts) -> list[Verdict]:
+def check_steps(lines: Iterable[Metrics], known: Facts) -> list[Verdict]:
     """Verdicts on the loss, the contrast and the trust ratios of the newest training steps.
 
     Args:
         lines: Lines of ``metrics.jsonl`` in the order of steps, each with "step".
-        known: Facts of the run. There are no verdicts before the step ``judged_from``.
+        known: Facts of the run. There are no verdicts before the step ``applies_from``.
     """
     lines = [line for line in lines if _is_finite(line.get("loss"))][-LINES:]
-    if not lines or lines[-1]["step"] < known.judged_from:
+    if not lines or lines[-1]["step"] < known.applies_from:
         return []
     step = lines[-1]["step"]
     first_half = 2 * step <= known.total_steps
@@ -145,7 +145,7 @@ def of_steps(lines: Iterable[Figures], known: Facts) -> list[Verdict]:
                 "or enlarge train.batch_size",
             )
         )
-    return verdicts + _of_trust_ratios(lines[-1], known)
+    return verdicts + _check_trust_ratios(lines[-1], known)
 
 
 def _at_chance(loss: float, chance: float, known: Facts) -> Verdict:
@@ -176,7 +176,7 @@ def _worse_than_chance(loss: float, chance: float) -> Verdict:
     )
 
 
-def _of_trust_ratios(line: Figures, known: Facts) -> list[Verdict]:
+def _check_trust_ratios(line: Metrics, known: Facts) -> list[Verdict]:
     """Verdicts on the LARS trust ratios eta |w| / |u|, u = gradient + lambda w."""
     if not _is_finite(line.get("trust_ratio_median")):
         return []
@@ -209,17 +209,17 @@ def _of_trust_ratios(line: Figures, known: Facts) -> list[Verdict]:
     return verdicts
 
 
-def of_features(scores: Figures, known: Facts) -> list[Verdict]:
+def check_features(scores: Metrics, known: Facts) -> list[Verdict]:
     """Verdicts on collapse, difficulty of the views, and neighbours of held-out features.
 
     Args:
         scores: "step" and the metrics of ``health.Health``, such as "features.rankme".
-        known: Facts of the run. There are no verdicts before the step ``judged_from``.
+        known: Facts of the run. There are no verdicts before the step ``applies_from``.
     """
-    if "features.rankme" not in scores or scores["step"] < known.judged_from:
+    if "features.rankme" not in scores or scores["step"] < known.applies_from:
         return []
     value = {name.removeprefix("features."): scores[name] for name in scores}
-    verdicts = _of_collapse(value)
+    verdicts = _check_collapse(value)
     distance = 2 * value["std"] ** 2  # mean squared distance of two random images
     if (
         not verdicts
@@ -253,7 +253,7 @@ def of_features(scores: Figures, known: Facts) -> list[Verdict]:
     return verdicts
 
 
-def _of_collapse(value: Figures) -> list[Verdict]:
+def _check_collapse(value: Metrics) -> list[Verdict]:
     """Verdicts on full collapse, dimensional collapse and dead dimensions."""
     if not value["uniformity"] <= POINT:  # "not <=" holds for NaN too
         return [
@@ -292,7 +292,7 @@ def _of_collapse(value: Figures) -> list[Verdict]:
     return verdicts
 
 
-def of_input(fraction: float, remedy: str = "") -> list[Verdict]:
+def check_input(fraction: float, remedy: str = "") -> list[Verdict]:
     """Verdict on the time that steps waited for input.
 
     Args:
@@ -312,7 +312,7 @@ def of_input(fraction: float, remedy: str = "") -> list[Verdict]:
     ]
 
 
-def of_timings(lines: Sequence[Figures]) -> list[Verdict]:
+def check_timings(lines: Sequence[Metrics]) -> list[Verdict]:
     """Verdict on the time that a whole run waited for input.
 
     Args:
@@ -322,10 +322,10 @@ def of_timings(lines: Sequence[Figures]) -> list[Verdict]:
     lines = [line for line in lines if "input_wait" in line][1:]
     seconds = sum(line["seconds"] for line in lines)
     waited = sum(line["input_wait"] * line["seconds"] for line in lines)
-    return of_input(waited / seconds) if seconds else []
+    return check_input(waited / seconds) if seconds else []
 
 
-def of_online(lines: Sequence[Figures]) -> list[Verdict]:
+def check_online(lines: Sequence[Metrics]) -> list[Verdict]:
     """Verdict on whether the last online evaluation is clearly worse than the best one.
 
     Args:
@@ -350,7 +350,7 @@ def of_online(lines: Sequence[Figures]) -> list[Verdict]:
     return []
 
 
-def of_results(results: Figures) -> list[Verdict]:
+def check_results(results: Metrics) -> list[Verdict]:
     """Verdicts on the final metrics, compared with the untrained encoder and raw pixels.
 
     Args:
@@ -389,6 +389,6 @@ def _is_finite(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _mean(lines: Sequence[Figures], name: str, default: float = math.nan) -> float:
+def _mean(lines: Sequence[Metrics], name: str, default: float = math.nan) -> float:
     values = [line[name] for line in lines if _is_finite(line.get(name))]
     return sum(values) / len(values) if values else default

@@ -26,7 +26,7 @@ def make_train_step(
     axis_name: str | None,
     micro_batches: int = 1,
     frozen_norm: bool = False,
-    figures: Callable[[PyTree, PyTree], Metrics] | None = None,
+    extra_metrics: Callable[[PyTree, PyTree], Metrics] | None = None,
 ) -> Callable[[TrainState, PyTree, PyTree], tuple[TrainState, Metrics]]:
     """Builds ``(state, constants, host_batch) -> (state, metrics)`` for ``spmd.data_parallel``.
 
@@ -44,8 +44,8 @@ def make_train_step(
         micro_batches: Number of micro-batches; see ``make_gradient``. 1: encode all rows at once.
         frozen_norm: True to use the running statistics of BatchNorm without updating them; see
             ``Context``.
-        figures: ``(gradient, params) -> additional metrics``; see ``optim.trust_ratio``. None: no
-            additional metrics.
+        extra_metrics: ``(gradient, params) -> additional metrics``; see ``optim.trust_ratio``.
+            None: no additional metrics.
 
     Returns:
         Function whose metrics are replicated and computed before the update. They are float
@@ -105,9 +105,9 @@ def make_train_step(
             "skipped": new_state.skipped,
             "norms": norms,
         }
-        if figures is not None:
+        if extra_metrics is not None:
             with jax.named_scope("journal"):
-                metrics |= figures(grads, state.params)
+                metrics |= extra_metrics(grads, state.params)
         return new_state, metrics
 
     return train_step

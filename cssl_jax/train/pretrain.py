@@ -149,7 +149,7 @@ def _pretrain(
                         adapts=options.name == "lars",
                     )
                 )
-        figures = None
+        metrics = None
         if start < experiment.total_steps or unscored:
             training = multihost.run_on_all(
                 lambda: Trainer(
@@ -167,9 +167,9 @@ def _pretrain(
                     watch=watch,
                 )
             )
-            state, figures = training.run()
+            state, metrics = training.run()
         with interruption.breakable(shared=True):
-            return _results(config, run, experiment, evaluation, checkpoints, state, figures)
+            return _results(config, run, experiment, evaluation, checkpoints, state, metrics)
 
 
 def _results(
@@ -179,11 +179,11 @@ def _results(
     evaluation: OnlineEvaluation,
     checkpoints: Checkpoints,
     state: TrainState,
-    figures: dict[str, Any] | None,
+    metrics: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Writes results.json, unless a finished run has it, and returns its content."""
     results_path = run / "results.json"
-    if multihost.broadcast_from_primary(lambda: figures is None and results_path.is_file()):
+    if multihost.broadcast_from_primary(lambda: metrics is None and results_path.is_file()):
         return json.loads(results_path.read_text())
     last = Checkpoint(experiment.total_steps, state.model)
     best = _best(last, experiment, checkpoints)
@@ -198,7 +198,7 @@ def _results(
         "notes": list(dict.fromkeys((*experiment.train.notes, *experiment.validation.notes))),
         **{name: experiment.meta[name] for name in (ORIGIN,) if name in experiment.meta},
         **evaluation.evaluator.report(
-            last, best, untrained_of(config, experiment), figures=figures
+            last, best, untrained_of(config, experiment), metrics=metrics
         ),
         "versions": process.versions(),
     }
@@ -279,14 +279,14 @@ def _announce(
     rejected = len({*experiment.train.rejected, *experiment.validation.rejected})
     left_out = f"{rejected} left out (rejected.csv), " if rejected else ""
     shared = "" if multihost.is_single_process() else f" of {jax.process_count()} processes"
-    judged = "by labels" if evaluation.evaluator.labelled else "without labels"
+    how = "by labels" if evaluation.evaluator.labelled else "without labels"
     _say(
         f"run       {run}" + (f" (resumed at step {start})" if start else "") + "\n"
         f"devices   {experiment.mesh.size} x {device.device_kind}{shared}, "
         f"{config.runtime.backend}\n"
         f"compiled  {cache or 'not kept'}\n"
         f"data      {config.data.source}: {len(experiment.train)} to train on, "
-        f"{len(experiment.validation)} to validate on, {left_out}judged {judged}\n"
+        f"{len(experiment.validation)} to validate on, {left_out}evaluated {how}\n"
         f"input     {experiment.input_reason}"
         + "".join(f"\nnote      {note}" for note in _notes(experiment))
         + _origin(experiment.meta.get(ORIGIN))

@@ -17,7 +17,7 @@ from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.optim.norms import parameter_groups
-from cssl_jax.optim.trust_ratio import trust_figures
+from cssl_jax.optim.trust_ratio import make_trust_ratio_metrics
 from cssl_jax.runtime import multihost, process, spmd
 from cssl_jax.step.state import TrainState, is_schedule
 from cssl_jax.step.train_step import make_train_step
@@ -109,10 +109,10 @@ class Trainer:
             StoppedRunError: The watch stopped the run; the state is saved.
             RunError: The run cannot continue.
         """
-        figures: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         with self._logger:
             if self._unscored:
-                figures = self._finish(self._done, evaluate=True, again=True)
+                metrics = self._finish(self._done, evaluate=True, again=True)
             step = self.compiled_step()
             pipeline = self._experiment.pipeline
             constants = spmd.put_constants(
@@ -123,13 +123,13 @@ class Trainer:
             )
             while self._done < self._experiment.total_steps:
                 try:
-                    figures = self._steps(step, constants)
+                    metrics = self._steps(step, constants)
                 except RollBack as event:
                     self._roll_back(event)
                     if self._intervals.regular(self._done):  # what was due after that step
                         evaluate = self._intervals.evaluates(self._done)
-                        figures = self._finish(self._done, evaluate=evaluate)
-        return self._state, figures
+                        metrics = self._finish(self._done, evaluate=evaluate)
+        return self._state, metrics
 
     def compiled_step(self) -> Callable[..., Any]:
         """The train step over the devices of the mesh."""
@@ -143,7 +143,7 @@ class Trainer:
             axis_name=spmd.AXIS,
             micro_batches=experiment.micro_batches,
             frozen_norm=self._config.train.micro_batch_norm == "frozen",
-            figures=trust_figures(self._config.optimizer),
+            extra_metrics=make_trust_ratio_metrics(self._config.optimizer),
         )
         return spmd.data_parallel(
             train_step,
@@ -156,7 +156,7 @@ class Trainer:
     def _steps(self, step: Callable[..., Any], constants: Any) -> dict[str, Any]:
         """Trains to the end of the run; returns the metrics of the last evaluation."""
         experiment = self._experiment
-        figures: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         host_batches = place_host_batches(
             experiment.pipeline,
             experiment.mesh,
@@ -167,16 +167,16 @@ class Trainer:
         try:
             for host_batch, wait in self._timed(host_batches):
                 self._profile.before(self._done + 1)
-                self._state, metrics = step(self._state, constants, host_batch)
+                self._state, step_metrics = step(self._state, constants, host_batch)
                 self._done += 1
-                if self._profile.after(self._done, metrics):
+                if self._profile.after(self._done, step_metrics):
                     self._logger.say(f"step {self._done}: traced into {self._run / TRACES}")
-                self._logger.add(self._done, metrics, wait)
-                figures = self._after(self._done)
+                self._logger.add(self._done, step_metrics, wait)
+                metrics = self._after(self._done)
         finally:
             self._profile.close()
             host_batches.close()
-        return figures
+        return metrics
 
     def _after(self, done: int) -> dict[str, Any]:
         """Does what is due after a step: check replicas, evaluate, save, stop for a signal."""
@@ -190,31 +190,33 @@ class Trainer:
         stop = agreed > _SAVE and done < self._experiment.total_steps
         if not agreed and not self._intervals.regular(done):
             return {}
-        figures = self._finish(done, evaluate=self._intervals.evaluates(done))
+        metrics = self._finish(done, evaluate=self._intervals.evaluates(done))
         if stop:
             self._stop(done)
-        return figures
+        return metrics
 
     def _finish(self, done: int, *, evaluate: bool, again: bool = False) -> dict[str, Any]:
         """Evaluates and saves; returns the metrics, empty without an evaluation."""
         self._logger.flush()  # reports a non-finite step before its state is saved
         self._check_replicas(done)
-        meta, figures, scores, found = self._experiment.meta, {}, {}, {}
+        meta, metrics, scores, found = self._experiment.meta, {}, {}, {}
         evaluator, health = self._evaluation.evaluator, self._evaluation.health
         if evaluate:
             try:
                 self._stop_before_evaluating()
                 with self._interruption.breakable(shared=True):
                     features = evaluator.features(self._state.model)
-                    figures = evaluator.judge(features, full=done == self._experiment.total_steps)
-                    found = health.figures(features) if health else {}
+                    metrics = evaluator.evaluate(
+                        features, full=done == self._experiment.total_steps
+                    )
+                    found = health.metrics(features) if health else {}
             except InterruptedRunError:
                 if not again:  # else the state is saved already
                     self._checkpoints.save(self._state, {**meta, UNSCORED: True}, {})
                 self._stop(done)
             # All processes use the primary process's scores: float noise between hosts could rank
             # checkpoints differently.
-            scores = multihost.broadcast_from_primary(lambda: {**evaluator.flat(figures), **found})
+            scores = multihost.broadcast_from_primary(lambda: {**evaluator.flat(metrics), **found})
             self._logger.scores(done, scores)
         save = self._checkpoints.replace if again else self._checkpoints.save
         save(self._state, meta, scores)
@@ -224,7 +226,7 @@ class Trainer:
             if reason := self._watch(epoch, scores):
                 self._checkpoints.wait()
                 raise StoppedRunError(reason)
-        return figures
+        return metrics
 
     def _stop_before_evaluating(self) -> None:
         """Stops before an evaluation if any process has received a signal.

@@ -15,7 +15,7 @@ from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import FINETUNE_STEPS, Config
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.evaluator import labelled_part
+from cssl_jax.evaluate.evaluator import labelled_examples
 from cssl_jax.evaluate.features import pixels
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
@@ -206,7 +206,7 @@ def _stretch(config: Config, epochs: int) -> Config:
 def _logistic_regression(
     features: Callable[[Source], np.ndarray], train: Source, validation: Source, config: Config
 ) -> dict[str, float]:
-    validation = labelled_part(validation)
+    validation = labelled_examples(validation)
     metrics = linear_probe(
         features(train),
         np.asarray(train.labels),

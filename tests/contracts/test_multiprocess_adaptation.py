@@ -91,9 +91,9 @@ def test_two_processes_adapt_as_one_does(run, tmp_path):
     assert two == one
     assert list(rows[1]) == ["source", "bn", "coral", "random", "pixels"]
     for row, domains in rows[0].items():
-        for domain, figures in domains.items():  # a tie may break otherwise: one image
+        for domain, metrics in domains.items():  # a tie may break otherwise: one image
             image = 1.001 / one["images"][f"{domain}_test"]
-            assert rows[1][row][domain]["mean"] == pytest.approx(figures["mean"], abs=image)
+            assert rows[1][row][domain]["mean"] == pytest.approx(metrics["mean"], abs=image)
     names = [path.name for path in sorted((tmp_path / "one").iterdir())]
     assert [path.name for path in sorted((tmp_path / "two").iterdir())] == names
     for name in names[1:]:  # the first is the file of results

@@ -47,8 +47,10 @@ def parts(run, config):
     """Encoder of the last checkpoint, training split, validation split, and their evaluator."""
     encoder = load_encoder(run[0])
     train, validation = builders.load_data(config)
-    judge = Evaluator(config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh)
-    return encoder, train, validation, judge
+    evaluator = Evaluator(
+        config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh
+    )
+    return encoder, train, validation, evaluator
 
 
 def scikit_learn_knn(encoder, train, validation, rows):
@@ -65,8 +67,8 @@ def scikit_learn_knn(encoder, train, validation, rows):
 
 def test_half_of_the_validation_images_rank_checkpoints_and_the_other_half_reports(run, parts):
     folder, results = run
-    _, train, validation, judge = parts
-    chose, report = judge._selection, judge._reporting
+    _, train, validation, evaluator = parts
+    chose, report = evaluator._selection, evaluator._reporting
     assert sorted([*chose, *report]) == list(range(12))
     assert (len(chose), len(report)) == (6, 6)
     best = load_encoder(folder, checkpoint="best")
@@ -91,29 +93,29 @@ def test_half_of_the_validation_images_rank_checkpoints_and_the_other_half_repor
 
 def test_the_same_images_rank_with_labels_and_without():
     labelled = tiny.pictures(21)
-    chose, report = module.halves(labelled, 3)
-    bare = module.halves(dataclasses.replace(labelled, labels=None), 3)
+    chose, report = module.split_ranking_reporting(labelled, 3)
+    bare = module.split_ranking_reporting(dataclasses.replace(labelled, labels=None), 3)
     np.testing.assert_array_equal(bare[0], chose)
     np.testing.assert_array_equal(bare[1], report)
     labels = labelled.labels.copy()
     labels[::3] = -1  # some images have no label
     some = dataclasses.replace(labelled, labels=labels)
     kept = np.flatnonzero(labels >= 0)
-    ranked, reported = module.halves(some, 3)
+    ranked, reported = module.split_ranking_reporting(some, 3)
     np.testing.assert_array_equal(kept[ranked], np.intersect1d(chose, kept))
     np.testing.assert_array_equal(kept[reported], np.intersect1d(report, kept))
 
 
 def test_the_last_and_the_best_stand_side_by_side_where_they_differ(parts):
-    encoder, train, _, judge = parts
+    encoder, train, _, evaluator = parts
     last = Checkpoint(encoder.step, encoder.model)
     best = Checkpoint(1, encoder.untrained(train))
-    found = judge.report(last, best, encoder.untrained, ("knn",))
+    found = evaluator.report(last, best, encoder.untrained, ("knn",))
     assert found["best"]["last"]["knn"].keys() == found["best"]["knn"].keys()
     text = table(found)
     assert "on 6 images that were not used for selection" in text
     assert "best checkpoint: step 1, selected by online kNN top-1 on 6 of the 12" in text
-    elsewhere = judge.report(last, best, encoder.untrained, ("knn",), chose_best=False)
+    elsewhere = evaluator.report(last, best, encoder.untrained, ("knn",), chose_best=False)
     assert elsewhere["best"]["images"] == 12
     assert elsewhere["best"]["last"]["knn"]["top1"] == elsewhere["knn"]["top1"]
     assert "reported on all 12 here" in elsewhere["selection"]["words"]
@@ -147,7 +149,7 @@ def test_a_hash_sees_a_changed_bit_an_exchange_and_a_type():
 
 
 def test_a_protocol_that_trains_the_encoder_is_found_out(parts, monkeypatch):
-    encoder, _, _, judge = parts
+    encoder, _, _, evaluator = parts
     model = jax.tree.map(np.array, jax.device_get(encoder.model))  # writable arrays
     honest = protocols.labelled
 
@@ -157,7 +159,7 @@ def test_a_protocol_that_trains_the_encoder_is_found_out(parts, monkeypatch):
 
     monkeypatch.setattr(protocols, "labelled", training)
     with pytest.raises(RunError, match="protocol changed the encoder of the last checkpoint"):
-        judge.report(Checkpoint(6, model), None, encoder.untrained, ("knn",))
+        evaluator.report(Checkpoint(6, model), None, encoder.untrained, ("knn",))
 
 
 def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_figures_alone(
@@ -170,16 +172,16 @@ def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_figures_alone(
         source=save(tmp_path / "other.npz", train),
         validation_source=save(tmp_path / "test.npz", test),
     )
-    figures = cssl_jax.evaluate_run(folder, "knn", data=data)
+    metrics = cssl_jax.evaluate_run(folder, "knn", data=data)
     encoder = load_encoder(folder)
     expected = scikit_learn_knn(encoder, train, test, np.arange(20))
-    assert figures["knn"]["top1"] == pytest.approx(expected)
-    assert figures["split"] == {"train": 30, "validation": 20}
-    assert figures["best"]["images"] == 20  # none of these images ranked checkpoints
-    assert all("knn" in figures[baseline] for baseline in ("random_init", "pixels"))
-    assert set(figures["leakage"]) == {"train", "pretraining"}
+    assert metrics["knn"]["top1"] == pytest.approx(expected)
+    assert metrics["split"] == {"train": 30, "validation": 20}
+    assert metrics["best"]["images"] == 20  # none of these images ranked checkpoints
+    assert all("knn" in metrics[baseline] for baseline in ("random_init", "pixels"))
+    assert set(metrics["leakage"]) == {"train", "pretraining"}
     saved = json.loads((folder / "results.json").read_text())
-    assert saved.pop("transfer") == {data.source: json.loads(json.dumps(figures))}
+    assert saved.pop("transfer") == {data.source: json.loads(json.dumps(metrics))}
     assert saved == results
 
 
@@ -188,21 +190,21 @@ def test_images_that_chose_the_best_checkpoint_do_not_report_on_it_in_another_sp
     run, config, parts, change
 ):
     folder, _ = run
-    *_, own, judge = parts
-    chose = {image.tobytes() for image in own.images[judge._selection]}
+    *_, own, evaluator = parts
+    chose = {image.tobytes() for image in own.images[evaluator._selection]}
     data = dataclasses.replace(config.data, **change)
     _, validation = builders.load_data(dataclasses.replace(config, data=data))
     among = [image.tobytes() in chose for image in validation.images]
     assert 0 < sum(among) < len(among)
-    figures = cssl_jax.evaluate_run(folder, "knn", data=data)
-    assert figures["best"]["images"] == len(among) - sum(among)
+    metrics = cssl_jax.evaluate_run(folder, "knn", data=data)
+    assert metrics["best"]["images"] == len(among) - sum(among)
     words = f"reported on the {len(among) - sum(among)} of {len(among)} here that are not among"
-    assert words in figures["selection"]["words"]
+    assert words in metrics["selection"]["words"]
     best = load_encoder(folder, checkpoint="best")
     train, _ = builders.load_data(dataclasses.replace(config, data=data))
     rows = np.flatnonzero(~np.array(among))
     expected = scikit_learn_knn(best, train, validation, rows)
-    assert figures["best"]["knn"]["top1"] == pytest.approx(expected)
+    assert metrics["best"]["knn"]["top1"] == pytest.approx(expected)
 
 
 def test_what_named_the_runs_own_validation_images_does_not_report_on_other_data(
@@ -250,11 +252,11 @@ def test_every_protocol_has_its_table(run, capsys):
 def test_without_labels_checkpoints_are_ranked_by_views_of_one_half(config, run, parts):
     encoder, train, validation, _ = parts
     bare = [dataclasses.replace(part, labels=None) for part in (train, validation)]
-    judge = Evaluator(config, encoder.method.encoder, encoder.spec, *bare, encoder.mesh)
+    evaluator = Evaluator(config, encoder.method.encoder, encoder.spec, *bare, encoder.mesh)
     last = Checkpoint(encoder.step, encoder.model)
-    flat = judge.flat(judge.judge(judge.features(last.model)))
+    flat = evaluator.flat(evaluator.evaluate(evaluator.features(last.model)))
     assert 0 <= flat["selection_view_retrieval"] <= 1
-    chosen = judge._describe_selection(last, last, True, 6)
+    chosen = evaluator._describe_selection(last, last, True, 6)
     assert "online view retrieval on 6 of the 12" in chosen["words"]
 
 

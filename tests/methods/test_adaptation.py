@@ -72,9 +72,9 @@ def one_device():
 @pytest.mark.parametrize("name", ["coral", "dann"])
 def test_raw_gradients_do_not_depend_on_devices(one_device, name):
     grads, metrics = Pairs(config(name), 8).gradients()
-    reference, figures = one_device[name]
+    reference, metrics = one_device[name]
     assert difference(grads, reference) <= BOUND
-    for key, value in figures.items():
+    for key, value in metrics.items():
         assert metrics[key] == pytest.approx(value, rel=1e-5), key
     if name == "dann":
         # Each part by itself: the domain classifier's gradient is small beside the rest.

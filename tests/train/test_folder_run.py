@@ -155,14 +155,14 @@ def test_wishes_that_pictures_cannot_meet_are_refused(folder, tmp_path, data, me
 
 
 def test_data_check_reports_and_writes_the_rejected_list(folder, tmp_path, capsys):
-    listed, figures = tmp_path / "rejected.csv", tmp_path / "figures.json"
-    command = ["data", "check", str(folder), "--rejected", str(listed), "--json", str(figures)]
+    listed, summary = tmp_path / "rejected.csv", tmp_path / "figures.json"
+    command = ["data", "check", str(folder), "--rejected", str(listed), "--json", str(summary)]
     assert cli.main(command) == 0
     out = capsys.readouterr().out
     assert "50 images, 48 kept, 2 excluded" in out
     assert "dark/cut.jpg" in out
     assert listed.read_text().splitlines()[0] == "path,reason,detail"
-    assert '"kept": 48' in figures.read_text()
+    assert '"kept": 48' in summary.read_text()
 
 
 def test_data_split_writes_lists_that_a_run_takes(folder, tmp_path, capsys):

@@ -101,17 +101,17 @@ def test_a_signal_between_steps_saves_and_exits_with_75(
 def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(
     config, whole, tmp_path, monkeypatch, step
 ):
-    judge, times = Evaluator.judge, []
+    evaluate, times = Evaluator.evaluate, []
 
     def interrupted(self, features, **options):
         times.append(1)
         if len(times) == step // 3:
             signal.raise_signal(signal.SIGTERM)
             pytest.fail("the evaluation went on")
-        return judge(self, features, **options)
+        return evaluate(self, features, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "judge", interrupted)
+        patch.setattr(Evaluator, "evaluate", interrupted)
         with pytest.raises(InterruptedRunError, match=f"SIGTERM at step {step} of 9: saved"):
             cssl_jax.pretrain(config, tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
@@ -129,7 +129,9 @@ def test_a_kill_while_the_evaluation_is_made_up_for_repeats_no_line(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "judge", lambda self, *a, **o: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(
+            Evaluator, "evaluate", lambda self, *a, **o: signal.raise_signal(signal.SIGTERM)
+        )
         with pytest.raises(InterruptedRunError):
             cssl_jax.pretrain(config, tmp_path / "run")
     with monkeypatch.context() as patch:  # its line is written, its checkpoint is not
@@ -149,12 +151,12 @@ def test_a_signal_does_not_wait_for_an_input_that_hangs(
     after, reached = trainer.Trainer._after, threading.Event()
 
     def noted(self, done):
-        figures = after(self, done)
+        metrics = after(self, done)
         if done == last:
             reached.set()
             if not late:
                 signal.raise_signal(signal.SIGTERM)
-        return figures
+        return metrics
 
     def interrupt():
         reached.wait(60)

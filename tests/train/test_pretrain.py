@@ -435,9 +435,9 @@ def test_the_encoder_takes_pictures_of_any_size_and_gives_float32(run):
 
 def test_evaluating_a_run_again_gives_its_results(run):
     folder, results = run
-    figures = cssl_jax.evaluate_run(folder, "knn")
-    assert figures["knn"] == results["knn"]
-    assert figures["random_init"]["knn"] == results["random_init"]["knn"]
+    metrics = cssl_jax.evaluate_run(folder, "knn")
+    assert metrics["knn"] == results["knn"]
+    assert metrics["random_init"]["knn"] == results["random_init"]["knn"]
     assert json.loads((folder / "results.json").read_text()) == results
     with pytest.raises(UserError, match="'svm' is unknown; use knn or linear or"):
         cssl_jax.evaluate_run(folder, "svm")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cssl_jax.data.input_spec import InputSpec
-from cssl_jax.evaluate.norm_statistics import reestimate
+from cssl_jax.evaluate.norm_statistics import reestimate_norm_statistics
 from cssl_jax.models.normalization import BatchNorm
 from cssl_jax.runtime import spmd
 from helpers import tiny
@@ -35,7 +35,9 @@ def reestimate_model(classifier, devices=1, batch_size=16):
     method, model = classifier
     mesh = spmd.make_mesh(jax.devices()[:devices])
     modules = {"encoder": method.encoder, "head": method.head}
-    return reestimate(modules, model, IMAGES, SPEC, mesh, batch_size=batch_size, seed=0)
+    return reestimate_norm_statistics(
+        modules, model, IMAGES, SPEC, mesh, batch_size=batch_size, seed=0
+    )
 
 
 def test_first_layer_statistics_over_several_batches_match_numpy(classifier):

@@ -173,7 +173,7 @@ class RunLogger:
             shown.append(f"RankMe {scores['features.rankme']:.1f} of {limit:.0f}")
         self._progress.say(f"step {step}: {', '.join(shown)}")
         if self._facts is not None:
-            self._report_once(step, verdicts.of_features({"step": step, **scores}, self._facts))
+            self._report_once(step, verdicts.check_features({"step": step, **scores}, self._facts))
         self._meter.read()  # start a new interval
 
     def _settle(self) -> None:
@@ -220,11 +220,11 @@ class RunLogger:
         self._guard.remember(step, values)
         self._progress.show(values, timing)
         if waiting := self._watch.check(timing):
-            for verdict in verdicts.of_input(waiting, advice(self._pipeline)):
+            for verdict in verdicts.check_input(waiting, advice(self._pipeline)):
                 self.say(str(verdict))  # the watch limits how often this is printed
         if self._facts is not None:
             self._recent.append({"step": step, **values})
-            self._report_once(step, verdicts.of_steps(self._recent, self._facts))
+            self._report_once(step, verdicts.check_steps(self._recent, self._facts))
         epoch = step / self._steps_per_epoch
         if self._metrics is not None and self._timings is not None:
             self._metrics.write(step, {"epoch": epoch, **values})

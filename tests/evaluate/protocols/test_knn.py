@@ -107,9 +107,9 @@ def test_a_list_of_k_gives_what_each_gives_alone():
     given = (bank, labels, queries, query_labels)
     several = knn(*given, num_classes=CLASSES, k=(20, 1, 500, 3))
     alone = {k: knn(*given, num_classes=CLASSES, k=k) for k in (1, 3, 20, 120)}
-    assert several["by_k"] == {str(k): figures for k, figures in alone.items()}
+    assert several["by_k"] == {str(k): metrics for k, metrics in alone.items()}
     assert several["top1"] == alone[20]["top1"]  # the first k of the list
-    assert len({figures["top1"] for figures in alone.values()}) > 1
+    assert len({metrics["top1"] for metrics in alone.values()}) > 1
 
 
 def test_neighbours_beyond_the_bank_are_refused():
@@ -159,17 +159,17 @@ def test_float64_features_stay_float64_under_x64():
 
 def test_figures_are_scikit_learns():
     bank, labels, queries, query_labels = draw(rows=60, seed=3)
-    figures = knn(bank, labels, queries, query_labels, num_classes=CLASSES, k=10)
+    metrics = knn(bank, labels, queries, query_labels, num_classes=CLASSES, k=10)
     scores = loop_scores(bank, labels, queries, 10, 0.1)
-    assert figures["top1"] == top_k_accuracy_score(query_labels, scores, k=1)
-    assert 0.5 < figures["top1"] < 1.0  # neither trivial nor impossible
-    assert figures["top5"] == 1.0
+    assert metrics["top1"] == top_k_accuracy_score(query_labels, scores, k=1)
+    assert 0.5 < metrics["top1"] < 1.0  # neither trivial nor impossible
+    assert metrics["top5"] == 1.0
 
 
 def test_a_nan_encoder_scores_nothing():
     bank, labels, queries, query_labels = draw()
-    figures = knn(bank * np.nan, labels, queries * np.nan, query_labels, num_classes=CLASSES)
-    assert figures == {"top1": 0.0, "top5": 0.0}
+    metrics = knn(bank * np.nan, labels, queries * np.nan, query_labels, num_classes=CLASSES)
+    assert metrics == {"top1": 0.0, "top5": 0.0}
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 9])

@@ -101,8 +101,8 @@ def test_an_unknown_protocol_is_named_before_anything_is_computed():
 
 def test_features_that_tell_pictures_apart_and_ignore_the_views_have_the_known_figures():
     # Six images more than the 256 that are drawn at once.
-    figures = protocols.unlabelled(own_direction, plain(262), CROPS, size=8, seed=0)
-    assert figures == {
+    metrics = protocols.unlabelled(own_direction, plain(262), CROPS, size=8, seed=0)
+    assert metrics == {
         "view_retrieval": 1.0,
         "alignment": 0.0,
         "uniformity": pytest.approx(-4.0, rel=1e-6),  # all pairs are orthogonal: -2 x 2
@@ -112,10 +112,10 @@ def test_features_that_tell_pictures_apart_and_ignore_the_views_have_the_known_f
 
 
 def test_features_that_are_all_the_same_have_the_figures_of_collapse():
-    figures = protocols.unlabelled(
+    metrics = protocols.unlabelled(
         lambda source: np.ones((len(source), 16), np.float32), plain(40), CROPS, size=8, seed=0
     )
-    assert figures == {
+    assert metrics == {
         "view_retrieval": 0.0,
         "alignment": 0.0,
         "uniformity": pytest.approx(0.0, abs=1e-5),
@@ -183,8 +183,8 @@ def test_top5_is_a_column_only_where_it_can_be_missed(classes, shown):
 
 
 def test_a_figure_that_is_no_number_is_a_dash():
-    figures = {"view_retrieval": None, "alignment": 0.25, "uniformity": None, "rankme": 17.0}
-    *_, row = table(figures).splitlines()
+    metrics = {"view_retrieval": None, "alignment": 0.25, "uniformity": None, "rankme": 17.0}
+    *_, row = table(metrics).splitlines()
     assert row.split() == ["trained", "encoder", "-", "0.250", "-", "17.000"]
 
 
@@ -195,8 +195,8 @@ def test_the_table_of_one_protocol_has_its_columns_only():
 
 
 def test_the_table_of_unlabelled_results_gives_the_label_free_figures():
-    figures = {"view_retrieval": 0.5, "alignment": 0.25, "uniformity": -2.125, "rankme": 17.0004}
-    results = {**figures, "random_init": figures, "pixels": {**figures, "rankme": 3.0}}
+    metrics = {"view_retrieval": 0.5, "alignment": 0.25, "uniformity": -2.125, "rankme": 17.0004}
+    results = {**metrics, "random_init": metrics, "pixels": {**metrics, "rankme": 3.0}}
     head, trained, _, raw = table(results).splitlines()
     assert head.split() == ["view_retrieval", "alignment", "uniformity", "rankme"]
     assert trained.split() == ["trained", "encoder", "0.500", "0.250", "-2.125", "17.000"]
