@@ -126,7 +126,9 @@ def _run(options: Pretrain) -> int:
     config = options.config
     if options.init:
         config = config.replace({"train.init": options.init})
-    results = pretrain(config, options.workdir, profile_steps=options.profile_steps)
+    results = pretrain(
+        config, options.workdir, profile_steps=options.profile_steps, report_startup=True
+    )
     if not multihost.is_primary():
         return 0
     print(f"\n{table(results)}\n")

@@ -58,8 +58,8 @@ def evaluate_run(
         UserError: A protocol, the data or an option is invalid.
         RunError: A protocol changed the encoder.
     """
-    process.join("evaluate")
-    with multihost.watched():
+    process.join_processes("evaluate")
+    with multihost.raise_if_peer_lost():
         return _evaluate_run(run, protocol, data, options)
 
 

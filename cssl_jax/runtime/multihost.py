@@ -144,23 +144,23 @@ def _shortened(names: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
+def raise_if_peer_lost() -> Iterator[None]:
     """Context in which the loss of another process raises a RunError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if not is_lost(error):
+        if not is_peer_lost(error):
             raise
-        raise lost(error) from error
+        raise lost_peer_error(error) from error
 
 
-def is_lost(error: BaseException) -> bool:
+def is_peer_lost(error: BaseException) -> bool:
     """Whether an error means that another process has ended or cannot be reached."""
     return not is_single_process() and bool(_LOST.search(str(error)))
 
 
-def lost(error: BaseException) -> RunError:
-    """The RunError to raise for an error of which ``is_lost`` is true."""
+def lost_peer_error(error: BaseException) -> RunError:
+    """The RunError to raise for an error of which ``is_peer_lost`` is true."""
     return RunError(
         f"another process of this run is gone ({_first_line(error)}); see its last messages for "
         "the cause. Saved checkpoints are kept: start all processes again to continue"

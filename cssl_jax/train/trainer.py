@@ -22,7 +22,7 @@ from cssl_jax.runtime import multihost, process, spmd
 from cssl_jax.step.state import TrainState, is_schedule
 from cssl_jax.step.train_step import make_train_step
 from cssl_jax.train.guards import nonfinite
-from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollBack
+from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollbackRequest
 from cssl_jax.train.guards.stop_vote import StopVote
 from cssl_jax.train.intervals import Intervals
 from cssl_jax.train.logging.logger import RunLogger
@@ -31,7 +31,7 @@ from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
 
 # (epoch, metrics of its evaluation) -> reason to stop the run there; "" to continue.
-Watch = Callable[[int, dict[str, float]], str]
+EvaluationCallback = Callable[[int, dict[str, float]], str]
 UNSCORED = "evaluation_due"  # key in a checkpoint's meta: evaluation of its step was interrupted
 _SAVE = 1  # request code: save; larger codes are signal numbers
 
@@ -45,13 +45,14 @@ class Trainer:
         experiment: Data, method, input and optimizer of the run.
         evaluation: Evaluators of the model.
         checkpoints: Checkpoints of the run.
-        interruption: Signals that have arrived.
+        signals: Signals that have arrived.
         first: Function that builds the state before the first step.
         state: State after ``start`` steps.
         start: Number of completed steps.
         unscored: The evaluation at ``start`` was interrupted and must be run again.
         profile: Steps to trace.
         watch: Called after every online evaluation but the last; see ``pretrain``.
+        report_startup: See ``pretrain``.
     """
 
     def __init__(
@@ -61,20 +62,21 @@ class Trainer:
         experiment: Experiment,
         evaluation: OnlineEvaluation,
         checkpoints: Checkpoints,
-        interruption: process.Interruption,
+        signals: process.SignalRecorder,
         *,
         first: Callable[[], TrainState],
         state: TrainState,
         start: int,
         unscored: bool = False,
         profile: Profile | None = None,
-        watch: Watch | None = None,
+        watch: EvaluationCallback | None = None,
+        report_startup: bool = False,
     ) -> None:
         self._watch = watch
         self._config, self._run = config, run
         self._experiment, self._evaluation = experiment, evaluation
         self._checkpoints = checkpoints
-        self._interruption, self._first = interruption, first
+        self._signals, self._first = signals, first
         self._state, self._done, self._unscored = state, start, unscored
         self._intervals = Intervals(config.train, experiment.sampler.steps_per_epoch)
         self._profile = profile or Profile(run, "")
@@ -99,6 +101,7 @@ class Trainer:
             experiment.total_steps,
             self._guard,
             unscored=unscored,
+            report_startup=report_startup,
         )
 
     def run(self) -> tuple[TrainState, dict[str, Any]]:
@@ -124,7 +127,7 @@ class Trainer:
             while self._done < self._experiment.total_steps:
                 try:
                     metrics = self._steps(step, constants)
-                except RollBack as event:
+                except RollbackRequest as event:
                     self._roll_back(event)
                     if self._intervals.regular(self._done):  # what was due after that step
                         evaluate = self._intervals.evaluates(self._done)
@@ -171,7 +174,7 @@ class Trainer:
                 self._done += 1
                 if self._profile.after(self._done, step_metrics):
                     self._logger.say(f"step {self._done}: traced into {self._run / TRACES}")
-                self._logger.add(self._done, step_metrics, wait)
+                self._logger.record_step(self._done, step_metrics, wait)
                 metrics = self._after(self._done)
         finally:
             self._profile.close()
@@ -183,10 +186,10 @@ class Trainer:
         every = self._config.train.check_replicas_every
         if self._replicas is not None and done % every == 0:
             self._check_replicas(done)
-        request = self._interruption.signal_number or 0
+        request = self._signals.signal_number or 0
         if not request and multihost.is_primary() and self._intervals.overdue():
             request = _SAVE
-        agreed = self._stop_vote.reached(done, request)
+        agreed = self._stop_vote.poll(done, request)
         stop = agreed > _SAVE and done < self._experiment.total_steps
         if not agreed and not self._intervals.regular(done):
             return {}
@@ -204,7 +207,7 @@ class Trainer:
         if evaluate:
             try:
                 self._stop_before_evaluating()
-                with self._interruption.breakable(shared=True):
+                with self._signals.breakable(shared=True):
                     features = evaluator.features(self._state.model)
                     metrics = evaluator.evaluate(
                         features, full=done == self._experiment.total_steps
@@ -236,14 +239,14 @@ class Trainer:
         Raises:
             InterruptedRunError: A process has received a signal.
         """
-        if self._stop_vote.at_once(self._interruption.signal_number or 0) > _SAVE:
-            raise InterruptedRunError(self._interruption.name)
+        if self._stop_vote.poll_now(self._signals.signal_number or 0) > _SAVE:
+            raise InterruptedRunError(self._signals.name)
 
     def _stop(self, done: int) -> None:
         begun = time.monotonic()
         self._checkpoints.wait()
         raise InterruptedRunError(
-            f"{self._interruption.name or 'a signal to another process'} at step {done} of "
+            f"{self._signals.name or 'a signal to another process'} at step {done} of "
             f"{self._experiment.total_steps}: saved (waited {time.monotonic() - begun:.1f} s for "
             "it); run the same command to resume"
         )
@@ -256,7 +259,7 @@ class Trainer:
                 ended = self._done >= self._experiment.total_steps
                 # A signal that has arrived since the step counts as well; several processes act on
                 # it at a step that all have agreed on.
-                with nullcontext() if ended else self._interruption.breakable(shared=True):
+                with nullcontext() if ended else self._signals.breakable(shared=True):
                     host_batch = next(host_batches)
             except StopIteration:
                 return
@@ -268,7 +271,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------ recovery
 
-    def _roll_back(self, event: RollBack) -> None:
+    def _roll_back(self, event: RollbackRequest) -> None:
         """Restores the last regular checkpoint.
 
         Training continues with the batch after the non-finite one: from the same weights, the same
@@ -282,9 +285,10 @@ class Trainer:
         else:
             state = self._checkpoints.restore(shapes, self._experiment.mesh, target)
         lost = event.skipped - int(state.skipped[0])
-        self._guard.limit(lost, event.words, f"since step {target or 0}, which was gone back to")
+        self._guard.limit(lost, event.description, f"since step {target or 0}, which was restored")
         self._logger.say(
-            f"{event.words}: going on with the next batch from the weights of step {target or 0}"
+            f"{event.description}: continuing with the next batch from the weights of step "
+            f"{target or 0}"
         )
 
         def placed(value: Any) -> Any:  # one buffer each: the step donates them

@@ -46,7 +46,7 @@ def finetune_config(run: str | pathlib.Path) -> Config:
     """
     folder = existing_run(run)
     with Checkpoints(folder, read_only=True) as checkpoints:
-        meta = checkpoints.meta()
+        meta = checkpoints.read_meta()
     base = recipes.from_dict(meta["config"])
     input_spec = meta["input"]
     split_seed = base.train.seed if base.data.split_seed is None else base.data.split_seed
@@ -111,7 +111,7 @@ def finetune(
     Raises:
         UserError: The run, the data and the config are incompatible.
     """
-    process.join("finetune")
+    process.join_processes("finetune")
     config = config or finetune_config(run)
     folder = pathlib.Path(workdir).expanduser().absolute()
     if not fractions:

@@ -365,15 +365,15 @@ def test_an_interrupted_run_in_micro_batches_ends_with_the_same_bits(tmp_path, m
     class CrashError(Exception):
         pass
 
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
 
     def crash(self, done, metrics, wait):
-        add(self, done, metrics, wait)
+        record_step(self, done, metrics, wait)
         if done == 3:
             raise CrashError
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", crash)
+        patch.setattr(logger.RunLogger, "record_step", crash)
         with pytest.raises(CrashError):
             cssl_jax.pretrain(config, tmp_path / "run")
     assert cssl_jax.pretrain(config, tmp_path / "run") == results

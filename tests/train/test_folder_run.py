@@ -60,15 +60,15 @@ def test_a_killed_run_on_pictures_ends_with_the_same_bits(folder, tmp_path, monk
         pytest.importorskip("tensorflow")
     config = make_config(folder, **data)
     cssl_jax.pretrain(config, tmp_path / "whole")
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
 
     def crash(self, step, *rest):
-        add(self, step, *rest)
+        record_step(self, step, *rest)
         if step == 3:
             raise CrashError
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", crash)
+        patch.setattr(logger.RunLogger, "record_step", crash)
         with pytest.raises(CrashError):
             cssl_jax.pretrain(config, tmp_path / "run")
     cssl_jax.pretrain(config, tmp_path / "run")
@@ -208,7 +208,7 @@ class Checkpoint:
     def __init__(self, **meta):
         self._meta = meta
 
-    def meta(self):
+    def read_meta(self):
         return self._meta
 
 

@@ -80,17 +80,18 @@ def meta_files(run):
 def test_a_signal_between_steps_saves_and_exits_with_75(
     config, whole, tmp_path, monkeypatch, capfd, number
 ):
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
 
     def interrupt(self, done, metrics, wait):
-        add(self, done, metrics, wait)
+        record_step(self, done, metrics, wait)
         if done == 4:
             signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", interrupt)
+        patch.setattr(logger.RunLogger, "record_step", interrupt)
         assert cli.main(command(config, tmp_path / "run")) == 75
     said = capfd.readouterr().err
+    assert said.count("s after the process was started") == 1
     assert f"cssl-jax pretrain: {number.name} at step 4 of 9: saved" in said
     assert "run the same command to resume" in said
     assert cli.main(command(config, tmp_path / "run")) == 0
@@ -199,7 +200,7 @@ def test_a_save_that_fails_is_not_said_to_be_saved(config, tmp_path, monkeypatch
     def fails(self):
         raise self._not_written(OSError(28, "No space left on device"))
 
-    monkeypatch.setattr(logger.RunLogger, "add", interrupt)
+    monkeypatch.setattr(logger.RunLogger, "record_step", interrupt)
     monkeypatch.setattr(checkpoints.Checkpoints, "wait", fails)
     with pytest.raises(RunError, match="could not be written") as error:
         cssl_jax.pretrain(config, tmp_path / "run")
@@ -326,7 +327,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(config, whole, tmp_path
 def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, monkeypatch, every):
     import jax
 
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
     config = tiny.replace(config, "train", check_replicas_every=every)
     config = tiny.replace(config, "runtime", devices=2)
     runs = []
@@ -337,7 +338,7 @@ def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, mon
         runs.append(self)
 
     def drift(self, done, metrics, wait):
-        add(self, done, metrics, wait)
+        record_step(self, done, metrics, wait)
         if done == 5:
             state = runs[0]._state
             leaves, tree = jax.tree.flatten(state)
@@ -349,7 +350,7 @@ def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, mon
             runs[0]._state = jax.tree.unflatten(tree, leaves)
 
     monkeypatch.setattr(trainer.Trainer, "__init__", remember)
-    monkeypatch.setattr(logger.RunLogger, "add", drift)
+    monkeypatch.setattr(logger.RunLogger, "record_step", drift)
     # Found by the next check, or before the checkpoint of step 6 is saved.
     with pytest.raises(RunError, match=r"devices hold different values of \d+ arrays .* at step 6"):
         cssl_jax.pretrain(config, tmp_path / "run")

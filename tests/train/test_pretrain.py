@@ -146,14 +146,14 @@ class CrashError(Exception):
 
 def stop_at(monkeypatch, step):
     """Makes the next run raise right after it has sent off ``step``."""
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
 
     def crash(self, done, metrics, wait):
-        add(self, done, metrics, wait)
+        record_step(self, done, metrics, wait)
         if done == step:
             raise CrashError
 
-    monkeypatch.setattr(logger.RunLogger, "add", crash)
+    monkeypatch.setattr(logger.RunLogger, "record_step", crash)
 
 
 @pytest.mark.parametrize("step", [slow(2), 4, slow(8)])
@@ -167,15 +167,15 @@ def test_a_run_that_crashed_ends_with_the_same_bits(config, run, tmp_path, monke
 
 
 def test_a_signal_saves_and_the_next_start_goes_on(config, run, tmp_path, monkeypatch):
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
 
     def interrupt(self, done, metrics, wait):
-        add(self, done, metrics, wait)
+        record_step(self, done, metrics, wait)
         if done == 5:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", interrupt)
+        patch.setattr(logger.RunLogger, "record_step", interrupt)
         with pytest.raises(RunError, match="SIGTERM at step 5 of 9: saved"):
             cssl_jax.pretrain(config, tmp_path / "run")
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
@@ -350,7 +350,7 @@ def test_a_run_starts_from_the_weights_of_another_and_says_so(still, run, tmp_pa
     assert results["init"] == encoder.meta["init"] == origin
     said = capfd.readouterr().err
     assert "encoder and projector of" in said
-    assert "after the process was started" not in said  # which was for the run before
+    assert "after the process was started" not in said  # the process has done other things before
     assert encoder.step == 3  # steps, and with them the optimizer, begin anew
     assert "init" not in run[1]
 

@@ -128,15 +128,15 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     dann_config = tiny.replace(dann_config, "classifier", num_classes=3)
     dann_config = tiny.replace(dann_config, "adapt", target=str(tmp_path / "target.npz"))
     pretrain(dann_config, tmp_path / "whole")
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
 
     def crash(self, done, metrics, wait):
-        add(self, done, metrics, wait)
+        record_step(self, done, metrics, wait)
         if done == 5:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", crash)
+        patch.setattr(logger.RunLogger, "record_step", crash)
         with pytest.raises(KeyboardInterrupt):
             pretrain(dann_config, tmp_path / "run")
     pretrain(dann_config, tmp_path / "run")
