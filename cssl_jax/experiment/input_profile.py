@@ -42,7 +42,7 @@ class InputReport:
             f"input     {self.source}: {self.reason}\n"
             f"measured  batches of {len(pipeline.rows)} examples, {count} views of "
             f"{pipeline.size} px each\n\n"
-            f"{profile_result.table(self.measured)}\n"
+            f"{profile_result.format_table(self.measured)}\n"
             f"A batch of {self.batch_size} comes every {1000 * step:,.1f} ms: a step that takes "
             f"longer never waits.\n\n{words[0].upper()}{words[1:]}."
         )

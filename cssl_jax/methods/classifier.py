@@ -176,9 +176,10 @@ def _only(like: PyTree, source: PyTree) -> PyTree:
 def classifier_fields(config: Config, modules: Modules) -> dict[str, Any]:
     """Keyword arguments of ``Classifier`` from ``classifier.*``."""
     options = config.classifier
+    head = modules.head(num_applied_layers=options.head_layers) if options.head_layers else None
     return {
         "encoder": modules.encoder,
-        "head": modules.head(keep=options.head_layers) if options.head_layers else None,
+        "head": head,
         "num_classes": options.num_classes,
         "stages": options.stages,
         "layer_decay": options.layer_decay,

@@ -16,10 +16,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cssl_jax.errors import InterruptedRunError, RunError, UserError
+from cssl_jax.errors import InterruptedRunError, MissingDataError, RunError, UserError
 
 T = TypeVar("T")
-_KINDS = {kind.__name__: kind for kind in (UserError, RunError, InterruptedRunError)}
+_KINDS = {
+    kind.__name__: kind for kind in (UserError, MissingDataError, RunError, InterruptedRunError)
+}
 # Messages of JAX, Gloo, NCCL and Orbax about a lost peer; other errors contain none of these.
 _LOST = re.compile(
     r"gloo|connection (closed|reset)|socket closed|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|"

@@ -219,7 +219,7 @@ def _logistic_regression(
     return {name: metrics[name] for name in ("top1", "top5")}
 
 
-def table(results: dict[str, Any]) -> str:
+def format_results(results: dict[str, Any]) -> str:
     """Plain-text table of top-1 accuracy, steps and learning rate per fraction of the labels."""
     rows = {
         **STARTS,

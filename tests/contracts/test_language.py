@@ -16,7 +16,7 @@ WORDS = re.compile(
     r"|dearest|twins?|trainings|in words|left out|told)\b",
     re.IGNORECASE,
 )
-ERRORS = ("UserError", "RunError", "InterruptedRunError", "StoppedRunError")
+ERRORS = ("UserError", "MissingDataError", "RunError", "InterruptedRunError", "StoppedRunError")
 # "pictures" is what `data check` calls its counts in JSON; a folder may have any name.
 ENTRY = re.compile(r"^    (\w+): (.*(?:\n        .*)*)", re.MULTILINE)
 

@@ -16,7 +16,7 @@ from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, variables_hash
 from cssl_jax.evaluate.load import load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.experiment import builders
-from cssl_jax.report.results_table import table
+from cssl_jax.report.results_table import format_results
 from helpers import tiny
 
 FEW = {"knn_k": 5, "knn_ks": (1, 5), "l2_values": (0.01, 1.0), "probe_seeds": 2}
@@ -112,7 +112,7 @@ def test_the_last_and_the_best_stand_side_by_side_where_they_differ(parts):
     best = Checkpoint(1, encoder.untrained(train))
     found = evaluator.report(last, best, encoder.untrained, ("knn",))
     assert found["best"]["last"]["knn"].keys() == found["best"]["knn"].keys()
-    text = table(found)
+    text = format_results(found)
     assert "on 6 images that were not used for selection" in text
     assert "best checkpoint: step 1, selected by online kNN top-1 on 6 of the 12" in text
     elsewhere = evaluator.report(last, best, encoder.untrained, ("knn",), chose_best=False)
@@ -125,7 +125,9 @@ def test_the_encoder_is_the_same_after_as_before(run, parts):
     encoder, *_ = parts
     assert run[1]["encoder_hash"]["last"] == variables_hash(encoder.model)
     assert run[1]["encoder_hash"]["unchanged"] is True
-    assert f"unchanged by the evaluation, {variables_hash(encoder.model)[:12]}" in table(run[1])
+    assert f"unchanged by the evaluation, {variables_hash(encoder.model)[:12]}" in format_results(
+        run[1]
+    )
 
 
 def test_a_hash_sees_a_changed_bit_an_exchange_and_a_type():

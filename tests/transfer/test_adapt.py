@@ -11,7 +11,7 @@ from cssl_jax.cli import main as cli
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
 from cssl_jax.train.logging import logger
-from cssl_jax.transfer.adapt.table import spread, table
+from cssl_jax.transfer.adapt.table import format_results, spread
 from helpers import tiny
 
 
@@ -193,7 +193,7 @@ def test_the_table_shows_mean_and_deviation_in_percent():
         },
         "leakage": {"source": {"words": "no leakage found"}},
     }
-    head, source, bn, *_, last = table(results).splitlines()
+    head, source, bn, *_, last = format_results(results).splitlines()
     assert head.split() == [
         "top-1",
         "on",

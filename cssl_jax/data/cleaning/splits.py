@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cssl_jax.config.images import ImageOptions
-from cssl_jax.data.cleaning.check import examine
+from cssl_jax.data.cleaning.check import scan_source
 from cssl_jax.data.cleaning.near_duplicates import near_duplicates
 from cssl_jax.data.cleaning.scan import check_share
 from cssl_jax.data.formats.image_folder import FileRecords
@@ -132,7 +132,7 @@ def split_source(
         UserError: More images are excluded than ``options.max_rejected`` allows, the fractions do
             not sum to 1, the source is no folder or list, or ``folder`` cannot be written.
     """
-    records, index, _ = examine(source, options)
+    records, index, _ = scan_source(source, options)
     if not isinstance(records, FileRecords):
         raise UserError(
             f"{source} is not a folder or list of files; only these can be split, other formats "

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cssl_jax.data.pipeline.thread_map import ahead
+from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.accuracy import checked_labels
 from cssl_jax.losses.core.similarity import normalize_rows
@@ -78,7 +78,7 @@ def retrieval(
         ]
         return [first for first, _ in pairs], [precision for _, precision in pairs]
 
-    for block_ranks, block_precisions in ahead(evaluate_block, range(0, len(used), rows)):
+    for block_ranks, block_precisions in map_ahead(evaluate_block, range(0, len(used), rows)):
         first_ranks += block_ranks
         precisions += block_precisions
     ranks = np.array(first_ranks)

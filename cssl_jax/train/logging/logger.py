@@ -12,7 +12,7 @@ import numpy as np
 from cssl_jax.config import Config
 from cssl_jax.data.pipeline.base import Pipeline
 from cssl_jax.data.profile.advice import advice
-from cssl_jax.data.view_log.writer import FOLDER, ViewRecord
+from cssl_jax.data.view_log.writer import FOLDER, ViewLogWriter
 from cssl_jax.evaluate import verdicts
 from cssl_jax.evaluate.accuracy import shows_top5
 from cssl_jax.methods.registry import method_entry
@@ -94,7 +94,7 @@ class RunLogger:
         self._progress = Progress(total_steps, start, shown=writes)
         self._metrics: JsonLines | None = None
         self._timings: JsonLines | None = None
-        self._views: ViewRecord | None = None
+        self._views: ViewLogWriter | None = None
         self._boards: list[TensorBoard | WandB] = []
         if not writes:
             return
@@ -103,8 +103,8 @@ class RunLogger:
         self._timings = JsonLines(run / "timings.jsonl", keep_until=start)
         if config.train.record_views:
             rows = np.arange(config.train.batch_size)
-            work = dataclasses.replace(pipeline.work, rows=rows)
-            self._views = ViewRecord(run / FOLDER, work, start)
+            job = dataclasses.replace(pipeline.view_job, rows=rows)
+            self._views = ViewLogWriter(run / FOLDER, job, start)
         if config.train.tensorboard:
             self._boards.append(TensorBoard(run / "tensorboard", start_step=start))
         if config.train.wandb:
@@ -135,7 +135,7 @@ class RunLogger:
         self._meter.add(self._batch_size, wait)
         self._progress.advance(step)
         if self._views is not None:
-            self._views.add(step)
+            self._views.advance(step)
         metrics["finite"].copy_to_host_async()
         self._in_flight.append(_Step(step, metrics))
         while len(self._in_flight) > IN_FLIGHT:

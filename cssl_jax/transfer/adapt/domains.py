@@ -4,7 +4,7 @@ import numpy as np
 
 from cssl_jax.config import Config
 from cssl_jax.data.sources.base import Source
-from cssl_jax.data.sources.classes import names_of, number_alike
+from cssl_jax.data.sources.classes import align_class_numbers, names_of
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.evaluator import labelled_examples
 from cssl_jax.experiment import builders
@@ -73,7 +73,7 @@ class Domains:
         return config.replace({"classifier.num_classes": classes, "train.batch_size": size})
 
     def _renumber(self, target: Source, config: Config) -> Source:
-        return number_alike(
+        return align_class_numbers(
             target,
             names_of(self.source),
             option="adapt.target",

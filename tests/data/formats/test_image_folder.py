@@ -292,8 +292,8 @@ def test_the_report_counts_what_is_there(tmp_path):
     (tmp_path / "webp" / "same.png").write_bytes(good["png/colour.png"])
     near = dirty_images.encode(dirty_images.pixels(15), "JPEG", quality=80)
     (tmp_path / "jpeg" / "near.jpg").write_bytes(near)
-    records, index, groups = check.examine(str(tmp_path), ImageOptions())
-    summary = check.figures(records, index, groups)
+    records, index, groups = check.scan_source(str(tmp_path), ImageOptions())
+    summary = check.summarize(records, index, groups)
     assert summary["pictures"] == len(good) + len(bad) + 2
     assert summary["kept"] == len(good) + 1
     assert summary["left_out"]["truncated"] == [

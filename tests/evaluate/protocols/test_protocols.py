@@ -10,7 +10,7 @@ from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.protocols import run as protocols
-from cssl_jax.report.results_table import table
+from cssl_jax.report.results_table import format_results
 from cssl_jax.report.tables import results_table
 
 GIVEN = {"protocols": ("knn", "linear"), "knn_k": 5, "knn_temperature": 0.1, "seed": 0}
@@ -160,7 +160,7 @@ def test_the_table_of_labelled_results_gives_percent_beside_both_floors():
         "pixels": result(0.25, 0.75),
         "num_classes": 10,
     }
-    head, *rows = table(results).splitlines()
+    head, *rows = format_results(results).splitlines()
     assert head.split("  ")[-1].strip() == "knn top-5"
     assert head.split() == ["linear", "top-1", "linear", "top-5", "knn", "top-1", "knn", "top-5"]
     assert [row.split() for row in rows] == [
@@ -175,7 +175,7 @@ def test_the_table_of_labelled_results_gives_percent_beside_both_floors():
 def test_top5_is_a_column_only_where_it_can_be_missed(classes, shown):
     results = {**result(0.9, 1.0), "pixels": result(0.5, 1.0), "num_classes": classes}
     results["best"] = {**result(0.9, 1.0), "step": 1, "images": 4, "last": result(0.8, 1.0)}
-    text = table({**results, "step": 2})
+    text = format_results({**results, "step": 2})
     assert ("top-5" in text) == shown
     assert text.count("knn top-1") == 2
     run = types.SimpleNamespace(name="x", finished=True, results=results)
@@ -184,20 +184,20 @@ def test_top5_is_a_column_only_where_it_can_be_missed(classes, shown):
 
 def test_a_figure_that_is_no_number_is_a_dash():
     metrics = {"view_retrieval": None, "alignment": 0.25, "uniformity": None, "rankme": 17.0}
-    *_, row = table(metrics).splitlines()
+    *_, row = format_results(metrics).splitlines()
     assert row.split() == ["trained", "encoder", "-", "0.250", "-", "17.000"]
 
 
 def test_the_table_of_one_protocol_has_its_columns_only():
     results = {name: result(0.5, 0.8) for name in ("random_init", "pixels")}
     results["knn"] = result(0.9, 0.99)["knn"]
-    assert table(results).splitlines()[0].split() == ["knn", "top-1", "knn", "top-5"]
+    assert format_results(results).splitlines()[0].split() == ["knn", "top-1", "knn", "top-5"]
 
 
 def test_the_table_of_unlabelled_results_gives_the_label_free_figures():
     metrics = {"view_retrieval": 0.5, "alignment": 0.25, "uniformity": -2.125, "rankme": 17.0004}
     results = {**metrics, "random_init": metrics, "pixels": {**metrics, "rankme": 3.0}}
-    head, trained, _, raw = table(results).splitlines()
+    head, trained, _, raw = format_results(results).splitlines()
     assert head.split() == ["view_retrieval", "alignment", "uniformity", "rankme"]
     assert trained.split() == ["trained", "encoder", "0.500", "0.250", "-2.125", "17.000"]
     assert raw.split()[-1] == "3.000"
