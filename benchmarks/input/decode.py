@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> dict:
     for size in SIZES:
         with tempfile.TemporaryDirectory() as name:
             source = photos.make(pathlib.Path(name), options.photos, COUNT, size)
-            figures = process.call(
+            measured = process.call(
                 "input.decode.measure",
                 folder=name,
                 view=options.size,
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> dict:
                 environment=cpu_environment(),
                 timeout=options.timeout,
             )
-        rows.append({"size": size, **figures})
+        rows.append({"size": size, **measured})
     return {"photos": source, "view": options.size, "rows": rows}
 
 

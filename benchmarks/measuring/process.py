@@ -1,4 +1,4 @@
-"""A function in a process of its own: its figures, or in words why there are none.
+"""A function in a process of its own: its metrics, or the reason why there are none.
 
 ``call("loss.contenders.measure", pairs=512)`` runs that function in a new interpreter,
 possibly one of another environment, and takes the JSON that it returns.
@@ -42,7 +42,7 @@ def call(
     memory_limit: float | None = None,
     **arguments: object,
 ) -> dict:
-    """Figures of ``function(**arguments)``, "package.module.name" below ``benchmarks``.
+    """Metrics of ``function(**arguments)``, "package.module.name" below ``benchmarks``.
 
     Args:
         function: Returns a dict that JSON can hold.
@@ -131,7 +131,7 @@ def peak_bytes() -> int:
 
 
 def reset_peak() -> None:
-    """Starts the high-water mark anew at what is resident now; Linux only."""
+    """Resets the high-water mark to what is resident now; Linux only."""
     with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/clear_refs").write_text("5")
 

@@ -70,7 +70,7 @@ def data_check(argv: Sequence[str]) -> int:
         records, index, groups = check.scan_source(options.source, _within_limits(options.options))
         print(check.report(records, index, groups))
         try:
-            scan.check_share(index, records.name, options.options.max_rejected)
+            scan.check_rejected_fraction(index, records.name, options.options.max_rejected)
         except UserError as error:
             print(f"\na run would stop: {error}")
     if options.rejected:

@@ -22,14 +22,14 @@ TOO_EASY = 0.99  # contrastive accuracy in the first half from which on views ar
 # Uniformity above which features are one point: a mean squared distance of 0.025 between images.
 POINT = -0.05
 # Minimum healthy RankMe: as a fraction of the largest possible rank, and in dimensions.
-RANK_SHARE, RANK_LEAST = 0.03, 2.0
-DEAD_SHARE = 0.5  # fraction of dead dimensions above which there is a warning
+RANK_FRACTION, MIN_RANK = 0.03, 2.0
+DEAD_FRACTION = 0.5  # fraction of dead dimensions above which there is a warning
 # Squared distance of two views above which views are too hard, as a fraction of the squared
 # distance of different images.
 TOO_HARD = 0.97
 ERRORS = 3.0  # number of standard errors above chance within which a purity counts as chance
 # Trust ratio above which LARS follows weight decay, as a fraction of the one without a gradient.
-DECAY_SHARE = 0.5
+DECAY_FRACTION = 0.5
 LARGEST_STEP = 0.05  # maximum healthy update per step, as a fraction of a tensor's norm
 INPUT_WAIT = 0.1  # maximum healthy fraction of the time that steps wait for input
 PAST_BEST = 0.01  # maximum healthy drop below the best online score, in fractions of the images
@@ -98,7 +98,7 @@ def facts(config: Any, steps_per_epoch: int) -> Facts:
     )
 
 
-def least_loss(pairs: int, temperature: float) -> float:
+def minimum_loss(pairs: int, temperature: float) -> float:
     """Lower bound in nats of the NT-Xent loss of N pairs.
 
     The bound is reached if positives are identical and the N directions form a simplex. It is
@@ -149,7 +149,8 @@ def check_steps(lines: Iterable[Metrics], known: Facts) -> list[Verdict]:
 
 
 def _at_chance(loss: float, chance: float, known: Facts) -> Verdict:
-    span = chance - least_loss(known.pairs, known.temperature)  # largest possible drop below chance
+    # Largest possible drop below chance.
+    span = chance - minimum_loss(known.pairs, known.temperature)
     if span < 2 * AT_CHANCE * chance:
         advice = (
             f"at temperature {known.temperature:g} no loss can fall more than {span:.3f} below it; "
@@ -184,7 +185,7 @@ def _check_trust_ratios(line: Metrics, known: Facts) -> list[Verdict]:
     if known.weight_decay:
         # Without a gradient u = lambda w, and the ratio is eta / lambda.
         decay_only = known.trust_coefficient / known.weight_decay
-        if median > DECAY_SHARE * decay_only:
+        if median > DECAY_FRACTION * decay_only:
             verdicts.append(
                 Verdict(
                     "decay alone",
@@ -267,7 +268,7 @@ def _check_collapse(value: Metrics) -> list[Verdict]:
                 "data",
             )
         ]
-    verdicts, limit = [], max(RANK_LEAST, RANK_SHARE * value["rank_limit"])
+    verdicts, limit = [], max(MIN_RANK, RANK_FRACTION * value["rank_limit"])
     if value["rankme"] < limit:
         k = max(1, round(value["rankme"]))
         verdicts.append(
@@ -279,7 +280,7 @@ def _check_collapse(value: Metrics) -> list[Verdict]:
                 "lower optimizer.learning_rate or method.temperature, enlarge train.batch_size",
             )
         )
-    if value["dead"] > DEAD_SHARE:
+    if value["dead"] > DEAD_FRACTION:
         verdicts.append(
             Verdict(
                 "dead",

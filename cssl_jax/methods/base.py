@@ -96,7 +96,7 @@ class Method(Protocol):
         ...
 
     def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool | float | jax.Array:
-        """Whether, or at what share of the learning rate, a parameter is updated at ``step``."""
+        """Whether, or with which fraction of the learning rate, ``step`` updates a parameter."""
         ...
 
     def adopt(self, model: dict[str, PyTree], pretrained: dict[str, PyTree]) -> dict[str, PyTree]:
@@ -119,6 +119,6 @@ def run_module(
 ) -> tuple[Any, PyTree]:
     """What a module gives for ``x``, and its next part of the model_state."""
     variables = {"params": params[name], "batch_stats": model_state[name]}
-    with jax.named_scope(name):  # by which traces and ``planning.kernels`` tell the parts apart
+    with jax.named_scope(name):  # by which traces and ``planning.kernels`` distinguish the parts
         output, updated = module.apply(variables, x, train=train, mutable=["batch_stats"])
     return output, updated.get("batch_stats", {})

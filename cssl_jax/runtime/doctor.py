@@ -76,7 +76,7 @@ def instead_of_commands(error: Exception) -> NoReturn:
         SystemExit: Always; for the command ``doctor``, after its report.
     """
     if sys.argv[1:2] != ["doctor"]:
-        sys.exit(f"cssl-jax: {error}; `cssl-jax doctor` says how to fix the installation")
+        sys.exit(f"cssl-jax: {error}; `cssl-jax doctor` shows how to fix the installation")
     report, _ = check_installation([f"the commands cannot be imported: {error}"])
     print(report)
     sys.exit(1)

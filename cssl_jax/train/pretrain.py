@@ -282,7 +282,7 @@ def _announce(
 ) -> None:
     device = experiment.mesh.devices.flat[0]
     rejected = len({*experiment.train.rejected, *experiment.validation.rejected})
-    left_out = f"{rejected} left out (rejected.csv), " if rejected else ""
+    excluded = f"{rejected} excluded (rejected.csv), " if rejected else ""
     shared = "" if multihost.is_single_process() else f" of {jax.process_count()} processes"
     how = "by labels" if evaluation.evaluator.labelled else "without labels"
     _say(
@@ -291,7 +291,7 @@ def _announce(
         f"{config.runtime.backend}\n"
         f"compiled  {cache or 'not kept'}\n"
         f"data      {config.data.source}: {len(experiment.train)} to train on, "
-        f"{len(experiment.validation)} to validate on, {left_out}evaluated {how}\n"
+        f"{len(experiment.validation)} to validate on, {excluded}evaluated {how}\n"
         f"input     {experiment.input_reason}"
         + "".join(f"\nnote      {note}" for note in _notes(experiment))
         + _origin(experiment.meta.get(ORIGIN))

@@ -30,7 +30,7 @@ def save(path, source):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    source = save(tmp_path_factory.mktemp("data") / "pictures.npz", tiny.pictures(60))
+    source = save(tmp_path_factory.mktemp("data") / "images.npz", tiny.image_source(60))
     config = tiny.config(epochs=2, evaluate_every=1, tensorboard=False)
     config = tiny.replace(config, "evaluate", **FEW)
     return tiny.replace(config, "data", source=source)
@@ -92,7 +92,7 @@ def test_half_of_the_validation_images_rank_checkpoints_and_the_other_half_repor
 
 
 def test_the_same_images_rank_with_labels_and_without():
-    labelled = tiny.pictures(21)
+    labelled = tiny.image_source(21)
     chose, report = module.split_ranking_reporting(labelled, 3)
     bare = module.split_ranking_reporting(dataclasses.replace(labelled, labels=None), 3)
     np.testing.assert_array_equal(bare[0], chose)
@@ -164,11 +164,11 @@ def test_a_protocol_that_trains_the_encoder_is_found_out(parts, monkeypatch):
         evaluator.report(Checkpoint(6, model), None, encoder.untrained, ("knn",))
 
 
-def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_figures_alone(
+def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_metrics_alone(
     run, config, tmp_path
 ):
     folder, results = run
-    train, test = tiny.pictures(30, seed=1), tiny.pictures(20, seed=2)
+    train, test = tiny.image_source(30, seed=1), tiny.image_source(20, seed=2)
     data = dataclasses.replace(
         config.data,
         source=save(tmp_path / "other.npz", train),
@@ -213,7 +213,7 @@ def test_what_named_the_runs_own_validation_images_does_not_report_on_other_data
     run, config, tmp_path
 ):
     own = tiny.replace(config, "data", validation_source=config.data.source).data
-    other = save(tmp_path / "other.npz", tiny.pictures(40, seed=1))
+    other = save(tmp_path / "other.npz", tiny.image_source(40, seed=1))
     from cssl_jax.evaluate.run import _replace_data
 
     base = dataclasses.replace(config, data=own)
@@ -225,7 +225,7 @@ def test_what_named_the_runs_own_validation_images_does_not_report_on_other_data
 
 def test_a_leaking_split_is_called_out_in_the_table_and_the_json(run, config, tmp_path, capsys):
     folder, _ = run
-    train, test = tiny.pictures(30, seed=1), tiny.pictures(20, seed=2)
+    train, test = tiny.image_source(30, seed=1), tiny.image_source(20, seed=2)
     test.images[:5] = train.images[10:15]
     output = tmp_path / "figures.json"
     command = ["evaluate", str(folder), "--protocol", "knn", "--json", str(output)]
@@ -277,7 +277,7 @@ def test_what_does_not_fit_is_named(run, capsys, words, message):
 
 
 def test_images_of_other_channels_are_refused(run, config, tmp_path):
-    colour = save(tmp_path / "colour.npz", tiny.pictures(20, channels=3))
+    colour = save(tmp_path / "colour.npz", tiny.image_source(20, channels=3))
     data = dataclasses.replace(config.data, source=colour)
     with pytest.raises(UserError, match="images have 3 channels; this encoder takes 1"):
         cssl_jax.evaluate_run(run[0], "knn", data=data)

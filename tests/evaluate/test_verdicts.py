@@ -86,7 +86,7 @@ def test_a_real_run_on_its_way_is_accused_of_nothing_at_any_step():
         assert verdicts.check_steps(lines[:count], known) == []
 
 
-def test_nothing_is_judged_before_its_time_and_one_batch_does_not_decide():
+def test_no_rule_applies_during_warmup_and_one_batch_does_not_decide():
     flat = line(step=9, loss=CHANCE, entropy=CHANCE)
     assert verdicts.check_steps([flat], KNOWN) == []
     assert titles(verdicts.check_steps([{**flat, "step": 10}], KNOWN)) == ["at chance"]
@@ -102,7 +102,7 @@ def test_at_chance_names_a_temperature_at_which_no_loss_can_leave_it():
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
 @pytest.mark.parametrize("pairs", [2, 5, 64])
-def test_no_arrangement_has_a_lower_loss_than_least_loss(temperature, pairs):
+def test_no_arrangement_has_a_lower_loss_than_minimum_loss(temperature, pairs):
     # Identical positives at the corners of a simplex: NT-Xent as a float64 loop of its definition.
     corners = np.eye(pairs) - 1 / pairs
     corners /= np.linalg.norm(corners, axis=1, keepdims=True)
@@ -112,7 +112,7 @@ def test_no_arrangement_has_a_lower_loss_than_least_loss(temperature, pairs):
     for i in range(2 * pairs):
         others = [similarity[i, j] for j in range(2 * pairs) if j != i]
         losses.append(np.log(np.sum(np.exp(others))) - similarity[i, (i + pairs) % (2 * pairs)])
-    assert verdicts.least_loss(pairs, temperature) == pytest.approx(np.mean(losses), rel=1e-9)
+    assert verdicts.minimum_loss(pairs, temperature) == pytest.approx(np.mean(losses), rel=1e-9)
 
 
 def test_a_loss_above_chance_is_accused_only_past_half_of_the_run():
@@ -165,12 +165,12 @@ def test_healthy_features_and_beginnings_are_not_accused():
     assert verdicts.check_features(features(neighbour_purity=1.0, purity_chance=1.0), KNOWN) == []
 
 
-def test_figures_that_a_method_does_not_have_are_not_judged():
+def test_metrics_that_a_method_does_not_have_are_not_checked():
     assert verdicts.check_steps([{"step": 60, "loss": 0.2}], KNOWN) == []
     assert verdicts.check_features({"step": 60, "knn.top1": 0.5}, KNOWN) == []
 
 
-def test_waiting_is_judged_over_the_run_without_its_compilation():
+def test_waiting_is_checked_over_the_run_without_its_compilation():
     first = {"step": 1, "input_wait": 0.9, "seconds": 60.0}
     calm = [{"step": s, "input_wait": 0.05, "seconds": 1.0} for s in (2, 3)]
     assert verdicts.check_timings([first, *calm]) == []
@@ -180,7 +180,7 @@ def test_waiting_is_judged_over_the_run_without_its_compilation():
     assert found.title == "waiting for input 28 % of the time"
 
 
-def test_results_are_read_beside_their_floors():
+def test_results_are_read_beside_their_baselines():
     def row(top1):
         return {"linear": {"top1": top1}}
 
@@ -196,7 +196,7 @@ def test_results_are_read_beside_their_floors():
     assert verdicts.check_results({}) == []
 
 
-def test_a_run_past_its_best_is_told_from_one_that_rises():
+def test_a_run_past_its_best_is_distinguished_from_one_that_rises():
     def online(*scores):
         return [{"step": i, "knn.top1": score} for i, score in enumerate(scores)]
 
@@ -272,8 +272,8 @@ def test_trust_ratios_are_those_of_the_papers_formula(clip_norm):
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    source = tiny.pictures(160)
-    path = tmp_path_factory.mktemp("data") / "pictures.npz"
+    source = tiny.image_source(160)
+    path = tmp_path_factory.mktemp("data") / "images.npz"
     np.savez(path, images=source.images, labels=source.labels)
     return str(path)
 
@@ -320,7 +320,7 @@ def test_lars_runs_log_their_trust_ratios(arrays, tmp_path):
     assert 0 < last["trust_ratio_min"] <= last["trust_ratio_median"] <= last["trust_ratio_max"]
 
 
-def test_steps_whose_update_was_skipped_are_not_judged():
+def test_steps_whose_update_was_skipped_are_not_checked():
     skipped = line(step=60, loss=None, trust_ratio_median=None)
     stuck = line(step=59, loss=CHANCE, entropy=CHANCE)
     assert titles(verdicts.check_steps([stuck, skipped], KNOWN)) == ["at chance"]

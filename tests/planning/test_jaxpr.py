@@ -166,7 +166,7 @@ def test_the_shapes_are_those_of_a_pipelines_host_batches(pipeline):
         pipeline, {"resident": pipeline == "resident"}
     )
     config = tiny.replace(tiny.config(), "data", **placement)
-    run = tiny.Run(config, pipeline=pipeline, source=tiny.pictures(1438))
+    run = tiny.Run(config, pipeline=pipeline, source=tiny.image_source(1438))
     given = data_shapes(config, None, 8)
     assert given.pipeline == pipeline
     step = abstract_step(config, abstract_mesh(1), given)

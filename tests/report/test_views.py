@@ -18,7 +18,7 @@ from helpers import tiny
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    source = tiny.pictures(60, channels=3)
+    source = tiny.image_source(60, channels=3)
     path = tmp_path_factory.mktemp("data") / "images.npz"
     np.savez(path, images=source.images, labels=source.labels)
     return str(path)

@@ -353,10 +353,10 @@ def test_remat_does_not_store_activations():
 
 @pytest.mark.slow
 def test_an_interrupted_run_in_micro_batches_ends_with_the_same_bits(tmp_path, monkeypatch):
-    source = tiny.pictures(24)
-    np.savez(tmp_path / "pictures.npz", images=source.images, labels=source.labels)
+    source = tiny.image_source(24)
+    np.savez(tmp_path / "images.npz", images=source.images, labels=source.labels)
     config = tiny.config(batch_size=8, micro_batch=4, epochs=2, checkpoint_every=1)
-    config = tiny.replace(config, "data", source=str(tmp_path / "pictures.npz"), augment_on="split")
+    config = tiny.replace(config, "data", source=str(tmp_path / "images.npz"), augment_on="split")
     config = tiny.replace(config, "data", engine="threads")
     config = tiny.replace(config, "runtime", devices=2)
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=8)

@@ -35,8 +35,8 @@ def slow(value):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    source = tiny.pictures(60)
-    path = tmp_path_factory.mktemp("data") / "pictures.npz"
+    source = tiny.image_source(60)
+    path = tmp_path_factory.mktemp("data") / "images.npz"
     np.savez(path, images=source.images, labels=source.labels)
     config = tiny.config(epochs=3, checkpoint_every=0, evaluate_every=1, record_views=True)
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16)
@@ -99,7 +99,7 @@ def test_a_signal_between_steps_saves_and_exits_with_75(
 
 
 @pytest.mark.parametrize("step", [slow(3), TOTAL])
-def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(
+def test_a_signal_interrupts_an_evaluation_which_is_repeated_on_resume(
     config, whole, tmp_path, monkeypatch, step
 ):
     evaluate, times = Evaluator.evaluate, []
@@ -108,7 +108,7 @@ def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(
         times.append(1)
         if len(times) == step // 3:
             signal.raise_signal(signal.SIGTERM)
-            pytest.fail("the evaluation went on")
+            pytest.fail("the evaluation continued")
         return evaluate(self, features, **options)
 
     with monkeypatch.context() as patch:
@@ -123,7 +123,7 @@ def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(
     )
 
 
-def test_a_kill_while_the_evaluation_is_made_up_for_repeats_no_line(
+def test_a_kill_while_the_evaluation_is_repeated_duplicates_no_line(
     config, whole, tmp_path, monkeypatch
 ):
     def no_more(self, *arguments):
@@ -193,7 +193,7 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_lose(
     assert "SIGTERM outside the steps: nothing is lost; run the same" in capfd.readouterr().err
 
 
-def test_a_save_that_fails_is_not_said_to_be_saved(config, tmp_path, monkeypatch):
+def test_a_save_that_fails_is_not_reported_as_saved(config, tmp_path, monkeypatch):
     def interrupt(self, done, metrics, wait):
         signal.raise_signal(signal.SIGTERM)
 
@@ -305,7 +305,7 @@ def test_a_file_in_the_way_is_refused(config, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("size", [slow(24), slow(150), 420, slow(700)])
-def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(config, whole, tmp_path, capfd, size):
+def test_a_full_disk_ends_the_run_and_space_lets_it_resume(config, whole, tmp_path, capfd, size):
     with disk(tmp_path / "disk", f"size={size}k"):
         run = tmp_path / "disk" / "run"
         recipe = command(config, tmp_path / "run")[1]

@@ -11,7 +11,7 @@ from cssl_jax.runtime import spmd
 from helpers import tiny
 
 SPEC = InputSpec(size=8, channels=1, mean=(0.3,), std=(0.2,))
-IMAGES = tiny.pictures(50, seed=4)  # 50 is not a multiple of the batch size 16
+IMAGES = tiny.image_source(50, seed=4)  # 50 is not a multiple of the batch size 16
 
 
 @pytest.fixture(scope="module")

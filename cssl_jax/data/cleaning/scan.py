@@ -193,7 +193,7 @@ def _histograms(pixels: np.ndarray) -> np.ndarray:
 def perceptual_hash(pixels: np.ndarray) -> int:
     """Hash of 64 bits that change little when an image is resized or re-encoded.
 
-    The bits tell which of the 8 x 8 lowest frequencies of the image at 32 x 32 exceed their median
+    The bits show which of the 8 x 8 lowest frequencies of the image at 32 x 32 exceed their median
     (pHash: Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010,
     section 3.2).
 
@@ -312,7 +312,7 @@ def rejected_csv(rows: Iterable[Rejected]) -> str:
     return csv_text([("path", "reason", "detail"), *sorted(rows)])
 
 
-def check_share(index: ScanIndex, name: str, max_rejected: float) -> None:
+def check_rejected_fraction(index: ScanIndex, name: str, max_rejected: float) -> None:
     """Checks that the fraction of excluded records is at most ``max_rejected``.
 
     Args:

@@ -231,7 +231,7 @@ def load_images(records: Records, options: ImageOptions) -> Source:
         max_pixels=options.max_pixels,
         cache=cache_path(records, options.channels),
     )
-    scan.check_share(index, records.name, options.max_rejected)
+    scan.check_rejected_fraction(index, records.name, options.max_rejected)
     notes = quality_notes(records.names, index)
     source = ImageSource(records, index, index.kept, options.channels, added_notes=notes)
     return _decode_all(source) if _fits_in_memory(source, options.in_memory) else source

@@ -78,7 +78,7 @@ def test_more_labels_are_better_and_vary_less():
     assert found["10"]["std"] < found["1"]["std"]
 
 
-def test_numbers_that_a_class_does_not_have_are_left_out_by_name():
+def test_numbers_that_a_class_does_not_have_are_skipped_by_name():
     x, labels = draw(rows=20)
     found = few_shot(x, labels, x, labels, num_classes=CLASSES, shots=(5, 6, 50), draws=2)
     assert list(found["shots"]) == ["5"]

@@ -86,7 +86,7 @@ def test_all_blocks_share_one_compilation():
 
 
 @pytest.mark.parametrize("rows", [7, 40, 119])
-def test_a_bank_in_parts_has_the_neighbours_of_the_whole(monkeypatch, rows):
+def test_a_bank_in_blocks_has_the_neighbours_of_the_whole(monkeypatch, rows):
     bank, _, queries, _ = draw()
     bank[70] = bank[3]  # of equal rows the earlier one comes first, in any block
     similarity = unit(queries) @ unit(bank).T
@@ -124,7 +124,7 @@ def test_more_neighbours_than_the_bank_holds_are_the_whole_bank():
     np.testing.assert_array_equal(few, many)
 
 
-def test_the_length_of_a_feature_does_not_vote():
+def test_the_norm_of_a_feature_does_not_vote():
     bank, labels, queries, _ = draw()
     lengths = np.random.default_rng(1).uniform(1e-3, 1e3, size=(len(bank), 1)).astype(np.float32)
     scores = knn_predict(bank * lengths, labels, queries * 1e6, num_classes=CLASSES, k=9)
@@ -157,7 +157,7 @@ def test_float64_features_stay_float64_under_x64():
     np.testing.assert_allclose(scores, loop_scores(bank, labels, queries, 9, 0.1), rtol=1e-12)
 
 
-def test_figures_are_scikit_learns():
+def test_metrics_are_scikit_learns():
     bank, labels, queries, query_labels = draw(rows=60, seed=3)
     metrics = knn(bank, labels, queries, query_labels, num_classes=CLASSES, k=10)
     scores = loop_scores(bank, labels, queries, 10, 0.1)

@@ -187,7 +187,7 @@ def test_rows_of_weight_zero_take_no_part_and_double_weight_is_two_rows():
     np.testing.assert_allclose(weighted[0], repeated[0], atol=1e-3)
 
 
-def test_figures_are_means_over_the_held_out_fifths_with_their_deviation():
+def test_metrics_are_means_over_the_held_out_fifths_with_their_deviation():
     x, labels = blobs(rows=200, spread=2.5)
     given = (x[:100], labels[:100], x[100:], labels[100:])
     singles = [linear_probe(*given, num_classes=3, seed=seed) for seed in (4, 5, 6)]
@@ -263,7 +263,7 @@ def test_a_nan_encoder_scores_nothing():
     assert (metrics["top1"], metrics["top5"]) == (0.0, 0.0)
 
 
-def test_the_same_call_gives_the_same_figures():
+def test_the_same_call_gives_the_same_metrics():
     x, labels = blobs()
     first, second = (
         linear_probe(x, labels, x, labels, num_classes=3, l2_values=(1, 0.1), seed=3)

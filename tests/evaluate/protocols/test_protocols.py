@@ -28,7 +28,7 @@ def source(labels, seed=0, spread=60):
     labels = np.asarray(labels)
     centres = np.random.default_rng(1).integers(60, 190, (10, 4, 4, 1))
     images = centres[labels] + rng.integers(-spread, spread + 1, (len(labels), 4, 4, 1))
-    return ArraySource("pictures", images.clip(0, 255).astype(np.uint8), labels)
+    return ArraySource("images", images.clip(0, 255).astype(np.uint8), labels)
 
 
 def plain(count, size=8):
@@ -99,7 +99,7 @@ def test_an_unknown_protocol_is_named_before_anything_is_computed():
         )
 
 
-def test_features_that_tell_pictures_apart_and_ignore_the_views_have_the_known_figures():
+def test_features_that_separate_images_and_ignore_the_views_have_the_known_metrics():
     # Six images more than the 256 that are drawn at once.
     metrics = protocols.unlabelled(own_direction, plain(262), CROPS, size=8, seed=0)
     assert metrics == {
@@ -111,7 +111,7 @@ def test_features_that_tell_pictures_apart_and_ignore_the_views_have_the_known_f
     }
 
 
-def test_features_that_are_all_the_same_have_the_figures_of_collapse():
+def test_features_that_are_all_the_same_have_the_metrics_of_collapse():
     metrics = protocols.unlabelled(
         lambda source: np.ones((len(source), 16), np.float32), plain(40), CROPS, size=8, seed=0
     )
@@ -125,7 +125,7 @@ def test_features_that_are_all_the_same_have_the_figures_of_collapse():
 
 def test_the_two_views_differ_and_depend_on_the_seed_alone():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 2)).astype(np.uint8)
-    pictures = ArraySource("noise", pixels)
+    noise = ArraySource("noise", pixels)
 
     def views(seed):
         seen = []
@@ -136,7 +136,7 @@ def test_the_two_views_differ_and_depend_on_the_seed_alone():
             seen.append(views.images)
             return flat(views)
 
-        protocols.unlabelled(features, pictures, CROPS, size=8, seed=seed)
+        protocols.unlabelled(features, noise, CROPS, size=8, seed=seed)
         return np.stack(seen)
 
     first, again, other = views(0), views(0), views(1)
@@ -153,7 +153,7 @@ def result(top1, top5):
     }
 
 
-def test_the_table_of_labelled_results_gives_percent_beside_both_floors():
+def test_the_table_of_labelled_results_gives_percent_beside_both_baselines():
     results = {
         **result(0.9, 0.99),
         "random_init": result(0.5, 0.8),
@@ -182,7 +182,7 @@ def test_top5_is_a_column_only_where_it_can_be_missed(classes, shown):
     assert any("top-5" in head for head in results_table([run]).head) == shown
 
 
-def test_a_figure_that_is_no_number_is_a_dash():
+def test_a_metric_that_is_no_number_is_a_dash():
     metrics = {"view_retrieval": None, "alignment": 0.25, "uniformity": None, "rankme": 17.0}
     *_, row = format_results(metrics).splitlines()
     assert row.split() == ["trained", "encoder", "-", "0.250", "-", "17.000"]
@@ -194,7 +194,7 @@ def test_the_table_of_one_protocol_has_its_columns_only():
     assert format_results(results).splitlines()[0].split() == ["knn", "top-1", "knn", "top-5"]
 
 
-def test_the_table_of_unlabelled_results_gives_the_label_free_figures():
+def test_the_table_of_unlabelled_results_gives_the_label_free_metrics():
     metrics = {"view_retrieval": 0.5, "alignment": 0.25, "uniformity": -2.125, "rankme": 17.0004}
     results = {**metrics, "random_init": metrics, "pixels": {**metrics, "rankme": 3.0}}
     head, trained, _, raw = format_results(results).splitlines()
