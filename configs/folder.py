@@ -10,7 +10,7 @@ Hardware and time: not measured at this length. Of the like, Lightly document 19
 epochs on Imagenette's 9,469 photos and 3.7 GB, on one A6000 (ResNet-18, 128 px, batch 256).
 Needs: images of any size and format in data.source; labels are not needed; sub-folders that are
 classes are used for evaluation only.
-Command: cssl-jax pretrain folder --data.source PICTURES --workdir RUN
+Command: cssl-jax pretrain folder --data.source IMAGES --workdir RUN
 """
 
 from cssl_jax.augment.image.policy import ImagePolicy

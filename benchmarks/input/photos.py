@@ -18,7 +18,7 @@ def make(
     count: int,
     size: tuple[int, int] = SIZE,
 ) -> str:
-    """Writes ``count`` JPEGs of a width and height; says in words what they were made from."""
+    """Writes ``count`` JPEGs of a width and height; describes what they were made from."""
     photos = _from_tar(source) if source else _samples()
     for number in range(count):
         try:

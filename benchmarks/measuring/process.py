@@ -111,7 +111,7 @@ def cause(code: int, errors: str) -> str:
 
 
 def default_memory_limit() -> float | None:
-    """GB: most of what the system could give now; None where it does not tell."""
+    """GB: most of what the system could give now; None where it does not report it."""
     free = _field("/proc/meminfo", "MemAvailable")
     return None if free is None else round(0.85 * free / 1e9, 1)
 

@@ -1,4 +1,4 @@
-"""Every command gives a class one number: solid colours are told apart wherever they lie."""
+"""Every command gives a class one number: solid colours are distinguished wherever they lie."""
 
 import json
 
