@@ -83,7 +83,7 @@ def compile_recipe(
     from cssl_jax.data.input_spec import InputSpec
     from cssl_jax.data.sampler import Sampler
     from cssl_jax.experiment import builders
-    from cssl_jax.optim.trust_ratio import trust_figures
+    from cssl_jax.optim.trust_ratio import make_trust_ratio_metrics
     from cssl_jax.runtime import spmd
     from cssl_jax.step.train_step import make_train_step
 
@@ -100,7 +100,7 @@ def compile_recipe(
             "views": {"main": host_batch["views"].astype(jnp.float32) / 255}
         },
         builders.step_options(config, sampler, mesh),
-        extra_metrics=trust_figures(config.optimizer),
+        extra_metrics=make_trust_ratio_metrics(config.optimizer),
     )
     mapped = spmd.data_parallel(step, mesh)
     shape = (config.train.batch_size, 2, size, size, 3)

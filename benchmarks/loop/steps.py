@@ -104,7 +104,7 @@ def from_the_start(
         experiment,
         online_evaluation(config, experiment),
         checkpoints,
-        process.Interruption(),
+        process.SignalRecorder(),
         first=first,
         state=first(),
         start=0,

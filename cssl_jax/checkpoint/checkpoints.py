@@ -78,7 +78,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if isinstance(error[1], Exception) and multihost.is_lost(error[1]):
+        if isinstance(error[1], Exception) and multihost.is_peer_lost(error[1]):
             return  # an unfinished save waits for the lost process until JAX ends this one too
         try:
             self._manager.close()  # waits for an unfinished save
@@ -113,7 +113,7 @@ class Checkpoints:
             state: Replicated state to save; its step names the checkpoint.
             meta: JSON values to store with the state, such as the config.
             metrics: Metrics of an evaluation. They rank the checkpoint if they contain one of
-                ``policy.BEST``.
+                ``policy.RANKING_METRICS``.
 
         Raises:
             RunError: This checkpoint or the previous one cannot be written, or Orbax declined to
@@ -176,9 +176,9 @@ class Checkpoints:
         for step in reversed(self.steps):
             restored, reason = None, ""
             try:
-                restored = self.restore(like, mesh, step), self.meta(step)
+                restored = self.restore(like, mesh, step), self.read_meta(step)
             except Exception as error:  # storage layers raise many types for damaged files
-                if multihost.is_lost(error):
+                if multihost.is_peer_lost(error):
                     raise
                 reason = _first_line(error)
             # All processes must agree, so damage seen by one process counts for all.
@@ -244,7 +244,7 @@ class Checkpoints:
         _check_digests(restored.meta, {"model": restored.model})
         return restored.model
 
-    def meta(self, step: int | None = None) -> dict[str, Any]:
+    def read_meta(self, step: int | None = None) -> dict[str, Any]:
         """Returns the ``meta`` of a checkpoint, without digests; step None: the newest one.
 
         Raises:
@@ -284,8 +284,8 @@ class Checkpoints:
         multihost.run_on_primary(move)
 
     def _not_written(self, failure: BaseException) -> RunError:
-        if multihost.is_lost(failure):
-            return multihost.lost(failure)
+        if multihost.is_peer_lost(failure):
+            return multihost.lost_peer_error(failure)
         reason = _first_line(failure)
         return RunError(
             f"a checkpoint could not be written to {self._folder}: {reason}; free disk space or "

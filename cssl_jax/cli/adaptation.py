@@ -37,7 +37,7 @@ def adapt(argv: Sequence[str]) -> int:
     """`cssl-jax adapt RUN --target SOURCE --workdir DIR [--section.field VALUE ...]`."""
     from cssl_jax.runtime import multihost
     from cssl_jax.transfer.adapt.run import RESULTS, adapt
-    from cssl_jax.transfer.adapt.table import table
+    from cssl_jax.transfer.adapt.table import format_results
     from cssl_jax.transfer.finetune import finetune_config
 
     run = run_first("adapt", "--target SOURCE --workdir FOLDER ", argv)
@@ -54,5 +54,5 @@ def adapt(argv: Sequence[str]) -> int:
         config=config,
     )
     if multihost.is_primary():
-        print(f"\n{table(results)}\n\nresults: {options.workdir / RESULTS}")
+        print(f"\n{format_results(results)}\n\nresults: {options.workdir / RESULTS}")
     return 0

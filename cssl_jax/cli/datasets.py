@@ -67,16 +67,16 @@ def data_check(argv: Sequence[str]) -> int:
         if path := getattr(options, option):
             check_output(path, option=f"--{option}")
     with stdout_kept_for(options.rejected, options.json):
-        records, index, groups = check.examine(options.source, _within_limits(options.options))
+        records, index, groups = check.scan_source(options.source, _within_limits(options.options))
         print(check.report(records, index, groups))
         try:
-            scan.check_share(index, records.name, options.options.max_rejected)
+            scan.check_rejected_fraction(index, records.name, options.options.max_rejected)
         except UserError as error:
             print(f"\na run would stop: {error}")
     if options.rejected:
         write_output(options.rejected, scan.rejected_csv(scan.rejected(records.names, index)))
     if options.json:
-        write_json_output(options.json, check.figures(records, index, groups))
+        write_json_output(options.json, check.summarize(records, index, groups))
     return 0
 
 

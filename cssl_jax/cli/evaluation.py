@@ -73,7 +73,7 @@ def evaluate(argv: Sequence[str]) -> int:
     """`cssl-jax evaluate RUN [--protocol NAME ...] [--data.source SOURCE] [--json FILE]`."""
     from cssl_jax import recipes
     from cssl_jax.evaluate.run import evaluate_run
-    from cssl_jax.report.results_table import table
+    from cssl_jax.report.results_table import format_results
     from cssl_jax.runtime import multihost
 
     run = run_first("evaluate", "", argv)
@@ -94,7 +94,7 @@ def evaluate(argv: Sequence[str]) -> int:
             f"{results['source']}, reported on {split['validation']:,} "
             f"({results['validation_source']})\n"
             + "".join(f"note: {note}\n" for note in results.get("notes", ()))
-            + f"\n{table(results)}"
+            + f"\n{format_results(results)}"
         )
     if options.json:
         write_json_output(options.json, results)

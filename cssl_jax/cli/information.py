@@ -34,10 +34,10 @@ class RecipesDiff:
 
 def doctor(argv: Sequence[str]) -> int:
     """`cssl-jax doctor`."""
-    from cssl_jax.runtime.doctor import examine
+    from cssl_jax.runtime.doctor import check_installation
 
     parse(Doctor, "doctor", argv)
-    report, healthy = examine()
+    report, healthy = check_installation()
     print(report)
     return 0 if healthy else 1
 

@@ -72,12 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _run(list(sys.argv[1:] if argv is None else argv))
     except SystemExit as error:
-        distributed.leave(error.code if isinstance(error.code, int) else 1)
+        distributed.exit_process(error.code if isinstance(error.code, int) else 1)
         raise
     except BaseException as error:
-        distributed.leave(1, traceback.format_exception(error))
+        distributed.exit_process(1, traceback.format_exception(error))
         raise
-    distributed.leave(status)
+    distributed.exit_process(status)
     return status
 
 

@@ -87,7 +87,7 @@ def _report_sweep(options: Report, folder: pathlib.Path) -> int:
         raise UserError(f"{folder} is a sweep; a sweep has a report of its own: name it alone")
     path = write_report(folder, options.output, figures=options.figures)
     with stdout_kept_for(path):
-        print("\n".join(sweep_results.read(folder).words))
+        print("\n".join(sweep_results.read(folder).summary))
         if not is_stream(path):
             print(f"\n{path}, {path.with_suffix('.md')}")
     return 0

@@ -9,7 +9,7 @@ import tyro
 from cssl_jax.cli.parsing import Recipe, asks_for_help, fit_warmup, parse, recipe_first
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
-from cssl_jax.planning.scaling import Hardware, rows, table
+from cssl_jax.planning.scaling import Hardware, format_table, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def plan(argv: Sequence[str]) -> int:
     """`cssl-jax plan RECIPE [--devices 32 | --target tpu:v5e:4x8] [--section.field VALUE ...]`."""
     from cssl_jax.planning.format import plan_text
     from cssl_jax.planning.planner import plan
-    from cssl_jax.planning.shapes import input_of
+    from cssl_jax.planning.shapes import data_shapes
 
     config = recipe_first("plan", "--devices 32", argv)
     options = parse(PlanOptions, "plan", argv, PlanOptions(tyro.MISSING, config=config))
@@ -126,7 +126,7 @@ def plan(argv: Sequence[str]) -> int:
         )
         print(plan_text(made))
         return 0
-    given = input_of(chosen, None, max(options.devices))
+    given = data_shapes(chosen, None, max(options.devices))
     found = rows(chosen, given, options.devices, options.per_device, options.hardware)
-    print(table(found, options.hardware))
+    print(format_table(found, options.hardware))
     return 0

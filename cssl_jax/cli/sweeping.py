@@ -72,5 +72,5 @@ def sweep(argv: Sequence[str]) -> int:
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     path = write_report(options.workdir, figures=options.figures)
-    print("\n" + "\n".join(found.words) + f"\n\n{path}, {found.path / 'trials.csv'}")
+    print("\n" + "\n".join(found.summary) + f"\n\n{path}, {found.path / 'trials.csv'}")
     return 0

@@ -118,7 +118,7 @@ def pretrain(argv: Sequence[str]) -> int:
 
 
 def _run(options: Pretrain) -> int:
-    from cssl_jax.report.results_table import table
+    from cssl_jax.report.results_table import format_results
     from cssl_jax.report.run_reader import open_run
     from cssl_jax.runtime import multihost
     from cssl_jax.train.pretrain import pretrain
@@ -126,10 +126,12 @@ def _run(options: Pretrain) -> int:
     config = options.config
     if options.init:
         config = config.replace({"train.init": options.init})
-    results = pretrain(config, options.workdir, profile_steps=options.profile_steps)
+    results = pretrain(
+        config, options.workdir, profile_steps=options.profile_steps, report_startup=True
+    )
     if not multihost.is_primary():
         return 0
-    print(f"\n{table(results)}\n")
+    print(f"\n{format_results(results)}\n")
     for verdict in open_run(options.workdir).verdicts:
         print(f"{verdict.grade:<8} {verdict}")
     print(f"\nresults: {options.workdir / 'results.json'}")
@@ -139,7 +141,7 @@ def _run(options: Pretrain) -> int:
 def finetune(argv: Sequence[str]) -> int:
     """`cssl-jax finetune RUN --workdir DIR [--fractions 0.1 1] [--section.field VALUE ...]`."""
     from cssl_jax.runtime import multihost
-    from cssl_jax.transfer.finetune import finetune, finetune_config, table
+    from cssl_jax.transfer.finetune import finetune, finetune_config, format_results
 
     run = run_first("finetune", "--workdir FOLDER ", argv)
     config = finetune_config(run) if run else Config()
@@ -153,7 +155,7 @@ def finetune(argv: Sequence[str]) -> int:
         config=options.config,
     )
     if multihost.is_primary():
-        print(f"\n{table(results)}\n\nresults: {options.workdir / 'finetune.json'}")
+        print(f"\n{format_results(results)}\n\nresults: {options.workdir / 'finetune.json'}")
     return 0
 
 

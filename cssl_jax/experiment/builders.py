@@ -17,7 +17,7 @@ from cssl_jax.data.pipeline.paired import PairPipeline, target_sampler
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources import base as sources
 from cssl_jax.data.sources.base import Source
-from cssl_jax.data.sources.classes import names_of, number_alike
+from cssl_jax.data.sources.classes import align_class_numbers, names_of
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
 from cssl_jax.methods.adaptation import TARGET
@@ -94,7 +94,7 @@ def _load_splits(config: Config) -> tuple[Source, Source]:
     source = load_source(config.data.source, config.data)
     unknown = config.data.unknown_classes
     if config.data.classes:
-        source = number_alike(
+        source = align_class_numbers(
             source,
             config.data.classes,
             option="data.source",
@@ -109,7 +109,7 @@ def _load_splits(config: Config) -> tuple[Source, Source]:
                 f"{_shape(source)}; give both the same height, width and channels"
             )
         if source.labels is not None and source.labels.max(initial=-1) >= 0:
-            validation = number_alike(
+            validation = align_class_numbers(
                 validation,
                 names_of(source),
                 option="data.validation_source",

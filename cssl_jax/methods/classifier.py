@@ -152,14 +152,14 @@ def logits_of(params: PyTree, x: jax.Array) -> jax.Array:
     return jnp.matmul(x, layer["kernel"], precision=jax.lax.Precision.HIGHEST) + layer["bias"]
 
 
-def _drop(x: jax.Array, keys: jax.Array, share: float) -> jax.Array:
-    """Zeroes a share of each row [n, D] by its example's key [n, 2]; the rest grows for it."""
+def _drop(x: jax.Array, keys: jax.Array, fraction: float) -> jax.Array:
+    """Zeroes a fraction of each row [n, D] by its example's key [n, 2]; the rest grows for it."""
 
     def kept(key: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), _DROPOUT)
-        return jax.random.bernoulli(key, 1.0 - share, x.shape[1:])
+        return jax.random.bernoulli(key, 1.0 - fraction, x.shape[1:])
 
-    return jnp.where(jax.vmap(kept)(keys), x / (1.0 - share), 0.0)
+    return jnp.where(jax.vmap(kept)(keys), x / (1.0 - fraction), 0.0)
 
 
 def _only(like: PyTree, source: PyTree) -> PyTree:
@@ -170,9 +170,10 @@ def _only(like: PyTree, source: PyTree) -> PyTree:
 def classifier_fields(config: Config, modules: Modules) -> dict[str, Any]:
     """Keyword arguments of ``Classifier`` from ``classifier.*``."""
     options = config.classifier
+    head = modules.head(num_applied_layers=options.head_layers) if options.head_layers else None
     return {
         "encoder": modules.encoder,
-        "head": modules.head(keep=options.head_layers) if options.head_layers else None,
+        "head": head,
         "num_classes": options.num_classes,
         "stages": options.stages,
         "layer_decay": options.layer_decay,

@@ -1,4 +1,4 @@
-"""DANN (Ganin et al. 2016, arXiv 1505.07818): features that no classifier can tell domains by."""
+"""DANN (Ganin et al. 2016, arXiv 1505.07818): features that do not reveal the domain."""
 
 import dataclasses
 from typing import Any
@@ -36,7 +36,7 @@ reverse_gradient.defvjp(_forward, _backward)
 
 
 def reversal(step: jax.Array, total_steps: int) -> jax.Array:
-    """Lambda of a step: 2 / (1 + exp(-10 p)) - 1 at the share p of the run, from 0 towards 1."""
+    """Lambda of a step: 2 / (1 + exp(-10 p)) - 1 at the fraction p of the run, from 0 towards 1."""
     progress = jnp.asarray(step, jnp.result_type(float)) / total_steps
     return 2.0 / (1.0 + jnp.exp(-GAMMA * progress)) - 1.0
 
@@ -86,7 +86,7 @@ class DANN(Adaptation):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Mean cross entropy of the domains of features [n, 2, D], and three metrics.
 
-        "domain_loss" is ln 2 and "domain_accuracy" a half where nothing tells them apart;
+        "domain_loss" is ln 2 and "domain_accuracy" a half where nothing distinguishes them;
         "reversal" is lambda.
         """
         scale = reversal(ctx.step, ctx.total_steps)

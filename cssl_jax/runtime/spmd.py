@@ -130,7 +130,8 @@ def data_parallel(
         backend: "shard_map", or "pmap" (single process only).
         donate: Whether the result reuses the memory of ``state``.
         split_constants: Whether ``constants`` are split on the leading axis, see ``put_constants``.
-        deterministic: Whether every execution must give the same bits, see ``same_bits``.
+        deterministic: Whether every execution must give the same bits; see
+            ``deterministic_options``.
 
     Returns:
         A compiled function of the same arguments; ``host_batch`` must come from ``put_batch``.
@@ -140,7 +141,7 @@ def data_parallel(
             ``deterministic`` on a GPU.
     """
     donated = (0,) if donate else ()
-    options = same_bits(mesh.devices.flat[0].platform) if deterministic else {}
+    options = deterministic_options(mesh.devices.flat[0].platform) if deterministic else {}
     if backend == "shard_map":
         specs = argument_specs(split_constants)
         mapped = jax.shard_map(
@@ -169,7 +170,7 @@ def data_parallel(
     raise UserError(f"runtime.backend {backend!r} is unknown; use one of {', '.join(BACKENDS)}")
 
 
-def same_bits(platform: str) -> dict[str, bool]:
+def deterministic_options(platform: str) -> dict[str, bool]:
     """Compiler options with which XLA gives the same bits in every compilation and execution.
 
     On GPUs, scatters and sums that use atomics run in an arbitrary order, and XLA chooses the

@@ -12,7 +12,8 @@ from cssl_jax.report.run_reader import open_run
 from cssl_jax.sweeps.space import Space
 
 # Metric name in an online evaluation -> title for people. Checkpoints are ranked by the same
-# metrics (``checkpoint.policy.BEST``), so that a trial's score is that of its best checkpoint.
+# metrics (``checkpoint.policy.RANKING_METRICS``), so that a trial's score is that of its best
+# checkpoint.
 METRICS = {
     "knn.selection_top1": "kNN top-1",
     "selection_view_retrieval": "view retrieval",
@@ -60,7 +61,7 @@ def reported_metrics(best: dict[str, Any]) -> dict[str, float]:
     return {"view retrieval": best["view_retrieval"]} if "view_retrieval" in best else {}
 
 
-class Watch:
+class PruningCallback:
     """Callback of a run that reports its online evaluations to Optuna and may prune the trial.
 
     Attributes:

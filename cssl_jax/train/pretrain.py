@@ -33,7 +33,7 @@ from cssl_jax.train.intervals import Intervals
 from cssl_jax.train.online import OnlineEvaluation, online_evaluation
 from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
-from cssl_jax.train.trainer import UNSCORED, Trainer, Watch
+from cssl_jax.train.trainer import UNSCORED, EvaluationCallback, Trainer
 
 ORIGIN = "init"  # key in a checkpoint's meta and in results.json: run of the initial weights
 
@@ -43,7 +43,8 @@ def pretrain(
     workdir: str | pathlib.Path,
     *,
     profile_steps: str = "",
-    watch: Watch | None = None,
+    watch: EvaluationCallback | None = None,
+    report_startup: bool = False,
 ) -> dict[str, Any]:
     """Trains an encoder into a run folder, or resumes the run that is in it.
 
@@ -56,6 +57,8 @@ def pretrain(
         profile_steps: "FIRST:LAST", steps to trace into RUN/profile; "" traces none.
         watch: Called with the epoch and the metrics of every online evaluation but the last, after
             they are saved; a non-empty string that it returns stops the run with that reason.
+        report_startup: Whether to print the time from the start of the process to the first step,
+            which means something only if the process has done nothing else before.
 
     Returns:
         The content of results.json.
@@ -67,7 +70,7 @@ def pretrain(
         RunError: The loss is not finite, replicas differ, a file cannot be written, or another
             process has ended.
     """
-    process.join("pretrain")
+    process.join_processes("pretrain")
     run = pathlib.Path(workdir).expanduser().absolute()
     config, profile = multihost.run_on_all(
         lambda: (
@@ -77,14 +80,14 @@ def pretrain(
     )
     multihost.require_same({"workdir": str(run), **recipes.facts(config)})
     multihost.run_on_all(lambda: run_dir.check(run, config))
-    with process.catch_signals() as interruption, multihost.watched():
+    with process.catch_signals() as signals, multihost.raise_if_peer_lost():
         try:
             with (
                 _memory_explained(config, run),
                 run_dir.while_running(run),
                 run_dir.Claim(run) as claim,
             ):
-                return _pretrain(config, run, claim, interruption, profile, watch)
+                return _pretrain(config, run, claim, signals, profile, watch, report_startup)
         except InterruptedRunError as stopped:
             *_, name = str(stopped).split()
             if name not in signal.Signals.__members__:
@@ -112,12 +115,13 @@ def _pretrain(
     config: Config,
     run: pathlib.Path,
     claim: run_dir.Claim,
-    interruption: process.Interruption,
+    signals: process.SignalRecorder,
     profile: Profile,
-    watch: Watch | None,
+    watch: EvaluationCallback | None,
+    report_startup: bool,
 ) -> dict[str, Any]:
     def build() -> tuple[str | None, Experiment, OnlineEvaluation]:
-        with interruption.breakable():
+        with signals.breakable():
             cache = process.set_compile_cache(config.runtime.compile_cache)
             experiment = Experiment.from_config(config)
             return cache, experiment, online_evaluation(config, experiment)
@@ -130,7 +134,7 @@ def _pretrain(
     with Checkpoints(
         run, keep=config.train.keep, regular=regular, evaluated=evaluated
     ) as checkpoints:
-        with interruption.breakable(shared=True):
+        with signals.breakable(shared=True):
             start, unscored = 0, False
             if checkpoints.latest:
                 state, unscored = _resume(experiment, checkpoints)
@@ -152,7 +156,7 @@ def _pretrain(
                         adapts=options.name == "lars",
                     )
                 )
-        figures = None
+        metrics = None
         if start < experiment.total_steps or unscored:
             training = multihost.run_on_all(
                 lambda: Trainer(
@@ -161,18 +165,19 @@ def _pretrain(
                     experiment,
                     evaluation,
                     checkpoints,
-                    interruption,
+                    signals,
                     first=lambda: first_state(config, experiment)[0],
                     state=state,
                     start=start,
                     unscored=unscored,
                     profile=profile,
                     watch=watch,
+                    report_startup=report_startup,
                 )
             )
-            state, figures = training.run()
-        with interruption.breakable(shared=True):
-            return _results(config, run, experiment, evaluation, checkpoints, state, figures)
+            state, metrics = training.run()
+        with signals.breakable(shared=True):
+            return _results(config, run, experiment, evaluation, checkpoints, state, metrics)
 
 
 def _results(
@@ -182,11 +187,11 @@ def _results(
     evaluation: OnlineEvaluation,
     checkpoints: Checkpoints,
     state: TrainState,
-    figures: dict[str, Any] | None,
+    metrics: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Writes results.json, unless a finished run has it, and returns its content."""
     results_path = run / "results.json"
-    if multihost.broadcast_from_primary(lambda: figures is None and results_path.is_file()):
+    if multihost.broadcast_from_primary(lambda: metrics is None and results_path.is_file()):
         return json.loads(results_path.read_text())
     last = Checkpoint(experiment.total_steps, state.evaluated(experiment.method))
     best = _best(last, experiment, checkpoints)
@@ -201,7 +206,7 @@ def _results(
         "notes": list(dict.fromkeys((*experiment.train.notes, *experiment.validation.notes))),
         **{name: experiment.meta[name] for name in (ORIGIN,) if name in experiment.meta},
         **evaluation.evaluator.report(
-            last, best, untrained_of(config, experiment), figures=figures
+            last, best, untrained_of(config, experiment), metrics=metrics
         ),
         "versions": process.versions(),
     }
@@ -241,7 +246,7 @@ def _resume(experiment: Experiment, checkpoints: Checkpoints) -> tuple[TrainStat
 
 def with_kernels_of(experiment: Experiment, checkpoints: Checkpoints) -> Experiment:
     """The experiment with the host kernels that the run began with; others round differently."""
-    began = checkpoints.meta().get(KERNELS, "jax")
+    began = checkpoints.read_meta().get(KERNELS, "jax")
     pipeline = experiment.pipeline.with_kernels(began)
     if pipeline.kernels != began:
         _say(
@@ -280,16 +285,16 @@ def _announce(
 ) -> None:
     device = experiment.mesh.devices.flat[0]
     rejected = len({*experiment.train.rejected, *experiment.validation.rejected})
-    left_out = f"{rejected} left out (rejected.csv), " if rejected else ""
+    excluded = f"{rejected} excluded (rejected.csv), " if rejected else ""
     shared = "" if multihost.is_single_process() else f" of {jax.process_count()} processes"
-    judged = "by labels" if evaluation.evaluator.labelled else "without labels"
+    how = "by labels" if evaluation.evaluator.labelled else "without labels"
     _say(
         f"run       {run}" + (f" (resumed at step {start})" if start else "") + "\n"
         f"devices   {experiment.mesh.size} x {device.device_kind}{shared}, "
         f"{config.runtime.backend}\n"
         f"compiled  {cache or 'not kept'}\n"
         f"data      {config.data.source}: {len(experiment.train)} to train on, "
-        f"{len(experiment.validation)} to validate on, {left_out}judged {judged}\n"
+        f"{len(experiment.validation)} to validate on, {excluded}evaluated {how}\n"
         f"input     {experiment.input_reason}"
         + "".join(f"\nnote      {note}" for note in _notes(experiment))
         + _origin(experiment.meta.get(ORIGIN))

@@ -17,12 +17,12 @@ from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.optim.norms import parameter_groups
-from cssl_jax.optim.trust_ratio import trust_figures
+from cssl_jax.optim.trust_ratio import make_trust_ratio_metrics
 from cssl_jax.runtime import multihost, process, spmd
 from cssl_jax.step.state import TrainState, is_schedule
 from cssl_jax.step.train_step import make_train_step
 from cssl_jax.train.guards import nonfinite
-from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollBack
+from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollbackRequest
 from cssl_jax.train.guards.stop_vote import StopVote
 from cssl_jax.train.intervals import Intervals
 from cssl_jax.train.logging.logger import RunLogger
@@ -31,7 +31,7 @@ from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
 
 # (epoch, metrics of its evaluation) -> reason to stop the run there; "" to continue.
-Watch = Callable[[int, dict[str, float]], str]
+EvaluationCallback = Callable[[int, dict[str, float]], str]
 UNSCORED = "evaluation_due"  # key in a checkpoint's meta: evaluation of its step was interrupted
 _SAVE = 1  # request code: save; larger codes are signal numbers
 
@@ -45,13 +45,14 @@ class Trainer:
         experiment: Data, method, input and optimizer of the run.
         evaluation: Evaluators of the model.
         checkpoints: Checkpoints of the run.
-        interruption: Signals that have arrived.
+        signals: Signals that have arrived.
         first: Function that builds the state before the first step.
         state: State after ``start`` steps.
         start: Number of completed steps.
         unscored: The evaluation at ``start`` was interrupted and must be run again.
         profile: Steps to trace.
         watch: Called after every online evaluation but the last; see ``pretrain``.
+        report_startup: See ``pretrain``.
     """
 
     def __init__(
@@ -61,20 +62,21 @@ class Trainer:
         experiment: Experiment,
         evaluation: OnlineEvaluation,
         checkpoints: Checkpoints,
-        interruption: process.Interruption,
+        signals: process.SignalRecorder,
         *,
         first: Callable[[], TrainState],
         state: TrainState,
         start: int,
         unscored: bool = False,
         profile: Profile | None = None,
-        watch: Watch | None = None,
+        watch: EvaluationCallback | None = None,
+        report_startup: bool = False,
     ) -> None:
         self._watch = watch
         self._config, self._run = config, run
         self._experiment, self._evaluation = experiment, evaluation
         self._checkpoints = checkpoints
-        self._interruption, self._first = interruption, first
+        self._signals, self._first = signals, first
         self._state, self._done, self._unscored = state, start, unscored
         self._intervals = Intervals(config.train, experiment.sampler.steps_per_epoch)
         self._profile = profile or Profile(run, "")
@@ -99,6 +101,7 @@ class Trainer:
             experiment.total_steps,
             self._guard,
             unscored=unscored,
+            report_startup=report_startup,
         )
 
     def run(self) -> tuple[TrainState, dict[str, Any]]:
@@ -109,10 +112,10 @@ class Trainer:
             StoppedRunError: The watch stopped the run; the state is saved.
             RunError: The run cannot continue.
         """
-        figures: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         with self._logger:
             if self._unscored:
-                figures = self._finish(self._done, evaluate=True, again=True)
+                metrics = self._finish(self._done, evaluate=True, again=True)
             step = self.compiled_step()
             pipeline = self._experiment.pipeline
             constants = spmd.put_constants(
@@ -123,13 +126,13 @@ class Trainer:
             )
             while self._done < self._experiment.total_steps:
                 try:
-                    figures = self._steps(step, constants)
-                except RollBack as event:
+                    metrics = self._steps(step, constants)
+                except RollbackRequest as event:
                     self._roll_back(event)
                     if self._intervals.regular(self._done):  # what was due after that step
                         evaluate = self._intervals.evaluates(self._done)
-                        figures = self._finish(self._done, evaluate=evaluate)
-        return self._state, figures
+                        metrics = self._finish(self._done, evaluate=evaluate)
+        return self._state, metrics
 
     def compiled_step(self) -> Callable[..., Any]:
         """The train step over the devices of the mesh."""
@@ -140,7 +143,7 @@ class Trainer:
             experiment.schedule,
             experiment.pipeline.make_batch,
             experiment.step_options,
-            extra_metrics=trust_figures(self._config.optimizer),
+            extra_metrics=make_trust_ratio_metrics(self._config.optimizer),
         )
         return spmd.data_parallel(
             train_step,
@@ -153,7 +156,7 @@ class Trainer:
     def _steps(self, step: Callable[..., Any], constants: Any) -> dict[str, Any]:
         """Trains to the end of the run; returns the metrics of the last evaluation."""
         experiment = self._experiment
-        figures: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         host_batches = place_host_batches(
             experiment.pipeline,
             experiment.mesh,
@@ -164,54 +167,56 @@ class Trainer:
         try:
             for host_batch, wait in self._timed(host_batches):
                 self._profile.before(self._done + 1)
-                self._state, metrics = step(self._state, constants, host_batch)
+                self._state, step_metrics = step(self._state, constants, host_batch)
                 self._done += 1
-                if self._profile.after(self._done, metrics):
+                if self._profile.after(self._done, step_metrics):
                     self._logger.say(f"step {self._done}: traced into {self._run / TRACES}")
-                self._logger.add(self._done, metrics, wait)
-                figures = self._after(self._done)
+                self._logger.record_step(self._done, step_metrics, wait)
+                metrics = self._after(self._done)
         finally:
             self._profile.close()
             host_batches.close()
-        return figures
+        return metrics
 
     def _after(self, done: int) -> dict[str, Any]:
         """Does what is due after a step: check replicas, evaluate, save, stop for a signal."""
         every = self._config.train.check_replicas_every
         if self._replicas is not None and done % every == 0:
             self._check_replicas(done)
-        request = self._interruption.signal_number or 0
+        request = self._signals.signal_number or 0
         if not request and multihost.is_primary() and self._intervals.overdue():
             request = _SAVE
-        agreed = self._stop_vote.reached(done, request)
+        agreed = self._stop_vote.poll(done, request)
         stop = agreed > _SAVE and done < self._experiment.total_steps
         if not agreed and not self._intervals.regular(done):
             return {}
-        figures = self._finish(done, evaluate=self._intervals.evaluates(done))
+        metrics = self._finish(done, evaluate=self._intervals.evaluates(done))
         if stop:
             self._stop(done)
-        return figures
+        return metrics
 
     def _finish(self, done: int, *, evaluate: bool, again: bool = False) -> dict[str, Any]:
         """Evaluates and saves; returns the metrics, empty without an evaluation."""
         self._logger.flush()  # reports a non-finite step before its state is saved
         self._check_replicas(done)
-        meta, figures, scores, found = self._experiment.meta, {}, {}, {}
+        meta, metrics, scores, found = self._experiment.meta, {}, {}, {}
         evaluator, health = self._evaluation.evaluator, self._evaluation.health
         if evaluate:
             try:
                 self._stop_before_evaluating()
-                with self._interruption.breakable(shared=True):
+                with self._signals.breakable(shared=True):
                     features = evaluator.features(self._state.evaluated(self._experiment.method))
-                    figures = evaluator.judge(features, full=done == self._experiment.total_steps)
-                    found = health.figures(features) if health else {}
+                    metrics = evaluator.evaluate(
+                        features, full=done == self._experiment.total_steps
+                    )
+                    found = health.metrics(features) if health else {}
             except InterruptedRunError:
                 if not again:  # else the state is saved already
                     self._checkpoints.save(self._state, {**meta, UNSCORED: True}, {})
                 self._stop(done)
             # All processes use the primary process's scores: float noise between hosts could rank
             # checkpoints differently.
-            scores = multihost.broadcast_from_primary(lambda: {**evaluator.flat(figures), **found})
+            scores = multihost.broadcast_from_primary(lambda: {**evaluator.flat(metrics), **found})
             self._logger.scores(done, scores)
         save = self._checkpoints.replace if again else self._checkpoints.save
         save(self._state, meta, scores)
@@ -221,7 +226,7 @@ class Trainer:
             if reason := self._watch(epoch, scores):
                 self._checkpoints.wait()
                 raise StoppedRunError(reason)
-        return figures
+        return metrics
 
     def _stop_before_evaluating(self) -> None:
         """Stops before an evaluation if any process has received a signal.
@@ -231,14 +236,14 @@ class Trainer:
         Raises:
             InterruptedRunError: A process has received a signal.
         """
-        if self._stop_vote.at_once(self._interruption.signal_number or 0) > _SAVE:
-            raise InterruptedRunError(self._interruption.name)
+        if self._stop_vote.poll_now(self._signals.signal_number or 0) > _SAVE:
+            raise InterruptedRunError(self._signals.name)
 
     def _stop(self, done: int) -> None:
         begun = time.monotonic()
         self._checkpoints.wait()
         raise InterruptedRunError(
-            f"{self._interruption.name or 'a signal to another process'} at step {done} of "
+            f"{self._signals.name or 'a signal to another process'} at step {done} of "
             f"{self._experiment.total_steps}: saved (waited {time.monotonic() - begun:.1f} s for "
             "it); run the same command to resume"
         )
@@ -251,7 +256,7 @@ class Trainer:
                 ended = self._done >= self._experiment.total_steps
                 # A signal that has arrived since the step counts as well; several processes act on
                 # it at a step that all have agreed on.
-                with nullcontext() if ended else self._interruption.breakable(shared=True):
+                with nullcontext() if ended else self._signals.breakable(shared=True):
                     host_batch = next(host_batches)
             except StopIteration:
                 return
@@ -263,7 +268,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------ recovery
 
-    def _roll_back(self, event: RollBack) -> None:
+    def _roll_back(self, event: RollbackRequest) -> None:
         """Restores the last regular checkpoint.
 
         Training continues with the batch after the non-finite one: from the same weights, the same
@@ -277,9 +282,10 @@ class Trainer:
         else:
             state = self._checkpoints.restore(shapes, self._experiment.mesh, target)
         lost = event.skipped - int(state.skipped[0])
-        self._guard.limit(lost, event.words, f"since step {target or 0}, which was gone back to")
+        self._guard.limit(lost, event.description, f"since step {target or 0}, which was restored")
         self._logger.say(
-            f"{event.words}: going on with the next batch from the weights of step {target or 0}"
+            f"{event.description}: continuing with the next batch from the weights of step "
+            f"{target or 0}"
         )
 
         def placed(value: Any) -> Any:  # one buffer each: the step donates them

@@ -11,7 +11,7 @@ from cssl_jax.errors import RunError
 from cssl_jax.planning import exhaustion
 from cssl_jax.planning.plan import GIB
 from cssl_jax.planning.planner import shapes_of
-from cssl_jax.planning.shapes import input_of
+from cssl_jax.planning.shapes import data_shapes
 from cssl_jax.train import run_dir
 from cssl_jax.train.pretrain import pretrain
 from cssl_jax.train.trainer import Trainer
@@ -52,7 +52,7 @@ def test_the_message_has_the_sizes_and_three_options_with_the_memory_by_plan(tmp
     ]
     for option, number, held, _ in ways:
         other = recipes.canonical(changed(config, option, number))
-        expected = shapes_of(other, 8, input_of(other, None, 8)).held
+        expected = shapes_of(other, 8, data_shapes(other, None, 8)).held
         assert float(held) == round(expected / GIB, 2)
         assert "another --workdir" not in message  # nothing is saved: the folder can be reused
         run_dir.check(tmp_path / "run", other)  # the folder accepts the config

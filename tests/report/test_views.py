@@ -18,7 +18,7 @@ from helpers import tiny
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    source = tiny.pictures(60, channels=3)
+    source = tiny.image_source(60, channels=3)
     path = tmp_path_factory.mktemp("data") / "images.npz"
     np.savez(path, images=source.images, labels=source.labels)
     return str(path)
@@ -77,7 +77,7 @@ def test_photos_of_any_size_are_shown_with_their_names_and_sizes(tmp_path, monke
     config = dataclasses.replace(config, augment=cssl_jax.ImagePolicy())
     examples = drawn_examples(monkeypatch, config, examples=16)
     for example in examples:
-        name, size = example.words
+        name, size = example.description
         with PIL.Image.open(tmp_path / name) as image:
             assert size == f"{image.width} x {image.height} px"
             np.testing.assert_array_equal(example.pixels, np.asarray(image))
@@ -144,16 +144,16 @@ def test_recorded_views_equal_those_drawn_from_the_config(arrays, plain, tmp_pat
 def test_a_killed_run_records_every_step_exactly_once(arrays, tmp_path, monkeypatch, crash):
     monkeypatch.setattr(view_log, "SHARD", 2)
     config = tiny.replace(make_config(arrays), "train", record_views=True, checkpoint_every=1)
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
 
     def stop(self, done, *rest):
-        add(self, done, *rest)
+        record_step(self, done, *rest)
         if done == crash:
             self._views._done = self._views._first  # as if the kill came before the next write
             raise CrashError
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", stop)
+        patch.setattr(logger.RunLogger, "record_step", stop)
         with pytest.raises(CrashError):
             cssl_jax.pretrain(config, tmp_path / "run")
     cssl_jax.pretrain(config, tmp_path / "run")

@@ -178,6 +178,14 @@ def test_missing_data_is_replaced_by_noise_and_reported(tmp_path):
         assert len(load_source(written.data.source, written.data)) == 24
 
 
+def test_data_that_cannot_be_read_is_not_replaced_whatever_its_name(tmp_path):
+    damaged = tmp_path / "does not exist.npz"
+    damaged.write_text("no zip file")
+    config = tiny.replace(tiny.config(batch_size=8), "data", source=str(damaged))
+    with pytest.raises(UserError, match=r"not a readable \.npz"):
+        examples_of(config, tmp_path / "data")
+
+
 def test_examples_are_the_recipes_own(tmp_path):
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (20, 24 + i, 3), np.uint8) for i in range(6)]

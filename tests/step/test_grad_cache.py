@@ -357,10 +357,10 @@ def test_remat_does_not_store_activations():
 
 @pytest.mark.slow
 def test_an_interrupted_run_in_micro_batches_ends_with_the_same_bits(tmp_path, monkeypatch):
-    source = tiny.pictures(24)
-    np.savez(tmp_path / "pictures.npz", images=source.images, labels=source.labels)
+    source = tiny.image_source(24)
+    np.savez(tmp_path / "images.npz", images=source.images, labels=source.labels)
     config = tiny.config(batch_size=8, micro_batch=4, epochs=2, checkpoint_every=1)
-    config = tiny.replace(config, "data", source=str(tmp_path / "pictures.npz"), augment_on="split")
+    config = tiny.replace(config, "data", source=str(tmp_path / "images.npz"), augment_on="split")
     config = tiny.replace(config, "data", engine="threads")
     config = tiny.replace(config, "runtime", devices=2)
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=8)
@@ -369,15 +369,15 @@ def test_an_interrupted_run_in_micro_batches_ends_with_the_same_bits(tmp_path, m
     class CrashError(Exception):
         pass
 
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
 
     def crash(self, done, metrics, wait):
-        add(self, done, metrics, wait)
+        record_step(self, done, metrics, wait)
         if done == 3:
             raise CrashError
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", crash)
+        patch.setattr(logger.RunLogger, "record_step", crash)
         with pytest.raises(CrashError):
             cssl_jax.pretrain(config, tmp_path / "run")
     assert cssl_jax.pretrain(config, tmp_path / "run") == results

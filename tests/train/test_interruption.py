@@ -35,8 +35,8 @@ def slow(value):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    source = tiny.pictures(60)
-    path = tmp_path_factory.mktemp("data") / "pictures.npz"
+    source = tiny.image_source(60)
+    path = tmp_path_factory.mktemp("data") / "images.npz"
     np.savez(path, images=source.images, labels=source.labels)
     config = tiny.config(epochs=3, checkpoint_every=0, evaluate_every=1, record_views=True)
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16)
@@ -80,17 +80,18 @@ def meta_files(run):
 def test_a_signal_between_steps_saves_and_exits_with_75(
     config, whole, tmp_path, monkeypatch, capfd, number
 ):
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
 
     def interrupt(self, done, metrics, wait):
-        add(self, done, metrics, wait)
+        record_step(self, done, metrics, wait)
         if done == 4:
             signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", interrupt)
+        patch.setattr(logger.RunLogger, "record_step", interrupt)
         assert cli.main(command(config, tmp_path / "run")) == 75
     said = capfd.readouterr().err
+    assert said.count("s after the process was started") == 1
     assert f"cssl-jax pretrain: {number.name} at step 4 of 9: saved" in said
     assert "run the same command to resume" in said
     assert cli.main(command(config, tmp_path / "run")) == 0
@@ -98,20 +99,20 @@ def test_a_signal_between_steps_saves_and_exits_with_75(
 
 
 @pytest.mark.parametrize("step", [slow(3), TOTAL])
-def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(
+def test_a_signal_interrupts_an_evaluation_which_is_repeated_on_resume(
     config, whole, tmp_path, monkeypatch, step
 ):
-    judge, times = Evaluator.judge, []
+    evaluate, times = Evaluator.evaluate, []
 
     def interrupted(self, features, **options):
         times.append(1)
         if len(times) == step // 3:
             signal.raise_signal(signal.SIGTERM)
-            pytest.fail("the evaluation went on")
-        return judge(self, features, **options)
+            pytest.fail("the evaluation continued")
+        return evaluate(self, features, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "judge", interrupted)
+        patch.setattr(Evaluator, "evaluate", interrupted)
         with pytest.raises(InterruptedRunError, match=f"SIGTERM at step {step} of 9: saved"):
             cssl_jax.pretrain(config, tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
@@ -122,14 +123,16 @@ def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(
     )
 
 
-def test_a_kill_while_the_evaluation_is_made_up_for_repeats_no_line(
+def test_a_kill_while_the_evaluation_is_repeated_duplicates_no_line(
     config, whole, tmp_path, monkeypatch
 ):
     def no_more(self, *arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "judge", lambda self, *a, **o: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(
+            Evaluator, "evaluate", lambda self, *a, **o: signal.raise_signal(signal.SIGTERM)
+        )
         with pytest.raises(InterruptedRunError):
             cssl_jax.pretrain(config, tmp_path / "run")
     with monkeypatch.context() as patch:  # its line is written, its checkpoint is not
@@ -149,12 +152,12 @@ def test_a_signal_does_not_wait_for_an_input_that_hangs(
     after, reached = trainer.Trainer._after, threading.Event()
 
     def noted(self, done):
-        figures = after(self, done)
+        metrics = after(self, done)
         if done == last:
             reached.set()
             if not late:
                 signal.raise_signal(signal.SIGTERM)
-        return figures
+        return metrics
 
     def interrupt():
         reached.wait(60)
@@ -190,14 +193,14 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_lose(
     assert "SIGTERM outside the steps: nothing is lost; run the same" in capfd.readouterr().err
 
 
-def test_a_save_that_fails_is_not_said_to_be_saved(config, tmp_path, monkeypatch):
+def test_a_save_that_fails_is_not_reported_as_saved(config, tmp_path, monkeypatch):
     def interrupt(self, done, metrics, wait):
         signal.raise_signal(signal.SIGTERM)
 
     def fails(self):
         raise self._not_written(OSError(28, "No space left on device"))
 
-    monkeypatch.setattr(logger.RunLogger, "add", interrupt)
+    monkeypatch.setattr(logger.RunLogger, "record_step", interrupt)
     monkeypatch.setattr(checkpoints.Checkpoints, "wait", fails)
     with pytest.raises(RunError, match="could not be written") as error:
         cssl_jax.pretrain(config, tmp_path / "run")
@@ -302,7 +305,7 @@ def test_a_file_in_the_way_is_refused(config, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("size", [slow(24), slow(150), 420, slow(700)])
-def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(config, whole, tmp_path, capfd, size):
+def test_a_full_disk_ends_the_run_and_space_lets_it_resume(config, whole, tmp_path, capfd, size):
     with disk(tmp_path / "disk", f"size={size}k"):
         run = tmp_path / "disk" / "run"
         recipe = command(config, tmp_path / "run")[1]
@@ -324,7 +327,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(config, whole, tmp_path
 def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, monkeypatch, every):
     import jax
 
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
     config = tiny.replace(config, "train", check_replicas_every=every)
     config = tiny.replace(config, "runtime", devices=2)
     runs = []
@@ -335,7 +338,7 @@ def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, mon
         runs.append(self)
 
     def drift(self, done, metrics, wait):
-        add(self, done, metrics, wait)
+        record_step(self, done, metrics, wait)
         if done == 5:
             state = runs[0]._state
             leaves, tree = jax.tree.flatten(state)
@@ -347,7 +350,7 @@ def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, mon
             runs[0]._state = jax.tree.unflatten(tree, leaves)
 
     monkeypatch.setattr(trainer.Trainer, "__init__", remember)
-    monkeypatch.setattr(logger.RunLogger, "add", drift)
+    monkeypatch.setattr(logger.RunLogger, "record_step", drift)
     # Found by the next check, or before the checkpoint of step 6 is saved.
     with pytest.raises(RunError, match=r"devices hold different values of \d+ arrays .* at step 6"):
         cssl_jax.pretrain(config, tmp_path / "run")

@@ -11,7 +11,7 @@ from cssl_jax.cli import main as cli
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
 from cssl_jax.train.logging import logger
-from cssl_jax.transfer.adapt.table import spread, table
+from cssl_jax.transfer.adapt.table import format_results, spread
 from helpers import tiny
 
 
@@ -121,22 +121,22 @@ def test_labels_of_a_third_of_the_target_are_used_for_training_and_evaluation(
 @pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     for name, seed in (("source", 0), ("target", 1)):
-        generated = tiny.pictures(60, seed=seed)
+        generated = tiny.image_source(60, seed=seed)
         np.savez(tmp_path / f"{name}.npz", images=generated.images, labels=generated.labels)
     dann_config = tiny.replace(tiny.config(epochs=3), "data", source=str(tmp_path / "source.npz"))
     dann_config = tiny.replace(dann_config, "method", name="dann")
     dann_config = tiny.replace(dann_config, "classifier", num_classes=3)
     dann_config = tiny.replace(dann_config, "adapt", target=str(tmp_path / "target.npz"))
     pretrain(dann_config, tmp_path / "whole")
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
 
     def crash(self, done, metrics, wait):
-        add(self, done, metrics, wait)
+        record_step(self, done, metrics, wait)
         if done == 5:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", crash)
+        patch.setattr(logger.RunLogger, "record_step", crash)
         with pytest.raises(KeyboardInterrupt):
             pretrain(dann_config, tmp_path / "run")
     pretrain(dann_config, tmp_path / "run")
@@ -144,7 +144,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, monkeypatch):
     assert (run / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
     models = [jax.device_get(load_encoder(folder).model) for folder in (run, uninterrupted)]
     jax.tree.map(np.testing.assert_array_equal, *models)
-    generated = tiny.pictures(60, seed=2)
+    generated = tiny.image_source(60, seed=2)
     np.savez(tmp_path / "target.npz", images=generated.images, labels=generated.labels)
     with pytest.raises(UserError, match="the target images have changed since the run began"):
         pretrain(dann_config, run)
@@ -166,10 +166,10 @@ def test_invalid_arguments_are_rejected_by_name(changes, options, message, tmp_p
 
 def test_incompatible_domains_are_rejected_before_training(tmp_path):
     rgb, more, few, fewer = (tmp_path / f"{name}.npz" for name in ("rgb", "more", "few", "fewer"))
-    np.savez(rgb, images=tiny.pictures(channels=3).images)
-    np.savez(more, images=tiny.pictures(20).images, labels=np.arange(20))
-    np.savez(few, images=tiny.pictures(13).images)
-    np.savez(fewer, images=tiny.pictures(5).images)
+    np.savez(rgb, images=tiny.image_source(channels=3).images)
+    np.savez(more, images=tiny.image_source(20).images, labels=np.arange(20))
+    np.savez(few, images=tiny.image_source(13).images)
+    np.savez(fewer, images=tiny.image_source(5).images)
     for target, message in (
         (rgb, r"3 channel\(s\) and data\.source of 1"),
         (more, "labels up to 19"),
@@ -193,7 +193,7 @@ def test_the_table_shows_mean_and_deviation_in_percent():
         },
         "leakage": {"source": {"words": "no leakage found"}},
     }
-    head, source, bn, *_, last = table(results).splitlines()
+    head, source, bn, *_, last = format_results(results).splitlines()
     assert head.split() == [
         "top-1",
         "on",

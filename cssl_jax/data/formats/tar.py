@@ -14,7 +14,7 @@ import numpy as np
 
 from cssl_jax.data.formats.schema import is_whole_number, note_on_no_label, number_labels
 from cssl_jax.data.formats.shards import Shard, ShardReader, find_shards
-from cssl_jax.data.pipeline.thread_map import ahead
+from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.data.sources.decode import is_image_name
 from cssl_jax.errors import UserError
 from cssl_jax.files import cached_json
@@ -85,7 +85,7 @@ def open_tar(spec: str, *, image_key: str = "", label_key: str = "") -> TarRecor
     index_shard = functools.partial(_cached_index, image_key=image_key.lower(), label_key=label_key)
     names, stamps, locations, values = [], [], [], []
     skipped, extensions = 0, set()
-    indexes = ahead(index_shard, shards)
+    indexes = map_ahead(index_shard, shards)
     for number, (shard, index) in enumerate(zip(shards, indexes, strict=True)):
         names += [f"{shard.name}:{key}" for key in index["keys"]]
         stamps += [f"{shard.stamp}-{start}" for start, _ in index["places"]]

@@ -11,7 +11,7 @@ from cssl_jax.data.formats.base import Records
 from cssl_jax.data.sources import arrays
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.images import load_images
-from cssl_jax.errors import UserError
+from cssl_jax.errors import MissingDataError, UserError
 
 Opener = Callable[[str, ImageOptions], Records]
 # Rules for the labels of a folder. Any other value of data.labels is the path of a labels.csv.
@@ -61,7 +61,8 @@ def load_source(spec: str | os.PathLike[str], options: ImageOptions | None = Non
         options: Options for reading encoded images; None takes the defaults. Arrays ignore them.
 
     Raises:
-        UserError: The source does not exist, or is not a set of images.
+        MissingDataError: The source does not exist, or is a TFDS data set that is not prepared.
+        UserError: The source is not a set of images.
     """
     spec = as_text(spec)
     if spec == "digits":
@@ -97,7 +98,8 @@ def open_records(spec: str | os.PathLike[str], options: ImageOptions) -> Records
             ``label_key`` to the other formats.
 
     Raises:
-        UserError: The set does not exist, or is not a set of images.
+        MissingDataError: The set does not exist, or is a TFDS data set that is not prepared.
+        UserError: The source is not a set of images.
     """
     spec = as_text(spec)
     _check_local(spec)
@@ -111,8 +113,9 @@ def open_records(spec: str | os.PathLike[str], options: ImageOptions) -> Records
         return by_suffix[path.suffix](str(path), options)
     if path.is_dir():
         return _opener_for(path)(str(path), options)
-    problem = "is not a set of images" if path.exists() else "does not exist"
-    raise UserError(f"data source {spec!r} {problem}; give {KINDS}")
+    if not path.exists():
+        raise MissingDataError(f"data source {spec!r} does not exist; give {KINDS}")
+    raise UserError(f"data source {spec!r} is not a set of images; give {KINDS}")
 
 
 def _opener_for(folder: pathlib.Path) -> Opener:

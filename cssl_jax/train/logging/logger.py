@@ -12,13 +12,13 @@ import numpy as np
 from cssl_jax.config import Config
 from cssl_jax.data.pipeline.base import Pipeline
 from cssl_jax.data.profile.advice import advice
-from cssl_jax.data.view_log.writer import FOLDER, ViewRecord
+from cssl_jax.data.view_log.writer import FOLDER, ViewLogWriter
 from cssl_jax.evaluate import verdicts
 from cssl_jax.evaluate.accuracy import shows_top5
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.recipes import to_dict
 from cssl_jax.runtime import multihost, process
-from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollBack
+from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollbackRequest
 from cssl_jax.train.logging.writers import (
     InputWatch,
     JsonLines,
@@ -48,8 +48,6 @@ class RunLogger:
     when the step is dispatched.
     """
 
-    _startup_reported = False  # once per process, for its first training run only
-
     def __init__(
         self,
         run: pathlib.Path,
@@ -60,6 +58,7 @@ class RunLogger:
         guard: NonFiniteGuard,
         *,
         unscored: bool = False,
+        report_startup: bool = False,
     ) -> None:
         """Opens the files of a run; lines of steps after ``start`` are removed.
 
@@ -72,6 +71,8 @@ class RunLogger:
             guard: Handler of non-finite steps.
             unscored: True if the evaluation at step ``start`` was interrupted. Its lines are
                 removed, because it runs again.
+            report_startup: Whether to print the time from the start of the process to the first
+                step. In a later run of the same process it would include the earlier runs.
         """
         self._every = config.train.log_every
         self._batch_size = config.train.batch_size
@@ -80,7 +81,8 @@ class RunLogger:
         entry = method_entry(config.method.name)
         self._chance = entry.chance_level(config)
         self._total_steps = total_steps
-        self._guard, self._has_first_step = guard, False
+        self._guard = guard
+        self._startup_pending = report_startup
         self._in_flight: collections.deque[_Step] = collections.deque()
         self._facts = None  # contrastive diagnostics apply to contrastive methods only
         if entry.contrastive:
@@ -92,7 +94,7 @@ class RunLogger:
         self._progress = Progress(total_steps, start, shown=writes)
         self._metrics: JsonLines | None = None
         self._timings: JsonLines | None = None
-        self._views: ViewRecord | None = None
+        self._views: ViewLogWriter | None = None
         self._boards: list[TensorBoard | WandB] = []
         if not writes:
             return
@@ -101,8 +103,8 @@ class RunLogger:
         self._timings = JsonLines(run / "timings.jsonl", keep_until=start)
         if config.train.record_views:
             rows = np.arange(config.train.batch_size)
-            work = dataclasses.replace(pipeline.work, rows=rows)
-            self._views = ViewRecord(run / FOLDER, work, start)
+            job = dataclasses.replace(pipeline.view_job, rows=rows)
+            self._views = ViewLogWriter(run / FOLDER, job, start)
         if config.train.tensorboard:
             self._boards.append(TensorBoard(run / "tensorboard", start_step=start))
         if config.train.wandb:
@@ -119,7 +121,7 @@ class RunLogger:
             if writer is not None:
                 writer.close()
 
-    def add(self, step: int, metrics: dict[str, jax.Array], wait: float) -> None:
+    def record_step(self, step: int, metrics: dict[str, jax.Array], wait: float) -> None:
         """Records a dispatched step; blocks only on the step two before it.
 
         Args:
@@ -128,12 +130,12 @@ class RunLogger:
             wait: Seconds that the loop waited for the input of this step.
 
         Raises:
-            RunError, RollBack: The older step was not finite; see ``NonFiniteGuard.handle``.
+            RunError, RollbackRequest: The older step was not finite; see ``NonFiniteGuard.handle``.
         """
         self._meter.add(self._batch_size, wait)
         self._progress.advance(step)
         if self._views is not None:
-            self._views.add(step)
+            self._views.advance(step)
         metrics["finite"].copy_to_host_async()
         self._in_flight.append(_Step(step, metrics))
         while len(self._in_flight) > IN_FLIGHT:
@@ -145,7 +147,7 @@ class RunLogger:
         """Waits for all dispatched steps and writes them; required before a state is saved.
 
         Raises:
-            RunError, RollBack: A step was not finite; see ``NonFiniteGuard.handle``.
+            RunError, RollbackRequest: A step was not finite; see ``NonFiniteGuard.handle``.
         """
         while self._in_flight:
             self._settle()
@@ -173,16 +175,17 @@ class RunLogger:
             shown.append(f"RankMe {scores['features.rankme']:.1f} of {limit:.0f}")
         self._progress.say(f"step {step}: {', '.join(shown)}")
         if self._facts is not None:
-            self._report_once(step, verdicts.of_features({"step": step, **scores}, self._facts))
+            self._report_once(step, verdicts.check_features({"step": step, **scores}, self._facts))
         self._meter.read()  # start a new interval
 
     def _settle(self) -> None:
         """Waits for the oldest dispatched step, writes it, and handles non-finite values."""
         oldest = self._in_flight.popleft()
         finite = bool(oldest.metrics["finite"])
-        if not self._has_first_step:
-            self._has_first_step = True
-            self._report_startup()
+        if self._startup_pending:
+            self._startup_pending = False
+            if (age := process.process_age()) is not None:
+                self.say(f"first step done {age:.1f} s after the process was started")
         if finite and oldest.timing is None:
             return
         arrays = jax.device_get(oldest.metrics)
@@ -194,19 +197,9 @@ class RunLogger:
         row = int(arrays["skipped"][1])
         try:
             self.say(self._guard.handle(oldest.number, values, arrays["norms"], row))
-        except RollBack:
+        except RollbackRequest:
             self._in_flight.clear()  # computed from weights that the rollback discards
             raise
-
-    def _report_startup(self) -> None:
-        """Prints the time from process start to the first step, for the first run of a process.
-
-        In later runs of the same process that time would include the earlier runs.
-        """
-        age = None if RunLogger._startup_reported else process.process_age()
-        RunLogger._startup_reported = True
-        if age is not None:
-            self.say(f"first step done {age:.1f} s after the process was started")
 
     def _report_once(self, step: int, current: Sequence[verdicts.Verdict]) -> None:
         """Prints each kind of verdict once, at the first step at which it holds."""
@@ -220,11 +213,11 @@ class RunLogger:
         self._guard.remember(step, values)
         self._progress.show(values, timing)
         if waiting := self._watch.check(timing):
-            for verdict in verdicts.of_input(waiting, advice(self._pipeline)):
+            for verdict in verdicts.check_input(waiting, advice(self._pipeline)):
                 self.say(str(verdict))  # the watch limits how often this is printed
         if self._facts is not None:
             self._recent.append({"step": step, **values})
-            self._report_once(step, verdicts.of_steps(self._recent, self._facts))
+            self._report_once(step, verdicts.check_steps(self._recent, self._facts))
         epoch = step / self._steps_per_epoch
         if self._metrics is not None and self._timings is not None:
             self._metrics.write(step, {"epoch": epoch, **values})

@@ -1,4 +1,4 @@
-"""Configs, command lines and run folders: as in ``readers``, for what is no set of pictures."""
+"""Configs, command lines and run folders: as in ``readers``, for what is no set of images."""
 
 import functools
 import io

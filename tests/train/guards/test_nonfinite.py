@@ -201,7 +201,7 @@ def test_rollback_continues_with_the_next_batch_from_the_last_checkpoint(
     printed, lines = capfd.readouterr().err, logged(tmp_path / "run")
     for bad in bad_steps():
         back = (bad - 1) // STEPS_PER_EPOCH * STEPS_PER_EPOCH
-        assert f"going on with the next batch from the weights of step {back}" in printed
+        assert f"continuing with the next batch from the weights of step {back}" in printed
     expected = expected_losses(config)
     losses = {step: line["loss"] for step, line in lines.items()}
     for step, loss in losses.items():
@@ -231,15 +231,15 @@ def test_a_non_finite_last_step_is_evaluated_and_saved(make, tmp_path, mode):
 def test_a_killed_run_repeats_its_skipped_steps_exactly(make, tmp_path, monkeypatch, mode):
     config = make(on_nonfinite=mode)
     cssl_jax.pretrain(config, tmp_path / "whole")
-    add = logger.RunLogger.add
+    record_step = logger.RunLogger.record_step
 
     def crash(self, done, metrics, wait):
-        add(self, done, metrics, wait)
+        record_step(self, done, metrics, wait)
         if done == 8:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(logger.RunLogger, "add", crash)
+        patch.setattr(logger.RunLogger, "record_step", crash)
         with pytest.raises(KeyboardInterrupt):
             cssl_jax.pretrain(config, tmp_path / "run")
     cssl_jax.pretrain(config, tmp_path / "run")
