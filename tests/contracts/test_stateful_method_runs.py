@@ -27,7 +27,7 @@ def trusted():
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    source = tiny.pictures(60)
+    source = tiny.image_source(60)
     path = tmp_path_factory.mktemp("data") / "images.npz"
     np.savez(path, images=source.images, labels=source.labels)
     small = tiny.config(epochs=4, checkpoint_every=0, checkpoint_steps=4, evaluate_every=2)
