@@ -1,7 +1,9 @@
 """Shortens a command's help to the options that most runs need; `--help-all` shows all."""
 
 import re
+from collections.abc import Sequence
 
+HELP_ALL = "--help-all"
 # Config fields that `--help` shows. The others keep their recipe's value in most runs.
 ESSENTIAL = frozenset(
     {
@@ -28,6 +30,11 @@ SECTIONS = {"classifier": ("finetune", "adapt"), "adapt": ("adapt",)}
 _ASCII = str.maketrans("╭╮╰╯│─", "++++|-")
 _OPTION = re.compile(r"^│ --(?:no-)?([\w-]+)\.([\w-]+)")
 _BOX = re.compile(r"^╭─ (?:([\w-]+) )?options ─")
+
+
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """True if the arguments ask for help."""
+    return not {"-h", "--help", HELP_ALL}.isdisjoint(argv)
 
 
 def shorten(text: str, command: str, encoding: str | None = "utf-8") -> str:
@@ -61,7 +68,7 @@ def shorten(text: str, command: str, encoding: str | None = "utf-8") -> str:
             kept += box if has_options else []
             box = []
     if hidden:
-        kept += ["", f"{hidden} more options are listed by --help-all"]
+        kept += ["", f"{hidden} more options are listed by {HELP_ALL}"]
     brief = "\n".join(kept) + "\n"
     try:
         brief.encode(encoding or "utf-8")

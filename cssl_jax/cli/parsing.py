@@ -10,13 +10,12 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from cssl_jax.cli.brief_help import shorten
+from cssl_jax.cli.brief_help import HELP_ALL, asks_for_help, shorten
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.files import existing_run
 
 T = TypeVar("T")
-HELP_ALL = "--help-all"
 _WARMUP = "--optimizer.warmup-epochs"
 
 # Positional arguments and paths, with the word for them in help texts and errors.
@@ -43,11 +42,6 @@ def parse(cls: type[T], name: str, argv: Sequence[str], default: T | None = None
         full.seek(0)
         sys.stdout.write(shorten(full.read(), name, sys.stdout.encoding))
     raise AssertionError("help ends the command")
-
-
-def asks_for_help(argv: Sequence[str]) -> bool:
-    """True if the arguments ask for help."""
-    return not {"-h", "--help", HELP_ALL}.isdisjoint(argv)
 
 
 def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:

@@ -209,7 +209,7 @@ def test_help_calls_what_is_named_first_by_its_word(capsys):
 
 
 def test_no_help_starts_a_line_within_a_sentence_or_names_a_python_class():
-    described = {options for _, options in cli.COMMANDS.values()}
+    described = {command.options for command in cli.COMMANDS.values()}
     described |= {config.Config, *typing.get_type_hints(config.Config).values(), ImageOptions}
     for options in described:
         text = inspect.getdoc(options)

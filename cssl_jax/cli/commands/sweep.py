@@ -50,7 +50,7 @@ class Sweep:
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
-def sweep(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """`cssl-jax sweep RECIPE --space space.py [--trials 20] [--section.field VALUE ...]`."""
     from cssl_jax.sweeps.report import write_report
     from cssl_jax.sweeps.sweep import sweep

@@ -33,15 +33,15 @@ class Adapt:
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
-def adapt(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """`cssl-jax adapt RUN --target SOURCE --workdir DIR [--section.field VALUE ...]`."""
     from cssl_jax.runtime import multihost
     from cssl_jax.transfer.adapt.run import RESULTS, adapt
     from cssl_jax.transfer.adapt.table import table
     from cssl_jax.transfer.finetune import finetune_config
 
-    run = run_first("adapt", "--target SOURCE --workdir FOLDER ", argv)
-    config = finetune_config(run) if run else Config()
+    folder = run_first("adapt", "--target SOURCE --workdir FOLDER ", argv)
+    config = finetune_config(folder) if folder else Config()
     options = parse(Adapt, "adapt", argv, Adapt(tyro.MISSING, tyro.MISSING, config=config))
     config = options.config
     if options.target:

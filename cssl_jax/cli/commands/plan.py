@@ -1,4 +1,4 @@
-"""Commands `selfcheck` and `plan`: a recipe on many devices, its invariance and its cost."""
+"""Command `plan`: cost of a recipe's step, and the largest batch that fits."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,36 +6,14 @@ from typing import Annotated
 
 import tyro
 
-from cssl_jax.cli.parsing import Recipe, asks_for_help, fit_warmup, parse, recipe_first
+from cssl_jax.cli.parsing import Recipe, fit_warmup, parse, recipe_first
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.planning.scaling import Hardware, rows, table
 
 
 @dataclasses.dataclass(frozen=True)
-class SelfCheckOptions:
-    """Train a few steps of a recipe on 1, 2, 4, ... devices and compare the results.
-
-    Attributes:
-        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
-        devices: Maximum number of devices: accelerators if there are two or more, else simulated
-            CPUs.
-        steps: Number of steps in float64; float32 compares one step.
-        full: Keep the recipe's own encoder, batch and image size instead of reducing them.
-        timeout: Maximum time in seconds per group of processes.
-        config: Every field of the config; defaults are the recipe's.
-    """
-
-    recipe: Recipe
-    devices: int = 8
-    steps: int = 20
-    full: bool = False
-    timeout: float = 900.0
-    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
-
-
-@dataclasses.dataclass(frozen=True)
-class PlanOptions:
+class Plan:
     """Compute the cost of a recipe's step on given devices, and the largest batch that fits.
 
     Attributes:
@@ -71,35 +49,14 @@ class PlanOptions:
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
-def selfcheck(argv: Sequence[str]) -> int:
-    """`cssl-jax selfcheck [RECIPE] [--devices 8] [--section.field VALUE ...]`."""
-    from cssl_jax.selfcheck.run import say, selfcheck
-
-    if not argv or (argv[0].startswith("-") and not asks_for_help(argv)):
-        argv = ["debug", *argv]
-    config = recipe_first("selfcheck", "[--devices 8]", argv)
-    default = SelfCheckOptions("debug", config=config)
-    options = parse(SelfCheckOptions, "selfcheck", argv, default)
-    result = selfcheck(
-        fit_warmup(options.config, config, argv),
-        devices=options.devices,
-        steps=options.steps,
-        full=options.full,
-        timeout=options.timeout,
-        progress=say,
-    )
-    print(result)
-    return 0 if result.passed else 1
-
-
-def plan(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """`cssl-jax plan RECIPE [--devices 32 | --target tpu:v5e:4x8] [--section.field VALUE ...]`."""
     from cssl_jax.planning.format import plan_text
     from cssl_jax.planning.planner import plan
     from cssl_jax.planning.shapes import input_of
 
     config = recipe_first("plan", "--devices 32", argv)
-    options = parse(PlanOptions, "plan", argv, PlanOptions(tyro.MISSING, config=config))
+    options = parse(Plan, "plan", argv, Plan(tyro.MISSING, config=config))
     chosen = fit_warmup(options.config, config, argv)
     if options.target:
         from cssl_jax.planning.target_plan import plan_target

@@ -58,7 +58,7 @@ class DataSplit:
     )
 
 
-def data_check(argv: Sequence[str]) -> int:
+def check_data(argv: Sequence[str]) -> int:
     """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
     from cssl_jax.data.cleaning import check, scan
 
@@ -86,7 +86,7 @@ def _within_limits(options: ImageOptions) -> ImageOptions:
     return options
 
 
-def data_split(argv: Sequence[str]) -> int:
+def split_data(argv: Sequence[str]) -> int:
     """`cssl-jax data split SOURCE --output FOLDER`."""
     from cssl_jax.data.cleaning import splits
 
