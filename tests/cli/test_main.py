@@ -219,16 +219,6 @@ def test_no_help_starts_a_line_within_a_sentence_or_names_a_python_class():
         assert all(start[0].isalpha() for start in starts), options
 
 
-def test_a_misspelt_option_is_refused_with_the_nearest_right_name(tmp_path, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(["pretrain", "debug", "--workdir", str(tmp_path / "x"), "--train.bacth-size", "8"])
-    assert exit_.value.code == 2
-    message = words(capsys.readouterr().err)
-    assert "--train.bacth-size" in message
-    assert "Perhaps you meant: --train.batch-size" in message
-    assert not (tmp_path / "x").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -92,7 +92,7 @@ def fuzz_options(draw, broken, folder):
         sys.stdout = sys.stderr = quiet
         default = BenchInput("digits", config=recipes.load("digits"))
         options = one_message(parse, BenchInput, "bench-input", words, default)
-    except SystemExit as exit_:  # tyro has shown how the words do not fit
+    except SystemExit as exit_:  # a word asked for help
         code = exit_.code
     finally:
         sys.stdout, sys.stderr = out, err
