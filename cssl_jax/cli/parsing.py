@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn, TypeVar
@@ -11,7 +12,7 @@ from typing import Annotated, NoReturn, TypeVar
 import tyro
 
 from cssl_jax.cli import usage_errors
-from cssl_jax.cli.brief_help import HELP_ALL, asks_for_help, shorten
+from cssl_jax.cli.brief_help import HELP_ALL, asks_for_help, fit, shorten
 from cssl_jax.cli.option_types import options_of
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
@@ -64,16 +65,14 @@ def _reason(error: BaseException | None) -> UserError | None:
 
 def _print_help(cls: type[T], name: str, argv: Sequence[str], default: T | None) -> NoReturn:
     """Prints the help, with the essential options alone unless all are requested, and exits."""
-    answer = _parser(cls, name, default)
-    if HELP_ALL in argv:
-        answer(args=["--help"])
     full = io.TextIOWrapper(io.BytesIO(), "utf-8")  # tyro draws its boxes where they can be encoded
     try:
         with contextlib.redirect_stdout(full):
-            answer(args=["--help"])
+            _parser(cls, name, default)(args=["--help"])
     finally:
         full.seek(0)
-        sys.stdout.write(shorten(full.read(), name, sys.stdout.encoding))
+        text = full.read() if HELP_ALL in argv else shorten(full.read(), name)
+        sys.stdout.write(fit(text, shutil.get_terminal_size().columns, sys.stdout.encoding))
     raise AssertionError("help ends the command")
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from cssl_jax import config
 from cssl_jax.cli import main as cli
-from cssl_jax.cli.brief_help import ESSENTIAL, shorten
+from cssl_jax.cli.brief_help import ESSENTIAL, fit, shorten
 from cssl_jax.config.images import ImageOptions
 from helpers import tiny
 
@@ -188,10 +188,20 @@ def test_the_essential_options_exist(capsys):
 
 def test_help_is_plain_where_the_output_has_no_boxes():
     text = "╭─ data options ─╮\n│ --data.source  │\n│ --data.mean    │\n╰────────────────╯\n"
-    assert shorten(text, "plan", "ascii") == (
+    assert fit(shorten(text, "plan"), 80, "ascii") == (
         "+- data options -+\n| --data.source  |\n+----------------+\n\n"
         "1 more options are listed by --help-all\n"
     )
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_no_line_of_the_help_is_wider_than_the_terminal(command, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            cli.main([*command.split(), option])
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= columns
 
 
 def test_help_calls_what_is_named_first_by_its_word(capsys):

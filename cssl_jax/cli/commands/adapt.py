@@ -12,12 +12,12 @@ from cssl_jax.config import Config
 
 @dataclasses.dataclass(frozen=True)
 class Adapt:
-    """Train on one domain's labels for a domain without; compare with both bounds.
+    """Adapt a run's encoder to a domain without labels; compare with bounds and baselines.
 
     Attributes:
         run: Run folder of the pretrained encoder.
-        workdir: Output folder: one run per training run, and adaptation.json.
-        target: Images of the domain to adapt to; short for --adapt.target.
+        workdir: Folder for the results: a run folder per training run, and adaptation.json.
+        target: Images of the domain without labels, given as data.source; short for --adapt.target.
         methods: Methods to compare: bn uses the target's BatchNorm statistics without training,
             coral aligns covariances, dann trains against a domain classifier.
         seeds: Number of seeds per setting.

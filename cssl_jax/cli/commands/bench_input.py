@@ -15,7 +15,8 @@ class BenchInput:
     """Measure each stage of a recipe's input and report which one limits it.
 
     Attributes:
-        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file; its values are
+            the defaults of the other options.
         seconds: Duration of each measurement in seconds.
         config: Every field of the config; defaults are the recipe's.
     """

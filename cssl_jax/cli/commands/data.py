@@ -19,11 +19,11 @@ class DataCheck:
     """Examine a set of images: damaged files, duplicates, sizes, classes.
 
     Attributes:
-        source: Images: folder, .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or .parquet file.
+        source: Images: a folder, a .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or a .parquet file.
         options: How images are read; the options of a run named data.*.
         rejected: File (.csv) for the images that a run would exclude, with the reasons; - is
             standard output.
-        json: File for all metrics; - is standard output.
+        json: File (.json) for all metrics; - is standard output.
     """
 
     source: Source

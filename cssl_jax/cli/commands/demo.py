@@ -14,7 +14,7 @@ class Demo:
 
     Attributes:
         workdir: Run folder; a run that is in it is resumed.
-        recipe: Recipe to run.
+        recipe: Recipe to run instead of the digits.
     """
 
     workdir: Folder = pathlib.Path("runs/demo")

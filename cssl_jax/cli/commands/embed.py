@@ -16,14 +16,19 @@ REJECTED_SHOWN = 20  # omitted images that are printed; the file holds all
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedData(ImageOptions):
+class _Source:
+    """Field that the help lists first."""
+
+    source: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedData(ImageOptions, _Source):
     """Images to embed; they are read as in the run unless an option says otherwise.
 
     Attributes:
         source: Images, given as data.source of a run: an .npz file, a folder, a .csv list, ...
     """
-
-    source: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +38,9 @@ class Embed:
     Attributes:
         run: Run folder of the encoder.
         data: Images to embed.
-        output: File to write (.npz; - is standard output): features float32 [N, D] and, where there
-            are some, labels, names, classes (names of the labels), and rejected: name and reason of
-            each image that is omitted.
+        output: File to write (.npz); - is standard output. It holds features (float32 [N, D]) and,
+            where there are some, labels, classes (names of the labels), names of the images, and
+            rejected (name and reason of each image that is omitted).
         batch_size: Number of images embedded at once; 0 uses the run's evaluate.batch_size.
     """
 

@@ -18,10 +18,10 @@ class Evaluate:
     """Evaluate a run's encoder, the untrained one and raw pixels, on the run's or on other data.
 
     Attributes:
-        run: Run folder; its config has the defaults of all other options.
-        protocol: Evaluation protocols; segment takes images with masks. See docs/evaluation.md.
-        json: File for all metrics (- is standard output); results.json of a finished run has them
-            in any case.
+        run: Run folder; its config gives the defaults of the other options.
+        protocol: Evaluation protocols to run, see docs/evaluation.md; segment takes images with
+            masks.
+        json: File (.json) for all metrics; - is standard output.
         data: Labelled images to fit on and to report on.
         evaluate: Settings of the protocols.
     """

@@ -16,10 +16,10 @@ class Finetune:
 
     Attributes:
         run: Run folder of the pretrained encoder.
-        workdir: Output folder: one run per training run, and finetune.json.
-        fractions: Fractions of each class's training labels, such as 0.01 0.1 1.
-        min_steps: Minimum number of steps per training run: if --train.epochs give fewer, as with a
-            dozen labels, the number of epochs is increased. 0 uses --train.epochs.
+        workdir: Folder for the results: a run folder per training run, and finetune.json.
+        fractions: Fractions of each class's training labels to train on, such as 0.01 0.1 1.
+        min_steps: Minimum number of steps per training run: if --train.epochs gives fewer, as with
+            a dozen labels, the number of epochs is increased. 0 uses --train.epochs.
         config: Every field of the training runs' config; defaults are those of the run, with the
             SimCLR paper's fine-tuning. See the options --classifier.*.
     """

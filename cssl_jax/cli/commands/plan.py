@@ -17,35 +17,37 @@ class Plan:
     """Compute the cost of a recipe's step on given devices, and the largest batch that fits.
 
     Attributes:
-        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
-        target: Compile the step for accelerators that are not here: tpu:v5e:4x8 (v4, v5e, v5p,
-            v6e; chips along each axis), cuda:h100 (a100, h200; cuda:h100:8 for eight).
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file; its values are
+            the defaults of the other options.
+        devices: Number of devices that share a batch; several numbers give a table by formulas
+            alone.
+        target: Accelerators to compile the step for, present or not: tpu:v5e:4x8 (or v4, v5p, v6e;
+            chips along each axis), cuda:h100 (or a100, h200), cuda:h100:8 for eight. "" compiles
+            for the devices that are present.
         largest: With a target: find the largest batch of each kind of step, by compiling two
             sizes of each.
         views_per_core: With a target: views per second that one host core makes, as measured by
             bench-input; prints the number of cores that feed the target. 0 omits it.
-        devices: Number of devices that share a batch; several numbers give a table by formulas
-            alone.
         memory_gb: Memory of one device in GiB; by default that of the device that is present.
         compile: Compile the step as well, for the devices that are present or for simulated CPUs.
+        timeout: Maximum time in seconds for compiling.
         per_device: Examples per device in the table; 0 divides the recipe's batch.
         hardware: Rates that the table assumes for a device.
-        timeout: Maximum time in seconds for compiling.
         config: Every field of the config; defaults are the recipe's.
     """
 
     recipe: Recipe
+    devices: tuple[int, ...] = (1,)
     target: str = ""
     largest: bool = False
     views_per_core: float = 0.0
-    devices: tuple[int, ...] = (1,)
     memory_gb: float | None = None
     compile: bool = True
+    timeout: float = 900.0
     per_device: int = 0
     hardware: Annotated[Hardware, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=Hardware
     )
-    timeout: float = 900.0
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 

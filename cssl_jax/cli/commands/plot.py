@@ -15,7 +15,8 @@ class Plot:
     Attributes:
         run: Run folder; it may still be training.
         output: File to write (.png); - is standard output.
-        kind: Kind of plot.
+        kind: Kind of plot: curves of the training run; a map of the features by pca, tsne or umap;
+            confusion of classes; nearest neighbours; augmented views.
         images: Maximum number of validation images to embed.
     """
 

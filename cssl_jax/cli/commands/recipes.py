@@ -30,7 +30,7 @@ class RecipesDiff:
 
     Attributes:
         a: First recipe: a name, or a .py or .json file (such as a run's config.json).
-        b: Second recipe, given as the first.
+        b: Second recipe, in the same form.
     """
 
     a: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="A")]]

@@ -22,8 +22,8 @@ class Report:
 
     Attributes:
         runs: Run folders to compare, or the folder of one sweep.
-        output: File to write (.html); by default report.html in the folder of a single run. -
-            writes the page to standard output.
+        output: File to write (.html); - is standard output. By default report.html: in the folder
+            of a single run, in the current folder for several runs.
         images: Maximum number of validation images to embed; 0 omits maps and galleries.
         figures: Write the plots as PNG as well.
     """

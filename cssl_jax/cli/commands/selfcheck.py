@@ -16,7 +16,8 @@ class SelfCheck:
     """Train a few steps of a recipe on 1, 2, 4, ... devices and compare the results.
 
     Attributes:
-        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file; its values are
+            the defaults of the other options.
         devices: Maximum number of devices: accelerators if there are two or more, else simulated
             CPUs.
         steps: Number of steps in float64; float32 compares one step.

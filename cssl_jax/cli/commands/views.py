@@ -16,10 +16,11 @@ class Views:
     """Draw images and their views as training sees them, with each view's augmentations.
 
     Attributes:
-        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file; its values are
+            the defaults of the other options.
         output: File to write (.png); - is standard output.
-        examples: Number of images, the first of the batch.
-        step: Step of the run, from 0.
+        examples: Number of images, taken from the start of the step's batch.
+        step: Number of the step whose batch is drawn, from 0.
         config: Every field of the config; defaults are the recipe's.
     """
 
