@@ -41,7 +41,7 @@ def options_of(command):
     """Names of all options of a command, as they are typed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way to ask tyro
-        parser = tyro.extras.get_parser(cli.COMMANDS[command][1])
+        parser = tyro.extras.get_parser(cli.COMMANDS[command].options)
     names = {name for action in parser._actions for name in action.option_strings}
     return {name.removeprefix("--") for name in names}
 

@@ -19,11 +19,11 @@ class DataCheck:
     """Examine a set of images: damaged files, duplicates, sizes, classes.
 
     Attributes:
-        source: Images: folder, .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or .parquet file.
+        source: Images: a folder, a .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or a .parquet file.
         options: How images are read; the options of a run named data.*.
         rejected: File (.csv) for the images that a run would exclude, with the reasons; - is
             standard output.
-        json: File for all metrics; - is standard output.
+        json: File (.json) for all metrics; - is standard output.
     """
 
     source: Source
@@ -58,7 +58,7 @@ class DataSplit:
     )
 
 
-def data_check(argv: Sequence[str]) -> int:
+def check_data(argv: Sequence[str]) -> int:
     """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
     from cssl_jax.data.cleaning import check, scan
 
@@ -86,7 +86,7 @@ def _within_limits(options: ImageOptions) -> ImageOptions:
     return options
 
 
-def data_split(argv: Sequence[str]) -> int:
+def split_data(argv: Sequence[str]) -> int:
     """`cssl-jax data split SOURCE --output FOLDER`."""
     from cssl_jax.data.cleaning import splits
 
