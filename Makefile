@@ -12,7 +12,7 @@ install: $(VENV)/.installed
 # An interpreter counts only if it runs and is new enough: a shim that prints an error does not.
 $(VENV)/.installed: setup.py setup.cfg requirements.txt
 	@if [ -x $(BIN)/python ]; then \
-		echo "environment: $(VENV), $$($(BIN)/python --version) (make clean to begin anew)"; \
+		echo "environment: $(VENV), $$($(BIN)/python --version) (make clean to start from scratch)"; \
 	else \
 		python=$$(sh launch/find_python.sh "$(PYTHON)") || exit 1; \
 		echo "environment: $(VENV), made by $$python"; \

@@ -1,9 +1,9 @@
 """Time to an accuracy on CIFAR-10: the recipe ``cifar10_resnet18`` beside the same in PyTorch.
 
 Both in bfloat16 where there is a GPU, PyTorch's channels-last and compiled, its augmentation
-torchvision's in a DataLoader with a worker a core. Every so many epochs both encoders are judged by
-the same linear probe, fitted on as many images; the seconds are those of training, compiling
-included, evaluation left out. Prints a table; writes ``benchmarks/results/accuracy.json``.
+torchvision's in a DataLoader with a worker a core. Every so many epochs both encoders are evaluated
+by the same linear probe, fitted on as many images; the seconds are those of training, compiling
+included, evaluation excluded. Prints a table; writes ``benchmarks/results/accuracy.json``.
 
 Command: python benchmarks/accuracy.py --cifar FOLDER [--target 85 --epochs 100 --every 10]
          [--peer-python PATH]

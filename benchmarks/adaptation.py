@@ -1,4 +1,4 @@
-"""Does adaptation pay? Pictures to other pictures that are shifted, beside bounds and floors.
+"""Does adaptation pay? Images to other images that are shifted, beside bounds and baselines.
 
 Half of the embedded digits, or of photos, as they are, have labels: the source. The other half,
 shifted on the spot, have none: the target; a fifth of either is held out to report on. Each seed
@@ -10,7 +10,7 @@ CORAL's layer and weight, the epochs and the learning rate were chosen on the di
 which is therefore none of the seeds reported; DANN's weight is the paper's.
 
 Command: python benchmarks/adaptation.py [--shifts pale inverted] [--seeds 1 2 3]
-         [--photos FOLDER] [--workdir runs/adaptation]; runs that are there are gone on with.
+         [--photos FOLDER] [--workdir runs/adaptation]; existing runs are resumed.
 (FOLDER has a folder a class, or several such folders; it is needed for the shift ``photos``.)
 """
 
@@ -110,8 +110,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
             results = adapted(folder, start, source, target)
             for row, domains in results["rows"].items():
                 tops = found[start].setdefault(row, {})
-                for domain, figures in domains.items():
-                    tops.setdefault(domain, []).append(100 * figures["mean"])
+                for domain, metrics in domains.items():
+                    tops.setdefault(domain, []).append(100 * metrics["mean"])
     return {"images": results["images"], "starts": found}
 
 
@@ -132,7 +132,7 @@ def photos(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 def write_domains(
     folder: pathlib.Path, images: np.ndarray, labels: np.ndarray, shift: Shift, seed: int
 ) -> tuple[pathlib.Path, ...]:
-    """The .npz files of both domains, which share no picture."""
+    """The .npz files of both domains, which share no image."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images))
     half = len(images) // 2

@@ -1,4 +1,4 @@
-"""Does pretraining pay on the digits? Probe accuracy over seeds, beside its floors.
+"""Does pretraining pay on the digits? Probe accuracy over seeds, beside its baselines.
 
 Each seed is a split, an initialisation and an order of its own. Prints one table and writes
 ``benchmarks/results/digits.json``.
@@ -65,7 +65,7 @@ def summary(runs: list[dict], key: str | None) -> dict:
 
 
 def paired(runs: list[dict], key: str) -> dict:
-    """Trained minus floor on the same split, so that hard and easy splits cancel."""
+    """Trained minus baseline on the same split, so that hard and easy splits cancel."""
     return {
         protocol: spread(
             [

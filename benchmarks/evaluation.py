@@ -1,6 +1,6 @@
 """What evaluation on cached features costs: neighbours and probes beside scikit-learn and faiss.
 
-Every figure comes from a process of its own, on made-up features with classes and correlated
+Every value comes from a process of its own, on made-up features with classes and correlated
 dimensions (``evaluation/features.py``). Prints a table and its targets' verdicts for each
 section; writes ``benchmarks/results/evaluation.json``.
 

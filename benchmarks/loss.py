@@ -1,6 +1,6 @@
 """What the contrastive loss costs: beside peers, at scale, over devices, and in a training step.
 
-Forward and backward of NT-Xent at d = 128; every figure from a process of its own. Prints a table
+Forward and backward of NT-Xent at d = 128; every value from a process of its own. Prints a table
 and its targets' verdicts for each section; writes ``benchmarks/results/loss.json``, or
 ``loss_DEVICE.json`` for what was measured on an accelerator.
 

@@ -4,7 +4,7 @@ The digits are those of ``cssl-jax demo``. The photos are the recipe ``folder`` 
 recipe ``cifar10_resnet18``, both reduced as in docs/results.md. For ``segment``, scenes with masks
 are composed of their images: one image at a random place on a noisy ground. Writes
 ``benchmarks/results/protocols.json`` and, for the photos, ``docs/photos_curves.png``;
-``benchmarks/figures.py`` then writes the tables of README.md and docs/.
+``benchmarks/document_tables.py`` then writes the tables of README.md and docs/.
 
 Command: python benchmarks/protocols.py --digits --photos FOLDER --cifar FOLDER
 (FOLDER/train and FOLDER/val with a folder per class; FOLDER/cifar10_train.npz and
@@ -71,8 +71,8 @@ def main() -> None:
         if name != "digits":
             text = text.replace(str(folder), "FOLDER")
         path.write_text(text.replace(str(options.workdir), "RUNS") + "\n")
-    for name, figures in report.items():
-        print(f"\n{name}\n{table(figures)}")
+    for name, found in report.items():
+        print(f"\n{name}\n{table(found)}")
 
 
 def measure(name: str, folder: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
@@ -160,19 +160,19 @@ def _parts(folder: pathlib.Path, name: str) -> tuple[pathlib.Path, pathlib.Path]
 def write_scenes(
     train: pathlib.Path, test: pathlib.Path, folder: pathlib.Path, side: int
 ) -> dict[str, pathlib.Path]:
-    """.npz files of 2,000 and 500 scenes with masks: 0 is the ground, 1 + class the picture."""
+    """.npz files of 2,000 and 500 scenes with masks: 0 is the ground, 1 + class the image."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, ground, paths = np.random.default_rng(0), side * 3 // 2, {}
     for part, source, count in (("train", train, 2000), ("test", test, 500)):
         data = load_source(str(source))
         images, masks = [], []
         for index in rng.permutation(len(data))[:count]:
-            picture = ImageOps.fit(Image.fromarray(data.image(index)), (side, side))
+            image = ImageOps.fit(Image.fromarray(data.image(index)), (side, side))
             scene = rng.uniform(0, 255, 3) + rng.normal(0, 40, (ground, ground, 3))
             mask = np.zeros((ground, ground), np.uint8)
             top, left = rng.integers(0, ground - side, 2, endpoint=True)
             place = slice(top, top + side), slice(left, left + side)
-            scene[place], mask[place] = picture, 1 + data.labels[index]
+            scene[place], mask[place] = image, 1 + data.labels[index]
             images.append(scene.clip(0, 255).astype(np.uint8))
             masks.append(mask)
         paths[part] = folder / f"{part}.npz"
@@ -180,13 +180,13 @@ def write_scenes(
     return paths
 
 
-def rows(figures: dict[str, Any]) -> dict[str, list[str]]:
+def rows(report: dict[str, Any]) -> dict[str, list[str]]:
     """Row -> cells of COLUMNS in percent, the last checkpoint beside its baselines.
 
     +- is a 95 % interval over draws of labels. Runs from before results.json described the
     untrained encoder compared with the state before the first step: "-" in its place.
     """
-    results, places = figures["results"], (None, "random_init", "pixels")
+    results, places = report["results"], (None, "random_init", "pixels")
     columns = [results if place is None else results[place] for place in places]
     found = {
         "linear probe": [_percent(column["linear"]["top1"]) for column in columns],
@@ -201,11 +201,11 @@ def rows(figures: dict[str, Any]) -> dict[str, list[str]]:
         recalls = [column["retrieval"]["recall"][rank] for column in columns]
         found[f"recall@{rank}"] = list(map(_percent, recalls))
     found["mean average precision"] = [_percent(c["retrieval"]["map"]) for c in columns]
-    if "segment" in figures:
-        dense = [figures["segment"], *(figures["segment"][name] for name in places[1:])]
+    if "segment" in report:
+        dense = [report["segment"], *(report["segment"][name] for name in places[1:])]
         found["segment, mean IoU"] = [_percent(column["segment"]["mean_iou"]) for column in dense]
     for name, label in {"probe": "linear probe by SGD", "tuned": "fine-tuned"}.items():
-        for fraction, tuned in figures.get(name, {"fractions": {}})["fractions"].items():
+        for fraction, tuned in report.get(name, {"fractions": {}})["fractions"].items():
             row = f"{label}, {100 * float(fraction):g} % of the labels ({tuned['labels']:,})"
             cells = [tuned[column]["top1"] for column in ("pretrained", "random", "pixels")]
             found[row] = list(map(_percent, cells))
@@ -216,11 +216,11 @@ def rows(figures: dict[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def table(figures: dict[str, Any]) -> str:
+def table(report: dict[str, Any]) -> str:
     """``rows`` as plain text."""
     lines = [f"{'':<44}" + "".join(f"{head:>16}" for head in COLUMNS)]
     lines += [
-        f"{row:<44}" + "".join(f"{c:>16}" for c in cells) for row, cells in rows(figures).items()
+        f"{row:<44}" + "".join(f"{c:>16}" for c in cells) for row, cells in rows(report).items()
     ]
     return "\n".join(lines)
 

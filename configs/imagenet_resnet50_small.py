@@ -6,7 +6,7 @@ imagenet_resnet50.
 Different here: as there.
 Expected there (table B.1, linear probe on the validation set): 62.8 % top-1 at 100 epochs, 64.3 at
 200 (linear scaling: 57.5 and 61.9). Not run here.
-Hardware and time: not told there; Lightly document 4 days on two RTX 4090 for the like (63.2 %).
+Hardware and time: not stated there; Lightly document 4 days on two RTX 4090 for the like (63.2 %).
 Command: cssl-jax pretrain imagenet_resnet50_small --workdir RUN
     with the prepared TFDS set, or --data.source and --data.validation-source a folder each
 """

@@ -6,8 +6,8 @@ tf2/run.py, which differ from the paper: square-root scaling of 0.075, weight de
 (paper: added).
 Different here: their loss is twice the paper's and this one (LARS sees the factor in BatchNorm and
 biases alone); one blur sigma a batch there, one an image here; dense layers of the head start from
-N(0, 0.01) there; 31,200 steps here, which leave out an epoch's incomplete batch, 31,279 there;
-crops, blur, test images and probe as in imagenet_resnet50; their online probe is left out.
+N(0, 0.01) there; 31,200 steps here, which omit an epoch's incomplete batch, 31,279 there;
+crops, blur, test images and probe as in imagenet_resnet50; their online probe is omitted.
 Expected there (README.md, which has the same command): about 64.5 % top-1 by linear evaluation
 after 100 epochs. Not run here: it needs a pod.
 Hardware and time there: 32 TPU v3 cores, about 6 hours for 100 epochs.

@@ -10,7 +10,7 @@ stands still), the trust ratio's norm of g + wd w (the sum of norms there), both
 forward pass (joint BatchNorm statistics; there one pass a view), padding 1 in the stem's
 convolution (2 there), float32 (16-bit mixed there; --model.dtype bfloat16 is near).
 Expected there: 90.74 % top-1 by an online linear classifier. Not run here.
-Hardware and time: not told there.
+Hardware and time: not stated there.
 Command: cssl-jax pretrain solo_cifar10 --workdir RUN
     with cifar10_train.npz and cifar10_test.npz here, or --data.source tfds:cifar10@train
     --data.validation-source tfds:cifar10@test

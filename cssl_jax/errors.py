@@ -5,6 +5,10 @@ class UserError(ValueError):
     """Error in the user's input. The command line prints its message and exits with status 2."""
 
 
+class MissingDataError(UserError):
+    """A data source that does not exist, or a TFDS data set that is not prepared."""
+
+
 class RunError(RuntimeError):
     """Failure of a correctly configured run. The command line exits with status 1."""
 

@@ -131,7 +131,7 @@ def _executed(path: pathlib.Path) -> Any:
     """A file as a module; the same content is executed once, so that equal entries are identical.
 
     A method is hashable and shares its compiled programs with equal ones: classes that were defined
-    anew at every look-up would never be equal.
+    again at every lookup would never be equal.
     """
     digest = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
     name = f"cssl_jax_extension_{digest}"

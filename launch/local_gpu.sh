@@ -4,7 +4,7 @@
 #   launch/local_gpu.sh [--cuda 12|13] [--venv DIR] [--python PATH] [--dry-run] [-- COMMAND...]
 #
 # COMMAND is `cssl-jax demo` unless given, and runs in the checkout, where relative paths begin, e.g.
-#   launch/local_gpu.sh -- cssl-jax pretrain folder --data.source pictures --workdir runs/mine
+#   launch/local_gpu.sh -- cssl-jax pretrain folder --data.source images --workdir runs/mine
 # CUDA comes from pip (docs.jax.dev/en/latest/installation.html); jax[cuda13] needs driver 580 or
 # newer, jax[cuda12] 525; the driver's version decides unless --cuda says.
 

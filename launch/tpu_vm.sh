@@ -10,7 +10,7 @@
 #                    v2-alpha-tpuv5-lite, v6e v2-alpha-tpuv6e: docs.cloud.google.com/tpu/docs/runtimes)
 #   --project ID     of Google Cloud (default: gcloud's own)
 #   --spot           preemptible and cheaper; --reserved: of a reservation
-#   --upload PATH    a folder or file to copy to every worker, such as your pictures; the command
+#   --upload PATH    a folder or file to copy to every worker, such as your images; the command
 #                    finds it by its last name
 #   --bucket NAME    a Cloud Storage bucket to mount on every worker, which needs gcsfuse there and a
 #                    service account that may write (docs.cloud.google.com/storage/docs/gcs-fuse)
@@ -20,10 +20,10 @@
 #   --delete-only    do nothing else
 #   --dry-run        print the commands
 #
-#   launch/tpu_vm.sh --name mine --zone us-central2-b --upload ~/pictures -- \
-#       cssl-jax pretrain folder --data.source pictures --workdir runs/mine
+#   launch/tpu_vm.sh --name mine --zone us-central2-b --upload ~/images -- \
+#       cssl-jax pretrain folder --data.source images --workdir runs/mine
 #
-# Sent is the checkout as committed. Where a connection breaks, the same line goes on with the TPU that
+# Sent is the checkout as committed. Where a connection breaks, the same line continues with the TPU that
 # is there, and pretrain with its run; a Spot TPU that is taken away takes the run along.
 # One host or many: every worker gets the same files and runs the same command, which is how JAX
 # wants it (docs.jax.dev/en/latest/multi_process.html). COMMAND is `cssl-jax demo` unless given.
@@ -101,7 +101,7 @@ wait_until_active() {
         esac
         sleep 30
     done
-    die "the queued resource is still $now after $minutes minutes; run the same command to go on waiting"
+    die "the queued resource is still $now after $minutes minutes; run the same command to continue waiting"
 }
 
 if [ "$only_delete" = 1 ]; then
@@ -109,7 +109,7 @@ if [ "$only_delete" = 1 ]; then
     exit
 fi
 
-# A second run goes on with what is there.
+# A second run uses what is there.
 if [ "$DRY_RUN" = 1 ] || ! state >/dev/null 2>&1; then
     create=(queued-resources create "$name" --node-id "$name" --accelerator-type "$type")
     create+=(--runtime-version "$runtime")

@@ -11,7 +11,7 @@ from accelerator.recorder import Recorder, seconds_per_call
 
 TESTS = pathlib.Path(__file__).resolve().parents[2] / "tests"
 TEMPERATURE = 0.1
-BANDWIDTH = 3e12  # bytes/s of an H100's memory, for the floor beside the max-pool's time
+BANDWIDTH = 3e12  # bytes/s of an H100's memory, for the lower bound of the max-pool's time
 
 
 def run(record: Recorder, *, small: bool) -> None:
@@ -137,7 +137,7 @@ def _training(record: Recorder) -> None:
     from cssl_jax.selfcheck.short_run import Trial, compare
     from helpers import tiny
 
-    config, source = tiny.config(), tiny.pictures()
+    config, source = tiny.config(), tiny.image_source()
     device, cpu = jax.devices()[0], jax.devices("cpu")[0]
     state: Any = None
     outcomes: dict[tuple[str, str], Any] = {}

@@ -26,7 +26,9 @@ def run(record: Recorder, *, small: bool) -> None:
         versions=process.versions(),
         driver=_driver(),
     )
-    record.attempt("doctor", lambda: record.put("doctor", report=doctor.examine()[0].splitlines()))
+    record.attempt(
+        "doctor", lambda: record.put("doctor", report=doctor.check_installation()[0].splitlines())
+    )
     _products(record, 512 if small else 8192)
     record.attempt("copy", lambda: _copy(record, 2**22 if small else 2**31))
     record.attempt("host to device", lambda: _host_to_device(record, 64 if small else 512))

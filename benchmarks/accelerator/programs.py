@@ -84,7 +84,7 @@ def compile_recipe(
     from cssl_jax.data.sampler import Sampler
     from cssl_jax.experiment import builders
     from cssl_jax.experiment.computation import computation_of
-    from cssl_jax.optim.trust_ratio import trust_figures
+    from cssl_jax.optim.trust_ratio import make_trust_ratio_metrics
     from cssl_jax.runtime import spmd
 
     config = recipes.override(recipes.load(name), overrides)
@@ -95,7 +95,7 @@ def compile_recipe(
         lambda _, constants, host_batch: {
             "views": {"main": host_batch["views"].astype(jnp.float32) / 255}
         },
-        figures=trust_figures(config.optimizer),
+        extra_metrics=make_trust_ratio_metrics(config.optimizer),
     )
     mapped = spmd.data_parallel(step, mesh)
     shape = (config.train.batch_size, 2, size, size, 3)

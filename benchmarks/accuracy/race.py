@@ -1,4 +1,4 @@
-"""Two trainings, each in a process of its own, judged by one probe."""
+"""Two training runs, each in a process of its own, evaluated by one probe."""
 
 import argparse
 import json
@@ -38,8 +38,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         )
         if "failed" not in found:
             for file in found.pop("features", []):
-                judged = process.call("accuracy.race.probe", file=file, images=options.probe_images)
-                found["top1"].append(judged["top1"])
+                probed = process.call("accuracy.race.probe", file=file, images=options.probe_images)
+                found["top1"].append(probed["top1"])
             pairs = zip(found["seconds"], found["top1"], strict=True)
             reached = [seconds for seconds, top1 in pairs if top1 >= options.target]
             found["seconds_to_target"] = reached[0] if reached else None
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(section: dict[str, Any]) -> str:
-    """Of ``run``'s figures."""
+    """Text table of the metrics that ``run`` returns."""
     target = f"s to {section['target']:g} %"
     lines = [
         f"linear top-1 on {section['test']}; training alone, compiling included",
@@ -116,21 +116,21 @@ def train(
         ]
         for name in ("timings", "metrics")
     }
-    judged = [line for line in lines["metrics"] if "linear.top1" in line]
+    probed = [line for line in lines["metrics"] if "linear.top1" in line]
     return {
-        "epochs": [round(line["epoch"]) for line in judged],
+        "epochs": [round(line["epoch"]) for line in probed],
         "seconds": [
             sum(timing["seconds"] for timing in lines["timings"] if timing["step"] <= line["step"])
-            for line in judged
+            for line in probed
         ],
-        "top1": [100 * line["linear.top1"] for line in judged],
+        "top1": [100 * line["linear.top1"] for line in probed],
         "device": "" if device.platform == "cpu" else device.device_kind,
         "versions": runtime.versions(),
     }
 
 
 def probe(file: str, images: int) -> dict[str, float]:
-    """Top-1 in percent of the probe that judges our run, on features in a file."""
+    """Top-1 in percent of the probe that evaluates our run, on features in a file."""
     from cssl_jax.evaluate.protocols.linear import linear_probe
 
     with np.load(file, allow_pickle=False) as kept:

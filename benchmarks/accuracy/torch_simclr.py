@@ -35,12 +35,12 @@ def train(
     place, cuda = pathlib.Path(folder), torch.cuda.is_available()
     place.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if cuda else "cpu")
-    known, judged = (dict(np.load(file, allow_pickle=False)) for file in (train, test))
-    pictures = known["images"][: images or None]
-    scaled = pictures / np.float32(255)
+    known, held_out = (dict(np.load(file, allow_pickle=False)) for file in (train, test))
+    train_images = known["images"][: images or None]
+    scaled = train_images / np.float32(255)
     mean, std = (f(scaled, axis=(0, 1, 2), dtype=float).tolist() for f in (np.mean, np.std))
     loader = torch.utils.data.DataLoader(
-        _Pairs(pictures, mean, std),
+        _Pairs(train_images, mean, std),
         batch_size=batch_size,
         shuffle=True,
         drop_last=True,
@@ -84,14 +84,14 @@ def train(
         spent += time.perf_counter() - start
         if epoch % every == 0 or epoch == epochs:
             file = place / f"features_{epoch}.npz"
-            shown = known["images"][:probe_images], judged["images"]
+            shown = known["images"][:probe_images], held_out["images"]
             features = [_features(model, x, mean, std, device) for x in shown]
             np.savez(
                 file,
                 train=features[0],
                 train_labels=known["labels"][:probe_images],
                 test=features[1],
-                test_labels=judged["labels"],
+                test_labels=held_out["labels"],
             )
             found["epochs"].append(epoch)
             found["seconds"].append(spent)
@@ -104,12 +104,12 @@ def train(
 
 
 class _Pairs:
-    """Two views of every picture."""
+    """Two views of every image."""
 
-    def __init__(self, pictures: np.ndarray, mean: list[float], std: list[float]) -> None:
+    def __init__(self, images: np.ndarray, mean: list[float], std: list[float]) -> None:
         from torchvision import transforms
 
-        self._pictures = pictures
+        self._images = images
         self._view = transforms.Compose(
             [
                 transforms.ToPILImage(),
@@ -123,11 +123,11 @@ class _Pairs:
         )
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        picture = self._pictures[index]
-        return self._view(picture), self._view(picture)
+        image = self._images[index]
+        return self._view(image), self._view(image)
 
 
 def _nt_xent(z: Any) -> Any:
@@ -141,15 +141,15 @@ def _nt_xent(z: Any) -> Any:
     return torch.nn.functional.cross_entropy(logits, partner)
 
 
-def _features(model: Any, pictures: np.ndarray, mean: list, std: list, device: Any) -> np.ndarray:
+def _features(model: Any, images: np.ndarray, mean: list, std: list, device: Any) -> np.ndarray:
     """float32 [N, 512] of uint8 [N, 32, 32, 3]."""
     import torch
 
     model.eval()
     parts = []
     with torch.no_grad():
-        for i in range(0, len(pictures), 512):
-            x = (pictures[i : i + 512] / np.float32(255) - np.float32(mean)) / np.float32(std)
+        for i in range(0, len(images), 512):
+            x = (images[i : i + 512] / np.float32(255) - np.float32(mean)) / np.float32(std)
             x = torch.from_numpy(np.float32(x)).permute(0, 3, 1, 2).to(device)
             parts.append(model(x.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(parts).numpy()

@@ -61,17 +61,17 @@ def _measure(name: str, options: argparse.Namespace) -> dict:
 
 
 def _row(name: str, rounds: list[dict]) -> dict:
-    failed = [figures["failed"] for figures in rounds if "failed" in figures]
+    failed = [measured["failed"] for measured in rounds if "failed" in measured]
     if failed:
         return {"contender": name, "failed": failed[0]}
-    times = [time for figures in rounds for time in figures["times_s"]]
+    times = [time for measured in rounds for time in measured["times_s"]]
     checks = ("similarity", "farthest", "top1", "versions")
     return {
         "contender": name,
         "time_s": statistics.median(times),
         "times_s": times,
-        "first_s": statistics.median(figures["first_s"] for figures in rounds),
-        "peak_bytes": max(figures["peak_bytes"] for figures in rounds),
+        "first_s": statistics.median(measured["first_s"] for measured in rounds),
+        "peak_bytes": max(measured["peak_bytes"] for measured in rounds),
         "above_features_bytes": max(f["peak_bytes"] - f["features_bytes"] for f in rounds),
         **{key: rounds[0][key] for key in checks if key in rounds[0]},
     }

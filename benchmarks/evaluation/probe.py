@@ -37,10 +37,10 @@ def _run(options: argparse.Namespace, l2_values: list[float], faster: float, wha
     ours = rows[0]
     valid = [row for row in measured[1:] if row["gap"] <= GAP] if measured[:1] == [ours] else []
     peer = min(valid, key=lambda row: row["time_s"], default=None)
-    figures: dict[str, float | None] = dict.fromkeys(("ratio", "first", "gap", "points"))
+    metrics: dict[str, float | None] = dict.fromkeys(("ratio", "first", "gap", "points"))
     if peer:
         best = max(range(len(l2_values)), key=lambda i: peer["accuracies"][i])
-        figures = {
+        metrics = {
             "ratio": peer["time_s"] / ours["time_s"],
             "first": peer["first_s"] / ours["first_s"],
             "gap": ours["gap"],
@@ -50,15 +50,15 @@ def _run(options: argparse.Namespace, l2_values: list[float], faster: float, wha
         "l2_values": l2_values,
         "rows": rows,
         "compared_with": peer and f"{peer['contender']}, tol {peer['tolerance']:g}",
-        "ratio": figures["ratio"],
-        "first_ratio": figures["first"],
+        "ratio": metrics["ratio"],
+        "first_ratio": metrics["first"],
         "targets": [
-            target(f"{what}: times as fast as scikit-learn", [figures["ratio"]], faster,
+            target(f"{what}: times as fast as scikit-learn", [metrics["ratio"]], faster,
                    at_least=True),
-            target(f"{what}: the same, compiling included", [figures["first"]], faster,
+            target(f"{what}: the same, compiling included", [metrics["first"]], faster,
                    at_least=True),
-            target(f"{what}: objective above the lowest", [figures["gap"]], GAP),
-            target(f"{what}: accuracy at its best, points apart", [figures["points"]], 0.2),
+            target(f"{what}: objective above the lowest", [metrics["gap"]], GAP),
+            target(f"{what}: accuracy at its best, points apart", [metrics["points"]], 0.2),
         ],
     }  # fmt: skip
 

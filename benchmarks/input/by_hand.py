@@ -31,9 +31,9 @@ def batches(
         for number, views in zip(numbers, out, strict=True):
             draw = np.random.default_rng(number)
             path = pathlib.Path(files[draw.integers(len(files))])
-            picture = simplejpeg.decode_jpeg(path.read_bytes(), "RGB")
+            image = simplejpeg.decode_jpeg(path.read_bytes(), "RGB")
             for view in views:
-                x = _cut(picture, size, draw, antialias)
+                x = _cut(image, size, draw, antialias)
                 view[...] = _finish(x, draw) if whole else x
 
     pending: collections.deque = collections.deque()
@@ -55,8 +55,8 @@ def batches(
                 yield made
 
 
-def _cut(picture: np.ndarray, size: int, draw: np.random.Generator, antialias: bool) -> np.ndarray:
-    height, width, _ = picture.shape
+def _cut(image: np.ndarray, size: int, draw: np.random.Generator, antialias: bool) -> np.ndarray:
+    height, width, _ = image.shape
     for _ in range(10):
         area = draw.uniform(0.08, 1.0) * height * width
         ratio = math.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -66,7 +66,7 @@ def _cut(picture: np.ndarray, size: int, draw: np.random.Generator, antialias: b
     else:
         w = h = min(height, width)
     top, left = draw.integers(height - h + 1), draw.integers(width - w + 1)
-    cut = picture[top : top + h, left : left + w]
+    cut = image[top : top + h, left : left + w]
     shrinks = antialias and max(h, w) > size
     kernel = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(cut, (size, size), interpolation=kernel)

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> dict:
     for size in SIZES:
         with tempfile.TemporaryDirectory() as name:
             source = photos.make(pathlib.Path(name), options.photos, COUNT, size)
-            figures = process.call(
+            measured = process.call(
                 "input.decode.measure",
                 folder=name,
                 view=options.size,
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> dict:
                 environment=cpu_environment(),
                 timeout=options.timeout,
             )
-        rows.append({"size": size, **figures})
+        rows.append({"size": size, **measured})
     return {"photos": source, "view": options.size, "rows": rows}
 
 
@@ -53,7 +53,7 @@ def measure(folder: str, view: int, rounds: int) -> dict:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     source = load_source(folder, ImageOptions(in_memory=False))
     rows = np.arange(len(source))
-    work = host_draws.Work(
+    job = host_draws.ViewJob(
         source=source,
         sampler=Sampler(len(source), len(source), seed=0),
         policy=ImagePolicy(),
@@ -61,7 +61,7 @@ def measure(folder: str, view: int, rounds: int) -> dict:
         size=view,
         rows=rows,
     )
-    draw = host_draws.draws(work)
+    draw = host_draws.draws(job)
     contents = [source.encoded(number) for number in rows]
     method = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
     times: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -70,7 +70,7 @@ def measure(folder: str, view: int, rounds: int) -> dict:
         tf.io.decode_jpeg(content, **method)
         tf.io.decode_and_crop_jpeg(content, [0, 0, view, view], **method)
     for step in range(rounds):
-        index, key = work.sampler.draw(step, work.rows)
+        index, key = job.sampler.draw(step, job.rows)
         drawn = draw(index, key)
         halved += int((drawn["halvings"] > 0).sum())
         each = list(zip(index, drawn["box"], drawn["halvings"], strict=True))

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> dict:
         rounds: dict[str, list[dict]] = {name: [] for name in options.contenders}
         for _ in range(options.rounds):
             for contender, done in rounds.items():
-                if not any("failed" in figures for figures in done):
+                if not any("failed" in measured for measured in done):
                     done.append(_pace(contender, task, options, environment))
         grown = {
             contender: process.call(
@@ -99,14 +99,14 @@ def _pace(contender: str, task: dict, options: argparse.Namespace, environment: 
 
 def _row(contender: str, rounds: list[dict], grown: dict | None) -> dict:
     row: dict = {"contender": contender}
-    failed = [figures["failed"] for figures in rounds if "failed" in figures]
+    failed = [measured["failed"] for measured in rounds if "failed" in measured]
     if failed:
         return {**row, "failed": failed[0]}
     row |= {
-        "views_s": statistics.median(figures["views_s"] for figures in rounds),
-        "round_views_s": [figures["views_s"] for figures in rounds],
-        "memory_bytes": max(figures["memory_bytes"] for figures in rounds),
-        "baseline_bytes": statistics.median(figures["baseline_bytes"] for figures in rounds),
+        "views_s": statistics.median(measured["views_s"] for measured in rounds),
+        "round_views_s": [measured["views_s"] for measured in rounds],
+        "memory_bytes": max(measured["memory_bytes"] for measured in rounds),
+        "baseline_bytes": statistics.median(measured["baseline_bytes"] for measured in rounds),
         "versions": rounds[0]["versions"],
     }
     if contender in PEERS:

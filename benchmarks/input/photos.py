@@ -18,7 +18,7 @@ def make(
     count: int,
     size: tuple[int, int] = SIZE,
 ) -> str:
-    """Writes ``count`` JPEGs of a width and height; says in words what they were made from."""
+    """Writes ``count`` JPEGs of a width and height; describes what they were made from."""
     photos = _from_tar(source) if source else _samples()
     for number in range(count):
         try:
@@ -31,7 +31,7 @@ def make(
 
 
 def _from_tar(path: pathlib.Path) -> Iterator[PIL.Image.Image]:
-    """Every picture below a folder "train"; all others where there is none."""
+    """Every image below a folder "train"; all others where there is none."""
     with tarfile.open(path) as archive:
         members = [m for m in archive if m.isfile() and m.name.lower().endswith((".jpg", ".jpeg"))]
         for member in [m for m in members if "/train/" in m.name] or members:

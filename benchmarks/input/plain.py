@@ -11,24 +11,24 @@ def batches(files: list[str], policy: dict, size: int, examples: int):
     }
 
     def two_views(path: tf.Tensor) -> tf.Tensor:
-        picture = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
-        return tf.stack([_view(picture, size, resize) for _ in range(2)])
+        image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+        return tf.stack([_view(image, size, resize) for _ in range(2)])
 
     dataset = tf.data.Dataset.from_tensor_slices(files).repeat().shuffle(len(files))
     dataset = dataset.map(two_views, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.batch(examples).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
-def _view(picture: tf.Tensor, size: int, resize: dict) -> tf.Tensor:
+def _view(image: tf.Tensor, size: int, resize: dict) -> tf.Tensor:
     begin, extent, _ = tf.image.sample_distorted_bounding_box(
-        tf.shape(picture),
+        tf.shape(image),
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
         min_object_covered=0.1,
         aspect_ratio_range=(3 / 4, 4 / 3),
         area_range=(0.08, 1.0),
         max_attempts=100,
     )
-    x = tf.image.resize(tf.slice(picture, begin, extent), (size, size), **resize) / 255.0
+    x = tf.image.resize(tf.slice(image, begin, extent), (size, size), **resize) / 255.0
     x = tf.image.random_flip_left_right(tf.reshape(x, (size, size, 3)))
     x = _with_probability(0.8, _jitter, x)
     x = _with_probability(0.2, lambda x: tf.tile(tf.image.rgb_to_grayscale(x), (1, 1, 3)), x)

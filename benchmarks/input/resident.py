@@ -23,14 +23,14 @@ def run(options: argparse.Namespace) -> dict:
     if backend != "gpu":
         return {"failed": ELSEWHERE.format(backend=backend), "targets": _targets({})}
     arguments = {"seconds": options.seconds, "overrides": OVERRIDES}
-    figures = process.call("input.resident.measure", **arguments, timeout=options.timeout)
-    return {**figures, "targets": _targets(figures)}
+    measured = process.call("input.resident.measure", **arguments, timeout=options.timeout)
+    return {**measured, "targets": _targets(measured)}
 
 
-def _targets(figures: dict) -> list[dict]:
+def _targets(measured: dict) -> list[dict]:
     return [
-        target("resident pipeline / ResNet-18 step", [figures.get("share")], SHARE),
-        target("host time a step, ms", [figures.get("host_ms")], HOST_MS),
+        target("resident pipeline / ResNet-18 step", [measured.get("share")], SHARE),
+        target("host time a step, ms", [measured.get("host_ms")], HOST_MS),
     ]
 
 
@@ -106,7 +106,7 @@ class Pair:
         )
 
     def measure(self, seconds: float) -> dict[str, Any]:
-        """Figures of three timings of ``seconds`` each, in turn."""
+        """Metrics of three timings of ``seconds`` each, in turn."""
         import jax
 
         times = [(self.making.time(seconds), self.given.time(seconds)) for _ in range(3)]
@@ -143,10 +143,7 @@ class Steps:
             experiment.optimizer,
             experiment.schedule,
             make_batch,
-            total_steps=experiment.total_steps,
-            axis_name=spmd.AXIS,
-            micro_batches=experiment.micro_batches,
-            frozen_norm=False,
+            experiment.step_options,
         )
         self._step = spmd.data_parallel(step, experiment.mesh, "shard_map")
         self._state = spmd.replicate(state, experiment.mesh)

@@ -25,7 +25,7 @@ def table(section: dict) -> str:
 
 
 def seconds_to_first_step(recipe: str, folder: pathlib.Path, cache: dict[str, str]) -> float:
-    """Until the first line that this process writes; then it is told to save and end."""
+    """Until the first line that this process writes; then it is asked to save and end."""
     arguments = ["pretrain", recipe, "--workdir", str(folder), "--train.log-every", "1"]
     path = folder / "metrics.jsonl"
     before = path.read_text().count("\n") if path.exists() else 0

@@ -94,7 +94,7 @@ def from_the_start(folder: str, experiment: Experiment, checkpoints: Checkpoints
     """The loop before its first step."""
     run = Run(pathlib.Path(folder), experiment, begin(experiment))
     evaluation = online_evaluation(experiment)
-    return Trainer(run, evaluation, checkpoints, process.Interruption(), [RunLogger(run)])
+    return Trainer(run, evaluation, checkpoints, process.SignalRecorder(), [RunLogger(run)])
 
 
 def looped(experiment: Experiment, save_every: int) -> tuple[float, int]:

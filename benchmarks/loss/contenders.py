@@ -25,12 +25,12 @@ Run = Callable[[], tuple[float, float]]  # one loss and gradient: (loss, norm of
 
 
 def measure(contender: str, pairs: int, seconds: float, imports: tuple[str, ...] = ()) -> dict:
-    """Figures of one contender at one size, in this process.
+    """Metrics of one contender at one size, in this process.
 
     Args:
         contender: Key of LABELS.
         pairs: N.
-        seconds: Timed runs go on for so long; at least 3, at most 25.
+        seconds: Timed runs continue for so long; at least 3, at most 25.
         imports: Modules that the contender's environment needs to have imported first.
 
     Returns:

@@ -18,7 +18,7 @@ def run(options: argparse.Namespace) -> dict:
     for pairs in options.device_pairs:
         row = {"pairs": pairs, "devices": options.devices, "gathered_bytes": 2 * pairs * WIDTH * 4}
         for name, tile in (("dense", None), ("tiled", "auto")):
-            figures = process.call(
+            values = process.call(
                 "loss.devices.compiled",
                 pairs=pairs,
                 tile=tile,
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> dict:
                 timeout=options.timeout,
                 memory_limit=options.memory_limit,
             )
-            row |= {f"{name}_{key}": value for key, value in figures.items()}
+            row |= {f"{name}_{key}": value for key, value in values.items()}
         tiled, dense = row.get("tiled_bytes"), row.get("dense_bytes")
         row["tiled_over_dense"] = tiled / dense if tiled and dense else None
         row["tiled_over_gathered"] = tiled / row["gathered_bytes"] if tiled else None
@@ -64,13 +64,11 @@ def _targets(rows: list[dict]) -> list[dict]:
     by_pairs = {row["pairs"]: row for row in rows}
     targets = []
     for pairs, bound in DENSE_BOUNDS.items():
-        figures = [by_pairs[pairs]["tiled_over_dense"]] if pairs in by_pairs else []
-        targets.append(target(f"memory a device / dense's, 2 x {pairs:,} rows", figures, bound))
-    figures = [
-        by_pairs[pairs]["tiled_over_gathered"] for pairs in DENSE_BOUNDS if pairs in by_pairs
-    ]
+        values = [by_pairs[pairs]["tiled_over_dense"]] if pairs in by_pairs else []
+        targets.append(target(f"memory a device / dense's, 2 x {pairs:,} rows", values, bound))
+    values = [by_pairs[pairs]["tiled_over_gathered"] for pairs in DENSE_BOUNDS if pairs in by_pairs]
     text = "memory a device / gathered projections"
-    return [*targets, target(text, figures, GATHERED_BOUND)]
+    return [*targets, target(text, values, GATHERED_BOUND)]
 
 
 def table(section: dict) -> str:

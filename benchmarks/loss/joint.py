@@ -75,8 +75,8 @@ def _from_shapes(options: argparse.Namespace, model: dict) -> dict:
         for loss, tile in LOSSES.items()
     }
     found = {"kept": kept, "loss_temporaries": temporary, "rows": []}
-    figures = itertools.chain(kept.values(), *temporary.values())
-    if any("failed" in part for part in figures):
+    memory = itertools.chain(kept.values(), *temporary.values())
+    if any("failed" in part for part in memory):
         return found
     losses = {loss: _curve(temporary[loss], 2 if loss == "dense" else 1) for loss in LOSSES}
     for step in STEPS:
@@ -91,8 +91,8 @@ def _from_shapes(options: argparse.Namespace, model: dict) -> dict:
 
 def _curve(measured: list[dict], degree: int) -> Callable[[int], float]:
     """Bytes of the compiled loss at N pairs: between sizes by a line, beyond by a polynomial."""
-    pairs = np.array([figures["pairs"] for figures in measured], float)
-    size = np.array([figures["bytes"] for figures in measured], float)
+    pairs = np.array([memory["pairs"] for memory in measured], float)
+    size = np.array([memory["bytes"] for memory in measured], float)
     large = pairs >= pairs[-degree - 2]  # small losses are compiled in other ways
     polynomial = np.polyfit(pairs[large], size[large], degree)
 
@@ -106,17 +106,17 @@ def _largest(
     step: str, loss: Callable[[int], float], kept: dict, options: argparse.Namespace, limit: float
 ) -> int:
     """Largest N that fits; of whole micro-batches with GradCache. 0 is none."""
-    figures = kept["remat" if step == "remat" else "plain"]
+    memory = kept["remat" if step == "remat" else "plain"]
     unit = options.micro_batch if step == "GradCache" else 1
     views = 2 * 3 * options.size**2
 
     def held(n: int) -> float:
-        fixed = figures["fixed_bytes"] + n * views
+        fixed = memory["fixed_bytes"] + n * views
         if step == "GradCache":
             projections = 2 * (2 * n * WIDTH * 4)
-            activations = options.micro_batch * figures["bytes_per_example"]
+            activations = options.micro_batch * memory["bytes_per_example"]
             return fixed + projections + max(activations, loss(n))
-        return fixed + n * figures["bytes_per_example"] + loss(n)
+        return fixed + n * memory["bytes_per_example"] + loss(n)
 
     low, high = 0, 1
     while held(high * unit) <= limit:
@@ -192,10 +192,10 @@ def table(section: dict) -> str:
     lines = [title + f"GradCache in micro-batches of {section['micro_batch']}"]
     if "device" in section:
         return "\n".join([*lines, joint_device.table(section)])
-    for kind, figures in section["kept"].items():
-        lines.append(f"{kind:<10}" + (figures.get("failed") or (
-            f"keeps {megabytes(figures['bytes_per_example'])} an example (two views); model, "
-            f"gradient and optimizer {megabytes(figures['fixed_bytes'])}"
+    for kind, memory in section["kept"].items():
+        lines.append(f"{kind:<10}" + (memory.get("failed") or (
+            f"keeps {megabytes(memory['bytes_per_example'])} an example (two views); model, "
+            f"gradient and optimizer {megabytes(memory['fixed_bytes'])}"
         )))  # fmt: skip
     for loss, measured in section["loss_temporaries"].items():
         cells = [f"{m['pairs']:,}: {m.get('failed') or megabytes(m['bytes'])}" for m in measured]

@@ -31,7 +31,7 @@ def _search(options: argparse.Namespace, kind: dict) -> list[dict]:
     tries: list[dict] = []
 
     def fits(batch: int) -> bool:
-        figures = process.call(
+        measured = process.call(
             "loss.joint_device.attempt",
             **kind,
             batch=batch,
@@ -40,8 +40,8 @@ def _search(options: argparse.Namespace, kind: dict) -> list[dict]:
             timeout=options.timeout,
             memory_limit=options.memory_limit,
         )
-        tries.append({"batch": batch, **figures})
-        return "failed" not in figures
+        tries.append({"batch": batch, **measured})
+        return "failed" not in measured
 
     unit = options.micro_batch
     low, high = 0, 1

@@ -10,7 +10,7 @@ from loss.contenders import LABELS
 
 OURS = "tiled"
 ABSENT = "not measured: no --peer-python"
-FIGURES = ("time_s", "fastest_s", "compile_s", "memory_bytes", "running_bytes", "baseline_bytes")
+METRICS = ("time_s", "fastest_s", "compile_s", "memory_bytes", "running_bytes", "baseline_bytes")
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -26,12 +26,12 @@ def run(options: argparse.Namespace) -> dict:
             for name, done in rounds.items():
                 if name in failed:
                     continue
-                figures = _measure(name, pairs, options)
-                if "failed" in figures:
-                    failed[name] = f"at {pairs:,} pairs: {figures['failed']}"
-                    done[:] = [figures]
+                measured = _measure(name, pairs, options)
+                if "failed" in measured:
+                    failed[name] = f"at {pairs:,} pairs: {measured['failed']}"
+                    done[:] = [measured]
                 else:
-                    done.append(figures)
+                    done.append(measured)
         rows += [_row(name, pairs, done, failed.get(name)) for name, done in rounds.items()]
         _refuse_other_losses([row for row in rows if row["pairs"] == pairs])
     ratios = [ratio for pairs in options.pairs for ratio in _ratios(rows, pairs)]
@@ -65,9 +65,9 @@ def _row(name: str, pairs: int, rounds: list[dict], failed: str | None) -> dict:
         return {**row, "failed": rounds[0]["failed"] if here else f"not tried; {failed}"}
     return {
         **row,
-        **{key: statistics.median(figures[key] for figures in rounds) for key in FIGURES},
-        "round_times_s": [figures["time_s"] for figures in rounds],
-        "runs": [figures["runs"] for figures in rounds],
+        **{key: statistics.median(measured[key] for measured in rounds) for key in METRICS},
+        "round_times_s": [measured["time_s"] for measured in rounds],
+        "runs": [measured["runs"] for measured in rounds],
         **{key: rounds[0][key] for key in ("loss", "gradient_norm", "versions")},
     }
 
@@ -85,7 +85,7 @@ def _refuse_other_losses(rows: list[dict]) -> None:
 def _ratios(rows: list[dict], pairs: int) -> list[dict]:
     """Ours over each other contender at one size; None where there is nothing to compare with."""
     here = {row["contender"]: row for row in rows if row["pairs"] == pairs}
-    ours = here.get(OURS, {"failed": "left out"})
+    ours = here.get(OURS, {"failed": "excluded"})
     ratios = []
     for name, other in here.items():
         if name == OURS:
@@ -149,6 +149,6 @@ def table(section: dict) -> str:
             lines.append(f"{name}{'-':>9} {'':<17}{'-':>9}{'-':>9}{'-':>9}")
         else:
             cells = f"{ratio['time']:>9.3f} {span(ratio['time_range']):<17}"
-            figures = "".join(f"{ratio[k]:>9.3f}" for k in ("fastest", "memory", "running"))
-            lines.append(f"{name}{cells}{figures}")
+            measured = "".join(f"{ratio[k]:>9.3f}" for k in ("fastest", "memory", "running"))
+            lines.append(f"{name}{cells}{measured}")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ def run(options: argparse.Namespace) -> dict:
     """One process a size."""
     rows = []
     for pairs in options.scale_pairs:
-        figures = process.call(
+        measured = process.call(
             "loss.contenders.measure",
             contender="tiled",
             pairs=pairs,
@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> dict:
             timeout=options.scale_timeout,
             memory_limit=options.memory_limit,
         )
-        rows.append({"pairs": pairs, "rows": 2 * pairs, **figures})
+        rows.append({"pairs": pairs, "rows": 2 * pairs, **measured})
     measured = [row for row in rows if "failed" not in row]
     largest = [row.get("peak_bytes") for row in rows if row["pairs"] == LARGEST]
     gigabyte = [None if size is None else size / 1e9 for size in largest]

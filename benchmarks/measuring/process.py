@@ -1,4 +1,4 @@
-"""A function in a process of its own: its figures, or in words why there are none.
+"""A function in a process of its own: its metrics, or the reason why there are none.
 
 ``call("loss.contenders.measure", pairs=512)`` runs that function in a new interpreter,
 possibly one of another environment, and takes the JSON that it returns.
@@ -42,7 +42,7 @@ def call(
     memory_limit: float | None = None,
     **arguments: object,
 ) -> dict:
-    """Figures of ``function(**arguments)``, "package.module.name" below ``benchmarks``.
+    """Metrics of ``function(**arguments)``, "package.module.name" below ``benchmarks``.
 
     Args:
         function: Returns a dict that JSON can hold.
@@ -111,7 +111,7 @@ def cause(code: int, errors: str) -> str:
 
 
 def default_memory_limit() -> float | None:
-    """GB: most of what the system could give now; None where it does not tell."""
+    """GB: most of what the system could give now; None where it does not report it."""
     free = _field("/proc/meminfo", "MemAvailable")
     return None if free is None else round(0.85 * free / 1e9, 1)
 
@@ -131,7 +131,7 @@ def peak_bytes() -> int:
 
 
 def reset_peak() -> None:
-    """Starts the high-water mark anew at what is resident now; Linux only."""
+    """Resets the high-water mark to what is resident now; Linux only."""
     with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/clear_refs").write_text("5")
 

@@ -35,41 +35,41 @@ def _version(name: str) -> str:
         return "not installed"  # a checkout on the path has no metadata
 
 
-def target(text: str, figures: list[float | None], bound: float, *, at_least: bool = False) -> dict:
-    """A verdict: no figure may be above ``bound``, or below it with ``at_least``.
+def target(text: str, values: list[float | None], bound: float, *, at_least: bool = False) -> dict:
+    """A verdict: no value may be above ``bound``, or below it with ``at_least``.
 
-    One figure beyond it misses. It is met only where every figure was measured: a contender that
+    One value beyond it misses. It is met only where every value was measured: a contender that
     failed is no win.
     """
-    known = [figure for figure in figures if figure is not None]
-    missed = any(figure < bound if at_least else figure > bound for figure in known)
+    known = [value for value in values if value is not None]
+    missed = any(value < bound if at_least else value > bound for value in known)
     worst = min if at_least else max
     return {
         "target": text,
         "bound": bound,
         "at_least": at_least,
         "figure": worst(known, default=None),
-        "met": False if missed else True if figures and len(known) == len(figures) else None,
+        "met": False if missed else True if values and len(known) == len(values) else None,
     }
 
 
 def verdict(found: dict) -> str:
     """One line."""
-    word = {True: "met", False: "MISSED", None: "not measured"}[found["met"]]
-    figure = "-" if found["figure"] is None else f"{found['figure']:.4g}"
+    label = {True: "met", False: "MISSED", None: "not measured"}[found["met"]]
+    value = "-" if found["figure"] is None else f"{found['figure']:.4g}"
     side = "at least" if found["at_least"] else "at most"
     if found["met"] is None and found["figure"] is not None:
-        word += " in full"
-    return f"{word:<22}{found['target']:<56}{figure:>10} ({side} {found['bound']:.4g})"
+        label += " in full"
+    return f"{label:<22}{found['target']:<56}{value:>10} ({side} {found['bound']:.4g})"
 
 
 def megabytes(size: float) -> str:
-    """Of 1e6 bytes."""
+    """A size in megabytes (1e6 bytes) as text."""
     return f"{size / 1e6:,.0f} MB"
 
 
 def gigabytes(size: float) -> str:
-    """Of 1e9 bytes."""
+    """A size in gigabytes (1e9 bytes) as text."""
     return f"{size / 1e9:.2f} GB"
 
 

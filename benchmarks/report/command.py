@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> dict:
         rows = [timed("report", ["report", root / "run", "--output", page], options)]
         rows[0]["megabytes"] = page.stat().st_size / 1e6 if page.is_file() else None
         for kind in options.plots:
-            picture = root / f"{kind}.png"
-            words = ["plot", root / "run", "--kind", kind, "--output", picture]
+            plot = root / f"{kind}.png"
+            words = ["plot", root / "run", "--kind", kind, "--output", plot]
             rows.append(timed(f"plot {kind}", words, options))
     return {"made": made, "rows": rows, "targets": targets(rows)}
 

@@ -1,4 +1,4 @@
-"""The run that is reported on: made-up pictures, a few steps of a small encoder."""
+"""The run that is reported on: generated images, a few steps of a small encoder."""
 
 import dataclasses
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 
-def pictures(count: int, side: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def made_images(count: int, side: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """1/f noise, whose spectrum is a photograph's, in the colours of ten classes.
 
     Returns:
@@ -35,7 +35,7 @@ def train(folder: str, validation: int, training: int, side: int) -> dict:
 
     root = pathlib.Path(folder)
     for name, count, seed in (("train", training, 1), ("validation", validation, 2)):
-        images, labels = pictures(count, side, seed)
+        images, labels = made_images(count, side, seed)
         np.savez(root / f"{name}.npz", images=images, labels=labels)
     config = recipes.load("digits")
     config = dataclasses.replace(

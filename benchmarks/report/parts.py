@@ -29,13 +29,13 @@ def measure(rows: int, side: int) -> dict:
     from cssl_jax.data.sources.base import ArraySource
     from cssl_jax.evaluate.protocols.knn import nearest
     from cssl_jax.report import projections, thumbnails
-    from report.made import pictures
+    from report.made import made_images
 
     rng = np.random.default_rng(0)
     labels = rng.integers(0, GROUPS, rows)
     centres = rng.normal(size=(GROUPS, WIDTH))
     features = (0.35 * centres[labels] + rng.normal(size=(rows, WIDTH))).astype(np.float32)
-    images, _ = pictures(rows, side, 0)
+    images, _ = made_images(rows, side, 0)
     seconds: dict[str, float] = {}
 
     def clock(name, act):

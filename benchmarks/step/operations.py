@@ -12,11 +12,11 @@ def run(options: argparse.Namespace) -> dict:
     counts = [times for times, *_ in CONVOLUTIONS]
     sums = {
         name: [
-            sum(times * row[part] for times, row in zip(counts, figures["ms"], strict=True))
+            sum(times * row[part] for times, row in zip(counts, measured["ms"], strict=True))
             for part in range(len(PARTS))
         ]
-        for name, figures in found.items()
-        if "failed" not in figures
+        for name, measured in found.items()
+        if "failed" not in measured
     }
     return {"convolutions": CONVOLUTIONS, "contenders": found, "sums": sums}
 

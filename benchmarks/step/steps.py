@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> dict:
 
 
 def measure(function: str, name: str, options: argparse.Namespace, **arguments: object) -> dict:
-    """Figures of one contender in a process of its own."""
+    """Metrics of one contender in a process of its own."""
     environment = {}
     if name.endswith(HUGE):
         name, environment = name.removesuffix(HUGE), {huge_pages.VARIABLE: huge_pages.OPTION}
@@ -49,24 +49,24 @@ def measure(function: str, name: str, options: argparse.Namespace, **arguments: 
 
 
 def _row(rounds: list[dict]) -> dict:
-    failed = next((figures["failed"] for figures in rounds if "failed" in figures), None)
+    failed = next((cells["failed"] for cells in rounds if "failed" in cells), None)
     if failed:
         return {"failed": failed}
     names = [name for name in rounds[0] if isinstance(rounds[0][name], float)]
-    row = {name: statistics.median(figures[name] for figures in rounds) for name in names}
+    row = {name: statistics.median(cells[name] for cells in rounds) for name in names}
     return {**row, "rounds": rounds}
 
 
 def _targets(rows: list[dict]) -> list[dict]:
     found = {(row["case"], row["contender"]): row for row in rows}
 
-    def ratios(case: str, over: str, figure: str) -> list[float | None]:
-        """This project's figure over another's in each round, the median; both with huge pages."""
+    def ratios(case: str, over: str, metric: str) -> list[float | None]:
+        """This project's metric over another's in each round, the median; both with huge pages."""
         pair = [found[case, name + HUGE].get("rounds") for name in ("own", over)]
         if None in pair:
             return [None]
         both = zip(*pair, strict=True)
-        return [statistics.median(mine[figure] / other[figure] for mine, other in both)]
+        return [statistics.median(mine[metric] / other[metric] for mine, other in both)]
 
     first, speed = next(iter(STEPS)), "views_per_s"
     return [
@@ -99,14 +99,14 @@ def _targets(rows: list[dict]) -> list[dict]:
 def table(section: dict) -> str:
     lines = [f"{'':<25}{'':<32}{'ms':>8}{'views/s':>10}{'compile s':>11}"]
     for row in section["rows"]:
-        figures = row.get("failed") or f"{row['ms']:>8.0f}{row['views_per_s']:>10.1f}" + (
+        cells = row.get("failed") or f"{row['ms']:>8.0f}{row['views_per_s']:>10.1f}" + (
             f"{row['compile_s']:>11.1f}" if "compile_s" in row else ""
         )
-        lines.append(f"{row['case']:<25}{label(row['contender']):<32}{figures}")
+        lines.append(f"{row['case']:<25}{label(row['contender']):<32}{cells}")
     return "\n".join(lines)
 
 
 def label(name: str) -> str:
-    """A contender in words."""
+    """Label of a contender."""
     pages = HUGE if name.endswith(HUGE) else ""
     return LABELS[name.removesuffix(HUGE)] + pages

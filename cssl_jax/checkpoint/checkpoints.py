@@ -15,7 +15,7 @@ from cssl_jax.checkpoint import digests
 from cssl_jax.checkpoint import policy as checkpoint_policy
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.runtime import multihost
-from cssl_jax.step.state import TrainState
+from cssl_jax.step.state import Evaluated, TrainState, join_state, split_state, trained_model
 
 PyTree = Any
 _FAILURES = (OSError, ValueError, RuntimeError)  # Orbax raises the errors of its storage layer
@@ -33,10 +33,11 @@ class Checkpoints:
 
     It preserves the newest ``keep`` checkpoints, the best one and the newest regular one.
 
-    A checkpoint has three items: ``model`` (params, model_state), ``train`` (the rest of the state)
-    and ``meta`` (JSON: config, normalisation, versions, digests). A model can therefore be restored
-    without its optimizer state. A checkpoint is written under a temporary name and renamed
-    atomically once it is complete. Digests of all arrays detect later damage.
+    A checkpoint has three items: ``model`` (the params and model_state that are evaluated),
+    ``train`` (the rest of the state) and ``meta`` (JSON: config, normalisation, versions, digests).
+    A model can therefore be restored without its optimizer state. A checkpoint is written under a
+    temporary name and renamed atomically once it is complete. Digests of all arrays detect later
+    damage.
 
     In a multi-process run, all processes open, save and restore at the same step and from the same
     folder. Only the primary process writes files other than the arrays of other processes.
@@ -49,6 +50,7 @@ class Checkpoints:
         keep: int = 2,
         read_only: bool = False,
         regular: Callable[[int], bool] = lambda step: True,
+        evaluated: Evaluated = trained_model,
     ) -> None:
         """Opens the folder of a run's checkpoints.
 
@@ -58,13 +60,15 @@ class Checkpoints:
             read_only: True to open the folder without changing it.
             regular: Predicate of a step, ``train.intervals.Intervals.regular``; by default all
                 steps are regular.
+            evaluated: ``Method.evaluated`` of the run's method, which selects the item ``model``;
+                by default the parameters that are trained.
 
         Raises:
             RunError: The score of a checkpoint is damaged, and ``read_only`` is True.
             UserError: The processes do not see the same checkpoints.
         """
         self._run, self._folder = run, (run / FOLDER).absolute()
-        self._regular = regular
+        self._regular, self._evaluated = regular, evaluated
         multihost.run_on_primary(lambda: _prepare(self._folder, read_only))
         options = checkpoint_policy.options(keep, regular, read_only)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -74,7 +78,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if isinstance(error[1], Exception) and multihost.is_lost(error[1]):
+        if isinstance(error[1], Exception) and multihost.is_peer_lost(error[1]):
             return  # an unfinished save waits for the lost process until JAX ends this one too
         try:
             self._manager.close()  # waits for an unfinished save
@@ -109,14 +113,14 @@ class Checkpoints:
             state: Replicated state to save; its step names the checkpoint.
             meta: JSON values to store with the state, such as the config.
             metrics: Metrics of an evaluation. They rank the checkpoint if they contain one of
-                ``policy.BEST``.
+                ``policy.RANKING_METRICS``.
 
         Raises:
             RunError: This checkpoint or the previous one cannot be written, or Orbax declined to
                 save, which Orbax reports by its return value only.
         """
         step = int(state.step)
-        tree = {"model": state.model, "train": _rest(state)}
+        tree = self._items(state)
         values = jax.device_get(digests.digests(tree)).tolist()
         items = ocp.args.Composite(
             model=ocp.args.StandardSave(tree["model"]),
@@ -172,9 +176,9 @@ class Checkpoints:
         for step in reversed(self.steps):
             restored, reason = None, ""
             try:
-                restored = self.restore(like, mesh, step), self.meta(step)
+                restored = self.restore(like, mesh, step), self.read_meta(step)
             except Exception as error:  # storage layers raise many types for damaged files
-                if multihost.is_lost(error):
+                if multihost.is_peer_lost(error):
                     raise
                 reason = _first_line(error)
             # All processes must agree, so damage seen by one process counts for all.
@@ -207,19 +211,15 @@ class Checkpoints:
             DamagedError: An array differs from the saved one.
         """
         step = step or self.latest
+        items = {
+            name: ocp.args.StandardRestore(_abstract(tree, mesh))
+            for name, tree in self._items(like).items()
+        }
         restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(_abstract(like.model, mesh)),
-                train=ocp.args.StandardRestore(_abstract(_rest(like), mesh)),
-                meta=ocp.args.JsonRestore(),
-            ),
+            step, args=ocp.args.Composite(**items, meta=ocp.args.JsonRestore())
         )
         _check_digests(restored.meta, {"model": restored.model, "train": restored.train})
-        return TrainState(
-            **restored.model,
-            **{"method_state": like.method_state, **restored.train},
-        )
+        return join_state(like, self._evaluated, restored.model, restored.train)
 
     def restore_model(
         self, like: dict[str, PyTree], mesh: Mesh, step: int | None = None
@@ -227,7 +227,7 @@ class Checkpoints:
         """Restores the model of a checkpoint, replicated over the mesh.
 
         Args:
-            like: {"params", "model_state"} of arrays or shapes.
+            like: {"params", "model_state"} of the evaluated model, arrays or shapes.
             mesh: Mesh of the devices that receive the model.
             step: Step of the checkpoint; None: the newest one.
 
@@ -244,7 +244,7 @@ class Checkpoints:
         _check_digests(restored.meta, {"model": restored.model})
         return restored.model
 
-    def meta(self, step: int | None = None) -> dict[str, Any]:
+    def read_meta(self, step: int | None = None) -> dict[str, Any]:
         """Returns the ``meta`` of a checkpoint, without digests; step None: the newest one.
 
         Raises:
@@ -258,6 +258,11 @@ class Checkpoints:
         ).meta
         meta.pop(DIGESTS, None)
         return meta
+
+    def _items(self, state: TrainState) -> dict[str, PyTree]:
+        """Contents of the items ``model`` and ``train``."""
+        model, rest = split_state(state, self._evaluated)
+        return {"model": model, "train": rest}
 
     def _move_aside(self, damaged: dict[int, str], intact: int) -> None:
         """Moves damaged checkpoints to RUN/damaged: their steps can be saved again.
@@ -279,19 +284,13 @@ class Checkpoints:
         multihost.run_on_primary(move)
 
     def _not_written(self, failure: BaseException) -> RunError:
-        if multihost.is_lost(failure):
-            return multihost.lost(failure)
+        if multihost.is_peer_lost(failure):
+            return multihost.lost_peer_error(failure)
         reason = _first_line(failure)
         return RunError(
             f"a checkpoint could not be written to {self._folder}: {reason}; free disk space or "
             "get write access, then run the same command to resume from the previous checkpoint"
         )
-
-
-def _rest(state: TrainState) -> dict[str, PyTree]:
-    """State without its model; ``method_state`` is omitted if it is empty."""
-    rest = {"step": state.step, "opt_state": state.opt_state, "skipped": state.skipped}
-    return {**rest, "method_state": state.method_state} if state.method_state else rest
 
 
 def _check_digests(meta: dict[str, Any], tree: PyTree) -> None:

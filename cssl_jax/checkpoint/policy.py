@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 
 # Metrics that rank checkpoints, in order of precedence: with labels, without labels, classifiers,
 # and the names that earlier versions wrote.
-BEST = (
+RANKING_METRICS = (
     *("knn.selection_top1", "selection_view_retrieval", "classifier.selection_top1"),
     *("knn.top1", "view_retrieval"),
 )
@@ -41,11 +41,11 @@ def options(
 
 def is_ranked(metrics: Mapping[str, float]) -> bool:
     """True if the metrics of an evaluation contain one that ranks checkpoints."""
-    return any(name in metrics for name in BEST)
+    return any(name in metrics for name in RANKING_METRICS)
 
 
 def _score(metrics: Mapping[str, float]) -> float:
-    return next((metrics[name] for name in BEST if name in metrics), -math.inf)
+    return next((metrics[name] for name in RANKING_METRICS if name in metrics), -math.inf)
 
 
 class _NewestRegular:

@@ -1,4 +1,4 @@
-"""The command line: one module per group of commands, each with its options and what they do."""
+"""The command line: registry of commands, parsing of their arguments, exit status."""
 
 from cssl_jax.lazy import submodules
 

@@ -1,7 +1,10 @@
-"""Shortens a command's help to the options that most runs need; `--help-all` shows all."""
+"""Shortens a command's help to the options that most runs need, and wraps it to the terminal."""
 
 import re
+import textwrap
+from collections.abc import Sequence
 
+HELP_ALL = "--help-all"
 # Config fields that `--help` shows. The others keep their recipe's value in most runs.
 ESSENTIAL = frozenset(
     {
@@ -25,18 +28,23 @@ ESSENTIAL = frozenset(
 )
 # Sections whose options only some commands use.
 SECTIONS = {"classifier": ("finetune", "adapt"), "adapt": ("adapt",)}
+_BORDERS = ("╭", "│", "╰")
 _ASCII = str.maketrans("╭╮╰╯│─", "++++|-")
 _OPTION = re.compile(r"^│ --(?:no-)?([\w-]+)\.([\w-]+)")
 _BOX = re.compile(r"^╭─ (?:([\w-]+) )?options ─")
 
 
-def shorten(text: str, command: str, encoding: str | None = "utf-8") -> str:
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """True if the arguments ask for help."""
+    return not {"-h", "--help", HELP_ALL}.isdisjoint(argv)
+
+
+def shorten(text: str, command: str) -> str:
     """Help of a command without the options that are not essential.
 
     Args:
         text: Help as tyro prints it: boxes of options, one box per config section.
         command: Name of the command.
-        encoding: Encoding of the output; boxes are drawn in ASCII if it lacks their characters.
     """
     kept: list[str] = []
     box: list[str] = []
@@ -61,10 +69,28 @@ def shorten(text: str, command: str, encoding: str | None = "utf-8") -> str:
             kept += box if has_options else []
             box = []
     if hidden:
-        kept += ["", f"{hidden} more options are listed by --help-all"]
-    brief = "\n".join(kept) + "\n"
+        kept += ["", f"{hidden} more options are listed by {HELP_ALL}"]
+    return "\n".join(kept) + "\n"
+
+
+def fit(text: str, columns: int, encoding: str | None = "utf-8") -> str:
+    """Help with all lines wrapped, which tyro does inside boxes only.
+
+    Args:
+        text: Help as tyro prints it.
+        columns: Number of columns of the terminal.
+        encoding: Encoding of the output; boxes are drawn in ASCII if it lacks their characters.
+    """
+    indent = " " * len("usage: ")
+    lines = [
+        line
+        if line.startswith(_BORDERS)
+        else textwrap.fill(line, columns, subsequent_indent=indent * line.startswith("usage: "))
+        for line in text.splitlines()
+    ]
+    text = "\n".join(lines) + "\n"
     try:
-        brief.encode(encoding or "utf-8")
+        text.encode(encoding or "utf-8")
     except UnicodeEncodeError:
-        brief = brief.translate(_ASCII)
-    return brief
+        return text.translate(_ASCII)
+    return text

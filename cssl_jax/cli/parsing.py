@@ -4,19 +4,21 @@ import contextlib
 import functools
 import io
 import pathlib
+import shutil
 import sys
-from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Annotated, NoReturn, TypeVar
 
 import tyro
 
-from cssl_jax.cli.brief_help import shorten
+from cssl_jax.cli import usage_errors
+from cssl_jax.cli.brief_help import HELP_ALL, asks_for_help, fit, shorten
+from cssl_jax.cli.option_types import options_of
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.files import existing_run
 
 T = TypeVar("T")
-HELP_ALL = "--help-all"
 _WARMUP = "--optimizer.warmup-epochs"
 
 # Positional arguments and paths, with the word for them in help texts and errors.
@@ -29,25 +31,54 @@ OptionalFile = Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")]
 
 
 def parse(cls: type[T], name: str, argv: Sequence[str], default: T | None = None) -> T:
-    """Parses a command's arguments; prints its usage and exits if they do not fit."""
-    options = {} if default is None else {"default": default}
-    words = ["--help" if word == HELP_ALL else word for word in argv]
-    answer = functools.partial(tyro.cli, cls, prog=f"cssl-jax {name}", args=words, **options)
-    if not asks_for_help(argv) or HELP_ALL in argv:
-        return answer()
+    """Parses a command's arguments; prints its help and exits if they ask for it.
+
+    Args:
+        cls: Dataclass of the command's options.
+        name: Name of the command.
+        argv: Arguments after the name.
+        default: Instance with the defaults; fields that are ``tyro.MISSING`` are required.
+
+    Raises:
+        UserError: The command does not take the arguments.
+    """
+    if asks_for_help(argv):
+        _print_help(cls, name, argv, default)
+    refusal = io.StringIO()  # tyro's own description, which takes many lines
+    try:
+        with contextlib.redirect_stderr(refusal):
+            return _parser(cls, name, default)(args=list(argv))
+    except SystemExit as error:
+        if not error.code:
+            raise
+        if reason := _reason(error):
+            raise reason from None
+    raise UserError(usage_errors.message(options_of(cls, default), name, argv))
+
+
+def _reason(error: BaseException | None) -> UserError | None:
+    """Error of an options dataclass that refused its values; tyro raises SystemExit from it."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__context__
+    return error
+
+
+def _print_help(cls: type[T], name: str, argv: Sequence[str], default: T | None) -> NoReturn:
+    """Prints the help, with the essential options alone unless all are requested, and exits."""
     full = io.TextIOWrapper(io.BytesIO(), "utf-8")  # tyro draws its boxes where they can be encoded
     try:
         with contextlib.redirect_stdout(full):
-            answer()
+            _parser(cls, name, default)(args=["--help"])
     finally:
         full.seek(0)
-        sys.stdout.write(shorten(full.read(), name, sys.stdout.encoding))
+        text = full.read() if HELP_ALL in argv else shorten(full.read(), name)
+        sys.stdout.write(fit(text, shutil.get_terminal_size().columns, sys.stdout.encoding))
     raise AssertionError("help ends the command")
 
 
-def asks_for_help(argv: Sequence[str]) -> bool:
-    """True if the arguments ask for help."""
-    return not {"-h", "--help", HELP_ALL}.isdisjoint(argv)
+def _parser(cls: type[T], name: str, default: T | None) -> Callable[..., T]:
+    options = {} if default is None else {"default": default}
+    return functools.partial(tyro.cli, cls, prog=f"cssl-jax {name}", **options)
 
 
 def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:

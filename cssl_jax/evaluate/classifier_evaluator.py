@@ -11,7 +11,7 @@ from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import Source
 from cssl_jax.evaluate.accuracy import classification, top1_top5
-from cssl_jax.evaluate.evaluator import Checkpoint, halves, labelled_part
+from cssl_jax.evaluate.evaluator import Checkpoint, labelled_examples, split_ranking_reporting
 from cssl_jax.evaluate.features import Model, make_embed
 from cssl_jax.methods.classifier import Classifier
 
@@ -43,10 +43,10 @@ class ClassifierEvaluator:
             validation: Validation images, of which some have labels.
             mesh: Devices that batches are sharded over.
         """
-        self._validation = labelled_part(validation)
+        self._validation = labelled_examples(validation)
         assert self._validation.labels is not None
         self._labels = self._validation.labels
-        self._selection, self._reporting = halves(validation, config.train.seed)
+        self._selection, self._reporting = split_ranking_reporting(validation, config.train.seed)
         self._num_classes = method.num_classes
         self._embed = make_embed(
             _Logits(method),
@@ -61,7 +61,7 @@ class ClassifierEvaluator:
         """Returns a model as a function from a source to logits float32 [N, C]."""
         return lambda source: self._embed(model, source)
 
-    def judge(
+    def evaluate(
         self,
         features: Logits,
         names: tuple[str, ...] = (),
@@ -91,10 +91,10 @@ class ClassifierEvaluator:
         return {NAME: metrics}
 
     @staticmethod
-    def flat(figures: dict[str, Any]) -> dict[str, float]:
-        """Metrics of ``judge`` by dotted names: {"classifier.top1": ..., ...}."""
+    def flat(metrics: dict[str, Any]) -> dict[str, float]:
+        """Metrics of ``evaluate`` by dotted names: {"classifier.top1": ..., ...}."""
         shown = ("top1", "top5", "selection_top1")
-        return {f"{NAME}.{key}": figures[NAME][key] for key in shown if key in figures[NAME]}
+        return {f"{NAME}.{key}": metrics[NAME][key] for key in shown if key in metrics[NAME]}
 
     def report(
         self,
@@ -103,7 +103,7 @@ class ClassifierEvaluator:
         untrained: Callable[[Source], Model],
         names: tuple[str, ...] = (),
         *,
-        figures: dict[str, Any] | None = None,
+        metrics: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Evaluates the last checkpoint on all images and the best one on the reporting half.
 
@@ -112,19 +112,19 @@ class ClassifierEvaluator:
             best: Best checkpoint; None: it is not evaluated.
             untrained: Unused: a classifier has no untrained baseline here.
             names: Unused, since there is only one protocol.
-            figures: Metrics of ``last`` from ``judge``; None: they are computed.
+            metrics: Metrics of ``last`` from ``evaluate``; None: they are computed.
 
         Returns:
             {"step", "num_classes", "classifier": metrics of ``last``, "best": metrics with "step"
             and "images", "selection": images that ranked checkpoints and a description}.
         """
-        figures = figures or self.judge(self.features(last.model))
-        results = {"step": last.step, "num_classes": self._num_classes, **figures}
+        metrics = metrics or self.evaluate(self.features(last.model))
+        results = {"step": last.step, "num_classes": self._num_classes, **metrics}
         text = f"last checkpoint: step {last.step}, not selected on any data, reported on all "
         text += f"{len(self._labels):,} validation images"
         if best is not None and len(self._reporting):
-            metrics = self.judge(self.features(best.model), rows=self._reporting)
-            results["best"] = {"step": best.step, "images": len(self._reporting), **metrics}
+            best_metrics = self.evaluate(self.features(best.model), rows=self._reporting)
+            results["best"] = {"step": best.step, "images": len(self._reporting), **best_metrics}
             text += (
                 f"\nbest checkpoint: step {best.step}, selected by top-1 on "
                 f"{len(self._selection):,} of them; reported on the other "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cssl_jax.errors import UserError
-from cssl_jax.losses.core.similarity import unit_length
+from cssl_jax.losses.core.similarity import normalize_rows
 
 Array = jax.Array | np.ndarray
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -29,7 +29,7 @@ def alignment(z1: Array, z2: Array) -> jax.Array:
         UserError: The shapes differ or are not [N, D] with N of at least 1.
     """
     _check_views(z1, z2)
-    a, b = unit_length(jnp.asarray(z1)), unit_length(jnp.asarray(z2))
+    a, b = normalize_rows(jnp.asarray(z1)), normalize_rows(jnp.asarray(z2))
     return jnp.mean(jnp.sum(jnp.square(a - b), axis=-1))
 
 
@@ -51,7 +51,7 @@ def uniformity(z: Array, *, block_size: int = 1024) -> jax.Array:
     """
     if z.ndim != 2 or len(z) < 2:
         raise UserError(f"uniformity of features {z.shape}; give [N, D] with at least two rows")
-    unit = unit_length(jnp.asarray(z))
+    unit = normalize_rows(jnp.asarray(z))
     n = len(unit)
     sums = [_pair_sums(unit, unit[i : i + block_size], i) for i in range(0, n, block_size)]
     return jax.nn.logsumexp(jnp.stack(sums)) - jnp.log(n * (n - 1.0))
@@ -94,7 +94,7 @@ def per_dimension_std(features: Array) -> jax.Array:
 
     The values are near 1 / sqrt(D) for features spread over the sphere and 0 for collapsed ones.
     """
-    return jnp.std(unit_length(jnp.asarray(features)), axis=0)
+    return jnp.std(normalize_rows(jnp.asarray(features)), axis=0)
 
 
 def view_retrieval(z1: np.ndarray, z2: np.ndarray, *, block_size: int = 1024) -> float:
@@ -115,7 +115,7 @@ def view_retrieval(z1: np.ndarray, z2: np.ndarray, *, block_size: int = 1024) ->
         UserError: The shapes differ or are not [N, D] with N of at least 1.
     """
     _check_views(z1, z2)
-    a, b = unit_length(jnp.asarray(z1)), unit_length(jnp.asarray(z2))
+    a, b = normalize_rows(jnp.asarray(z1)), normalize_rows(jnp.asarray(z2))
     hits = 0
     for anchors, candidates in ((a, b), (b, a)):
         for i in range(0, len(a), block_size):

@@ -19,7 +19,7 @@ from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.features import Model, encoder_variables, make_embed, pixels
 from cssl_jax.evaluate.protocols import linear
 from cssl_jax.evaluate.protocols import run as protocols
-from cssl_jax.evaluate.untrained import describe
+from cssl_jax.evaluate.untrained import describe_untrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +68,15 @@ class Evaluator:
         self._config = config
         self._spec = spec
         self._all_train, self._all_validation = train, validation
-        train = labelled_part(train)
+        train = labelled_examples(train)
         limit = config.evaluate.train_limit
         if limit == 1:
             raise UserError(
                 "evaluate.train_limit is 1; give at least 2 images, or 0 for all of them"
             )
         self._train = seeded_subset(train, limit or len(train), seed=config.train.seed)
-        self._validation = labelled_part(validation)
-        self._selection, self._reporting = halves(validation, config.train.seed)
+        self._validation = labelled_examples(validation)
+        self._selection, self._reporting = split_ranking_reporting(validation, config.train.seed)
         self._embed = make_embed(
             encoder,
             mesh,
@@ -94,7 +94,7 @@ class Evaluator:
             for split in (self._train, self._validation)
         )
 
-    def judge(
+    def evaluate(
         self,
         features: protocols.Features,
         names: tuple[str, ...] = protocols.ONLINE,
@@ -159,10 +159,10 @@ class Evaluator:
         )
 
     @staticmethod
-    def flat(figures: dict[str, Any]) -> dict[str, float]:
-        """Metrics of ``judge`` by dotted names: {"knn.top1": ..., ...}."""
+    def flat(metrics: dict[str, Any]) -> dict[str, float]:
+        """Metrics of ``evaluate`` by dotted names: {"knn.top1": ..., ...}."""
         flat: dict[str, float] = {}
-        for name, value in figures.items():
+        for name, value in metrics.items():
             if not isinstance(value, dict):
                 flat[name] = value
                 continue
@@ -179,7 +179,7 @@ class Evaluator:
         untrained: Callable[[Source], Model],
         names: tuple[str, ...] = protocols.ONLINE,
         *,
-        figures: dict[str, Any] | None = None,
+        metrics: dict[str, Any] | None = None,
         chose_best: bool = True,
         ranked: Source | None = None,
     ) -> dict[str, Any]:
@@ -192,13 +192,13 @@ class Evaluator:
             untrained: Function from training images to the untrained model, see
                 ``untrained.untrained_model``.
             names: Names of protocols in ``protocols.PROTOCOLS``.
-            figures: Metrics of ``last`` from ``judge(..., full=True)``; None: they are computed.
+            metrics: Metrics of ``last`` from ``evaluate(..., full=True)``; None: they are computed.
             chose_best: Whether the images of this validation split ranked the run's checkpoints.
             ranked: Images that ranked checkpoints if ``chose_best`` is false. They are excluded
                 from the report on ``best``. None: they are unknown, and nothing is excluded.
 
         Returns:
-            The metrics of ``last`` from ``judge``, and these entries:
+            The metrics of ``last`` from ``evaluate``, and these entries:
 
             * "step" of the last checkpoint, "num_classes"
             * "random_init": metrics of the untrained encoder, with its "description"
@@ -214,12 +214,12 @@ class Evaluator:
         """
         hashes = {"last": variables_hash(last.model)}
         last_features = self._cached(last.model)
-        if figures is None:
-            figures = self.judge(last_features, names, full=True)
+        if metrics is None:
+            metrics = self.evaluate(last_features, names, full=True)
         results: dict[str, Any] = {
             "step": last.step,
             "num_classes": self._train.num_classes if self.labelled else 0,
-            **figures,
+            **metrics,
         }
         rows = self._reporting if chose_best else self._unranked(ranked)
         if best is not None and len(rows):
@@ -229,17 +229,17 @@ class Evaluator:
             results["best"] = {
                 "step": best.step,
                 "images": len(rows),
-                **_without_details(self.judge(best_features, names, full=True, rows=rows)),
+                **_without_details(self.evaluate(best_features, names, full=True, rows=rows)),
             }
             if not is_last:
                 # Best and last are comparable on the same images only.
-                last_metrics = self.judge(last_features, names, full=True, rows=rows)
+                last_metrics = self.evaluate(last_features, names, full=True, rows=rows)
                 results["best"]["last"] = _without_details(last_metrics)
         results["selection"] = self._describe_selection(last, best, chose_best, len(rows))
         baselines = {"random_init": self.features(untrained(self._train)), "pixels": pixels}
         for name, features in baselines.items():
-            results[name] = _without_details(self.judge(features, names, full=True))
-        results["random_init"]["description"] = describe(len(self._train))
+            results[name] = _without_details(self.evaluate(features, names, full=True))
+        results["random_init"]["description"] = describe_untrained(len(self._train))
         models = {"last": last, "best": best}
         for name, before in hashes.items():
             checkpoint = models[name]
@@ -330,7 +330,7 @@ def variables_hash(model: Model) -> str:
     return digest.hexdigest()
 
 
-def halves(validation: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_ranking_reporting(validation: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits the validation images at random into a ranking half and a reporting half.
 
     Args:
@@ -338,8 +338,8 @@ def halves(validation: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
         seed: Seed of the run.
 
     Returns:
-        Sorted rows of ``labelled_part(validation)``: those that rank checkpoints, those that report
-        on the best one.
+        Sorted rows of ``labelled_examples(validation)``: those that rank checkpoints, those that
+        report on the best one.
     """
     size = len(validation)
     # Another epoch than the one of the data split, so that the two orders are independent.
@@ -366,7 +366,7 @@ def _without_details(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def labelled_part(source: Source) -> Source:
+def labelled_examples(source: Source) -> Source:
     """The labelled examples of a partly labelled source; any other source is returned unchanged."""
     if source.labels is None or source.labels.min() >= 0 or source.labels.max() < 0:
         return source

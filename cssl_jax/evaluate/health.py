@@ -31,7 +31,7 @@ class Health:
         self._source, self._policy, self._size, self._seed = source, policy, size, seed
         self._cached_views: list[np.ndarray] | None = None
 
-    def figures(self, features: Features) -> dict[str, float]:
+    def metrics(self, features: Features) -> dict[str, float]:
         """Computes the metrics {"features.NAME": value} of an encoder.
 
         Args:

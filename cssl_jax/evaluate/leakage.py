@@ -9,7 +9,7 @@ import PIL.Image
 
 from cssl_jax.data.cleaning.near_duplicates import near_pairs
 from cssl_jax.data.cleaning.scan import perceptual_hash
-from cssl_jax.data.pipeline.thread_map import ahead
+from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.classes import is_numbered
 from cssl_jax.data.sources.images import ImageSource
@@ -158,7 +158,7 @@ def _hashes(source: Source, as_files: bool) -> tuple[list[bytes], np.ndarray]:
         digest = hashlib.blake2b(image.data, digest_size=16, key=str(image.shape).encode()).digest()
         return digest, perceptual_hash(image)
 
-    pairs = list(ahead(digest_and_hash, range(len(source))))
+    pairs = list(map_ahead(digest_and_hash, range(len(source))))
     return [digest for digest, _ in pairs], np.array([phash for _, phash in pairs], np.uint64)
 
 

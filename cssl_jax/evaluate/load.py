@@ -51,7 +51,7 @@ class Encoder:
             raise UserError(f"checkpoint {checkpoint!r} is unknown; use 'last' or 'best'")
         self.run = existing_run(run)
         with _quiet(), Checkpoints(self.run, read_only=True) as checkpoints:
-            meta = checkpoints.meta()
+            meta = checkpoints.read_meta()
             self.meta: dict[str, Any] = meta
             self.config: Config = recipes.from_dict(meta["config"])
             # No more devices than there are here, so that a run of a larger machine opens. With
@@ -65,7 +65,7 @@ class Encoder:
             # BatchNorm groups matter to training only. One device divides every batch.
             self.method = builders.make_method(self.config, spmd.make_mesh(jax.devices()[:1]))
             step = checkpoints.best if checkpoint == "best" else checkpoints.latest
-            assert step is not None  # meta() raises if there is no checkpoint
+            assert step is not None  # read_meta() raises if there is no checkpoint
             self.step = step
             self.model: Model = checkpoints.restore_model(self._shapes(), self.mesh, self.step)
         self._batch_size = batch_size or self.config.evaluate.batch_size
@@ -190,7 +190,8 @@ class Encoder:
 
     def _shapes(self) -> Model:
         """Shapes and dtypes of the model's variables, for restoring them."""
-        return builders.state_shapes(self.method, optax.identity(), self.spec).model
+        state = builders.state_shapes(self.method, optax.identity(), self.spec)
+        return state.evaluated(self.method)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ PyTree = Any
 _ORDER = 3
 
 
-def reestimate(
+def reestimate_norm_statistics(
     modules: dict[str, nn.Module],
     model: Model,
     source: Source,

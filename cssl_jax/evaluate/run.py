@@ -12,7 +12,12 @@ from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.masks import MaskedSource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
-from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, halves, labelled_part
+from cssl_jax.evaluate.evaluator import (
+    Checkpoint,
+    Evaluator,
+    labelled_examples,
+    split_ranking_reporting,
+)
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.evaluate.protocols.segment_run import load_masked_splits, segment
@@ -53,8 +58,8 @@ def evaluate_run(
         UserError: A protocol, the data or an option is invalid.
         RunError: A protocol changed the encoder.
     """
-    process.join("evaluate")
-    with multihost.watched():
+    process.join_processes("evaluate")
+    with multihost.raise_if_peer_lost():
         return _evaluate_run(run, protocol, data, options)
 
 
@@ -193,7 +198,9 @@ def _ranking_images(run_config: Config) -> Source | None:
         validation = builders.load_data(run_config)[1]
     except UserError:
         return None
-    return labelled_part(validation).take(halves(validation, run_config.train.seed)[0])
+    return labelled_examples(validation).take(
+        split_ranking_reporting(validation, run_config.train.seed)[0]
+    )
 
 
 def _pretraining_leakage(run_config: Config, validation: Source) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import Source
 from cssl_jax.evaluate.features import Model
-from cssl_jax.evaluate.norm_statistics import reestimate
+from cssl_jax.evaluate.norm_statistics import reestimate_norm_statistics
 from cssl_jax.experiment import builders
 from cssl_jax.runtime import spmd
 
@@ -41,9 +41,9 @@ def untrained_model(
     # A classifier's logits depend on its head, whose statistics are estimated as well.
     if getattr(untrained, "head", None) is not None:
         modules["head"] = untrained.head
-    return reestimate(
+    return reestimate_norm_statistics(
         modules,
-        spmd.replicate(state.model, mesh),
+        spmd.replicate(state.evaluated(untrained), mesh),
         images,
         spec,
         mesh,
@@ -52,7 +52,7 @@ def untrained_model(
     )
 
 
-def describe(images: int) -> str:
+def describe_untrained(images: int) -> str:
     """Describes the untrained encoder in one line, for results.json and reports.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cssl_jax.losses.ntxent import chance_level
 
-Figures = Mapping[str, Any]
+Metrics = Mapping[str, Any]
 Grade = Literal["bad", "warning", "good"]
 
 LINES = 5  # number of newest log lines whose mean is evaluated: one batch is noisy
@@ -22,14 +22,14 @@ TOO_EASY = 0.99  # contrastive accuracy in the first half from which on views ar
 # Uniformity above which features are one point: a mean squared distance of 0.025 between images.
 POINT = -0.05
 # Minimum healthy RankMe: as a fraction of the largest possible rank, and in dimensions.
-RANK_SHARE, RANK_LEAST = 0.03, 2.0
-DEAD_SHARE = 0.5  # fraction of dead dimensions above which there is a warning
+RANK_FRACTION, MIN_RANK = 0.03, 2.0
+DEAD_FRACTION = 0.5  # fraction of dead dimensions above which there is a warning
 # Squared distance of two views above which views are too hard, as a fraction of the squared
 # distance of different images.
 TOO_HARD = 0.97
 ERRORS = 3.0  # number of standard errors above chance within which a purity counts as chance
 # Trust ratio above which LARS follows weight decay, as a fraction of the one without a gradient.
-DECAY_SHARE = 0.5
+DECAY_FRACTION = 0.5
 LARGEST_STEP = 0.05  # maximum healthy update per step, as a fraction of a tensor's norm
 INPUT_WAIT = 0.1  # maximum healthy fraction of the time that steps wait for input
 PAST_BEST = 0.01  # maximum healthy drop below the best online score, in fractions of the images
@@ -63,7 +63,7 @@ class Facts:
         pairs: Number of positive pairs N per batch, the number of examples per batch.
         temperature: Temperature of the loss.
         total_steps: Number of optimizer steps of the whole run.
-        judged_from: First step to which the rules apply; earlier steps are warm-up.
+        applies_from: First step to which the rules apply; earlier steps are warm-up.
         trust_coefficient: Coefficient eta of LARS.
         weight_decay: Coefficient lambda of the optimizer's weight decay.
     """
@@ -71,7 +71,7 @@ class Facts:
     pairs: int
     temperature: float
     total_steps: int
-    judged_from: int
+    applies_from: int
     trust_coefficient: float = 0.001
     weight_decay: float = 0.0
 
@@ -92,13 +92,13 @@ def facts(config: Any, steps_per_epoch: int) -> Facts:
         pairs=config.train.batch_size,
         temperature=config.method.temperature,
         total_steps=total,
-        judged_from=min(max(warmup, steps_per_epoch, min(total // 10, 500)), total),
+        applies_from=min(max(warmup, steps_per_epoch, min(total // 10, 500)), total),
         trust_coefficient=config.optimizer.trust_coefficient,
         weight_decay=config.optimizer.weight_decay,
     )
 
 
-def least_loss(pairs: int, temperature: float) -> float:
+def minimum_loss(pairs: int, temperature: float) -> float:
     """Lower bound in nats of the NT-Xent loss of N pairs.
 
     The bound is reached if positives are identical and the N directions form a simplex. It is
@@ -112,15 +112,15 @@ def least_loss(pairs: int, temperature: float) -> float:
     return math.log1p((2 * pairs - 2) * math.exp(-gap))
 
 
-def of_steps(lines: Iterable[Figures], known: Facts) -> list[Verdict]:
+def check_steps(lines: Iterable[Metrics], known: Facts) -> list[Verdict]:
     """Verdicts on the loss, the contrast and the trust ratios of the newest training steps.
 
     Args:
         lines: Lines of ``metrics.jsonl`` in the order of steps, each with "step".
-        known: Facts of the run. There are no verdicts before the step ``judged_from``.
+        known: Facts of the run. There are no verdicts before the step ``applies_from``.
     """
     lines = [line for line in lines if _is_finite(line.get("loss"))][-LINES:]
-    if not lines or lines[-1]["step"] < known.judged_from:
+    if not lines or lines[-1]["step"] < known.applies_from:
         return []
     step = lines[-1]["step"]
     first_half = 2 * step <= known.total_steps
@@ -145,11 +145,12 @@ def of_steps(lines: Iterable[Figures], known: Facts) -> list[Verdict]:
                 "or enlarge train.batch_size",
             )
         )
-    return verdicts + _of_trust_ratios(lines[-1], known)
+    return verdicts + _check_trust_ratios(lines[-1], known)
 
 
 def _at_chance(loss: float, chance: float, known: Facts) -> Verdict:
-    span = chance - least_loss(known.pairs, known.temperature)  # largest possible drop below chance
+    # Largest possible drop below chance.
+    span = chance - minimum_loss(known.pairs, known.temperature)
     if span < 2 * AT_CHANCE * chance:
         advice = (
             f"at temperature {known.temperature:g} no loss can fall more than {span:.3f} below it; "
@@ -176,7 +177,7 @@ def _worse_than_chance(loss: float, chance: float) -> Verdict:
     )
 
 
-def _of_trust_ratios(line: Figures, known: Facts) -> list[Verdict]:
+def _check_trust_ratios(line: Metrics, known: Facts) -> list[Verdict]:
     """Verdicts on the LARS trust ratios eta |w| / |u|, u = gradient + lambda w."""
     if not _is_finite(line.get("trust_ratio_median")):
         return []
@@ -184,7 +185,7 @@ def _of_trust_ratios(line: Figures, known: Facts) -> list[Verdict]:
     if known.weight_decay:
         # Without a gradient u = lambda w, and the ratio is eta / lambda.
         decay_only = known.trust_coefficient / known.weight_decay
-        if median > DECAY_SHARE * decay_only:
+        if median > DECAY_FRACTION * decay_only:
             verdicts.append(
                 Verdict(
                     "decay alone",
@@ -209,17 +210,17 @@ def _of_trust_ratios(line: Figures, known: Facts) -> list[Verdict]:
     return verdicts
 
 
-def of_features(scores: Figures, known: Facts) -> list[Verdict]:
+def check_features(scores: Metrics, known: Facts) -> list[Verdict]:
     """Verdicts on collapse, difficulty of the views, and neighbours of held-out features.
 
     Args:
         scores: "step" and the metrics of ``health.Health``, such as "features.rankme".
-        known: Facts of the run. There are no verdicts before the step ``judged_from``.
+        known: Facts of the run. There are no verdicts before the step ``applies_from``.
     """
-    if "features.rankme" not in scores or scores["step"] < known.judged_from:
+    if "features.rankme" not in scores or scores["step"] < known.applies_from:
         return []
     value = {name.removeprefix("features."): scores[name] for name in scores}
-    verdicts = _of_collapse(value)
+    verdicts = _check_collapse(value)
     distance = 2 * value["std"] ** 2  # mean squared distance of two random images
     if (
         not verdicts
@@ -253,7 +254,7 @@ def of_features(scores: Figures, known: Facts) -> list[Verdict]:
     return verdicts
 
 
-def _of_collapse(value: Figures) -> list[Verdict]:
+def _check_collapse(value: Metrics) -> list[Verdict]:
     """Verdicts on full collapse, dimensional collapse and dead dimensions."""
     if not value["uniformity"] <= POINT:  # "not <=" holds for NaN too
         return [
@@ -267,7 +268,7 @@ def _of_collapse(value: Figures) -> list[Verdict]:
                 "data",
             )
         ]
-    verdicts, limit = [], max(RANK_LEAST, RANK_SHARE * value["rank_limit"])
+    verdicts, limit = [], max(MIN_RANK, RANK_FRACTION * value["rank_limit"])
     if value["rankme"] < limit:
         k = max(1, round(value["rankme"]))
         verdicts.append(
@@ -279,7 +280,7 @@ def _of_collapse(value: Figures) -> list[Verdict]:
                 "lower optimizer.learning_rate or method.temperature, enlarge train.batch_size",
             )
         )
-    if value["dead"] > DEAD_SHARE:
+    if value["dead"] > DEAD_FRACTION:
         verdicts.append(
             Verdict(
                 "dead",
@@ -292,7 +293,7 @@ def _of_collapse(value: Figures) -> list[Verdict]:
     return verdicts
 
 
-def of_input(fraction: float, remedy: str = "") -> list[Verdict]:
+def check_input(fraction: float, remedy: str = "") -> list[Verdict]:
     """Verdict on the time that steps waited for input.
 
     Args:
@@ -312,7 +313,7 @@ def of_input(fraction: float, remedy: str = "") -> list[Verdict]:
     ]
 
 
-def of_timings(lines: Sequence[Figures]) -> list[Verdict]:
+def check_timings(lines: Sequence[Metrics]) -> list[Verdict]:
     """Verdict on the time that a whole run waited for input.
 
     Args:
@@ -322,10 +323,10 @@ def of_timings(lines: Sequence[Figures]) -> list[Verdict]:
     lines = [line for line in lines if "input_wait" in line][1:]
     seconds = sum(line["seconds"] for line in lines)
     waited = sum(line["input_wait"] * line["seconds"] for line in lines)
-    return of_input(waited / seconds) if seconds else []
+    return check_input(waited / seconds) if seconds else []
 
 
-def of_online(lines: Sequence[Figures]) -> list[Verdict]:
+def check_online(lines: Sequence[Metrics]) -> list[Verdict]:
     """Verdict on whether the last online evaluation is clearly worse than the best one.
 
     Args:
@@ -350,7 +351,7 @@ def of_online(lines: Sequence[Figures]) -> list[Verdict]:
     return []
 
 
-def of_results(results: Figures) -> list[Verdict]:
+def check_results(results: Metrics) -> list[Verdict]:
     """Verdicts on the final metrics, compared with the untrained encoder and raw pixels.
 
     Args:
@@ -389,6 +390,6 @@ def _is_finite(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _mean(lines: Sequence[Figures], name: str, default: float = math.nan) -> float:
+def _mean(lines: Sequence[Metrics], name: str, default: float = math.nan) -> float:
     values = [line[name] for line in lines if _is_finite(line.get(name))]
     return sum(values) / len(values) if values else default

@@ -17,7 +17,7 @@ from cssl_jax.data.pipeline.paired import PairPipeline, target_sampler
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources import base as sources
 from cssl_jax.data.sources.base import Source
-from cssl_jax.data.sources.classes import names_of, number_alike
+from cssl_jax.data.sources.classes import align_class_numbers, names_of
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
 from cssl_jax.methods.adaptation import TARGET
@@ -29,6 +29,7 @@ from cssl_jax.models.registry import build_encoder
 from cssl_jax.optim import optimizers
 from cssl_jax.optim.registry import OptimizerOptions
 from cssl_jax.runtime import process, spmd
+from cssl_jax.step.grad_cache import StepOptions
 from cssl_jax.step.state import TrainState
 
 
@@ -94,7 +95,7 @@ def _load_splits(config: Config) -> tuple[Source, Source]:
     source = load_source(config.data.source, config.data)
     unknown = config.data.unknown_classes
     if config.data.classes:
-        source = number_alike(
+        source = align_class_numbers(
             source,
             config.data.classes,
             option="data.source",
@@ -109,7 +110,7 @@ def _load_splits(config: Config) -> tuple[Source, Source]:
                 f"{_shape(source)}; give both the same height, width and channels"
             )
         if source.labels is not None and source.labels.max(initial=-1) >= 0:
-            validation = number_alike(
+            validation = align_class_numbers(
                 validation,
                 names_of(source),
                 option="data.validation_source",
@@ -337,6 +338,18 @@ def make_optimizer(
     return optimizer, schedule, total_steps
 
 
+def step_options(config: Config, sampler: Sampler, mesh: Mesh) -> StepOptions:
+    """Facts that the train step of a run is built from."""
+    return StepOptions(
+        total_steps=config.train.epochs * sampler.steps_per_epoch,
+        steps_per_epoch=sampler.steps_per_epoch,
+        seed=config.train.seed,
+        axis_name=spmd.AXIS,
+        micro_batches=spmd.micro_batches(config.train.batch_size, mesh, config.train.micro_batch),
+        frozen_norm=config.train.micro_batch_norm == "frozen",
+    )
+
+
 def init_state(
     method: Method, optimizer: optax.GradientTransformation, spec: InputSpec, seed: int
 ) -> TrainState:
@@ -345,6 +358,12 @@ def init_state(
     params, model_state, method_state = draw(jax.random.key(seed))
     opt_state = jax.jit(optimizer.init)(params)
     return TrainState(jnp.zeros((), jnp.int32), params, model_state, method_state, opt_state)
+
+
+def with_model(method: Method, state: TrainState, model: dict[str, Any]) -> TrainState:
+    """A first state with other weights, whose method_state starts from these weights too."""
+    start = jax.jit(method.start)
+    return state.replace(**model, method_state=start(model["params"], model["model_state"]))
 
 
 def state_shapes(
@@ -367,7 +386,12 @@ def _drawing(method: Method, spec: InputSpec) -> Callable[[jax.Array], Any]:
         group: np.zeros((2, count, spec.size, spec.size, spec.channels), np.float32)
         for group, count in method.views.items()
     }
-    return lambda key: method.init(key, {"views": views})
+
+    def draw(key: jax.Array) -> Any:
+        params, model_state = method.init(key, {"views": views})
+        return params, model_state, method.start(params, model_state)
+
+    return draw
 
 
 @functools.lru_cache(maxsize=8)

@@ -12,8 +12,7 @@ from cssl_jax.config import Config
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.experiment import builders
 from cssl_jax.methods.base import Method
-from cssl_jax.runtime import spmd
-from cssl_jax.step.grad_cache import make_gradient
+from cssl_jax.step.grad_cache import StepOptions, make_gradient
 from cssl_jax.step.train_step import make_train_step
 
 PyTree = Any
@@ -33,7 +32,7 @@ class Computation:
         optimizer: Gradient transformation.
         schedule: Learning rate as a function of the step.
         total_steps: Number of steps of the run.
-        micro_batches: Number of micro-batches that a batch is encoded in; 1 encodes it at once.
+        step_options: Facts that the train step is built from.
     """
 
     config: Config
@@ -43,43 +42,34 @@ class Computation:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     total_steps: int
-    micro_batches: int
+    step_options: StepOptions
 
     def train_step(
         self,
         make_batch: MakeBatch,
         *,
         optimizer: optax.GradientTransformation | None = None,
-        figures: StepMetrics | None = None,
+        extra_metrics: StepMetrics | None = None,
     ) -> Callable[..., PyTree]:
         """Per-device train step, see ``make_train_step``.
 
         Args:
             make_batch: ``Pipeline.make_batch``.
             optimizer: Transformation in place of the config's own; None takes that.
-            figures: Additional metrics of each step; None: no others.
+            extra_metrics: (gradient, params) -> additional metrics; None: no others.
         """
         return make_train_step(
             self.method,
             optimizer or self.optimizer,
             self.schedule,
             make_batch,
-            **self._options,
-            figures=figures,
+            self.step_options,
+            extra_metrics=extra_metrics,
         )
 
     def gradient(self, make_batch: MakeBatch) -> Callable[..., PyTree]:
         """Per-device function that computes the gradient, see ``make_gradient``."""
-        return make_gradient(self.method, make_batch, **self._options)
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {
-            "total_steps": self.total_steps,
-            "axis_name": spmd.AXIS,
-            "micro_batches": self.micro_batches,
-            "frozen_norm": self.config.train.micro_batch_norm == "frozen",
-        }
+        return make_gradient(self.method, make_batch, self.step_options)
 
 
 def computation_of(config: Config, mesh: Mesh, sampler: Sampler) -> Computation:
@@ -89,7 +79,7 @@ def computation_of(config: Config, mesh: Mesh, sampler: Sampler) -> Computation:
         UserError: There is no such method, encoder or optimizer, or the batch does not divide over
             devices, groups and micro-batches.
     """
-    micro_batches = spmd.micro_batches(config.train.batch_size, mesh, config.train.micro_batch)
+    step_options = builders.step_options(config, sampler, mesh)
     method = builders.make_method(config, mesh)
     optimizer, schedule, total_steps = builders.make_optimizer(config, sampler)
     return Computation(
@@ -100,5 +90,5 @@ def computation_of(config: Config, mesh: Mesh, sampler: Sampler) -> Computation:
         optimizer=optimizer,
         schedule=schedule,
         total_steps=total_steps,
-        micro_batches=micro_batches,
+        step_options=step_options,
     )

@@ -26,7 +26,7 @@ class InputReport:
         source: As the config names it.
         reason: The pipeline's name and why it was chosen.
         batch_size: Of the recipe.
-        measured: With all figures.
+        measured: With all metrics.
     """
 
     source: str
@@ -42,7 +42,7 @@ class InputReport:
             f"input     {self.source}: {self.reason}\n"
             f"measured  batches of {len(pipeline.rows)} examples, {count} views of "
             f"{pipeline.size} px each\n\n"
-            f"{profile_result.table(self.measured)}\n"
+            f"{profile_result.format_table(self.measured)}\n"
             f"A batch of {self.batch_size} comes every {1000 * step:,.1f} ms: a step that takes "
             f"longer never waits.\n\n{words[0].upper()}{words[1:]}."
         )
@@ -57,7 +57,7 @@ def bench_input(config: Config, *, seconds: float = 3.0) -> InputReport:
 
     Raises:
         UserError: The config, the data and the devices do not fit each other.
-        RunError: A picture has changed since it was scanned.
+        RunError: An image has changed since it was scanned.
     """
     if not 0 < seconds <= 3600:
         raise UserError(f"--seconds {seconds:g}; give more than 0, at most 3600")

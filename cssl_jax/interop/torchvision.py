@@ -22,7 +22,7 @@ def from_torchvision(
 ) -> dict[str, Any]:
     """Variables of our ResNet from a torchvision (or timm) ResNet's state dict.
 
-    The classifier ``fc.*`` and ``num_batches_tracked`` are left out. Dtypes are kept. torch's
+    The classifier ``fc.*`` and ``num_batches_tracked`` are omitted. Dtypes are kept. torch's
     running variance is the unbiased estimate and ours the biased one; it is taken as it is.
 
     Args:

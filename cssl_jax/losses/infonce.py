@@ -15,7 +15,7 @@ from cssl_jax.losses.core.similarity import (
     choose_tile,
     first_row,
     gather,
-    unit_length,
+    normalize_rows,
 )
 
 # Per query, [n] each: log-sum-exp, mean logit under the softmax, largest negative logit.
@@ -124,12 +124,12 @@ def query_contrast(
     check_positive(temperature=temperature)
     if not in_batch and queue is None:
         raise UserError("in_batch=False leaves no negatives; give a queue")
-    queries, keys = unit_length(queries), unit_length(keys)
+    queries, keys = normalize_rows(queries), normalize_rows(keys)
     scale = 1 / jnp.asarray(temperature, queries.dtype)
     positive = jnp.sum(queries * keys, axis=-1) * scale
     own = first_row(len(queries), axis_name) + jnp.arange(len(queries), dtype=jnp.int32)
     all_keys = gather(keys, axis_name) if in_batch else keys[:0]
-    queue_keys = keys[:0] if queue is None else lax.stop_gradient(unit_length(queue))
+    queue_keys = keys[:0] if queue is None else lax.stop_gradient(normalize_rows(queue))
     sums: _RowSums = (positive, lax.stop_gradient(positive), jnp.full_like(positive, -jnp.inf))
     if num_negatives is not None:
         similarities = _sampled_similarities(

@@ -13,7 +13,7 @@ from cssl_jax.losses.core.similarity import (
     choose_tile,
     first_row,
     gather,
-    unit_length,
+    normalize_rows,
 )
 from cssl_jax.losses.core.two_views import is_negative, lay_out
 
@@ -50,7 +50,7 @@ def siglip(
     """
     check_pairs(first, second, "first and second")
     check_positive(scale=scale)
-    anchors, candidates = unit_length(first), gather(unit_length(second), axis_name)
+    anchors, candidates = normalize_rows(first), gather(normalize_rows(second), axis_name)
     sums = sum_rows(
         Terms(total=(_pair_term,)),
         anchors,

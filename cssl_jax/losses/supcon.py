@@ -13,7 +13,7 @@ from cssl_jax.losses.core.similarity import (
     choose_tile,
     first_row,
     gather,
-    unit_length,
+    normalize_rows,
 )
 
 
@@ -51,7 +51,7 @@ def sup_con(
     if z.ndim != 3 or labels.shape != z.shape[:1]:
         raise UserError(f"z is {z.shape} and labels {labels.shape}; give [n, v, d] and [n]")
     n, views, d = z.shape
-    anchors = unit_length(z).reshape(n * views, d)
+    anchors = normalize_rows(z).reshape(n * views, d)
     example = first_row(n, axis_name) + jnp.arange(n, dtype=jnp.int32)
     # Each unlabelled example gets a unique negative class, so that only its own views match.
     labels = jnp.repeat(jnp.where(labels < 0, -1 - example, labels), views)

@@ -50,12 +50,14 @@ class Adaptation(Classifier):
 
     def objective(
         self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[jax.Array, dict[str, jax.Array], PyTree]:
         """Mean cross entropy of the source images and the alignment, times its weight."""
-        entropy, metrics = super().objective(params, method_state, outputs["logits"], examples, ctx)
+        entropy, metrics, carry = super().objective(
+            params, method_state, outputs["logits"], examples, ctx
+        )
         alignment, more = self.alignment(params, outputs["features"], ctx)
         loss = entropy + alignment
-        return loss, {**metrics, **more, "cross_entropy": entropy, "loss": loss}
+        return loss, {**metrics, **more, "cross_entropy": entropy, "loss": loss}, carry
 
     def alignment(
         self, params: PyTree, features: jax.Array, ctx: Context

@@ -1,23 +1,32 @@
 """The contract between a method and the one training step."""
 
-from typing import Any, NamedTuple, Protocol
+import abc
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from cssl_jax.runtime import spmd
 
 PyTree = Any
 Batch = dict[str, Any]
+_STEP = 0x73746570  # separates the keys of steps from those of epochs and examples
 
 
 class Context(NamedTuple):
-    """What a method may know besides its arguments.
+    """Facts about the current step that a method may use.
 
     Attributes:
-        step: int32 scalar, from 0.
-        total_steps: Of the run.
-        axis_name: Mapped axis that the batch is split over, or None.
-        train: Batch statistics and random masks on.
-        frozen_norm: BatchNorm uses its running statistics and leaves them as they are.
+        step: Number of completed steps, int32 scalar.
+        total_steps: Number of steps of the run.
+        axis_name: Mapped axis that the batch is split over; None on a single device.
+        train: True if batch statistics and random masks are used.
+        frozen_norm: True if BatchNorm uses its running statistics without updating them.
+        steps_per_epoch: Number of steps per epoch, for schedules that are stated in epochs.
+        seed: Seed of the run, from which ``key`` is derived.
+        micro_batches: Number of micro-batches that the batch is encoded in.
     """
 
     step: jax.Array
@@ -25,90 +34,206 @@ class Context(NamedTuple):
     axis_name: str | None
     train: bool = True
     frozen_norm: bool = False
+    steps_per_epoch: int = 1
+    seed: int = 0
+    micro_batches: int = 1
+
+    def key(self, purpose: int) -> jax.Array:
+        """Random key of this step and purpose, identical on all devices.
+
+        Args:
+            purpose: Number that separates the draws of one step from each other.
+        """
+        key = jax.random.fold_in(jax.random.key(self.seed), _STEP)
+        return jax.random.fold_in(jax.random.fold_in(key, self.step), purpose)
+
+    def global_rows(self, x: jax.Array) -> jax.Array:
+        """Gathers the rows of all devices in the order of the global batch, [n, ...] -> [N, ...].
+
+        The order does not depend on the number of devices and micro-batches. A queue needs it, and
+        so does everything that is drawn over positions in the batch. Differentiable.
+        """
+        return spmd.global_rows(x, self.axis_name, self.micro_batches)
 
 
-class Method(Protocol):
-    """An objective, with labels or without; one file in this folder implements it.
+class StepOutputs(NamedTuple):
+    """Results of a step's gradient that ``Method.after_update`` may use.
 
-    A batch is ``{"views": {group: [n, k, ...]}, "index": [n], "key": [n, 2], "mask": [n]}``, with
-    ``"label": [n]`` where there are labels; views are normalised floats and all views of an example
-    lie on one device.
-
-    The loss is ``objective`` of ``encode``. They are apart so that a batch can be encoded in parts,
-    see ``step.grad_cache``: an example's outputs must not depend on the others, but through
-    BatchNorm, and whatever examples have to do with each other is in ``objective``.
-
-    A method is a value, such as a frozen dataclass: equal ones share their compiled programs.
+    Attributes:
+        metrics: Metrics of the objective, scalars averaged over the devices.
+        model_state: Next running statistics, replicated.
+        outputs: Outputs of ``encode`` for this device's examples, [n, ...].
+        targets: Targets of ``Method.targets`` for this device's examples, [n, ...].
+        target_state: Second result of ``Method.targets``, averaged over micro-batches.
+        carry: Third result of ``Method.objective``.
+        examples: Batch of this device without its views.
     """
 
-    def __hash__(self) -> int: ...
+    metrics: dict[str, Any]
+    model_state: PyTree
+    outputs: PyTree
+    targets: PyTree
+    target_state: PyTree
+    carry: PyTree
+    examples: Batch
+
+
+class Method(abc.ABC):
+    """An objective, with labels or without; one file in this package implements one method.
+
+    A batch is ``{"views": {group: [n, k, ...]}, "index": [n], "key": [n, 2], "mask": [n]}``, with
+    ``"label": [n]`` where there are labels. Views are normalised floats, and all views of an
+    example are on the same device.
+
+    One step computes, in this order:
+
+    1. ``targets`` of the batch, without gradient;
+    2. ``objective`` of ``encode``, and its gradient with respect to the parameters;
+    3. the update of the parameters, followed by ``project``;
+    4. ``after_update``, which gives the next ``method_state``.
+
+    A step with a non-finite loss, gradient or method_state changes none of the three states.
+
+    ``encode`` and ``objective`` are separate so that a batch can be encoded in micro-batches, see
+    ``step.grad_cache``. An example's outputs must depend on other examples through BatchNorm only,
+    and all relations between examples belong into ``objective``.
+
+    A method is a value, such as a frozen dataclass: identical methods share compiled programs.
+    """
+
+    #: Module that is kept after training; see ``models.registry.EncoderEntry``.
+    encoder: Any
+
+    #: True if the loss is a mean over examples, given their targets and the method_state.
+    #: Micro-batches then need one encoding pass instead of the two of GradCache, and ``carry`` is
+    #: averaged over the micro-batches.
+    separable: bool = False
 
     @property
-    def encoder(self) -> Any:
-        """The module that is kept after training; see ``models.registry.EncoderEntry``."""
-        ...
-
-    @property
-    def views(self) -> dict[str, int]:
+    @abc.abstractmethod
+    def views(self) -> Mapping[str, int]:
         """Number of views per example in each group of the batch."""
-        ...
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        """(params, model_state) for batches shaped like this one, modules by name.
+
+        The module "encoder" is kept after training.
+        """
+
+    @abc.abstractmethod
+    def encode(
+        self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
+    ) -> tuple[PyTree, PyTree]:
+        """Encodes this device's examples.
+
+        Returns:
+            (outputs, next model_state). Outputs are floats [n, ...], one row per example. The
+            model_state is replicated.
+        """
+
+    @abc.abstractmethod
+    def objective(
+        self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context
+    ) -> tuple[jax.Array, dict[str, jax.Array], PyTree]:
+        """Loss of this device's examples.
+
+        Args:
+            params: Parameters. Those that are used here receive their gradient as well.
+            method_state: State of the method before this step.
+            outputs: Outputs of ``encode`` for all n examples of this device.
+            examples: Batch without its views, and "targets" from ``targets``.
+            ctx: Facts about the step.
+
+        Returns:
+            (loss, metrics, carry). The mean of the losses over the devices is the loss of the
+            global batch. Metrics are scalars, which are averaged over the devices. The carry is
+            given to ``after_update`` and must be identical on all devices, for example gathered
+            rows or sums over the batch; {} if there is nothing to hand on.
+        """
 
     @property
     def pretrained_modules(self) -> tuple[str, ...]:
         """Names of the modules that ``adopt`` requires of a pretrained model."""
-        ...
+        return ("encoder",)
 
     @property
     def needs_statistics(self) -> bool:
         """True if BatchNorm layers use running statistics from the first step on."""
-        ...
+        return False
 
-    def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
-        """(params, model_state, method_state) for batches shaped like this one."""
-        ...
+    def start(self, params: PyTree, model_state: PyTree) -> PyTree:
+        """First method_state, for these initial or pretrained weights.
 
-    def encode(
+        Momentum copies are made here, with ``copied``: the arrays of a state are donated to the
+        step, so that none may occur twice.
+        """
+        return {}
+
+    def targets(
         self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
     ) -> tuple[PyTree, PyTree]:
-        """What the objective needs of this device's examples, and the next model_state.
+        """What the objective compares the outputs with, computed without gradient.
 
-        Outputs are floats [n, ...]; the model_state is replicated.
+        Returns:
+            (targets, target_state). Targets are arrays [n, ...], one row per example. The
+            target_state holds replicated floats, such as the next running statistics of a momentum
+            encoder.
         """
-        ...
-
-    def objective(
-        self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """This device's loss, whose mean over devices is the global one, and metrics (scalars).
-
-        ``outputs`` are those of ``encode`` for all n examples of this device, and ``examples`` is
-        their batch without its views. Parameters used here get their gradient too.
-        """
-        ...
+        return {}, {}
 
     def after_update(
-        self, params: PyTree, method_state: PyTree, aux: dict[str, Any], ctx: Context
+        self, params: PyTree, method_state: PyTree, step: StepOutputs, ctx: Context
     ) -> PyTree:
-        """The next method_state, given the updated parameters.
+        """Next method_state, given the updated parameters; identical on all devices."""
+        return method_state
 
-        ``aux`` holds "outputs" (this device's), "model_state" and "metrics" (replicated).
+    def project(self, params: PyTree, ctx: Context) -> PyTree:
+        """Imposes constraints on the updated parameters, such as rows of norm 1."""
+        return params
+
+    def evaluated(
+        self, params: PyTree, model_state: PyTree, method_state: PyTree
+    ) -> dict[str, PyTree]:
+        """The model that is evaluated, exported and saved: {"params", "model_state"} by module.
+
+        It selects subtrees of its arguments and computes nothing, so that checkpoints can store
+        every array once. It has a module "encoder".
         """
-        ...
+        return {"params": params, "model_state": model_state}
 
     def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool | float | jax.Array:
-        """Whether, or at what share of the learning rate, a parameter is updated at ``step``."""
-        ...
+        """Whether a parameter is updated at ``step``, or its learning-rate multiplier."""
+        return True
 
     def adopt(self, model: dict[str, PyTree], pretrained: dict[str, PyTree]) -> dict[str, PyTree]:
-        """The model, {"params", "model_state"}, with what can be taken over from a pretrained one.
+        """The model with the modules of a pretrained one: its encoder, and others of equal shapes.
 
-        Each holds modules by name; what is not taken over is the very object that was given.
+        Args:
+            model: {"params", "model_state"} of modules by name.
+            pretrained: The same of the pretrained model.
+
+        Returns:
+            {"params", "model_state"}. A module that is not copied is the very object of ``model``.
         """
-        ...
+        adopted = {part: dict(values) for part, values in model.items()}
+        for name in model["params"]:
+            theirs = {part: pretrained[part].get(name) for part in adopted}
+            ours = {part: values.get(name) for part, values in adopted.items()}
+            if name == "encoder" or _shapes(ours) == _shapes(theirs):
+                for part, values in adopted.items():
+                    if name in values:
+                        values[name] = theirs[part]
+        return adopted
+
+
+def copied(tree: PyTree) -> PyTree:
+    """Copies of the arrays of a tree, in new buffers, also inside of a compiled function."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 
 def split_variables(modules: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
-    """(params, model_state) of what initialising each module, by name, has given."""
+    """(params, model_state) from the initial variables of each module, by name."""
     params = {name: variables["params"] for name, variables in modules.items()}
     state = {name: variables.get("batch_stats", {}) for name, variables in modules.items()}
     return params, state
@@ -117,8 +242,12 @@ def split_variables(modules: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict
 def run_module(
     module: nn.Module, name: str, params: PyTree, model_state: PyTree, x: jax.Array, train: bool
 ) -> tuple[Any, PyTree]:
-    """What a module gives for ``x``, and its next part of the model_state."""
+    """(output of a module for ``x``, its part of the next model_state)."""
     variables = {"params": params[name], "batch_stats": model_state[name]}
-    with jax.named_scope(name):  # by which traces and ``planning.kernels`` tell the parts apart
+    with jax.named_scope(name):  # by which traces and ``planning.kernels`` attribute operations
         output, updated = module.apply(variables, x, train=train, mutable=["batch_stats"])
     return output, updated.get("batch_stats", {})
+
+
+def _shapes(variables: PyTree) -> PyTree:
+    return jax.tree.map(jnp.shape, variables)

@@ -15,14 +15,14 @@ import optax
 
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
-from cssl_jax.methods.base import Batch, Context, PyTree, run_module, split_variables
+from cssl_jax.methods.base import Batch, Context, Method, PyTree, run_module, split_variables
 from cssl_jax.methods.entry import MethodEntry, Modules
 
 _DROPOUT = 0x64726F70  # purpose of a key: views fold in their small numbers
 
 
 @dataclasses.dataclass(frozen=True)
-class Classifier:
+class Classifier(Method):
     """Cross entropy of the labels, with one view per example.
 
     Attributes:
@@ -62,7 +62,7 @@ class Classifier:
         """True if a part of the encoder is frozen."""
         return self.stages != "all"
 
-    def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
+    def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Initialises all modules; the classifier with zeros, so that it predicts uniformly."""
         encoder_key, head_key = jax.random.split(key)
         images = batch["views"]["main"][:, 0]
@@ -77,7 +77,7 @@ class Classifier:
             "kernel": jnp.zeros((x.shape[-1], self.num_classes), x.dtype),
             "bias": jnp.zeros(self.num_classes, x.dtype),
         }
-        return params, state, {}
+        return params, state
 
     def encode(
         self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
@@ -89,19 +89,13 @@ class Classifier:
 
     def objective(
         self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[jax.Array, dict[str, jax.Array], PyTree]:
         """Mean cross entropy of this device's examples."""
         targets = jax.nn.one_hot(examples["label"], self.num_classes, dtype=outputs.dtype)
         targets = optax.smooth_labels(targets, self.label_smoothing)
         loss = jnp.mean(optax.softmax_cross_entropy(outputs, targets))
         right = jnp.argmax(outputs, axis=-1) == examples["label"]
-        return loss, {"loss": loss, "accuracy": jnp.mean(right.astype(outputs.dtype))}
-
-    def after_update(
-        self, params: PyTree, method_state: PyTree, aux: dict[str, Any], ctx: Context
-    ) -> PyTree:
-        """Returns the state unchanged: it is empty."""
-        return method_state
+        return loss, {"loss": loss, "accuracy": jnp.mean(right.astype(outputs.dtype))}, {}
 
     def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool | float:
         """Learning-rate multiplier by module and, in the encoder, by stage."""
@@ -158,14 +152,14 @@ def logits_of(params: PyTree, x: jax.Array) -> jax.Array:
     return jnp.matmul(x, layer["kernel"], precision=jax.lax.Precision.HIGHEST) + layer["bias"]
 
 
-def _drop(x: jax.Array, keys: jax.Array, share: float) -> jax.Array:
-    """Zeroes a share of each row [n, D] by its example's key [n, 2]; the rest grows for it."""
+def _drop(x: jax.Array, keys: jax.Array, fraction: float) -> jax.Array:
+    """Zeroes a fraction of each row [n, D] by its example's key [n, 2]; the rest grows for it."""
 
     def kept(key: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), _DROPOUT)
-        return jax.random.bernoulli(key, 1.0 - share, x.shape[1:])
+        return jax.random.bernoulli(key, 1.0 - fraction, x.shape[1:])
 
-    return jnp.where(jax.vmap(kept)(keys), x / (1.0 - share), 0.0)
+    return jnp.where(jax.vmap(kept)(keys), x / (1.0 - fraction), 0.0)
 
 
 def _only(like: PyTree, source: PyTree) -> PyTree:
@@ -176,9 +170,10 @@ def _only(like: PyTree, source: PyTree) -> PyTree:
 def classifier_fields(config: Config, modules: Modules) -> dict[str, Any]:
     """Keyword arguments of ``Classifier`` from ``classifier.*``."""
     options = config.classifier
+    head = modules.head(num_applied_layers=options.head_layers) if options.head_layers else None
     return {
         "encoder": modules.encoder,
-        "head": modules.head(keep=options.head_layers) if options.head_layers else None,
+        "head": head,
         "num_classes": options.num_classes,
         "stages": options.stages,
         "layer_decay": options.layer_decay,

@@ -1,4 +1,4 @@
-"""Deep CORAL (Sun & Saenko 2016, arXiv 1607.01719): alike covariances of source and target."""
+"""Deep CORAL (Sun & Saenko 2016, arXiv 1607.01719): equal covariances of source and target."""
 
 import dataclasses
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""DANN (Ganin et al. 2016, arXiv 1505.07818): features that no classifier can tell domains by."""
+"""DANN (Ganin et al. 2016, arXiv 1505.07818): features that do not reveal the domain."""
 
 import dataclasses
 from typing import Any
@@ -36,7 +36,7 @@ reverse_gradient.defvjp(_forward, _backward)
 
 
 def reversal(step: jax.Array, total_steps: int) -> jax.Array:
-    """Lambda of a step: 2 / (1 + exp(-10 p)) - 1 at the share p of the run, from 0 towards 1."""
+    """Lambda of a step: 2 / (1 + exp(-10 p)) - 1 at the fraction p of the run, from 0 towards 1."""
     progress = jnp.asarray(step, jnp.result_type(float)) / total_steps
     return 2.0 / (1.0 + jnp.exp(-GAMMA * progress)) - 1.0
 
@@ -72,21 +72,21 @@ class DANN(Adaptation):
 
     domain: nn.Module = dataclasses.field(default_factory=DomainClassifier)
 
-    def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
+    def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """The classifier's modules, and the domain classifier."""
-        params, model_state, method_state = super().init(key, batch)
+        params, model_state = super().init(key, batch)
         kernel = params["classifier"]["kernel"]
         variables = self.domain.init(
             jax.random.fold_in(key, _DOMAIN), jnp.zeros((1, len(kernel)), kernel.dtype)
         )
-        return {**params, "domain": variables["params"]}, model_state, method_state
+        return {**params, "domain": variables["params"]}, model_state
 
     def alignment(
         self, params: PyTree, features: jax.Array, ctx: Context
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Mean cross entropy of the domains of features [n, 2, D], and three metrics.
 
-        "domain_loss" is ln 2 and "domain_accuracy" a half where nothing tells them apart;
+        "domain_loss" is ln 2 and "domain_accuracy" a half where nothing distinguishes them;
         "reversal" is lambda.
         """
         scale = reversal(ctx.step, ctx.total_steps)

@@ -11,12 +11,12 @@ from cssl_jax.config import Config
 from cssl_jax.losses import ntxent
 from cssl_jax.losses.core.similarity import TileSize
 from cssl_jax.losses.core.two_views import two_view_contrast
-from cssl_jax.methods.base import Batch, Context, PyTree, run_module, split_variables
+from cssl_jax.methods.base import Batch, Context, Method, PyTree, run_module, split_variables
 from cssl_jax.methods.entry import MethodEntry, Modules
 
 
 @dataclasses.dataclass(frozen=True)
-class SimCLR:
+class SimCLR(Method):
     """The SimCLR objective.
 
     Attributes:
@@ -36,17 +36,7 @@ class SimCLR:
         """Two views per example, in one group."""
         return {"main": 2}
 
-    @property
-    def pretrained_modules(self) -> tuple[str, ...]:
-        """The encoder; the projector is optional."""
-        return ("encoder",)
-
-    @property
-    def needs_statistics(self) -> bool:
-        """False: every BatchNorm layer uses the statistics of its batch."""
-        return False
-
-    def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
+    def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Initialises both modules; needs no mapped axis."""
         encoder_key, projector_key = jax.random.split(key)
         images = _flatten(batch["views"]["main"])
@@ -54,7 +44,7 @@ class SimCLR:
         features = jax.eval_shape(self.encoder.apply, encoder, images)["features"]
         projector = self.projector.init(projector_key, jnp.zeros(features.shape, features.dtype))
         modules = {"encoder": encoder, "projector": projector}
-        return *split_variables(modules), {}
+        return split_variables(modules)
 
     def encode(
         self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
@@ -70,7 +60,7 @@ class SimCLR:
 
     def objective(
         self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[jax.Array, dict[str, jax.Array], PyTree]:
         """NT-Xent of this device's examples against the global batch."""
         seen = two_view_contrast(
             outputs[:, 0],
@@ -84,28 +74,7 @@ class SimCLR:
             "contrastive_accuracy": ntxent.accuracy_from(seen),
             "contrastive_entropy": ntxent.entropy_from(seen),
         }
-        return loss, {"loss": loss, **metrics}
-
-    def after_update(
-        self, params: PyTree, method_state: PyTree, aux: dict[str, Any], ctx: Context
-    ) -> PyTree:
-        """Returns the state unchanged: it is empty."""
-        return method_state
-
-    def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool:
-        """Returns True for every parameter."""
-        return True
-
-    def adopt(self, model: dict[str, PyTree], pretrained: dict[str, PyTree]) -> dict[str, PyTree]:
-        """Takes a pretrained model's encoder, and its projector if the shapes are the same."""
-        adopted = {part: dict(values) for part, values in model.items()}
-        for name in ("encoder", "projector"):
-            theirs = {part: pretrained[part].get(name) for part in adopted}
-            ours = {part: values[name] for part, values in adopted.items()}
-            if name == "encoder" or _shapes(ours) == _shapes(theirs):
-                for part, values in adopted.items():
-                    values[name] = theirs[part]
-        return adopted
+        return loss, {"loss": loss, **metrics}, {}
 
     def _run(
         self, name: str, params: PyTree, model_state: PyTree, x: jax.Array, ctx: Context
@@ -117,10 +86,6 @@ class SimCLR:
 def _flatten(views: jax.Array) -> jax.Array:
     """[n, k, ...] -> [n k, ...], an example's views together, as BatchNorm groups need them."""
     return views.reshape(-1, *views.shape[2:])
-
-
-def _shapes(variables: PyTree) -> PyTree:
-    return jax.tree.map(jnp.shape, variables)
 
 
 def _build(config: Config, modules: Modules) -> SimCLR:

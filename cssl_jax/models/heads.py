@@ -14,7 +14,8 @@ class ProjectionHead(nn.Module):
         layers: Number of dense layers, 1 (linear) to 3, with ReLU between them.
         hidden: Width of the hidden layers; 0: the width of the features, as in the paper.
         out: Width d of the projections.
-        keep: Number of leading layers to apply, hidden ones with their ReLU; None: all layers.
+        num_applied_layers: Number of leading layers to apply, hidden ones with their ReLU; None:
+            all layers.
         norm: True for BatchNorm after every layer, as in the paper's code. The last BatchNorm has
             no bias.
         axis_name: Mapped axis of cross-replica BatchNorm; None on a single device.
@@ -26,7 +27,7 @@ class ProjectionHead(nn.Module):
     layers: int = 2
     hidden: int = 0
     out: int = 128
-    keep: int | None = None
+    num_applied_layers: int | None = None
     norm: bool = True
     axis_name: str | None = None
     norm_groups: int = 1
@@ -38,7 +39,7 @@ class ProjectionHead(nn.Module):
         """Maps features [n, D] to projections [n, d] of any norm, float32 or wider."""
         x = features
         hidden = self.hidden or features.shape[-1]
-        for i in range(self.layers if self.keep is None else self.keep):
+        for i in range(self.layers if self.num_applied_layers is None else self.num_applied_layers):
             last = i == self.layers - 1
             x = nn.Dense(
                 self.out if last else hidden,

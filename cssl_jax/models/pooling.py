@@ -26,8 +26,8 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
         padding: Rows and columns of minus infinity on each side.
 
     Returns:
-        Maxima, [n, H', W', C] with H' = (H + 2 padding - window) // stride + 1 and W' likewise, in
-        the dtype of ``x``.
+        Maxima, [n, H', W', C], in the dtype of ``x``. H' is (H + 2 padding - window) // stride + 1,
+        and W' is computed from W in the same way.
     """
     sides = ((padding, padding), (padding, padding))
     return nn.max_pool(x, (window, window), strides=(stride, stride), padding=sides)

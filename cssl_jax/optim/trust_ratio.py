@@ -15,7 +15,7 @@ PyTree = Any
 TrustMetrics = Callable[[PyTree, PyTree], dict[str, jax.Array]]
 
 
-def trust_figures(options: OptimizerConfig) -> TrustMetrics | None:
+def make_trust_ratio_metrics(options: OptimizerConfig) -> TrustMetrics | None:
     """Builds ``(gradient, params) -> metrics`` for an optimizer with trust ratios; None without.
 
     The metrics are trust_ratio_min, trust_ratio_median and trust_ratio_max over the adapted

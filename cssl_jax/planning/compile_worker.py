@@ -8,7 +8,7 @@ import jax
 
 from cssl_jax import recipes
 from cssl_jax.planning import compiled
-from cssl_jax.planning.shapes import input_of, step_of
+from cssl_jax.planning.shapes import abstract_step, data_shapes
 from cssl_jax.runtime import spmd, subprocesses
 
 
@@ -27,7 +27,7 @@ def main(
         config: Config of the run, as ``recipes.to_dict`` returns it.
         devices: Number of devices to compile for.
         cpu_devices: Number of CPU devices to simulate; 0 uses this machine's devices.
-        memory: Memory of one device in bytes, see ``input_of``.
+        memory: Memory of one device in bytes, see ``data_shapes``.
     """
     if cpu_devices:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
@@ -36,7 +36,7 @@ def main(
     jax.config.update("jax_enable_compilation_cache", False)
     start = time.monotonic()
     mesh = spmd.make_mesh(jax.devices()[:devices])
-    step = step_of(run_config, mesh, input_of(run_config, memory, devices))
+    step = abstract_step(run_config, mesh, data_shapes(run_config, memory, devices))
     function = spmd.data_parallel(step.function, mesh, split_constants=step.split_constants)
     program = function.lower(step.state, step.constants, step.host_batch).compile()  # type: ignore[attr-defined]
     report(

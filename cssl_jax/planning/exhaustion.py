@@ -11,7 +11,7 @@ from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.planning.plan import GIB
 from cssl_jax.planning.planner import held_bytes, step_fits
-from cssl_jax.planning.shapes import Input, input_of
+from cssl_jax.planning.shapes import DataShapes, data_shapes
 
 _EVALUATION = "cssl_jax.evaluate."
 _EXHAUSTED = re.compile(r"RESOURCE_EXHAUSTED|out of memory|bad_alloc", re.IGNORECASE)
@@ -37,7 +37,7 @@ def training_message(config: Config, error: BaseException, *, saved: bool) -> st
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     text = f"out of memory at batch {config.train.batch_size} on {devices} device(s)"
     try:
-        given = input_of(config, memory, devices)
+        given = data_shapes(config, memory, devices)
         held = held_bytes(config, devices, given)
         ways = list(_ways(config, devices, given, memory, saved))
     except Exception:  # tracing may run out of memory too: the original error matters more
@@ -68,7 +68,7 @@ def is_in_evaluation(error: BaseException) -> bool:
 
 
 def _ways(
-    config: Config, devices: int, given: Input, memory: int | None, saved: bool
+    config: Config, devices: int, given: DataShapes, memory: int | None, saved: bool
 ) -> Iterator[str]:
     """Lines with an option to type and the GiB of a step; only options valid for the config."""
     elsewhere = ", in another --workdir: a saved run keeps its batch size" if saved else ""
@@ -100,7 +100,7 @@ def _halves(batch: int, devices: int) -> list[int]:
 
 
 def _fitting(
-    configs: list[Config], devices: int, given: Input, memory: int | None
+    configs: list[Config], devices: int, given: DataShapes, memory: int | None
 ) -> tuple[Config, int] | None:
     """The first valid config whose step fits the memory, else the last valid one; and its bytes."""
     last = None

@@ -12,7 +12,7 @@ OPERATIONS = (
 )
 # Named scopes of ``step.train_step``, ``step.grad_cache`` and ``methods.base``, in order of
 # precedence: the first one that occurs in the path of an operation is its origin.
-PARTS = ("views", "optimizer", "journal", "finite", "loss", "projector", "encoder")
+PARTS = ("views", "optimizer", "journal", "finite", "loss", "targets", "projector", "encoder")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from cssl_jax.config import Config
 from cssl_jax.planning import formulas
-from cssl_jax.planning.shapes import Input
+from cssl_jax.planning.shapes import DataShapes
 
 GIB = 2**30
 
@@ -51,7 +51,7 @@ class Plan:
     """
 
     config: Config
-    given: Input
+    given: DataShapes
     devices: int
     shapes: Shapes
     compiled: dict[str, Any]

@@ -11,7 +11,7 @@ from cssl_jax.planning import formulas
 from cssl_jax.planning import jaxpr as program
 from cssl_jax.planning.advice import warnings
 from cssl_jax.planning.plan import GIB, Plan, Shapes
-from cssl_jax.planning.shapes import Input, abstract_mesh, input_of, step_of
+from cssl_jax.planning.shapes import DataShapes, abstract_mesh, abstract_step, data_shapes
 from cssl_jax.runtime import spmd, subprocesses
 
 CHILD = "cssl_jax.planning.compile_worker"
@@ -51,7 +51,7 @@ def plan(
     step_fits(config, devices)
     machine = subprocesses.devices(timeout)
     memory = _memory(memory_gb, machine)
-    given = input_of(config, memory, devices)
+    given = data_shapes(config, memory, devices)
     on_accelerator = machine["platform"] != "cpu" and machine["count"] >= devices
     # The child runs before anything is traced here: tracing makes this process the only one that
     # can use the accelerator.
@@ -109,7 +109,7 @@ def _memory(memory_gb: float | None, machine: dict[str, Any]) -> int:
     )
 
 
-def shapes_of(config: Config, devices: int, given: Input) -> Shapes:
+def shapes_of(config: Config, devices: int, given: DataShapes) -> Shapes:
     """Sizes of a step that are known without compiling it.
 
     Args:
@@ -122,7 +122,7 @@ def shapes_of(config: Config, devices: int, given: Input) -> Shapes:
             ``formulas.RESNETS``.
     """
     mesh = abstract_mesh(devices)
-    jaxpr = program.device_program(step_of(config, mesh, given), mesh)
+    jaxpr = program.device_program(abstract_step(config, mesh, given), mesh)
     return Shapes(
         program.argument_bytes(jaxpr),
         program.peak_bytes(jaxpr),
@@ -131,14 +131,14 @@ def shapes_of(config: Config, devices: int, given: Input) -> Shapes:
     )
 
 
-def held_bytes(config: Config, devices: int, given: Input) -> int:
+def held_bytes(config: Config, devices: int, given: DataShapes) -> int:
     """``Shapes.held`` of a step in bytes; unlike ``shapes_of``, for any encoder."""
     mesh = abstract_mesh(devices)
-    jaxpr = program.device_program(step_of(config, mesh, given), mesh)
+    jaxpr = program.device_program(abstract_step(config, mesh, given), mesh)
     return program.argument_bytes(jaxpr) + program.peak_bytes(jaxpr)
 
 
-def cost_of(config: Config, devices: int, given: Input) -> formulas.Cost:
+def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
     """Cost of a recipe's step on one device, by closed formulas."""
     batch, micro_batch = config.train.batch_size, config.train.micro_batch
     tile = choose_tile(config.method.tile_size, 2 * batch // devices, 2 * batch)
@@ -177,7 +177,7 @@ def with_step(config: Config, kind: str, batch: int, micro_batch: int) -> Config
 
 
 def largest_batch(
-    config: Config, kind: str, devices: int, given: Input, memory: int, micro: int
+    config: Config, kind: str, devices: int, given: DataShapes, memory: int, micro: int
 ) -> int:
     """Largest global batch whose step fits the memory by array shapes; 0 if none does.
 

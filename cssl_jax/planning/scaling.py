@@ -8,7 +8,7 @@ from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.planning import formulas
 from cssl_jax.planning.planner import cost_of
-from cssl_jax.planning.shapes import Input
+from cssl_jax.planning.shapes import DataShapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Row:
 
 
 def rows(
-    config: Config, given: Input, devices: Sequence[int], per_device: int, hardware: Hardware
+    config: Config, given: DataShapes, devices: Sequence[int], per_device: int, hardware: Hardware
 ) -> list[Row]:
     """Cost of a step for each number of devices.
 
@@ -98,7 +98,7 @@ def rows(
     return table_rows
 
 
-def table(found: Sequence[Row], hardware: Hardware) -> str:
+def format_table(found: Sequence[Row], hardware: Hardware) -> str:
     """The rows as a Markdown table, with times in milliseconds."""
     head = (
         *("devices", "batch", "per device", "TFLOP", "loss", "gathered", "averaged", "sent"),

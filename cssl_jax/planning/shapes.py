@@ -13,7 +13,7 @@ from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource, Source
-from cssl_jax.errors import UserError
+from cssl_jax.errors import MissingDataError, UserError
 from cssl_jax.experiment import builders
 from cssl_jax.experiment.computation import computation_of
 from cssl_jax.models import convolution
@@ -25,7 +25,7 @@ PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Input:
+class DataShapes:
     """Properties of a recipe's data that are known without reading image files.
 
     Attributes:
@@ -66,7 +66,7 @@ def abstract_mesh(devices: int) -> Mesh:
     return cast(Mesh, mesh)
 
 
-def input_of(config: Config, memory: int | None, devices: int) -> Input:
+def data_shapes(config: Config, memory: int | None, devices: int) -> DataShapes:
     """Shapes of a recipe's data, and the pipeline that would bring it to the devices.
 
     Args:
@@ -91,21 +91,19 @@ def input_of(config: Config, memory: int | None, devices: int) -> Input:
         try:
             train, _ = builders.load_data(config)
             assert isinstance(train, ArraySource)
-        except UserError as error:
-            if "does not exist" not in str(error):
-                raise
+        except MissingDataError:
             note = f"{spec} does not exist: assumed to be {size} px images in host memory"
             return _assumed(config, "stream", note)
         name, reason = pipelines.choose(train, **options)  # type: ignore[arg-type]
         channels, shape = train.channels, train.images.shape
         input_spec = InputSpec(size or shape[1], channels, (0.5,) * channels, (0.25,) * channels)
-        return Input(input_spec, name, cast(Any, shape), f"{spec}: {reason}")
+        return DataShapes(input_spec, name, cast(Any, shape), f"{spec}: {reason}")
     # Without reading it, any other source is assumed to hold image files.
     name, reason = pipelines.choose(cast(Source, None), **options)  # type: ignore[arg-type]
     return _assumed(config, name, f"{spec}, not read: {reason}")
 
 
-def _assumed(config: Config, pipeline: str, note: str) -> Input:
+def _assumed(config: Config, pipeline: str, note: str) -> DataShapes:
     """Input with the sizes that the config names, for data that is not read."""
     size, channels = config.data.size, len(config.data.mean) or config.data.channels
     if not size:
@@ -115,10 +113,10 @@ def _assumed(config: Config, pipeline: str, note: str) -> Input:
         )
     images = (IMAGENET, size, size, channels) if pipeline == "stream" else None
     spec = InputSpec(size, channels, (0.5,) * channels, (0.25,) * channels)
-    return Input(spec, pipeline, images, note)
+    return DataShapes(spec, pipeline, images, note)
 
 
-def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
+def abstract_step(config: Config, mesh: Mesh, given: DataShapes) -> Step:
     """The train step that a run compiles on a mesh, and the shapes of its arguments.
 
     Args:
@@ -155,7 +153,9 @@ def step_of(config: Config, mesh: Mesh, given: Input) -> Step:
     return Step(as_on_accelerators, state, constants, host_batch, pipeline.split_constants)
 
 
-def _pipeline_shapes(given: Input, batch: int, views: int, devices: int) -> tuple[PyTree, PyTree]:
+def _pipeline_shapes(
+    given: DataShapes, batch: int, views: int, devices: int
+) -> tuple[PyTree, PyTree]:
     """Shapes of (constants, host batch) of the pipeline; labels, a few bytes, are omitted.
 
     Args:

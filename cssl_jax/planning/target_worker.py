@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cssl_jax import recipes
 from cssl_jax.planning import compiled, kernels
 from cssl_jax.planning.gpu_targets import TARGET_CONFIGS
-from cssl_jax.planning.shapes import Step, input_of, step_of
+from cssl_jax.planning.shapes import Step, abstract_step, data_shapes
 from cssl_jax.runtime import spmd, subprocesses
 
 PyTree = Any
@@ -34,12 +34,12 @@ def main(
         platform: Platform of the target: "tpu" or "cuda".
         model: Key of ``chips.TPUS`` or ``chips.GPUS``.
         topology: Number of chips along each axis, such as "4x8".
-        memory: Memory of one device in bytes, see ``input_of``.
+        memory: Memory of one device in bytes, see ``data_shapes``.
     """
     jax.config.update("jax_enable_compilation_cache", False)
     run_config = recipes.from_dict(config)
     mesh = spmd.make_mesh(devices(platform, model, topology))
-    step = step_of(run_config, mesh, input_of(run_config, memory, mesh.size))
+    step = abstract_step(run_config, mesh, data_shapes(run_config, memory, mesh.size))
     start = time.monotonic()
     program = compile_step(step, mesh)
     text = program.as_text()

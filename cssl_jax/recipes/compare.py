@@ -11,7 +11,7 @@ from cssl_jax.config import Config
 from cssl_jax.recipes.io import canonical, to_dict
 
 # What a run may change when it is resumed: it determines no figure. on_nonfinite decides only how a
-# run goes on that would otherwise end there; results.json tells how many steps were skipped.
+# run continues that would otherwise end there; results.json reports how many steps were skipped.
 _NO_RESULT = (
     *("runtime", "train.checkpoint_every", "train.checkpoint_steps", "train.checkpoint_minutes"),
     *("train.keep", "train.tensorboard", "train.wandb", "train.record_views"),

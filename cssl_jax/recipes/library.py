@@ -52,7 +52,7 @@ def load(recipe: str) -> Config:
         near = difflib.get_close_matches(recipe, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         if path.is_dir():
-            hint = f"to train on the pictures there: folder --data.source {recipe}; "
+            hint = f"to train on the images there: folder --data.source {recipe}; "
         raise UserError(
             f"no recipe is called {recipe!r}; {hint}there are {', '.join(names)}, or give the "
             "path of a .py or .json file"
@@ -76,21 +76,21 @@ def _get_config(module: types.ModuleType) -> Config:
 
 
 def code_error(what: str, path: pathlib.Path, error: Exception) -> UserError:
-    """Says what went wrong in a user's file: which, the line and the error's own words."""
+    """Error with the name of a user's file, the line and the message of the original error."""
     file = str(path.absolute())
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]
-    words = str(error)
+    message = str(error)
     if isinstance(error, SyntaxError) and error.filename == file:
-        lines, words = [error.lineno], error.msg
+        lines, message = [error.lineno], error.msg
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     where = f", line {lines[-1]}" if lines and lines[-1] else ""
-    return UserError(f"{what}{where}: {kind}{words}{_nearest_keyword(words)}")
+    return UserError(f"{what}{where}: {kind}{message}{_nearest_keyword(message)}")
 
 
-def _nearest_keyword(words: str) -> str:
+def _nearest_keyword(message: str) -> str:
     """Python's message on an unexpected keyword -> "; did you mean ...?", else ""."""
-    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'$", words)
+    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'$", message)
     hints = typing.get_type_hints(Config)
     classes = {cls.__name__: cls for cls in (Config, *hints.values())}
     if match is None or match[1] not in classes:  # Python 3.13 adds a suggestion of its own

@@ -10,7 +10,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.optim.registry import optimizer_entry
 
-# (fields, what they must satisfy, that in words); None and "auto" are choices of their own.
+# (fields, predicate, the same requirement as text); None and "auto" are choices of their own.
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
         (
@@ -56,7 +56,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (
         ("data.max_rejected",),
         lambda value: 0 <= value <= 1,
-        "a share within [0, 1]",
+        "a fraction within [0, 1]",
     ),
     (  # an interval needs two
         ("evaluate.draws",),
@@ -147,7 +147,7 @@ def _check_data(config: Config) -> None:
     if config.data.validation_fraction == 0 and not config.data.validation_source:
         raise UserError(
             "data.validation_fraction is 0, nothing would be left to measure on; give "
-            "--data.validation-source or a share such as 0.1"
+            "--data.validation-source or a fraction such as 0.1"
         )
 
 

@@ -8,7 +8,7 @@ from cssl_jax.evaluate.accuracy import shows_top5
 Row = tuple[str, dict[str, Any]]
 
 
-def table(results: dict[str, Any]) -> str:
+def format_results(results: dict[str, Any]) -> str:
     """Formats the metrics and findings of an evaluation.
 
     Args:

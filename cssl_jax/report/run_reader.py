@@ -83,21 +83,21 @@ class RunFolder:
             return []
         # All other verdicts are about contrastive losses and their features.
         if not method_entry(self.config.method.name).contrastive:
-            return verdicts.of_timings(self.timings)
+            return verdicts.check_timings(self.timings)
         facts = verdicts.facts(self.config, self.steps_per_epoch)
-        current = verdicts.of_steps(self.steps, facts)
+        current = verdicts.check_steps(self.steps, facts)
         with_features = [line for line in self.online if "features.rankme" in line]
         if with_features:
-            current += verdicts.of_features(with_features[-1], facts)
-        current += verdicts.of_online(self.online)
-        current += verdicts.of_results(self.results) + verdicts.of_timings(self.timings)
+            current += verdicts.check_features(with_features[-1], facts)
+        current += verdicts.check_online(self.online)
+        current += verdicts.check_results(self.results) + verdicts.check_timings(self.timings)
         if not any(verdict.grade != "good" for verdict in current):
             current.insert(0, self._healthy(facts, bool(with_features)))
         return sorted(current, key=lambda verdict: ("bad", "warning", "good").index(verdict.grade))
 
     def _healthy(self, facts: Facts, has_features: bool) -> Verdict:
-        if self.last_step < facts.judged_from:
-            detail = f"losses are evaluated from step {facts.judged_from} on"
+        if self.last_step < facts.applies_from:
+            detail = f"losses are evaluated from step {facts.applies_from} on"
             return Verdict("healthy", "good", "too early for a verdict", detail)
         detail = "the loss is off chance level"
         if has_features:

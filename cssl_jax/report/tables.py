@@ -127,7 +127,7 @@ def _diagnostics() -> list[tuple[str, str, float, str, str]]:
             " %",
             f"at least {v.TOO_EASY:.0%} in the first half",
         ),
-        ("RankMe", "features.rankme", 1.0, "", f"below {v.RANK_SHARE:.0%} of the next line"),
+        ("RankMe", "features.rankme", 1.0, "", f"below {v.RANK_FRACTION:.0%} of the next line"),
         ("maximum possible rank", "features.rank_limit", 1.0, "", ""),
         ("uniformity", "features.uniformity", 1.0, "", f"above {v.POINT}"),
         (
@@ -138,7 +138,7 @@ def _diagnostics() -> list[tuple[str, str, float, str, str]]:
             f"above {v.TOO_HARD} in the second half",
         ),
         ("deviation (1: spread over the sphere)", "features.std", 1.0, "", ""),
-        ("dead dimensions", "features.dead", percent, " %", f"above {v.DEAD_SHARE:.0%}"),
+        ("dead dimensions", "features.dead", percent, " %", f"above {v.DEAD_FRACTION:.0%}"),
         (
             "neighbour purity",
             "features.neighbour_purity",
@@ -152,7 +152,7 @@ def _diagnostics() -> list[tuple[str, str, float, str, str]]:
             "trust_ratio_median",
             1.0,
             "",
-            f"above {v.DECAY_SHARE} eta / lambda",
+            f"above {v.DECAY_FRACTION} eta / lambda",
         ),
         ("waiting for input", "input_wait", percent, " %", f"above {v.INPUT_WAIT:.0%}"),
     ]

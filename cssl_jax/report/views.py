@@ -12,10 +12,10 @@ from cssl_jax import recipes
 from cssl_jax.augment.image import contact_sheet, describe
 from cssl_jax.config import Config
 from cssl_jax.data.pipeline.base import Pipeline
-from cssl_jax.data.pipeline.host_draws import Work
+from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.view_log.parameters import view_parameters
-from cssl_jax.data.view_log.writer import FOLDER, read_record
+from cssl_jax.data.view_log.writer import FOLDER, read_view_log
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
 from cssl_jax.files import existing_run
@@ -55,7 +55,7 @@ def draw_views(config: Config, *, step: int = 0, examples: int = 6) -> PIL.Image
     _check_steps(step, step + 1, last)
     views = _views(pipeline, step)
     drawn = {
-        name: value[0] for name, value in view_parameters(pipeline.work)(step, step + 1).items()
+        name: value[0] for name, value in view_parameters(pipeline.view_job)(step, step + 1).items()
     }
     rows = [_example(pipeline, _select(drawn, row), views[row]) for row in range(examples)]
     name = "/".join(pathlib.PurePath(config.data.source).parts[-2:])
@@ -97,14 +97,14 @@ def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[
         config = recipes.canonical(run)
     else:
         folder = existing_run(run)
-        if 0 <= start < stop and (recorded := read_record(folder / FOLDER, start, stop)):
+        if 0 <= start < stop and (recorded := read_view_log(folder / FOLDER, start, stop)):
             return recorded
         config = recipes.read_json(folder / "config.json")
     train, _ = builders.load_data(config)
     sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
     _check_steps(start, stop, config.train.epochs * sampler.steps_per_epoch - 1)
     (views_per_example,) = builders.own_views(builders.make_method(config, _one_device())).values()
-    work = Work(
+    job = ViewJob(
         source=train,
         sampler=sampler,
         policy=config.augment,
@@ -112,7 +112,7 @@ def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[
         size=config.data.size,
         rows=np.arange(config.train.batch_size),
     )
-    return view_parameters(work)(start, stop)
+    return view_parameters(job)(start, stop)
 
 
 def _one_device() -> Mesh:
@@ -151,7 +151,7 @@ def _example(pipeline: Pipeline, drawn: dict[str, Any], views: np.ndarray) -> co
             contact_sheet.View(
                 pixels=view_pixels,
                 outline=describe.outline(parameters, size=pipeline.size, policy=policy),
-                words=describe.describe(parameters, *pixels.shape, policy=policy),
+                description=describe.describe(parameters, *pixels.shape, policy=policy),
             )
         )
     name = f"image {index}" if source.names is None else pathlib.Path(source.names[index]).name

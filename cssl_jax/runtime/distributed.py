@@ -76,18 +76,18 @@ def start(
         watchdog.cancel()
 
 
-def leave(status: int, words: Sequence[str] = ()) -> None:
+def exit_process(status: int, lines: Sequence[str] = ()) -> None:
     """Exits one of several processes if its status is not 0.
 
     Python's regular exit would wait for the other processes.
 
     Args:
         status: Exit status; with 0, or with a single process, the function returns.
-        words: Pieces of text to print on standard error.
+        lines: Lines of text to print on standard error.
     """
     if not status or not jax.distributed.is_initialized() or jax.process_count() == 1:
         return
-    print("".join(words), end="", file=sys.stderr)
+    print("".join(lines), end="", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.process_index() == 0:

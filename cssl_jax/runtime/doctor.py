@@ -35,7 +35,7 @@ PYTHON = (3, 11)
 ACCELERATORS = {"nvidia-smi": ("gpu", 'pip install "jax[cuda13]"')}
 
 
-def examine(known: Sequence[str] = ()) -> tuple[str, bool]:
+def check_installation(known: Sequence[str] = ()) -> tuple[str, bool]:
     """Checks Python, packages, devices and memory.
 
     Args:
@@ -76,8 +76,8 @@ def instead_of_commands(error: Exception) -> NoReturn:
         SystemExit: Always; for the command ``doctor``, after its report.
     """
     if sys.argv[1:2] != ["doctor"]:
-        sys.exit(f"cssl-jax: {error}; `cssl-jax doctor` says how to fix the installation")
-    report, _ = examine([f"the commands cannot be imported: {error}"])
+        sys.exit(f"cssl-jax: {error}; `cssl-jax doctor` shows how to fix the installation")
+    report, _ = check_installation([f"the commands cannot be imported: {error}"])
     print(report)
     sys.exit(1)
 

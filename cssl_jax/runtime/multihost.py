@@ -16,10 +16,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cssl_jax.errors import InterruptedRunError, RunError, UserError
+from cssl_jax.errors import InterruptedRunError, MissingDataError, RunError, UserError
 
 T = TypeVar("T")
-_KINDS = {kind.__name__: kind for kind in (UserError, RunError, InterruptedRunError)}
+_KINDS = {
+    kind.__name__: kind for kind in (UserError, MissingDataError, RunError, InterruptedRunError)
+}
 # Messages of JAX, Gloo, NCCL and Orbax about a lost peer; other errors contain none of these.
 _LOST = re.compile(
     r"gloo|connection (closed|reset)|socket closed|UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|"
@@ -144,23 +146,23 @@ def _shortened(names: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
+def raise_if_peer_lost() -> Iterator[None]:
     """Context in which the loss of another process raises a RunError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if not is_lost(error):
+        if not is_peer_lost(error):
             raise
-        raise lost(error) from error
+        raise lost_peer_error(error) from error
 
 
-def is_lost(error: BaseException) -> bool:
+def is_peer_lost(error: BaseException) -> bool:
     """Whether an error means that another process has ended or cannot be reached."""
     return not is_single_process() and bool(_LOST.search(str(error)))
 
 
-def lost(error: BaseException) -> RunError:
-    """The RunError to raise for an error of which ``is_lost`` is true."""
+def lost_peer_error(error: BaseException) -> RunError:
+    """The RunError to raise for an error of which ``is_peer_lost`` is true."""
     return RunError(
         f"another process of this run is gone ({_first_line(error)}); see its last messages for "
         "the cause. Saved checkpoints are kept: start all processes again to continue"

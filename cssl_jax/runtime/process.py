@@ -78,7 +78,7 @@ def versions() -> dict[str, str]:
     return {"cssl_jax": __version__, **installed}
 
 
-def join(command: str) -> None:
+def join_processes(command: str) -> None:
     """Joins the other processes of this command, if there are any; see ``distributed.start``.
 
     Args:
@@ -126,7 +126,7 @@ def environment(mesh: Mesh) -> dict[str, str]:
     }
 
 
-class Interruption:
+class SignalRecorder:
     """Signal handler that records a signal, so that the training loop can save before it stops.
 
     While the main thread waits in a block that may be abandoned (``breakable``), the signal raises
@@ -180,15 +180,15 @@ def _interrupt(number: int, frame: types.FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def catch_signals() -> Iterator[Interruption]:
+def catch_signals() -> Iterator[SignalRecorder]:
     """Context that records SIGTERM and SIGINT; has no effect outside the main thread."""
-    interruption = Interruption()
+    signals = SignalRecorder()
     previous = {}
     with contextlib.suppress(ValueError):  # not the main thread, as in some notebooks
         for number in (signal.SIGTERM, signal.SIGINT):
-            previous[number] = signal.signal(number, interruption)
+            previous[number] = signal.signal(number, signals)
     try:
-        yield interruption
+        yield signals
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

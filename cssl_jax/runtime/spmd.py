@@ -130,7 +130,8 @@ def data_parallel(
         backend: "shard_map", or "pmap" (single process only).
         donate: Whether the result reuses the memory of ``state``.
         split_constants: Whether ``constants`` are split on the leading axis, see ``put_constants``.
-        deterministic: Whether every execution must give the same bits, see ``same_bits``.
+        deterministic: Whether every execution must give the same bits; see
+            ``deterministic_options``.
 
     Returns:
         A compiled function of the same arguments; ``host_batch`` must come from ``put_batch``.
@@ -140,7 +141,7 @@ def data_parallel(
             ``deterministic`` on a GPU.
     """
     donated = (0,) if donate else ()
-    options = same_bits(mesh.devices.flat[0].platform) if deterministic else {}
+    options = deterministic_options(mesh.devices.flat[0].platform) if deterministic else {}
     if backend == "shard_map":
         specs = argument_specs(split_constants)
         mapped = jax.shard_map(
@@ -169,7 +170,7 @@ def data_parallel(
     raise UserError(f"runtime.backend {backend!r} is unknown; use one of {', '.join(BACKENDS)}")
 
 
-def same_bits(platform: str) -> dict[str, bool]:
+def deterministic_options(platform: str) -> dict[str, bool]:
     """Compiler options with which XLA gives the same bits in every compilation and execution.
 
     On GPUs, scatters and sums that use atomics run in an arbitrary order, and XLA chooses the
@@ -293,6 +294,29 @@ def process_rows(batch_size: int, mesh: Mesh, micro_batch: int = 0) -> np.ndarra
     rows = np.arange(batch_size).reshape(parts, mesh.size, -1)
     mine = [i for i, d in enumerate(mesh.devices.flat) if d.process_index == jax.process_index()]
     return rows[:, mine].swapaxes(0, 1).ravel()
+
+
+def global_rows(x: jax.Array, axis_name: str | None, micro_batches: int = 1) -> jax.Array:
+    """Gathers rows in the order of the global batch, inside of a mapped function; differentiable.
+
+    A device holds a block of every micro-batch, see ``process_rows``. A plain gather is therefore
+    in the order (device, micro-batch, row) and depends on the number of devices.
+
+    Args:
+        x: Rows of this device, [n, ...].
+        axis_name: Mapped axis that the batch is split over; None on a single device.
+        micro_batches: Number of micro-batches.
+
+    Returns:
+        Rows of the global batch, [N, ...].
+    """
+    if axis_name is None:
+        return x
+    gathered = jax.lax.all_gather(x, axis_name)
+    if micro_batches == 1:
+        return gathered.reshape(-1, *x.shape[1:])
+    blocks = gathered.reshape(len(gathered), micro_batches, -1, *x.shape[1:])
+    return blocks.swapaxes(0, 1).reshape(-1, *x.shape[1:])
 
 
 def assert_replicated(tree: PyTree) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cssl_jax.config import Config
 from cssl_jax.data.sources.base import ArraySource, Source
-from cssl_jax.errors import UserError
+from cssl_jax.errors import MissingDataError, UserError
 from cssl_jax.experiment import builders
 from cssl_jax.models.registry import encoder_entry
 
@@ -89,9 +89,7 @@ def examples_of(config: Config, path: pathlib.Path) -> tuple[Config, str]:
                 f"{config.data.source} has {len(train)} training examples; give a smaller "
                 "--train.batch-size"
             )
-    except UserError as error:
-        if "does not exist" not in str(error) and "not prepared" not in str(error):
-            raise
+    except MissingDataError as error:
         description, source = f"noise: {error}", None
     notes = [description]
     if config.model.dtype != "float32":

@@ -21,10 +21,11 @@ from cssl_jax.selfcheck.short_run import Difference, Outcome, compare
 from cssl_jax.selfcheck.worker import case_name
 
 CHILD = "cssl_jax.selfcheck.worker"
-# Bounds on the differences: in float64 after all steps, in float32 after one step. Parameters have
-# no bound in float32: Adam and LARS divide by magnitudes, and small ones are mostly rounding error.
+# Bounds on the differences: in float64 after all steps, in float32 after one step. Parameters and
+# the method's state, which may copy them, have no bound in float32: Adam and LARS divide by
+# magnitudes, and small ones are mostly rounding error.
 BOUNDS = {
-    "float64": {"loss": 1e-9, "gradient": 1e-9, "params": 1e-9, "statistics": 1e-9},
+    "float64": dict.fromkeys(("loss", "gradient", "params", "statistics", "method_state"), 1e-9),
     "float32": {"loss": 1e-5, "gradient": 1e-5, "statistics": 1e-5},
 }
 # Maximum devices of the runs in several processes: two processes with two devices each, and four
@@ -284,15 +285,16 @@ def _report_lines(check: SelfCheck) -> list[str]:
         f"float64: {check.steps}, bound {BOUNDS['float64']['gradient']:g}",
         "",
         f"{'precision':<11}{'devices':>7}{'processes':>11}  {'backend':<11}{'loss':>9}"
-        f"{'gradient':>10}{'params':>9}{'statistics':>12}  verdict",
+        f"{'gradient':>10}{'params':>9}{'statistics':>12}{'method':>9}  verdict",
     ]
     for row in check.rows:
         values = "" if row.difference is None else (
             f"{row.difference.loss:>9.1e}{row.difference.gradient:>10.1e}"
             f"{row.difference.params:>9.1e}{row.difference.statistics:>12.1e}"
+            f"{row.difference.method_state:>9.1e}"
         )  # fmt: skip
         lines.append(
-            f"{row.precision:<11}{row.devices:>7}{row.processes:>11}  {row.backend:<11}{values:>40}"
+            f"{row.precision:<11}{row.devices:>7}{row.processes:>11}  {row.backend:<11}{values:>49}"
             f"  {'FAILED: ' + row.problem if row.problem else 'same'}"
         )
     failed = sum(bool(row.problem) for row in check.rows)

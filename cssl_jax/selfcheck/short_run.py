@@ -28,6 +28,7 @@ class Outcome(NamedTuple):
         gradient: Raw gradient of the first step, before optimizer, clipping and weight decay.
         params: Parameters after the last step.
         statistics: Running statistics of BatchNorm after the last step.
+        method_state: State of the method after the last step, such as a momentum copy.
     """
 
     examples: np.ndarray
@@ -35,6 +36,7 @@ class Outcome(NamedTuple):
     gradient: np.ndarray
     params: np.ndarray
     statistics: np.ndarray
+    method_state: np.ndarray
 
 
 class Difference(NamedTuple):
@@ -45,6 +47,7 @@ class Difference(NamedTuple):
         gradient: Largest difference of the first step's gradient.
         params: Largest difference of the parameters after the last step.
         statistics: Largest difference of the running statistics after the last step.
+        method_state: Largest difference of the method's state after the last step.
         scale: Gradient projected onto the reference's, in units of the reference's norm. A value
             of n indicates a sum over n devices instead of a mean.
     """
@@ -53,6 +56,7 @@ class Difference(NamedTuple):
     gradient: float
     params: float
     statistics: float
+    method_state: float
     scale: float
 
 
@@ -169,6 +173,7 @@ class Trial:
             gradient,
             flat(state.params),
             flat(state.model_state),
+            flat(state.method_state),
         )
 
 
@@ -204,7 +209,7 @@ def compare(outcome: Outcome, reference: Outcome) -> Difference:
     squared_norm = np.dot(reference.gradient, reference.gradient)
     differences = {
         name: largest_difference(getattr(outcome, name), getattr(reference, name))
-        for name in ("loss", "gradient", "params", "statistics")
+        for name in ("loss", "gradient", "params", "statistics", "method_state")
     }
     return Difference(**differences, scale=float(projection / squared_norm))
 

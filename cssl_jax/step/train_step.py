@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cssl_jax.methods.base import Context, Method, PyTree
+from cssl_jax.methods.base import Method, PyTree
 from cssl_jax.optim.norms import group_norms, square_sums
-from cssl_jax.step.grad_cache import MakeBatch, make_gradient
+from cssl_jax.step.grad_cache import MakeBatch, StepOptions, make_gradient
 from cssl_jax.step.state import TrainState, is_schedule
 
 Metrics = dict[str, jax.Array]
@@ -21,17 +21,15 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     make_batch: MakeBatch,
+    options: StepOptions,
     *,
-    total_steps: int,
-    axis_name: str | None,
-    micro_batches: int = 1,
-    frozen_norm: bool = False,
-    figures: Callable[[PyTree, PyTree], Metrics] | None = None,
+    extra_metrics: Callable[[PyTree, PyTree], Metrics] | None = None,
 ) -> Callable[[TrainState, PyTree, PyTree], tuple[TrainState, Metrics]]:
     """Builds ``(state, constants, host_batch) -> (state, metrics)`` for ``spmd.data_parallel``.
 
-    An update with a non-finite loss or gradient is skipped. The step still counts, but parameters,
-    statistics and optimizer state keep their values. The training loop decides how to continue.
+    An update with a non-finite loss, gradient or method_state is skipped. The step still counts,
+    but parameters, statistics, method_state and optimizer state keep their values. The training
+    loop decides how to continue.
 
     Args:
         method: Method that defines encoder and objective.
@@ -39,13 +37,9 @@ def make_train_step(
         schedule: Learning-rate schedule of the optimizer, reported in the metrics.
         make_batch: ``(step, constants, host_batch) -> batch``, run on the device; see
             ``data.pipeline.base``.
-        total_steps: Number of steps of the run.
-        axis_name: Mapped axis that the batch is split over; None on a single device.
-        micro_batches: Number of micro-batches; see ``make_gradient``. 1: encode all rows at once.
-        frozen_norm: True to use the running statistics of BatchNorm without updating them; see
-            ``Context``.
-        figures: ``(gradient, params) -> additional metrics``; see ``optim.trust_ratio``. None: no
-            additional metrics.
+        options: Facts about the run.
+        extra_metrics: ``(gradient, params) -> additional metrics``; see ``optim.trust_ratio``.
+            None: no additional metrics.
 
     Returns:
         Function whose metrics are replicated and computed before the update. They are float
@@ -53,19 +47,12 @@ def make_train_step(
         ``TrainState``) and "norms" (float [2, groups], rows ``NORMS``, columns
         ``norms.parameter_groups``).
     """
-    gradient = make_gradient(
-        method,
-        make_batch,
-        total_steps=total_steps,
-        axis_name=axis_name,
-        micro_batches=micro_batches,
-        frozen_norm=frozen_norm,
-    )
+    gradient = make_gradient(method, make_batch, options)
 
     def train_step(
         state: TrainState, constants: PyTree, host_batch: PyTree
     ) -> tuple[TrainState, Metrics]:
-        grads, aux = gradient(state, constants, host_batch)
+        grads, outputs = gradient(state, constants, host_batch)
         with jax.named_scope("journal"):
             squares = square_sums(grads)
             gradient_norm = jnp.sqrt(jnp.sum(squares))
@@ -75,8 +62,6 @@ def make_train_step(
                     group_norms(squares, grads),
                 ]
             )
-        finite = jnp.isfinite(aux["metrics"]["loss"]) & jnp.isfinite(gradient_norm)
-
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             # True means fully trainable and needs no multiplication in the compiled program.
@@ -86,31 +71,45 @@ def make_train_step(
                 ),
                 updates,
             )
-        params = _select(finite, optax.apply_updates(state.params, updates), state.params)
-        ctx = Context(state.step, total_steps, axis_name, frozen_norm=frozen_norm)
-        method_state = method.after_update(params, state.method_state, aux, ctx)
+        ctx = options.context(state.step)
+        params = method.project(optax.apply_updates(state.params, updates), ctx)
+        method_state = method.after_update(params, state.method_state, outputs, ctx)
+        finite = jnp.isfinite(outputs.metrics["loss"]) & jnp.isfinite(gradient_norm)
+        finite = _all_finite(method_state, finite)
         new_state = TrainState(
             step=state.step + 1,
-            params=params,
-            model_state=_select(finite, aux["model_state"], state.model_state),
+            params=_select(finite, params, state.params),
+            model_state=_select(finite, outputs.model_state, state.model_state),
             method_state=_select(finite, method_state, state.method_state),
             opt_state=_select_opt_state(finite, opt_state, state.opt_state),
             skipped=_count_skipped(finite, state.skipped),
         )
         metrics = {
-            **aux["metrics"],
+            **outputs.metrics,
             "gradient_norm": gradient_norm,
             "learning_rate": jnp.asarray(schedule(state.step)),
             "finite": finite,
             "skipped": new_state.skipped,
             "norms": norms,
         }
-        if figures is not None:
+        if extra_metrics is not None:
             with jax.named_scope("journal"):
-                metrics |= figures(grads, state.params)
+                metrics |= extra_metrics(grads, state.params)
         return new_state, metrics
 
     return train_step
+
+
+def _all_finite(tree: PyTree, start: jax.Array) -> jax.Array:
+    """``start`` and True for a tree whose float leaves have finite entries only.
+
+    A value that is not finite may enter a queue, a centre or a momentum copy while loss and
+    gradient are still finite, and would then stay.
+    """
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            start &= jnp.all(jnp.isfinite(leaf))
+    return start
 
 
 def _select(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:

@@ -13,7 +13,8 @@ from cssl_jax.sweeps.space import Space
 from cssl_jax.train.hooks import Hook, Run
 
 # Metric name in an online evaluation -> title for people. Checkpoints are ranked by the same
-# metrics (``checkpoint.policy.BEST``), so that a trial's score is that of its best checkpoint.
+# metrics (``checkpoint.policy.RANKING_METRICS``), so that a trial's score is that of its best
+# checkpoint.
 METRICS = {
     "knn.selection_top1": "kNN top-1",
     "selection_view_retrieval": "view retrieval",
@@ -61,7 +62,7 @@ def reported_metrics(best: dict[str, Any]) -> dict[str, float]:
     return {"view retrieval": best["view_retrieval"]} if "view_retrieval" in best else {}
 
 
-class Watch(Hook):
+class PruningCallback(Hook):
     """Hook of a run that reports its online evaluations to Optuna and may prune the trial.
 
     Attributes:

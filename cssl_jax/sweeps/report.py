@@ -93,7 +93,7 @@ def text_lines(code: str) -> str:
 
 
 def _summary(sweep: Sweep) -> str:
-    items = "".join(f"<p>{text(line)}.</p>" for line in sweep.words)
+    items = "".join(f"<p>{text(line)}.</p>" for line in sweep.summary)
     settings = ", ".join(f"{name} {value}" for name, value in sweep.settings.items())
     return f'<section class="card">{items}<p class="pale">{text(settings)}</p></section>'
 
@@ -140,7 +140,7 @@ def markdown(sweep: Sweep, figures: dict[str, str]) -> str:
         figures: Figure kind (key of ``_TITLES``) to the PNG's path relative to the report.
     """
     lines = [f"# {md.plain(sweep.path.name)}", "", md.date(), ""]
-    lines += [f"- {md.plain(line)}" for line in sweep.words]
+    lines += [f"- {md.plain(line)}" for line in sweep.summary]
     purpose = "trains the best trial again" if sweep.best else "resumes the sweep"
     lines += ["", f"Command that {purpose}:", "", f"    {md.one_line(command(sweep))}", ""]
     if sweep.trials:

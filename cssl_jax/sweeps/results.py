@@ -113,7 +113,7 @@ class Sweep:
         return sum(trial.state == state for trial in self.trials)
 
     @property
-    def words(self) -> list[str]:
+    def summary(self) -> list[str]:
         """Summary of the sweep, one sentence per item."""
         counts = ", ".join(f"{n} {s}" for s in _STATES if (n := self.count(s)))
         lines = [f"{len(self.trials)} of {self.most} trials: {counts or 'none started'}"]

@@ -82,16 +82,16 @@ def sweep(
         "space": search_space.text,
         "settings": settings,
     }
-    with process.catch_signals() as interruption:
+    with process.catch_signals() as signals:
         try:
             # Opening the data may take long and leaves nothing behind: a signal may cut it short.
-            with interruption.breakable():
+            with signals.breakable():
                 metric = objective.metric(config, search_space)
         except InterruptedRunError as stopped:
             raise InterruptedRunError(f"{stopped} before the first trial") from stopped
         with while_running(folder), claim(folder):
             opened = open_study(folder, search_space, storage, study_name, settings)
-            runner = Trials(folder, search_space, opened, interruption, metric, trials, about, say)
+            runner = Trials(folder, search_space, opened, signals, metric, trials, about, say)
             runner.write()
             return runner.run()
 

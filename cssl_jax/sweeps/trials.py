@@ -45,7 +45,7 @@ class Trials:
         folder: Folder of the sweep.
         space: Search space that maps an Optuna trial to a config.
         opened: Optuna study of the sweep.
-        interruption: Signal state of this process.
+        signals: Signal state of this process.
         metric: Name in ``objective.METRICS`` of the metric that ranks trials.
         most: Total number of trials.
         about: Content of ``results.SETTINGS``: recipe, config, space and settings.
@@ -57,14 +57,14 @@ class Trials:
         folder: pathlib.Path,
         space: Space,
         opened: study.Study,
-        interruption: process.Interruption,
+        signals: process.SignalRecorder,
         metric: str,
         most: int,
         about: dict[str, Any],
         say: Say,
     ) -> None:
         self._folder, self._space, self._study = folder, space, opened
-        self._interruption, self._metric = interruption, metric
+        self._signals, self._metric = signals, metric
         self._most, self._about, self._say = most, about, say
 
     def run(self) -> Sweep:
@@ -112,26 +112,26 @@ class Trials:
     def _outcome(self, trial: Any, run: pathlib.Path) -> _Outcome:
         """Starts or resumes a trial's run. The folder may already hold the complete run."""
         config = self._space.config(trial)
-        watch = objective.Watch(trial, self._metric, config.train.epochs)
-        if reason := watch.replay(run):
+        callback = objective.PruningCallback(trial, self._metric, config.train.epochs)
+        if reason := callback.replay(run):
             return _Outcome("pruned", reason)
         self._stop_if_asked()
         try:
-            results = pretrain(config, run, hooks=[watch])
+            results = pretrain(config, run, hooks=[callback])
         except StoppedRunError as stopped:
             return _Outcome("pruned", str(stopped))
         # Covers evaluations before a resume, and a run that was complete before this call.
-        watch.replay(run)
+        callback.replay(run)
         title = objective.METRICS[self._metric]
-        if not watch.scores:
+        if not callback.scores:
             return _Outcome("failed", f"no evaluation has a {title} on the selection images")
-        score, best = max(watch.scores.values()), results.get("best", {})
+        score, best = max(callback.scores.values()), results.get("best", {})
         images = [results["selection"]["images"], best.get("images", 0)]
         attributes = {"reported": objective.reported_metrics(best), "images": images}
         return _Outcome("complete", f"{title} {100 * score:.1f} %", score, attributes)
 
     def _stop_if_asked(self) -> None:
-        if name := self._interruption.name:
+        if name := self._signals.name:
             raise InterruptedRunError(
                 f"{name} before its first step; run the same command to resume"
             )

@@ -21,9 +21,9 @@ def announce(run: Run, evaluation: OnlineEvaluation, cache: str | None) -> None:
     experiment = run.experiment
     device = experiment.mesh.devices.flat[0]
     rejected = len({*experiment.train.rejected, *experiment.validation.rejected})
-    left_out = f"{rejected} left out (rejected.csv), " if rejected else ""
+    excluded = f"{rejected} excluded (rejected.csv), " if rejected else ""
     shared = "" if multihost.is_single_process() else f" of {jax.process_count()} processes"
-    judged = "by labels" if evaluation.evaluator.labelled else "without labels"
+    how = "by labels" if evaluation.evaluator.labelled else "without labels"
     notes = list(dict.fromkeys((*experiment.train.notes, *experiment.validation.notes)))
     run.say(
         f"run       {run.folder}" + (f" (resumed at step {run.step})" if run.step else "") + "\n"
@@ -31,7 +31,7 @@ def announce(run: Run, evaluation: OnlineEvaluation, cache: str | None) -> None:
         f"{run.config.runtime.backend}\n"
         f"compiled  {cache or 'not kept'}\n"
         f"data      {run.config.data.source}: {len(experiment.train)} to train on, "
-        f"{len(experiment.validation)} to validate on, {left_out}judged {judged}\n"
+        f"{len(experiment.validation)} to validate on, {excluded}evaluated {how}\n"
         f"input     {experiment.input_reason}"
         + "".join(f"\nnote      {note}" for note in notes)
         + _origin(run)

@@ -49,7 +49,7 @@ def first_state(experiment: Experiment) -> tuple[TrainState, Origin]:
     if not config.train.init:
         if experiment.method.needs_statistics:
             untrained = untrained_of(experiment)(experiment.train)
-            state = state.replace(**jax.device_get(untrained))
+            state = builders.with_model(experiment.method, state, jax.device_get(untrained))
         return spmd.replicate(state, experiment.mesh), {}
     source = load_encoder(config.train.init)
     _check(experiment, source)
@@ -68,7 +68,8 @@ def first_state(experiment: Experiment) -> tuple[TrainState, Origin]:
         "encoder_hash": variables_hash(source.model),
         "modules": copied,
     }
-    return spmd.replicate(state.replace(**model), experiment.mesh), origin
+    state = builders.with_model(experiment.method, state, model)
+    return spmd.replicate(state, experiment.mesh), origin
 
 
 def untrained_of(experiment: Experiment) -> Callable[[Source], Model]:

@@ -34,9 +34,9 @@ class OnlineEvaluation:
             (metrics for ``evaluator.report``, scores by name as in metrics.jsonl).
         """
         features = self.evaluator.features(model)
-        figures = self.evaluator.judge(features, full=full)
-        found = self.health.figures(features) if self.health else {}
-        return figures, {**self.evaluator.flat(figures), **found}
+        metrics = self.evaluator.evaluate(features, full=full)
+        found = self.health.metrics(features) if self.health else {}
+        return metrics, {**self.evaluator.flat(metrics), **found}
 
 
 def _of_features(experiment: Experiment) -> OnlineEvaluation:

@@ -30,6 +30,7 @@ def pretrain(
     *,
     profile_steps: str = "",
     hooks: Sequence[Hook] = (),
+    report_startup: bool = False,
 ) -> dict[str, Any]:
     """Trains an encoder into a run folder, or resumes the run that is in it.
 
@@ -42,6 +43,8 @@ def pretrain(
         profile_steps: "FIRST:LAST", steps to trace into RUN/profile; "" traces none.
         hooks: Duties of your own at steps, evaluations and saves; see ``train.hooks``. A run that
             is finished calls none.
+        report_startup: Whether to print the time from the start of the process to the first step,
+            which means something only if the process has done nothing else before.
 
     Returns:
         The content of results.json.
@@ -54,7 +57,7 @@ def pretrain(
             process has ended.
     """
     # ------------------------------------------------------------------------ distributed start
-    process.join("pretrain")
+    process.join_processes("pretrain")
     folder = pathlib.Path(workdir).expanduser().absolute()
     config, profile = multihost.run_on_all(
         lambda: (
@@ -64,10 +67,10 @@ def pretrain(
     )
     multihost.require_same({"workdir": str(folder), **recipes.facts(config)})
     multihost.run_on_all(lambda: run_dir.check(folder, config))
-    with guarded(config, folder) as (interruption, claim):
+    with guarded(config, folder) as (signals, claim):
         # ---------------------------------------------------------------------------------- build
         def build() -> tuple[str | None, Experiment, OnlineEvaluation]:
-            with interruption.breakable():
+            with signals.breakable():
                 cache = process.set_compile_cache(config.runtime.compile_cache)
                 experiment = Experiment.from_config(config)
                 return cache, experiment, online_evaluation(experiment)
@@ -76,9 +79,10 @@ def pretrain(
         multihost.require_same(experiment.facts)
         run_dir.begin(folder, config, claim)
         regular = Intervals(config.train, experiment.sampler.steps_per_epoch).regular
-        with Checkpoints(folder, keep=config.train.keep, regular=regular) as checkpoints:
+        evaluated, keep = experiment.method.evaluated, config.train.keep
+        with Checkpoints(folder, keep=keep, regular=regular, evaluated=evaluated) as checkpoints:
             # ----------------------------------------------------------------------------- resume
-            with interruption.breakable(shared=True):
+            with signals.breakable(shared=True):
                 run = resume.start(folder, experiment, checkpoints)
                 run_dir.confirm(folder, config)
                 if rejected := {*experiment.train.rejected, *experiment.validation.rejected}:
@@ -86,19 +90,19 @@ def pretrain(
                     multihost.run_on_primary(lambda: write_rejected(path, rejected))
                 announce(run, evaluation, cache)
             # ------------------------------------------------------------------- loop and evaluate
-            figures = None
+            metrics = None
             if run.step < run.total_steps or run.unscored:
                 trainer = multihost.run_on_all(
                     lambda: Trainer(
                         run,
                         evaluation,
                         checkpoints,
-                        interruption,
+                        signals,
                         # In this order: a message on a trace before the lines of its last steps.
-                        [profile, RunLogger(run), ReplicaCheck(run), *hooks],
+                        [profile, RunLogger(run, report_startup), ReplicaCheck(run), *hooks],
                     )
                 )
-                figures = trainer.train()
+                metrics = trainer.train()
             # ----------------------------------------------------------------------------- report
-            with interruption.breakable(shared=True):
-                return write_results(run, evaluation, checkpoints, figures)
+            with signals.breakable(shared=True):
+                return write_results(run, evaluation, checkpoints, metrics)

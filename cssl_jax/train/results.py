@@ -18,7 +18,7 @@ def write_results(
     run: Run,
     evaluation: OnlineEvaluation,
     checkpoints: Checkpoints,
-    figures: dict[str, Any] | None,
+    metrics: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Writes results.json, unless a finished run has it, and returns its content.
 
@@ -26,12 +26,12 @@ def write_results(
         run: The run after its last step.
         evaluation: Evaluators of the model.
         checkpoints: Checkpoints of the run.
-        figures: Metrics of the last evaluation; None if this process has trained no step.
+        metrics: Metrics of the last evaluation; None if this process has trained no step.
     """
     path, experiment, config = run.folder / "results.json", run.experiment, run.config
-    if multihost.broadcast_from_primary(lambda: figures is None and path.is_file()):
+    if multihost.broadcast_from_primary(lambda: metrics is None and path.is_file()):
         return json.loads(path.read_text())
-    last = Checkpoint(run.total_steps, run.state.model)
+    last = Checkpoint(run.total_steps, run.state.evaluated(experiment.method))
     best = _best(last, run, checkpoints)
     results = {
         "config_hash": recipes.config_hash(config),
@@ -43,7 +43,7 @@ def write_results(
         "split": {"train": len(experiment.train), "validation": len(experiment.validation)},
         "notes": list(dict.fromkeys((*experiment.train.notes, *experiment.validation.notes))),
         **{name: experiment.meta[name] for name in (ORIGIN,) if name in experiment.meta},
-        **evaluation.evaluator.report(last, best, untrained_of(experiment), figures=figures),
+        **evaluation.evaluator.report(last, best, untrained_of(experiment), metrics=metrics),
         "versions": process.versions(),
     }
     multihost.run_on_primary(lambda: write_json(path, results))

@@ -56,7 +56,7 @@ def _check_unchanged(experiment: Experiment, meta: dict[str, Any]) -> None:
 
 def with_kernels_of(experiment: Experiment, checkpoints: Checkpoints) -> Experiment:
     """The experiment with the host kernels that the run began with; others round differently."""
-    began = checkpoints.meta().get(KERNELS, "jax")
+    began = checkpoints.read_meta().get(KERNELS, "jax")
     pipeline = experiment.pipeline.with_kernels(began)
     if pipeline.kernels != began:
         say(

@@ -11,9 +11,9 @@ from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.errors import InterruptedRunError, StoppedRunError
 from cssl_jax.experiment.experiment import Experiment
-from cssl_jax.optim.trust_ratio import trust_figures
+from cssl_jax.optim.trust_ratio import make_trust_ratio_metrics
 from cssl_jax.runtime import multihost, process, spmd
-from cssl_jax.train.guards.nonfinite import RollBack
+from cssl_jax.train.guards.nonfinite import RollbackRequest
 from cssl_jax.train.guards.rollback import roll_back
 from cssl_jax.train.guards.stop_vote import StopVote
 from cssl_jax.train.hooks import Hook, Run
@@ -31,7 +31,7 @@ class Trainer:
         run: The run at its first step of this process; the loop keeps it up to date.
         evaluation: Evaluators of the model.
         checkpoints: Checkpoints of the run.
-        interruption: Signals that have arrived.
+        signals: Signals that have arrived.
         hooks: The run's own duties and then those of the user; see ``train.hooks``.
     """
 
@@ -40,11 +40,11 @@ class Trainer:
         run: Run,
         evaluation: OnlineEvaluation,
         checkpoints: Checkpoints,
-        interruption: process.Interruption,
+        signals: process.SignalRecorder,
         hooks: Sequence[Hook],
     ) -> None:
         self._run, self._evaluation, self._hooks = run, evaluation, hooks
-        self._checkpoints, self._interruption = checkpoints, interruption
+        self._checkpoints, self._signals = checkpoints, signals
         self._intervals = Intervals(run.config.train, run.experiment.sampler.steps_per_epoch)
         self._stop_vote = StopVote(run.experiment.mesh)
 
@@ -57,11 +57,11 @@ class Trainer:
             RunError: The run cannot continue.
         """
         run = self._run
-        figures: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         with contextlib.ExitStack() as ends:
             multihost.run_on_all(lambda: self._start(ends))
             if run.unscored:
-                figures = self._finish(evaluate=True, again=True)
+                metrics = self._finish(evaluate=True, again=True)
             step = compiled_step(run.experiment)
             pipeline = run.experiment.pipeline
             constants = spmd.put_constants(
@@ -72,14 +72,14 @@ class Trainer:
             )
             while run.step < run.total_steps:
                 try:
-                    figures = self._steps(step, constants)
-                except RollBack as event:
+                    metrics = self._steps(step, constants)
+                except RollbackRequest as event:
                     roll_back(run, self._checkpoints, event)
                     for hook in self._hooks:
                         hook.on_rollback(run)
                     if self._intervals.regular(run.step):  # what was due after that step
-                        figures = self._finish(evaluate=self._intervals.evaluates(run.step))
-        return figures
+                        metrics = self._finish(evaluate=self._intervals.evaluates(run.step))
+        return metrics
 
     def _start(self, ends: contextlib.ExitStack) -> None:
         """Starts the hooks; those that have started are ended with ``ends``."""
@@ -90,7 +90,7 @@ class Trainer:
     def _steps(self, step: Callable[..., Any], constants: Any) -> dict[str, Any]:
         """Trains to the end of the run; returns the metrics of the last evaluation."""
         run, experiment = self._run, self._run.experiment
-        figures: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         host_batches = place_host_batches(
             experiment.pipeline,
             experiment.mesh,
@@ -102,29 +102,29 @@ class Trainer:
             for host_batch, wait in self._timed(host_batches):
                 for hook in self._hooks:
                     hook.before_step(run)
-                run.state, metrics = step(run.state, constants, host_batch)
+                run.state, step_metrics = step(run.state, constants, host_batch)
                 run.step += 1
                 for hook in self._hooks:
-                    hook.after_step(run, metrics, wait)
-                figures = self._after_step()
+                    hook.after_step(run, step_metrics, wait)
+                metrics = self._after_step()
         finally:
             host_batches.close()
-        return figures
+        return metrics
 
     def _after_step(self) -> dict[str, Any]:
         """Does what is due after a step: evaluate, save, stop for a signal."""
         done = self._run.step
-        request = self._interruption.signal_number or 0
+        request = self._signals.signal_number or 0
         if not request and multihost.is_primary() and self._intervals.overdue():
             request = _SAVE
-        agreed = self._stop_vote.reached(done, request)
+        agreed = self._stop_vote.poll(done, request)
         stop = agreed > _SAVE and done < self._run.total_steps
         if not agreed and not self._intervals.regular(done):
             return {}
-        figures = self._finish(evaluate=self._intervals.evaluates(done))
+        metrics = self._finish(evaluate=self._intervals.evaluates(done))
         if stop:
             self._stop()
-        return figures
+        return metrics
 
     def _finish(self, *, evaluate: bool, again: bool = False) -> dict[str, Any]:
         """Evaluates and saves; returns the metrics, empty without an evaluation.
@@ -134,7 +134,7 @@ class Trainer:
             again: True if the state was saved when its evaluation was interrupted.
         """
         run = self._run
-        figures: dict[str, Any] = {}
+        metrics: dict[str, Any] = {}
         scores: dict[str, float] = {}
         for hook in self._hooks:  # also reports a non-finite step before its state is saved
             hook.before_save(run)
@@ -142,9 +142,9 @@ class Trainer:
         if evaluate:
             try:
                 self._stop_before_evaluating()
-                with self._interruption.breakable(shared=True):
-                    figures, found = self._evaluation.evaluate(
-                        run.state.model, full=run.step == run.total_steps
+                with self._signals.breakable(shared=True):
+                    metrics, found = self._evaluation.evaluate(
+                        run.state.evaluated(run.experiment.method), full=run.step == run.total_steps
                     )
             except InterruptedRunError:
                 if not again:  # else the state is saved already
@@ -164,7 +164,7 @@ class Trainer:
         except StoppedRunError:
             self._checkpoints.wait()
             raise
-        return figures
+        return metrics
 
     def _stop_before_evaluating(self) -> None:
         """Stops before an evaluation if any process has received a signal.
@@ -174,14 +174,14 @@ class Trainer:
         Raises:
             InterruptedRunError: A process has received a signal.
         """
-        if self._stop_vote.at_once(self._interruption.signal_number or 0) > _SAVE:
-            raise InterruptedRunError(self._interruption.name)
+        if self._stop_vote.poll_now(self._signals.signal_number or 0) > _SAVE:
+            raise InterruptedRunError(self._signals.name)
 
     def _stop(self) -> None:
         begun = time.monotonic()
         self._checkpoints.wait()
         raise InterruptedRunError(
-            f"{self._interruption.name or 'a signal to another process'} at step {self._run.step} "
+            f"{self._signals.name or 'a signal to another process'} at step {self._run.step} "
             f"of {self._run.total_steps}: saved (waited {time.monotonic() - begun:.1f} s for it); "
             "run the same command to resume"
         )
@@ -195,7 +195,7 @@ class Trainer:
                 ended = run.step >= run.total_steps
                 # A signal that has arrived since the step counts as well; several processes act on
                 # it at a step that all have agreed on.
-                with nullcontext() if ended else self._interruption.breakable(shared=True):
+                with nullcontext() if ended else self._signals.breakable(shared=True):
                     host_batch = next(host_batches)
             except StopIteration:
                 return
@@ -211,7 +211,7 @@ def compiled_step(experiment: Experiment) -> Callable[..., Any]:
     config = experiment.config
     return spmd.data_parallel(
         experiment.train_step(
-            experiment.pipeline.make_batch, figures=trust_figures(config.optimizer)
+            experiment.pipeline.make_batch, extra_metrics=make_trust_ratio_metrics(config.optimizer)
         ),
         experiment.mesh,
         config.runtime.backend,

@@ -15,7 +15,7 @@ from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import FINETUNE_STEPS, Config
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.evaluator import labelled_part
+from cssl_jax.evaluate.evaluator import labelled_examples
 from cssl_jax.evaluate.features import pixels
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
@@ -46,7 +46,7 @@ def finetune_config(run: str | pathlib.Path) -> Config:
     """
     folder = existing_run(run)
     with Checkpoints(folder, read_only=True) as checkpoints:
-        meta = checkpoints.meta()
+        meta = checkpoints.read_meta()
     base = recipes.from_dict(meta["config"])
     input_spec = meta["input"]
     split_seed = base.train.seed if base.data.split_seed is None else base.data.split_seed
@@ -111,7 +111,7 @@ def finetune(
     Raises:
         UserError: The run, the data and the config are incompatible.
     """
-    process.join("finetune")
+    process.join_processes("finetune")
     config = config or finetune_config(run)
     folder = pathlib.Path(workdir).expanduser().absolute()
     if not fractions:
@@ -206,7 +206,7 @@ def _stretch(config: Config, epochs: int) -> Config:
 def _logistic_regression(
     features: Callable[[Source], np.ndarray], train: Source, validation: Source, config: Config
 ) -> dict[str, float]:
-    validation = labelled_part(validation)
+    validation = labelled_examples(validation)
     metrics = linear_probe(
         features(train),
         np.asarray(train.labels),
@@ -219,7 +219,7 @@ def _logistic_regression(
     return {name: metrics[name] for name in ("top1", "top5")}
 
 
-def table(results: dict[str, Any]) -> str:
+def format_results(results: dict[str, Any]) -> str:
     """Plain-text table of top-1 accuracy, steps and learning rate per fraction of the labels."""
     rows = {
         **STARTS,

@@ -95,7 +95,7 @@ def test_the_photos_are_of_the_size_and_quality_that_are_named(tmp_path):
     assert luminance[0] == 3  # the standard table's 16 at quality 90: (16 * 20 + 50) // 100
 
 
-def test_too_few_photos_are_refused_in_words(tmp_path):
+def test_too_few_photos_are_refused_with_a_message(tmp_path):
     import tarfile
 
     from input import photos
@@ -119,7 +119,7 @@ def test_a_step_that_makes_its_views_takes_longer_than_one_that_is_given_them():
     assert found["host_ms"] > 0
 
 
-def test_a_least_figure_is_missed_from_below():
+def test_a_minimum_is_missed_from_below():
     from measuring.report import target, verdict
 
     assert target("views/s", [900.0, 1100.0], 1000, at_least=True)["met"] is False

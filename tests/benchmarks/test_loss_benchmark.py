@@ -45,7 +45,7 @@ def test_json_says_what_was_measured_where(ran):
 
 
 @pytest.mark.parametrize("pairs", [64, 128])
-def test_contenders_compute_the_same_and_have_figures(ran, pairs):
+def test_contenders_compute_the_same_and_have_metrics(ran, pairs):
     ours, theirs = (row(ran[1], pairs, name) for name in ("tiled", "jax"))
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)  # float32 sums of 2N terms
     for found in (ours, theirs):
@@ -96,7 +96,7 @@ def test_causes_of_death(code, errors, expected):
     assert process.cause(code, errors) == expected
 
 
-def test_a_verdict_needs_every_figure():
+def test_a_verdict_needs_every_metric():
     from measuring.report import target
 
     assert target("t", [0.1, 0.2], 0.3)["met"] is True

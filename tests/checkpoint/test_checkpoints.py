@@ -49,7 +49,7 @@ def test_a_state_is_restored_exactly_on_any_number_of_devices(tmp_path, devices,
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest == 5
         restored = checkpoints.restore(make_state(0, method_state), mesh)
-        assert checkpoints.meta() == META
+        assert checkpoints.read_meta() == META
     assert_equal(restored, state)
     assert all(len(leaf.sharding.device_set) == devices for leaf in jax.tree.leaves(restored))
 
@@ -88,7 +88,7 @@ def test_a_folder_without_checkpoints_is_rejected(tmp_path):
         pytest.raises(UserError, match="holds no checkpoint"),
         Checkpoints(tmp_path, read_only=True) as checkpoints,
     ):
-        checkpoints.meta()
+        checkpoints.read_meta()
 
 
 def files_of(folder, step):

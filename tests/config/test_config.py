@@ -173,7 +173,7 @@ def test_policies_that_cannot_work_are_refused(values, message):
         tiny.replace(tiny.config(), "augment", **values)
 
 
-def test_the_hash_tells_results_apart_and_ignores_where_a_run_runs():
+def test_the_hash_distinguishes_results_and_ignores_where_a_run_runs():
     config = tiny.config()
     assert recipes.config_hash(config) != recipes.config_hash(tiny.config(seed=1))
     moved = tiny.replace(config, "runtime", backend="pmap", devices=4)

@@ -188,7 +188,7 @@ FACTS = {
         "optimizer.scaling": "sqrt",
         "optimizer.learning_rate": 0.075,
         "method.temperature": 0.2,
-        "data.source": "pictures",
+        "data.source": "images",
         "data.size": 128,
         "model.encoder": "resnet18",
         "train.batch_size": 256,
@@ -224,7 +224,7 @@ def header(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_a_recipe_has_its_sources_figures(name):
+def test_a_recipe_has_its_sources_values(name):
     config = recipes.load(name)
     found = {field: operator.attrgetter(field)(config) for field in FACTS[name]}
     assert found == FACTS[name]
@@ -301,7 +301,7 @@ def test_a_summary_is_a_line_with_data_encoder_batch_and_epochs(name):
     assert len(summary) <= 80
     assert config.model.encoder.replace("resnet", "ResNet-") in summary
     assert f"batch {config.train.batch_size}, {config.train.epochs} epochs" in summary
-    assert re.match(r"SimCLR on (ImageNet|CIFAR-10|your own pictures), ", summary)
+    assert re.match(r"SimCLR on (ImageNet|CIFAR-10|your own images), ", summary)
 
 
 def documented_rows():
@@ -345,7 +345,7 @@ def test_the_diff_shows_what_two_recipes_set_differently():
     ]
 
 
-def test_the_diff_of_the_same_says_so_and_leaves_out_what_determines_no_result(tmp_path):
+def test_the_diff_of_the_same_says_so_and_omits_what_determines_no_result(tmp_path):
     assert recipes.diff("digits", "digits") == "digits and digits compute the same"
     config = recipes.load("digits")
     kept = dataclasses.replace(config, train=dataclasses.replace(config.train, keep=7))

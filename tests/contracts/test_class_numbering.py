@@ -1,4 +1,4 @@
-"""Every command gives a class one number: solid colours are told apart wherever they lie."""
+"""Every command gives a class one number: solid colours are distinguished wherever they lie."""
 
 import json
 
@@ -85,8 +85,8 @@ def test_evaluating_on_other_images_matches_their_classes(run, sources, kind, ca
         refusal = " ".join(capsys.readouterr().err.split())
         assert "data.validation_source has classes that data.source lacks: aphid" in refusal
         assert cli.main([*words, "--data.unknown-classes", "exclude"]) == 0
-        figures = json.loads(output.read_text())
-        assert figures["pixels"]["knn"]["top1"] == 1.0
+        metrics = json.loads(output.read_text())
+        assert metrics["pixels"]["knn"]["top1"] == 1.0
 
 
 @pytest.mark.slow

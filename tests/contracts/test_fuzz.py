@@ -33,7 +33,7 @@ ROOT = pathlib.Path(cssl_jax.__file__).parent
 COUNT = os.environ.get("CSSL_FUZZ", "300")
 
 
-def test_broken_files_of_every_format_end_in_pictures_rejects_or_one_message():
+def test_broken_files_of_every_format_end_in_images_rejects_or_one_message():
     """A process of its own: a crash of a decoder, a hang, or too much memory ends that one."""
     command = [sys.executable, fuzz.__file__, "--count", COUNT]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -55,9 +55,9 @@ def rejected(source, tmp_path, **options):
 
 @pytest.fixture
 def place(tmp_path):
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "good.png").write_bytes(GOOD[0])
-    return tmp_path / "pictures"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "good.png").write_bytes(GOOD[0])
+    return tmp_path / "images"
 
 
 def chunk(kind, content):
@@ -95,7 +95,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_picture_that_would_unpack_to_more_than_the_limit_is_not_unpacked(place, tmp_path, name):
+def test_a_image_that_would_unpack_to_more_than_the_limit_is_not_unpacked(place, tmp_path, name):
     content, reason = BOMBS[name]
     (place / name).write_bytes(content)
     code = (
@@ -154,7 +154,7 @@ def test_pickles_are_refused_in_every_place_where_arrays_are_read(tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
-def test_pipes_devices_and_folders_named_as_pictures_are_rejected_at_once(place, tmp_path):
+def test_pipes_devices_and_folders_named_as_images_are_rejected_at_once(place, tmp_path):
     os.mkfifo(place / "pipe.png")
     (place / "zero.png").symlink_to("/dev/zero")
     (place / "random.jpg").symlink_to("/dev/urandom")

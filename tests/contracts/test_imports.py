@@ -25,6 +25,17 @@ def test_importing_the_package_loads_neither_jax_nor_tensorflow():
     assert python(code) == "[]"
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["data"], ["pretrian"]])
+def test_what_needs_no_command_loads_neither_jax_nor_tensorflow_nor_tyro(words):
+    code = (
+        "import sys\n"
+        "from cssl_jax.cli import main as cli\n"
+        f"cli.main({words!r})\n"
+        "print([m for m in ('jax', 'tensorflow', 'tyro', 'numpy') if m in sys.modules])"
+    )
+    assert python(code).splitlines()[-1] == "[]"
+
+
 def test_every_other_module_works_without_tensorflow():
     names = [
         "cssl_jax." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)

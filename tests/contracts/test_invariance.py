@@ -17,8 +17,8 @@ def gradient_on(devices, backend="shard_map", mutate=lambda grads: grads, **opti
     gradient = run.gradient()
 
     def mutated(state, constants, host_batch):
-        grads, aux = gradient(state, constants, host_batch)
-        return mutate(grads), aux["metrics"]
+        grads, outputs = gradient(state, constants, host_batch)
+        return mutate(grads), outputs.metrics
 
     grads, metrics = run.spread(mutated)(run.state(), run.constants, next(run.host_batches(0, 1)))
     return jax.device_get(grads), float(metrics["loss"])
@@ -94,14 +94,14 @@ def test_float64_training_agrees_after_20_steps():
         assert largest_difference(other_state.model_state, state.model_state) < 1e-9
 
 
-def test_determinism_is_asked_of_gpus_in_words_that_xla_knows():
-    options = spmd.same_bits("gpu")
+def test_determinism_is_requested_of_gpus_by_an_option_that_xla_knows():
+    options = spmd.deterministic_options("gpu")
     compiled = jax.jit(lambda x: 2 * x, compiler_options=options)
     assert compiled(1.0) == 2.0
     (name,) = options
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
         jax.jit(lambda x: 3 * x, compiler_options={name + "x": True})(1.0)
-    assert spmd.same_bits("cpu") == spmd.same_bits("tpu") == {}
+    assert spmd.deterministic_options("cpu") == spmd.deterministic_options("tpu") == {}
 
 
 def test_the_same_step_gives_the_same_bits_twice():

@@ -20,8 +20,8 @@ BOUND = 1e-5  # as in test_joined_runs: Gloo's order of a sum and XLA's
 def run(tmp_path_factory):
     """A run of one process with two devices, which two processes of one device each take up."""
     folder = tmp_path_factory.mktemp("adapted")
-    pictures = tiny.pictures(60)
-    np.savez(folder / "source.npz", images=pictures.images, labels=pictures.labels)
+    source = tiny.image_source(60)
+    np.savez(folder / "source.npz", images=source.images, labels=source.labels)
     config = tiny.config(epochs=1, evaluate_every=0, tensorboard=False)
     config = tiny.replace(config, "data", source=str(folder / "source.npz"))
     pretrain(tiny.replace(config, "runtime", devices=2), folder / "run")
@@ -35,7 +35,7 @@ def by_two(words):
 
 
 def folders(tmp_path, name):
-    """Of 41 pictures in files, some of them wider than others, with a class by brightness."""
+    """41 images in files, some of them wider than others, with a class by brightness."""
     rng = np.random.default_rng(0)
     for part in ("images", "masks"):
         (tmp_path / name / part).mkdir(parents=True)
@@ -70,12 +70,12 @@ def test_two_processes_segment_as_one_does(run, tmp_path):
 
 
 def test_two_processes_adapt_as_one_does(run, tmp_path):
-    for name, pictures in (
-        ("train", tiny.pictures(50, seed=1)),
-        ("test", tiny.pictures(9, seed=2)),
+    for name, source in (
+        ("train", tiny.image_source(50, seed=1)),
+        ("test", tiny.image_source(9, seed=2)),
     ):
-        labels = {"labels": pictures.labels} if name == "test" else {}
-        np.savez(tmp_path / f"{name}.npz", images=pictures.images // 2, **labels)
+        labels = {"labels": source.labels} if name == "test" else {}
+        np.savez(tmp_path / f"{name}.npz", images=source.images // 2, **labels)
     words = ["adapt", str(run), "--target", str(tmp_path / "train.npz"), "--methods", "bn", "coral"]
     words += ["--adapt.target-validation", str(tmp_path / "test.npz")]
     words += ["--seeds", "1", "--train.epochs", "2", "--evaluate.l2-values", "0.1"]
@@ -91,9 +91,9 @@ def test_two_processes_adapt_as_one_does(run, tmp_path):
     assert two == one
     assert list(rows[1]) == ["source", "bn", "coral", "random", "pixels"]
     for row, domains in rows[0].items():
-        for domain, figures in domains.items():  # a tie may break otherwise: one image
+        for domain, metrics in domains.items():  # a tie may break otherwise: one image
             image = 1.001 / one["images"][f"{domain}_test"]
-            assert rows[1][row][domain]["mean"] == pytest.approx(figures["mean"], abs=image)
+            assert rows[1][row][domain]["mean"] == pytest.approx(metrics["mean"], abs=image)
     names = [path.name for path in sorted((tmp_path / "one").iterdir())]
     assert [path.name for path in sorted((tmp_path / "two").iterdir())] == names
     for name in names[1:]:  # the first is the file of results
@@ -105,9 +105,9 @@ def test_two_processes_adapt_as_one_does(run, tmp_path):
     assert models[1].meta.keys() == models[0].meta.keys()
 
 
-def test_processes_that_adapt_to_different_images_are_told_so(run, tmp_path):
+def test_processes_that_adapt_to_different_images_are_refused(run, tmp_path):
     for rank in range(2):
-        np.savez(tmp_path / f"{rank}.npz", images=tiny.pictures(50, seed=rank).images)
+        np.savez(tmp_path / f"{rank}.npz", images=tiny.image_source(50, seed=rank).images)
     words = ["adapt", str(run), "--workdir", str(tmp_path / "out")]
     ends = multiprocess.run(
         multiprocess.CLI,

@@ -22,13 +22,13 @@ BOUND = 1e-5
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    source = tiny.pictures(60)
-    np.savez(folder / "pictures.npz", images=source.images, labels=source.labels)
+    source = tiny.image_source(60)
+    np.savez(folder / "images.npz", images=source.images, labels=source.labels)
     config = tiny.config(epochs=8, checkpoint_every=0, checkpoint_steps=4, evaluate_every=4)
     config = tiny.replace(config, "train", record_views=True, tensorboard=False)
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16, probe_seeds=1, draws=2)
     config = tiny.replace(config, "evaluate", l2_values=(0.1,), online_l2_values=(0.1,))
-    config = tiny.replace(config, "data", source=str(folder / "pictures.npz"))
+    config = tiny.replace(config, "data", source=str(folder / "images.npz"))
     path = folder / "recipe.json"
     path.write_text(recipes.to_json(config))
     return path
@@ -111,7 +111,7 @@ def interrupt(recipe, run, number, rank, after):
     return multiprocess.ends(children, timeout=100)
 
 
-def test_killed_interrupted_and_damaged_the_two_go_on_to_the_same_bits(recipe, two, tmp_path):
+def test_killed_interrupted_and_damaged_the_two_resume_to_the_same_bits(recipe, two, tmp_path):
     run = tmp_path / "run"
     killed = interrupt(recipe, run, signal.SIGKILL, rank=1, after=5)
     assert killed[1].status == -signal.SIGKILL
@@ -139,7 +139,7 @@ def test_killed_interrupted_and_damaged_the_two_go_on_to_the_same_bits(recipe, t
     assert_same_bits(run, two[0])
 
 
-def test_processes_that_differ_are_told_in_what(recipe, tmp_path):
+def test_processes_that_differ_are_refused_with_the_difference(recipe, tmp_path):
     run = tmp_path / "run"
     ends = multiprocess.run(
         multiprocess.CLI, pretrain(recipe, run), 2, of_rank={1: ["--train.seed", "5"]}
@@ -160,11 +160,11 @@ def unshared(script):
     return words
 
 
-def test_another_data_set_and_a_folder_that_is_not_shared_are_told(recipe, tmp_path):
+def test_another_data_set_and_a_folder_that_is_not_shared_are_reported(recipe, tmp_path):
     source = json.loads(recipe.read_text())["data"]["source"]
-    pictures = tiny.pictures(60, seed=1)
+    changed = tiny.image_source(60, seed=1)
     other = tmp_path / "other.npz"
-    np.savez(other, images=pictures.images, labels=pictures.labels)
+    np.savez(other, images=changed.images, labels=changed.labels)
     runs = tmp_path / "runs"
     runs.mkdir()
     ends = multiprocess.run(

@@ -41,7 +41,7 @@ def options_of(command):
     """Names of all options of a command, as they are typed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way to ask tyro
-        parser = tyro.extras.get_parser(cli.COMMANDS[command][1])
+        parser = tyro.extras.get_parser(cli.COMMANDS[command].options)
     names = {name for action in parser._actions for name in action.option_strings}
     return {name.removeprefix("--") for name in names}
 
@@ -167,7 +167,7 @@ def test_the_weights_that_a_run_began_with_may_have_moved_but_not_be_others(begu
             run_dir.check(run, tiny.replace(config, "train", init=other))
 
 
-def test_no_field_is_said_to_be_free_that_does_not_exist():
+def test_no_field_is_declared_free_that_does_not_exist():
     fields = recipes.to_dict(recipes.load("debug"))
     for name in (*compare._NO_RESULT, *compare._SAME_RESULT, *compare._FOUND_BY_FINGERPRINT):
         section, _, field = name.partition(".")

@@ -25,7 +25,7 @@ def test_the_costs_of_a_files_tests_add_up():
     assert files["a.py"]["programs"] == 3
 
 
-def test_a_suite_that_has_grown_is_told_by_file_and_limit():
+def test_a_suite_that_has_grown_is_reported_by_file_and_limit():
     small = {"a.py": costs(1.0, programs=cost.FILE_PROGRAMS)}
     large = {"a.py": costs(1.0, programs=cost.FILE_PROGRAMS + 1)}
     assert cost.excesses(costs(1.0, programs=cost.PROGRAMS), small) == []

@@ -96,11 +96,11 @@ def test_it_is_saved_as_run_from_top_to_bottom(code):
     assert not [output for output in outputs(code) if output.get("name") == "stderr"]
 
 
-def test_it_is_small_and_its_pictures_are_png(code):
+def test_it_is_small_and_its_images_are_png(code):
     assert PATH.stat().st_size < 2_000_000
-    pictures = [o.data["image/png"] for o in outputs(code) if o.output_type == "display_data"]
-    assert len(pictures) >= 10
-    assert all(base64.b64decode(picture).startswith(PNG) for picture in pictures)
+    images = [o.data["image/png"] for o in outputs(code) if o.output_type == "display_data"]
+    assert len(images) >= 10
+    assert all(base64.b64decode(image).startswith(PNG) for image in images)
 
 
 def test_outputs_hold_no_paths_dates_or_warnings(notebook, code):

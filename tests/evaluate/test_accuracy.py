@@ -9,14 +9,14 @@ from cssl_jax.evaluate.accuracy import checked_labels, top1_top5, top_k_accuracy
 def test_top1_and_top5_are_scikit_learns():
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=(300, 12)).astype(np.float32), rng.integers(12, size=300)
-    figures = top1_top5(scores, labels)
-    assert figures == {
+    metrics = top1_top5(scores, labels)
+    assert metrics == {
         f"top{k}": pytest.approx(
             top_k_accuracy_score(labels, scores, k=k, labels=range(12)), abs=1e-12
         )
         for k in (1, 5)
     }
-    assert all(type(figure) is float for figure in figures.values())  # for JSON, no NumPy scalars
+    assert all(type(metric) is float for metric in metrics.values())  # for JSON, no NumPy scalars
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])

@@ -45,7 +45,7 @@ def test_a_clean_split_is_called_clean():
     )
 
 
-def test_the_embedded_digits_are_alike_and_not_leaking():
+def test_the_embedded_digits_are_similar_and_not_leaking():
     digits = arrays.digits()
     train, validation = (digits.take(part) for part in split(len(digits), 0.2, 0))
     assert leakage.find(train, validation)["share"] == 0.0
@@ -80,10 +80,10 @@ def test_planted_copies_are_counted_and_named():
 
 
 def test_a_copy_without_a_label_has_no_other_label():
-    pictures = scenes(4)
+    images = scenes(4)
     labels, some = np.arange(4), np.array([0, -1, 3, 3])
-    assert leakage.find(source(pictures, labels), source(pictures, some))["other_labels"] == 1
-    assert leakage.find(source(pictures, labels), source(pictures))["other_labels"] == 0
+    assert leakage.find(source(images, labels), source(images, some))["other_labels"] == 1
+    assert leakage.find(source(images, labels), source(images))["other_labels"] == 0
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
@@ -111,7 +111,7 @@ def test_files_are_compared_by_their_bytes_and_named_by_their_paths(tmp_path, in
     }
 
 
-def test_pictures_without_structure_leak_only_where_they_are_the_same():
+def test_images_without_structure_leak_only_where_they_are_the_same():
     blank = np.stack([np.full((16, 16, 3), level, np.uint8) for level in (10, 200, 90)])
     found = leakage.find(source(blank[:2]), source(blank[1:]))
     assert (found["exact"], found["near"]) == (1, 0)
@@ -134,6 +134,6 @@ def test_near_pairs_are_those_of_a_loop():
     assert len(expected) >= 13
 
 
-def test_parts_with_other_channels_cannot_be_compared():
+def test_splits_with_other_channels_cannot_be_compared():
     with pytest.raises(UserError, match="set has 3 channels, set 1; read both"):
         leakage.find(source(scenes(2)), source(scenes(2)[..., :1]))

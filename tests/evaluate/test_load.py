@@ -25,7 +25,7 @@ DOCS = pathlib.Path(cssl_jax.__file__).parent.parent
 def run(tmp_path_factory):
     """A run of one epoch on grey images of 8 x 8 pixels, which are also saved as a folder."""
     place = tmp_path_factory.mktemp("calls")
-    source = tiny.pictures(60)
+    source = tiny.image_source(60)
     np.savez(place / "images.npz", images=source.images, labels=source.labels)
     (place / "folder").mkdir()
     for i, image in enumerate(source.images[:5]):
@@ -80,7 +80,7 @@ def test_the_maps_of_the_stages_are_those_of_the_encoder(run, encoder):
         encoder(images, layers=(3,))
 
 
-def test_opening_an_encoder_says_nothing(run, capfd):
+def test_opening_an_encoder_prints_nothing(run, capfd):
     logging.getLogger("absl").setLevel(logging.WARNING)
     cssl_jax.load_encoder(run[0])
     assert capfd.readouterr().err == ""

@@ -16,7 +16,7 @@ from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, variables_hash
 from cssl_jax.evaluate.load import load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.experiment import builders
-from cssl_jax.report.results_table import table
+from cssl_jax.report.results_table import format_results
 from helpers import tiny
 
 FEW = {"knn_k": 5, "knn_ks": (1, 5), "l2_values": (0.01, 1.0), "probe_seeds": 2}
@@ -30,7 +30,7 @@ def save(path, source):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    source = save(tmp_path_factory.mktemp("data") / "pictures.npz", tiny.pictures(60))
+    source = save(tmp_path_factory.mktemp("data") / "images.npz", tiny.image_source(60))
     config = tiny.config(epochs=2, evaluate_every=1, tensorboard=False)
     config = tiny.replace(config, "evaluate", **FEW)
     return tiny.replace(config, "data", source=source)
@@ -47,8 +47,10 @@ def parts(run, config):
     """Encoder of the last checkpoint, training split, validation split, and their evaluator."""
     encoder = load_encoder(run[0])
     train, validation = builders.load_data(config)
-    judge = Evaluator(config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh)
-    return encoder, train, validation, judge
+    evaluator = Evaluator(
+        config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh
+    )
+    return encoder, train, validation, evaluator
 
 
 def scikit_learn_knn(encoder, train, validation, rows):
@@ -65,8 +67,8 @@ def scikit_learn_knn(encoder, train, validation, rows):
 
 def test_half_of_the_validation_images_rank_checkpoints_and_the_other_half_reports(run, parts):
     folder, results = run
-    _, train, validation, judge = parts
-    chose, report = judge._selection, judge._reporting
+    _, train, validation, evaluator = parts
+    chose, report = evaluator._selection, evaluator._reporting
     assert sorted([*chose, *report]) == list(range(12))
     assert (len(chose), len(report)) == (6, 6)
     best = load_encoder(folder, checkpoint="best")
@@ -90,30 +92,30 @@ def test_half_of_the_validation_images_rank_checkpoints_and_the_other_half_repor
 
 
 def test_the_same_images_rank_with_labels_and_without():
-    labelled = tiny.pictures(21)
-    chose, report = module.halves(labelled, 3)
-    bare = module.halves(dataclasses.replace(labelled, labels=None), 3)
+    labelled = tiny.image_source(21)
+    chose, report = module.split_ranking_reporting(labelled, 3)
+    bare = module.split_ranking_reporting(dataclasses.replace(labelled, labels=None), 3)
     np.testing.assert_array_equal(bare[0], chose)
     np.testing.assert_array_equal(bare[1], report)
     labels = labelled.labels.copy()
     labels[::3] = -1  # some images have no label
     some = dataclasses.replace(labelled, labels=labels)
     kept = np.flatnonzero(labels >= 0)
-    ranked, reported = module.halves(some, 3)
+    ranked, reported = module.split_ranking_reporting(some, 3)
     np.testing.assert_array_equal(kept[ranked], np.intersect1d(chose, kept))
     np.testing.assert_array_equal(kept[reported], np.intersect1d(report, kept))
 
 
 def test_the_last_and_the_best_stand_side_by_side_where_they_differ(parts):
-    encoder, train, _, judge = parts
+    encoder, train, _, evaluator = parts
     last = Checkpoint(encoder.step, encoder.model)
     best = Checkpoint(1, encoder.untrained(train))
-    found = judge.report(last, best, encoder.untrained, ("knn",))
+    found = evaluator.report(last, best, encoder.untrained, ("knn",))
     assert found["best"]["last"]["knn"].keys() == found["best"]["knn"].keys()
-    text = table(found)
+    text = format_results(found)
     assert "on 6 images that were not used for selection" in text
     assert "best checkpoint: step 1, selected by online kNN top-1 on 6 of the 12" in text
-    elsewhere = judge.report(last, best, encoder.untrained, ("knn",), chose_best=False)
+    elsewhere = evaluator.report(last, best, encoder.untrained, ("knn",), chose_best=False)
     assert elsewhere["best"]["images"] == 12
     assert elsewhere["best"]["last"]["knn"]["top1"] == elsewhere["knn"]["top1"]
     assert "reported on all 12 here" in elsewhere["selection"]["words"]
@@ -123,7 +125,9 @@ def test_the_encoder_is_the_same_after_as_before(run, parts):
     encoder, *_ = parts
     assert run[1]["encoder_hash"]["last"] == variables_hash(encoder.model)
     assert run[1]["encoder_hash"]["unchanged"] is True
-    assert f"unchanged by the evaluation, {variables_hash(encoder.model)[:12]}" in table(run[1])
+    assert f"unchanged by the evaluation, {variables_hash(encoder.model)[:12]}" in format_results(
+        run[1]
+    )
 
 
 def test_a_hash_sees_a_changed_bit_an_exchange_and_a_type():
@@ -147,7 +151,7 @@ def test_a_hash_sees_a_changed_bit_an_exchange_and_a_type():
 
 
 def test_a_protocol_that_trains_the_encoder_is_found_out(parts, monkeypatch):
-    encoder, _, _, judge = parts
+    encoder, _, _, evaluator = parts
     model = jax.tree.map(np.array, jax.device_get(encoder.model))  # writable arrays
     honest = protocols.labelled
 
@@ -157,29 +161,29 @@ def test_a_protocol_that_trains_the_encoder_is_found_out(parts, monkeypatch):
 
     monkeypatch.setattr(protocols, "labelled", training)
     with pytest.raises(RunError, match="protocol changed the encoder of the last checkpoint"):
-        judge.report(Checkpoint(6, model), None, encoder.untrained, ("knn",))
+        evaluator.report(Checkpoint(6, model), None, encoder.untrained, ("knn",))
 
 
-def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_figures_alone(
+def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_metrics_alone(
     run, config, tmp_path
 ):
     folder, results = run
-    train, test = tiny.pictures(30, seed=1), tiny.pictures(20, seed=2)
+    train, test = tiny.image_source(30, seed=1), tiny.image_source(20, seed=2)
     data = dataclasses.replace(
         config.data,
         source=save(tmp_path / "other.npz", train),
         validation_source=save(tmp_path / "test.npz", test),
     )
-    figures = cssl_jax.evaluate_run(folder, "knn", data=data)
+    metrics = cssl_jax.evaluate_run(folder, "knn", data=data)
     encoder = load_encoder(folder)
     expected = scikit_learn_knn(encoder, train, test, np.arange(20))
-    assert figures["knn"]["top1"] == pytest.approx(expected)
-    assert figures["split"] == {"train": 30, "validation": 20}
-    assert figures["best"]["images"] == 20  # none of these images ranked checkpoints
-    assert all("knn" in figures[baseline] for baseline in ("random_init", "pixels"))
-    assert set(figures["leakage"]) == {"train", "pretraining"}
+    assert metrics["knn"]["top1"] == pytest.approx(expected)
+    assert metrics["split"] == {"train": 30, "validation": 20}
+    assert metrics["best"]["images"] == 20  # none of these images ranked checkpoints
+    assert all("knn" in metrics[baseline] for baseline in ("random_init", "pixels"))
+    assert set(metrics["leakage"]) == {"train", "pretraining"}
     saved = json.loads((folder / "results.json").read_text())
-    assert saved.pop("transfer") == {data.source: json.loads(json.dumps(figures))}
+    assert saved.pop("transfer") == {data.source: json.loads(json.dumps(metrics))}
     assert saved == results
 
 
@@ -188,28 +192,28 @@ def test_images_that_chose_the_best_checkpoint_do_not_report_on_it_in_another_sp
     run, config, parts, change
 ):
     folder, _ = run
-    *_, own, judge = parts
-    chose = {image.tobytes() for image in own.images[judge._selection]}
+    *_, own, evaluator = parts
+    chose = {image.tobytes() for image in own.images[evaluator._selection]}
     data = dataclasses.replace(config.data, **change)
     _, validation = builders.load_data(dataclasses.replace(config, data=data))
     among = [image.tobytes() in chose for image in validation.images]
     assert 0 < sum(among) < len(among)
-    figures = cssl_jax.evaluate_run(folder, "knn", data=data)
-    assert figures["best"]["images"] == len(among) - sum(among)
+    metrics = cssl_jax.evaluate_run(folder, "knn", data=data)
+    assert metrics["best"]["images"] == len(among) - sum(among)
     words = f"reported on the {len(among) - sum(among)} of {len(among)} here that are not among"
-    assert words in figures["selection"]["words"]
+    assert words in metrics["selection"]["words"]
     best = load_encoder(folder, checkpoint="best")
     train, _ = builders.load_data(dataclasses.replace(config, data=data))
     rows = np.flatnonzero(~np.array(among))
     expected = scikit_learn_knn(best, train, validation, rows)
-    assert figures["best"]["knn"]["top1"] == pytest.approx(expected)
+    assert metrics["best"]["knn"]["top1"] == pytest.approx(expected)
 
 
 def test_what_named_the_runs_own_validation_images_does_not_report_on_other_data(
     run, config, tmp_path
 ):
     own = tiny.replace(config, "data", validation_source=config.data.source).data
-    other = save(tmp_path / "other.npz", tiny.pictures(40, seed=1))
+    other = save(tmp_path / "other.npz", tiny.image_source(40, seed=1))
     from cssl_jax.evaluate.run import _replace_data
 
     base = dataclasses.replace(config, data=own)
@@ -221,7 +225,7 @@ def test_what_named_the_runs_own_validation_images_does_not_report_on_other_data
 
 def test_a_leaking_split_is_called_out_in_the_table_and_the_json(run, config, tmp_path, capsys):
     folder, _ = run
-    train, test = tiny.pictures(30, seed=1), tiny.pictures(20, seed=2)
+    train, test = tiny.image_source(30, seed=1), tiny.image_source(20, seed=2)
     test.images[:5] = train.images[10:15]
     output = tmp_path / "figures.json"
     command = ["evaluate", str(folder), "--protocol", "knn", "--json", str(output)]
@@ -250,11 +254,11 @@ def test_every_protocol_has_its_table(run, capsys):
 def test_without_labels_checkpoints_are_ranked_by_views_of_one_half(config, run, parts):
     encoder, train, validation, _ = parts
     bare = [dataclasses.replace(part, labels=None) for part in (train, validation)]
-    judge = Evaluator(config, encoder.method.encoder, encoder.spec, *bare, encoder.mesh)
+    evaluator = Evaluator(config, encoder.method.encoder, encoder.spec, *bare, encoder.mesh)
     last = Checkpoint(encoder.step, encoder.model)
-    flat = judge.flat(judge.judge(judge.features(last.model)))
+    flat = evaluator.flat(evaluator.evaluate(evaluator.features(last.model)))
     assert 0 <= flat["selection_view_retrieval"] <= 1
-    chosen = judge._describe_selection(last, last, True, 6)
+    chosen = evaluator._describe_selection(last, last, True, 6)
     assert "online view retrieval on 6 of the 12" in chosen["words"]
 
 
@@ -273,7 +277,7 @@ def test_what_does_not_fit_is_named(run, capsys, words, message):
 
 
 def test_images_of_other_channels_are_refused(run, config, tmp_path):
-    colour = save(tmp_path / "colour.npz", tiny.pictures(20, channels=3))
+    colour = save(tmp_path / "colour.npz", tiny.image_source(20, channels=3))
     data = dataclasses.replace(config.data, source=colour)
     with pytest.raises(UserError, match="images have 3 channels; this encoder takes 1"):
         cssl_jax.evaluate_run(run[0], "knn", data=data)

@@ -14,7 +14,7 @@ from cssl_jax.train.initial_state import first_state
 from helpers import tiny
 
 SPEC = InputSpec(size=8, channels=1, mean=(0.3,), std=(0.2,))
-IMAGES = tiny.pictures(50, seed=4)
+IMAGES = tiny.image_source(50, seed=4)
 
 
 def baseline(run, devices=1):

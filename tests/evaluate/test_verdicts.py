@@ -13,11 +13,11 @@ from cssl_jax.config import OptimizerConfig
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.evaluate import health, verdicts
 from cssl_jax.evaluate.protocols.knn import nearest
-from cssl_jax.optim.trust_ratio import trust_figures
+from cssl_jax.optim.trust_ratio import make_trust_ratio_metrics
 from cssl_jax.report.run_reader import open_run
 from helpers import tiny
 
-KNOWN = verdicts.Facts(pairs=128, temperature=0.2, total_steps=100, judged_from=10)
+KNOWN = verdicts.Facts(pairs=128, temperature=0.2, total_steps=100, applies_from=10)
 CHANCE = math.log(255)
 # (step, loss, entropy, accuracy) of 12 epochs of the digits recipe, which ends at 95 % (linear).
 DIGITS = (
@@ -40,8 +40,8 @@ DIGITS = (
 
 
 def line(step=60, loss=3.5, entropy=4.0, accuracy=0.3, **more):
-    figures = {"contrastive_entropy": entropy, "contrastive_accuracy": accuracy, **more}
-    return {"step": step, "loss": loss, **figures}
+    metrics = {"contrastive_entropy": entropy, "contrastive_accuracy": accuracy, **more}
+    return {"step": step, "loss": loss, **metrics}
 
 
 def features(**changed):
@@ -66,43 +66,43 @@ def titles(found):
 
 
 def test_a_flat_softmax_at_the_chance_level_is_at_chance():
-    (found,) = verdicts.of_steps([line(loss=CHANCE + 0.01, entropy=CHANCE - 0.01)], KNOWN)
+    (found,) = verdicts.check_steps([line(loss=CHANCE + 0.01, entropy=CHANCE - 0.01)], KNOWN)
     assert found.grade == "bad"
     assert str(found).startswith("at chance: loss 5.551, chance level 5.541")
 
 
 def test_a_confident_softmax_that_passes_the_chance_level_is_not_at_chance():
     # The digits recipe crosses the chance level within its first ten epochs, on its way down.
-    assert verdicts.of_steps([line(loss=CHANCE, entropy=4.7)], KNOWN) == []
+    assert verdicts.check_steps([line(loss=CHANCE, entropy=4.7)], KNOWN) == []
 
 
 def test_a_real_run_on_its_way_is_accused_of_nothing_at_any_step():
     config = tiny.replace(cssl_jax.recipes.load("digits"), "train", epochs=12)
     known = verdicts.facts(config, steps_per_epoch=11)
-    assert known.judged_from == 22  # the end of its warm-up
+    assert known.applies_from == 22  # the end of its warm-up
     lines = [line(*row) for row in DIGITS]
     assert any(row[1] > CHANCE for row in DIGITS[3:])  # the loss falls through the chance level
     for count in range(1, len(lines) + 1):
-        assert verdicts.of_steps(lines[:count], known) == []
+        assert verdicts.check_steps(lines[:count], known) == []
 
 
-def test_nothing_is_judged_before_its_time_and_one_batch_does_not_decide():
+def test_no_rule_applies_during_warmup_and_one_batch_does_not_decide():
     flat = line(step=9, loss=CHANCE, entropy=CHANCE)
-    assert verdicts.of_steps([flat], KNOWN) == []
-    assert titles(verdicts.of_steps([{**flat, "step": 10}], KNOWN)) == ["at chance"]
+    assert verdicts.check_steps([flat], KNOWN) == []
+    assert titles(verdicts.check_steps([{**flat, "step": 10}], KNOWN)) == ["at chance"]
     others = [line(step=step) for step in range(6, 10)]
-    assert verdicts.of_steps([*others, {**flat, "step": 10}], KNOWN) == []
+    assert verdicts.check_steps([*others, {**flat, "step": 10}], KNOWN) == []
 
 
 def test_at_chance_names_a_temperature_at_which_no_loss_can_leave_it():
-    hot = verdicts.Facts(pairs=128, temperature=100.0, total_steps=100, judged_from=10)
-    (found,) = verdicts.of_steps([line(loss=CHANCE, entropy=CHANCE)], hot)
+    hot = verdicts.Facts(pairs=128, temperature=100.0, total_steps=100, applies_from=10)
+    (found,) = verdicts.check_steps([line(loss=CHANCE, entropy=CHANCE)], hot)
     assert "at temperature 100 no loss can fall" in found.detail
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
 @pytest.mark.parametrize("pairs", [2, 5, 64])
-def test_no_arrangement_has_a_lower_loss_than_least_loss(temperature, pairs):
+def test_no_arrangement_has_a_lower_loss_than_minimum_loss(temperature, pairs):
     # Identical positives at the corners of a simplex: NT-Xent as a float64 loop of its definition.
     corners = np.eye(pairs) - 1 / pairs
     corners /= np.linalg.norm(corners, axis=1, keepdims=True)
@@ -112,29 +112,31 @@ def test_no_arrangement_has_a_lower_loss_than_least_loss(temperature, pairs):
     for i in range(2 * pairs):
         others = [similarity[i, j] for j in range(2 * pairs) if j != i]
         losses.append(np.log(np.sum(np.exp(others))) - similarity[i, (i + pairs) % (2 * pairs)])
-    assert verdicts.least_loss(pairs, temperature) == pytest.approx(np.mean(losses), rel=1e-9)
+    assert verdicts.minimum_loss(pairs, temperature) == pytest.approx(np.mean(losses), rel=1e-9)
 
 
 def test_a_loss_above_chance_is_accused_only_past_half_of_the_run():
-    assert verdicts.of_steps([line(step=50, loss=6.4)], KNOWN) == []
-    assert titles(verdicts.of_steps([line(step=51, loss=6.4)], KNOWN)) == ["worse than chance"]
+    assert verdicts.check_steps([line(step=50, loss=6.4)], KNOWN) == []
+    assert titles(verdicts.check_steps([line(step=51, loss=6.4)], KNOWN)) == ["worse than chance"]
 
 
 def test_views_are_too_easy_where_the_first_half_solves_them():
-    assert titles(verdicts.of_steps([line(step=30, accuracy=0.995)], KNOWN)) == ["views too easy"]
-    assert verdicts.of_steps([line(step=90, accuracy=0.995)], KNOWN) == []
-    assert verdicts.of_steps([line(step=30, accuracy=0.9)], KNOWN) == []
+    assert titles(verdicts.check_steps([line(step=30, accuracy=0.995)], KNOWN)) == [
+        "views too easy"
+    ]
+    assert verdicts.check_steps([line(step=90, accuracy=0.995)], KNOWN) == []
+    assert verdicts.check_steps([line(step=30, accuracy=0.9)], KNOWN) == []
 
 
 def test_lars_that_follows_weight_decay_or_leaps_is_called_so():
     known = verdicts.Facts(128, 0.2, 100, 10, trust_coefficient=0.001, weight_decay=1e-4)
     calm = {"trust_ratio_median": 0.1, "learning_rate": 4.8}
-    assert verdicts.of_steps([line(**calm)], known) == []
+    assert verdicts.check_steps([line(**calm)], known) == []
     # Without a gradient the ratio is eta |w| / (lambda |w|) = 10.
     decayed = {**calm, "trust_ratio_median": 9.9}
-    assert titles(verdicts.of_steps([line(**decayed)], known)) == ["LARS follows weight decay"]
+    assert titles(verdicts.check_steps([line(**decayed)], known)) == ["LARS follows weight decay"]
     leaping = {**calm, "learning_rate": 60.0}
-    assert titles(verdicts.of_steps([line(**leaping)], known)) == ["LARS steps are large"]
+    assert titles(verdicts.check_steps([line(**leaping)], known)) == ["LARS steps are large"]
 
 
 @pytest.mark.parametrize(
@@ -152,38 +154,38 @@ def test_lars_that_follows_weight_decay_or_leaps_is_called_so():
     ],
 )
 def test_features_are_called_by_what_is_wrong_with_them(changed, title):
-    assert titles(verdicts.of_features(features(**changed), KNOWN)) == [title]
+    assert titles(verdicts.check_features(features(**changed), KNOWN)) == [title]
 
 
 def test_healthy_features_and_beginnings_are_not_accused():
-    assert verdicts.of_features(features(), KNOWN) == []
-    assert verdicts.of_features({**features(rankme=1.0), "step": 9}, KNOWN) == []
-    assert verdicts.of_features(features(neighbour_purity=0.16), KNOWN) == []
+    assert verdicts.check_features(features(), KNOWN) == []
+    assert verdicts.check_features({**features(rankme=1.0), "step": 9}, KNOWN) == []
+    assert verdicts.check_features(features(neighbour_purity=0.16), KNOWN) == []
     # With one class only, every neighbour has it: purity and chance are 1.
-    assert verdicts.of_features(features(neighbour_purity=1.0, purity_chance=1.0), KNOWN) == []
+    assert verdicts.check_features(features(neighbour_purity=1.0, purity_chance=1.0), KNOWN) == []
 
 
-def test_figures_that_a_method_does_not_have_are_not_judged():
-    assert verdicts.of_steps([{"step": 60, "loss": 0.2}], KNOWN) == []
-    assert verdicts.of_features({"step": 60, "knn.top1": 0.5}, KNOWN) == []
+def test_metrics_that_a_method_does_not_have_are_not_checked():
+    assert verdicts.check_steps([{"step": 60, "loss": 0.2}], KNOWN) == []
+    assert verdicts.check_features({"step": 60, "knn.top1": 0.5}, KNOWN) == []
 
 
-def test_waiting_is_judged_over_the_run_without_its_compilation():
+def test_waiting_is_checked_over_the_run_without_its_compilation():
     first = {"step": 1, "input_wait": 0.9, "seconds": 60.0}
     calm = [{"step": s, "input_wait": 0.05, "seconds": 1.0} for s in (2, 3)]
-    assert verdicts.of_timings([first, *calm]) == []
+    assert verdicts.check_timings([first, *calm]) == []
     slow = {"step": 4, "input_wait": 0.5, "seconds": 2.0}
     # (2 x 0.05 + 2 x 0.5) / 4 = 27.5 %.
-    (found,) = verdicts.of_timings([first, *calm, slow])
+    (found,) = verdicts.check_timings([first, *calm, slow])
     assert found.title == "waiting for input 28 % of the time"
 
 
-def test_results_are_read_beside_their_floors():
+def test_results_are_read_beside_their_baselines():
     def row(top1):
         return {"linear": {"top1": top1}}
 
     def grade(ours, untrained, pixels):
-        found = verdicts.of_results(
+        found = verdicts.check_results(
             {**row(ours), "random_init": row(untrained), "pixels": row(pixels)}
         )
         return [(verdict.grade, verdict.title) for verdict in found]
@@ -191,15 +193,15 @@ def test_results_are_read_beside_their_floors():
     assert grade(0.9, 0.8, 0.7) == [("good", "above both baselines")]
     assert grade(0.9, 0.8, 0.95) == [("warning", "no better than raw pixels")]
     assert grade(0.7, 0.7, 0.6) == [("bad", "no better than untrained")]
-    assert verdicts.of_results({}) == []
+    assert verdicts.check_results({}) == []
 
 
-def test_a_run_past_its_best_is_told_from_one_that_rises():
+def test_a_run_past_its_best_is_distinguished_from_one_that_rises():
     def online(*scores):
         return [{"step": i, "knn.top1": score} for i, score in enumerate(scores)]
 
-    assert verdicts.of_online(online(0.5, 0.7, 0.695)) == []
-    (found,) = verdicts.of_online(online(0.5, 0.7, 0.6))
+    assert verdicts.check_online(online(0.5, 0.7, 0.695)) == []
+    (found,) = verdicts.check_online(online(0.5, 0.7, 0.6))
     assert "70.0 % at step 1 and is 60.0 % now" in found.detail
 
 
@@ -226,7 +228,7 @@ def test_health_of_known_features():
         return np.stack([sign, np.zeros_like(sign), np.zeros_like(sign)], axis=1)
 
     policy = tiny.replace(tiny.config(), "augment", jitter=(0.0,), solarize=(0.0,)).augment
-    found = health.Health(source, policy, size=8, seed=0).figures(sides)
+    found = health.Health(source, policy, size=8, seed=0).metrics(sides)
     value = {name.removeprefix("features."): figure for name, figure in found.items()}
     assert value["rows"] == 20
     assert value["rank_limit"] == 3
@@ -257,12 +259,12 @@ def test_trust_ratios_are_those_of_the_papers_formula(clip_norm):
     for name in ("a", "b"):
         w, g = params[name]["kernel"], shrink * grads[name]["kernel"]
         expected.append(1e-3 * np.linalg.norm(w) / np.linalg.norm(g + 1e-2 * w))
-    found = trust_figures(options)(
+    found = make_trust_ratio_metrics(options)(
         jax.tree.map(jnp.asarray, grads), jax.tree.map(jnp.asarray, params)
     )
     values = [float(found[f"trust_ratio_{kind}"]) for kind in ("min", "median", "max")]
     np.testing.assert_allclose(values, sorted(expected), rtol=1e-5)
-    assert trust_figures(OptimizerConfig(name="sgd")) is None
+    assert make_trust_ratio_metrics(OptimizerConfig(name="sgd")) is None
 
 
 # ------------------------------------------------------------------------------------- whole runs
@@ -270,8 +272,8 @@ def test_trust_ratios_are_those_of_the_papers_formula(clip_norm):
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    source = tiny.pictures(160)
-    path = tmp_path_factory.mktemp("data") / "pictures.npz"
+    source = tiny.image_source(160)
+    path = tmp_path_factory.mktemp("data") / "images.npz"
     np.savez(path, images=source.images, labels=source.labels)
     return str(path)
 
@@ -318,8 +320,8 @@ def test_lars_runs_log_their_trust_ratios(arrays, tmp_path):
     assert 0 < last["trust_ratio_min"] <= last["trust_ratio_median"] <= last["trust_ratio_max"]
 
 
-def test_steps_whose_update_was_skipped_are_not_judged():
+def test_steps_whose_update_was_skipped_are_not_checked():
     skipped = line(step=60, loss=None, trust_ratio_median=None)
     stuck = line(step=59, loss=CHANCE, entropy=CHANCE)
-    assert titles(verdicts.of_steps([stuck, skipped], KNOWN)) == ["at chance"]
-    assert verdicts.of_steps([skipped], KNOWN) == []
+    assert titles(verdicts.check_steps([stuck, skipped], KNOWN)) == ["at chance"]
+    assert verdicts.check_steps([skipped], KNOWN) == []

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def seeded_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """Float64 weights for torchvision's key names and shapes; other keys must be left out.
+    """Float64 weights for torchvision's key names and shapes; other keys must be omitted.
 
     Convolutions are He-scaled normals. Scales and running variances are about 1, biases and
     running means about 0, none of them exactly, so that swapping two of them is seen.

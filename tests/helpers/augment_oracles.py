@@ -67,17 +67,17 @@ POLICIES = {
 
 
 def noise(n, height, width, channels, seed=0):
-    """uint8 white noise: the hardest picture for interpolation and for borders."""
+    """uint8 white noise: the hardest image for interpolation and for borders."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (n, height, width, channels), dtype=np.uint8)
 
 
-def view(picture, drawn, policy, size):
+def view(image, drawn, policy, size):
     """Float64 [size, size, C]: one view of uint8 [H, W, C], as the policy's documentation says."""
-    color = picture.shape[-1] == 3
-    x = picture / 255
-    if policy.uses("crop") or picture.shape[:2] != (size, size):
-        x = crop_and_resize(x, crop_box(drawn, *picture.shape[:2], policy), size, policy)
+    color = image.shape[-1] == 3
+    x = image / 255
+    if policy.uses("crop") or image.shape[:2] != (size, size):
+        x = crop_and_resize(x, crop_box(drawn, *image.shape[:2], policy), size, policy)
     if drawn["horizontal_flip"]:
         x = np.fliplr(x)
     if drawn["vertical_flip"]:

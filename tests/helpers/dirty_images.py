@@ -1,4 +1,4 @@
-"""A folder of pictures with every kind of good, odd and broken file in it."""
+"""A folder of images with every kind of good, odd and broken file in it."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ import PIL.Image
 
 BLOBS = PIL.Image.Resampling.BICUBIC
 ORIENTATION = 0x0112
-# What turns an upright picture into the stored one of each EXIF orientation.
+# What turns an upright image into the stored one of each EXIF orientation.
 TURNS = {
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
@@ -132,7 +132,7 @@ def bad():
     files = {f"png/cut.{kind}": (x[: len(x) // 2], "truncated") for kind, x in cut.items()}
     return files | {
         "png/empty.png": (b"", "empty"),
-        "jpeg/text.jpg": (b"this is a letter, not a picture\n" * 9, "unreadable"),
+        "jpeg/text.jpg": (b"this is a letter, not an image\n" * 9, "unreadable"),
         "jpeg/page.jpg": (b"<html><body>404 Not Found</body></html>", "unreadable"),
         "jpeg/random.jpg": (b"\xff\xd8\xff\xe0" + bytes(range(256)) * 8, "unreadable"),
         "other/bomb.png": (bomb(), "oversize"),
@@ -143,8 +143,8 @@ def bad():
 
 
 IGNORED = {
-    "notes.txt": b"about these pictures",
-    "README.md": b"# Pictures",
+    "notes.txt": b"about these images",
+    "README.md": b"# Images",
     "jpeg/Thumbs.db": b"\x00" * 64,
     "jpeg/.DS_Store": b"\x00" * 64,
     "png/._colour.png": b"\x00\x05\x16\x07",

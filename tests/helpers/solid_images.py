@@ -39,8 +39,8 @@ def write(kind, path, classes, count=8, seed=0):
 
 def png(image, side=None):
     file = io.BytesIO()
-    picture = PIL.Image.fromarray(image)
-    (picture.resize((side, side)) if side else picture).save(file, "PNG")
+    pil_image = PIL.Image.fromarray(image)
+    (pil_image.resize((side, side)) if side else pil_image).save(file, "PNG")
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""A run small enough for tests: 8 x 8 pictures, two blocks of a ResNet, batches of 16."""
+"""A run small enough for tests: 8 x 8 images, two blocks of a ResNet, batches of 16."""
 
 import dataclasses
 import functools
@@ -31,18 +31,18 @@ def config(**train):
     return replace(tiny, "augment", crop=(1.0,), blur=(0.5,), solarize=(0.2,))
 
 
-def pictures(size=48, channels=1, classes=3, seed=0):
+def image_source(size=48, channels=1, classes=3, seed=0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, size)
     images = rng.integers(0, 128, (size, 8, 8, channels)) + 40 * labels[:, None, None, None]
-    return ArraySource("pictures", images.astype(np.uint8), labels)
+    return ArraySource("images", images.astype(np.uint8), labels)
 
 
 def write_recipe(folder, **train):
-    """A recipe file for a run of 3 steps per epoch on 48 pictures, which it writes beside it."""
-    source = pictures(60)
-    np.savez(folder / "pictures.npz", images=source.images, labels=source.labels)
-    changed = replace(config(**train), "data", source=str(folder / "pictures.npz"))
+    """A recipe file for a run of 3 steps per epoch on 48 images, which it writes beside it."""
+    source = image_source(60)
+    np.savez(folder / "images.npz", images=source.images, labels=source.labels)
+    changed = replace(config(**train), "data", source=str(folder / "images.npz"))
     changed = replace(changed, "evaluate", knn_k=5, knn_ks=(1, 5), batch_size=16)
     path = folder / "recipe.json"
     path.write_text(recipes.to_json(changed))
@@ -50,13 +50,13 @@ def write_recipe(folder, **train):
 
 
 class Run(Trial):
-    """The parts of a training run on the first devices, on generated pictures."""
+    """The parts of a training run on the first devices, on generated images."""
 
     def __init__(
         self, config, devices=1, backend="shard_map", source=None, pipeline="resident", target=None
     ):
         where = jax.devices()[:devices]
-        super().__init__(config, source or pictures(), where, backend, pipeline, target)
+        super().__init__(config, source or image_source(), where, backend, pipeline, target)
 
     def train(self, steps, dtype=None):
         """(loss of every step, last state) on the host."""

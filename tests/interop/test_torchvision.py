@@ -82,7 +82,7 @@ def test_back_and_there_is_the_same_tree(block):
     jax.tree.map(np.testing.assert_array_equal, variables, again)
 
 
-def test_classifier_and_batch_counters_are_left_out():
+def test_classifier_and_batch_counters_are_omitted():
     extra = {
         "fc.weight": np.zeros((10, 8)),
         "fc.bias": np.zeros(10),

@@ -18,7 +18,7 @@ from helpers import compilation
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATH = ROOT / "launch" / "colab.ipynb"
-# Of what Colab brings, the part that the notebook meets; TensorFlow is left out for its size, tyro
+# Of what Colab brings, the part that the notebook meets; TensorFlow is omitted for its size, tyro
 # since Colab may lack it.
 PREINSTALLED = (
     *("jax[cpu]", "flax", "optax", "numpy", "scipy", "pillow", "tqdm", "matplotlib"),
@@ -51,13 +51,13 @@ def test_code_is_plain_python_of_public_names(code):
                 assert not [name for name in names if name.startswith("_")]
 
 
-def test_its_forms_ask_for_repository_and_pictures_and_may_stay_empty(code):
+def test_its_forms_ask_for_repository_and_images_and_may_stay_empty(code):
     fields = {}
     for cell in code:
         found = re.findall(r"^(\w+) = (.*?)  # @param ", cell.source, re.MULTILINE)
         assert not found or cell.metadata.get("cellView") == "form"
         fields.update({name: ast.literal_eval(value) for name, value in found})
-    assert fields["REPOSITORY"] == fields["PICTURES"] == fields["KEEP_IN"] == ""
+    assert fields["REPOSITORY"] == fields["IMAGES"] == fields["KEEP_IN"] == ""
 
 
 def test_jax_stays_out_of_the_notebooks_own_process(code):

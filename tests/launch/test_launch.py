@@ -16,7 +16,7 @@ import yaml
 
 LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "launch"
 SCRIPTS = [*sorted(LAUNCH.glob("*.sh")), LAUNCH / "slurm.sbatch"]
-COMMAND = ["cssl-jax", "pretrain", "folder", "--data.source", "my pictures", "--workdir", "runs/x"]
+COMMAND = ["cssl-jax", "pretrain", "folder", "--data.source", "my images", "--workdir", "runs/x"]
 
 
 def call(script, *arguments, path=None, cwd=None, **environment):
@@ -60,7 +60,7 @@ def test_scripts_parse_and_shellcheck_finds_nothing(script):
 @pytest.mark.parametrize(
     "script", ["local_gpu.sh", "local_processes.sh", "tpu_vm.sh", "tpu_pod.sh", "slurm.sbatch"]
 )
-def test_help_is_told_and_unknown_options_are_refused_with_the_way_out(script, tmp_path):
+def test_help_is_printed_and_unknown_options_are_refused_with_the_way_out(script, tmp_path):
     shown = call(script, "--help")
     assert shown.returncode == 0
     first = next(x for x in (LAUNCH / script).read_text().splitlines() if x.startswith("# "))
@@ -123,13 +123,13 @@ def test_a_tpu_is_asked_for_awaited_installed_run_and_read_back(script, type_):
 
 
 @pytest.mark.parametrize("script", ["tpu_vm.sh", "tpu_pod.sh"])
-def test_pictures_are_sent_to_every_worker_before_the_command_runs(script, tmp_path):
-    (tmp_path / "my pictures").mkdir()
-    given = ["--name", "mine", "--zone", "z", "--upload", "my pictures", "--", *COMMAND]
+def test_images_are_sent_to_every_worker_before_the_command_runs(script, tmp_path):
+    (tmp_path / "my images").mkdir()
+    given = ["--name", "mine", "--zone", "z", "--upload", "my images", "--", *COMMAND]
     relative = os.path.relpath(LAUNCH / script, tmp_path)
     commands = dry(relative, *given, cwd=tmp_path)
     pack = next(i for i, c in enumerate(commands) if c[0] == "tar")
-    assert commands[pack][-3:] == ["-C", str(tmp_path), "my pictures"]
+    assert commands[pack][-3:] == ["-C", str(tmp_path), "my images"]
     archive = commands[pack][2]
     sent, unpacked = commands[pack + 1], commands[pack + 2]
     assert archive in sent
@@ -139,7 +139,7 @@ def test_pictures_are_sent_to_every_worker_before_the_command_runs(script, tmp_p
     assert pack + 2 < runs[0]
 
 
-def test_pictures_that_are_not_there_are_told_before_a_tpu_is_asked_for(tmp_path):
+def test_images_that_are_not_there_are_reported_before_a_tpu_is_asked_for(tmp_path):
     fake(tmp_path, "gcloud", f"touch {tmp_path}/called")
     done = call(
         "tpu_vm.sh", "--name", "p", "--zone", "z", "--upload", "/nowhere",
@@ -150,7 +150,7 @@ def test_pictures_that_are_not_there_are_told_before_a_tpu_is_asked_for(tmp_path
     assert not (tmp_path / "called").exists()
 
 
-def test_a_folder_that_git_does_not_know_is_told_before_a_tpu_is_asked_for(tmp_path):
+def test_a_folder_that_git_does_not_know_is_reported_before_a_tpu_is_asked_for(tmp_path):
     shutil.copytree(LAUNCH, tmp_path / "launch")
     fake(tmp_path, "gcloud", f"touch {tmp_path}/called")
     done = call(
@@ -199,10 +199,10 @@ def test_a_failed_worker_is_the_exit_status_and_the_logs_come_back_all_the_same(
     text = calls.read_text()
     for worker in range(4):
         assert f"p:run.log {tmp_path}/logs/worker{worker}.log --worker {worker}" in text
-    assert "create" not in text  # it was there: a second run goes on with it
+    assert "create" not in text  # it was there: a second run uses it
 
 
-def test_a_resource_that_failed_is_told(tmp_path):
+def test_a_resource_that_failed_is_reported(tmp_path):
     fake(tmp_path, "gcloud", 'case "$*" in *describe*) echo FAILED ;; esac')
     done = call("tpu_vm.sh", "--name", "p", "--zone", "z", path=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == 2
@@ -284,7 +284,7 @@ def test_hosts_of_a_pod_get_a_bucket_that_all_of_them_see():
 # ---------------------------------------------------------------------------------- on one machine
 
 
-def test_local_processes_are_told_of_one_another():
+def test_local_processes_know_of_one_another():
     commands = dry("local_processes.sh", "--devices", "2", "3", *COMMAND)
     assert len(commands) == 3
     for number, command in enumerate(commands):
@@ -426,7 +426,7 @@ def test_every_host_gets_its_chips_and_the_bucket_as_folders():
     (volume,) = pod["volumes"]
     (mount,) = pod["containers"][0]["volumeMounts"]
     assert volume["name"] == mount["name"]
-    # Uploaded pictures lie in folders that nobody made; checkpoints are committed by a rename.
+    # Uploaded images lie in folders that nobody created; checkpoints are committed by a rename.
     options = volume["csi"]["volumeAttributes"]["mountOptions"].split(",")
     assert {o.split(":")[-2] if ":" in o else o for o in options} == {
         "implicit-dirs",

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from cssl_jax.errors import UserError
 from cssl_jax.losses import nt_xent
-from cssl_jax.losses.core.similarity import automatic_tile, choose_tile, unit_length
+from cssl_jax.losses.core.similarity import automatic_tile, choose_tile, normalize_rows
 from cssl_jax.losses.core.two_views import two_view_contrast
 from cssl_jax.losses.ntxent import accuracy_from, chance_level, entropy_from, loss_from
 from cssl_jax.runtime import process, spmd
@@ -188,7 +188,7 @@ def test_a_zero_vector_stays_finite(tile):
     expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - positive)
     assert float(loss) == pytest.approx(expected, rel=1e-5)
     assert np.isfinite(gradient).all()
-    np.testing.assert_array_equal(unit_length(jnp.zeros((1, 3))), np.zeros((1, 3)))
+    np.testing.assert_array_equal(normalize_rows(jnp.zeros((1, 3))), np.zeros((1, 3)))
 
 
 @pytest.mark.parametrize("tile", TILES)

@@ -30,8 +30,8 @@ def config(name, **adapt):
 
 
 def inverted(labels=None):
-    pictures = tiny.pictures(40, seed=1)
-    return dataclasses.replace(pictures, images=255 - pictures.images, labels=labels)
+    source = tiny.image_source(40, seed=1)
+    return dataclasses.replace(source, images=255 - source.images, labels=labels)
 
 
 class Pairs(tiny.Run):
@@ -51,8 +51,8 @@ class Pairs(tiny.Run):
     def gradients(self):
         spread = self.spread(self.gradient())
         host_batch = next(self.host_batches(0, 1))
-        grads, aux = jax.device_get(spread(self.placed(), self.constants, host_batch))
-        return grads, aux["metrics"]
+        grads, outputs = jax.device_get(spread(self.placed(), self.constants, host_batch))
+        return grads, outputs.metrics
 
 
 def difference(tree, reference):
@@ -68,9 +68,9 @@ def one_device():
 @pytest.mark.parametrize("name", ["coral", "dann"])
 def test_raw_gradients_do_not_depend_on_devices(one_device, name):
     grads, metrics = Pairs(config(name), 8).gradients()
-    reference, figures = one_device[name]
+    reference, metrics = one_device[name]
     assert difference(grads, reference) <= BOUND
-    for key, value in figures.items():
+    for key, value in metrics.items():
         assert metrics[key] == pytest.approx(value, rel=1e-5), key
     if name == "dann":
         # Each part by itself: the domain classifier's gradient is small beside the rest.
@@ -137,7 +137,7 @@ def test_the_coral_objective_is_both_losses_by_numpy(layer):
     logits = features @ kernel + bias
     outputs = {"logits": np.float32(logits[:, 0]), "features": features}
     ctx = Context(np.int32(0), 1, None)
-    loss, metrics = method.objective(params, {}, outputs, {"label": labels}, ctx)
+    loss, metrics, _ = method.objective(params, {}, outputs, {"label": labels}, ctx)
     entropy = -np.mean(scipy.special.log_softmax(logits[:, 0], axis=1)[np.arange(8), labels])
     seen = logits if layer == "logits" else features
     apart = np.cov(seen[:, 0], rowvar=False) - np.cov(seen[:, 1], rowvar=False)
@@ -168,9 +168,9 @@ def test_targets_are_drawn_in_epochs_of_their_own_from_keys_of_their_own():
     assert set(batches[0]) == {"views", "index", "key", "label", "mask", "target_index"}
     assert batches[0]["views"]["target"].shape == batches[0]["views"]["main"].shape
     # Beside other images no image of the same number has the same draws.
-    twin = Pairs(config("coral"), target=tiny.pictures())
-    batch = jax.jit(twin.pipeline.make_batch)(
-        np.int32(0), twin.pipeline.constants, next(twin.pipeline.host_batches(0, 1))
+    pairs = Pairs(config("coral"), target=tiny.image_source())
+    batch = jax.jit(pairs.pipeline.make_batch)(
+        np.int32(0), pairs.pipeline.constants, next(pairs.pipeline.host_batches(0, 1))
     )
     assert not np.array_equal(batch["index"], batch["target_index"])
 
@@ -190,6 +190,6 @@ def test_what_cannot_work_is_refused_by_name(section, fields, words):
 
 def test_targets_that_do_not_fit_are_refused_by_name():
     with pytest.raises(UserError, match="batch 16 does not fit the 9 target images"):
-        Pairs(config("coral"), target=tiny.pictures(9))
+        Pairs(config("coral"), target=tiny.image_source(9))
     with pytest.raises(UserError, match=r"images of 3 channel\(s\) and data\.source of 1"):
-        Pairs(config("coral"), target=tiny.pictures(channels=3))
+        Pairs(config("coral"), target=tiny.image_source(channels=3))

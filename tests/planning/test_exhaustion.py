@@ -1,5 +1,6 @@
 """Out-of-memory errors: the message, and the options that it names."""
 
+import importlib
 import re
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from cssl_jax.errors import RunError
 from cssl_jax.planning import exhaustion
 from cssl_jax.planning.plan import GIB
 from cssl_jax.planning.planner import shapes_of
-from cssl_jax.planning.shapes import input_of
+from cssl_jax.planning.shapes import data_shapes
 from cssl_jax.train import run_dir
 from cssl_jax.train.pretrain import pretrain
 from helpers import tiny
@@ -50,7 +51,7 @@ def test_the_message_has_the_sizes_and_three_options_with_the_memory_by_plan(tmp
     ]
     for option, number, held, _ in ways:
         other = recipes.canonical(changed(config, option, number))
-        expected = shapes_of(other, 8, input_of(other, None, 8)).held
+        expected = shapes_of(other, 8, data_shapes(other, None, 8)).held
         assert float(held) == round(expected / GIB, 2)
         assert "another --workdir" not in message  # nothing is saved: the folder can be reused
         run_dir.check(tmp_path / "run", other)  # the folder accepts the config
@@ -80,16 +81,20 @@ _features = eval("lambda *_: exhaust()", {"exhaust": exhaust, "__name__": "cssl_
 @pytest.mark.parametrize("command", ["evaluate", "embed", "report", "recipes"])
 def test_no_command_ends_in_a_traceback_where_memory_runs_out(command, monkeypatch, capsys):
     for error in (exhaust, lambda *_: [0] * 2**60):
-        monkeypatch.setitem(cli.COMMANDS, command, (error, cli.COMMANDS[command][1]))
+        defined = cli.COMMANDS[command]
+        module = importlib.import_module(f"cssl_jax.cli.commands.{defined.module}")
+        monkeypatch.setattr(module, defined.function, error)
         assert cli.main([command]) == 1
         message = capsys.readouterr().err
         assert message.startswith(f"cssl-jax {command}: out of memory (")
-        option = cli.BATCH_OPTIONS.get(command, "stop other programs that use the memory")
+        option = defined.batch_option or ("stop other programs that use the memory")
         assert option in message
 
 
-@pytest.mark.parametrize("command", sorted(cli.BATCH_OPTIONS))
+@pytest.mark.parametrize(
+    "command", [name for name in cli.COMMANDS if cli.COMMANDS[name].batch_option]
+)
 def test_the_option_that_is_named_exists(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
-    assert cli.BATCH_OPTIONS[command] in capsys.readouterr().out
+    assert cli.COMMANDS[command].batch_option in capsys.readouterr().out

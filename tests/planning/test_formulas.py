@@ -14,7 +14,7 @@ from cssl_jax.models.registry import encoder_entry
 from cssl_jax.models.resnet import Bottleneck
 from cssl_jax.planning import formulas, planner
 from cssl_jax.planning.formulas import convolutions
-from cssl_jax.planning.shapes import input_of
+from cssl_jax.planning.shapes import data_shapes
 from cssl_jax.runtime import spmd
 from helpers import tiny
 
@@ -92,7 +92,9 @@ def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(name):
     config = recipes.load("debug")
     for section, values in STEPS[name].items():
         config = tiny.replace(config, section, **values)
-    shapes = planner.shapes_of(config, 1 if name == "one device" else 8, input_of(config, None, 8))
+    shapes = planner.shapes_of(
+        config, 1 if name == "one device" else 8, data_shapes(config, None, 8)
+    )
     cost = shapes.cost
     assert dict(shapes.collectives) == {
         kind: size
@@ -108,7 +110,7 @@ def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(name):
 def test_rings_send_what_they_are_known_to_send():
     # 4 devices: each sends three quarters of the bytes, and twice that for a reduction.
     cost = dataclasses.replace(
-        planner.cost_of(recipes.load("debug"), 4, input_of(recipes.load("debug"), None, 4)),
+        planner.cost_of(recipes.load("debug"), 4, data_shapes(recipes.load("debug"), None, 4)),
         all_gather=400,
         reduce_scatter=80,
         all_reduce=1000,

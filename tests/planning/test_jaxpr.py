@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from cssl_jax import recipes
 from cssl_jax.planning import compiled
 from cssl_jax.planning import jaxpr as program
-from cssl_jax.planning.shapes import abstract_mesh, input_of, step_of
+from cssl_jax.planning.shapes import abstract_mesh, abstract_step, data_shapes
 from cssl_jax.runtime import spmd
 from helpers import tiny
 
@@ -136,10 +136,10 @@ def test_collectives_are_read_from_a_compiled_programs_text():
 def debug():
     """(traced, compiled) step of a recipe on 8 devices."""
     config = recipes.load("debug")
-    given = input_of(config, None, 8)
+    given = data_shapes(config, None, 8)
     mesh = abstract_mesh(8)
-    jaxpr = program.device_program(step_of(config, mesh, given), mesh)
-    step = step_of(config, spmd.make_mesh(jax.devices()[:8]), given)
+    jaxpr = program.device_program(abstract_step(config, mesh, given), mesh)
+    step = abstract_step(config, spmd.make_mesh(jax.devices()[:8]), given)
     function = spmd.data_parallel(step.function, spmd.make_mesh(jax.devices()[:8]))
     return jaxpr, function.lower(step.state, step.constants, step.host_batch).compile()
 
@@ -166,10 +166,10 @@ def test_the_shapes_are_those_of_a_pipelines_host_batches(pipeline):
         pipeline, {"resident": pipeline == "resident"}
     )
     config = tiny.replace(tiny.config(), "data", **placement)
-    run = tiny.Run(config, pipeline=pipeline, source=tiny.pictures(1438))
-    given = input_of(config, None, 8)
+    run = tiny.Run(config, pipeline=pipeline, source=tiny.image_source(1438))
+    given = data_shapes(config, None, 8)
     assert given.pipeline == pipeline
-    step = step_of(config, abstract_mesh(1), given)
+    step = abstract_step(config, abstract_mesh(1), given)
     fed = {k: v for k, v in next(run.pipeline.host_batches(0, 1)).items() if k != "label"}
     constants = {k: v for k, v in run.pipeline.constants.items() if k != "labels"}
     for shapes, arrays in ((step.host_batch, fed), (step.constants, constants)):

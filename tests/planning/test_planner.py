@@ -15,7 +15,7 @@ from cssl_jax.planning import planner
 from cssl_jax.planning.advice import warnings
 from cssl_jax.planning.format import plan_text
 from cssl_jax.planning.scaling import Hardware, rows
-from cssl_jax.planning.shapes import input_of
+from cssl_jax.planning.shapes import data_shapes
 from cssl_jax.runtime import subprocesses
 from helpers import tiny
 
@@ -56,7 +56,7 @@ def test_the_largest_count_needs_few_tries():
 def given():
     config = tiny.replace(recipes.load("debug"), "model", encoder="resnet10")
     config = dataclasses.replace(config, augment=NO_AUGMENTATION)
-    return config, input_of(config, None, 8)
+    return config, data_shapes(config, None, 8)
 
 
 MEMORY, MICRO, DEVICES = 64 * 2**20, 4, 8
@@ -181,8 +181,8 @@ def test_missing_data_needs_only_the_size_of_a_view(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # cifar10_train.npz is not there
     config = recipes.load("cifar10_resnet18")
     with pytest.raises(UserError, match=r"give the side of a view, e.g. --data.size 32"):
-        input_of(config, None, 8)
-    known = input_of(tiny.replace(config, "data", size=32), None, 8)
+        data_shapes(config, None, 8)
+    known = data_shapes(tiny.replace(config, "data", size=32), None, 8)
     assert known.note.startswith("cifar10_train.npz does not exist: assumed to be 32 px images")
     assert (known.pipeline, known.spec.size, known.spec.channels) == ("stream", 32, 3)
 

@@ -154,15 +154,15 @@ import jax
 from helpers import tiny
 from cssl_jax.runtime import spmd
 from cssl_jax.planning import compiled, jaxpr, kernels
-from cssl_jax.planning.shapes import abstract_mesh, input_of, step_of
+from cssl_jax.planning.shapes import abstract_mesh, abstract_step, data_shapes
 from cssl_jax.planning.target_worker import compile_step, devices
 config = tiny.config(batch_size=32)
 mesh = spmd.make_mesh(devices("tpu", "v5e", "2x4"))
-given = input_of(config, 16 * 2**30, mesh.size)
-made = compile_step(step_of(config, mesh, given), mesh)
+given = data_shapes(config, 16 * 2**30, mesh.size)
+made = compile_step(abstract_step(config, mesh, given), mesh)
 text = made.as_text()
 abstract = abstract_mesh(mesh.size)
-traced = jaxpr.device_program(step_of(config, abstract, given), abstract)
+traced = jaxpr.device_program(abstract_step(config, abstract, given), abstract)
 print(json.dumps(dict(
     devices=mesh.size, kind=mesh.devices.flat[0].device_kind, memory=compiled.memory(made),
     flops=compiled.flops(made), bytes=compiled.bytes_accessed(made),

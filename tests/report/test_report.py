@@ -31,7 +31,7 @@ CLASSES = ("<img src=x onerror=alert(1)>", "\"quoted\" & 'so'", "$x_1$ {{7*7}}")
 @pytest.fixture(scope="module")
 def image_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    source = tiny.pictures(90)
+    source = tiny.image_source(90)
     for i, (image, label) in enumerate(zip(source.images, source.labels, strict=True)):
         class_folder = folder / CLASSES[label]
         class_folder.mkdir(exist_ok=True)
@@ -58,7 +58,7 @@ def run(image_folder, tmp_path_factory):
 def bare(tmp_path_factory):
     """A run without labels."""
     folder = tmp_path_factory.mktemp("bare")
-    np.savez(folder / "bare.npz", images=tiny.pictures(60).images)
+    np.savez(folder / "bare.npz", images=tiny.image_source(60).images)
     cssl_jax.pretrain(configured(folder / "bare.npz"), folder / "run")
     return folder / "run"
 

@@ -24,7 +24,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("browser")
-    source = tiny.pictures(150, channels=3)
+    source = tiny.image_source(150, channels=3)
     for i, (image, label) in enumerate(zip(source.images, source.labels, strict=True)):
         class_folder = root / "images" / HOSTILE[label]
         class_folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from helpers import tiny
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    source = tiny.pictures(60, channels=3)
+    source = tiny.image_source(60, channels=3)
     path = tmp_path_factory.mktemp("data") / "images.npz"
     np.savez(path, images=source.images, labels=source.labels)
     return str(path)
@@ -77,7 +77,7 @@ def test_photos_of_any_size_are_shown_with_their_names_and_sizes(tmp_path, monke
     config = dataclasses.replace(config, augment=cssl_jax.ImagePolicy())
     examples = drawn_examples(monkeypatch, config, examples=16)
     for example in examples:
-        name, size = example.words
+        name, size = example.description
         with PIL.Image.open(tmp_path / name) as image:
             assert size == f"{image.width} x {image.height} px"
             np.testing.assert_array_equal(example.pixels, np.asarray(image))

@@ -42,7 +42,7 @@ def test_it_reports_a_missing_package_and_the_command_that_fixes_it(name):
 def test_other_commands_point_to_the_doctor_where_a_package_is_missing():
     result = command("recipes", without="tyro")
     assert result.returncode == 1
-    assert "`cssl-jax doctor` says how to fix" in result.stderr
+    assert "`cssl-jax doctor` shows how to fix" in result.stderr
     assert "Traceback" not in result.stderr
 
 

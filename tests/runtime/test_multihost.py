@@ -31,7 +31,7 @@ try:
     spmd.data_parallel(lambda *a: a, spmd.make_mesh(), "pmap")
 except UserError as error:
     print("refused:", error)
-config, source, mesh = tiny.config(), tiny.pictures(), spmd.make_mesh()
+config, source, mesh = tiny.config(), tiny.image_source(), spmd.make_mesh()
 found, sampler = {}, Sampler(len(source), 16, 0)
 for name in pipelines:
     for micro_batch in (0, 8):
@@ -69,7 +69,7 @@ def results_of(count, folder, pipelines):
 
 
 def assert_same_batches(results, pipelines):
-    sampler = Sampler(len(tiny.pictures()), 16, 0)
+    sampler = Sampler(len(tiny.image_source()), 16, 0)
     for step in (2, 3):
         batch, _ = sampler.draw(step, np.arange(16))
         # Each of the 4 devices holds a quarter of every micro-batch of 8.
@@ -96,8 +96,8 @@ def test_two_processes_supply_the_batches_and_the_gradient_of_one(tmp_path):
     gradient = run.gradient()
 
     def function(*arguments):
-        grads, aux = gradient(*arguments)
-        return grads, aux["metrics"]
+        grads, outputs = gradient(*arguments)
+        return grads, outputs.metrics
 
     grads, metrics = run.spread(function)(run.state(), run.constants, next(run.host_batches(0, 1)))
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))

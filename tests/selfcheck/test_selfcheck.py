@@ -51,12 +51,12 @@ def test_a_trial_on_other_devices_passes(reference):
 def times(monkeypatch, factor):
     make_gradient = train_step.make_gradient
 
-    def mutant(*arguments, axis_name, **options):
-        gradient = make_gradient(*arguments, axis_name=axis_name, **options)
+    def mutant(method, make_batch, options):
+        gradient = make_gradient(method, make_batch, options)
 
         def changed(*inputs):
-            grads, aux = gradient(*inputs)
-            return jax.tree.map(lambda g: g * factor(axis_name), grads), aux
+            grads, outputs = gradient(*inputs)
+            return jax.tree.map(lambda g: g * factor(options.axis_name), grads), outputs
 
         return changed
 
@@ -176,6 +176,14 @@ def test_missing_data_is_replaced_by_noise_and_reported(tmp_path):
         assert description.startswith("noise: ")
         assert "does not exist" in description
         assert len(load_source(written.data.source, written.data)) == 24
+
+
+def test_data_that_cannot_be_read_is_not_replaced_whatever_its_name(tmp_path):
+    damaged = tmp_path / "does not exist.npz"
+    damaged.write_text("no zip file")
+    config = tiny.replace(tiny.config(batch_size=8), "data", source=str(damaged))
+    with pytest.raises(UserError, match=r"not a readable \.npz"):
+        examples_of(config, tmp_path / "data")
 
 
 def test_examples_are_the_recipes_own(tmp_path):

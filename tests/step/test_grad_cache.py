@@ -18,7 +18,7 @@ from cssl_jax.models.heads import ProjectionHead
 from cssl_jax.models.registry import build_encoder
 from cssl_jax.recipes import validate
 from cssl_jax.runtime import spmd
-from cssl_jax.step.grad_cache import make_gradient
+from cssl_jax.step.grad_cache import StepOptions, make_gradient
 from cssl_jax.step.state import TrainState
 from helpers import tiny
 from helpers.comparison import FLOAT32_BOUND, largest_difference
@@ -50,8 +50,8 @@ class Learned(SimCLR):
     """SimCLR with a learned temperature and a metric that pairs examples with outputs."""
 
     def init(self, key, batch):
-        params, model_state, method_state = super().init(key, batch)
-        return {**params, "temperature": jnp.float32(0.4)}, model_state, method_state
+        params, model_state = super().init(key, batch)
+        return {**params, "temperature": jnp.float32(0.4)}, model_state
 
     def objective(self, params, method_state, outputs, examples, ctx):
         contrast = two_view_contrast(
@@ -64,7 +64,7 @@ class Learned(SimCLR):
         loss = ntxent.loss_from(contrast) + jnp.mean(examples["label"] * jnp.tanh(outputs[:, 0, 0]))
         paired = jnp.mean(examples["index"] * outputs[:, 1, 1])
         accuracy = ntxent.accuracy_from(contrast)
-        return loss, {"loss": loss, "paired": paired, "contrastive_accuracy": accuracy}
+        return loss, {"loss": loss, "paired": paired, "contrastive_accuracy": accuracy}, {}
 
 
 class Detached(Learned):
@@ -99,7 +99,7 @@ def method_and_state(method, dtype, **shared):
     encoder = Mlp(layers=1, out=8, **shared)
     built = method(encoder, ProjectionHead(hidden=8, out=4, **shared))
     views = {"main": np.zeros((2, 2, 6), np.float32)}
-    params, statistics, _ = built.init(jax.random.key(0), {"views": views})
+    params, statistics = built.init(jax.random.key(0), {"views": views})
     # Running statistics as after some training. The initial 0 and 1 would hide a fault when frozen.
     rng = np.random.default_rng(1)
     statistics = jax.tree.map(lambda s: rng.uniform(0.5, 1.5, s.shape).astype(dtype), statistics)
@@ -126,15 +126,17 @@ def vector_gradient(
         gradient = make_gradient(
             built,
             make_batch,
-            total_steps=1,
-            axis_name="data",
-            micro_batches=spmd.micro_batches(N, mesh, micro_batch),
-            frozen_norm=frozen,
+            StepOptions(
+                total_steps=1,
+                axis_name="data",
+                micro_batches=spmd.micro_batches(N, mesh, micro_batch),
+                frozen_norm=frozen,
+            ),
         )
 
         def function(*arguments):
-            grads, aux = gradient(*arguments)
-            return grads, aux["metrics"], aux["model_state"]
+            grads, outputs = gradient(*arguments)
+            return grads, outputs.metrics, outputs.model_state
 
         rows = spmd.process_rows(N, mesh, micro_batch) if rows is None else rows
         host_batch = {name: value[rows] for name, value in vector_batch(dtype).items()}
@@ -222,7 +224,9 @@ def test_rows_in_the_wrong_order_are_detected(plain_step):
 
 def test_gradients_are_summed_in_float32_or_wider():
     built, state = method_and_state(Learned, jnp.bfloat16, norm_groups=1)
-    gradient = make_gradient(built, make_batch, total_steps=1, axis_name=None, micro_batches=4)
+    gradient = make_gradient(
+        built, make_batch, StepOptions(total_steps=1, axis_name=None, micro_batches=4)
+    )
     state = state.replace(model_state=jax.tree.map(np.float32, state.model_state))
     grads, _ = jax.eval_shape(gradient, state, {}, vector_batch(jnp.bfloat16))
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
@@ -241,8 +245,8 @@ def image_gradient(run, dtype=None):
     gradient = run.gradient()
 
     def function(*arguments):
-        grads, aux = gradient(*arguments)
-        return grads, aux["metrics"], aux["model_state"]
+        grads, outputs = gradient(*arguments)
+        return grads, outputs.metrics, outputs.model_state
 
     arguments = run.state(dtype), run.constants, next(run.host_batches(0, 1))
     return jax.device_get(run.spread(function)(*arguments))
@@ -353,10 +357,10 @@ def test_remat_does_not_store_activations():
 
 @pytest.mark.slow
 def test_an_interrupted_run_in_micro_batches_ends_with_the_same_bits(tmp_path):
-    source = tiny.pictures(24)
-    np.savez(tmp_path / "pictures.npz", images=source.images, labels=source.labels)
+    source = tiny.image_source(24)
+    np.savez(tmp_path / "images.npz", images=source.images, labels=source.labels)
     config = tiny.config(batch_size=8, micro_batch=4, epochs=2, checkpoint_every=1)
-    config = tiny.replace(config, "data", source=str(tmp_path / "pictures.npz"), augment_on="split")
+    config = tiny.replace(config, "data", source=str(tmp_path / "images.npz"), augment_on="split")
     config = tiny.replace(config, "data", engine="threads")
     config = tiny.replace(config, "runtime", devices=2)
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=8)

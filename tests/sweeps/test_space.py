@@ -132,7 +132,7 @@ def test_augmentation_is_no_parameter_of_a_sweep_ranked_by_view_retrieval(tmp_pa
 
     from cssl_jax.sweeps.sweep import sweep
 
-    np.savez(tmp_path / "bare.npz", images=tiny.pictures(60).images)
+    np.savez(tmp_path / "bare.npz", images=tiny.image_source(60).images)
     config = tiny.replace(tiny.config(), "data", source=str(tmp_path / "bare.npz"))
     body = '"augment.jitter_strength": trial.suggest_float("strength", 0.0, 1.0)'
     with pytest.raises(UserError, match="which easier views raise by themselves"):

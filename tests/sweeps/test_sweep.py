@@ -40,10 +40,10 @@ def configured(folder, **train):
     rng = np.random.default_rng(0)  # class brightness is barely above the noise: scores differ
     labels = rng.integers(0, 3, 96)
     images = rng.integers(0, 200, (96, 8, 8, 1)) + 8 * labels[:, None, None, None]
-    np.savez(folder / "pictures.npz", images=images.astype(np.uint8), labels=labels)
+    np.savez(folder / "images.npz", images=images.astype(np.uint8), labels=labels)
     config = tiny.config(**{"epochs": 3, "evaluate_every": 1, "tensorboard": False, **train})
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16)
-    data = {"source": str(folder / "pictures.npz"), "validation_fraction": 0.4, "size": 8}
+    data = {"source": str(folder / "images.npz"), "validation_fraction": 0.4, "size": 8}
     return tiny.replace(config, "data", **data)
 
 

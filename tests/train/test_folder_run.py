@@ -1,4 +1,4 @@
-"""Runs on pictures of any size: cleaning, resume, partial labels, evaluation, features."""
+"""Runs on images of any size: cleaning, resume, partial labels, evaluation, features."""
 
 import csv
 
@@ -19,7 +19,7 @@ from helpers.stops import CrashError, crash_after
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two classes of 24 pictures of many sizes, and two files that are none."""
+    """Two classes of 24 images of many sizes, and two files that are not images."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for number in range(48):
@@ -27,8 +27,8 @@ def folder(tmp_path_factory):
         place.mkdir(exist_ok=True)
         coarse = rng.integers(0, 128, (3, 4, 3)) + 127 * (number % 2 == 0)
         height, width = rng.integers(10, 40, 2)
-        picture = PIL.Image.fromarray(coarse.astype(np.uint8)).resize((width, height))
-        picture.save(place / f"{number:02}.{'jpg' if number % 3 else 'png'}")
+        pil_image = PIL.Image.fromarray(coarse.astype(np.uint8)).resize((width, height))
+        pil_image.save(place / f"{number:02}.{'jpg' if number % 3 else 'png'}")
     (root / "dark" / "cut.jpg").write_bytes((root / "dark" / "01.jpg").read_bytes()[:-40])
     (root / "dark" / "copy.jpg").write_bytes((root / "dark" / "01.jpg").read_bytes())
     return root
@@ -51,7 +51,7 @@ def run(folder, tmp_path_factory):
 @pytest.mark.parametrize("data", [
     {"engine": "tf"}, {"engine": "threads"}, {"engine": "threads", "augment_on": "host"}
 ])  # fmt: skip
-def test_a_killed_run_on_pictures_ends_with_the_same_bits(folder, tmp_path, data):
+def test_a_killed_run_on_images_ends_with_the_same_bits(folder, tmp_path, data):
     if data["engine"] == "tf":
         pytest.importorskip("tensorflow")
     config = make_config(folder, **data)
@@ -63,7 +63,7 @@ def test_a_killed_run_on_pictures_ends_with_the_same_bits(folder, tmp_path, data
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_what_was_left_out_is_listed_in_the_run(run, folder, capfd):
+def test_what_was_excluded_is_listed_in_the_run(run, folder, capfd):
     path, results = run
     with (path / "rejected.csv").open(newline="") as file:
         rows = {row["path"]: row["reason"] for row in csv.DictReader(file)}
@@ -71,7 +71,7 @@ def test_what_was_left_out_is_listed_in_the_run(run, folder, capfd):
     assert results["split"] == {"train": 36, "validation": 12}
     assert results["num_classes"] == 2
     assert cli.main(["pretrain", str(path / "config.json"), "--workdir", str(path)]) == 0
-    assert "2 left out (rejected.csv)" in capfd.readouterr().err
+    assert "2 excluded (rejected.csv)" in capfd.readouterr().err
 
 
 def test_evaluating_again_gives_the_runs_results(run):
@@ -82,7 +82,7 @@ def test_evaluating_again_gives_the_runs_results(run):
         assert again["pixels"][name] == results["pixels"][name]
 
 
-def test_embed_writes_the_name_of_every_picture_beside_its_features(run, folder, tmp_path):
+def test_embed_writes_the_name_of_every_image_beside_its_features(run, folder, tmp_path):
     path, _ = run
     output = tmp_path / "features.npz"
     command = ["embed", str(path), "--data.source", str(folder), "--output", str(output)]
@@ -91,16 +91,16 @@ def test_embed_writes_the_name_of_every_picture_beside_its_features(run, folder,
     assert content["features"].shape[0] == len(content["names"]) == len(content["labels"]) == 48
     encoder = cssl_jax.load_encoder(path)
     for row in (0, 17, 47):
-        picture = PIL.Image.open(folder / content["names"][row]).convert("RGB")
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = picture.crop((left, top, left + side, top + side))
+        pil_image = PIL.Image.open(folder / content["names"][row]).convert("RGB")
+        side = min(pil_image.size)
+        left, top = (pil_image.width - side) // 2, (pil_image.height - side) // 2
+        square = pil_image.crop((left, top, left + side, top + side))
         alone = encoder(np.asarray(square)[None])[0]
         # The file is resized on the host and rounded, the array on the device.
         np.testing.assert_allclose(content["features"][row], alone, rtol=0.1, atol=0.05)
 
 
-def test_pictures_without_a_label_train_and_are_not_judged(folder, tmp_path):
+def test_images_without_a_label_train_and_are_not_evaluated(folder, tmp_path):
     table = tmp_path / "labels.csv"
     names = [f"{kind}/{n:02}.{'jpg' if n % 3 else 'png'}" for n in range(48)
              for kind in (("bright", "dark")[n % 2],)]  # fmt: skip
@@ -111,19 +111,19 @@ def test_pictures_without_a_label_train_and_are_not_judged(folder, tmp_path):
     assert {"knn", "linear"} <= results.keys()
 
 
-def test_pictures_without_any_labels_have_label_free_figures(folder, tmp_path):
+def test_images_without_any_labels_have_label_free_metrics(folder, tmp_path):
     results = cssl_jax.pretrain(make_config(folder, labels="none"), tmp_path / "run")
     assert {"view_retrieval", "alignment", "uniformity", "rankme"} <= results.keys()
     assert "knn" not in results
 
 
-def test_too_many_bad_pictures_stop_before_anything_is_written(folder, tmp_path):
+def test_too_many_bad_images_stop_before_anything_is_written(folder, tmp_path):
     with pytest.raises(UserError, match=r"2 of 50 images would be excluded"):
         cssl_jax.pretrain(make_config(folder, max_rejected=0.01), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_pictures_of_many_sizes_need_the_side_of_a_view(folder, tmp_path):
+def test_images_of_many_sizes_need_the_side_of_a_view(folder, tmp_path):
     with pytest.raises(UserError, match=r"--data\.size"):
         cssl_jax.pretrain(make_config(folder, size=0), tmp_path / "run")
 
@@ -133,7 +133,7 @@ def test_pictures_of_many_sizes_need_the_side_of_a_view(folder, tmp_path):
     ({"augment_on": "device"}, "cropped on the host"),
     ({"in_memory": True}, "images of one size"),
 ])  # fmt: skip
-def test_wishes_that_pictures_cannot_meet_are_refused(folder, tmp_path, data, message):
+def test_requests_that_images_cannot_meet_are_refused(folder, tmp_path, data, message):
     with pytest.raises(UserError, match=message):
         cssl_jax.pretrain(make_config(folder, **data), tmp_path / "run")
 
@@ -142,14 +142,14 @@ def test_wishes_that_pictures_cannot_meet_are_refused(folder, tmp_path, data, me
 
 
 def test_data_check_reports_and_writes_the_rejected_list(folder, tmp_path, capsys):
-    listed, figures = tmp_path / "rejected.csv", tmp_path / "figures.json"
-    command = ["data", "check", str(folder), "--rejected", str(listed), "--json", str(figures)]
+    listed, summary = tmp_path / "rejected.csv", tmp_path / "figures.json"
+    command = ["data", "check", str(folder), "--rejected", str(listed), "--json", str(summary)]
     assert cli.main(command) == 0
     out = capsys.readouterr().out
     assert "50 images, 48 kept, 2 excluded" in out
     assert "dark/cut.jpg" in out
     assert listed.read_text().splitlines()[0] == "path,reason,detail"
-    assert '"kept": 48' in figures.read_text()
+    assert '"kept": 48' in summary.read_text()
 
 
 def test_data_split_writes_lists_that_a_run_takes(folder, tmp_path, capsys):
@@ -184,7 +184,7 @@ def test_wrong_use_is_one_line_and_status_2(arguments, message, tmp_path, capsys
     assert len(error.splitlines()) == 1
 
 
-def test_the_hash_of_a_config_does_not_depend_on_where_the_pictures_lie(folder):
+def test_the_hash_of_a_config_does_not_depend_on_where_the_images_lie(folder):
     here, there = make_config("/a/photos"), make_config("/b/photos")
     assert recipes.config_hash(here) == recipes.config_hash(there)
 
@@ -195,11 +195,11 @@ class Checkpoint:
     def __init__(self, **meta):
         self._meta = meta
 
-    def meta(self):
+    def read_meta(self):
         return self._meta
 
 
-def test_a_run_goes_on_with_the_kernels_that_it_began_with(folder, monkeypatch, capfd):
+def test_a_run_continues_with_the_kernels_that_it_began_with(folder, monkeypatch, capfd):
     experiment = Experiment.from_config(make_config(folder, engine="threads"))
     assert experiment.pipeline.kernels == experiment.meta["kernels"] == "opencv"
     assert (
@@ -219,8 +219,8 @@ def test_views_by_both_kernels_differ_in_rounding_only(folder):
     pipeline = Experiment.from_config(
         make_config(folder, engine="threads", augment_on="host")
     ).pipeline
-    ours, twin = (
+    ours, reference = (
         next(pipeline.with_kernels(kernels).host_batches(0, 1)) for kernels in ("opencv", "jax")
     )
-    np.testing.assert_array_equal(ours["index"], twin["index"])
-    assert np.abs(ours["views"].astype(int) - twin["views"]).max() <= 1
+    np.testing.assert_array_equal(ours["index"], reference["index"])
+    assert np.abs(ours["views"].astype(int) - reference["views"]).max() <= 1

@@ -52,8 +52,8 @@ class Journal(Hook):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "pictures.npz"
-    source = tiny.pictures(60)
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    source = tiny.image_source(60)
     np.savez(path, images=source.images, labels=source.labels)
     config = tiny.config(epochs=2, checkpoint_every=1, evaluate_every=2, tensorboard=False)
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16)

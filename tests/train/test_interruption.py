@@ -38,8 +38,8 @@ def slow(value):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    source = tiny.pictures(60)
-    path = tmp_path_factory.mktemp("data") / "pictures.npz"
+    source = tiny.image_source(60)
+    path = tmp_path_factory.mktemp("data") / "images.npz"
     np.savez(path, images=source.images, labels=source.labels)
     config = tiny.config(epochs=3, checkpoint_every=0, evaluate_every=1, record_views=True)
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16)
@@ -89,6 +89,7 @@ def test_a_signal_between_steps_saves_and_exits_with_75(
         patch.setattr(pretrain_module, "pretrain", hooked)
         assert cli.main(command(config, tmp_path / "run")) == 75
     said = capfd.readouterr().err
+    assert said.count("s after the process was started") == 1
     assert f"cssl-jax pretrain: {number.name} at step 4 of 9: saved" in said
     assert "run the same command to resume" in said
     assert cli.main(command(config, tmp_path / "run")) == 0
@@ -96,20 +97,20 @@ def test_a_signal_between_steps_saves_and_exits_with_75(
 
 
 @pytest.mark.parametrize("step", [slow(3), TOTAL])
-def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(
+def test_a_signal_interrupts_an_evaluation_which_is_repeated_on_resume(
     config, whole, tmp_path, monkeypatch, step
 ):
-    judge, times = Evaluator.judge, []
+    evaluate, times = Evaluator.evaluate, []
 
     def interrupted(self, features, **options):
         times.append(1)
         if len(times) == step // 3:
             signal.raise_signal(signal.SIGTERM)
-            pytest.fail("the evaluation went on")
-        return judge(self, features, **options)
+            pytest.fail("the evaluation continued")
+        return evaluate(self, features, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "judge", interrupted)
+        patch.setattr(Evaluator, "evaluate", interrupted)
         with pytest.raises(InterruptedRunError, match=f"SIGTERM at step {step} of 9: saved"):
             cssl_jax.pretrain(config, tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
@@ -120,14 +121,16 @@ def test_a_signal_breaks_off_an_evaluation_which_is_made_up_for(
     )
 
 
-def test_a_kill_while_the_evaluation_is_made_up_for_repeats_no_line(
+def test_a_kill_while_the_evaluation_is_repeated_duplicates_no_line(
     config, whole, tmp_path, monkeypatch
 ):
     def no_more(self, *arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "judge", lambda self, *a, **o: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(
+            Evaluator, "evaluate", lambda self, *a, **o: signal.raise_signal(signal.SIGTERM)
+        )
         with pytest.raises(InterruptedRunError):
             cssl_jax.pretrain(config, tmp_path / "run")
     with monkeypatch.context() as patch:  # its line is written, its checkpoint is not
@@ -147,12 +150,12 @@ def test_a_signal_does_not_wait_for_an_input_that_hangs(
     after, reached = trainer.Trainer._after_step, threading.Event()
 
     def noted(self):
-        figures = after(self)
+        metrics = after(self)
         if self._run.step == last:
             reached.set()
             if not late:
                 signal.raise_signal(signal.SIGTERM)
-        return figures
+        return metrics
 
     def interrupt():
         reached.wait(60)
@@ -188,7 +191,7 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_lose(
     assert "SIGTERM outside the steps: nothing is lost; run the same" in capfd.readouterr().err
 
 
-def test_a_save_that_fails_is_not_said_to_be_saved(config, tmp_path, monkeypatch):
+def test_a_save_that_fails_is_not_reported_as_saved(config, tmp_path, monkeypatch):
     def fails(self):
         raise self._not_written(OSError(28, "No space left on device"))
 
@@ -297,7 +300,7 @@ def test_a_file_in_the_way_is_refused(config, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("size", [slow(24), slow(150), 420, slow(700)])
-def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(config, whole, tmp_path, capfd, size):
+def test_a_full_disk_ends_the_run_and_space_lets_it_resume(config, whole, tmp_path, capfd, size):
     with disk(tmp_path / "disk", f"size={size}k"):
         run = tmp_path / "disk" / "run"
         recipe = command(config, tmp_path / "run")[1]

@@ -29,8 +29,8 @@ def slow(value):
 
 @pytest.fixture(scope="module")
 def arrays(tmp_path_factory):
-    source = tiny.pictures(60)
-    path = tmp_path_factory.mktemp("data") / "pictures.npz"
+    source = tiny.image_source(60)
+    path = tmp_path_factory.mktemp("data") / "images.npz"
     np.savez(path, images=source.images, labels=source.labels)
     return str(path)
 
@@ -84,7 +84,7 @@ def assert_same_run(folder, reference):
     assert ours == theirs
 
 
-def test_results_hold_every_figure_beside_its_floors(run, config):
+def test_results_hold_every_metric_beside_its_baselines(run, config):
     folder, results = run
     assert json.loads((folder / "results.json").read_text()) == results
     for row in (results, results["random_init"], results["pixels"]):
@@ -148,7 +148,7 @@ def test_a_run_that_crashed_ends_with_the_same_bits(config, run, tmp_path, step)
     assert_same_run(tmp_path / "run", run[0])
 
 
-def test_a_signal_saves_and_the_next_start_goes_on(config, run, tmp_path):
+def test_a_signal_saves_and_the_next_start_resumes(config, run, tmp_path):
     interrupt = AfterStep(5, lambda run: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(RunError, match="SIGTERM at step 5 of 9: saved"):
         cssl_jax.pretrain(config, tmp_path / "run", hooks=[interrupt])
@@ -161,7 +161,7 @@ def test_a_signal_saves_and_the_next_start_goes_on(config, run, tmp_path):
 def test_a_run_that_waits_for_input_says_so_and_what_to_change(
     arrays, tmp_path, monkeypatch, capfd
 ):
-    # Nine steps are few: judge each alone, since some find their input made while XLA compiled.
+    # Nine steps are few: check each alone, since some find their input made while XLA compiled.
     monkeypatch.setattr(metrics.InputWatch, "seconds", 0.0)
     host_batches = pipelines.StreamPipeline.host_batches
 
@@ -191,7 +191,7 @@ def test_a_run_that_waits_for_input_says_so_and_what_to_change(
         slow({"augment_on": "host", "engine": "threads"}),
     ],
 )
-def test_resume_is_exact_wherever_the_input_is_made(arrays, tmp_path, placement):
+def test_resume_is_exact_wherever_the_input_is_computed(arrays, tmp_path, placement):
     if placement.get("engine") == "tf":
         pytest.importorskip("tensorflow")
     config = tiny.replace(make_config(arrays, **placement), "train", record_views=True)
@@ -233,7 +233,7 @@ def test_a_finished_run_is_not_trained_again(config, run):
 
 
 @pytest.mark.parametrize("options", [{"devices": 4}, slow({"devices": 2, "backend": "pmap"})])
-def test_a_run_goes_on_with_other_devices(config, run, tmp_path, options):
+def test_a_run_resumes_on_other_devices(config, run, tmp_path, options):
     with pytest.raises(CrashError):
         cssl_jax.pretrain(config, tmp_path / "run", hooks=[crash_after(4)])
     moved = tiny.replace(config, "runtime", **options)
@@ -246,7 +246,7 @@ def test_a_run_goes_on_with_other_devices(config, run, tmp_path, options):
 
 def test_data_that_changed_under_a_run_are_refused(config, run, tmp_path):
     shutil.copytree(run[0], tmp_path / "run")
-    path, source = pathlib.Path(config.data.source), tiny.pictures(60)
+    path, source = pathlib.Path(config.data.source), tiny.image_source(60)
     kept = path.read_bytes()
     try:
         np.savez(path, images=255 - source.images, labels=source.labels)
@@ -257,7 +257,7 @@ def test_data_that_changed_under_a_run_are_refused(config, run, tmp_path):
     assert cssl_jax.pretrain(config, tmp_path / "run") == run[1]
 
 
-def test_what_determines_no_figure_may_change(config, run):
+def test_what_determines_no_result_may_change(config, run):
     calmer = tiny.replace(config, "train", checkpoint_every=2, keep=5)
     assert cssl_jax.pretrain(calmer, run[0]) == run[1]
 
@@ -318,13 +318,13 @@ def test_a_run_starts_from_the_weights_of_another_and_says_so(still, run, tmp_pa
     assert results["init"] == encoder.meta["init"] == origin
     said = capfd.readouterr().err
     assert "encoder and projector of" in said
-    assert "after the process was started" not in said  # which was for the run before
-    assert encoder.step == 3  # steps, and with them the optimizer, begin anew
+    assert "after the process was started" not in said  # the process has done other things before
+    assert encoder.step == 3  # steps, and with them the optimizer, start from scratch
     assert "init" not in run[1]
 
 
 @pytest.mark.slow
-def test_where_a_run_began_is_known_to_one_that_goes_on(still, run, tmp_path):
+def test_where_a_run_began_is_known_to_one_that_resumes(still, run, tmp_path):
     copied = tmp_path / "first"
     shutil.copytree(run[0], copied)
     config = tiny.replace(still, "train", init=str(copied), epochs=2)
@@ -353,7 +353,7 @@ def test_weights_of_another_encoder_are_refused_by_name(still, tmp_path):
         UserError, match=r"model\.width is 0\.25, but 0\.125 in train\.init .*/whole"
     ):
         cssl_jax.pretrain(wider, tmp_path / "next")
-    rgb = tiny.pictures(60, channels=3)
+    rgb = tiny.image_source(60, channels=3)
     np.savez(tmp_path / "rgb.npz", images=rgb.images, labels=rgb.labels)
     coloured = tiny.replace(still, "data", source=str(tmp_path / "rgb.npz"))
     with pytest.raises(UserError, match="have 3 channels, but those of"):
@@ -370,9 +370,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(config, tmp_pa
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
-def test_without_labels_the_figures_need_none(config, arrays, tmp_path):
+def test_without_labels_the_metrics_need_none(config, arrays, tmp_path):
     path = tmp_path / "bare.npz"
-    np.savez(path, images=tiny.pictures(60).images)
+    np.savez(path, images=tiny.image_source(60).images)
     bare = tiny.replace(config, "data", source=str(path))
     results = cssl_jax.pretrain(bare, tmp_path / "run")
     for row in (results, results["random_init"], results["pixels"]):
@@ -384,9 +384,9 @@ def test_without_labels_the_figures_need_none(config, arrays, tmp_path):
     assert [line["step"] for line in online] == [6, 9]
 
 
-def test_the_encoder_takes_pictures_of_any_size_and_gives_float32(run):
+def test_the_encoder_takes_images_of_any_size_and_gives_float32(run):
     encoder = cssl_jax.load_encoder(run[0], batch_size=8)
-    images = tiny.pictures(11).images
+    images = tiny.image_source(11).images
     features = encoder(images)
     assert features.shape == (11, 16)
     assert features.dtype == np.float32
@@ -401,9 +401,9 @@ def test_the_encoder_takes_pictures_of_any_size_and_gives_float32(run):
 
 def test_evaluating_a_run_again_gives_its_results(run):
     folder, results = run
-    figures = cssl_jax.evaluate_run(folder, "knn")
-    assert figures["knn"] == results["knn"]
-    assert figures["random_init"]["knn"] == results["random_init"]["knn"]
+    metrics = cssl_jax.evaluate_run(folder, "knn")
+    assert metrics["knn"] == results["knn"]
+    assert metrics["random_init"]["knn"] == results["random_init"]["knn"]
     assert json.loads((folder / "results.json").read_text()) == results
     with pytest.raises(UserError, match="'svm' is unknown; use knn or linear or"):
         cssl_jax.evaluate_run(folder, "svm")
@@ -433,7 +433,7 @@ def test_a_run_resumes_where_its_data_lie_now(config, run, arrays, tmp_path):
 def test_a_run_whose_data_are_others_is_refused_and_keeps_its_config(config, arrays, tmp_path):
     crashed(config, tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_bytes()
-    other = tiny.pictures(60, seed=1)
+    other = tiny.image_source(60, seed=1)
     np.savez(tmp_path / "other.npz", images=other.images, labels=other.labels)
     changed = tiny.replace(config, "data", source=str(tmp_path / "other.npz"))
     with pytest.raises(UserError, match="the train images have changed since the run began"):

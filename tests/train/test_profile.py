@@ -14,10 +14,10 @@ def test_steps_that_are_none_are_refused(tmp_path, steps):
 
 
 def test_the_steps_asked_for_are_traced(tmp_path, capfd):
-    source = tiny.pictures()
-    np.savez(tmp_path / "pictures.npz", images=source.images, labels=source.labels)
+    source = tiny.image_source()
+    np.savez(tmp_path / "images.npz", images=source.images, labels=source.labels)
     config = tiny.config(epochs=1, tensorboard=False, evaluate_every=0)
-    config = tiny.replace(config, "data", source=str(tmp_path / "pictures.npz"))
+    config = tiny.replace(config, "data", source=str(tmp_path / "images.npz"))
     cssl_jax.pretrain(config, tmp_path / "run", profile_steps="2:2")
     assert f"step 2: traced into {tmp_path / 'run' / 'profile'}" in capfd.readouterr().err
     (trace,) = (tmp_path / "run" / "profile").rglob("*.xplane.pb")

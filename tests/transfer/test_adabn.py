@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from cssl_jax.data.input_spec import InputSpec
-from cssl_jax.evaluate.norm_statistics import reestimate
+from cssl_jax.evaluate.norm_statistics import reestimate_norm_statistics
 from cssl_jax.models.normalization import BatchNorm
 from cssl_jax.runtime import spmd
 from helpers import tiny
 
 SPEC = InputSpec(size=8, channels=1, mean=(0.3,), std=(0.2,))
-IMAGES = tiny.pictures(50, seed=4)  # 50 is not a multiple of the batch size 16
+IMAGES = tiny.image_source(50, seed=4)  # 50 is not a multiple of the batch size 16
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,9 @@ def reestimate_model(classifier, devices=1, batch_size=16):
     method, model = classifier
     mesh = spmd.make_mesh(jax.devices()[:devices])
     modules = {"encoder": method.encoder, "head": method.head}
-    return reestimate(modules, model, IMAGES, SPEC, mesh, batch_size=batch_size, seed=0)
+    return reestimate_norm_statistics(
+        modules, model, IMAGES, SPEC, mesh, batch_size=batch_size, seed=0
+    )
 
 
 def test_first_layer_statistics_over_several_batches_match_numpy(classifier):

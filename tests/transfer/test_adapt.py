@@ -10,7 +10,7 @@ from cssl_jax import adapt, finetune_config, load_encoder, pretrain, recipes
 from cssl_jax.cli import main as cli
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
-from cssl_jax.transfer.adapt.table import spread, table
+from cssl_jax.transfer.adapt.table import format_results, spread
 from helpers import tiny
 from helpers.stops import CrashError, crash_after
 
@@ -121,7 +121,7 @@ def test_labels_of_a_third_of_the_target_are_used_for_training_and_evaluation(
 @pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
     for name, seed in (("source", 0), ("target", 1)):
-        generated = tiny.pictures(60, seed=seed)
+        generated = tiny.image_source(60, seed=seed)
         np.savez(tmp_path / f"{name}.npz", images=generated.images, labels=generated.labels)
     dann_config = tiny.replace(tiny.config(epochs=3), "data", source=str(tmp_path / "source.npz"))
     dann_config = tiny.replace(dann_config, "method", name="dann")
@@ -135,7 +135,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
     assert (run / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
     models = [jax.device_get(load_encoder(folder).model) for folder in (run, uninterrupted)]
     jax.tree.map(np.testing.assert_array_equal, *models)
-    generated = tiny.pictures(60, seed=2)
+    generated = tiny.image_source(60, seed=2)
     np.savez(tmp_path / "target.npz", images=generated.images, labels=generated.labels)
     with pytest.raises(UserError, match="the target images have changed since the run began"):
         pretrain(dann_config, run)
@@ -157,10 +157,10 @@ def test_invalid_arguments_are_rejected_by_name(changes, options, message, tmp_p
 
 def test_incompatible_domains_are_rejected_before_training(tmp_path):
     rgb, more, few, fewer = (tmp_path / f"{name}.npz" for name in ("rgb", "more", "few", "fewer"))
-    np.savez(rgb, images=tiny.pictures(channels=3).images)
-    np.savez(more, images=tiny.pictures(20).images, labels=np.arange(20))
-    np.savez(few, images=tiny.pictures(13).images)
-    np.savez(fewer, images=tiny.pictures(5).images)
+    np.savez(rgb, images=tiny.image_source(channels=3).images)
+    np.savez(more, images=tiny.image_source(20).images, labels=np.arange(20))
+    np.savez(few, images=tiny.image_source(13).images)
+    np.savez(fewer, images=tiny.image_source(5).images)
     for target, message in (
         (rgb, r"3 channel\(s\) and data\.source of 1"),
         (more, "labels up to 19"),
@@ -184,7 +184,7 @@ def test_the_table_shows_mean_and_deviation_in_percent():
         },
         "leakage": {"source": {"words": "no leakage found"}},
     }
-    head, source, bn, *_, last = table(results).splitlines()
+    head, source, bn, *_, last = format_results(results).splitlines()
     assert head.split() == [
         "top-1",
         "on",

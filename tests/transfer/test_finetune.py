@@ -147,7 +147,7 @@ def test_a_head_is_initialised_with_the_hidden_layers_of_the_projector():
 
 
 def test_a_label_fraction_is_stratified_and_nested_in_larger_fractions():
-    source = tiny.pictures(size=200, classes=4)
+    source = tiny.image_source(size=200, classes=4)
     source = dataclasses.replace(source, labels=np.where(np.arange(200) % 5, source.labels, -1))
     full = labelled_fraction(source, 1.0, seed=3)
     np.testing.assert_array_equal(full.labels, source.labels[source.labels >= 0])
@@ -208,10 +208,10 @@ def test_a_stretched_schedule_keeps_its_shape():
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """Folder of a minimal run that can be fine-tuned."""
-    folder, source = tmp_path_factory.mktemp("small"), tiny.pictures()
-    np.savez(folder / "pictures.npz", images=source.images, labels=source.labels)
+    folder, source = tmp_path_factory.mktemp("small"), tiny.image_source()
+    np.savez(folder / "images.npz", images=source.images, labels=source.labels)
     config = tiny.config(epochs=1, evaluate_every=0, tensorboard=False)
-    pretrain(tiny.replace(config, "data", source=str(folder / "pictures.npz")), folder / "run")
+    pretrain(tiny.replace(config, "data", source=str(folder / "images.npz")), folder / "run")
     return folder / "run"
 
 

@@ -28,12 +28,12 @@ class View:
         pixels: Pixels of the view, uint8 [h, w, C].
         outline: float [4, 2], corners (x, y) of the region that the view shows, in pixels of the
             original.
-        words: Description of the operations, one operation per line.
+        description: Description of the operations, one operation per line.
     """
 
     pixels: np.ndarray
     outline: np.ndarray
-    words: Sequence[str]
+    description: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,18 +42,18 @@ class Example:
 
     Attributes:
         pixels: Pixels of the original image, uint8 [h, w, C].
-        words: Description of the example, one fact per line.
+        description: Description of the example, one fact per line.
         views: Views of the example; every example of a sheet has the same number.
     """
 
     pixels: np.ndarray
-    words: Sequence[str]
+    description: Sequence[str]
     views: Sequence[View]
 
     @property
     def texts(self) -> list[Sequence[str]]:
         """Descriptions of the original and of every view, in the order of the columns."""
-        return [self.words, *(view.words for view in self.views)]
+        return [self.description, *(view.description for view in self.views)]
 
 
 def draw_sheet(examples: Sequence[Example], title: str, subtitle: str) -> PIL.Image.Image:

@@ -8,7 +8,7 @@ import numpy as np
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.cleaning.near_duplicates import near_duplicates
 from cssl_jax.data.cleaning.quality import blank, quality_notes
-from cssl_jax.data.cleaning.scan import Index, scan
+from cssl_jax.data.cleaning.scan import ScanIndex, scan
 from cssl_jax.data.formats.base import Records
 from cssl_jax.data.formats.walk import describe_others
 from cssl_jax.data.sources.images import cache_path
@@ -19,7 +19,7 @@ SHOWN = 5  # maximum number of names per line of the report
 CLASSES_SHOWN = 12  # maximum number of classes in the report
 
 
-def examine(source: str, options: ImageOptions) -> tuple[Records, Index, Groups]:
+def scan_source(source: str, options: ImageOptions) -> tuple[Records, ScanIndex, Groups]:
     """Scans a set of images exactly as a run would.
 
     Args:
@@ -46,7 +46,7 @@ def examine(source: str, options: ImageOptions) -> tuple[Records, Index, Groups]
     return records, index, groups
 
 
-def figures(records: Records, index: Index, groups: Groups) -> dict[str, Any]:
+def summarize(records: Records, index: ScanIndex, groups: Groups) -> dict[str, Any]:
     """Collects all values that ``report`` shows, as JSON-serialisable types.
 
     Args:
@@ -93,7 +93,7 @@ def figures(records: Records, index: Index, groups: Groups) -> dict[str, Any]:
     return content
 
 
-def report(records: Records, index: Index, groups: Groups) -> str:
+def report(records: Records, index: ScanIndex, groups: Groups) -> str:
     """Formats the result of a scan for a terminal.
 
     Args:
@@ -101,7 +101,7 @@ def report(records: Records, index: Index, groups: Groups) -> str:
         index: Result of the scan.
         groups: Groups of near-duplicates, as record numbers.
     """
-    content = figures(records, index, groups)
+    content = summarize(records, index, groups)
     lines = [
         f"{records.name}",
         f"  {content['pictures']:,} images, {content['kept']:,} kept, "
@@ -161,7 +161,7 @@ def _class_lines(content: dict[str, Any]) -> list[str]:
     return lines + rows
 
 
-def _sides(index: Index, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sides(index: ScanIndex, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Short and long side of each kept image in pixels, int64 [k] each."""
     sizes = np.stack([index.height[kept], index.width[kept]]).astype(np.int64)
     return sizes.min(axis=0), sizes.max(axis=0)
@@ -171,7 +171,7 @@ def _crosses(records: Records, group: tuple[int, ...]) -> bool:
     return records.labels is not None and len(set(records.labels[list(group)])) > 1
 
 
-def _conflicts(records: Records, index: Index) -> list[str]:
+def _conflicts(records: Records, index: ScanIndex) -> list[str]:
     """Names of duplicates whose label differs from that of the identical image: label errors."""
     if records.labels is None:
         return []

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cssl_jax.data.cleaning.scan import Index
+from cssl_jax.data.cleaning.scan import ScanIndex
 
 # 16-bit files whose brightest level stays below this (of 255) are assumed to hold values of at most
 # 14 bits.
@@ -12,13 +12,13 @@ NARROW = 64
 SHOWN = 3  # maximum number of names in a note
 
 
-def blank(index: Index) -> np.ndarray:
+def blank(index: ScanIndex) -> np.ndarray:
     """Record numbers of the kept images whose pixels all have one value, int64 [k]."""
     kept = index.kept
     return kept[index.levels[kept] == 1]
 
 
-def narrow(index: Index) -> np.ndarray:
+def narrow(index: ScanIndex) -> np.ndarray:
     """Record numbers of the kept 16-bit images if none of them reaches ``NARROW``, int64 [k].
 
     Values of 10, 12 or 14 bits in 16-bit files become 4 to 64 of 256 grey levels, nearly black.
@@ -34,7 +34,7 @@ def is_sixteen_bits(kind: str) -> bool:
     return kind.rpartition(" ")[2].startswith("I")
 
 
-def quality_notes(names: Sequence[str], index: Index) -> tuple[str, ...]:
+def quality_notes(names: Sequence[str], index: ScanIndex) -> tuple[str, ...]:
     """Messages on blank images and on 16-bit images with a narrow range of values.
 
     Args:

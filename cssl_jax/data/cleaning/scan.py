@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from cssl_jax.data.formats.base import Records
-from cssl_jax.data.pipeline.thread_map import ahead
+from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.data.sources import decode
 from cssl_jax.errors import UserError
 from cssl_jax.files import csv_text, write_bytes, write_text
@@ -36,7 +36,7 @@ Rejected = tuple[str, str, str]  # (name, reason, detail)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Index:
+class ScanIndex:
     """Result of a scan; arrays and tuples have one entry per record.
 
     Attributes:
@@ -87,7 +87,7 @@ def scan(
     min_side: int,
     max_pixels: int,
     cache: pathlib.Path | None = None,
-) -> Index:
+) -> ScanIndex:
     """Reads and decodes every record once, in threads; memory holds a few images per core.
 
     Args:
@@ -129,12 +129,12 @@ def _scan_missing(
     with warnings.catch_warnings():
         # Pillow warns about single files; the index holds what matters.
         warnings.simplefilter("ignore")
-        new_facts = ahead(lambda i: examine(records, i, channels, max_pixels), missing)
+        new_facts = map_ahead(lambda i: scan_record(records, i, channels, max_pixels), missing)
         for i, fact in zip(progress, new_facts, strict=True):
             facts[i] = fact
 
 
-def examine(records: Records, index: int, channels: int, max_pixels: int) -> dict[str, Any]:
+def scan_record(records: Records, index: int, channels: int, max_pixels: int) -> dict[str, Any]:
     """Reads and decodes one record and returns the facts that are cached.
 
     Args:
@@ -144,7 +144,7 @@ def examine(records: Records, index: int, channels: int, max_pixels: int) -> dic
         max_pixels: Maximum number of pixels of an image that is decoded.
 
     Returns:
-        The fields of ``Index`` for this record, before limits and duplicates are considered.
+        The fields of ``ScanIndex`` for this record, before limits and duplicates are considered.
     """
     fact: dict[str, Any] = dict.fromkeys(("reason", "detail", "kind"), "")
     fact |= {name: np.zeros(shape, dtype) for name, (dtype, shape) in _COLUMNS.items()}
@@ -193,7 +193,7 @@ def _histograms(pixels: np.ndarray) -> np.ndarray:
 def perceptual_hash(pixels: np.ndarray) -> int:
     """Hash of 64 bits that change little when an image is resized or re-encoded.
 
-    The bits tell which of the 8 x 8 lowest frequencies of the image at 32 x 32 exceed their median
+    The bits show which of the 8 x 8 lowest frequencies of the image at 32 x 32 exceed their median
     (pHash: Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010,
     section 3.2).
 
@@ -217,7 +217,7 @@ def perceptual_hash(pixels: np.ndarray) -> int:
 
 def _apply_limits(
     names: Sequence[str], facts: list, channels: int, min_side: int, max_pixels: int
-) -> Index:
+) -> ScanIndex:
     """Applies the limits, then finds duplicates among the remaining records."""
     first: dict[bytes, int] = {}
     reasons, details = [], []
@@ -236,7 +236,7 @@ def _apply_limits(
         details.append(detail)
     kinds = tuple(fact["kind"] for fact in facts)
     columns: dict[str, Any] = _columns(facts, channels)
-    return Index(reason=tuple(reasons), detail=tuple(details), kind=kinds, **columns)
+    return ScanIndex(reason=tuple(reasons), detail=tuple(details), kind=kinds, **columns)
 
 
 def _columns(facts: list, channels: int) -> dict[str, np.ndarray]:
@@ -291,7 +291,7 @@ def _save(cache: pathlib.Path | None, records: Records, facts: list, channels: i
 # ---------------------------------------------------------------------------------------- rejected
 
 
-def rejected(names: Sequence[str], index: Index) -> tuple[Rejected, ...]:
+def rejected(names: Sequence[str], index: ScanIndex) -> tuple[Rejected, ...]:
     """Rows (name, reason, detail) of all excluded records, sorted by name.
 
     Args:
@@ -312,7 +312,7 @@ def rejected_csv(rows: Iterable[Rejected]) -> str:
     return csv_text([("path", "reason", "detail"), *sorted(rows)])
 
 
-def check_share(index: Index, name: str, max_rejected: float) -> None:
+def check_rejected_fraction(index: ScanIndex, name: str, max_rejected: float) -> None:
     """Checks that the fraction of excluded records is at most ``max_rejected``.
 
     Args:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from cssl_jax.config.images import ImageOptions
-from cssl_jax.data.cleaning.check import examine
+from cssl_jax.data.cleaning.check import scan_source
 from cssl_jax.data.cleaning.near_duplicates import near_duplicates
-from cssl_jax.data.cleaning.scan import check_share
+from cssl_jax.data.cleaning.scan import check_rejected_fraction
 from cssl_jax.data.formats.image_folder import FileRecords
 from cssl_jax.errors import UserError
 from cssl_jax.files import csv_text, to_bytes, write_text
@@ -132,13 +132,13 @@ def split_source(
         UserError: More images are excluded than ``options.max_rejected`` allows, the fractions do
             not sum to 1, the source is no folder or list, or ``folder`` cannot be written.
     """
-    records, index, _ = examine(source, options)
+    records, index, _ = scan_source(source, options)
     if not isinstance(records, FileRecords):
         raise UserError(
             f"{source} is not a folder or list of files; only these can be split, other formats "
             "define their own splits"
         )
-    check_share(index, records.name, options.max_rejected)
+    check_rejected_fraction(index, records.name, options.max_rejected)
     kept = index.kept
     records = dataclasses.replace(
         records,

@@ -22,7 +22,7 @@ from cssl_jax.data.formats.shards import (
     holds_shards,
     note_on_images,
 )
-from cssl_jax.data.pipeline.thread_map import ahead
+from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.data.sources.decode import is_image_name
 from cssl_jax.errors import UserError
 from cssl_jax.files import cached_json
@@ -93,7 +93,7 @@ def open_tar(spec: str, *, image_key: str = "", label_key: str = "") -> TarRecor
     index_shard = functools.partial(_cached_index, image_key=image_key.lower(), label_key=label_key)
     names, stamps, locations, values = [], [], [], []
     skipped, extensions = 0, set()
-    indexes = ahead(index_shard, shards)
+    indexes = map_ahead(index_shard, shards)
     for number, (shard, index) in enumerate(zip(shards, indexes, strict=True)):
         names += [f"{shard.name}:{key}" for key in index["keys"]]
         stamps += [f"{shard.stamp}-{start}" for start, _ in index["places"]]

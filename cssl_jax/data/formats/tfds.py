@@ -19,8 +19,8 @@ from cssl_jax.data.formats.shards import Shard, open_shard
 from cssl_jax.data.formats.tfds_features import choose_features, image_extractor, read_labels
 from cssl_jax.data.formats.tfrecord import open_tfrecords
 from cssl_jax.data.formats.walk import has_images
-from cssl_jax.data.pipeline.thread_map import ahead
-from cssl_jax.errors import UserError
+from cssl_jax.data.pipeline.thread_map import map_ahead
+from cssl_jax.errors import MissingDataError, UserError
 from cssl_jax.files import cached_json
 
 _OTHER_FILES = 256  # file descriptors reserved for the rest of the process
@@ -84,7 +84,8 @@ def open_tfds(spec: str, *, image_key: str = "", label_key: str = "") -> TfdsRec
         label_key: Feature of the label. "": the only ClassLabel feature, or the one named "label".
 
     Raises:
-        UserError: The set, split or feature does not exist, or the set is not prepared.
+        MissingDataError: The set is not prepared.
+        UserError: The set, split or feature does not exist.
     """
     location, at, split = spec.rpartition("@")
     # A folder may have an @ in its name.
@@ -220,12 +221,12 @@ def _without_files(builder: Any, split: str, where: str) -> _Split:
     """Opens a set without files, whose examples ``tfds.testing.mock_data`` generates.
 
     Raises:
-        UserError: The set is not prepared.
+        MissingDataError: The set is not prepared.
     """
     try:
         source = _data_source(builder, split)
     except (NotImplementedError, ValueError) as error:
-        raise UserError(
+        raise MissingDataError(
             f"{where} is not prepared in {_data_dir()}; set TFDS_DATA_DIR to the folder that "
             f"contains it, or prepare it: {_prepare_command(builder, _data_dir())}"
         ) from error
@@ -251,7 +252,7 @@ def _array_record(
         source = _data_source(builder, split)
         _check_counts(
             instructions,
-            dict(zip(shards, ahead(_array_record_count, shards.values()), strict=True)),
+            dict(zip(shards, map_ahead(_array_record_count, shards.values()), strict=True)),
         )
     except ImportError as error:
         raise UserError(

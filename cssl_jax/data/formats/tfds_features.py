@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 
 from cssl_jax.data.formats.schema import choose_field
-from cssl_jax.data.pipeline.thread_map import ahead
+from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.errors import UserError
 from cssl_jax.progress import bar
 
@@ -150,7 +150,7 @@ def read_labels(
 
     labels: list[Any] = []
     with bar(total=len(names), desc=f"labels of {where}", unit="example", delay=2.0) as progress:
-        for chunk in ahead(values, range(0, len(names), _CHUNK)):
+        for chunk in map_ahead(values, range(0, len(names), _CHUNK)):
             labels += chunk
             progress.update(len(chunk))
     return labels

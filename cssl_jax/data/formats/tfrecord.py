@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from cssl_jax.data.formats.shards import Shard, ShardReader
-from cssl_jax.data.pipeline.thread_map import ahead
+from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.errors import UserError
 from cssl_jax.files import cached_json
 
@@ -58,7 +58,7 @@ def open_tfrecords(shards: Sequence[Shard]) -> TFRecordIndex:
         UserError: A file is cut short or damaged.
     """
     starts, sizes = [], []
-    for lengths in ahead(_cached_lengths, shards):
+    for lengths in map_ahead(_cached_lengths, shards):
         size = np.array(lengths, np.int64)
         ends = np.cumsum(size + _HEADER.size + _FOOTER)
         starts.append(ends - size - _FOOTER)

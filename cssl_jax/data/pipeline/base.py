@@ -13,7 +13,7 @@ import numpy as np
 from cssl_jax.augment.image import batched
 from cssl_jax.augment.image.policy import ImagePolicy, sample_views
 from cssl_jax.data.pipeline import painter
-from cssl_jax.data.pipeline.host_draws import Work
+from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource, Source
 from cssl_jax.errors import UserError
@@ -63,10 +63,10 @@ class Pipeline:
         return {}
 
     @property
-    def work(self) -> Work:
+    def view_job(self) -> ViewJob:
         """Description of the views, for the host backends and for code that repeats the draws."""
         (count,) = self.views.values()
-        return Work(
+        return ViewJob(
             source=self.source,
             sampler=self.sampler,
             policy=self.policy,
@@ -210,9 +210,9 @@ class HostPipeline(Pipeline):
         return dataclasses.replace(self, requested_kernels=kernels)
 
     @property
-    def work(self) -> Work:
+    def view_job(self) -> ViewJob:
         """Description of the views, including the kernels and the host's part of the policy."""
-        return dataclasses.replace(super().work, whole=self.whole, kernels=self.kernels)
+        return dataclasses.replace(super().view_job, whole=self.whole, kernels=self.kernels)
 
     def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
         """Yields views uint8 [r, k, size, size, C] with their indices, keys and labels."""
@@ -221,7 +221,7 @@ class HostPipeline(Pipeline):
             from cssl_jax.data.pipeline.tf import batches
         else:
             from cssl_jax.data.pipeline.threads import batches
-        for host_batch in batches(self.work, start, stop):
+        for host_batch in batches(self.view_job, start, stop):
             yield self._labelled(host_batch)
 
     def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:

@@ -12,7 +12,7 @@ from cssl_jax.augment.image.batched import apply_views
 from cssl_jax.augment.image.policy import ImagePolicy, sample_views
 from cssl_jax.data.pipeline import painter
 from cssl_jax.data.pipeline import threads as thread_pipeline
-from cssl_jax.data.pipeline.host_draws import Work
+from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.sampler import Sampler, example_key
 from cssl_jax.data.sources.base import ArraySource, Source
 
@@ -37,7 +37,7 @@ def view_pairs(
         yield from _views_on_device(source, policy, size, seed)
         return
     rows = min(ROWS, len(source))
-    work = Work(
+    job = ViewJob(
         source=source,
         sampler=_SequentialSampler(size=len(source), batch_size=rows, seed=seed),
         policy=policy,
@@ -47,7 +47,7 @@ def view_pairs(
         kernels=painter.kernels(policy, source.channels, whole=True),
     )
     done = 0
-    for batch in thread_pipeline.batches(work, 0, -(-len(source) // rows)):
+    for batch in thread_pipeline.batches(job, 0, -(-len(source) // rows)):
         yield batch["views"][: len(source) - done]
         done += rows
 

@@ -21,7 +21,7 @@ Drawn = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Work:
+class ViewJob:
     """Description of the views, uint8 [rows, views, size, size, C] per step, that the host makes.
 
     Attributes:
@@ -56,12 +56,12 @@ class Work:
 
 
 def draws(
-    work: Work, select: Callable[[Drawn], Drawn] = lambda drawn: drawn
+    job: ViewJob, select: Callable[[Drawn], Drawn] = lambda drawn: drawn
 ) -> Callable[[np.ndarray, np.ndarray], Drawn]:
     """Compiles the function that draws the parameters of all views of a host batch.
 
     Args:
-        work: Description of the views.
+        job: Description of the views.
         select: Traceable function that maps all parameters to those that the backend needs. The
             default keeps all of them.
 
@@ -74,20 +74,20 @@ def draws(
     Raises:
         UserError: JAX runs without its CPU backend.
     """
-    source = work.source
+    source = job.source
     reducible = np.zeros(len(source), bool)
-    if isinstance(source, ImageSource) and work.policy.dct_scaling:
+    if isinstance(source, ImageSource) and job.policy.dct_scaling:
         reducible = source.plain_jpeg
 
     def draw(keys: jax.Array, sizes: jax.Array, reducible: jax.Array) -> Drawn:
-        drawn = sample_views(keys, work.policy, work.views)
+        drawn = sample_views(keys, job.policy, job.views)
         height, width = sizes[:, :1], sizes[:, 1:]
-        box = jnp.stack(geometry.crop_box(drawn, height, width, policy=work.policy), -1)
-        halvings = jnp.where(reducible, _max_halvings(box, work.size), 0)
+        box = jnp.stack(geometry.crop_box(drawn, height, width, policy=job.policy), -1)
+        halvings = jnp.where(reducible, _max_halvings(box, job.size), 0)
         reduced = _reduce_box(box, halvings[:, None, None])
         return select({**drawn, "box": box, "halvings": halvings, "reduced_box": reduced})
 
-    rows = len(work.rows)
+    rows = len(job.rows)
     compiled = on_cpu(
         draw,
         jax.ShapeDtypeStruct((rows, 2), np.uint32),

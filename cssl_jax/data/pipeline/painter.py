@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 
 from cssl_jax.augment.image.policy import ImagePolicy
-from cssl_jax.data.pipeline.host_draws import Work
+from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.pipeline.interpolation import tap_positions
 from cssl_jax.data.pipeline.render import parameters_of
 
@@ -42,17 +42,17 @@ def kernels(policy: ImagePolicy, channels: int, *, whole: bool) -> str:
     return "opencv" if opencv.EXACT_AFFINE or not (whole and policy.uses("affine")) else "jax"
 
 
-def painter(work: Work) -> Paint:
+def painter(job: ViewJob) -> Paint:
     """Builds the function that reads examples and writes their views, rounded to uint8.
 
     Several threads may call the function at the same time: the buffers are per thread.
 
     Args:
-        work: Description of the views.
+        job: Description of the views.
     """
     from cssl_jax.augment.image.opencv import Canvas
 
-    policy, size, channels = work.policy, work.size, work.source.channels
+    policy, size, channels = job.policy, job.size, job.source.channels
     parameters = parameters_of(policy)
     buffers = threading.local()
 
@@ -68,11 +68,11 @@ def painter(work: Work) -> Paint:
             buffers.decoded = np.empty(DECODED, np.uint8)
         canvas = buffers.canvas
         for number, example in enumerate(examples):
-            image = work.source.image(int(example), int(halvings[number]), buffers.decoded)
+            image = job.source.image(int(example), int(halvings[number]), buffers.decoded)
             drawn = zip(boxes[number].tolist(), vectors[number], out[number], strict=True)
             for (top, left, height, width), vector, view in drawn:
                 buffers.resizer(image[top : top + height, left : left + width], canvas.pixels)
-                if work.whole:
+                if job.whole:
                     view_parameters = parameters(vector)
                     canvas.finish(view_parameters)
                     canvas.write(view, view_parameters)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from cssl_jax.data.pipeline.base import Batch, HostBatch, Pipeline
-from cssl_jax.data.pipeline.host_draws import Work
+from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.sampler import Sampler
 
 _PREFIX = "target_"  # of the names of the second source's arrays
@@ -52,9 +52,9 @@ class PairPipeline(Pipeline):
         return _join(self.first.constants, self.second.constants)
 
     @property
-    def work(self) -> Work:
+    def view_job(self) -> ViewJob:
         """Description of the first pipeline's views; the view log omits those of the second."""
-        return self.first.work
+        return self.first.view_job
 
     @property
     def kernels(self) -> str:

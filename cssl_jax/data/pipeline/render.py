@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from cssl_jax.augment.image import per_image
 from cssl_jax.augment.image.policy import ImagePolicy, Parameters, sample
 from cssl_jax.data.pipeline import host_draws, interpolation
-from cssl_jax.data.pipeline.host_draws import Drawn, Work
+from cssl_jax.data.pipeline.host_draws import Drawn, ViewJob
 from cssl_jax.data.sources import decode
 
 Viewer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -63,20 +63,20 @@ def parameters_of(policy: ImagePolicy) -> Callable[[np.ndarray], dict[str, Any]]
     return lambda vector: {name: vector[position] for name, position in positions.items()}
 
 
-def viewer(work: Work) -> Viewer:
+def viewer(job: ViewJob) -> Viewer:
     """Compiles the function that makes all views of one image.
 
     Args:
-        work: Description of the views.
+        job: Description of the views.
 
     Returns:
         A function (image uint8 [h, w, C], boxes int [views, 4], vectors float32 [views, K]) ->
         views uint8 [views, size, size, C], rounded.
     """
-    channels, size, kernel = work.source.channels, work.size, work.policy.interpolation
-    if work.policy.antialias:
-        planes = jax.ShapeDtypeStruct((work.views, channels, size, size), np.float32)
-        finish = _finisher(work, lambda x: x, planes)
+    channels, size, kernel = job.source.channels, job.size, job.policy.interpolation
+    if job.policy.antialias:
+        planes = jax.ShapeDtypeStruct((job.views, channels, size, size), np.float32)
+        finish = _finisher(job, lambda x: x, planes)
 
         def antialiased(image: np.ndarray, boxes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
             crops = (image[y : y + height, x : x + width] for y, x, height, width in boxes)
@@ -84,9 +84,9 @@ def viewer(work: Work) -> Viewer:
 
         return antialiased
     weigh = _finisher(
-        work,
+        job,
         lambda taps: interpolation.weigh(taps, channels),
-        interpolation.Taps.shapes(work.views, size, kernel),
+        interpolation.Taps.shapes(job.views, size, kernel),
     )
 
     def plain(image: np.ndarray, boxes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -95,22 +95,22 @@ def viewer(work: Work) -> Viewer:
     return plain
 
 
-def finisher(work: Work, examples: int) -> Finisher:
+def finisher(job: ViewJob, examples: int) -> Finisher:
     """Compiles the function that applies the rest of the policy to resized crops.
 
     One call handles several examples, since its overhead in Python does not depend on their number.
 
     Args:
-        work: Description of the views, with ``whole`` set.
+        job: Description of the views, with ``whole`` set.
         examples: Maximum number n of examples per call.
 
     Returns:
         A function (crops float32 [n, views, size, size, C] in [0, 255], vectors float32
         [n, views, K]) -> views uint8 of the shape of the crops.
     """
-    side, channels, capacity = work.size, work.source.channels, examples * work.views
+    side, channels, capacity = job.size, job.source.channels, examples * job.views
     crops = jax.ShapeDtypeStruct((capacity, side, side, channels), np.float32)
-    finish = _finisher(work, lambda x: jnp.moveaxis(x, -1, 0), crops)
+    finish = _finisher(job, lambda x: jnp.moveaxis(x, -1, 0), crops)
 
     def function(crops: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         flat = [x.reshape(-1, *x.shape[2:]) for x in (crops, drawn)]
@@ -122,21 +122,21 @@ def finisher(work: Work, examples: int) -> Finisher:
     return function
 
 
-def _finisher(work: Work, to_planes: Callable[[Any], jax.Array], inputs: Any) -> Finisher:
+def _finisher(job: ViewJob, to_planes: Callable[[Any], jax.Array], inputs: Any) -> Finisher:
     """Compiles the function that applies the rest of the policy to each view.
 
     Args:
-        work: Description of the views.
+        job: Description of the views.
         to_planes: Traceable function from the input of one view to float [C, size, size].
         inputs: Shapes and dtypes of the inputs of all views, with a leading axis of views.
     """
-    vector, unravel, _ = _layout(work.policy)
+    vector, unravel, _ = _layout(job.policy)
 
     def finish_view(view: tuple[Any, jax.Array]) -> jax.Array:
         x = to_planes(view[0])
-        if work.whole:
+        if job.whole:
             x = x.astype(float) / 255
-            x = per_image.finish(x, unravel(view[1]), policy=work.policy) * 255
+            x = per_image.finish(x, unravel(view[1]), policy=job.policy) * 255
         return jnp.moveaxis(jnp.round(x).astype(np.uint8), 0, -1)
 
     count = jax.tree.leaves(inputs)[0].shape[0]

@@ -12,22 +12,22 @@ import numpy as np
 import tensorflow as tf
 
 from cssl_jax.data.pipeline import host_draws, painter, tf_kernels
-from cssl_jax.data.pipeline.host_draws import PREFETCH, Work
+from cssl_jax.data.pipeline.host_draws import PREFETCH, ViewJob
 from cssl_jax.data.pipeline.render import vectors
 from cssl_jax.errors import RunError
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow would reserve all memory of JAX's devices
 
 
-def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+def batches(job: ViewJob, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
     """Yields the augmented batches of the steps [start, stop).
 
-    The bits of a step do not depend on ``work.parallelism`` or ``start``. Closing the generator
+    The bits of a step do not depend on ``job.parallelism`` or ``start``. Closing the generator
     stops the threads. Memory holds ``PREFETCH`` batches of views in addition to the one in use, one
     decoded image per worker and, without OpenCV, the crops of a few examples per worker.
 
     Args:
-        work: Description of the views.
+        job: Description of the views.
         start: First step.
         stop: Last step plus one.
 
@@ -40,26 +40,26 @@ def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]
         RunError: An image has changed since it was scanned, or TensorFlow cannot decode it.
     """
     errors: list[BaseException] = []
-    build = _opencv_views if work.kernels == "opencv" else tf_kernels.views
-    dataset, fetch_views = build(work, start, stop, errors)
-    dataset = dataset.prefetch(PREFETCH).with_options(_options(work.workers))
+    build = _opencv_views if job.kernels == "opencv" else tf_kernels.views
+    dataset, fetch_views = build(job, start, stop, errors)
+    dataset = dataset.prefetch(PREFETCH).with_options(_options(job.workers))
     running = [dataset.as_numpy_iterator()]
     # The iterator's threads call Python. A process whose interpreter exits first would never end.
     atexit.register(running.clear)
     try:
         for step in range(start, stop):
-            index, key = work.sampler.draw(step, work.rows)
+            index, key = job.sampler.draw(step, job.rows)
             try:
                 element = next(running[0])
             except tf.errors.OpError as error:
                 # Without a Python error the decoder failed. Reading the images of this step and of
                 # the prefetched next one with Pillow raises an error that names a damaged file.
                 if not errors:
-                    for number in (*index, *work.sampler.draw(step + 1, work.rows)[0]):
-                        work.source.image(int(number))
+                    for number in (*index, *job.sampler.draw(step + 1, job.rows)[0]):
+                        job.source.image(int(number))
                 if not errors:
-                    numbers = {*index, *work.sampler.draw(step + 1, work.rows)[0]}
-                    names = tf_kernels.undecodable(work.source, sorted(map(int, numbers)))
+                    numbers = {*index, *job.sampler.draw(step + 1, job.rows)[0]}
+                    names = tf_kernels.undecodable(job.source, sorted(map(int, numbers)))
                     raise RunError(
                         f"{names}: TensorFlow cannot decode it, and Pillow can "
                         f"({error.message.splitlines()[0]}); run the same command with "
@@ -73,7 +73,7 @@ def batches(work: Work, start: int, stop: int) -> Iterator[dict[str, np.ndarray]
 
 
 def _opencv_views(
-    work: Work, start: int, stop: int, errors: list[BaseException]
+    job: ViewJob, start: int, stop: int, errors: list[BaseException]
 ) -> tuple[tf.data.Dataset, Callable[[np.ndarray], np.ndarray]]:
     """Builds a dataset of steps whose views OpenCV makes.
 
@@ -81,7 +81,7 @@ def _opencv_views(
     each time into newly allocated memory.
 
     Args:
-        work: Description of the views.
+        job: Description of the views.
         start: First step.
         stop: Last step plus one.
         errors: List that receives errors of Python code in TensorFlow's threads.
@@ -90,15 +90,15 @@ def _opencv_views(
         The dataset, whose elements hold the step number, and the function that maps an element to
         its views uint8 [r, views, size, size, C].
     """
-    draw, paint = host_draws.draws(work, vectors(work.policy)), painter.painter(work)
-    rows, group_size = len(work.rows), painter.TASK_EXAMPLES
-    shape = (rows, work.views, work.size, work.size, work.source.channels)
+    draw, paint = host_draws.draws(job, vectors(job.policy)), painter.painter(job)
+    rows, group_size = len(job.rows), painter.TASK_EXAMPLES
+    shape = (rows, job.views, job.size, job.size, job.source.channels)
     views_by_step: dict[int, np.ndarray] = {}
     names = ("number", "halvings", "box", "vector")
 
     def groups() -> Iterator[tuple[Any, ...]]:
         for step in range(start, stop):
-            index, key = work.sampler.draw(step, work.rows)
+            index, key = job.sampler.draw(step, job.rows)
             drawn = {"number": index, **draw(index, key)}
             views_by_step[step] = np.empty(shape, np.uint8)
             for first in range(0, rows, group_size):
@@ -116,12 +116,12 @@ def _opencv_views(
     def fill_group(*group: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(fill, group, tf.int64, stateful=True), ())
 
-    index, key = work.sampler.draw(start, work.rows)
+    index, key = job.sampler.draw(start, job.rows)
     drawn = {"number": index, **draw(index, key)}
     scalar = tf.TensorSpec((), tf.int64)
     specs = (tf.TensorSpec((None, *drawn[name].shape[1:]), drawn[name].dtype) for name in names)
     dataset = tf.data.Dataset.from_generator(groups, output_signature=(scalar, scalar, *specs))
-    dataset = dataset.map(fill_group, num_parallel_calls=work.workers, deterministic=True)
+    dataset = dataset.map(fill_group, num_parallel_calls=job.workers, deterministic=True)
     # One element per step: its groups, each of which returns the step number.
     return dataset.batch(-(-rows // group_size)), lambda step: views_by_step.pop(int(step[0]))
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.data.pipeline import host_draws
-from cssl_jax.data.pipeline.host_draws import Drawn, Work
+from cssl_jax.data.pipeline.host_draws import Drawn, ViewJob
 from cssl_jax.data.pipeline.render import finisher, vectors
 from cssl_jax.data.sources.base import ArraySource, Source
 from cssl_jax.data.sources.images import ImageSource
@@ -17,12 +17,12 @@ CALL_EXAMPLES = 16  # examples per call, which spreads the overhead of Python ov
 
 
 def views(
-    work: Work, start: int, stop: int, errors: list[BaseException]
+    job: ViewJob, start: int, stop: int, errors: list[BaseException]
 ) -> tuple[tf.data.Dataset, Callable[[np.ndarray], np.ndarray]]:
     """Builds a dataset of the views of every step.
 
     Args:
-        work: Description of the views.
+        job: Description of the views.
         start: First step.
         stop: Last step plus one.
         errors: List that receives errors of Python code in TensorFlow's threads, since TensorFlow
@@ -32,17 +32,17 @@ def views(
         The dataset, whose elements are views uint8 [r, views, size, size, C], and the function that
         maps an element to its views (the identity).
     """
-    draw, open_image = host_draws.draws(work, vectors(work.policy)), _opener(work.source)
+    draw, open_image = host_draws.draws(job, vectors(job.policy)), _opener(job.source)
 
     def inputs(step: int) -> Drawn:
-        index, key = work.sampler.draw(step, work.rows)
+        index, key = job.sampler.draw(step, job.rows)
         return {"number": index, **open_image.inputs(index), **draw(index, key)}
 
     @tf.autograph.experimental.do_not_convert
     def crop_views(example: Drawn) -> Any:
-        image, boxes = open_image.open(example, errors), tf.unstack(example["box"], work.views)
-        crops = tf.stack([_crop_and_resize(image, box, work.policy, work.size) for box in boxes])
-        if work.whole:
+        image, boxes = open_image.open(example, errors), tf.unstack(example["box"], job.views)
+        crops = tf.stack([_crop_and_resize(image, box, job.policy, job.size) for box in boxes])
+        if job.whole:
             return crops, example["vector"]
         return tf.cast(crops + 0.5, tf.uint8)  # the cast truncates; no value is negative
 
@@ -51,17 +51,17 @@ def views(
         finished = tf.numpy_function(finish, [crops, drawn], tf.uint8, stateful=False)
         return tf.ensure_shape(finished, crops.shape)
 
-    parallel = {"num_parallel_calls": work.workers, "deterministic": True}
+    parallel = {"num_parallel_calls": job.workers, "deterministic": True}
     signature = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in inputs(start).items()}
     dataset = tf.data.Dataset.from_generator(
         lambda: map(inputs, range(start, stop)), output_signature=signature
     )
     dataset = dataset.unbatch().map(crop_views, **parallel)
-    if work.whole:
-        group_size = min(CALL_EXAMPLES, len(work.rows))
-        finish = finisher(work, group_size)
+    if job.whole:
+        group_size = min(CALL_EXAMPLES, len(job.rows))
+        finish = finisher(job, group_size)
         dataset = dataset.batch(group_size).map(finish_views, **parallel).unbatch()
-    return dataset.batch(len(work.rows)), lambda views: views
+    return dataset.batch(len(job.rows)), lambda views: views
 
 
 class _ArrayOpener:

@@ -17,7 +17,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+def map_ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     """Applies a function to items in threads and yields the results in order.
 
     There is one thread per core. At most four items per thread are processed ahead of the consumer,

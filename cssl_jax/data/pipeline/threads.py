@@ -7,20 +7,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from cssl_jax.data.pipeline import host_draws, painter
-from cssl_jax.data.pipeline.host_draws import PREFETCH, Work
+from cssl_jax.data.pipeline.host_draws import PREFETCH, ViewJob
 from cssl_jax.data.pipeline.render import vectors, viewer
 
 HostBatch = dict[str, np.ndarray]
 
 
-def batches(work: Work, start: int, stop: int) -> Iterator[HostBatch]:
+def batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
     """Yields the augmented batches of the steps [start, stop), like ``pipeline.tf.batches``.
 
     Memory holds ``PREFETCH`` batches of views in addition to the one in use, and one decoded image
     per worker.
 
     Args:
-        work: Description of the views.
+        job: Description of the views.
         start: First step.
         stop: Last step plus one.
 
@@ -31,10 +31,10 @@ def batches(work: Work, start: int, stop: int) -> Iterator[HostBatch]:
         UserError: JAX runs without its CPU backend.
         RunError: An image has changed since it was scanned.
     """
-    draw = host_draws.draws(work, vectors(work.policy))
-    group_size, paint = _painter(work)
-    channels, rows = work.source.channels, len(work.rows)
-    pool = ThreadPoolExecutor(work.workers, thread_name_prefix="cssl-views")
+    draw = host_draws.draws(job, vectors(job.policy))
+    group_size, paint = _painter(job)
+    channels, rows = job.source.channels, len(job.rows)
+    pool = ThreadPoolExecutor(job.workers, thread_name_prefix="cssl-views")
     pending: collections.deque[tuple[HostBatch, list[Future]]] = collections.deque()
 
     def wait_for_oldest() -> HostBatch:
@@ -45,9 +45,9 @@ def batches(work: Work, start: int, stop: int) -> Iterator[HostBatch]:
 
     try:
         for step in range(start, stop):
-            index, key = work.sampler.draw(step, work.rows)
+            index, key = job.sampler.draw(step, job.rows)
             drawn = draw(index, key)
-            views = np.empty((rows, work.views, work.size, work.size, channels), np.uint8)
+            views = np.empty((rows, job.views, job.size, job.size, channels), np.uint8)
             inputs = index, drawn["halvings"], drawn["box"], drawn["vector"], views
             tasks = [
                 pool.submit(paint, *(x[first : first + group_size] for x in inputs))
@@ -62,11 +62,11 @@ def batches(work: Work, start: int, stop: int) -> Iterator[HostBatch]:
         pool.shutdown(cancel_futures=True)
 
 
-def _painter(work: Work) -> tuple[int, painter.Paint]:
+def _painter(job: ViewJob) -> tuple[int, painter.Paint]:
     """Number of examples per task, and the function that makes their views."""
-    if work.kernels == "opencv":
-        return painter.TASK_EXAMPLES, painter.painter(work)
-    make_views = viewer(work)
+    if job.kernels == "opencv":
+        return painter.TASK_EXAMPLES, painter.painter(job)
+    make_views = viewer(job)
 
     def paint(
         examples: np.ndarray,
@@ -76,7 +76,7 @@ def _painter(work: Work) -> tuple[int, painter.Paint]:
         out: np.ndarray,
     ) -> None:
         for number, example in enumerate(examples):
-            image = work.source.image(int(example), int(halvings[number]))
+            image = job.source.image(int(example), int(halvings[number]))
             out[number] = make_views(image, boxes[number], drawn[number])
 
     return 1, paint

@@ -22,7 +22,7 @@ from cssl_jax.augment.image.policy import NEUTRAL_AFFINE, PROBABILITIES, ImagePo
 from cssl_jax.data.pipeline.base import HostPipeline, Pipeline, ResidentPipeline, StreamPipeline
 from cssl_jax.data.pipeline.host_draws import PREFETCH
 from cssl_jax.data.pipeline.prefetch import place_host_batches
-from cssl_jax.data.pipeline.thread_map import ahead, cores
+from cssl_jax.data.pipeline.thread_map import cores, map_ahead
 from cssl_jax.data.profile.result import Measurement, Stage
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource
@@ -116,7 +116,7 @@ def _host_batch_cost(pipelines: dict[str, Any], seconds: float) -> dict[str, flo
 def _read_cost(source: ImageSource, pipeline: Pipeline, seconds: float) -> float:
     """Cost of reading encoded images in the order of the run, in seconds per view."""
     steps = (pipeline.sampler.draw(step, pipeline.rows)[0] for step in range(FOREVER))
-    files = ahead(source.encoded, (int(n) for index in steps for n in index))
+    files = map_ahead(source.encoded, (int(n) for index in steps for n in index))
     with contextlib.closing(files):  # type: ignore[type-var]
         batches = iter(lambda: [next(files) for _ in pipeline.rows], None)
         return _seconds_per_batch(batches, seconds, 1) / _batch_views(pipeline)

@@ -66,7 +66,7 @@ class Measurement:
         return max(stages, key=lambda stage: stage.seconds)
 
 
-def table(measured: Measurement) -> str:
+def format_table(measured: Measurement) -> str:
     """Table of all stages, with views per second and milliseconds per view on one worker."""
     lines = [f"{'stage':<16}{'on':<16}{'views/s':>10}{'core-ms/view':>16}"]
     lines += [

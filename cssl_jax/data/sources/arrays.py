@@ -8,7 +8,7 @@ import numpy as np
 
 from cssl_jax.data.formats.schema import dense_numbers
 from cssl_jax.data.sources.base import ArraySource
-from cssl_jax.errors import UserError
+from cssl_jax.errors import MissingDataError, UserError
 
 # An array of more than _BOMB_BYTES that is compressed by more than _BOMB_RATIO is a zip bomb:
 # images do not compress so well.
@@ -40,11 +40,11 @@ def npz(path: pathlib.Path) -> ArraySource:
             the order of the class numbers.
 
     Raises:
-        UserError: The file does not exist or cannot be read, or an array has the wrong shape, type
-            or values.
+        MissingDataError: The file does not exist.
+        UserError: The file cannot be read, or an array has the wrong shape, type or values.
     """
     if not path.is_file():
-        raise UserError(
+        raise MissingDataError(
             f"data source {str(path)!r} does not exist; give the path of an .npz file with an "
             "array 'images' (uint8 [N, H, W, C]) and optionally 'labels' (int [N])"
         )

@@ -64,8 +64,10 @@ class Source(Protocol):
         """Source of the examples at ``index``, int [n], in that order."""
         ...
 
-    def renumbered(self, to: np.ndarray, classes: tuple[str, ...], note: str = "") -> "Source":
-        """Source of the same examples with new class numbers; see ``classes.number_alike``.
+    def renumber_classes(
+        self, to: np.ndarray, classes: tuple[str, ...], note: str = ""
+    ) -> "Source":
+        """Source of the same examples with new class numbers; see ``classes.align_class_numbers``.
 
         Args:
             to: int [num_classes], new number of every class, -1 to remove the label.
@@ -162,8 +164,10 @@ class ArraySource:
         names = None if self.names is None else self.names[index]
         return dataclasses.replace(self, images=self.images[index], labels=labels, names=names)
 
-    def renumbered(self, to: np.ndarray, classes: tuple[str, ...], note: str = "") -> "ArraySource":
-        """Source of the same images with new class numbers; see ``Source.renumbered``."""
+    def renumber_classes(
+        self, to: np.ndarray, classes: tuple[str, ...], note: str = ""
+    ) -> "ArraySource":
+        """Source of the same images with new class numbers; see ``Source.renumber_classes``."""
         labels = None if self.labels is None else new_numbers(self.labels, to)
         notes = (*self.notes, note) if note else self.notes
         return dataclasses.replace(self, labels=labels, classes=classes, notes=notes)
@@ -180,7 +184,7 @@ class ArraySource:
 
 
 def new_numbers(labels: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """Replaces class numbers; see ``Source.renumbered``.
+    """Replaces class numbers; see ``Source.renumber_classes``.
 
     Args:
         labels: int64 [n], -1 for no label.

@@ -13,7 +13,7 @@ Unknown = Literal["refuse", "exclude"]
 SHOWN = 8  # maximum number of class names in a message
 
 
-def number_alike(
+def align_class_numbers(
     source: Source,
     names: Sequence[str],
     *,
@@ -63,7 +63,7 @@ def number_alike(
             f"{label}, {target[label]!r}; give the labels of both as numbers or both as names"
         )
     if candidates:
-        return source.renumbered(candidates[0], target)
+        return source.renumber_classes(candidates[0], target)
     if by_name is None:
         raise UserError(_mismatch_message(source, target, own, used, option, reference))
     unknown_names = [own[label] for label in used if by_name[label] < 0]
@@ -81,7 +81,7 @@ def number_alike(
         f"{option}: {count:,} images of classes that {reference} lacks ({listed(unknown_names)}) "
         "are excluded from evaluations with labels"
     )
-    return source.renumbered(by_name, target, note)
+    return source.renumber_classes(by_name, target, note)
 
 
 def names_of(source: Source) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from cssl_jax.data.cleaning import scan
 from cssl_jax.data.cleaning.quality import quality_notes
 from cssl_jax.data.formats.base import Records
 from cssl_jax.data.formats.image_folder import FileRecords
-from cssl_jax.data.pipeline.thread_map import ahead
+from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.data.sources import decode, jpeg
 from cssl_jax.data.sources.base import ArraySource, Rejected, Source, new_numbers
 from cssl_jax.errors import RunError, UserError
@@ -42,7 +42,7 @@ class ImageSource:
     """
 
     records: Records
-    index: scan.Index
+    index: scan.ScanIndex
     numbers: np.ndarray
     channels: int
     numbering: tuple[np.ndarray, tuple[str, ...]] | None = None
@@ -122,8 +122,10 @@ class ImageSource:
         """Source of the images at ``index``, int [n], in that order."""
         return dataclasses.replace(self, numbers=self.numbers[index])
 
-    def renumbered(self, to: np.ndarray, classes: tuple[str, ...], note: str = "") -> "ImageSource":
-        """Source of the same images with new class numbers; see ``Source.renumbered``."""
+    def renumber_classes(
+        self, to: np.ndarray, classes: tuple[str, ...], note: str = ""
+    ) -> "ImageSource":
+        """Source of the same images with new class numbers; see ``Source.renumber_classes``."""
         if self.numbering is not None:
             # ``to`` maps the present numbers. ``numbering`` maps the numbers of the records.
             to = new_numbers(self.numbering[0], to)
@@ -189,7 +191,7 @@ class ImageSource:
 
     def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:
         """Yields all centre squares in order, uint8 [r, size, size, C] with r <= ``rows``."""
-        squares = ahead(lambda i: _centre_square(self.image(i), size), range(len(self)))
+        squares = map_ahead(lambda i: _centre_square(self.image(i), size), range(len(self)))
         while block := list(itertools.islice(squares, rows)):
             yield np.stack(block)
 
@@ -229,7 +231,7 @@ def load_images(records: Records, options: ImageOptions) -> Source:
         max_pixels=options.max_pixels,
         cache=cache_path(records, options.channels),
     )
-    scan.check_share(index, records.name, options.max_rejected)
+    scan.check_rejected_fraction(index, records.name, options.max_rejected)
     notes = quality_notes(records.names, index)
     source = ImageSource(records, index, index.kept, options.channels, added_notes=notes)
     return _decode_all(source) if _fits_in_memory(source, options.in_memory) else source
@@ -254,7 +256,7 @@ def _fits_in_memory(source: ImageSource, in_memory: bool | None) -> bool:
 
 def _decode_all(source: ImageSource) -> ArraySource:
     images = np.empty((len(source), *source.sizes[0], source.channels), np.uint8)
-    for number, image in enumerate(ahead(source.image, range(len(source)))):
+    for number, image in enumerate(map_ahead(source.image, range(len(source)))):
         images[number] = image
     return ArraySource(
         source.name,

@@ -9,7 +9,7 @@ import numpy as np
 
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats.image_folder import read_regular
-from cssl_jax.data.pipeline.thread_map import ahead
+from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.data.sources import decode
 from cssl_jax.data.sources.arrays import read_npz
 from cssl_jax.data.sources.base import Source
@@ -70,7 +70,7 @@ class MaskedSource:
         Yields:
             (images as from ``Source.blocks``, masks uint8 [r, size, size]).
         """
-        masks = ahead(lambda i: _centre_square(self.mask(i), size), range(len(self)))
+        masks = map_ahead(lambda i: _centre_square(self.mask(i), size), range(len(self)))
         for images in self.images.blocks(rows, size):
             yield images, np.stack([next(masks) for _ in range(len(images))])
 
@@ -105,7 +105,7 @@ def load_masks(spec: str | os.PathLike[str], options: ImageOptions) -> MaskedSou
             f"{spec} has {len(images)} images, but {len(masks)} masks; give one mask per image"
         )
     largest = 0
-    for index, mask in enumerate(ahead(source.mask, range(len(source)))):
+    for index, mask in enumerate(map_ahead(source.mask, range(len(source)))):
         if mask.shape != tuple(source.images.sizes[index]):
             name = index if images.names is None else images.names[index]
             raise UserError(

@@ -9,7 +9,7 @@ from cssl_jax.data.formats.registry import absolute_path, check_local, format_en
 from cssl_jax.data.sources import arrays
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.images import load_images
-from cssl_jax.errors import UserError
+from cssl_jax.errors import MissingDataError, UserError
 
 # Rules for the labels of a folder. Any other value of data.labels is the path of a labels.csv.
 LABEL_RULES = ("auto", "folder", "none")
@@ -39,7 +39,8 @@ def load_source(spec: str | os.PathLike[str], options: ImageOptions | None = Non
         options: Options for reading encoded images; None takes the defaults. Arrays ignore them.
 
     Raises:
-        UserError: The source does not exist, or is not a set of images.
+        MissingDataError: The source does not exist, or is a TFDS data set that is not prepared.
+        UserError: The source is not a set of images.
     """
     spec = as_text(spec)
     if spec == "digits":
@@ -75,7 +76,8 @@ def open_records(spec: str | os.PathLike[str], options: ImageOptions) -> Records
             ``label_key`` to the other formats.
 
     Raises:
-        UserError: The set does not exist, or is not a set of images.
+        MissingDataError: The set does not exist, or is a TFDS data set that is not prepared.
+        UserError: The source is not a set of images.
     """
     spec = as_text(spec)
     check_local(spec)
@@ -93,8 +95,9 @@ def open_records(spec: str | os.PathLike[str], options: ImageOptions) -> Records
         for entry in entries:
             if entry.recognises(path):
                 return (entry.open_folder or entry.open)(str(path), options)
-    problem = "is not a set of images" if path.exists() else "does not exist"
-    raise UserError(f"data source {spec!r} {problem}; give {_kinds()}")
+    if not path.exists():
+        raise MissingDataError(f"data source {spec!r} does not exist; give {_kinds()}")
+    raise UserError(f"data source {spec!r} is not a set of images; give {_kinds()}")
 
 
 def _kinds() -> str:

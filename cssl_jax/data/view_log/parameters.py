@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 
 from cssl_jax.data.pipeline import host_draws
-from cssl_jax.data.pipeline.host_draws import Drawn, Work
+from cssl_jax.data.pipeline.host_draws import Drawn, ViewJob
 
 # Inputs and derived values of the box, which are redundant once the box is known.
 _REDUNDANT = ("crop_area", "crop_log_ratio", "crop_y", "crop_x", "halvings", "reduced_box")
 
 
-def view_parameters(work: Work) -> Callable[[int, int], dict[str, np.ndarray]]:
+def view_parameters(job: ViewJob) -> Callable[[int, int], dict[str, np.ndarray]]:
     """Compiles the function that gives the augmentation parameters of a range of steps.
 
     Every draw is derived from (seed, epoch, example, view). The result is therefore what the
@@ -19,7 +19,7 @@ def view_parameters(work: Work) -> Callable[[int, int], dict[str, np.ndarray]]:
     the last bit on other devices.
 
     Args:
-        work: Description of the views: ``rows`` (r), ``views`` (k), policy, order and image sizes.
+        job: Description of the views: ``rows`` (r), ``views`` (k), policy, order and image sizes.
             No image is read.
 
     Returns:
@@ -36,12 +36,12 @@ def view_parameters(work: Work) -> Callable[[int, int], dict[str, np.ndarray]]:
     def drop_redundant(drawn: Drawn) -> Drawn:
         return {name: value for name, value in drawn.items() if name not in _REDUNDANT}
 
-    draw = host_draws.draws(work, drop_redundant)
+    draw = host_draws.draws(job, drop_redundant)
 
     def parameters_of_steps(start: int, stop: int) -> dict[str, np.ndarray]:
         steps = []
         for step in range(start, stop):
-            index, key = work.sampler.draw(step, work.rows)
+            index, key = job.sampler.draw(step, job.rows)
             drawn = draw(index, key)
             steps.append({"step": np.int64(step), "index": index, "key": key, **drawn})
         return {name: np.stack([step[name] for step in steps]) for name in steps[0]}

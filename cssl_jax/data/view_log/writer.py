@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from cssl_jax.data.pipeline.host_draws import Work
+from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.view_log.parameters import view_parameters
 from cssl_jax.errors import UserError
 from cssl_jax.files import write_bytes
@@ -16,7 +16,7 @@ FOLDER = "views"  # name of the log's folder in the run folder
 SHARD = 100  # steps per file
 
 
-class ViewRecord:
+class ViewLogWriter:
     """Writes ``view_parameters`` of every step to compressed .npz files of SHARD steps each.
 
     A file is named by its first step. A separate thread writes it atomically. A resumed run
@@ -26,13 +26,13 @@ class ViewRecord:
 
     Args:
         folder: Folder of the log; created if it does not exist.
-        work: Description of the views.
+        job: Description of the views.
         start: Number of steps that the run has completed.
     """
 
-    def __init__(self, folder: pathlib.Path, work: Work, start: int) -> None:
+    def __init__(self, folder: pathlib.Path, job: ViewJob, start: int) -> None:
         folder.mkdir(exist_ok=True)
-        self._folder, self._parameters = folder, view_parameters(work)
+        self._folder, self._parameters = folder, view_parameters(job)
         self._first, self._done = start - start % SHARD, start
         for path in folder.glob("*.npz"):
             if int(path.stem) >= start:
@@ -41,7 +41,7 @@ class ViewRecord:
         self._pending: Future[None] | None = None
         self._flush()
 
-    def add(self, done: int) -> None:
+    def advance(self, done: int) -> None:
         """Records that ``done`` steps of the run have been dispatched.
 
         Raises:
@@ -82,7 +82,7 @@ class ViewRecord:
         write_bytes(_path(self._folder, start), content.getvalue())
 
 
-def read_record(folder: pathlib.Path, start: int, stop: int) -> dict[str, np.ndarray] | None:
+def read_view_log(folder: pathlib.Path, start: int, stop: int) -> dict[str, np.ndarray] | None:
     """Reads the logged parameters of a range of steps.
 
     Args:

@@ -12,7 +12,7 @@ import scipy.stats
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.accuracy import checked_labels, top1_top5
 from cssl_jax.evaluate.solvers import lbfgs
-from cssl_jax.losses.core.similarity import unit_length
+from cssl_jax.losses.core.similarity import normalize_rows
 
 _BATCH_FLOATS = 2**26  # maximum number of floats of drawn features that are fitted at once
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -64,8 +64,8 @@ def few_shot(
         raise UserError(f"shots are {tuple(shots)}; give numbers of labels per class, at least 1")
     shuffled = _shuffle_classes(labels, draws, seed)
     smallest = min(order.shape[1] for order in shuffled)
-    x = np.asarray(unit_length(jnp.asarray(train_features)))
-    x_test = np.asarray(unit_length(jnp.asarray(test_features)))
+    x = np.asarray(normalize_rows(jnp.asarray(train_features)))
+    x_test = np.asarray(normalize_rows(jnp.asarray(test_features)))
     metrics: dict[str, Any] = {}
     for k in sorted(set(shots)):
         if k > smallest:

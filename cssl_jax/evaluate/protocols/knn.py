@@ -11,7 +11,7 @@ import numpy as np
 
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.accuracy import checked_labels, top_k_hits
-from cssl_jax.losses.core.similarity import unit_length
+from cssl_jax.losses.core.similarity import normalize_rows
 
 BANK_BLOCK = 2**16  # maximum number of bank rows per matrix product
 IN_FLIGHT = 2  # query blocks searched concurrently: XLA's top_k on a CPU uses one core only
@@ -187,7 +187,7 @@ def neighbours(
 def _unit_blocks(bank: jax.Array, count: int, size: int) -> jax.Array:
     """Unit-norm bank rows as zero-padded blocks [count, size, D]."""
     padding = ((0, count * size - len(bank)), (0, 0))
-    return jnp.pad(unit_length(bank), padding).reshape(count, size, -1)
+    return jnp.pad(normalize_rows(bank), padding).reshape(count, size, -1)
 
 
 @functools.partial(jax.jit, static_argnames="k")
@@ -196,7 +196,7 @@ def _nearest(
 ) -> tuple[jax.Array, jax.Array]:
     """Similarities [Q, k] and rows int32 [Q, k] of the nearest among the first ``total`` rows."""
     count, size, _ = blocks.shape
-    unit = unit_length(queries)
+    unit = normalize_rows(queries)
 
     def nearest_of(block: jax.Array, first: jax.Array | int) -> tuple[jax.Array, jax.Array]:
         similarity = jnp.matmul(unit, block.T, precision=jax.lax.Precision.HIGHEST)

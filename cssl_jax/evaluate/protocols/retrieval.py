@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cssl_jax.data.pipeline.thread_map import ahead
+from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.accuracy import checked_labels
-from cssl_jax.losses.core.similarity import unit_length
+from cssl_jax.losses.core.similarity import normalize_rows
 
 _BLOCK_FLOATS = 2**23  # maximum number of similarities per block of queries
 
@@ -64,7 +64,7 @@ def retrieval(
     # Sorted by class, so that a block of queries has few classes.
     used = used[np.argsort(query_labels[used], kind="stable")]
     class_rows = [np.flatnonzero(labels == label) for label in range(num_classes)]
-    unit = unit_length(jnp.asarray(gallery))
+    unit = normalize_rows(jnp.asarray(gallery))
     rows = max(1, min(256, _BLOCK_FLOATS // len(labels)))
     first_ranks, precisions = [], []
 
@@ -78,7 +78,7 @@ def retrieval(
         ]
         return [first for first, _ in pairs], [precision for _, precision in pairs]
 
-    for block_ranks, block_precisions in ahead(evaluate_block, range(0, len(used), rows)):
+    for block_ranks, block_precisions in map_ahead(evaluate_block, range(0, len(used), rows)):
         first_ranks += block_ranks
         precisions += block_precisions
     ranks = np.array(first_ranks)
@@ -92,7 +92,7 @@ def retrieval(
 @jax.jit
 def _similarity(unit: jax.Array, queries: jax.Array) -> jax.Array:
     """Cosine similarities [Q, M] of queries [Q, D] and unit-norm gallery rows [M, D]."""
-    return jnp.matmul(unit_length(queries), unit.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(normalize_rows(queries), unit.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def _rank(all_scores: np.ndarray, relevant: np.ndarray) -> tuple[int, float]:

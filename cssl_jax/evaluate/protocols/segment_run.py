@@ -11,7 +11,7 @@ from cssl_jax.evaluate.evaluator import variables_hash
 from cssl_jax.evaluate.features import encoder_variables
 from cssl_jax.evaluate.load import Encoder
 from cssl_jax.evaluate.protocols.segmentation import SegmentProbe, pixel_maps, stage_maps
-from cssl_jax.evaluate.untrained import describe
+from cssl_jax.evaluate.untrained import describe_untrained
 
 
 def load_masked_splits(config: Config) -> tuple[MaskedSource, MaskedSource]:
@@ -76,7 +76,7 @@ def segment(
         "segment": encoder_probe(trained, train, test, **settings),
         "random_init": {
             "segment": _without_confusion(encoder_probe(untrained, train, test, **settings)),
-            "description": describe(len(train)),
+            "description": describe_untrained(len(train)),
         },
         "pixels": {"segment": _without_confusion(pixel_probe({}, train, test, **settings))},
     }

@@ -41,7 +41,7 @@ class Contrast(NamedTuple):
     expected: jax.Array
 
 
-def unit_length(z: jax.Array) -> jax.Array:
+def normalize_rows(z: jax.Array) -> jax.Array:
     """Scales the rows of z [..., d] to norm 1, in float32 or wider; a zero row stays zero.
 
     Rows are first divided by their largest magnitude, so that the squares of entries from 1e-30 to

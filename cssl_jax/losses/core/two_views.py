@@ -25,8 +25,8 @@ from cssl_jax.losses.core.similarity import (
     choose_tile,
     first_row,
     gather,
+    normalize_rows,
     product,
-    unit_length,
 )
 
 _Rows = tuple[jax.Array, jax.Array, jax.Array]  # log-sum-exp, expected logit, hardest negative
@@ -110,7 +110,7 @@ def lay_out(z1: jax.Array, z2: jax.Array, axis_name: str | None) -> Views:
         UserError: The shapes differ.
     """
     check_pairs(z1, z2)
-    u1, u2 = unit_length(z1), unit_length(z2)
+    u1, u2 = normalize_rows(z1), normalize_rows(z2)
     anchors = jnp.concatenate([u1, u2])
     first = first_row(len(anchors), axis_name)
     rows = len(anchors)

@@ -23,19 +23,19 @@ _ADVICE = (
 )
 
 
-class RollBack(Exception):  # noqa: N818 - control flow: training continues from a checkpoint
+class RollbackRequest(Exception):  # noqa: N818 - control flow: training continues from a checkpoint
     """Requests a rollback to an earlier state; training continues with the batch after ``step``.
 
     Attributes:
         step: Number of the non-finite step, from 1.
         skipped: Total number of non-finite steps of the run, this one included.
         row: Number of consecutive non-finite steps, this one included.
-        words: Description of the event for the console.
+        description: Text on the event for the console.
     """
 
     def __init__(self, step: int, skipped: int, row: int, message: str) -> None:
         super().__init__(message)
-        self.step, self.skipped, self.row, self.words = step, skipped, row, message
+        self.step, self.skipped, self.row, self.description = step, skipped, row, message
 
 
 class NonFiniteGuard:
@@ -84,7 +84,7 @@ class NonFiniteGuard:
 
         Raises:
             RunError: ``on_nonfinite`` is "stop", or the limit is reached.
-            RollBack: ``on_nonfinite`` is "rollback".
+            RollbackRequest: ``on_nonfinite`` is "rollback".
         """
         path = self._dump(step, values, norms, row)
         name = next(n for n in ("loss", "gradient_norm") if not math.isfinite(values[n]))
@@ -101,7 +101,7 @@ class NonFiniteGuard:
             self._config.nonfinite_limit, row, f"{event}; {dump}", "consecutive non-finite step"
         )
         if mode == "rollback":
-            raise RollBack(step, skipped, row, f"{event}; {dump}")
+            raise RollbackRequest(step, skipped, row, f"{event}; {dump}")
         return f"{event}: update skipped, {skipped} skipped in total; {dump}"
 
     def _dump(

@@ -8,12 +8,12 @@ import numpy as np
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.runtime import spmd
 from cssl_jax.step.state import is_schedule
-from cssl_jax.train.guards.nonfinite import RollBack, check_limit
+from cssl_jax.train.guards.nonfinite import RollbackRequest, check_limit
 from cssl_jax.train.hooks import Run
 from cssl_jax.train.initial_state import first_state
 
 
-def roll_back(run: Run, checkpoints: Checkpoints, event: RollBack) -> None:
+def roll_back(run: Run, checkpoints: Checkpoints, event: RollbackRequest) -> None:
     """Restores the last regular checkpoint, or the first state if there is none.
 
     Training continues with the batch after the non-finite one: from the same weights, the same
@@ -32,10 +32,13 @@ def roll_back(run: Run, checkpoints: Checkpoints, event: RollBack) -> None:
     check_limit(
         run.config.train.nonfinite_limit,
         event.skipped - int(state.skipped[0]),
-        event.words,
-        f"since step {target or 0}, which was gone back to",
+        event.description,
+        f"since step {target or 0}, which was restored",
     )
-    run.say(f"{event.words}: going on with the next batch from the weights of step {target or 0}")
+    run.say(
+        f"{event.description}: continuing with the next batch from the weights of step "
+        f"{target or 0}"
+    )
 
     def placed(value: Any) -> Any:  # one buffer each: the step donates them
         return spmd.replicate(np.asarray(value, np.int32), mesh)

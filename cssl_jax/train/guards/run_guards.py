@@ -17,7 +17,7 @@ from cssl_jax.train import run_dir
 @contextlib.contextmanager
 def guarded(
     config: Config, folder: pathlib.Path
-) -> Iterator[tuple[process.Interruption, run_dir.Claim]]:
+) -> Iterator[tuple[process.SignalRecorder, run_dir.Claim]]:
     """Within it, signals are recorded, this run is the folder's one writer, and failures explained.
 
     Yields:
@@ -28,14 +28,14 @@ def guarded(
         InterruptedRunError: A signal arrived before the first step, or after the last.
         RunError: The memory or the disk is exhausted, or another process has ended.
     """
-    with process.catch_signals() as interruption, multihost.watched():
+    with process.catch_signals() as signals, multihost.raise_if_peer_lost():
         try:
             with (
                 _memory_explained(config, folder),
                 run_dir.while_running(folder),
                 run_dir.Claim(folder) as claim,
             ):
-                yield interruption, claim
+                yield signals, claim
         except InterruptedRunError as stopped:
             *_, name = str(stopped).split()
             if name not in signal.Signals.__members__:

@@ -31,11 +31,11 @@ class StopVote:
         self._pending: jax.Array | None = None  # result of the previous vote
 
     @staticmethod
-    def at_once(request: int) -> int:
+    def poll_now(request: int) -> int:
         """Returns the largest request of any process now; a blocking collective call."""
         return max(multihost.gather(request))
 
-    def reached(self, step: int, request: int) -> int:
+    def poll(self, step: int, request: int) -> int:
         """Returns the request that takes effect after ``step`` steps; 0: none.
 
         Args:

@@ -10,14 +10,14 @@ import numpy as np
 
 from cssl_jax import recipes
 from cssl_jax.data.profile.advice import advice
-from cssl_jax.data.view_log.writer import FOLDER, ViewRecord
+from cssl_jax.data.view_log.writer import FOLDER, ViewLogWriter
 from cssl_jax.evaluate import verdicts
 from cssl_jax.evaluate.accuracy import shows_top5
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.optim.norms import parameter_groups
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train.guards import nonfinite
-from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollBack
+from cssl_jax.train.guards.nonfinite import NonFiniteGuard, RollbackRequest
 from cssl_jax.train.hooks import Hook, Run
 from cssl_jax.train.logging.console import say
 from cssl_jax.train.logging.writers import (
@@ -49,12 +49,15 @@ class RunLogger(Hook):
     when the step is dispatched.
     """
 
-    _startup_reported = False  # once per process, for its first training run only
-
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, report_startup: bool = False) -> None:
         """Opens the files of a run; lines of steps after ``run.step`` are removed.
 
         If the evaluation at that step was interrupted, its lines are removed too: it runs again.
+
+        Args:
+            run: The run at its first step of this process.
+            report_startup: Whether to print the time from the start of the process to the first
+                step. In a later run of the same process it would include the earlier runs.
         """
         config, pipeline, total_steps = run.config, run.experiment.pipeline, run.total_steps
         self._every = config.train.log_every
@@ -71,7 +74,7 @@ class RunLogger(Hook):
             parameter_groups(run.state.params),
             {"config_hash": recipes.config_hash(config), "versions": process.versions()},
         )
-        self._has_first_step = False
+        self._startup_pending = report_startup
         self._in_flight: collections.deque[_Step] = collections.deque()
         self._facts = None  # contrastive diagnostics apply to contrastive methods only
         if entry.contrastive:
@@ -83,7 +86,7 @@ class RunLogger(Hook):
         self._progress = Progress(total_steps, run.step, shown=writes)
         self._metrics: JsonLines | None = None
         self._timings: JsonLines | None = None
-        self._views: ViewRecord | None = None
+        self._views: ViewLogWriter | None = None
         self._boards: list[TensorBoard | WandB] = []
         if not writes:
             return
@@ -93,8 +96,8 @@ class RunLogger(Hook):
         self._timings = JsonLines(folder / "timings.jsonl", keep_until=run.step)
         if config.train.record_views:
             rows = np.arange(config.train.batch_size)
-            work = dataclasses.replace(pipeline.work, rows=rows)
-            self._views = ViewRecord(folder / FOLDER, work, run.step)
+            job = dataclasses.replace(pipeline.view_job, rows=rows)
+            self._views = ViewLogWriter(folder / FOLDER, job, run.step)
         if config.train.tensorboard:
             self._boards.append(TensorBoard(folder / "tensorboard", start_step=run.step))
         if config.train.wandb:
@@ -113,13 +116,13 @@ class RunLogger(Hook):
         """Records a dispatched step; blocks only on the step two before it.
 
         Raises:
-            RunError, RollBack: The older step was not finite; see ``NonFiniteGuard.handle``.
+            RunError, RollbackRequest: The older step was not finite; see ``NonFiniteGuard.handle``.
         """
         step = run.step
         self._meter.add(self._batch_size, wait)
         self._progress.advance(step)
         if self._views is not None:
-            self._views.add(step)
+            self._views.advance(step)
         metrics["finite"].copy_to_host_async()
         self._in_flight.append(_Step(step, metrics))
         while len(self._in_flight) > IN_FLIGHT:
@@ -131,8 +134,8 @@ class RunLogger(Hook):
         """Waits for all dispatched steps and writes them.
 
         Raises:
-            RunError, RollBack: A step was not finite, so that its state must not be saved as it is;
-                see ``NonFiniteGuard.handle``.
+            RunError, RollbackRequest: A step was not finite, so that its state must not be saved as
+                it is; see ``NonFiniteGuard.handle``.
         """
         self._flush()
 
@@ -160,16 +163,17 @@ class RunLogger(Hook):
             shown.append(f"RankMe {scores['features.rankme']:.1f} of {limit:.0f}")
         say(f"step {step}: {', '.join(shown)}")
         if self._facts is not None:
-            self._report_once(step, verdicts.of_features({"step": step, **scores}, self._facts))
+            self._report_once(step, verdicts.check_features({"step": step, **scores}, self._facts))
         self._meter.read()  # start a new interval
 
     def _settle(self) -> None:
         """Waits for the oldest dispatched step, writes it, and handles non-finite values."""
         oldest = self._in_flight.popleft()
         finite = bool(oldest.metrics["finite"])
-        if not self._has_first_step:
-            self._has_first_step = True
-            self._report_startup()
+        if self._startup_pending:
+            self._startup_pending = False
+            if (age := process.process_age()) is not None:
+                say(f"first step done {age:.1f} s after the process was started")
         if finite and oldest.timing is None:
             return
         arrays = jax.device_get(oldest.metrics)
@@ -181,19 +185,9 @@ class RunLogger(Hook):
         row = int(arrays["skipped"][1])
         try:
             say(self._guard.handle(oldest.number, values, arrays["norms"], row))
-        except RollBack:
+        except RollbackRequest:
             self._in_flight.clear()  # computed from weights that the rollback discards
             raise
-
-    def _report_startup(self) -> None:
-        """Prints the time from process start to the first step, for the first run of a process.
-
-        In later runs of the same process that time would include the earlier runs.
-        """
-        age = None if RunLogger._startup_reported else process.process_age()
-        RunLogger._startup_reported = True
-        if age is not None:
-            say(f"first step done {age:.1f} s after the process was started")
 
     def _report_once(self, step: int, current: Sequence[verdicts.Verdict]) -> None:
         """Prints each kind of verdict once, at the first step at which it holds."""
@@ -207,11 +201,11 @@ class RunLogger(Hook):
         self._guard.remember(step, values)
         self._progress.show(values, timing)
         if waiting := self._watch.check(timing):
-            for verdict in verdicts.of_input(waiting, advice(self._pipeline)):
+            for verdict in verdicts.check_input(waiting, advice(self._pipeline)):
                 say(str(verdict))  # the watch limits how often this is printed
         if self._facts is not None:
             self._recent.append({"step": step, **values})
-            self._report_once(step, verdicts.of_steps(self._recent, self._facts))
+            self._report_once(step, verdicts.check_steps(self._recent, self._facts))
         epoch = step / self._steps_per_epoch
         if self._metrics is not None and self._timings is not None:
             self._metrics.write(step, {"epoch": epoch, **values})

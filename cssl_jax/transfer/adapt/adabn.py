@@ -10,7 +10,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate.evaluator import variables_hash
 from cssl_jax.evaluate.features import Model
 from cssl_jax.evaluate.load import Encoder, load_encoder
-from cssl_jax.evaluate.norm_statistics import reestimate
+from cssl_jax.evaluate.norm_statistics import reestimate_norm_statistics
 from cssl_jax.files import write_text
 from cssl_jax.methods.classifier import Classifier
 from cssl_jax.recipes import to_json
@@ -54,7 +54,7 @@ def reestimated_run(encoder: Encoder, source: Source, run: pathlib.Path) -> Mode
     modules = {"encoder": method.encoder}
     if method.head is not None:
         modules["head"] = method.head
-    model = reestimate(
+    model = reestimate_norm_statistics(
         modules,
         encoder.model,
         source,

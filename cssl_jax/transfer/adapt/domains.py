@@ -4,9 +4,9 @@ import numpy as np
 
 from cssl_jax.config import Config
 from cssl_jax.data.sources.base import Source
-from cssl_jax.data.sources.classes import names_of, number_alike
+from cssl_jax.data.sources.classes import align_class_numbers, names_of
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.evaluator import labelled_part
+from cssl_jax.evaluate.evaluator import labelled_examples
 from cssl_jax.experiment import builders
 
 
@@ -30,10 +30,10 @@ class Domains:
             UserError: The source has no labels, or the domains are incompatible.
         """
         self.source, source_test = builders.load_data(config.replace({"method.name": "classifier"}))
-        self.source_test = labelled_part(source_test)
+        self.source_test = labelled_examples(source_test)
         splits = builders.load_target(config)
         self.target, target_test = (self._renumber(split, config) for split in splits)
-        self.target_test = labelled_part(target_test)
+        self.target_test = labelled_examples(target_test)
         unchanged = all(map(_same_labels, splits, (self.target, target_test)))
         self.target_classes = () if unchanged else names_of(self.source)
         self.target_labels = _count_labels(self.target)
@@ -73,7 +73,7 @@ class Domains:
         return config.replace({"classifier.num_classes": classes, "train.batch_size": size})
 
     def _renumber(self, target: Source, config: Config) -> Source:
-        return number_alike(
+        return align_class_numbers(
             target,
             names_of(self.source),
             option="adapt.target",

@@ -40,7 +40,7 @@ class DomainEvaluator:
             for collection, modules in model.items()
         }
         return {
-            name: evaluator.judge(evaluator.features(used))[NAME]["top1"]
+            name: evaluator.evaluate(evaluator.features(used))[NAME]["top1"]
             for name, evaluator in self._evaluators[encoder.spec].items()
         }
 

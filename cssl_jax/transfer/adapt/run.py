@@ -55,8 +55,8 @@ def adapt(
     Raises:
         UserError: The run, the data and the config are incompatible.
     """
-    process.join("adapt")
-    with multihost.watched():
+    process.join_processes("adapt")
+    with multihost.raise_if_peer_lost():
         return _adapt(run, workdir, methods, seeds, config)
 
 

@@ -15,7 +15,7 @@ def spread(values: Sequence[float]) -> Metrics:
     return {"top1": list(values), "mean": statistics.fmean(values), "std": deviation}
 
 
-def table(results: Metrics) -> str:
+def format_results(results: Metrics) -> str:
     """Plain-text table of top-1 accuracy per setting and domain."""
     images = results["images"]
     columns = [f"{name} ({images[f'{name}_test']:,})" for name in ("target", "source")]

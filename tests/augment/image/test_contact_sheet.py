@@ -12,9 +12,9 @@ def box(top, left, height, width):
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], float)
 
 
-def example(height=8, width=8, channels=3, size=8, words=("unchanged",), name="image 3"):
+def example(height=8, width=8, channels=3, size=8, description=("unchanged",), name="image 3"):
     pixels = np.zeros((height, width, channels), np.uint8)
-    views = [View(np.zeros((size, size, channels), np.uint8), box(1, 1, 4, 4), words)] * 2
+    views = [View(np.zeros((size, size, channels), np.uint8), box(1, 1, 4, 4), description)] * 2
     return Example(pixels, [name], views)
 
 
@@ -51,8 +51,8 @@ def test_images_of_any_shape_and_number_of_channels_fit_the_page(height, width, 
 
 def test_an_outline_beyond_the_image_stays_on_the_page_and_off_the_views():
     beyond = example()
-    far = [View(v.pixels, box(-3, -3, 14, 14), v.words) for v in beyond.views]
-    page = draw_sheet([Example(beyond.pixels, beyond.words, far)], "title", "subtitle")
+    far = [View(v.pixels, box(-3, -3, 14, 14), v.description) for v in beyond.views]
+    page = draw_sheet([Example(beyond.pixels, beyond.description, far)], "title", "subtitle")
     pixels = np.asarray(page)
     for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
         assert (edge == 255).all()

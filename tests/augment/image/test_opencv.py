@@ -9,7 +9,7 @@ import pytest
 from cssl_jax.augment.image import batched, opencv
 from cssl_jax.augment.image.policy import sample_views
 from cssl_jax.data.pipeline import host_draws, painter
-from cssl_jax.data.pipeline.host_draws import Work
+from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.pipeline.render import parameters_of, vectors
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource
@@ -22,7 +22,7 @@ CASES = {**POLICIES, "tf": dataclasses.replace(POLICIES["everything"], color_mod
 def make_views(policy, channels, shape=(20, 14), size=SIZE):
     """Views by OpenCV (uint8), their images in the same order, keys, and parameter vectors."""
     images = noise(COUNT, *shape, channels)
-    work = Work(
+    job = ViewJob(
         source=ArraySource("noise", images),
         sampler=Sampler(COUNT, COUNT, seed=5),
         policy=policy,
@@ -31,11 +31,11 @@ def make_views(policy, channels, shape=(20, 14), size=SIZE):
         rows=np.arange(COUNT),
         kernels="opencv",
     )
-    index, keys = work.sampler.draw(0, work.rows)
-    drawn = host_draws.draws(work, vectors(policy))(index, keys)
+    index, keys = job.sampler.draw(0, job.rows)
+    drawn = host_draws.draws(job, vectors(policy))(index, keys)
     inputs = index, drawn["halvings"], drawn["box"], drawn["vector"]
     views = np.empty((COUNT, 2, size, size, channels), np.uint8)
-    painter.painter(work)(*inputs, views)
+    painter.painter(job)(*inputs, views)
     return views, images[index], keys, drawn["vector"]
 
 

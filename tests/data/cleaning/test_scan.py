@@ -73,7 +73,7 @@ def test_sizes_kinds_and_statistics_match_the_decoded_images(folder):
 
 
 def test_only_new_and_changed_files_are_read_again(tmp_path):
-    root, cache = tmp_path / "pictures", tmp_path / "cache" / "index.npz"
+    root, cache = tmp_path / "images", tmp_path / "cache" / "index.npz"
     dirty_images.make(root)
     first = Counting(open_folder(root))
     before = scan.scan(first, **LIMITS, cache=cache)
@@ -111,7 +111,7 @@ def test_other_limits_need_no_new_scan_and_other_channels_do(folder, tmp_path):
 
 
 def test_an_oversize_image_is_decoded_when_the_limit_rises(tmp_path):
-    root, cache = tmp_path / "pictures", tmp_path / "index.npz"
+    root, cache = tmp_path / "images", tmp_path / "index.npz"
     root.mkdir()
     (root / "a.png").write_bytes(dirty_images.encode(dirty_images.pixels(0), "PNG"))
     assert scan_folder(root, max_pixels=100, cache=cache).reason == ("oversize",)
@@ -121,7 +121,7 @@ def test_an_oversize_image_is_decoded_when_the_limit_rises(tmp_path):
 
 
 def test_headers_that_claim_huge_sizes_are_rejected(tmp_path):
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     root.mkdir()
     (root / "good.png").write_bytes(dirty_images.encode(dirty_images.pixels(0), "PNG"))
     (root / "wide.png").write_bytes(dirty_images.bomb(2**32 - 1, 1))
@@ -153,7 +153,7 @@ class Refusing(Counting):
 
 
 def test_a_file_that_could_not_be_read_is_read_again(tmp_path):
-    root, cache = tmp_path / "pictures", tmp_path / "index.npz"
+    root, cache = tmp_path / "images", tmp_path / "index.npz"
     root.mkdir()
     for seed, name in enumerate("abc"):
         (root / f"{name}.png").write_bytes(dirty_images.encode(dirty_images.pixels(seed), "PNG"))
@@ -167,7 +167,7 @@ def test_a_file_that_could_not_be_read_is_read_again(tmp_path):
 
 
 def test_an_interrupted_scan_resumes_where_it_stopped(tmp_path):
-    root, cache = tmp_path / "pictures", tmp_path / "index.npz"
+    root, cache = tmp_path / "images", tmp_path / "index.npz"
     root.mkdir()
     for seed in range(200):
         content = dirty_images.encode(dirty_images.pixels(seed), "PNG")
@@ -203,12 +203,12 @@ def test_too_large_a_fraction_of_bad_files_is_an_error_with_the_counts(folder):
     root, good, bad = folder
     index = scan_folder(root)
     total = len(good) + len(bad)
-    scan.check_share(index, "mine", len(bad) / total)
+    scan.check_rejected_fraction(index, "mine", len(bad) / total)
     message = rf"mine: {len(bad)} of {total} .*6 truncated.*data\.max_rejected"
     with pytest.raises(UserError, match=message):
-        scan.check_share(index, "mine", len(bad) / total - 0.001)
+        scan.check_rejected_fraction(index, "mine", len(bad) / total - 0.001)
     with pytest.raises(UserError, match=r"none of \d+ images can be used"):
-        scan.check_share(scan_folder(root, min_side=1000), "mine", 1.0)
+        scan.check_rejected_fraction(scan_folder(root, min_side=1000), "mine", 1.0)
 
 
 def bits(a, b):

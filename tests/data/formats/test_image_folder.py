@@ -292,18 +292,18 @@ def test_the_report_counts_what_is_there(tmp_path):
     (tmp_path / "webp" / "same.png").write_bytes(good["png/colour.png"])
     near = dirty_images.encode(dirty_images.pixels(15), "JPEG", quality=80)
     (tmp_path / "jpeg" / "near.jpg").write_bytes(near)
-    records, index, groups = check.examine(str(tmp_path), ImageOptions())
-    figures = check.figures(records, index, groups)
-    assert figures["pictures"] == len(good) + len(bad) + 2
-    assert figures["kept"] == len(good) + 1
-    assert figures["left_out"]["truncated"] == [
+    records, index, groups = check.scan_source(str(tmp_path), ImageOptions())
+    summary = check.summarize(records, index, groups)
+    assert summary["pictures"] == len(good) + len(bad) + 2
+    assert summary["kept"] == len(good) + 1
+    assert summary["left_out"]["truncated"] == [
         n for n, r in sorted(bad.items()) if r == "truncated"
     ]
-    assert figures["sides"] == {"short": [40, 40, 40], "long": [56, 56, 56]}
-    assert figures["classes"]["exif"] == 9
-    assert figures["duplicates_with_other_labels"] == ["webp/colour.jpg", "webp/same.png"]
-    assert ["jpeg/near.jpg", "webp/lossless.webp"] in figures["near_duplicates"]
-    assert figures["near_duplicates_across_classes"] >= 1
+    assert summary["sides"] == {"short": [40, 40, 40], "long": [56, 56, 56]}
+    assert summary["classes"]["exif"] == 9
+    assert summary["duplicates_with_other_labels"] == ["webp/colour.jpg", "webp/same.png"]
+    assert ["jpeg/near.jpg", "webp/lossless.webp"] in summary["near_duplicates"]
+    assert summary["near_duplicates_across_classes"] >= 1
     text = check.report(records, index, groups)
     for words in ("6  png/cut.bmp", "jpeg/near.jpg, webp/lossless.webp", "short side 40 to 40 px"):
         assert words in text

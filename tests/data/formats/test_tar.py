@@ -106,7 +106,7 @@ def test_a_sample_is_what_shares_a_name_up_to_its_first_dot(tmp_path):
         ("dogs.v2/1.JPG", png(3)),
         ("dogs.v2/1.seg.png", png(4)),
         ("README", b"text"),
-        ("only.txt", b"no picture"),
+        ("only.txt", b"no image"),
         ("._cats.jpg", b"of a Mac"),
         ("cats/1.cls", b"7\n"),  # not next to its image: only the name decides
     ]

@@ -17,7 +17,7 @@ import pytest
 
 from cssl_jax.data.formats import tfrecord
 from cssl_jax.data.formats.tfds import open_tfds, raise_file_limit
-from cssl_jax.errors import UserError
+from cssl_jax.errors import MissingDataError, UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 tf = pytest.importorskip("tensorflow")  # writes the sets, and is an oracle for the framing
@@ -278,8 +278,9 @@ def test_many_threads_read_the_same_as_one(prepared, kind):
 )
 def test_a_missing_set_is_named_with_the_way_to_get_it(tmp_path, monkeypatch, spec, message):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "home"))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         open_tfds(spec)
+    assert isinstance(caught.value, MissingDataError) == (spec in ("mnist", "mnist@test"))
 
 
 def test_a_format_without_random_access_is_refused_with_the_way_to_prepare_it_again(copy):

@@ -24,7 +24,7 @@ def batches(name, steps, source=None, **augment):
 
 
 def test_resident_and_streamed_batches_are_equal():
-    source = tiny.pictures(channels=3)
+    source = tiny.image_source(channels=3)
     for resident, stream in zip(
         batches("resident", (2, 5), source), batches("stream", (2, 5), source), strict=True
     ):
@@ -40,10 +40,10 @@ def test_resident_and_streamed_batches_are_equal():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["tf", "tf-split", "threads", "threads-split"])
-def test_batches_made_on_the_host_match_within_two_grey_levels(name, channels):
+def test_batches_computed_on_the_host_match_within_two_grey_levels(name, channels):
     if name.startswith("tf"):
         pytest.importorskip("tensorflow")
-    source = tiny.pictures(channels=channels)
+    source = tiny.image_source(channels=channels)
     _, std = pipeline_statistics(source)
     for resident, host in zip(
         batches("resident", (0, 3), source), batches(name, (0, 3), source), strict=True
@@ -75,7 +75,7 @@ def test_a_batch_has_the_documented_shapes_and_dtypes():
 
 @pytest.mark.parametrize("backend", ["shard_map", "pmap"])
 def test_images_split_over_the_devices_give_the_same_batches(backend):
-    source = tiny.pictures(45, channels=3)  # not a multiple of 8: the last device holds fewer
+    source = tiny.image_source(45, channels=3)  # not a multiple of 8: the last device holds fewer
     for resident in batches("resident", (0, 1), source):
         run = tiny.Run(tiny.config(), 8, backend, source=source, pipeline="resident-split")
         held = {shard.data.nbytes for shard in run.constants["images"].addressable_shards}
@@ -95,7 +95,7 @@ def test_images_split_over_the_devices_give_the_same_batches(backend):
 
 
 def test_without_labels_a_batch_has_none():
-    source = tiny.pictures()
+    source = tiny.image_source()
     source = type(source)("bare", source.images, None)
     for name in ("resident", "stream"):
         assert "label" not in batches(name, (0, 1), source)[0]
@@ -109,7 +109,7 @@ def test_views_do_not_depend_on_the_first_step():
 
 def choose(**options):
     return pipelines.choose(
-        tiny.pictures(),
+        tiny.image_source(),
         **{"augment_on": "auto", "resident": None, "memory": None, "engine": "auto", "devices": 1}
         | options,
     )
@@ -123,7 +123,7 @@ def test_the_choice_follows_size_and_options_and_gives_the_reason():
     assert choose(resident=False)[0] == "stream"
     assert choose(resident="split", devices=2)[0] == "resident-split"
     assert choose(resident="split")[0] == "resident"
-    quarter = 4 * (tiny.pictures().images.nbytes // 2 + 8)
+    quarter = 4 * (tiny.image_source().images.nbytes // 2 + 8)
     assert choose(memory=quarter, devices=2)[0] == "resident-split"
     assert "a part on each of 2 fits" in choose(memory=quarter, devices=2)[1]
     assert choose(memory=quarter)[0] == "stream"

@@ -12,7 +12,7 @@ pytest.importorskip("tensorflow")
 from cssl_jax.augment.image import batched
 from cssl_jax.augment.image.policy import PROBABILITIES, sample_views
 from cssl_jax.data.pipeline import tf as tf_pipeline
-from cssl_jax.data.pipeline.host_draws import Work
+from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
@@ -31,7 +31,7 @@ def batches(images, policy=EVERYTHING, batch=8, views=2, **options):
     options.setdefault("kernels", "opencv")
     start, stop = options.pop("start_step", 0), options.pop("stop_step", 1)
     rows = np.arange(batch)[options.pop("rows", slice(None))]
-    work = Work(
+    job = ViewJob(
         source=ArraySource("images", images),
         sampler=Sampler(len(images), batch, seed=5),
         policy=policy,
@@ -40,7 +40,7 @@ def batches(images, policy=EVERYTHING, batch=8, views=2, **options):
         rows=rows,
         **options,
     )
-    return tf_pipeline.batches(work, start, stop)
+    return tf_pipeline.batches(job, start, stop)
 
 
 def drawn_for(batch, policy):

@@ -164,7 +164,9 @@ def test_the_plain_resize_is_advised_once_and_where_it_helps(placement, times):
 
 
 def test_the_table_lists_milliseconds_per_view_on_one_core():
-    text = profile_result.table(costing("tf-split", "gpu", host_decode=0.001, device_augment=0.0))
+    text = profile_result.format_table(
+        costing("tf-split", "gpu", host_decode=0.001, device_augment=0.0)
+    )
     assert "1,000           2.000" in text  # two cores make a view in 1 ms
     assert "about 0" in text
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cssl_jax.data.sources.base import ArraySource
-from cssl_jax.data.sources.classes import number_alike
+from cssl_jax.data.sources.classes import align_class_numbers
 from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
@@ -99,7 +99,7 @@ def arrays(labels, classes=()):
 
 
 def number(source, names, **options):
-    return number_alike(source, names, option="second", reference="first", **options).labels
+    return align_class_numbers(source, names, option="second", reference="first", **options).labels
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_class_names_survive_decoding_and_taking(tmp_path):
         assert isinstance(source, ImageSource) == (kind == "mixed sizes")
         assert source.take(np.arange(3)).classes == TRAIN  # the first three images are all ants
         assert source.take(np.arange(3)).num_classes == 3
-        twice = source.renumbered(np.array([1, 2, 0]), ("c", "a", "b"))
-        twice = twice.renumbered(np.array([-1, 1, 2]), ("x", "y", "z"))
+        twice = source.renumber_classes(np.array([1, 2, 0]), ("c", "a", "b"))
+        twice = twice.renumber_classes(np.array([-1, 1, 2]), ("x", "y", "z"))
         np.testing.assert_array_equal(twice.labels, [1] * 8 + [2] * 8 + [-1] * 8)
 
 

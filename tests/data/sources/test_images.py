@@ -14,7 +14,7 @@ from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline import threads as thread_pipeline
 from cssl_jax.data.pipeline.eval_views import view_pairs
-from cssl_jax.data.pipeline.host_draws import Work
+from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.data.sources.images import ImageSource
@@ -64,10 +64,10 @@ def loader(name):
     return tf_pipeline.batches
 
 
-def work_of(source, policy=POLICIES["everything"], **options):
+def make_job(source, policy=POLICIES["everything"], **options):
     options = {"whole": False, "rows": np.arange(4), **options}
     sampler = Sampler(len(source), 4, seed=3)
-    return Work(source=source, sampler=sampler, policy=policy, views=2, size=SIZE, **options)
+    return ViewJob(source=source, sampler=sampler, policy=policy, views=2, size=SIZE, **options)
 
 
 def assert_same_bits(batches, expected):
@@ -116,7 +116,7 @@ def test_tensorflow_and_threads_crop_the_same_views(folder, channels):
     source = load_source(str(folder), ImageOptions(channels=channels))
     assert 0 < source.plain_jpeg.sum() < len(source)
     for ours, theirs in zip(
-        loader("tf")(work_of(source), 0, 6), loader("threads")(work_of(source), 0, 6), strict=True
+        loader("tf")(make_job(source), 0, 6), loader("threads")(make_job(source), 0, 6), strict=True
     ):
         np.testing.assert_array_equal(ours["index"], theirs["index"])
         np.testing.assert_array_equal(ours["key"], theirs["key"])
@@ -131,8 +131,8 @@ def test_opencv_and_compiled_jax_give_the_same_views(folder):
     """Includes the positions of the windows and the decoding of JPEGs."""
     source = load_source(str(folder))
     for ours, theirs in zip(
-        loader("threads")(work_of(source, whole=True, kernels="opencv"), 0, 6),
-        loader("threads")(work_of(source, whole=True), 0, 6),
+        loader("threads")(make_job(source, whole=True, kernels="opencv"), 0, 6),
+        loader("threads")(make_job(source, whole=True), 0, 6),
         strict=True,
     ):
         np.testing.assert_array_equal(ours["index"], theirs["index"])
@@ -142,8 +142,8 @@ def test_opencv_and_compiled_jax_give_the_same_views(folder):
 def test_tensorflow_and_threads_apply_the_same_policy(folder):
     source = load_source(str(folder))
     for ours, theirs in zip(
-        loader("tf")(work_of(source, whole=True), 0, 3),
-        loader("threads")(work_of(source, whole=True), 0, 3),
+        loader("tf")(make_job(source, whole=True), 0, 3),
+        loader("threads")(make_job(source, whole=True), 0, 3),
         strict=True,
     ):
         difference = np.abs(ours["views"].astype(int) - theirs["views"])
@@ -158,8 +158,8 @@ def test_tensorflow_and_threads_agree_without_antialiasing(folder, whole):
         POLICIES["everything"], interpolation="bilinear", antialias=False, dct_scaling=False
     )
     for ours, theirs in zip(
-        loader("tf")(work_of(source, policy, whole=whole), 0, 3),
-        loader("threads")(work_of(source, policy, whole=whole), 0, 3),
+        loader("tf")(make_job(source, policy, whole=whole), 0, 3),
+        loader("threads")(make_job(source, policy, whole=whole), 0, 3),
         strict=True,
     ):
         difference = np.abs(ours["views"].astype(int) - theirs["views"])
@@ -185,11 +185,11 @@ def photos(tmp_path, monkeypatch):
 def test_large_jpegs_are_decoded_reduced_if_both_windows_allow_it(photos):
     source = load_source(str(photos))
     policy = only(crop=(1.0,), crop_area=(0.3, 1.0))
-    work = work_of(source, policy)
-    draw = host_draws.draws(work)
+    job = make_job(source, policy)
+    draw = host_draws.draws(job)
     observed = set()
     for step in range(8):
-        index, key = work.sampler.draw(step, work.rows)
+        index, key = job.sampler.draw(step, job.rows)
         drawn = draw(index, key)
         for number, boxes, halvings in zip(index, drawn["box"], drawn["halvings"], strict=True):
             side = min(min(box[2:]) for box in boxes.tolist())
@@ -206,8 +206,8 @@ def test_views_of_reduced_jpegs_match_those_of_full_size_to_less_than_a_pixel(ph
     policy = only(crop=(1.0,), crop_area=(0.3, 1.0), interpolation="bilinear")
     whole = dataclasses.replace(policy, dct_scaling=False)
     for small, large in zip(
-        loader(name)(work_of(source, policy), 0, 6),
-        loader(name)(work_of(source, whole), 0, 6),
+        loader(name)(make_job(source, policy), 0, 6),
+        loader(name)(make_job(source, whole), 0, 6),
         strict=True,
     ):
         difference = np.abs(small["views"].astype(int) - large["views"])
@@ -218,8 +218,8 @@ def test_views_of_reduced_jpegs_match_those_of_full_size_to_less_than_a_pixel(ph
 def test_tensorflow_and_threads_agree_on_reduced_jpegs(photos):
     source = load_source(str(photos))
     policy = only(crop=(1.0,), crop_area=(0.3, 1.0), interpolation="bilinear")
-    work = work_of(source, policy)
-    for ours, theirs in zip(loader("tf")(work, 0, 6), loader("threads")(work, 0, 6), strict=True):
+    job = make_job(source, policy)
+    for ours, theirs in zip(loader("tf")(job, 0, 6), loader("threads")(job, 0, 6), strict=True):
         difference = np.abs(ours["views"].astype(int) - theirs["views"])
         assert difference.max() <= 1
         assert (difference > 0).mean() < 2e-3
@@ -257,12 +257,12 @@ print("done")
 def test_the_views_do_not_depend_on_start_parallelism_or_rows(folder, name, whole, kernels):
     source = load_source(str(folder))
     batches = loader(name)
-    work = functools.partial(work_of, kernels=kernels)
-    reference = list(batches(work(source, whole=whole, parallelism=1), 0, 4))
-    assert_same_bits(batches(work(source, whole=whole, parallelism=3), 2, 4), reference[2:])
+    job = functools.partial(make_job, kernels=kernels)
+    reference = list(batches(job(source, whole=whole, parallelism=1), 0, 4))
+    assert_same_bits(batches(job(source, whole=whole, parallelism=3), 2, 4), reference[2:])
     rows = np.array([3, 1])
     expected = [{key: value[rows] for key, value in batch.items()} for batch in reference]
-    assert_same_bits(batches(work(source, whole=whole, rows=rows), 0, 4), expected)
+    assert_same_bits(batches(job(source, whole=whole, rows=rows), 0, 4), expected)
 
 
 @pytest.mark.parametrize("kernels", ["jax", "opencv"])
@@ -270,7 +270,7 @@ def test_the_views_do_not_depend_on_start_parallelism_or_rows(folder, name, whol
 def test_without_a_crop_a_view_is_the_centre_square(folder, name, kernels):
     source = load_source(str(folder))
     policy = only(interpolation="bilinear", dct_scaling=False)
-    (batch,) = loader(name)(work_of(source, policy, kernels=kernels), 0, 1)
+    (batch,) = loader(name)(make_job(source, policy, kernels=kernels), 0, 1)
     squares = np.concatenate(list(source.blocks(5, SIZE)))
     difference = np.abs(batch["views"][:, 0].astype(int) - squares[batch["index"]])
     assert difference.max() <= 1
@@ -280,15 +280,15 @@ def test_without_a_crop_a_view_is_the_centre_square(folder, name, kernels):
 @pytest.mark.parametrize("name", ["tf", "threads"])
 def test_an_image_that_changed_during_the_run_is_named(folder, name, kernels):
     source = load_source(str(folder))
-    work = functools.partial(work_of, kernels=kernels)
+    job = functools.partial(make_job, kernels=kernels)
     for path in folder.rglob("*.*"):
         path.write_bytes(b"not an image any more")
     with pytest.raises(RunError, match=r"(cat|dog)/\d\d\.\w+ has changed since the run began"):
-        list(loader(name)(work(source), 0, 3))
+        list(loader(name)(job(source), 0, 3))
     for path in folder.rglob("*.*"):
         path.unlink()
     with pytest.raises(RunError, match="can no longer be read"):
-        list(loader(name)(work(source), 0, 3))
+        list(loader(name)(job(source), 0, 3))
 
 
 def test_images_of_one_size_are_decoded_once_into_an_array(folder, tmp_path):
@@ -338,12 +338,12 @@ def test_a_file_that_only_tensorflow_cannot_decode_is_named_with_a_loader_that_c
     (folder / "cat" / "lossless.jpg").write_bytes(lossless_jpeg.encode(pixels))
     source = load_source(str(folder))
     assert (
-        len(list(tf_batches(work_of(source), 0, 4))) == 4
+        len(list(tf_batches(make_job(source), 0, 4))) == 4
     )  # Pillow decodes it also for this loader
     plain = dataclasses.replace(source.index, plain_jpeg=source.index.plain_jpeg | True)
     wrong = dataclasses.replace(source, index=plain)
     wrong = wrong.take(np.flatnonzero(np.char.endswith(wrong.names, ".jpg")))
     with pytest.raises(RunError) as caught:
-        list(tf_batches(work_of(wrong), 0, 8))
+        list(tf_batches(make_job(wrong), 0, 8))
     assert "cat/lossless.jpg: TensorFlow cannot decode it" in str(caught.value)
     assert "--data.engine threads" in str(caught.value)

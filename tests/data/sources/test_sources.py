@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 from cssl_jax.data.formats.schema import number_labels
 from cssl_jax.data.sources.base import channel_statistics, split
 from cssl_jax.data.sources.open import absolute_spec, load_source
-from cssl_jax.errors import UserError
+from cssl_jax.errors import MissingDataError, UserError
 
 
 def save(path, **arrays):
@@ -117,9 +117,10 @@ def test_a_bad_file_is_refused_with_the_way_out(tmp_path, case):
 
 
 def test_an_invalid_source_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"'digit' does not exist; give 'digits', an \.npz file"):
+    message = r"'digit' does not exist; give 'digits', an \.npz file"
+    with pytest.raises(MissingDataError, match=message):
         load_source("digit")
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(MissingDataError, match="does not exist"):
         load_source(str(tmp_path / "missing.npz"))
     (tmp_path / "text.npz").write_text("no zip file")
     with pytest.raises(UserError, match=r"not a readable \.npz"):

@@ -14,7 +14,7 @@ from helpers import tiny
 def test_parameters_are_those_drawn_from_the_key_of_each_example():
     config = tiny.replace(tiny.config(), "augment", affine=(0.5,), rotation=30.0)
     run = tiny.Run(config)
-    drawn = view_parameters(run.pipeline.work)(2, 5)
+    drawn = view_parameters(run.pipeline.view_job)(2, 5)
     assert drawn["step"].tolist() == [2, 3, 4]
     for s, step in enumerate(range(2, 5)):
         index, keys = run.sampler.draw(step, np.arange(16))
@@ -30,7 +30,7 @@ def test_parameters_are_those_drawn_from_the_key_of_each_example():
 
 
 def test_the_parameters_of_a_step_do_not_depend_on_the_requested_range():
-    draw = view_parameters(tiny.Run(tiny.config()).pipeline.work)
+    draw = view_parameters(tiny.Run(tiny.config()).pipeline.view_job)
     alone, among = draw(4, 5), draw(0, 6)
     for name, value in alone.items():
         np.testing.assert_array_equal(value[0], among[name][4])
@@ -44,7 +44,7 @@ def test_a_box_is_the_region_of_the_image_that_the_view_shows(pipeline):
     config = dataclasses.replace(tiny.config(), augment=policy)
     config = tiny.replace(config, "data", normalize="unit", size=8)
     run = tiny.Run(config, pipeline=pipeline)
-    drawn = view_parameters(run.pipeline.work)(1, 2)
+    drawn = view_parameters(run.pipeline.view_job)(1, 2)
     (host_batch,) = run.pipeline.host_batches(1, 2)
     views = jax.jit(run.pipeline.make_batch)(np.int32(1), run.pipeline.constants, host_batch)[
         "views"

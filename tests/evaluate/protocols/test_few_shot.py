@@ -35,12 +35,12 @@ def test_every_draw_is_scikit_learns_and_the_interval_students():
         reference.fit(unit(x[rows]), labels[rows])
         scores.append(reference.score(unit(tested), test_labels))
     low, high = scipy.stats.t.interval(0.95, 6, np.mean(scores), scipy.stats.sem(scores))
-    figures = found["shots"]["5"]
-    assert figures["top1"] == pytest.approx(np.mean(scores), abs=1e-3)  # one row of 1,400
-    assert figures["ci95"] == pytest.approx((high - low) / 2, rel=0.05)
-    assert figures["std"] == pytest.approx(np.std(scores, ddof=1), rel=0.05)
-    assert 0.4 < figures["top1"] < 0.99  # neither trivial nor impossible
-    assert figures["top5"] == 1.0
+    metrics = found["shots"]["5"]
+    assert metrics["top1"] == pytest.approx(np.mean(scores), abs=1e-3)  # one row of 1,400
+    assert metrics["ci95"] == pytest.approx((high - low) / 2, rel=0.05)
+    assert metrics["std"] == pytest.approx(np.std(scores, ddof=1), rel=0.05)
+    assert 0.4 < metrics["top1"] < 0.99  # neither trivial nor impossible
+    assert metrics["top5"] == 1.0
 
 
 def test_the_weights_are_the_minimum_of_the_sum_of_losses_and_half_the_square():
@@ -78,7 +78,7 @@ def test_more_labels_are_better_and_vary_less():
     assert found["10"]["std"] < found["1"]["std"]
 
 
-def test_numbers_that_a_class_does_not_have_are_left_out_by_name():
+def test_numbers_that_a_class_does_not_have_are_skipped_by_name():
     x, labels = draw(rows=20)
     found = few_shot(x, labels, x, labels, num_classes=CLASSES, shots=(5, 6, 50), draws=2)
     assert list(found["shots"]) == ["5"]

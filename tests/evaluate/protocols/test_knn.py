@@ -86,7 +86,7 @@ def test_all_blocks_share_one_compilation():
 
 
 @pytest.mark.parametrize("rows", [7, 40, 119])
-def test_a_bank_in_parts_has_the_neighbours_of_the_whole(monkeypatch, rows):
+def test_a_bank_in_blocks_has_the_neighbours_of_the_whole(monkeypatch, rows):
     bank, _, queries, _ = draw()
     bank[70] = bank[3]  # of equal rows the earlier one comes first, in any block
     similarity = unit(queries) @ unit(bank).T
@@ -107,9 +107,9 @@ def test_a_list_of_k_gives_what_each_gives_alone():
     given = (bank, labels, queries, query_labels)
     several = knn(*given, num_classes=CLASSES, k=(20, 1, 500, 3))
     alone = {k: knn(*given, num_classes=CLASSES, k=k) for k in (1, 3, 20, 120)}
-    assert several["by_k"] == {str(k): figures for k, figures in alone.items()}
+    assert several["by_k"] == {str(k): metrics for k, metrics in alone.items()}
     assert several["top1"] == alone[20]["top1"]  # the first k of the list
-    assert len({figures["top1"] for figures in alone.values()}) > 1
+    assert len({metrics["top1"] for metrics in alone.values()}) > 1
 
 
 def test_neighbours_beyond_the_bank_are_refused():
@@ -124,7 +124,7 @@ def test_more_neighbours_than_the_bank_holds_are_the_whole_bank():
     np.testing.assert_array_equal(few, many)
 
 
-def test_the_length_of_a_feature_does_not_vote():
+def test_the_norm_of_a_feature_does_not_vote():
     bank, labels, queries, _ = draw()
     lengths = np.random.default_rng(1).uniform(1e-3, 1e3, size=(len(bank), 1)).astype(np.float32)
     scores = knn_predict(bank * lengths, labels, queries * 1e6, num_classes=CLASSES, k=9)
@@ -157,19 +157,19 @@ def test_float64_features_stay_float64_under_x64():
     np.testing.assert_allclose(scores, loop_scores(bank, labels, queries, 9, 0.1), rtol=1e-12)
 
 
-def test_figures_are_scikit_learns():
+def test_metrics_are_scikit_learns():
     bank, labels, queries, query_labels = draw(rows=60, seed=3)
-    figures = knn(bank, labels, queries, query_labels, num_classes=CLASSES, k=10)
+    metrics = knn(bank, labels, queries, query_labels, num_classes=CLASSES, k=10)
     scores = loop_scores(bank, labels, queries, 10, 0.1)
-    assert figures["top1"] == top_k_accuracy_score(query_labels, scores, k=1)
-    assert 0.5 < figures["top1"] < 1.0  # neither trivial nor impossible
-    assert figures["top5"] == 1.0
+    assert metrics["top1"] == top_k_accuracy_score(query_labels, scores, k=1)
+    assert 0.5 < metrics["top1"] < 1.0  # neither trivial nor impossible
+    assert metrics["top5"] == 1.0
 
 
 def test_a_nan_encoder_scores_nothing():
     bank, labels, queries, query_labels = draw()
-    figures = knn(bank * np.nan, labels, queries * np.nan, query_labels, num_classes=CLASSES)
-    assert figures == {"top1": 0.0, "top5": 0.0}
+    metrics = knn(bank * np.nan, labels, queries * np.nan, query_labels, num_classes=CLASSES)
+    assert metrics == {"top1": 0.0, "top5": 0.0}
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 9])

@@ -112,11 +112,11 @@ def test_half_precision_is_promoted():
 
 def test_the_probe_on_digits_is_scikit_learns_with_the_penalty_it_names():
     train, labels, test, test_labels = digits()
-    figures = linear_probe(train, labels, test, test_labels, num_classes=10)
+    metrics = linear_probe(train, labels, test, test_labels, num_classes=10)
     x, y = standardise(train, train), standardise(train, test)
-    reference = scikit_learn(x, labels, figures["l2"])
-    assert figures["top1"] == pytest.approx(reference.score(y, test_labels), abs=0.003)
-    assert figures["top5"] > 0.99
+    reference = scikit_learn(x, labels, metrics["l2"])
+    assert metrics["top1"] == pytest.approx(reference.score(y, test_labels), abs=0.003)
+    assert metrics["top5"] > 0.99
 
 
 def test_the_penalty_is_the_best_on_a_held_out_fifth_of_the_training_rows():
@@ -132,9 +132,9 @@ def test_the_penalty_is_the_best_on_a_held_out_fifth_of_the_training_rows():
         )
         for l2 in L2_VALUES
     }
-    figures = linear_probe(x, labels, x[:9], labels[:9], num_classes=3, seed=7)
-    assert figures["l2"] == min(losses, key=losses.get)
-    assert min(L2_VALUES) < figures["l2"] < max(L2_VALUES)  # not an end of the range
+    metrics = linear_probe(x, labels, x[:9], labels[:9], num_classes=3, seed=7)
+    assert metrics["l2"] == min(losses, key=losses.get)
+    assert min(L2_VALUES) < metrics["l2"] < max(L2_VALUES)  # not an end of the range
 
 
 @pytest.mark.parametrize("count", [1, 3, 45])
@@ -187,49 +187,49 @@ def test_rows_of_weight_zero_take_no_part_and_double_weight_is_two_rows():
     np.testing.assert_allclose(weighted[0], repeated[0], atol=1e-3)
 
 
-def test_figures_are_means_over_the_held_out_fifths_with_their_deviation():
+def test_metrics_are_means_over_the_held_out_fifths_with_their_deviation():
     x, labels = blobs(rows=200, spread=2.5)
     given = (x[:100], labels[:100], x[100:], labels[100:])
     singles = [linear_probe(*given, num_classes=3, seed=seed) for seed in (4, 5, 6)]
-    figures = linear_probe(*given, num_classes=3, seed=4, seeds=3)
+    metrics = linear_probe(*given, num_classes=3, seed=4, seeds=3)
     tops = [single["top1"] for single in singles]
-    assert figures["l2_by_seed"] == [single["l2"] for single in singles]
-    assert len(set(figures["l2_by_seed"])) > 1
-    assert figures["top1"] == pytest.approx(np.mean(tops), abs=0.011)  # one row of 100
-    assert figures["top1_std"] == pytest.approx(np.std(tops, ddof=1), abs=0.011)
-    assert (singles[0]["top1_std"], singles[0]["seeds"], figures["seeds"]) == (0.0, 1, 3)
+    assert metrics["l2_by_seed"] == [single["l2"] for single in singles]
+    assert len(set(metrics["l2_by_seed"])) > 1
+    assert metrics["top1"] == pytest.approx(np.mean(tops), abs=0.011)  # one row of 100
+    assert metrics["top1_std"] == pytest.approx(np.std(tops, ddof=1), abs=0.011)
+    assert (singles[0]["top1_std"], singles[0]["seeds"], metrics["seeds"]) == (0.0, 1, 3)
 
 
 def test_classes_and_confusion_are_scikit_learns():
     train, labels, test, test_labels = digits()
-    figures = linear_probe(train, labels, test, test_labels, num_classes=11, l2_values=(0.01,))
+    metrics = linear_probe(train, labels, test, test_labels, num_classes=11, l2_values=(0.01,))
     x, y = standardise(train, train), standardise(train, test)
     predicted = scikit_learn(x, labels, 0.01).predict(y)
     expected = confusion_matrix(test_labels, predicted, labels=range(11))
-    difference = np.abs(np.array(figures["confusion"]) - expected)
+    difference = np.abs(np.array(metrics["confusion"]) - expected)
     assert difference.sum() <= 4  # two rows of 360 may differ
-    assert np.trace(figures["confusion"]) == round(360 * figures["top1"])
-    assert figures["per_class"][10] is None  # no digit has class 10
-    recalls = np.diagonal(figures["confusion"])[:10] / np.bincount(test_labels)
-    np.testing.assert_allclose(figures["per_class"][:10], recalls)
+    assert np.trace(metrics["confusion"]) == round(360 * metrics["top1"])
+    assert metrics["per_class"][10] is None  # no digit has class 10
+    recalls = np.diagonal(metrics["confusion"])[:10] / np.bincount(test_labels)
+    np.testing.assert_allclose(metrics["per_class"][:10], recalls)
 
 
 def test_test_rows_choose_nothing():
     x, labels = blobs()
     noise, _ = blobs(rows=50, seed=5)
-    figures = [
+    metrics = [
         linear_probe(x, labels, test, np.full(len(test), label), num_classes=3)
         for test, label in ((x[:30], 0), (noise, 1), (1e3 * noise, 2))
     ]
-    assert len({figure["l2"] for figure in figures}) == 1
+    assert len({figure["l2"] for figure in metrics}) == 1
 
 
 def test_features_that_say_nothing_get_a_penalty_that_leaves_nothing_of_them():
     # The digits' shape: with this many held-out rows no chance correlation lowers the loss.
     x = np.random.default_rng(0).normal(size=(1437, 64)).astype(np.float32)
     labels = np.random.default_rng(1).integers(10, size=1437)
-    figures = linear_probe(x, labels, x, labels, num_classes=10)
-    assert figures["l2"] >= 1.0
+    metrics = linear_probe(x, labels, x, labels, num_classes=10)
+    assert metrics["l2"] >= 1.0
 
 
 def test_the_probe_does_not_depend_on_offset_and_scale_of_a_dimension():
@@ -259,11 +259,11 @@ def test_a_constant_dimension_changes_nothing_even_where_test_rows_differ(consta
 
 def test_a_nan_encoder_scores_nothing():
     x, labels = blobs()
-    figures = linear_probe(x * np.nan, labels, x * np.nan, labels, num_classes=3)
-    assert (figures["top1"], figures["top5"]) == (0.0, 0.0)
+    metrics = linear_probe(x * np.nan, labels, x * np.nan, labels, num_classes=3)
+    assert (metrics["top1"], metrics["top5"]) == (0.0, 0.0)
 
 
-def test_the_same_call_gives_the_same_figures():
+def test_the_same_call_gives_the_same_metrics():
     x, labels = blobs()
     first, second = (
         linear_probe(x, labels, x, labels, num_classes=3, l2_values=(1, 0.1), seed=3)

@@ -10,7 +10,7 @@ from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.protocols import run as protocols
-from cssl_jax.report.results_table import table
+from cssl_jax.report.results_table import format_results
 from cssl_jax.report.tables import results_table
 
 GIVEN = {"protocols": ("knn", "linear"), "knn_k": 5, "knn_temperature": 0.1, "seed": 0}
@@ -28,7 +28,7 @@ def source(labels, seed=0, spread=60):
     labels = np.asarray(labels)
     centres = np.random.default_rng(1).integers(60, 190, (10, 4, 4, 1))
     images = centres[labels] + rng.integers(-spread, spread + 1, (len(labels), 4, 4, 1))
-    return ArraySource("pictures", images.clip(0, 255).astype(np.uint8), labels)
+    return ArraySource("images", images.clip(0, 255).astype(np.uint8), labels)
 
 
 def plain(count, size=8):
@@ -99,10 +99,10 @@ def test_an_unknown_protocol_is_named_before_anything_is_computed():
         )
 
 
-def test_features_that_tell_pictures_apart_and_ignore_the_views_have_the_known_figures():
+def test_features_that_separate_images_and_ignore_the_views_have_the_known_metrics():
     # Six images more than the 256 that are drawn at once.
-    figures = protocols.unlabelled(own_direction, plain(262), CROPS, size=8, seed=0)
-    assert figures == {
+    metrics = protocols.unlabelled(own_direction, plain(262), CROPS, size=8, seed=0)
+    assert metrics == {
         "view_retrieval": 1.0,
         "alignment": 0.0,
         "uniformity": pytest.approx(-4.0, rel=1e-6),  # all pairs are orthogonal: -2 x 2
@@ -111,11 +111,11 @@ def test_features_that_tell_pictures_apart_and_ignore_the_views_have_the_known_f
     }
 
 
-def test_features_that_are_all_the_same_have_the_figures_of_collapse():
-    figures = protocols.unlabelled(
+def test_features_that_are_all_the_same_have_the_metrics_of_collapse():
+    metrics = protocols.unlabelled(
         lambda source: np.ones((len(source), 16), np.float32), plain(40), CROPS, size=8, seed=0
     )
-    assert figures == {
+    assert metrics == {
         "view_retrieval": 0.0,
         "alignment": 0.0,
         "uniformity": pytest.approx(0.0, abs=1e-5),
@@ -125,7 +125,7 @@ def test_features_that_are_all_the_same_have_the_figures_of_collapse():
 
 def test_the_two_views_differ_and_depend_on_the_seed_alone():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 2)).astype(np.uint8)
-    pictures = ArraySource("noise", pixels)
+    noise = ArraySource("noise", pixels)
 
     def views(seed):
         seen = []
@@ -136,7 +136,7 @@ def test_the_two_views_differ_and_depend_on_the_seed_alone():
             seen.append(views.images)
             return flat(views)
 
-        protocols.unlabelled(features, pictures, CROPS, size=8, seed=seed)
+        protocols.unlabelled(features, noise, CROPS, size=8, seed=seed)
         return np.stack(seen)
 
     first, again, other = views(0), views(0), views(1)
@@ -153,14 +153,14 @@ def result(top1, top5):
     }
 
 
-def test_the_table_of_labelled_results_gives_percent_beside_both_floors():
+def test_the_table_of_labelled_results_gives_percent_beside_both_baselines():
     results = {
         **result(0.9, 0.99),
         "random_init": result(0.5, 0.8),
         "pixels": result(0.25, 0.75),
         "num_classes": 10,
     }
-    head, *rows = table(results).splitlines()
+    head, *rows = format_results(results).splitlines()
     assert head.split("  ")[-1].strip() == "knn top-5"
     assert head.split() == ["linear", "top-1", "linear", "top-5", "knn", "top-1", "knn", "top-5"]
     assert [row.split() for row in rows] == [
@@ -175,29 +175,29 @@ def test_the_table_of_labelled_results_gives_percent_beside_both_floors():
 def test_top5_is_a_column_only_where_it_can_be_missed(classes, shown):
     results = {**result(0.9, 1.0), "pixels": result(0.5, 1.0), "num_classes": classes}
     results["best"] = {**result(0.9, 1.0), "step": 1, "images": 4, "last": result(0.8, 1.0)}
-    text = table({**results, "step": 2})
+    text = format_results({**results, "step": 2})
     assert ("top-5" in text) == shown
     assert text.count("knn top-1") == 2
     run = types.SimpleNamespace(name="x", finished=True, results=results)
     assert any("top-5" in head for head in results_table([run]).head) == shown
 
 
-def test_a_figure_that_is_no_number_is_a_dash():
-    figures = {"view_retrieval": None, "alignment": 0.25, "uniformity": None, "rankme": 17.0}
-    *_, row = table(figures).splitlines()
+def test_a_metric_that_is_no_number_is_a_dash():
+    metrics = {"view_retrieval": None, "alignment": 0.25, "uniformity": None, "rankme": 17.0}
+    *_, row = format_results(metrics).splitlines()
     assert row.split() == ["trained", "encoder", "-", "0.250", "-", "17.000"]
 
 
 def test_the_table_of_one_protocol_has_its_columns_only():
     results = {name: result(0.5, 0.8) for name in ("random_init", "pixels")}
     results["knn"] = result(0.9, 0.99)["knn"]
-    assert table(results).splitlines()[0].split() == ["knn", "top-1", "knn", "top-5"]
+    assert format_results(results).splitlines()[0].split() == ["knn", "top-1", "knn", "top-5"]
 
 
-def test_the_table_of_unlabelled_results_gives_the_label_free_figures():
-    figures = {"view_retrieval": 0.5, "alignment": 0.25, "uniformity": -2.125, "rankme": 17.0004}
-    results = {**figures, "random_init": figures, "pixels": {**figures, "rankme": 3.0}}
-    head, trained, _, raw = table(results).splitlines()
+def test_the_table_of_unlabelled_results_gives_the_label_free_metrics():
+    metrics = {"view_retrieval": 0.5, "alignment": 0.25, "uniformity": -2.125, "rankme": 17.0004}
+    results = {**metrics, "random_init": metrics, "pixels": {**metrics, "rankme": 3.0}}
+    head, trained, _, raw = format_results(results).splitlines()
     assert head.split() == ["view_retrieval", "alignment", "uniformity", "rankme"]
     assert trained.split() == ["trained", "encoder", "0.500", "0.250", "-2.125", "17.000"]
     assert raw.split()[-1] == "3.000"

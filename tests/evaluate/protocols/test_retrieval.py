@@ -24,7 +24,7 @@ def draw(rows=90, width=6, seed=0):
     return (centres[labels] + 1.5 * rng.normal(size=(rows, width))).astype(np.float32), labels
 
 
-def test_figures_are_those_of_a_loop_and_of_scikit_learn():
+def test_metrics_are_those_of_a_loop_and_of_scikit_learn():
     gallery, labels = draw()
     queries, asked = draw(rows=41, seed=1)
     found = retrieval(gallery, labels, queries, asked, num_classes=CLASSES, recall_at=(1, 5, 500))
@@ -54,7 +54,7 @@ def test_equals_share_a_rank_as_in_scikit_learn():
     assert module._rank(scores, scores[[0]])[0] == 3  # tied rows share the worse rank
 
 
-def test_a_collapsed_encoder_has_the_shares_of_the_classes_and_no_recall():
+def test_a_collapsed_encoder_has_the_fractions_of_the_classes_and_no_recall():
     gallery, labels = draw()
     constant = np.ones_like(gallery)
     found = retrieval(constant, labels, constant, labels, num_classes=CLASSES, recall_at=(1, 90))

@@ -53,7 +53,7 @@ def write_folder(folder, images, masks):
         PIL.Image.fromarray(mask).save(folder / "masks" / f"{number:03}.png")
 
 
-def test_figures_are_scikit_learns():
+def test_metrics_are_scikit_learns():
     rng = np.random.default_rng(0)
     masks, predicted = rng.integers(0, 4, (3, 9, 9)), rng.integers(0, 4, (3, 9, 9))
     masks[masks == 2] = 1  # a class that is predicted only
@@ -112,7 +112,7 @@ def test_maps_that_show_the_class_are_read_without_a_mistake(tmp_path):
     )
 
 
-def test_raw_pixels_tell_ink_from_canvas_on_any_number_of_devices(tmp_path):
+def test_raw_pixels_separate_ink_from_canvas_on_any_number_of_devices(tmp_path):
     maps = pixel_maps(InputSpec(size=32, channels=1, mean=(0.5,), std=(0.5,)))
     one, _ = probe(maps, tmp_path)
     assert one["per_class_iou"][0] > 0.95  # the canvas
@@ -122,7 +122,7 @@ def test_raw_pixels_tell_ink_from_canvas_on_any_number_of_devices(tmp_path):
     )
 
 
-def test_pixels_without_a_class_are_neither_fitted_nor_judged(tmp_path):
+def test_pixels_without_a_class_are_neither_fitted_nor_evaluated(tmp_path):
     images, masks = scenes(20)
     masks[:, :8] = 255
     np.savez(tmp_path / "cut.npz", images=images, masks=masks)
@@ -204,7 +204,7 @@ def test_what_is_no_set_of_masks_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_is_reported_on_beside_its_floors(tmp_path, capsys):
+def test_a_run_is_reported_on_beside_its_baselines(tmp_path, capsys):
     plain, run = tmp_path / "plain.npz", tmp_path / "run"
     np.savez(plain, images=scenes(60)[0][:, ::2, ::2])
     pretrain(tiny.replace(tiny.config(epochs=1), "data", source=str(plain), size=16), run)

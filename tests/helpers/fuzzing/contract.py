@@ -27,7 +27,7 @@ def one_message(function, *args, **options):
 
 
 def check_set(spec, folder, kept=()):
-    """Every picture of a set decodes, or is in rejected.csv; those of ``kept`` decode."""
+    """Every image of a set decodes, or is in rejected.csv; those of ``kept`` decode."""
     from cssl_jax.config.images import ImageOptions
     from cssl_jax.data.cleaning import scan
     from cssl_jax.data.sources.open import load_source, open_records

@@ -1,4 +1,4 @@
-"""Sets of pictures: each function breaks a file of one format and reads it.
+"""Sets of images: each function breaks a file of one format and reads it.
 
 They take ``draw`` of Hypothesis, ``broken`` (see ``mutations``) and an empty folder.
 """
@@ -13,9 +13,9 @@ from helpers.fuzzing.contract import MOST_PIXELS, check_set, one_message
 from helpers.fuzzing.samples import (
     CLASSES,
     GOOD,
+    IMAGES,
     MASKS,
     NO_MASKS,
-    PICTURES,
     make_parquet,
     make_tar,
     make_tfrecord,
@@ -28,22 +28,22 @@ from helpers.fuzzing.tfds_samples import prepared_sets
 
 
 def fuzz_folder(draw, broken, folder):
-    root = folder / "pictures"
+    root = folder / "images"
     root.mkdir()
     for i, content in enumerate(GOOD):
         (root / f"good{i}.png").write_bytes(content)
-    kinds = sorted(PICTURES)
+    kinds = sorted(IMAGES)
     for i in range(draw(st.integers(1, 4))):
         kind, name = draw(st.sampled_from(kinds)), draw(st.sampled_from(kinds))
-        content = draw(st.sampled_from(PICTURES[kind]))
-        other = draw(st.sampled_from(PICTURES[draw(st.sampled_from(kinds))]))
+        content = draw(st.sampled_from(IMAGES[kind]))
+        other = draw(st.sampled_from(IMAGES[draw(st.sampled_from(kinds))]))
         name = kind if draw(st.booleans()) else name  # a suffix may be wrong
         (root / f"{i}.{name}").write_bytes(broken(draw, content, other))
     check_set(str(root), folder, [f"good{i}.png" for i in range(len(GOOD))])
 
 
-def broken_pictures(draw, broken):
-    chosen = [draw(st.sampled_from(PICTURES[kind])) for kind in ("png", "jpg", "webp", "tif")]
+def broken_images(draw, broken):
+    chosen = [draw(st.sampled_from(IMAGES[kind])) for kind in ("png", "jpg", "webp", "tif")]
     return [GOOD[0], *(broken(draw, content, GOOD[1]) for content in chosen)]
 
 
@@ -51,7 +51,7 @@ def fuzz_tar(draw, broken, folder):
     """The shard is broken, or what a whole one holds."""
     if draw(st.booleans()):
         text = broken(draw, b'{"label": 1, "words": "a photo"}', b"{}")
-        content = make_tar(contents=broken_pictures(draw, broken), text=text)
+        content = make_tar(contents=broken_images(draw, broken), text=text)
     else:
         content = broken(draw, draw(st.sampled_from(tars())), draw(st.sampled_from(tars())))
     (folder / "a.tar").write_bytes(content)
@@ -60,7 +60,7 @@ def fuzz_tar(draw, broken, folder):
 
 def fuzz_parquet(draw, broken, folder):
     if draw(st.booleans()):
-        content = make_parquet(broken_pictures(draw, broken))
+        content = make_parquet(broken_images(draw, broken))
     else:
         content = broken(draw, draw(st.sampled_from(parquets())), draw(st.sampled_from(parquets())))
     (folder / "a.parquet").write_bytes(content)
@@ -126,7 +126,7 @@ def fuzz_list(draw, broken, folder):
 
 def fuzz_labels(draw, broken, folder):
     """A labels file beside a folder of images."""
-    root = folder / "pictures"
+    root = folder / "images"
     root.mkdir()
     for name, content in zip("abc", GOOD, strict=True):
         (root / f"{name}.png").write_bytes(content)

@@ -32,7 +32,7 @@ def make_notes():
 PICTURE_NOTES = make_notes()
 
 
-def make_pictures():
+def make_images():
     rgb, grey = PIL.Image.fromarray(pixels(1)), PIL.Image.fromarray(pixels(2, channels=0))
     rgba = PIL.Image.fromarray(pixels(3, channels=4))
     deep = PIL.Image.fromarray(pixels(4, channels=0).astype(np.uint16) * 257)
@@ -70,7 +70,7 @@ def make_pictures():
     }
 
 
-PICTURES = make_pictures()
+IMAGES = make_images()
 GOOD = [encoded("PNG", seed=100 + i) for i in range(3)]
 CLASSES = np.kron([[0, 1], [2, 255]], np.ones((12, 10))).astype(np.uint8)  # of a mask
 _GREY = PIL.Image.fromarray(CLASSES)

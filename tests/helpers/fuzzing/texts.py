@@ -1,4 +1,4 @@
-"""Configs, command lines and run folders: as in ``readers``, for what is no set of pictures."""
+"""Configs, command lines and run folders: as in ``readers``, for what is no set of images."""
 
 import functools
 import io
@@ -60,8 +60,8 @@ def fuzz_config(draw, broken, folder):
 def fuzz_options(draw, broken, folder):
     """Words of a command line that set config fields."""
     from cssl_jax import recipes
+    from cssl_jax.cli.commands.bench_input import BenchInput
     from cssl_jax.cli.parsing import parse
-    from cssl_jax.cli.training import BenchInput
 
     words = ["digits"]
     for _ in range(draw(st.integers(1, 3))):
@@ -92,7 +92,7 @@ def fuzz_options(draw, broken, folder):
         sys.stdout = sys.stderr = quiet
         default = BenchInput("digits", config=recipes.load("digits"))
         options = one_message(parse, BenchInput, "bench-input", words, default)
-    except SystemExit as exit_:  # tyro has shown how the words do not fit
+    except SystemExit as exit_:  # a word asked for help
         code = exit_.code
     finally:
         sys.stdout, sys.stderr = out, err

@@ -27,7 +27,7 @@ FUZZERS = {
     "tfds": readers.fuzz_tfds, "masks": readers.fuzz_masks, "labels": readers.fuzz_labels,
     "resume": texts.fuzz_resume,
 }  # fmt: skip
-# Pictures are the largest part of what can go wrong.
+# Images are the largest part of what can go wrong.
 SHARES = [*FUZZERS, "folder", "folder", "folder", "tar", "parquet", "npz"]
 
 

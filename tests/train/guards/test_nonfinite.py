@@ -194,7 +194,7 @@ def test_rollback_continues_with_the_next_batch_from_the_last_checkpoint(
     printed, lines = capfd.readouterr().err, logged(tmp_path / "run")
     for bad in bad_steps():
         back = (bad - 1) // STEPS_PER_EPOCH * STEPS_PER_EPOCH
-        assert f"going on with the next batch from the weights of step {back}" in printed
+        assert f"continuing with the next batch from the weights of step {back}" in printed
     expected = expected_losses(config)
     losses = {step: line["loss"] for step, line in lines.items()}
     for step, loss in losses.items():

@@ -26,7 +26,7 @@ vote = StopVote(spmd.make_mesh())
 for step in range(1, 61):
     # The clock of process 0 asks for a save at step 10; process 1 alone gets SIGTERM at step 30.
     request = 15 if rank == 1 and step >= 30 else int(rank == 0 and 10 <= step <= 20)
-    if consensus := vote.reached(step, request):
+    if consensus := vote.poll(step, request):
         print(step, consensus, flush=True)
     if consensus > 1:
         break
@@ -35,7 +35,7 @@ for step in range(1, 61):
 
 def test_a_single_process_acts_immediately():
     vote = StopVote(spmd.make_mesh(jax.devices()[:2]))
-    assert [vote.reached(step, request) for step, request in [(1, 0), (2, 15), (3, 1)]] == [
+    assert [vote.poll(step, request) for step, request in [(1, 0), (2, 15), (3, 1)]] == [
         0,
         15,
         1,

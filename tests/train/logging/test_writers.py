@@ -91,10 +91,10 @@ def test_short_intervals_are_evaluated_together():
 
 def test_signals_are_caught_inside_the_context_only(capfd):
     before = signal.getsignal(signal.SIGTERM)
-    with process.catch_signals() as interruption:
-        assert interruption.signal_number is None
+    with process.catch_signals() as signals:
+        assert signals.signal_number is None
         signal.raise_signal(signal.SIGTERM)
-        assert interruption.signal_number == signal.SIGTERM
+        assert signals.signal_number == signal.SIGTERM
         assert re.search("SIGTERM: the run ends after .*; another signal", capfd.readouterr().err)
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -1,16 +1,16 @@
-"""Commands `report` and `plot`: a report of runs, and single plots."""
+"""Command `report`: one page on runs or on a sweep."""
 
 import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from cssl_jax.cli.parsing import File, OptionalFile, Run, parse
+from cssl_jax.cli.parsing import OptionalFile, parse
 from cssl_jax.errors import UserError
-from cssl_jax.outputs import check_output, is_stream, stdout_kept_for, write_png
+from cssl_jax.outputs import is_stream, stdout_kept_for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Report:
 
     Attributes:
         runs: Run folders to compare, or the folder of one sweep.
-        output: File to write (.html); by default report.html in the folder of a single run. -
-            writes the page to standard output.
+        output: File to write (.html); - is standard output. By default report.html: in the folder
+            of a single run, in the current folder for several runs.
         images: Maximum number of validation images to embed; 0 omits maps and galleries.
         figures: Write the plots as PNG as well.
     """
@@ -39,24 +39,7 @@ class Report:
     figures: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """Draw one plot of a run.
-
-    Attributes:
-        run: Run folder; it may still be training.
-        output: File to write (.png); - is standard output.
-        kind: Kind of plot.
-        images: Maximum number of validation images to embed.
-    """
-
-    run: Run
-    output: File
-    kind: Literal["curves", "pca", "tsne", "umap", "confusion", "neighbours", "views"] = "tsne"
-    images: int = 10_000
-
-
-def report(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """`cssl-jax report RUN [RUN ...] [--output report.html]`."""
     from cssl_jax.report.run_reader import open_run
     from cssl_jax.report.write import write_report
@@ -87,22 +70,9 @@ def _report_sweep(options: Report, folder: pathlib.Path) -> int:
         raise UserError(f"{folder} is a sweep; a sweep has a report of its own: name it alone")
     path = write_report(folder, options.output, figures=options.figures)
     with stdout_kept_for(path):
-        print("\n".join(sweep_results.read(folder).words))
+        print("\n".join(sweep_results.read(folder).summary))
         if not is_stream(path):
             print(f"\n{path}, {path.with_suffix('.md')}")
-    return 0
-
-
-def plot(argv: Sequence[str]) -> int:
-    """`cssl-jax plot RUN --kind tsne --output tsne.png`."""
-    from cssl_jax.report.plots import draw
-
-    options = parse(Plot, "plot", argv)
-    check_output(options.output, ".png")
-    plot = draw(options.run, options.kind, images=options.images)
-    write_png(options.output, plot)
-    with stdout_kept_for(options.output):
-        print(f"{options.output}: {options.kind}, {plot.width} x {plot.height} px")
     return 0
 
 

@@ -19,11 +19,11 @@ class DataCheck:
     """Examine a set of images: damaged files, duplicates, sizes, classes.
 
     Attributes:
-        source: Images: folder, .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or .parquet file.
+        source: Images: a folder, a .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or a .parquet file.
         options: How images are read; the options of a run named data.*.
         rejected: File (.csv) for the images that a run would exclude, with the reasons; - is
             standard output.
-        json: File for all metrics; - is standard output.
+        json: File (.json) for all metrics; - is standard output.
     """
 
     source: Source
@@ -58,7 +58,7 @@ class DataSplit:
     )
 
 
-def data_check(argv: Sequence[str]) -> int:
+def check_data(argv: Sequence[str]) -> int:
     """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
     from cssl_jax.data.cleaning import check, scan
 
@@ -67,16 +67,16 @@ def data_check(argv: Sequence[str]) -> int:
         if path := getattr(options, option):
             check_output(path, option=f"--{option}")
     with stdout_kept_for(options.rejected, options.json):
-        records, index, groups = check.examine(options.source, _within_limits(options.options))
+        records, index, groups = check.scan_source(options.source, _within_limits(options.options))
         print(check.report(records, index, groups))
         try:
-            scan.check_share(index, records.name, options.options.max_rejected)
+            scan.check_rejected_fraction(index, records.name, options.options.max_rejected)
         except UserError as error:
             print(f"\na run would stop: {error}")
     if options.rejected:
         write_output(options.rejected, scan.rejected_csv(scan.rejected(records.names, index)))
     if options.json:
-        write_json_output(options.json, check.figures(records, index, groups))
+        write_json_output(options.json, check.summarize(records, index, groups))
     return 0
 
 
@@ -86,7 +86,7 @@ def _within_limits(options: ImageOptions) -> ImageOptions:
     return options
 
 
-def data_split(argv: Sequence[str]) -> int:
+def split_data(argv: Sequence[str]) -> int:
     """`cssl-jax data split SOURCE --output FOLDER`."""
     from cssl_jax.data.cleaning import splits
 

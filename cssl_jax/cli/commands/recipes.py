@@ -1,4 +1,4 @@
-"""Commands `recipes`, `recipes diff` and `doctor`: information on recipes and the machine."""
+"""Commands `recipes` and `recipes diff`: the recipes, and how two of them differ."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,36 +10,8 @@ from cssl_jax.cli.parsing import parse
 
 
 @dataclasses.dataclass(frozen=True)
-class Doctor:
-    """Check devices, versions and memory, and name the fix for each problem."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Recipes:
     """List the recipes that come with the package."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RecipesDiff:
-    """Show the fields in which two recipes differ.
-
-    Attributes:
-        a: First recipe: a name, or a .py or .json file (such as a run's config.json).
-        b: Second recipe, given as the first.
-    """
-
-    a: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="A")]]
-    b: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="B")]]
-
-
-def doctor(argv: Sequence[str]) -> int:
-    """`cssl-jax doctor`."""
-    from cssl_jax.runtime.doctor import examine
-
-    parse(Doctor, "doctor", argv)
-    report, healthy = examine()
-    print(report)
-    return 0 if healthy else 1
 
 
 def list_recipes(argv: Sequence[str]) -> int:
@@ -50,6 +22,19 @@ def list_recipes(argv: Sequence[str]) -> int:
     for name in recipes.recipe_names():
         print(f"{name:<24} {recipes.recipe_summary(name)}")
     return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipesDiff:
+    """Show the fields in which two recipes differ.
+
+    Attributes:
+        a: First recipe: a name, or a .py or .json file (such as a run's config.json).
+        b: Second recipe, in the same form.
+    """
+
+    a: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="A")]]
+    b: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="B")]]
 
 
 def diff_recipes(argv: Sequence[str]) -> int:

@@ -12,12 +12,12 @@ from cssl_jax.config import Config
 
 @dataclasses.dataclass(frozen=True)
 class Adapt:
-    """Train on one domain's labels for a domain without; compare with both bounds.
+    """Adapt a run's encoder to a domain without labels; compare with bounds and baselines.
 
     Attributes:
         run: Run folder of the pretrained encoder.
-        workdir: Output folder: one run per training run, and adaptation.json.
-        target: Images of the domain to adapt to; short for --adapt.target.
+        workdir: Folder for the results: a run folder per training run, and adaptation.json.
+        target: Images of the domain without labels, given as data.source; short for --adapt.target.
         methods: Methods to compare: bn uses the target's BatchNorm statistics without training,
             coral aligns covariances, dann trains against a domain classifier.
         seeds: Number of seeds per setting.
@@ -33,15 +33,15 @@ class Adapt:
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
-def adapt(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """`cssl-jax adapt RUN --target SOURCE --workdir DIR [--section.field VALUE ...]`."""
     from cssl_jax.runtime import multihost
     from cssl_jax.transfer.adapt.run import RESULTS, adapt
-    from cssl_jax.transfer.adapt.table import table
+    from cssl_jax.transfer.adapt.table import format_results
     from cssl_jax.transfer.finetune import finetune_config
 
-    run = run_first("adapt", "--target SOURCE --workdir FOLDER ", argv)
-    config = finetune_config(run) if run else Config()
+    folder = run_first("adapt", "--target SOURCE --workdir FOLDER ", argv)
+    config = finetune_config(folder) if folder else Config()
     options = parse(Adapt, "adapt", argv, Adapt(tyro.MISSING, tyro.MISSING, config=config))
     config = options.config
     if options.target:
@@ -54,5 +54,5 @@ def adapt(argv: Sequence[str]) -> int:
         config=config,
     )
     if multihost.is_primary():
-        print(f"\n{table(results)}\n\nresults: {options.workdir / RESULTS}")
+        print(f"\n{format_results(results)}\n\nresults: {options.workdir / RESULTS}")
     return 0

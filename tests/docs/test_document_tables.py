@@ -10,29 +10,35 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
-def figures(monkeypatch):
+def document_tables(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import figures
+    import document_tables
 
-    return figures
+    return document_tables
 
 
-def test_every_table_is_that_of_its_json(figures):
-    for path in figures.documents():
+def test_every_table_is_that_of_its_json(document_tables):
+    for path in document_tables.documents():
         text = path.read_text()
-        assert figures.filled(text) == text, f"{path.name}: run python benchmarks/figures.py"
+        assert document_tables.filled(text) == text, (
+            f"{path.name}: run python benchmarks/document_tables.py"
+        )
 
 
-def test_every_known_table_stands_in_a_document_once(figures):
-    names = [name for path in figures.documents() for _, name, _ in figures.BLOCK.findall(
-        path.read_text())]  # fmt: skip
-    assert sorted(names) == sorted(figures.TABLES)
+def test_every_known_table_stands_in_a_document_once(document_tables):
+    blocks = document_tables.BLOCK
+    names = [
+        name
+        for path in document_tables.documents()
+        for _, name, _ in blocks.findall(path.read_text())
+    ]
+    assert sorted(names) == sorted(document_tables.TABLES)
 
 
-def test_a_changed_value_is_noticed(figures):
+def test_a_changed_value_is_noticed(document_tables):
     text = (ROOT / "docs" / "results.md").read_text()
     (mean,) = re.findall(r"\| trained encoder \| \*\*([\d.]+) \+-", text)
-    assert figures.filled(text.replace(mean, "99.99")) == text
+    assert document_tables.filled(text.replace(mean, "99.99")) == text
 
 
 def test_the_demos_closing_table_is_that_of_the_measured_run():

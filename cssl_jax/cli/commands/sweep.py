@@ -19,9 +19,10 @@ class Sweep:
     A sweep that is in the folder is resumed, after a kill as well as for more trials.
 
     Attributes:
-        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file; its values are
+            the defaults of the other options.
         space: Python file with a function space(trial) that returns config fields and their values.
-        workdir: Folder of the sweep; each trial is a run folder in it.
+        workdir: Folder of the sweep; every trial has a run folder in it.
         trials: Total number of trials.
         seed: Seed of the sampler.
         sampler: Choice of values: "tpe" learns from earlier trials (Optuna's default), "random"
@@ -50,7 +51,7 @@ class Sweep:
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
-def sweep(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """`cssl-jax sweep RECIPE --space space.py [--trials 20] [--section.field VALUE ...]`."""
     from cssl_jax.sweeps.report import write_report
     from cssl_jax.sweeps.sweep import sweep
@@ -72,5 +73,5 @@ def sweep(argv: Sequence[str]) -> int:
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     path = write_report(options.workdir, figures=options.figures)
-    print("\n" + "\n".join(found.words) + f"\n\n{path}, {found.path / 'trials.csv'}")
+    print("\n" + "\n".join(found.summary) + f"\n\n{path}, {found.path / 'trials.csv'}")
     return 0

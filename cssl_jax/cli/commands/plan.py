@@ -1,4 +1,4 @@
-"""Commands `selfcheck` and `plan`: a recipe on many devices, its invariance and its cost."""
+"""Command `plan`: cost of a recipe's step, and the largest batch that fits."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,100 +6,59 @@ from typing import Annotated
 
 import tyro
 
-from cssl_jax.cli.parsing import Recipe, asks_for_help, fit_warmup, parse, recipe_first
+from cssl_jax.cli.parsing import Recipe, fit_warmup, parse, recipe_first
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
-from cssl_jax.planning.scaling import Hardware, rows, table
+from cssl_jax.planning.scaling import Hardware, format_table, rows
 
 
 @dataclasses.dataclass(frozen=True)
-class SelfCheckOptions:
-    """Train a few steps of a recipe on 1, 2, 4, ... devices and compare the results.
-
-    Attributes:
-        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
-        devices: Maximum number of devices: accelerators if there are two or more, else simulated
-            CPUs.
-        steps: Number of steps in float64; float32 compares one step.
-        full: Keep the recipe's own encoder, batch and image size instead of reducing them.
-        timeout: Maximum time in seconds per group of processes.
-        config: Every field of the config; defaults are the recipe's.
-    """
-
-    recipe: Recipe
-    devices: int = 8
-    steps: int = 20
-    full: bool = False
-    timeout: float = 900.0
-    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
-
-
-@dataclasses.dataclass(frozen=True)
-class PlanOptions:
+class Plan:
     """Compute the cost of a recipe's step on given devices, and the largest batch that fits.
 
     Attributes:
-        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file.
-        target: Compile the step for accelerators that are not here: tpu:v5e:4x8 (v4, v5e, v5p,
-            v6e; chips along each axis), cuda:h100 (a100, h200; cuda:h100:8 for eight).
+        recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file; its values are
+            the defaults of the other options.
+        devices: Number of devices that share a batch; several numbers give a table by formulas
+            alone.
+        target: Accelerators to compile the step for, present or not: tpu:v5e:4x8 (or v4, v5p, v6e;
+            chips along each axis), cuda:h100 (or a100, h200), cuda:h100:8 for eight. "" compiles
+            for the devices that are present.
         largest: With a target: find the largest batch of each kind of step, by compiling two
             sizes of each.
         views_per_core: With a target: views per second that one host core makes, as measured by
             bench-input; prints the number of cores that feed the target. 0 omits it.
-        devices: Number of devices that share a batch; several numbers give a table by formulas
-            alone.
         memory_gb: Memory of one device in GiB; by default that of the device that is present.
         compile: Compile the step as well, for the devices that are present or for simulated CPUs.
+        timeout: Maximum time in seconds for compiling.
         per_device: Examples per device in the table; 0 divides the recipe's batch.
         hardware: Rates that the table assumes for a device.
-        timeout: Maximum time in seconds for compiling.
         config: Every field of the config; defaults are the recipe's.
     """
 
     recipe: Recipe
+    devices: tuple[int, ...] = (1,)
     target: str = ""
     largest: bool = False
     views_per_core: float = 0.0
-    devices: tuple[int, ...] = (1,)
     memory_gb: float | None = None
     compile: bool = True
+    timeout: float = 900.0
     per_device: int = 0
     hardware: Annotated[Hardware, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=Hardware
     )
-    timeout: float = 900.0
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
-def selfcheck(argv: Sequence[str]) -> int:
-    """`cssl-jax selfcheck [RECIPE] [--devices 8] [--section.field VALUE ...]`."""
-    from cssl_jax.selfcheck.run import say, selfcheck
-
-    if not argv or (argv[0].startswith("-") and not asks_for_help(argv)):
-        argv = ["debug", *argv]
-    config = recipe_first("selfcheck", "[--devices 8]", argv)
-    default = SelfCheckOptions("debug", config=config)
-    options = parse(SelfCheckOptions, "selfcheck", argv, default)
-    result = selfcheck(
-        fit_warmup(options.config, config, argv),
-        devices=options.devices,
-        steps=options.steps,
-        full=options.full,
-        timeout=options.timeout,
-        progress=say,
-    )
-    print(result)
-    return 0 if result.passed else 1
-
-
-def plan(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """`cssl-jax plan RECIPE [--devices 32 | --target tpu:v5e:4x8] [--section.field VALUE ...]`."""
     from cssl_jax.planning.format import plan_text
     from cssl_jax.planning.planner import plan
-    from cssl_jax.planning.shapes import input_of
+    from cssl_jax.planning.shapes import data_shapes
 
     config = recipe_first("plan", "--devices 32", argv)
-    options = parse(PlanOptions, "plan", argv, PlanOptions(tyro.MISSING, config=config))
+    options = parse(Plan, "plan", argv, Plan(tyro.MISSING, config=config))
     chosen = fit_warmup(options.config, config, argv)
     if options.target:
         from cssl_jax.planning.target_plan import plan_target
@@ -126,7 +85,7 @@ def plan(argv: Sequence[str]) -> int:
         )
         print(plan_text(made))
         return 0
-    given = input_of(chosen, None, max(options.devices))
+    given = data_shapes(chosen, None, max(options.devices))
     found = rows(chosen, given, options.devices, options.per_device, options.hardware)
-    print(table(found, options.hardware))
+    print(format_table(found, options.hardware))
     return 0

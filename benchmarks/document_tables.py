@@ -1,9 +1,9 @@
 """The tables of README.md and docs/ that come from ``benchmarks/results/``, written in place.
 
-A table stands between ``<!-- figures: NAME -->`` and ``<!-- /figures -->``, with the command,
+A table stands between ``<!-- table: NAME -->`` and ``<!-- /table -->``, with the command,
 machine and date of its measurement below it. A test checks that every one is up to date.
 
-Command: python benchmarks/figures.py [--check]
+Command: python benchmarks/document_tables.py [--check]
 """
 
 import argparse
@@ -15,11 +15,11 @@ from typing import Any
 
 from measuring.report import spread
 from measuring.tables import best_in_bold, best_in_bold_by_column, markdown, percent, provenance
-from step import figures as step
+from step import document_tables as step
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-BLOCK = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
 def main() -> None:
@@ -36,7 +36,9 @@ def main() -> None:
             if not check:
                 path.write_text(new)
     if check and stale:
-        raise SystemExit(f"not up to date: {', '.join(stale)}; run python benchmarks/figures.py")
+        raise SystemExit(
+            f"not up to date: {', '.join(stale)}; run python benchmarks/document_tables.py"
+        )
 
 
 def documents() -> list[pathlib.Path]:
@@ -45,7 +47,7 @@ def documents() -> list[pathlib.Path]:
 
 
 def filled(text: str) -> str:
-    """A document with all of its tables written anew."""
+    """A document with all of its tables rewritten."""
 
     def block(match: re.Match[str]) -> str:
         return f"{match[1]}{TABLES[match[2]]()}\n{match[3]}"
