@@ -17,7 +17,7 @@ class ModelConfig:
             micro-batch (train.micro_batch).
         norm_views: Whether the views of an example share BatchNorm statistics: "joint" (all views
             of a group together, as in SimCLR) or "apart" (statistics of each view's own, as if the
-            views were encoded one after another, as in BYOL, SimSiam and Barlow Twins).
+            views were encoded one after another, as in BYOL and SimSiam).
         zero_init_residual: Start the scale of the last BatchNorm of each residual block from 0, as
             in SimCLR, instead of 1, as in BYOL.
         remat: Recompute activations in the backward pass: less memory, a second forward pass. XLA
