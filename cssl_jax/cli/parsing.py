@@ -34,7 +34,8 @@ def parse(cls: type[T], name: str, argv: Sequence[str], default: T | None = None
     words = ["--help" if word == HELP_ALL else word for word in argv]
     answer = functools.partial(tyro.cli, cls, prog=f"cssl-jax {name}", args=words, **options)
     if not asks_for_help(argv) or HELP_ALL in argv:
-        return answer()
+        parsed: T = answer()
+        return parsed
     full = io.TextIOWrapper(io.BytesIO(), "utf-8")  # tyro draws its boxes where they can be encoded
     try:
         with contextlib.redirect_stdout(full):

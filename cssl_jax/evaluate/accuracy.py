@@ -40,7 +40,8 @@ def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     # This counts the classes that the label beats, not those that beat it: every comparison with
     # NaN is false, so that a NaN score must not count in favour of the label.
     beaten = np.sum((label_score > scores) | ((label_score == scores) & is_higher_class), axis=1)
-    return (beaten >= scores.shape[1] - k) & ~np.isnan(label_score[:, 0])
+    hits: np.ndarray = (beaten >= scores.shape[1] - k) & ~np.isnan(label_score[:, 0])
+    return hits
 
 
 def top1_top5(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -223,4 +223,5 @@ def _sampled_similarities(
     # Each query that is processed at the same time holds its negatives, [count, d].
     rows = choose_tile(tile_size, len(queries), count * queries.shape[1]) or len(queries)
     rows = min(rows, len(queries))
-    return lax.map(lambda x: similarities(*x), (queries, own, seeds), batch_size=rows)
+    drawn: jax.Array = lax.map(lambda x: similarities(*x), (queries, own, seeds), batch_size=rows)
+    return drawn

@@ -149,7 +149,8 @@ class Classifier(Method):
 def logits_of(params: PyTree, x: jax.Array) -> jax.Array:
     """The classifier's [..., C] of what it classifies, [..., D]."""
     layer = params["classifier"]
-    return jnp.matmul(x, layer["kernel"], precision=jax.lax.Precision.HIGHEST) + layer["bias"]
+    products = jnp.matmul(x, layer["kernel"], precision=jax.lax.Precision.HIGHEST)
+    return jnp.add(products, layer["bias"])
 
 
 def _drop(x: jax.Array, keys: jax.Array, fraction: float) -> jax.Array:

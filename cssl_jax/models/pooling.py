@@ -30,7 +30,8 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
         and W' is computed from W in the same way.
     """
     sides = ((padding, padding), (padding, padding))
-    return nn.max_pool(x, (window, window), strides=(stride, stride), padding=sides)
+    maxima: jax.Array = nn.max_pool(x, (window, window), strides=(stride, stride), padding=sides)
+    return maxima
 
 
 def _forward(

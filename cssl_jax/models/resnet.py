@@ -79,7 +79,8 @@ def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, out: int, train: boo
         return x
     stride = (block.stride, block.stride)
     y = block.conv(out, (1, 1), strides=stride, padding="VALID", name="downsample_conv")(x)
-    return block.norm(name="downsample_bn")(y, train=train)
+    normalized: jax.Array = block.norm(name="downsample_bn")(y, train=train)
+    return normalized
 
 
 class ResNet(nn.Module):

@@ -100,7 +100,8 @@ def _at_once(method: Method, state: TrainState, batch: Batch, ctx: Context) -> G
         results = StepOutputs(metrics, model_state, outputs, targets, target_state, carry, examples)
         return value, results
 
-    return jax.grad(loss, has_aux=True)(state.params)
+    gradient, aux = jax.grad(loss, has_aux=True)(state.params)
+    return gradient, aux
 
 
 def _accumulated(

@@ -192,7 +192,8 @@ def _results(
     """Writes results.json, unless a finished run has it, and returns its content."""
     results_path = run / "results.json"
     if multihost.broadcast_from_primary(lambda: metrics is None and results_path.is_file()):
-        return json.loads(results_path.read_text())
+        results: dict[str, Any] = json.loads(results_path.read_text())
+        return results
     last = Checkpoint(experiment.total_steps, state.evaluated(experiment.method))
     best = _best(last, experiment, checkpoints)
     results = {

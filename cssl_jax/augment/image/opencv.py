@@ -174,5 +174,6 @@ def _blur_weights(sigma: float, radius: int) -> np.ndarray:
     """Weights of ``batched.blur_weights``, truncated where they are negligible; float32 [taps]."""
     reach = min(radius, max(1, math.ceil(_REACH * sigma)))
     offsets = np.arange(-reach, reach + 1)
-    weights = np.exp(-0.5 * np.square(offsets / max(sigma, 0.05)))
-    return (weights / weights.sum()).astype(np.float32)
+    weights: np.ndarray = np.exp(-0.5 * np.square(offsets / max(sigma, 0.05)))
+    weights /= weights.sum()
+    return weights.astype(np.float32)

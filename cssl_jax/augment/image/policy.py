@@ -171,7 +171,8 @@ def sample(key: jax.Array, policy: ImagePolicy, view: jax.Array | int = 0) -> Pa
         order [4] (int32, numbers of the four jitter operations); blur_sigma (pixels; 0: no blur).
     """
     view_key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), view)
-    uniform = dict(zip(_SLOTS, jax.random.uniform(view_key, (len(_SLOTS),), float), strict=True))
+    drawn = jax.random.uniform(view_key, (len(_SLOTS),), float)
+    uniform: dict[str, jax.Array] = dict(zip(_SLOTS, drawn, strict=True))
 
     def happens(name: str) -> jax.Array:
         values = jnp.asarray(getattr(policy, name))

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats.base import Records
@@ -12,6 +12,10 @@ from cssl_jax.data.sources import arrays
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.images import load_images
 from cssl_jax.errors import MissingDataError, UserError
+
+if TYPE_CHECKING:  # each format is imported when it is opened
+    from cssl_jax.data.formats.parquet import ParquetRecords
+    from cssl_jax.data.formats.tar import TarRecords
 
 Opener = Callable[[str, ImageOptions], Records]
 # Rules for the labels of a folder. Any other value of data.labels is the path of a labels.csv.
@@ -143,13 +147,15 @@ def _opener_for(folder: pathlib.Path) -> Opener:
     return _with_note_on_images(_tar if shards == ".tar" else _parquet, folder)
 
 
-def _with_note_on_images(opener: Opener, folder: pathlib.Path) -> Opener:
+def _with_note_on_images(
+    opener: Callable[[str, ImageOptions], "TarRecords | ParquetRecords"], folder: pathlib.Path
+) -> Opener:
     """Reader of shards that adds a note if there are images next to the shards."""
 
     def open_with_note(path: str, options: ImageOptions) -> Records:
         from cssl_jax.data.formats.walk import has_images
 
-        records: Any = opener(path, options)
+        records = opener(path, options)
         if not has_images(folder, 1):
             return records
         note = f"images next to the shards of {folder} are not read"
@@ -187,13 +193,13 @@ def _tfds(spec: str, options: ImageOptions) -> Records:
     return open_tfds(spec, image_key=options.image_key, label_key=options.label_key)
 
 
-def _tar(spec: str, options: ImageOptions) -> Records:
+def _tar(spec: str, options: ImageOptions) -> "TarRecords":
     from cssl_jax.data.formats.tar import open_tar
 
     return open_tar(spec, image_key=options.image_key, label_key=options.label_key)
 
 
-def _parquet(path: str, options: ImageOptions) -> Records:
+def _parquet(path: str, options: ImageOptions) -> "ParquetRecords":
     from cssl_jax.data.formats.parquet import open_parquet
 
     return open_parquet(path, image_key=options.image_key, label_key=options.label_key)

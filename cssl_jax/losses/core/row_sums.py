@@ -283,4 +283,7 @@ def _gradients(
         return anchor_gradient, candidate_gradient, scalar_total
 
     start = jax.tree.map(jnp.zeros_like, (matrix.anchors, matrix.candidates, scalars))
-    return lax.fori_loop(0, row_tiles, row_of_tiles, start)
+    gradients: tuple[jax.Array, jax.Array, PyTree] = lax.fori_loop(
+        0, row_tiles, row_of_tiles, start
+    )
+    return gradients
