@@ -102,16 +102,29 @@ class ImagePolicy:
     solarize_threshold: float = 0.5
 
     def __post_init__(self) -> None:
+        self._check_probabilities()
+        self._check_intervals()
+        self._check_numbers()
+        self._check_hue()
+        self._check_affine()
+
+    def _check_probabilities(self) -> None:
         for name in PROBABILITIES:
             values = getattr(self, name)
             if not values or any(not 0.0 <= p <= 1.0 for p in values):
                 raise UserError(f"augment.{name} is {values}; give probabilities between 0 and 1")
+
+    def _check_intervals(self) -> None:
         for name in ("crop_area", "crop_ratio", "scaling", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0.0 < low <= high < math.inf:
                 raise UserError(
                     f"augment.{name} is ({low}, {high}); give 0 < smallest <= largest, both finite"
                 )
+        if self.crop_area[1] > 1.0:
+            raise UserError(f"augment.crop_area ends at {self.crop_area[1]}; a crop is at most 1.0")
+
+    def _check_numbers(self) -> None:
         for name in ("brightness", "contrast", "saturation", "jitter_strength", "blur_kernel"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise UserError(f"augment.{name} is {getattr(self, name)}; give 0 or more, finite")
@@ -124,13 +137,15 @@ class ImagePolicy:
         for name in ("fill", "solarize_threshold"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"augment.{name} is {getattr(self, name)}; give 0 to 1")
-        if self.crop_area[1] > 1.0:
-            raise UserError(f"augment.crop_area ends at {self.crop_area[1]}; a crop is at most 1.0")
+
+    def _check_hue(self) -> None:
         if not 0.0 <= self.hue * self.jitter_strength <= 0.5:
             raise UserError(
                 f"augment.hue {self.hue} at strength {self.jitter_strength} turns the colour "
                 "circle by more than half; keep their product within [0, 0.5]"
             )
+
+    def _check_affine(self) -> None:
         for name, neutral in NEUTRAL_AFFINE.items():
             if getattr(self, name) != neutral and not self.uses("affine"):
                 raise UserError(
