@@ -95,7 +95,9 @@ def parts(
         tile,
     )
     schedule = optax.constant_schedule(1e-3)
-    optimizer = optimizers.make_optimizer("lars", schedule, weight_decay=1e-6)
+    optimizer = optimizers.make_optimizer(
+        "lars", schedule, optimizers.OptimizerOptions(weight_decay=1e-6)
+    )
     return method, optimizer, InputSpec(size, 3, (0.0,) * 3, (1.0,) * 3)
 
 
@@ -114,6 +116,7 @@ def attempt(
 
     from cssl_jax.experiment import builders
     from cssl_jax.runtime import spmd
+    from cssl_jax.step.grad_cache import StepOptions
     from cssl_jax.step.train_step import make_train_step
 
     method, optimizer, spec = parts(
@@ -128,9 +131,11 @@ def attempt(
             lambda _, constants, host_batch: {
                 "views": {"main": host_batch["views"].astype(jnp.float32) / 255}
             },
-            total_steps=1000,
-            axis_name=spmd.AXIS,
-            micro_batches=batch // micro_batch if micro_batch else 1,
+            StepOptions(
+                total_steps=1000,
+                axis_name=spmd.AXIS,
+                micro_batches=batch // micro_batch if micro_batch else 1,
+            ),
         ),
         mesh,
     )

@@ -317,16 +317,18 @@ def make_optimizer(
     optimizer = optimizers.make_optimizer(
         options.name,
         schedule,
-        weight_decay=options.weight_decay,
-        momentum=options.momentum,
-        nesterov=options.nesterov,
-        b1=options.b1,
-        b2=options.b2,
-        trust_coefficient=options.trust_coefficient,
-        trust_clip=options.trust_clip,
-        trust_eps=options.trust_eps,
-        clip_norm=options.clip_norm,
-        exclude_norm_and_bias=options.exclude_norm_and_bias,
+        optimizers.OptimizerOptions(
+            weight_decay=options.weight_decay,
+            momentum=options.momentum,
+            nesterov=options.nesterov,
+            b1=options.b1,
+            b2=options.b2,
+            trust_coefficient=options.trust_coefficient,
+            trust_clip=options.trust_clip,
+            trust_eps=options.trust_eps,
+            clip_norm=options.clip_norm,
+            exclude_norm_and_bias=options.exclude_norm_and_bias,
+        ),
     )
     return optimizer, schedule, total_steps
 

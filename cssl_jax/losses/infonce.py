@@ -22,7 +22,7 @@ from cssl_jax.losses.core.similarity import (
 _RowSums = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def info_nce(
+def info_nce(  # noqa: PLR0913  the arguments are the parameters of the formula
     queries: jax.Array,
     keys: jax.Array,
     *,
@@ -107,7 +107,7 @@ def clip(
     return (first_to_second + second_to_first) / 2
 
 
-def query_contrast(
+def query_contrast(  # noqa: PLR0913  the arguments are those of info_nce
     queries: jax.Array,
     keys: jax.Array,
     *,

@@ -6,6 +6,7 @@ for LARS, which are adapted.
 """
 
 import collections
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -136,21 +137,46 @@ def describe_exclusions(
     return "\n".join(rows)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """Coefficients of the optimizers, see the formulas of ``make_optimizer``.
+
+    Attributes:
+      weight_decay: Weight decay λ. SimCLR's paper uses 1e-6, the README of its code 1e-4.
+      momentum: Momentum coefficient of "lars" and "sgd".
+      nesterov: True for Nesterov momentum in "lars" and "sgd".
+      b1: Decay rate of the first moment in "adam" and "adamw".
+      b2: Decay rate of the second moment in "adam" and "adamw".
+      eps: Constant added to the root of the second moment in "adam" and "adamw".
+      trust_coefficient: Trust coefficient η of "lars".
+      trust_clip: True to replace trust by min(trust / lr, 1) in "lars", as ``clip_lr`` of
+        solo-learn's LARS (after LARC). No tensor then moves faster than lr.
+      trust_eps: Constant ε in the denominator of the trust ratio of "lars". The TensorFlow code
+        uses 0, solo-learn 1e-8.
+      clip_norm: Maximum global norm of the raw gradient, before decay; None: no clipping.
+      exclude_norm_and_bias: True to exclude the parameters selected by ``is_norm_or_bias`` from
+        decay in all optimizers and from adaptation in "lars". False decays and adapts every
+        parameter.
+    """
+
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    trust_coefficient: float = 0.001
+    trust_clip: bool = False
+    trust_eps: float = 0.0
+    clip_norm: float | None = None
+    exclude_norm_and_bias: bool = True
+
+
+DEFAULTS = OptimizerOptions()
+
+
 def make_optimizer(
-    name: str,
-    schedule: optax.Schedule,
-    *,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    trust_coefficient: float = 0.001,
-    trust_clip: bool = False,
-    trust_eps: float = 0.0,
-    clip_norm: float | None = None,
-    exclude_norm_and_bias: bool = True,
+    name: str, schedule: optax.Schedule, options: OptimizerOptions = DEFAULTS
 ) -> optax.GradientTransformation:
     """Return the optimizer called ``name``.
 
@@ -168,21 +194,7 @@ def make_optimizer(
     Args:
       name: Optimizer: "lars", "sgd", "adam" or "adamw".
       schedule: Function from the number of completed updates to the learning rate.
-      weight_decay: Weight decay λ. SimCLR's paper uses 1e-6, the README of its code 1e-4.
-      momentum: Momentum coefficient of "lars" and "sgd".
-      nesterov: True for Nesterov momentum in "lars" and "sgd".
-      b1: Decay rate of the first moment in "adam" and "adamw".
-      b2: Decay rate of the second moment in "adam" and "adamw".
-      eps: Constant added to the root of the second moment in "adam" and "adamw".
-      trust_coefficient: Trust coefficient η of "lars".
-      trust_clip: True to replace trust by min(trust / lr, 1) in "lars", as ``clip_lr`` of
-        solo-learn's LARS (after LARC). No tensor then moves faster than lr.
-      trust_eps: Constant ε in the denominator of the trust ratio of "lars". The TensorFlow code
-        uses 0, solo-learn 1e-8.
-      clip_norm: Maximum global norm of the raw gradient, before decay; None: no clipping.
-      exclude_norm_and_bias: True to exclude the parameters selected by ``is_norm_or_bias`` from
-        decay in all optimizers and from adaptation in "lars". False decays and adapts every
-        parameter.
+      options: Coefficients of the formulas, the clipping and the exclusion of parameters.
 
     Returns:
       Transformation whose state and updates have the parameters' dtype or float32, whichever is
@@ -192,35 +204,36 @@ def make_optimizer(
       UserError: The name is unknown, ``clip_norm`` is not positive, ``nesterov`` is used with
         "adam" or "adamw", or ``trust_clip`` is used without "lars".
     """
-    mask = decay_mask if exclude_norm_and_bias else _full_mask
-    decay = optax.add_decayed_weights(weight_decay, mask)
-    adapt = adapted_by_trust_ratio(trust_coefficient, trust_eps)
-    if trust_clip:
-        adapt = clipped_trust_ratio(schedule, trust_coefficient, trust_eps)
+    mask = decay_mask if options.exclude_norm_and_bias else _full_mask
+    decay = optax.add_decayed_weights(options.weight_decay, mask)
+    adapt = adapted_by_trust_ratio(options.trust_coefficient, options.trust_eps)
+    if options.trust_clip:
+        adapt = clipped_trust_ratio(schedule, options.trust_coefficient, options.trust_eps)
     learn = optax.scale_by_learning_rate(schedule)
-    trace = optax.trace(momentum, nesterov)
+    trace = optax.trace(options.momentum, options.nesterov)
+    adam = optax.scale_by_adam(options.b1, options.b2, options.eps)
     chains = {
         "lars": (decay, optax.masked(adapt, mask), learn, trace),
         "sgd": (decay, trace, learn),
-        "adam": (decay, optax.scale_by_adam(b1, b2, eps), learn),
-        "adamw": (optax.scale_by_adam(b1, b2, eps), decay, learn),
+        "adam": (decay, adam, learn),
+        "adamw": (adam, decay, learn),
     }
     chain = _choose("optimizer", chains, name)
-    _reject_unused_options(name, nesterov, trust_clip, clip_norm)
-    if clip_norm is not None:
-        chain = (optax.clip_by_global_norm(clip_norm), *chain)
+    _reject_unused_options(name, options)
+    if options.clip_norm is not None:
+        chain = (optax.clip_by_global_norm(options.clip_norm), *chain)
     return _in_float32_or_wider(optax.chain(*chain))
 
 
-def _reject_unused_options(
-    name: str, nesterov: bool, trust_clip: bool, clip_norm: float | None
-) -> None:
-    if nesterov and name in ("adam", "adamw"):
+def _reject_unused_options(name: str, options: OptimizerOptions) -> None:
+    if options.nesterov and name in ("adam", "adamw"):
         raise UserError(f'nesterov=True has no effect in "{name}"; use "sgd" or "lars", or False')
-    if trust_clip and name != "lars":
+    if options.trust_clip and name != "lars":
         raise UserError(f'trust_clip=True has no effect in "{name}"; use "lars", or False')
-    if clip_norm is not None and clip_norm <= 0:
-        raise UserError(f"clip_norm {clip_norm} would stop training; use None for no clipping")
+    if options.clip_norm is not None and options.clip_norm <= 0:
+        raise UserError(
+            f"clip_norm {options.clip_norm} would stop training; use None for no clipping"
+        )
 
 
 def trust_ratio(

@@ -10,6 +10,7 @@ import pytest
 
 from cssl_jax.errors import UserError
 from cssl_jax.optim import optimizers
+from cssl_jax.optim.optimizers import OptimizerOptions
 
 # NumPy and XLA compute the same float64 formula and differ in the order of additions only.
 EXACT = {"rtol": 1e-12, "atol": 1e-15}
@@ -135,7 +136,9 @@ GRADIENTS = [draw(seed) for seed in range(1, 6)]
 @pytest.mark.parametrize("eta", [0.001, 0.02])
 def test_lars_follows_the_published_formula_over_several_steps(float64, nesterov, eta):
     optimizer = optimizers.make_optimizer(
-        "lars", schedule(), weight_decay=0.1, nesterov=nesterov, trust_coefficient=eta
+        "lars",
+        schedule(),
+        OptimizerOptions(weight_decay=0.1, nesterov=nesterov, trust_coefficient=eta),
     )
     expected = by_hand(lars_rule(nesterov, eta), draw(0), GRADIENTS)
     assert_same(train(optimizer, draw(0), GRADIENTS), expected)
@@ -157,14 +160,16 @@ def test_lars_has_a_trust_of_one_where_a_norm_is_zero(float64):
 def test_lars_moves_a_zero_initialised_scale(float64):
     params = draw(0)
     params["encoder/block0/norm/scale"][:] = 0.0
-    optimizer = optimizers.make_optimizer("lars", lambda _: 0.5, weight_decay=0.1)
+    optimizer = optimizers.make_optimizer("lars", lambda _: 0.5, OptimizerOptions(weight_decay=0.1))
     after = train(optimizer, params, GRADIENTS[:1])[0]["encoder/block0/norm/scale"]
     np.testing.assert_allclose(after, -0.5 * GRADIENTS[0]["encoder/block0/norm/scale"], **EXACT)
 
 
 def test_lars_adapts_every_parameter_when_nothing_is_excluded(float64):
     optimizer = optimizers.make_optimizer(
-        "lars", schedule(), weight_decay=0.1, exclude_norm_and_bias=False
+        "lars",
+        schedule(),
+        OptimizerOptions(weight_decay=0.1, exclude_norm_and_bias=False),
     )
     expected = by_hand(lars_rule(), draw(0), GRADIENTS, decayed=set(SHAPES))
     assert_same(train(optimizer, draw(0), GRADIENTS), expected)
@@ -185,14 +190,16 @@ def test_lars_is_invariant_to_the_scale_of_the_loss(float64):
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_adds_decay_to_the_gradient_before_momentum(float64, nesterov):
     optimizer = optimizers.make_optimizer(
-        "sgd", schedule(), weight_decay=0.1, momentum=0.8, nesterov=nesterov
+        "sgd",
+        schedule(),
+        OptimizerOptions(weight_decay=0.1, momentum=0.8, nesterov=nesterov),
     )
     expected = by_hand(sgd_rule(nesterov, 0.8), draw(0), GRADIENTS)
     assert_same(train(optimizer, draw(0), GRADIENTS), expected)
 
 
 def test_sgd_without_momentum_is_gradient_descent(float64):
-    optimizer = optimizers.make_optimizer("sgd", lambda _: 0.5, momentum=0.0)
+    optimizer = optimizers.make_optimizer("sgd", lambda _: 0.5, OptimizerOptions(momentum=0.0))
     after = train(optimizer, draw(0), GRADIENTS[:2])
     total = {n: GRADIENTS[0][n] + GRADIENTS[1][n] for n in SHAPES}
     expected = {name: w - 0.5 * total[name] for name, w in draw(0).items()}
@@ -205,11 +212,9 @@ def test_adam_adds_decay_to_the_gradient_and_adamw_to_the_update(float64, name, 
     optimizer = optimizers.make_optimizer(
         name,
         schedule(),
-        weight_decay=0.1,
-        b1=0.8,
-        b2=0.95,
-        eps=1e-3,
-        exclude_norm_and_bias=exclude,
+        OptimizerOptions(
+            weight_decay=0.1, b1=0.8, b2=0.95, eps=1e-3, exclude_norm_and_bias=exclude
+        ),
     )
     decayed = KERNELS if exclude else set(SHAPES)
     expected = by_hand(adam_rule(decoupled), draw(0), GRADIENTS, decayed)
@@ -220,7 +225,9 @@ def test_clipping_bounds_the_global_gradient_norm_before_decay(float64):
     params = {"a/kernel": np.array([[2.0]]), "b/bias": np.array([3.0])}
     gradients = [{"a/kernel": np.array([[3.0]]), "b/bias": np.array([4.0])}]  # norm 5
     optimizer = optimizers.make_optimizer(
-        "sgd", lambda _: 1.0, momentum=0.0, weight_decay=0.5, clip_norm=1.0
+        "sgd",
+        lambda _: 1.0,
+        OptimizerOptions(momentum=0.0, weight_decay=0.5, clip_norm=1.0),
     )
     # Expected values: 2 - (3/5 + 0.5 * 2) and 3 - 4/5.
     expected = {"a/kernel": np.array([[0.4]]), "b/bias": np.array([2.2])}
@@ -228,7 +235,7 @@ def test_clipping_bounds_the_global_gradient_norm_before_decay(float64):
 
 
 def test_clipping_does_not_change_a_small_gradient(float64):
-    clipped = optimizers.make_optimizer("sgd", schedule(), clip_norm=1e3)
+    clipped = optimizers.make_optimizer("sgd", schedule(), OptimizerOptions(clip_norm=1e3))
     plain = optimizers.make_optimizer("sgd", schedule())
     assert_same(train(clipped, draw(0), GRADIENTS), train(plain, draw(0), GRADIENTS))
 
@@ -242,7 +249,9 @@ def test_state_is_float32_or_wider_and_preserves_dtypes(
     float64, name, parameter_dtype, state_dtype
 ):
     params = nest({k: jnp.asarray(v, parameter_dtype) for k, v in draw(0).items()})
-    optimizer = optimizers.make_optimizer(name, schedule(), weight_decay=0.1, clip_norm=1.0)
+    optimizer = optimizers.make_optimizer(
+        name, schedule(), OptimizerOptions(weight_decay=0.1, clip_norm=1.0)
+    )
     before = optimizer.init(params)
     updates, after = optimizer.update(params, before, params)
     types = [leaf.dtype for leaf in jax.tree.leaves(before)]
@@ -259,7 +268,7 @@ def test_an_optimizer_works_inside_an_outer_mask(float64):
     def only_projector(tree):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "projector", tree)
 
-    inner = optimizers.make_optimizer("lars", schedule(), weight_decay=0.1)
+    inner = optimizers.make_optimizer("lars", schedule(), OptimizerOptions(weight_decay=0.1))
     actual = train(optax.masked(inner, only_projector), draw(0), GRADIENTS)
     part = {name: value for name, value in draw(0).items() if name.startswith("projector")}
     expected = by_hand(lars_rule(), part, GRADIENTS)
@@ -393,9 +402,9 @@ def test_an_unknown_name_is_rejected_with_the_choices():
 
 def test_harmful_and_ineffective_options_are_rejected():
     with pytest.raises(UserError, match="use None for no clipping"):
-        optimizers.make_optimizer("sgd", schedule(), clip_norm=0.0)
+        optimizers.make_optimizer("sgd", schedule(), OptimizerOptions(clip_norm=0.0))
     with pytest.raises(UserError, match='nesterov=True has no effect in "adam"'):
-        optimizers.make_optimizer("adam", schedule(), nesterov=True)
+        optimizers.make_optimizer("adam", schedule(), OptimizerOptions(nesterov=True))
 
 
 def unbalanced_parameters():
@@ -430,7 +439,9 @@ def solo_learn(params, gradients, rate, *, eta, eps, momentum=0.9):
 def test_clipped_lars_matches_solo_learn_at_a_constant_rate(float64, eps):
     """At a constant rate, momentum before and after the rate gives the same result."""
     optimizer = optimizers.make_optimizer(
-        "lars", lambda _: 0.5, trust_coefficient=0.02, trust_clip=True, trust_eps=eps
+        "lars",
+        lambda _: 0.5,
+        OptimizerOptions(trust_coefficient=0.02, trust_clip=True, trust_eps=eps),
     )
     actual = train(optimizer, unbalanced_parameters(), GRADIENTS)
     assert_same(actual, solo_learn(unbalanced_parameters(), GRADIENTS, 0.5, eta=0.02, eps=eps))
@@ -447,7 +458,9 @@ def test_clipped_lars_has_the_rate_in_the_buffer_and_decay_in_the_norm(float64):
         return memory["v"]
 
     options = {"trust_coefficient": 0.02, "trust_clip": True, "trust_eps": 0.5}
-    optimizer = optimizers.make_optimizer("lars", schedule(), weight_decay=0.1, **options)
+    optimizer = optimizers.make_optimizer(
+        "lars", schedule(), OptimizerOptions(weight_decay=0.1, **options)
+    )
     assert_same(
         train(optimizer, unbalanced_parameters(), GRADIENTS),
         by_hand(rule, unbalanced_parameters(), GRADIENTS),
@@ -457,17 +470,19 @@ def test_clipped_lars_has_the_rate_in_the_buffer_and_decay_in_the_norm(float64):
 def test_clipped_lars_moves_a_tensor_at_the_learning_rate_where_a_norm_is_zero(float64):
     params = draw(0)
     params["projector/dense/kernel"][:] = 0.0
-    optimizer = optimizers.make_optimizer("lars", lambda _: 0.5, trust_clip=True)
+    optimizer = optimizers.make_optimizer("lars", lambda _: 0.5, OptimizerOptions(trust_clip=True))
     after = train(optimizer, params, GRADIENTS[:1])[0]["projector/dense/kernel"]
     np.testing.assert_allclose(after, -0.5 * GRADIENTS[0]["projector/dense/kernel"], **EXACT)
 
 
 def test_the_trust_ratio_has_its_epsilon_in_the_denominator(float64):
-    optimizer = optimizers.make_optimizer("lars", schedule(), weight_decay=0.1, trust_eps=0.5)
+    optimizer = optimizers.make_optimizer(
+        "lars", schedule(), OptimizerOptions(weight_decay=0.1, trust_eps=0.5)
+    )
     expected = by_hand(lars_rule(eps=0.5), draw(0), GRADIENTS)
     assert_same(train(optimizer, draw(0), GRADIENTS), expected)
 
 
 def test_trust_clip_is_rejected_without_lars():
     with pytest.raises(UserError, match="trust_clip=True has no effect"):
-        optimizers.make_optimizer("sgd", schedule(), trust_clip=True)
+        optimizers.make_optimizer("sgd", schedule(), OptimizerOptions(trust_clip=True))
