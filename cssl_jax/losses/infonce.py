@@ -1,5 +1,6 @@
 """InfoNCE between queries and keys or between two modalities, with optional queue or sampling."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -124,6 +125,8 @@ def query_contrast(  # noqa: PLR0913  the arguments are those of info_nce
     check_positive(temperature=temperature)
     if not in_batch and queue is None:
         raise UserError("in_batch=False leaves no negatives; give a queue")
+    if queue is not None:
+        chex.assert_shape(queue, (None, keys.shape[1]), custom_message="give queue as [Q, d]")
     queries, keys = normalize_rows(queries), normalize_rows(keys)
     scale = 1 / jnp.asarray(temperature, queries.dtype)
     positive = jnp.sum(queries * keys, axis=-1) * scale

@@ -1,5 +1,6 @@
 """Projection head: network on top of the encoder that is discarded after pretraining."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ class ProjectionHead(nn.Module):
     @nn.compact
     def __call__(self, features: jax.Array, train: bool = False) -> jax.Array:
         """Maps features [n, D] to projections [n, d] of any norm, float32 or wider."""
+        chex.assert_rank(features, 2)
         x = features
         hidden = self.hidden or features.shape[-1]
         for i in range(self.layers if self.num_applied_layers is None else self.num_applied_layers):

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -141,6 +142,7 @@ class ResNet(nn.Module):
         Raises:
             UserError: The stem is unknown.
         """
+        chex.assert_rank(x, 4)
         if self.stem not in ("imagenet", "cifar"):
             raise UserError(f"stem {self.stem!r} is unknown; use 'imagenet' or 'cifar'")
         conv = functools.partial(Conv, dtype=self.dtype)

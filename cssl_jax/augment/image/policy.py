@@ -5,6 +5,7 @@ import itertools
 import math
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,6 +186,7 @@ def sample(key: jax.Array, policy: ImagePolicy, view: jax.Array | int = 0) -> Pa
         contrast and saturation (factors), brightness_shift; hue (fraction of the colour circle);
         order [4] (int32, numbers of the four jitter operations); blur_sigma (pixels; 0: no blur).
     """
+    chex.assert_shape(key, (2,))
     view_key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), view)
     drawn = jax.random.uniform(view_key, (len(_SLOTS),), float)
     uniform: dict[str, jax.Array] = dict(zip(_SLOTS, drawn, strict=True))
