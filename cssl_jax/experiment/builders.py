@@ -203,7 +203,7 @@ def own_views(method: Method) -> dict[str, int]:
     return {group: count for group, count in method.views.items() if group != TARGET}
 
 
-def make_pipeline(
+def make_pipeline(  # noqa: PLR0913 - each argument is a fact of its own
     config: Config,
     sampler: Sampler,
     spec: InputSpec,

@@ -106,8 +106,11 @@ def _drop(
     def kept(key: jax.Array) -> Any:
         return jax.random.bernoulli(jax.random.fold_in(_wrap(key), module.layer), kept_rate, shape)
 
-    return jnp.where(jax.vmap(kept)(keys), x / (1 - module.rate), jnp.zeros((), x.dtype))
+    masks: jax.Array = jax.vmap(kept)(keys)
+    dropped: jax.Array = jnp.where(masks, x / (1 - module.rate), jnp.zeros((), x.dtype))
+    return dropped
 
 
 def _wrap(key: jax.Array) -> jax.Array:
-    return jax.random.wrap_key_data(key, impl="threefry2x32")
+    wrapped: jax.Array = jax.random.wrap_key_data(key, impl="threefry2x32")
+    return wrapped

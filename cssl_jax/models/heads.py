@@ -75,7 +75,7 @@ class WeightNormDense(nn.Module):
             kernel = kernel * self.param("scale", nn.initializers.ones_init(), (self.features,))
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = x @ kernel
+        y: jax.Array = x @ kernel
         return y if bias is None else y + bias
 
 

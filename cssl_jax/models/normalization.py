@@ -112,14 +112,12 @@ class BatchNorm(nn.Module):
             if not initializing:
                 for running, new in ((running_mean, mean), (running_var, var)):
                     new = jax.lax.stop_gradient(new)
-                    if members is None:
-                        average = new.mean(axis=0)
-                        if axis_name is not None:
-                            average = jax.lax.pmean(average, axis_name)
-                        averages = [average]
-                    else:  # every device has the statistics of all cells: an average per view
-                        averages = list(new.reshape(groups.count, -1, channels).mean(axis=0))
-                    for average in averages:
+                    # With members, every device has the statistics of all cells.
+                    for average in (
+                        [_average_of_devices(new, axis_name)]
+                        if members is None
+                        else _averages_of_views(new, groups.count)
+                    ):
                         running.value = (
                             self.momentum * running.value + (1 - self.momentum) * average
                         )
@@ -135,6 +133,17 @@ class BatchNorm(nn.Module):
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros_init(), (channels,))
         return y.astype(self.dtype or y.dtype)
+
+
+def _average_of_devices(statistics: jax.Array, axis_name: str | None) -> jax.Array:
+    """Average of the statistics [groups, C] of all groups on all devices, [C]."""
+    average = statistics.mean(axis=0)
+    return average if axis_name is None else jax.lax.pmean(average, axis_name)
+
+
+def _averages_of_views(statistics: jax.Array, groups: int) -> list[jax.Array]:
+    """Average over the groups for each view, [C] each, of statistics [groups x views, C]."""
+    return list(statistics.reshape(groups, -1, statistics.shape[-1]).mean(axis=0))
 
 
 def group_statistics(

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,8 @@ def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, out: int, train: boo
         return x
     stride = (block.stride, block.stride)
     y = block.conv(out, (1, 1), strides=stride, padding="VALID", name="downsample_conv")(x)
-    return block.norm(name="downsample_bn")(y, train=train)
+    normalized: jax.Array = block.norm(name="downsample_bn")(y, train=train)
+    return normalized
 
 
 class ResNet(nn.Module):
@@ -148,6 +150,7 @@ class ResNet(nn.Module):
         Raises:
             UserError: The stem is unknown, or there is a mask of patches.
         """
+        chex.assert_rank(x, 4)
         if keep is not None:
             raise UserError("a ResNet cannot omit patches of an image; use an encoder of patches")
         if self.stem not in ("imagenet", "cifar"):
