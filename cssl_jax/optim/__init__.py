@@ -1,5 +1,21 @@
 """Optimizers, learning-rate schedules, tensor norms and LARS trust ratios."""
 
-from cssl_jax.lazy import submodules
+from typing import TYPE_CHECKING
 
-__getattr__ = submodules(__name__)
+from cssl_jax.lazy import public_names
+
+if TYPE_CHECKING:
+    from cssl_jax.optim.optimizers import (
+        make_optimizer,
+        make_schedule,
+        scaled_learning_rate,
+        warmup_cosine,
+    )
+
+__all__ = [
+    "make_optimizer",
+    "make_schedule",
+    "scaled_learning_rate",
+    "warmup_cosine",
+]
+__getattr__, __dir__ = public_names(__name__)
