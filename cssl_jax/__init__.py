@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cssl_jax.config import Config
     from cssl_jax.errors import InterruptedRunError, RunError, UserError
     from cssl_jax.evaluate.load import load_encoder
+    from cssl_jax.evaluate.results import Results
     from cssl_jax.evaluate.run import evaluate_run
     from cssl_jax.experiment.image_sets import check_data, split_data
     from cssl_jax.experiment.input_profile import bench_input
@@ -38,6 +39,7 @@ __all__ = [
     "Config",
     "ImagePolicy",
     "InterruptedRunError",
+    "Results",
     "RunError",
     "UserError",
     "__version__",

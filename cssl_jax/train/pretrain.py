@@ -19,6 +19,7 @@ from cssl_jax.data.cleaning.scan import write_rejected
 from cssl_jax.data.sources.open import LABEL_RULES, absolute_spec
 from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.evaluate.evaluator import Checkpoint
+from cssl_jax.evaluate.results import Results
 from cssl_jax.experiment import builders
 from cssl_jax.experiment.experiment import KERNELS, Experiment
 from cssl_jax.files import write_json
@@ -45,7 +46,7 @@ def pretrain(
     profile_steps: str = "",
     watch: EvaluationCallback | None = None,
     report_startup: bool = False,
-) -> dict[str, Any]:
+) -> Results:
     """Trains an encoder into a run folder, or resumes the run that is in it.
 
     Several processes that call this together (``distributed.start``) compute what one process
@@ -61,7 +62,8 @@ def pretrain(
             which means something only if the process has done nothing else before.
 
     Returns:
-        The content of results.json.
+        The content of results.json: ``results.linear.top1``, or as a mapping
+        ``results["linear"]["top1"]``. ``results.to_json()`` is a dictionary.
 
     Raises:
         UserError: The config, the data or the folder do not fit each other.
@@ -119,7 +121,7 @@ def _pretrain(
     profile: Profile,
     watch: EvaluationCallback | None,
     report_startup: bool,
-) -> dict[str, Any]:
+) -> Results:
     def build() -> tuple[str | None, Experiment, OnlineEvaluation]:
         with signals.breakable():
             cache = process.set_compile_cache(config.runtime.compile_cache)
@@ -188,11 +190,11 @@ def _results(
     checkpoints: Checkpoints,
     state: TrainState,
     metrics: dict[str, Any] | None,
-) -> dict[str, Any]:
+) -> Results:
     """Writes results.json, unless a finished run has it, and returns its content."""
     results_path = run / "results.json"
     if multihost.broadcast_from_primary(lambda: metrics is None and results_path.is_file()):
-        return json.loads(results_path.read_text())
+        return Results.from_json(json.loads(results_path.read_text()))
     last = Checkpoint(experiment.total_steps, state.evaluated(experiment.method))
     best = _best(last, experiment, checkpoints)
     results = {
@@ -211,7 +213,7 @@ def _results(
         "versions": process.versions(),
     }
     multihost.run_on_primary(lambda: write_json(results_path, results))
-    return results
+    return Results.from_json(results)
 
 
 def _best(last: Checkpoint, experiment: Experiment, checkpoints: Checkpoints) -> Checkpoint:
