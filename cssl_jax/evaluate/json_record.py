@@ -16,6 +16,7 @@ class JsonRecord(Mapping[str, Any]):
 
     Attributes:
         extra: Entries of the object that are no fields, and optional fields that are null.
+        key_order: Keys in the order of the object that was read; the object is written in it.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +31,7 @@ class JsonRecord(Mapping[str, Any]):
     """
 
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata={"key": False})
+    key_order: tuple[str, ...] = dataclasses.field(default=(), repr=False, metadata={"key": False})
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
@@ -50,14 +52,19 @@ class JsonRecord(Mapping[str, Any]):
         for name, field in known.items():
             if _is_required(field) and name not in values:
                 raise ValueError(f"{cls.__name__} has no {name!r}")
-        return cls(**values, extra=extra)
+        return cls(**values, extra=extra, key_order=tuple(content))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object, of dictionaries, lists, numbers, text and None."""
         return {name: _to_json(value) for name, value in self._entries().items()}
 
     def _entries(self) -> dict[str, Any]:
-        """Key to attribute, without absent fields."""
+        """Key to value, in the order of the object."""
+        entries = self._unordered_entries()
+        return {name: entries[name] for name in self.key_order if name in entries} | entries
+
+    def _unordered_entries(self) -> dict[str, Any]:
+        """Key to value, without absent fields."""
         entries = {field.name: getattr(self, field.name) for field in _keys(type(self))}
         required = [field.name for field in _keys(type(self)) if _is_required(field)]
         present = {

@@ -341,8 +341,8 @@ class Results(Scores):
         extra = {name: value for name, value in record.extra.items() if name not in baselines}
         return dataclasses.replace(record, baselines=baselines, extra=extra)
 
-    def _entries(self) -> dict[str, Any]:
-        return {**super()._entries(), **self.baselines}
+    def _unordered_entries(self) -> dict[str, Any]:
+        return {**super()._unordered_entries(), **self.baselines}
 
     @property
     def rows(self) -> list[tuple[str, Scores]]:
