@@ -1,5 +1,16 @@
 """Augmentation policies: ``sample(key, policy) -> parameters``, ``apply(images, parameters)``."""
 
-from cssl_jax.lazy import submodules
+from typing import TYPE_CHECKING
 
-__getattr__ = submodules(__name__)
+from cssl_jax.lazy import public_names
+
+if TYPE_CHECKING:
+    from cssl_jax.augment.image.batched import apply_views
+    from cssl_jax.augment.image.policy import ImagePolicy, sample_views
+
+__all__ = [
+    "ImagePolicy",
+    "apply_views",
+    "sample_views",
+]
+__getattr__, __dir__ = public_names(__name__)

@@ -1,5 +1,25 @@
 """Data sources, example order and input pipelines that bring batches to the devices."""
 
-from cssl_jax.lazy import submodules
+from typing import TYPE_CHECKING
 
-__getattr__ = submodules(__name__)
+from cssl_jax.lazy import public_names
+
+if TYPE_CHECKING:
+    from cssl_jax.data.input_spec import InputSpec
+    from cssl_jax.data.pipeline.base import Pipeline
+    from cssl_jax.data.sampler import Sampler
+    from cssl_jax.data.sources.base import ArraySource, Source
+    from cssl_jax.data.sources.masks import MaskedSource, load_masks
+    from cssl_jax.data.sources.open import load_source
+
+__all__ = [
+    "ArraySource",
+    "InputSpec",
+    "MaskedSource",
+    "Pipeline",
+    "Sampler",
+    "Source",
+    "load_masks",
+    "load_source",
+]
+__getattr__, __dir__ = public_names(__name__)

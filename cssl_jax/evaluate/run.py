@@ -21,6 +21,7 @@ from cssl_jax.evaluate.evaluator import (
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.evaluate.protocols.segment_run import load_masked_splits, segment
+from cssl_jax.evaluate.results import Results
 from cssl_jax.experiment import builders
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.runtime import multihost, process
@@ -32,7 +33,7 @@ def evaluate_run(
     *,
     data: DataConfig | None = None,
     options: EvaluateConfig | None = None,
-) -> dict[str, Any]:
+) -> Results:
     """Evaluates a run's last and best checkpoint, on the run's own data or on other data.
 
     The metrics are written to the run's results.json, if the run has finished. Metrics on its own
@@ -50,9 +51,9 @@ def evaluate_run(
         options: Options of the protocols; None: those of the run.
 
     Returns:
-        Metrics of ``Evaluator.report`` (for "segment", of ``segment_run.segment``), with "source",
-        "validation_source", "split": number of images per split, and "notes" on the data (not for
-        "segment").
+        Metrics of the protocols for the last and the best checkpoint and for the baselines, with
+        the context of the evaluation: ``results.linear.top1``, or as a mapping
+        ``results["linear"]["top1"]``. ``results.to_json()`` is a dictionary.
 
     Raises:
         UserError: A protocol, the data or an option is invalid.
@@ -68,7 +69,7 @@ def _evaluate_run(
     protocol: str | Sequence[str] | None,
     data: DataConfig | None,
     options: EvaluateConfig | None,
-) -> dict[str, Any]:
+) -> Results:
     names = protocols.PROTOCOLS if protocol is None else protocol
     names = (names,) if isinstance(names, str) else tuple(names)
     protocols.check_names(names)  # before the run is opened, which takes seconds
@@ -117,12 +118,10 @@ def _evaluate_run(
     if transfer:
         results["leakage"]["pretraining"] = _pretraining_leakage(run_config, validation)
     multihost.run_on_primary(lambda: _save(encoder.run / "results.json", results, transfer))
-    return results
+    return Results.from_json(results)
 
 
-def _segment(
-    encoder: Encoder, data: DataConfig | None, options: EvaluateConfig | None
-) -> dict[str, Any]:
+def _segment(encoder: Encoder, data: DataConfig | None, options: EvaluateConfig | None) -> Results:
     """Evaluates an encoder by the segment protocol and saves its metrics as "transfer"."""
 
     def prepare() -> tuple[Config, MaskedSource, MaskedSource]:
@@ -141,7 +140,7 @@ def _segment(
     }
     results["leakage"]["pretraining"] = _pretraining_leakage(encoder.config, validation.images)
     multihost.run_on_primary(lambda: _save(encoder.run / "results.json", results, transfer=True))
-    return results
+    return Results.from_json(results)
 
 
 def _require_same(

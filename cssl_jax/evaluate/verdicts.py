@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from cssl_jax.evaluate.results import Accuracy, Results, Scores
 from cssl_jax.losses.ntxent import chance_level
 
 Metrics = Mapping[str, Any]
@@ -351,25 +352,26 @@ def check_online(lines: Sequence[Metrics]) -> list[Verdict]:
     return []
 
 
-def check_results(results: Metrics) -> list[Verdict]:
+def check_results(results: Results) -> list[Verdict]:
     """Verdicts on the final metrics, compared with the untrained encoder and raw pixels.
 
     Args:
         results: Results of ``Evaluator.report``, with the baselines "random_init" and "pixels".
     """
     verdicts: list[Verdict] = []
-    for name, label in (
-        ("linear", "linear probe top-1"),
-        ("knn", "kNN top-1"),
-        ("view_retrieval", "view retrieval"),
-    ):
-        rows = [results, results.get("random_init", {}), results.get("pixels", {})]
-        if not all(name in row for row in rows):
+    if not {"random_init", "pixels"} <= set(results.baselines):
+        return verdicts
+    rows: list[Scores] = [results, results.baselines["random_init"], results.baselines["pixels"]]
+    scores: dict[str, tuple[str, list[float | None]]] = {
+        "linear": ("linear probe top-1", [_top1(row.linear) for row in rows]),
+        "knn": ("kNN top-1", [_top1(row.knn) for row in rows]),
+        "view_retrieval": ("view retrieval", [row.view_retrieval for row in rows]),
+    }
+    for name, (label, values) in scores.items():
+        known = [100 * value for value in values if value is not None]
+        if len(known) < len(rows):
             continue
-        trained, untrained, pixels = (
-            100 * (row[name]["top1"] if isinstance(row[name], Mapping) else row[name])
-            for row in rows
-        )
+        trained, untrained, pixels = known
         grade: Grade
         if trained <= untrained:
             grade, title = "bad", "no better than untrained"
@@ -383,6 +385,10 @@ def check_results(results: Metrics) -> list[Verdict]:
         )
         verdicts.append(Verdict(f"baselines {name}", grade, title, detail))
     return verdicts
+
+
+def _top1(accuracy: Accuracy | None) -> float | None:
+    return None if accuracy is None else accuracy.top1
 
 
 def _is_finite(value: Any) -> bool:

@@ -1,5 +1,20 @@
 """Builds from a config what a run needs: data, pipeline, method, optimizer, first state."""
 
-from cssl_jax.lazy import submodules
+from typing import TYPE_CHECKING
 
-__getattr__ = submodules(__name__)
+from cssl_jax.lazy import public_names
+
+if TYPE_CHECKING:
+    from cssl_jax.experiment.experiment import Experiment
+    from cssl_jax.experiment.image_sets import DataCheck, check_data, split_data
+    from cssl_jax.experiment.input_profile import InputReport, bench_input
+
+__all__ = [
+    "DataCheck",
+    "Experiment",
+    "InputReport",
+    "bench_input",
+    "check_data",
+    "split_data",
+]
+__getattr__, __dir__ = public_names(__name__)

@@ -1,5 +1,14 @@
 """Weights in from, and out to, other libraries."""
 
-from cssl_jax.lazy import submodules
+from typing import TYPE_CHECKING
 
-__getattr__ = submodules(__name__)
+from cssl_jax.lazy import public_names
+
+if TYPE_CHECKING:
+    from cssl_jax.interop.torchvision import from_torchvision, to_torchvision
+
+__all__ = [
+    "from_torchvision",
+    "to_torchvision",
+]
+__getattr__, __dir__ = public_names(__name__)

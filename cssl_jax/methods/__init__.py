@@ -1,5 +1,32 @@
 """One file a self-supervised method; SimCLR first."""
 
-from cssl_jax.lazy import submodules
+from typing import TYPE_CHECKING
 
-__getattr__ = submodules(__name__)
+from cssl_jax.lazy import public_names
+
+if TYPE_CHECKING:
+    from cssl_jax.methods.adaptation import Adaptation
+    from cssl_jax.methods.base import Context, Method, StepOutputs, copied
+    from cssl_jax.methods.classifier import Classifier
+    from cssl_jax.methods.coral import DeepCORAL
+    from cssl_jax.methods.dann import DANN
+    from cssl_jax.methods.entry import MethodEntry, Modules
+    from cssl_jax.methods.registry import METHODS, method_entry
+    from cssl_jax.methods.simclr import SimCLR
+
+__all__ = [
+    "DANN",
+    "METHODS",
+    "Adaptation",
+    "Classifier",
+    "Context",
+    "DeepCORAL",
+    "Method",
+    "MethodEntry",
+    "Modules",
+    "SimCLR",
+    "StepOutputs",
+    "copied",
+    "method_entry",
+]
+__getattr__, __dir__ = public_names(__name__)

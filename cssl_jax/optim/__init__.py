@@ -1,5 +1,31 @@
 """Optimizers, learning-rate schedules, tensor norms and LARS trust ratios."""
 
-from cssl_jax.lazy import submodules
+from typing import TYPE_CHECKING
 
-__getattr__ = submodules(__name__)
+from cssl_jax.lazy import public_names
+
+if TYPE_CHECKING:
+    from cssl_jax.optim.optimizers import (
+        make_optimizer,
+        make_schedule,
+        scaled_learning_rate,
+        warmup_cosine,
+    )
+    from cssl_jax.optim.registry import (
+        OPTIMIZERS,
+        OptimizerEntry,
+        OptimizerOptions,
+        optimizer_entry,
+    )
+
+__all__ = [
+    "OPTIMIZERS",
+    "OptimizerEntry",
+    "OptimizerOptions",
+    "make_optimizer",
+    "make_schedule",
+    "optimizer_entry",
+    "scaled_learning_rate",
+    "warmup_cosine",
+]
+__getattr__, __dir__ = public_names(__name__)

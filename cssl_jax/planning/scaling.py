@@ -8,7 +8,7 @@ from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.planning import formulas
 from cssl_jax.planning.planner import cost_of
-from cssl_jax.planning.shapes import DataShapes
+from cssl_jax.planning.shapes import DataShapes, data_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,55 @@ class Row:
     def step(self) -> float:
         """Seconds per step if compute, traffic and waits do not overlap."""
         return self.compute + self.wires + self.waits
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingPlan:
+    """Cost of a step for several numbers of devices; its text is a Markdown table.
+
+    Attributes:
+        rows: Cost per number of devices.
+        hardware: Assumed rates of a device.
+    """
+
+    rows: tuple[Row, ...]
+    hardware: Hardware
+
+    def __str__(self) -> str:
+        return format_table(self.rows, self.hardware)
+
+
+def plan_scaling(
+    config: Config,
+    devices: Sequence[int],
+    *,
+    per_device: int = 0,
+    hardware: Hardware | None = None,
+) -> ScalingPlan:
+    """Computes the cost of a step for several numbers of devices, by formulas alone.
+
+    Nothing is compiled, and no device is used.
+
+    Args:
+        config: Config of the run; see ``recipes.load``.
+        devices: Numbers of devices that share a batch.
+        per_device: Examples per device; 0 divides the config's batch over the devices.
+        hardware: Assumed rates of a device; None: the defaults of ``Hardware``.
+
+    Raises:
+        UserError: There is no number of devices, or a batch does not divide over one of them.
+
+    Example:
+        >>> import cssl_jax
+        >>> planned = plan_scaling(cssl_jax.load_recipe("imagenet_resnet50"), [32, 64])
+        >>> [(row.devices, row.batch) for row in planned.rows]
+        [(32, 4096), (64, 4096)]
+    """
+    if not devices:
+        raise UserError("--devices is empty; give one number, or several for a table")
+    hardware = hardware or Hardware()
+    given = data_shapes(config, None, max(devices))
+    return ScalingPlan(tuple(rows(config, given, devices, per_device, hardware)), hardware)
 
 
 def rows(

@@ -1,7 +1,8 @@
 """Charts of runs over epochs: titles, series and baselines, for the page, PNG and Markdown."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cssl_jax.report.run_reader import Line, RunFolder
 
@@ -183,10 +184,12 @@ def _baselines(
 ) -> list[Series]:
     """Levels of the untrained encoder and of raw pixels; empty until the run has its results."""
     series, lines = [], [line for line in run.online if name in line]
-    for key, title in (("random_init", "untrained"), ("pixels", "pixels")):
-        value = run.results.get(key, {})
-        for subkey in name.split("."):
-            value = value.get(subkey) if isinstance(value, dict) else None
+    titles = {"random_init": "untrained"}
+    for key, scores in (run.results.baselines if run.results else {}).items():
+        title = titles.get(key, key)
+        value: Any = scores
+        for subkey in name.split("."):  # the name of an online metric is a path in the results
+            value = value.get(subkey) if isinstance(value, Mapping) else None
         if isinstance(value, int | float) and lines:
             label = f"{run.name} {title}" if len(runs) > 1 else title
             span = [0.0, lines[-1]["epoch"]]

@@ -15,6 +15,7 @@ from cssl_jax.evaluate.protocols.linear import standardiser
 from cssl_jax.evaluate.solvers.logistic import fit_logistic
 from cssl_jax.experiment import builders
 from cssl_jax.report import projections
+from cssl_jax.report.escape import printable
 from cssl_jax.report.run_reader import RunFolder
 from cssl_jax.report.thumbnails import Sprite, make_sprite
 from cssl_jax.runtime import process
@@ -172,11 +173,6 @@ def _names(source: Source) -> list[str]:
     return [printable(pathlib.PurePath(name).name) for name in source.names.tolist()]
 
 
-def printable(text: str) -> str:
-    r"""Makes text encodable as UTF-8; undecodable bytes of a file name become escapes (\xe9)."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def confusion(run: RunFolder, gallery: Gallery, encoder: Encoder, images: int) -> Confusion:
     """Returns the confusion matrix of a linear probe on the gallery's images.
 
@@ -191,9 +187,9 @@ def confusion(run: RunFolder, gallery: Gallery, encoder: Encoder, images: int) -
     Raises:
         UserError: The training or the validation split has no labels.
     """
-    probe = run.results.get("linear", {})
-    if "confusion" in probe:
-        return Confusion(np.asarray(probe["confusion"]), "linear probe of results.json")
+    probe = run.results.linear if run.results else None
+    if probe is not None and probe.confusion is not None:
+        return Confusion(np.asarray(probe.confusion), "linear probe of results.json")
     train, _ = builders.load_data(encoder.config)
     fit_images = seeded_subset(_labelled(train), images, seed=gallery.seed)
     labels = gallery.labels
@@ -202,7 +198,7 @@ def confusion(run: RunFolder, gallery: Gallery, encoder: Encoder, images: int) -
     classes = max(train.num_classes, gallery.source.num_classes)
     features = encoder.embed(fit_images)
     standardise = standardiser(features)
-    l2 = probe.get("l2", PROBE_L2)
+    l2 = PROBE_L2 if probe is None or probe.l2 is None else probe.l2
     weights, bias = fit_logistic(
         standardise(features), fit_images.labels, num_classes=classes, l2=l2
     )

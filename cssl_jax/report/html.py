@@ -1,7 +1,6 @@
 """A report as one HTML page with embedded styles, script, data and images; it loads no resource."""
 
 import datetime
-import html
 import importlib.resources
 import json
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from cssl_jax import recipes
 from cssl_jax.report import svg
 from cssl_jax.report import tables as report_tables
 from cssl_jax.report.curves import Chart, charts
-from cssl_jax.report.gallery import printable
+from cssl_jax.report.escape import text
 from cssl_jax.report.html_data import (
     RunContent,
     assign_sprites,
@@ -22,7 +21,7 @@ from cssl_jax.report.html_data import (
     map_data,
 )
 from cssl_jax.report.run_reader import RunFolder
-from cssl_jax.report.tables import Table
+from cssl_jax.report.table import Table, to_html
 from cssl_jax.report.thumbnails import EXACT, Sprite, data_uri
 from cssl_jax.version import __version__
 
@@ -89,11 +88,6 @@ def document(
     )
 
 
-def text(value: object) -> str:
-    """Escapes a value as HTML text, also for use in an attribute."""
-    return html.escape(printable(str(value)), quote=True)
-
-
 def _asset(name: str) -> str:
     return importlib.resources.files("cssl_jax.report").joinpath("assets", name).read_text("utf-8")
 
@@ -129,33 +123,14 @@ def _summary(contents: Sequence[RunContent]) -> str:
         )
     body = f'<div class="runs">{"".join(cards)}</div>'
     runs = [content.run for content in contents]
-    results, diagnostics = report_tables.results_table(runs), report_tables.diagnostics_table(runs)
-    if results is not None:
-        body += f"<h3>Results on images outside the training split</h3>{table_html(results)}"
+    if results := report_tables.encoder_tables(runs):
+        body += "<h3>Results on images outside the training split</h3>"
+        body += "".join(map(to_html, results))
+    diagnostics = report_tables.diagnostics_table(runs)
     if diagnostics is not None:
         body += "<details><summary>Diagnostics and their thresholds</summary>"
-        body += f"{table_html(diagnostics)}</details>"
+        body += f"{to_html(diagnostics)}</details>"
     return body
-
-
-def table_html(table: Table, kind: str = "") -> str:
-    """A table as HTML; the cells of its first column are row headings.
-
-    Args:
-        table: Table of plain text.
-        kind: CSS class: "" for numbers, "words" for left-aligned text, "trials" for a sweep.
-    """
-    head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in table.head)
-    rows = "".join(
-        f'<tr><th scope="row">{text(row[0])}</th>'
-        + "".join(f"<td>{text(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in table.rows
-    )
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
 
 
 def curves_html(drawn: Sequence[Chart]) -> str:
@@ -263,7 +238,7 @@ def _confusion(content: RunContent) -> str:
     pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, off.shape), strict=True)]
     rows = [[names[i], names[j], str(off[i, j])] for i, j in pairs if off[i, j]]
     if rows:
-        table = table_html(Table(["true class", "predicted class", "images"], rows))
+        table = to_html(Table(["true class", "predicted class", "images"], rows))
         body += f"<details><summary>Most frequent confusions</summary>{table}</details>"
     return f'{body}<p class="note">{text(content.confusion.origin)}.</p>'
 
@@ -278,9 +253,9 @@ def _views(content: RunContent) -> str:
 
 def _config(runs: Sequence[RunFolder]) -> str:
     table = report_tables.config_table(runs)
-    body = table_html(table, "words") if table.rows else "<p>No field differs.</p>"
+    body = to_html(table, "words") if table.rows else "<p>No field differs.</p>"
     if len(runs) == 1 and not table.rows:
-        recipe = text(table.head[1].removeprefix("recipe "))
+        recipe = text(table.titles[1].removeprefix("recipe "))
         body = f"<p>The config is identical to the recipe {recipe}.</p>"
     for run in runs:
         config = recipes.to_dict(run.config)
@@ -304,4 +279,4 @@ def _environment(contents: Sequence[RunContent]) -> str:
         command = text(report_tables.repeat_command(run))
         body += f"<p>Command that repeats the run:</p><pre>{command}</pre>"
     table = report_tables.environment_table(runs, [content.environment for content in contents])
-    return body + (table_html(table, "words") if table else "")
+    return body + (to_html(table, "words") if table else "")

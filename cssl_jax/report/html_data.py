@@ -10,7 +10,8 @@ import PIL.Image
 
 from cssl_jax.report import projections, svg
 from cssl_jax.report.curves import Chart
-from cssl_jax.report.gallery import Confusion, Gallery, printable
+from cssl_jax.report.escape import printable
+from cssl_jax.report.gallery import Confusion, Gallery
 from cssl_jax.report.run_reader import RunFolder
 from cssl_jax.report.thumbnails import Sprite
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from cssl_jax.report import tables as report_tables
 from cssl_jax.report.curves import charts
-from cssl_jax.report.gallery import printable
+from cssl_jax.report.escape import one_line, plain, printable
 from cssl_jax.report.run_reader import RunFolder
 from cssl_jax.report.svg import describe
-from cssl_jax.report.tables import Table
+from cssl_jax.report.table import to_markdown
 
 
 def markdown(
@@ -38,44 +38,24 @@ def markdown(
         lines += [f"- not shown: {plain(note)}" for note in run_notes]
         command = one_line(report_tables.repeat_command(run))
         lines += ["", "Command that repeats the run:", "", f"    {command}", ""]
+    if results := report_tables.encoder_tables(runs):
+        lines += ["## Results", ""]
+        for found in results:
+            lines += [*to_markdown(found), ""]
     sections = {
-        "Results": report_tables.results_table(runs),
         "Diagnostics": report_tables.diagnostics_table(runs),
         "Config": report_tables.config_table(runs),
         "Environment": report_tables.environment_table(runs, environments),
     }
     for title, table in sections.items():
         if table is not None and table.rows:
-            lines += [f"## {title}", "", *table_lines(table), ""]
+            lines += [f"## {title}", "", *to_markdown(table), ""]
     lines += ["## Curves", ""]
     lines += [f"- {chart.title}: {plain(describe(chart))}" for chart in charts(runs)]
     lines += [""]
     for title, path in figures.items():
         lines += [f"## {plain(title)}", "", f"![{plain(title)}]({link(path)})", ""]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def table_lines(table: Table) -> list[str]:
-    """A table as lines of Markdown."""
-
-    def row(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(map(plain, cells)) + " |"
-
-    ruler = "|" + "|".join([" --- ", *[" ---: "] * (len(table.head) - 1)]) + "|"
-    return [row(table.head), ruler, *map(row, table.rows)]
-
-
-def plain(text: str) -> str:
-    """Text on one line, with all characters escaped that Markdown or HTML would interpret."""
-    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
-    for character in "\\`*_[]|":  # the backslash first, or the escapes would be escaped again
-        text = text.replace(character, "\\" + character)
-    return text
-
-
-def one_line(text: str) -> str:
-    """Text without line breaks."""
-    return " ".join(printable(text).split())
 
 
 def link(path: str) -> str:

@@ -17,6 +17,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.report import gallery as galleries
 from cssl_jax.report import projections
 from cssl_jax.report.curves import Chart, charts
+from cssl_jax.report.escape import printable
 from cssl_jax.report.gallery import Confusion, Gallery
 from cssl_jax.report.html_data import RunContent
 from cssl_jax.report.run_reader import RunFolder, open_run
@@ -287,4 +288,4 @@ def tidy(axes: Any) -> None:
 
 def plain(text: str) -> str:
     """Escapes a text for matplotlib, which would parse mathematics between dollar signs."""
-    return galleries.printable(text).replace("$", r"\$")
+    return printable(text).replace("$", r"\$")

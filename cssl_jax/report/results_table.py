@@ -1,155 +1,171 @@
-"""Results of an evaluation as plain-text tables for the terminal."""
+"""Results of an evaluation as tables, for the terminal and for the report."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from cssl_jax.evaluate.accuracy import shows_top5
+from cssl_jax.evaluate.results import Accuracy, BaselineScores, Results, Scores, Shot
+from cssl_jax.report.table import NONE, Cell, Column, Table, to_terminal
 
-Row = tuple[str, dict[str, Any]]
+Row = tuple[str, Scores]  # label and metrics of one encoder
+LABEL_FREE = ("view_retrieval", "alignment", "uniformity", "rankme")
+CLASSES = 10  # classes per table of segmentation; more columns would not fit a terminal
 
 
-def format_results(results: dict[str, Any]) -> str:
-    """Formats the metrics and findings of an evaluation.
+def format_results(results: Results) -> str:
+    """Formats the metrics and findings of an evaluation for the terminal.
 
     Args:
-        results: Content of ``results.json``; tables of protocols that did not run are omitted.
+        results: Results of a run or of an evaluation; protocols that did not run have no table.
 
     Returns:
         Tables with a row for the trained encoder and one per baseline, then one finding per line.
     """
-    rows = [("trained encoder", results)]
-    baselines = {"untrained encoder": "random_init", "raw pixels": "pixels"}
-    rows += [(label, results[name]) for label, name in baselines.items() if name in results]
-    classes = results.get("num_classes", 0)
-    parts = [
-        _accuracies(rows, classes),
-        _by_k(rows),
-        _few_shot(rows),
-        _retrieval(rows),
-        _segment(rows),
-    ]
-    parts += [_checkpoints(results, classes), "\n".join(_sentences(results))]
+    parts = [to_terminal(found) for found in results_tables(results.rows, results.num_classes or 0)]
+    parts += [_checkpoints(results), "\n".join(sentences(results))]
     return "\n\n".join(part for part in parts if part)
 
 
-def _accuracies(rows: Sequence[Row], classes: int) -> str:
-    names = [name for name in ("linear", "knn", "classifier") if name in rows[0][1]]
-    if names:
-        tops = ("top1", "top5") if shows_top5(classes) else ("top1",)
-        columns = [(f"{name} {top}", name, top) for name in names for top in tops]
-        heads = [title.replace("top", "top-") for title, _, _ in columns]
-        cells = [[f"{100 * row[name][top]:.1f} %" for _, name, top in columns] for _, row in rows]
-    elif "view_retrieval" in rows[0][1]:
-        heads = ["view_retrieval", "alignment", "uniformity", "rankme"]
-        cells = [[_decimal(row[name]) for name in heads] for _, row in rows]
-    else:
-        return ""
-    return _lines("", heads, [label for label, _ in rows], cells, 16)
+def results_tables(rows: Sequence[Row], classes: int) -> list[Table]:
+    """Tables of all protocols with a row per encoder.
+
+    Args:
+        rows: Label and metrics per encoder; a metric that an encoder does not have is "-".
+        classes: Number of classes; top-5 accuracy is shown if there are enough of them.
+    """
+    tables = [_accuracies(rows, classes), _by_k(rows), _few_shot(rows), _retrieval(rows)]
+    return [found for found in (*tables, *_segment(rows)) if found is not None]
 
 
-def _by_k(rows: Sequence[Row]) -> str:
-    ks = list(rows[0][1].get("knn", {}).get("by_k", ()))
+def _table(
+    corner: str,
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    values: Callable[[Scores], Iterable[Cell]],
+) -> Table:
+    return Table([corner, *columns], [[label, *values(scores)] for label, scores in rows])
+
+
+def _accuracies(rows: Sequence[Row], classes: int) -> Table | None:
+    # A table has the protocols of the trained encoders, even if its baselines have more of them.
+    trained = [scores for _, scores in rows if not isinstance(scores, BaselineScores)]
+    names = dict.fromkeys(name for scores in trained for name in scores.accuracies)
+    if not names:
+        if not any(name in scores for _, scores in rows for name in LABEL_FREE):
+            return None
+        columns = [Column(name, decimals=3) for name in LABEL_FREE]
+        return _table("", columns, rows, lambda scores: map(scores.get, LABEL_FREE))
+    tops = ("top1", "top5") if shows_top5(classes) else ("top1",)
+    metrics = [(name, top) for name in names for top in tops]
+    columns = [Column(f"{name} {top.replace('top', 'top-')}", "%") for name, top in metrics]
+
+    def values(scores: Scores) -> list[Cell]:
+        return [getattr(scores.accuracies.get(name), top, None) for name, top in metrics]
+
+    return _table("", columns, rows, values)
+
+
+def _by_k(rows: Sequence[Row]) -> Table | None:
+    def by_k(scores: Scores) -> dict[str, Accuracy]:
+        return (scores.knn and scores.knn.by_k) or {}
+
+    ks = list(dict.fromkeys(k for _, scores in rows for k in by_k(scores)))
     if len(ks) < 2:
-        return ""
-    cells = [[f"{100 * row['knn']['by_k'][k]['top1']:.1f} %" for k in ks] for _, row in rows]
-    return _lines("knn top-1 by k", ks, [label for label, _ in rows], cells, 9)
+        return None
+    columns = [Column(k, "%", width=9) for k in ks]
+    return _table(
+        "knn top-1 by k",
+        columns,
+        rows,
+        lambda scores: [getattr(by_k(scores).get(k), "top1", None) for k in ks],
+    )
 
 
-def _few_shot(rows: Sequence[Row]) -> str:
-    trained = rows[0][1].get("few_shot", {})
-    if not trained.get("shots"):
-        return ""
-    heads = [f"{k} per class" for k in trained["shots"]]
-    cells = [
-        [_with_interval(row["few_shot"]["shots"][k]) for k in trained["shots"]] for _, row in rows
-    ]
-    return _lines("labels, top-1", heads, [label for label, _ in rows], cells, 16)
+def _few_shot(rows: Sequence[Row]) -> Table | None:
+    def shots(scores: Scores) -> dict[str, Shot]:
+        return (scores.few_shot and scores.few_shot.shots) or {}
+
+    counts = list(dict.fromkeys(count for _, scores in rows for count in shots(scores)))
+    if not counts:
+        return None
+    columns = [Column(f"{count} per class") for count in counts]
+    return _table(
+        "labels, top-1",
+        columns,
+        rows,
+        lambda scores: [_with_interval(shots(scores).get(count)) for count in counts],
+    )
 
 
-def _with_interval(metrics: dict[str, float]) -> str:
-    return f"{100 * metrics['top1']:.1f} +- {100 * metrics['ci95']:.1f} %"
+def _with_interval(shot: Shot | None) -> str:
+    if shot is None or shot.top1 is None or shot.ci95 is None:
+        return NONE
+    return f"{100 * shot.top1:.1f} +- {100 * shot.ci95:.1f} %"
 
 
-def _retrieval(rows: Sequence[Row]) -> str:
-    trained = rows[0][1].get("retrieval")
-    if not trained or not trained["queries"]:
-        return ""
-    heads = [*(f"recall@{k}" for k in trained["recall"]), "mAP"]
-    cells = [
-        [
-            f"{100 * value:.1f} %"
-            for value in (*row["retrieval"]["recall"].values(), row["retrieval"]["map"])
+def _retrieval(rows: Sequence[Row]) -> Table | None:
+    def recall(scores: Scores) -> dict[str, float | None]:
+        return (scores.retrieval and scores.retrieval.recall) or {}
+
+    if not any(scores.retrieval and scores.retrieval.queries for _, scores in rows):
+        return None
+    ks = list(dict.fromkeys(k for _, scores in rows for k in recall(scores)))
+    columns = [Column(title, "%", width=12) for title in (*(f"recall@{k}" for k in ks), "mAP")]
+    return _table(
+        "retrieval",
+        columns,
+        rows,
+        lambda scores: [*map(recall(scores).get, ks), getattr(scores.retrieval, "map", None)],
+    )
+
+
+def _segment(rows: Sequence[Row]) -> list[Table]:
+    found = [(label, scores.segment) for label, scores in rows if scores.segment is not None]
+    if not found:
+        return []
+    columns = [Column("mean IoU", "%"), Column("pixel accuracy", "%")]
+    tables = [Table(["", *columns], [[label, s.mean_iou, s.pixel_accuracy] for label, s in found])]
+    classes = max(len(segment.per_class_iou or ()) for _, segment in found)
+    for start in range(0, classes, CLASSES):
+        numbers = range(start, min(start + CLASSES, classes))
+        columns = [Column(str(number), "%", width=9) for number in numbers]
+        cells = [
+            [label, *(segment.per_class_iou or ())[start : start + CLASSES]]
+            for label, segment in found
         ]
-        for _, row in rows
-    ]
-    return _lines("retrieval", heads, [label for label, _ in rows], cells, 12)
+        tables.append(Table(["IoU by class", *columns], cells))
+    return tables
 
 
-def _segment(rows: Sequence[Row]) -> str:
-    if "segment" not in rows[0][1]:
+def _checkpoints(results: Results) -> str:
+    best = results.best
+    if best is None or best.last is None:
         return ""
-    labels = [label for label, _ in rows]
-    scores = [row["segment"] for _, row in rows]
-    cells = [[_percent(s["mean_iou"]), _percent(s["pixel_accuracy"])] for s in scores]
-    tables = [_lines("", ["mean IoU", "pixel accuracy"], labels, cells, 16)]
-    classes = len(scores[0]["per_class_iou"])
-    for start in range(0, classes, 10):  # more columns would not fit a terminal
-        heads = [str(number) for number in range(start, min(start + 10, classes))]
-        cells = [[_percent(iou) for iou in s["per_class_iou"][start : start + 10]] for s in scores]
-        tables.append(_lines("IoU by class", heads, labels, cells, 9))
-    return "\n\n".join(tables)
+    rows = [(f"last, step {results.step}", best.last), (f"best, step {best.step}", best)]
+    found = _accuracies(rows, results.num_classes or 0)
+    title = f"on {best.images:,} images that were not used for selection"
+    return "" if found is None else f"{title}\n{to_terminal(found)}"
 
 
-def _decimal(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.1f} %"
-
-
-def _checkpoints(results: dict[str, Any], classes: int) -> str:
-    best = results.get("best")
-    if not best or "last" not in best:
-        return ""
-    rows = [(f"last, step {results['step']}", best["last"]), (f"best, step {best['step']}", best)]
-    title = f"on {best['images']:,} images that were not used for selection"
-    return f"{title}\n{_accuracies(rows, classes)}"
-
-
-def _sentences(results: dict[str, Any]) -> list[str]:
+def sentences(results: Results) -> list[str]:
+    """Findings that the tables do not show: settings, selection of checkpoints, leakage."""
     lines = []
-    if "top1_std" in results.get("linear", {}):
-        probe = results["linear"]
+    linear, few_shot = results.linear, results.few_shot
+    if linear is not None and linear.top1_std is not None:
         lines.append(
-            f"linear: penalty {probe['l2']:.2g} selected on a held-out fifth of the training "
-            f"images; over {probe['seeds']} such fifths top-1 has a standard deviation of "
-            f"{100 * probe['top1_std']:.2f} points"
+            f"linear: penalty {linear.l2:.2g} selected on a held-out fifth of the training "
+            f"images; over {linear.seeds} such fifths top-1 has a standard deviation of "
+            f"{100 * linear.top1_std:.2f} points"
         )
-    if "few_shot" in results:
-        few_shot = results["few_shot"]
-        lines.append(f"few labels: mean of {few_shot['draws']} draws +- its 95 % interval")
-        if few_shot["left_out"]:
+    if few_shot is not None:
+        lines.append(f"few labels: mean of {few_shot.draws} draws +- its 95 % interval")
+        if few_shot.left_out:
             lines[-1] += (
-                f"; skipped: {', '.join(map(str, few_shot['left_out']))} per class, because the "
-                f"smallest class has {few_shot['smallest_class']} images"
+                f"; skipped: {', '.join(map(str, few_shot.left_out))} per class, because the "
+                f"smallest class has {few_shot.smallest_class} images"
             )
-    if "selection" in results:
-        lines.append(results["selection"]["words"])
-    if "encoder_hash" in results:
-        lines.append(
-            f"encoder: unchanged by the evaluation, {results['encoder_hash']['last'][:12]}"
-        )
-    lines += [leakage["words"] for leakage in results.get("leakage", {}).values()]
-    return lines
-
-
-def _lines(
-    corner: str, heads: Sequence[str], labels: Sequence[str], cells: list[list[str]], width: int
-) -> str:
-    lines = [f"{corner:<20}" + "".join(f"{head:>{width}}" for head in heads)]
-    lines += [
-        f"{label:<20}" + "".join(f"{cell:>{width}}" for cell in row)
-        for label, row in zip(labels, cells, strict=True)
-    ]
-    return "\n".join(lines)
+    if results.selection is not None and results.selection.words:
+        lines.append(results.selection.words)
+    if results.encoder_hash is not None and results.encoder_hash.last:
+        lines.append(f"encoder: unchanged by the evaluation, {results.encoder_hash.last[:12]}")
+    leakage = results.leakage or {}
+    return lines + [finding.words for finding in leakage.values() if finding.words]

@@ -10,6 +10,7 @@ from cssl_jax import recipes
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import verdicts
+from cssl_jax.evaluate.results import Results
 from cssl_jax.evaluate.verdicts import Facts, Verdict
 from cssl_jax.files import existing_run
 from cssl_jax.methods.registry import method_entry
@@ -27,7 +28,7 @@ class RunFolder:
         steps: Lines of ``metrics.jsonl`` that have a loss, one per logged step.
         online: Lines of ``metrics.jsonl`` without a loss, one per online evaluation.
         timings: Lines of ``timings.jsonl``.
-        results: Content of ``results.json``; empty until the run is finished.
+        results: Content of ``results.json``; None until the run is finished.
     """
 
     path: pathlib.Path
@@ -35,7 +36,7 @@ class RunFolder:
     steps: list[Line]
     online: list[Line]
     timings: list[Line]
-    results: dict[str, Any]
+    results: Results | None
 
     @property
     def name(self) -> str:
@@ -61,13 +62,13 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """True if the run has results."""
-        return bool(self.results)
+        return self.results is not None
 
     @property
     def state(self) -> str:
         """Progress of the run as text, for example "step 40 of 100, not finished"."""
-        if self.finished:
-            return f"finished, {self.results['step']} steps"
+        if self.results is not None:
+            return f"finished, {self.results.step} steps"
         if not self.last_step:
             return "no step logged yet"
         return f"step {self.last_step} of {self.total_steps}, not finished"
@@ -90,7 +91,9 @@ class RunFolder:
         if with_features:
             current += verdicts.check_features(with_features[-1], facts)
         current += verdicts.check_online(self.online)
-        current += verdicts.check_results(self.results) + verdicts.check_timings(self.timings)
+        if self.results is not None:
+            current += verdicts.check_results(self.results)
+        current += verdicts.check_timings(self.timings)
         if not any(verdict.grade != "good" for verdict in current):
             current.insert(0, self._healthy(facts, bool(with_features)))
         return sorted(current, key=lambda verdict: ("bad", "warning", "good").index(verdict.grade))
@@ -146,14 +149,14 @@ def _is_valid(line: Line) -> bool:
     return numeric and all(value is not None and 0 < value < 2**53 for value in positions)
 
 
-def _read_results(path: pathlib.Path) -> dict[str, Any]:
+def _read_results(path: pathlib.Path) -> Results | None:
     if not path.is_file():
-        return {}
+        return None
     try:
-        results = json.loads(path.read_text())
-        if not isinstance(results, dict) or not isinstance(results["step"], int):
+        results = Results.from_json(json.loads(path.read_text()))
+        if not isinstance(results.step, int):
             raise ValueError("it contains no results")
-    except (ValueError, KeyError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read: {error!r}; delete it and run the same command again"
         ) from error

@@ -1,82 +1,30 @@
-"""Tables of a report, as rows of plain text for the page and for Markdown."""
+"""Tables of a report, for the page and for Markdown."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from cssl_jax import recipes
 from cssl_jax.evaluate import verdicts
-from cssl_jax.evaluate.accuracy import shows_top5
+from cssl_jax.report.results_table import results_tables
 from cssl_jax.report.run_reader import RunFolder
 from cssl_jax.report.svg import number
-
-ROWS = (("trained", None), ("untrained encoder", "random_init"), ("raw pixels", "pixels"))
-NONE = "-"  # text of a cell without a value
-# Prefixes of metrics in [0, 1] inside a protocol's results; they are shown in percent.
-_FRACTIONS = ("top", "recall", "accuracy", "map", "mean_average_precision")
-_NUMBERS = ("alignment", "uniformity", "rankme")  # metrics that are shown as plain numbers
-# Dictionaries in results.json that are no results of a protocol.
-_NO_PROTOCOL = ("features", "split", "versions", "random_init", "pixels")
+from cssl_jax.report.table import NONE, Table
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of plain text.
-
-    Attributes:
-        head: Title per column.
-        rows: Cells per row, one per column; the first cell is the name of the row.
-    """
-
-    head: list[str]
-    rows: list[list[str]]
-
-
-def results_table(runs: Sequence[RunFolder]) -> Table | None:
-    """Metrics of all protocols for the trained encoder and its baselines.
-
-    The baselines are the untrained encoder and raw pixels.
+def encoder_tables(runs: Sequence[RunFolder]) -> list[Table]:
+    """Metrics of all protocols for the trained encoders and their baselines.
 
     Returns:
-        A table with a row per run and encoder; None if no run is finished or has such metrics.
+        Tables with a row per run and encoder; empty if no run is finished or has such metrics.
     """
-    rows: list[tuple[str, dict[str, str]]] = []
-    for run in runs:
-        if not run.finished:
-            continue
-        for title, key in ROWS:
-            content = run.results if key is None else run.results.get(key, {})
-            label = f"{run.name}: {title}" if len(runs) > 1 else title
-            rows.append((label, _format_metrics(content, run.results.get("num_classes", 0))))
-    columns = list(dict.fromkeys(name for _, cells in rows for name in cells))
-    if not columns:
-        return None
-    return Table(
-        ["", *columns], [[label, *(cells.get(c, NONE) for c in columns)] for label, cells in rows]
-    )
-
-
-def _format_metrics(results: dict[str, Any], classes: int) -> dict[str, str]:
-    """Title to formatted value of each metric in the results of one encoder."""
-    cells = {}
-    for name, value in results.items():
-        if isinstance(value, dict) and name not in _NO_PROTOCOL:
-            for metric, score in value.items():
-                if metric.startswith("top5") and not shows_top5(classes):
-                    continue
-                if metric.startswith(_FRACTIONS) and _is_number(score):
-                    title = f"{name} {metric}".replace("top", "top-").replace("_", " ")
-                    cells[title] = f"{100 * score:.1f} %"
-        elif name == "view_retrieval" and _is_number(value):
-            cells["view retrieval"] = f"{100 * value:.1f} %"
-        elif name in _NUMBERS and _is_number(value):
-            cells[name] = f"{value:.3f}"
-    return cells
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    found = [(run.name, run.results) for run in runs if run.results is not None]
+    rows = [
+        (f"{name}: {label}" if len(runs) > 1 else label, scores)
+        for name, results in found
+        for label, scores in results.rows
+    ]
+    return results_tables(rows, max((results.num_classes or 0 for _, results in found), default=0))
 
 
 def diagnostics_table(runs: Sequence[RunFolder]) -> Table | None:
@@ -206,7 +154,7 @@ def environment_table(
         environments: Machine and package versions from the checkpoint, per run; may be empty.
     """
     merged = [
-        {**run.results.get("versions", {}), **environment}
+        {**((run.results and run.results.versions) or {}), **environment}
         for run, environment in zip(runs, environments, strict=True)
     ]
     names = list(dict.fromkeys(name for entries in merged for name in entries))

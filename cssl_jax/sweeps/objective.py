@@ -6,6 +6,7 @@ from typing import Any
 
 from cssl_jax.config import Config
 from cssl_jax.errors import StoppedRunError, UserError
+from cssl_jax.evaluate.results import Scores
 from cssl_jax.experiment import builders
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.report.run_reader import open_run
@@ -43,23 +44,25 @@ def metric(config: Config, space: Space) -> str:
     return "selection_view_retrieval"
 
 
-def reported_metrics(best: dict[str, Any]) -> dict[str, float]:
+def reported_metrics(best: Scores | None) -> dict[str, float]:
     """Metrics of a best checkpoint on the reporting images, which take no part in selection.
 
     Args:
-        best: Entry "best" of ``results.json``.
+        best: Metrics of the best checkpoint; None if it was not reported.
 
     Returns:
         Title of each metric to its value in [0, 1]. Empty where no such metric was evaluated.
     """
+    if best is None:
+        return {}
+    titles = {"knn": "kNN", "linear": "linear", "classifier": "classifier"}
     accuracies = {
-        f"{title} top-1": best[name]["top1"]
-        for name, title in (("knn", "kNN"), ("linear", "linear"), ("classifier", "classifier"))
-        if name in best
+        f"{title} top-1": best.accuracies[name].top1
+        for name, title in titles.items()
+        if name in best.accuracies
     }
-    if accuracies:
-        return accuracies
-    return {"view retrieval": best["view_retrieval"]} if "view_retrieval" in best else {}
+    found = accuracies or {"view retrieval": best.view_retrieval}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class PruningCallback(Hook):

@@ -9,7 +9,9 @@ import PIL.Image
 from cssl_jax.outputs import check_output, is_stream, write_output, write_png
 from cssl_jax.report import markdown as md
 from cssl_jax.report import plots, svg
-from cssl_jax.report.html import document, table_html, text
+from cssl_jax.report.escape import one_line, plain, text
+from cssl_jax.report.html import document
+from cssl_jax.report.table import to_html, to_markdown
 from cssl_jax.report.tables import quoted
 from cssl_jax.sweeps import charts
 from cssl_jax.sweeps import results as sweep_results
@@ -68,7 +70,7 @@ def page(sweep: Sweep) -> str:
     importance = charts.importance_svg(sweep.importance) if sweep.importance else ""
     sections = [
         ("summary", "Summary", _summary(sweep)),
-        ("trials", "Trials", table_html(sweep.table(), "trials") if sweep.trials else ""),
+        ("trials", "Trials", to_html(sweep.table(), "trials") if sweep.trials else ""),
         ("importance", _TITLES["importance"], _figure(importance, _IMPORTANCE)),
         ("parallel", _TITLES["parallel"], _figure(parallel, _PARALLEL, _legend(sweep))),
         ("curves", _TITLES["curves"], _curves(sweep)),
@@ -139,14 +141,14 @@ def markdown(sweep: Sweep, figures: dict[str, str]) -> str:
         sweep: Sweep to report.
         figures: Figure kind (key of ``_TITLES``) to the PNG's path relative to the report.
     """
-    lines = [f"# {md.plain(sweep.path.name)}", "", md.date(), ""]
-    lines += [f"- {md.plain(line)}" for line in sweep.summary]
+    lines = [f"# {plain(sweep.path.name)}", "", md.date(), ""]
+    lines += [f"- {plain(line)}" for line in sweep.summary]
     purpose = "trains the best trial again" if sweep.best else "resumes the sweep"
-    lines += ["", f"Command that {purpose}:", "", f"    {md.one_line(command(sweep))}", ""]
+    lines += ["", f"Command that {purpose}:", "", f"    {one_line(command(sweep))}", ""]
     if sweep.trials:
-        lines += ["## Trials", "", *md.table_lines(sweep.table()), ""]
+        lines += ["## Trials", "", *to_markdown(sweep.table()), ""]
     if sweep.importance:
-        items = [f"{md.plain(name)} {fraction:.0%}" for name, fraction in sweep.importance.items()]
+        items = [f"{plain(name)} {fraction:.0%}" for name, fraction in sweep.importance.items()]
         lines += [f"## {_TITLES['importance']}", "", f"{', '.join(items)}. {_IMPORTANCE}", ""]
     for kind, path in figures.items():
         if kind != "importance":

@@ -125,8 +125,9 @@ class Trials:
         title = objective.METRICS[self._metric]
         if not callback.scores:
             return _Outcome("failed", f"no evaluation has a {title} on the selection images")
-        score, best = max(callback.scores.values()), results.get("best", {})
-        images = [results["selection"]["images"], best.get("images", 0)]
+        score, best = max(callback.scores.values()), results.best
+        selection = results.selection.images if results.selection else None
+        images = [selection or 0, (best and best.images) or 0]
         attributes = {"reported": objective.reported_metrics(best), "images": images}
         return _Outcome("complete", f"{title} {100 * score:.1f} %", score, attributes)
 

@@ -1,5 +1,16 @@
 """Training: optimizers, state, step, loop, checkpoints and metrics."""
 
-from cssl_jax.lazy import submodules
+from typing import TYPE_CHECKING
 
-__getattr__ = submodules(__name__)
+from cssl_jax.lazy import public_names
+
+if TYPE_CHECKING:
+    from cssl_jax.train.hooks import Hook, Run
+    from cssl_jax.train.trainer import Trainer
+
+__all__ = [
+    "Hook",
+    "Run",
+    "Trainer",
+]
+__getattr__, __dir__ = public_names(__name__)

@@ -2,12 +2,12 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import Config
 from cssl_jax.data.cleaning.scan import write_rejected
+from cssl_jax.evaluate.results import Results
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train import resume, run_dir
@@ -31,7 +31,7 @@ def pretrain(
     profile_steps: str = "",
     hooks: Sequence[Hook] = (),
     report_startup: bool = False,
-) -> dict[str, Any]:
+) -> Results:
     """Trains an encoder into a run folder, or resumes the run that is in it.
 
     Several processes that call this together (``distributed.start``) compute what one process
@@ -47,7 +47,8 @@ def pretrain(
             which means something only if the process has done nothing else before.
 
     Returns:
-        The content of results.json.
+        The content of results.json: ``results.linear.top1``, or as a mapping
+        ``results["linear"]["top1"]``. ``results.to_json()`` is a dictionary.
 
     Raises:
         UserError: The config, the data or the folder do not fit each other.

@@ -6,6 +6,7 @@ from typing import Any
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.evaluate.evaluator import Checkpoint
+from cssl_jax.evaluate.results import Results
 from cssl_jax.files import write_json
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train.hooks import Run
@@ -19,7 +20,7 @@ def write_results(
     evaluation: OnlineEvaluation,
     checkpoints: Checkpoints,
     metrics: dict[str, Any] | None,
-) -> dict[str, Any]:
+) -> Results:
     """Writes results.json, unless a finished run has it, and returns its content.
 
     Args:
@@ -30,8 +31,7 @@ def write_results(
     """
     path, experiment, config = run.folder / "results.json", run.experiment, run.config
     if multihost.broadcast_from_primary(lambda: metrics is None and path.is_file()):
-        written: dict[str, Any] = json.loads(path.read_text())
-        return written
+        return Results.from_json(json.loads(path.read_text()))
     last = Checkpoint(run.total_steps, run.state.evaluated(experiment.method))
     best = _best(last, run, checkpoints)
     results = {
@@ -48,7 +48,7 @@ def write_results(
         "versions": process.versions(),
     }
     multihost.run_on_primary(lambda: write_json(path, results))
-    return results
+    return Results.from_json(results)
 
 
 def _best(last: Checkpoint, run: Run, checkpoints: Checkpoints) -> Checkpoint:

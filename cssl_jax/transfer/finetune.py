@@ -133,17 +133,19 @@ def finetune(
                 resolved, train=dataclasses.replace(resolved.train, init=init)
             )
             trained = pretrain(start_config, folder / f"{fraction:g}-{start}")
+            assert trained.classifier is not None
             metrics[start] = {
-                **trained["classifier"],
+                **trained.classifier.to_json(),
                 "batch_size": start_config.train.batch_size,
                 "epochs": start_config.train.epochs,
-                "steps": trained["step"],
+                "steps": trained.step,
                 "learning_rate": _peak_rate(start_config, start_config.train.batch_size),
             }
         metrics["features"] = _logistic_regression(encoder.embed, *sources, resolved)
         metrics["pixels"] = _logistic_regression(pixels, *sources, resolved)
         results["fractions"][f"{fraction:g}"] = metrics
-        results["selection"] = trained["selection"]
+        assert trained.selection is not None
+        results["selection"] = trained.selection.to_json()
         multihost.run_on_primary(lambda: write_json(folder / "finetune.json", results))
     return results
 

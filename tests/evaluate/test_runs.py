@@ -15,6 +15,7 @@ from cssl_jax.evaluate import evaluator as module
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, variables_hash
 from cssl_jax.evaluate.load import load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
+from cssl_jax.evaluate.results import Results
 from cssl_jax.experiment import builders
 from cssl_jax.report.results_table import format_results
 from helpers import tiny
@@ -112,7 +113,7 @@ def test_the_last_and_the_best_stand_side_by_side_where_they_differ(parts):
     best = Checkpoint(1, encoder.untrained(train))
     found = evaluator.report(last, best, encoder.untrained, ("knn",))
     assert found["best"]["last"]["knn"].keys() == found["best"]["knn"].keys()
-    text = format_results(found)
+    text = format_results(Results.from_json(found))
     assert "on 6 images that were not used for selection" in text
     assert "best checkpoint: step 1, selected by online kNN top-1 on 6 of the 12" in text
     elsewhere = evaluator.report(last, best, encoder.untrained, ("knn",), chose_best=False)

@@ -13,6 +13,7 @@ from cssl_jax.config import OptimizerConfig
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.evaluate import health, verdicts
 from cssl_jax.evaluate.protocols.knn import nearest
+from cssl_jax.evaluate.results import Results
 from cssl_jax.optim.trust_ratio import make_trust_ratio_metrics
 from cssl_jax.report.run_reader import open_run
 from helpers import tiny
@@ -185,15 +186,14 @@ def test_results_are_read_beside_their_baselines():
         return {"linear": {"top1": top1}}
 
     def grade(ours, untrained, pixels):
-        found = verdicts.check_results(
-            {**row(ours), "random_init": row(untrained), "pixels": row(pixels)}
-        )
+        baselines = {"random_init": row(untrained), "pixels": row(pixels)}
+        found = verdicts.check_results(Results.from_json({"step": 1, **row(ours), **baselines}))
         return [(verdict.grade, verdict.title) for verdict in found]
 
     assert grade(0.9, 0.8, 0.7) == [("good", "above both baselines")]
     assert grade(0.9, 0.8, 0.95) == [("warning", "no better than raw pixels")]
     assert grade(0.7, 0.7, 0.6) == [("bad", "no better than untrained")]
-    assert verdicts.check_results({}) == []
+    assert verdicts.check_results(Results.from_json({"step": 1, **row(0.9)})) == []
 
 
 def test_a_run_past_its_best_is_distinguished_from_one_that_rises():

@@ -1,6 +1,7 @@
 """The report: its content equals the run's logs, and no name or damaged run can break it."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -18,7 +19,9 @@ import cssl_jax
 from cssl_jax.cli import main as cli
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
+from cssl_jax.evaluate.results import Results
 from cssl_jax.report import gallery, html_data, plots, projections
+from cssl_jax.report.escape import printable
 from cssl_jax.report.run_reader import open_run
 from cssl_jax.report.thumbnails import make_sprite
 from cssl_jax.report.write import write_report
@@ -152,8 +155,8 @@ def test_json_cannot_close_its_script_element():
 
 
 def test_undecodable_bytes_of_file_names_are_shown_as_escapes():
-    assert gallery.printable("caf\udce9.jpg") == r"caf\xe9.jpg"
-    assert gallery.printable("café") == "café"
+    assert printable("caf\udce9.jpg") == r"caf\xe9.jpg"
+    assert printable("café") == "café"
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
@@ -276,7 +279,7 @@ def test_the_confusion_matrix_is_scikit_learns(run):
     mean, std = x.mean(axis=0), x.std(axis=0)
     x, y = (x - mean) / std, (y - mean) / std
     # scikit-learn minimises C sum(losses) + |W|^2 / 2, the probe mean(losses) + l2 |W|^2 / 2.
-    strength = 1 / (len(x) * opened.results["linear"]["l2"])
+    strength = 1 / (len(x) * opened.results.linear.l2)
     probe = sklearn.linear_model.LogisticRegression(C=strength, max_iter=5000, tol=1e-8)
     predicted = probe.fit(x, train.labels).predict(y)
     expected = np.zeros((3, 3), int)
@@ -285,13 +288,15 @@ def test_the_confusion_matrix_is_scikit_learns(run):
     assert np.abs(confusion.counts - expected).sum() <= 2
     assert confusion.counts.sum() == len(validation)
     assert np.trace(confusion.counts) / len(validation) == pytest.approx(
-        opened.results["linear"]["top1"], abs=1 / len(validation) + 1e-6
+        opened.results.linear.top1, abs=1 / len(validation) + 1e-6
     )
 
 
 def test_a_confusion_matrix_in_the_results_is_used_unchanged(run):
     opened = open_run(run)
-    opened.results["linear"]["confusion"] = [[3, 1], [0, 4]]
+    linear = {**opened.results.linear, "confusion": [[3, 1], [0, 4]]}
+    results = Results.from_json({**opened.results, "linear": linear})
+    opened = dataclasses.replace(opened, results=results)
     images, encoder = gallery.open_gallery(opened, images=1000)
     confusion = gallery.confusion(opened, images, encoder, 1000)
     np.testing.assert_array_equal(confusion.counts, [[3, 1], [0, 4]])

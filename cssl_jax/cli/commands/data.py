@@ -7,11 +7,8 @@ from typing import Annotated
 import tyro
 
 from cssl_jax.cli.parsing import Folder, OptionalFile, Source, parse
-from cssl_jax.config import Config, DataConfig
 from cssl_jax.config.images import ImageOptions
-from cssl_jax.errors import UserError
 from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output, write_output
-from cssl_jax.recipes import validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,41 +57,31 @@ class DataSplit:
 
 def check_data(argv: Sequence[str]) -> int:
     """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
-    from cssl_jax.data.cleaning import check, scan
+    from cssl_jax.experiment.image_sets import check_data
 
     options = parse(DataCheck, "data check", argv)
     for option in ("rejected", "json"):
         if path := getattr(options, option):
             check_output(path, option=f"--{option}")
     with stdout_kept_for(options.rejected, options.json):
-        records, index, groups = check.scan_source(options.source, _within_limits(options.options))
-        print(check.report(records, index, groups))
-        try:
-            scan.check_rejected_fraction(index, records.name, options.options.max_rejected)
-        except UserError as error:
-            print(f"\na run would stop: {error}")
+        found = check_data(options.source, options.options)
+        print(found)
     if options.rejected:
-        write_output(options.rejected, scan.rejected_csv(scan.rejected(records.names, index)))
+        write_output(options.rejected, found.rejected_csv())
     if options.json:
-        write_json_output(options.json, check.summarize(records, index, groups))
+        write_json_output(options.json, found.to_json())
     return 0
-
-
-def _within_limits(options: ImageOptions) -> ImageOptions:
-    """The options, checked as those of a run are."""
-    validate(Config(data=DataConfig(**dataclasses.asdict(options))))
-    return options
 
 
 def split_data(argv: Sequence[str]) -> int:
     """`cssl-jax data split SOURCE --output FOLDER`."""
-    from cssl_jax.data.cleaning import splits
+    from cssl_jax.experiment.image_sets import split_data
 
     options = parse(DataSplit, "data split", argv)
-    for path, count in splits.split_source(
+    for path, count in split_data(
         options.source,
         options.output,
-        _within_limits(options.options),
+        options.options,
         fractions=options.fractions,
         seed=options.seed,
     ):

@@ -54,14 +54,14 @@ def run(argv: Sequence[str]) -> int:
         )
         if not multihost.is_primary():
             return 0
-        split = results["split"]
+        split = results.split
+        assert split is not None
         print(
-            f"step {results['step']} of {options.run}, fitted on {split['train']:,} images of "
-            f"{results['source']}, reported on {split['validation']:,} "
-            f"({results['validation_source']})\n"
-            + "".join(f"note: {note}\n" for note in results.get("notes", ()))
+            f"step {results.step} of {options.run}, fitted on {split.train:,} images of "
+            f"{results.source}, reported on {split.validation:,} ({results.validation_source})\n"
+            + "".join(f"note: {note}\n" for note in results.notes or ())
             + f"\n{format_results(results)}"
         )
     if options.json:
-        write_json_output(options.json, results)
+        write_json_output(options.json, results.to_json())
     return 0

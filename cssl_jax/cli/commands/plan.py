@@ -8,8 +8,7 @@ import tyro
 
 from cssl_jax.cli.parsing import Recipe, fit_warmup, parse, recipe_first
 from cssl_jax.config import Config
-from cssl_jax.errors import UserError
-from cssl_jax.planning.scaling import Hardware, format_table, rows
+from cssl_jax.planning.scaling import Hardware, plan_scaling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,6 @@ def run(argv: Sequence[str]) -> int:
     """`cssl-jax plan RECIPE [--devices 32 | --target tpu:v5e:4x8] [--section.field VALUE ...]`."""
     from cssl_jax.planning.format import plan_text
     from cssl_jax.planning.planner import plan
-    from cssl_jax.planning.shapes import data_shapes
 
     config = recipe_first("plan", "--devices 32", argv)
     options = parse(Plan, "plan", argv, Plan(tyro.MISSING, config=config))
@@ -73,8 +71,6 @@ def run(argv: Sequence[str]) -> int:
         )
         print(report(planned))
         return 0
-    if not options.devices:
-        raise UserError("--devices is empty; give one number, or several for a table")
     if len(options.devices) == 1 and not options.per_device:
         made = plan(
             chosen,
@@ -85,7 +81,9 @@ def run(argv: Sequence[str]) -> int:
         )
         print(plan_text(made))
         return 0
-    given = data_shapes(chosen, None, max(options.devices))
-    found = rows(chosen, given, options.devices, options.per_device, options.hardware)
-    print(format_table(found, options.hardware))
+    print(
+        plan_scaling(
+            chosen, options.devices, per_device=options.per_device, hardware=options.hardware
+        )
+    )
     return 0

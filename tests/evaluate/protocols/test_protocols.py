@@ -11,8 +11,9 @@ from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.protocols import run as protocols
-from cssl_jax.report.results_table import format_results
-from cssl_jax.report.tables import results_table
+from cssl_jax.evaluate.results import Results
+from cssl_jax.report.results_table import format_results as format_typed
+from cssl_jax.report.tables import encoder_tables
 
 OPTIONS = protocols.ProtocolOptions(
     protocols=("knn", "linear"), knn_k=5, knn_temperature=0.1, seed=0
@@ -149,6 +150,10 @@ def test_the_two_views_differ_and_depend_on_the_seed_alone():
     assert np.any(first != other)
 
 
+def format_results(content):
+    return format_typed(Results.from_json({"step": 2, **content}))
+
+
 def result(top1, top5):
     return {
         "knn": {"top1": top1, "top5": top5, "k": 200},
@@ -178,11 +183,12 @@ def test_the_table_of_labelled_results_gives_percent_beside_both_baselines():
 def test_top5_is_a_column_only_where_it_can_be_missed(classes, shown):
     results = {**result(0.9, 1.0), "pixels": result(0.5, 1.0), "num_classes": classes}
     results["best"] = {**result(0.9, 1.0), "step": 1, "images": 4, "last": result(0.8, 1.0)}
-    text = format_results({**results, "step": 2})
+    text = format_results(results)
     assert ("top-5" in text) == shown
     assert text.count("knn top-1") == 2
-    run = types.SimpleNamespace(name="x", finished=True, results=results)
-    assert any("top-5" in head for head in results_table([run]).head) == shown
+    run = types.SimpleNamespace(name="x", results=Results.from_json({**results, "step": 2}))
+    (found,) = encoder_tables([run])
+    assert any("top-5" in title for title in found.titles) == shown
 
 
 def test_a_metric_that_is_no_number_is_a_dash():
