@@ -95,7 +95,7 @@ def compile_recipe(
         lambda _, constants, host_batch: {
             "views": {"main": host_batch["views"].astype(jnp.float32) / 255}
         },
-        extra_metrics=make_trust_ratio_metrics(config.optimizer),
+        extra_metrics=make_trust_ratio_metrics(config.optimizer, computation.total_steps),
     )
     mapped = spmd.data_parallel(step, mesh)
     shape = (config.train.batch_size, 2, size, size, 3)

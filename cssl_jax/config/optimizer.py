@@ -17,6 +17,8 @@ class OptimizerConfig:
         schedule: Learning rate after the warm-up: "cosine" decays to zero, "constant" stays.
         warmup_epochs: Number of epochs, fractions allowed, of linear warm-up from zero.
         weight_decay: Factor of the weight decay.
+        weight_decay_end: Factor of the weight decay at the end of the run, approached along half a
+            cosine; None keeps weight_decay.
         exclude_norm_and_bias: Exclude BatchNorm parameters and biases from weight decay and from
             LARS adaptation.
         momentum: Momentum of LARS and SGD.
@@ -28,6 +30,9 @@ class OptimizerConfig:
         trust_eps: Constant added to the norm in the denominator of LARS's ratio: 0 in the paper's
             code, 1e-8 in solo-learn.
         clip_norm: Maximum global norm of the gradient; None does not clip.
+        clip_tensor_norm: Maximum norm of the gradient of each tensor; None does not clip.
+        layer_decay: Ratio of the learning rate of an encoder's stage to that of the next stage; 1
+            treats all stages alike.
     """
 
     name: str = "lars"
@@ -36,6 +41,7 @@ class OptimizerConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: float = 10.0
     weight_decay: float = 1e-6
+    weight_decay_end: float | None = None
     exclude_norm_and_bias: bool = True
     momentum: float = 0.9
     nesterov: bool = False
@@ -45,3 +51,5 @@ class OptimizerConfig:
     trust_clip: bool = False
     trust_eps: float = 0.0
     clip_norm: float | None = None
+    clip_tensor_norm: float | None = None
+    layer_decay: float = 1.0

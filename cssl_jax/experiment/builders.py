@@ -1,5 +1,6 @@
 """Builders of an experiment's components: data, method, pipeline, optimizer, initial state."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -23,12 +24,15 @@ from cssl_jax.errors import UserError
 from cssl_jax.methods.adaptation import TARGET
 from cssl_jax.methods.base import Method
 from cssl_jax.methods.entry import Modules
+from cssl_jax.methods.parameter_group import ParameterGroup
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.models.heads import projection_head
 from cssl_jax.models.normalization import NormGroups
 from cssl_jax.models.registry import build_encoder
 from cssl_jax.optim import optimizers
+from cssl_jax.optim.groups import Groups
 from cssl_jax.optim.registry import OptimizerOptions
+from cssl_jax.optim.trust_ratio import weight_decay
 from cssl_jax.runtime import process, spmd
 from cssl_jax.step.grad_cache import StepOptions
 from cssl_jax.step.state import TrainState
@@ -311,16 +315,17 @@ def pipeline_alone(config: Config, mesh: Mesh, rows: np.ndarray) -> tuple[pipeli
 
 
 def make_optimizer(
-    config: Config, sampler: Sampler
+    config: Config, sampler: Sampler, method: Method
 ) -> tuple[optax.GradientTransformation, optax.Schedule, int]:
     """Builds (optimizer, learning-rate schedule, total number of steps)."""
     options = config.optimizer
     total_steps = config.train.epochs * sampler.steps_per_epoch
+    peak = optimizers.scaled_learning_rate(
+        options.learning_rate, config.train.batch_size, options.scaling
+    )
     schedule = optimizers.make_schedule(
         options.schedule,
-        optimizers.scaled_learning_rate(
-            options.learning_rate, config.train.batch_size, options.scaling
-        ),
+        peak,
         round(options.warmup_epochs * sampler.steps_per_epoch),
         total_steps,
     )
@@ -328,7 +333,7 @@ def make_optimizer(
         options.name,
         schedule,
         OptimizerOptions(
-            weight_decay=options.weight_decay,
+            weight_decay=weight_decay(options, total_steps),
             exclude_norm_and_bias=options.exclude_norm_and_bias,
             momentum=options.momentum,
             nesterov=options.nesterov,
@@ -338,9 +343,24 @@ def make_optimizer(
             trust_clip=options.trust_clip,
             trust_eps=options.trust_eps,
             clip_norm=options.clip_norm,
+            clip_tensor_norm=options.clip_tensor_norm,
+        ),
+        Groups(
+            group_of=functools.partial(_group_of, method, options.layer_decay),
+            steps_per_epoch=sampler.steps_per_epoch,
+            peak=peak,
         ),
     )
     return optimizer, schedule, total_steps
+
+
+def _group_of(method: Method, layer_decay: float, path: tuple[Any, ...]) -> ParameterGroup:
+    """The method's group of a parameter, with the layer-wise decay of the encoder's stages."""
+    group = method.parameter_group(path)
+    if layer_decay == 1.0 or path[0].key != "encoder":
+        return group
+    below = method.encoder.num_stages - method.encoder.depth_of(path[1:])
+    return dataclasses.replace(group, learning_rate=group.learning_rate * layer_decay**below)
 
 
 def step_options(config: Config, sampler: Sampler, mesh: Mesh) -> StepOptions:

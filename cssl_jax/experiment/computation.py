@@ -17,7 +17,7 @@ from cssl_jax.step.train_step import make_train_step
 
 PyTree = Any
 MakeBatch = Callable[[jax.Array, Any, Any], dict[str, Any]]
-StepMetrics = Callable[[PyTree, PyTree], dict[str, jax.Array]]
+StepMetrics = Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Computation:
         Args:
             make_batch: ``Pipeline.make_batch``.
             optimizer: Transformation in place of the config's own; None takes that.
-            extra_metrics: (gradient, params) -> additional metrics; None: no others.
+            extra_metrics: (gradient, params, step) -> additional metrics; None: no others.
         """
         return make_train_step(
             self.method,
@@ -81,7 +81,7 @@ def computation_of(config: Config, mesh: Mesh, sampler: Sampler) -> Computation:
     """
     step_options = builders.step_options(config, sampler, mesh)
     method = builders.make_method(config, mesh)
-    optimizer, schedule, total_steps = builders.make_optimizer(config, sampler)
+    optimizer, schedule, total_steps = builders.make_optimizer(config, sampler, method)
     return Computation(
         config=config,
         mesh=mesh,

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.methods.parameter_group import ParameterGroup
 from cssl_jax.runtime import spmd
 
 PyTree = Any
@@ -202,9 +203,9 @@ class Method(abc.ABC):
         """
         return {"params": params, "model_state": model_state}
 
-    def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool | float | jax.Array:
-        """Whether a parameter is updated at ``step``, or its learning-rate multiplier."""
-        return True
+    def parameter_group(self, path: tuple[Any, ...]) -> ParameterGroup:
+        """How the optimizer treats a parameter, by its path in ``params``."""
+        return ParameterGroup()
 
     def adopt(self, model: dict[str, PyTree], pretrained: dict[str, PyTree]) -> dict[str, PyTree]:
         """The model with the modules of a pretrained one: its encoder, and others of equal shapes.

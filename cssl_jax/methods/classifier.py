@@ -18,6 +18,7 @@ from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.base import Batch, Context, Method, PyTree, run_module, split_variables
 from cssl_jax.methods.entry import MethodEntry, Modules
+from cssl_jax.methods.parameter_group import FROZEN, ParameterGroup
 
 _DROPOUT = 0x64726F70  # purpose of a key: views fold in their small numbers
 
@@ -101,20 +102,19 @@ class Classifier(Method):
         right = jnp.argmax(outputs, axis=-1) == examples["label"]
         return loss, {"loss": loss, "accuracy": jnp.mean(right.astype(outputs.dtype))}, {}
 
-    def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool | float:
-        """Learning-rate multiplier by module and, in the encoder, by stage."""
+    def parameter_group(self, path: tuple[Any, ...]) -> ParameterGroup:
+        """Learning-rate multiplier by module and, in the encoder, by stage; or frozen."""
         module = path[0].key
         if module == "classifier":
-            return True
+            return ParameterGroup()
         below = 1  # the classifier
         if module == "encoder":
             encoder: Any = self.encoder
             stage, count = encoder.depth_of(path[1:]), encoder.num_stages
             if self.stages != "all" and stage <= count - self.stages:
-                return False
+                return FROZEN
             below += (self.head is not None) + count - stage
-        multiplier = self.layer_decay**below
-        return True if multiplier == 1.0 else multiplier
+        return ParameterGroup(learning_rate=self.layer_decay**below)
 
     def logits(self, variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
         """[n, C] of normalised images [n, H, W, C], as after training.
@@ -144,7 +144,7 @@ class Classifier(Method):
         )
         x, state = encoded["features"], {"encoder": encoder_state}
         if self.stages == 0:
-            x = jax.lax.stop_gradient(x)  # spares the backward pass; ``trainable`` says the same
+            x = jax.lax.stop_gradient(x)  # spares the backward pass; see ``parameter_group``
         if self.head is not None:
             x, state["head"] = run_module(self.head, "head", params, model_state, x, train)
         return x, state

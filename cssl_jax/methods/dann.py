@@ -14,6 +14,7 @@ from cssl_jax.methods.adaptation import Adaptation, adaptation_entry
 from cssl_jax.methods.base import Batch, Context, PyTree
 from cssl_jax.methods.classifier import classifier_fields
 from cssl_jax.methods.entry import Modules
+from cssl_jax.methods.parameter_group import ParameterGroup
 
 GAMMA = 10.0  # of the schedule, sec. 5.2.2
 _DOMAIN = 0x646F6D61  # what the domain classifier's key is folded with: the others stay as they are
@@ -100,9 +101,9 @@ class DANN(Adaptation):
         right = jnp.mean(((logits > 0) == is_target).astype(logits.dtype))
         return loss, {"domain_loss": loss, "domain_accuracy": right, "reversal": scale}
 
-    def trainable(self, path: tuple[Any, ...], step: jax.Array) -> bool | float:
+    def parameter_group(self, path: tuple[Any, ...]) -> ParameterGroup:
         """As of the classifier; the domain classifier, as the classifier itself, in full."""
-        return True if path[0].key == "domain" else super().trainable(path, step)
+        return ParameterGroup() if path[0].key == "domain" else super().parameter_group(path)
 
 
 def _build(config: Config, modules: Modules) -> DANN:

@@ -16,6 +16,8 @@ import numpy as np
 import optax
 
 from cssl_jax.errors import UserError
+from cssl_jax.methods.parameter_group import ParameterGroup
+from cssl_jax.optim.groups import Groups, partitioned
 from cssl_jax.optim.norms import square_sum
 from cssl_jax.optim.registry import (
     OPTIMIZERS,
@@ -144,7 +146,10 @@ def describe_exclusions(
 
 
 def make_optimizer(
-    name: str, schedule: optax.Schedule, options: OptimizerOptions | None = None
+    name: str,
+    schedule: optax.Schedule,
+    options: OptimizerOptions | None = None,
+    groups: Groups | None = None,
 ) -> optax.GradientTransformation:
     """Return the optimizer called ``name``.
 
@@ -163,13 +168,14 @@ def make_optimizer(
       name: Optimizer in ``registry.OPTIMIZERS``, or "file.py:NAME".
       schedule: Function from the number of completed updates to the learning rate.
       options: Options of the optimizer; None takes the defaults of ``OptimizerOptions``.
+      groups: Parameter groups; None treats all parameters alike.
 
     Returns:
       Transformation whose state and updates have the parameters' dtype or float32, whichever is
       wider. ``optax.apply_updates`` preserves the dtype of the parameters.
 
     Raises:
-      UserError: The name is unknown, ``clip_norm`` is not positive, or the optimizer has no
+      UserError: The name is unknown, a maximum norm is not positive, or the optimizer has no
         Nesterov momentum or no trust ratios and they are requested.
     """
     entry, options = optimizer_entry(name), options or OptimizerOptions()
@@ -181,14 +187,18 @@ def make_optimizer(
         raise UserError(
             f'trust_clip=True has no effect in "{name}"; use {_with("trust_ratios")}, or False'
         )
-    chain = entry.build(schedule, options)
-    if options.clip_norm is not None:
-        if options.clip_norm <= 0:
-            raise UserError(
-                f"clip_norm {options.clip_norm} would stop training; use None for no clipping"
-            )
-        chain = (optax.clip_by_global_norm(options.clip_norm), *chain)
-    return _in_float32_or_wider(optax.chain(*chain))
+    before: Chain = ()
+    for field, clip in (
+        ("clip_norm", optax.clip_by_global_norm),
+        ("clip_tensor_norm", clip_by_tensor_norm),
+    ):
+        limit = getattr(options, field)
+        if limit is not None:
+            if limit <= 0:
+                raise UserError(f"{field} {limit} would stop training; use None for no clipping")
+            before = (*before, clip(limit))
+    groups = groups or Groups(group_of=lambda path: ParameterGroup(), steps_per_epoch=1)
+    return _in_float32_or_wider(partitioned(entry.build, schedule, options, groups, before))
 
 
 def _with(feature: str) -> str:
@@ -250,7 +260,36 @@ def mask_of(options: OptimizerOptions) -> Callable[[PyTree], PyTree]:
 
 def decayed_weights(options: OptimizerOptions) -> optax.GradientTransformation:
     """Return a transformation that adds λw to the update of every decayed parameter w."""
-    return optax.add_decayed_weights(options.weight_decay, mask_of(options))
+    decay, mask = options.weight_decay, mask_of(options)
+    if not callable(decay):
+        return optax.add_decayed_weights(decay, mask)
+
+    def init(params: PyTree) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: PyTree, state: optax.ScaleByScheduleState, params: PyTree = None
+    ) -> tuple[PyTree, optax.ScaleByScheduleState]:
+        current = decay(state.count)
+        decayed = jax.tree.map(
+            lambda u, w, applies: u + current * w if applies else u, updates, params, mask(params)
+        )
+        return decayed, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)
+
+
+def clip_by_tensor_norm(limit: float) -> optax.GradientTransformation:
+    """Return a transformation that scales each tensor down to an L2 norm of at most ``limit``.
+
+    DINO clips in this way (``clip_gradients`` of its code), with a limit of 3.
+    """
+
+    def clip(u: jax.Array) -> jax.Array:
+        norm = jnp.sqrt(square_sum(u))
+        return u * jnp.where(norm > limit, limit / jnp.where(norm > 0, norm, 1), 1)
+
+    return optax.stateless(lambda updates, _: jax.tree.map(clip, updates))
 
 
 def trust_ratio(

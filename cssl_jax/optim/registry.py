@@ -15,7 +15,8 @@ class OptimizerOptions:
     """Options of the optimizers; each uses those that it has.
 
     Attributes:
-        weight_decay: Weight decay λ. SimCLR's paper uses 1e-6, the README of its code 1e-4.
+        weight_decay: Weight decay λ, or a function from the step to it. SimCLR's paper uses 1e-6,
+            the README of its code 1e-4.
         exclude_norm_and_bias: True to exclude the parameters selected by ``is_norm_or_bias`` from
             decay in all optimizers and from adaptation in "lars". False decays and adapts every
             parameter.
@@ -30,9 +31,10 @@ class OptimizerOptions:
         trust_eps: Constant ε in the denominator of the trust ratio of "lars". The TensorFlow code
             uses 0, solo-learn 1e-8.
         clip_norm: Maximum global norm of the raw gradient, before decay; None: no clipping.
+        clip_tensor_norm: Maximum norm of the raw gradient of each tensor; None: no clipping.
     """
 
-    weight_decay: float = 0.0
+    weight_decay: float | optax.Schedule = 0.0
     exclude_norm_and_bias: bool = True
     momentum: float = 0.9
     nesterov: bool = False
@@ -43,6 +45,7 @@ class OptimizerOptions:
     trust_clip: bool = False
     trust_eps: float = 0.0
     clip_norm: float | None = None
+    clip_tensor_norm: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,21 @@ import optax
 from cssl_jax.config import OptimizerConfig
 from cssl_jax.optim.optimizers import is_norm_or_bias, trust_ratio
 from cssl_jax.optim.registry import optimizer_entry
+from cssl_jax.optim.schedules import cosine_between
 
 PyTree = Any
-TrustMetrics = Callable[[PyTree, PyTree], dict[str, jax.Array]]
+TrustMetrics = Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]]
 
 
-def make_trust_ratio_metrics(options: OptimizerConfig) -> TrustMetrics | None:
-    """Builds ``(gradient, params) -> metrics`` for an optimizer with trust ratios; None without.
+def weight_decay(options: OptimizerConfig, total_steps: int) -> float | optax.Schedule:
+    """Weight decay of a run: a number, or a function of the step."""
+    if options.weight_decay_end is None:
+        return options.weight_decay
+    return cosine_between(options.weight_decay, options.weight_decay_end, total_steps)
+
+
+def make_trust_ratio_metrics(options: OptimizerConfig, total_steps: int) -> TrustMetrics | None:
+    """Builds ``(gradient, params, step) -> metrics``; None for optimizers without trust ratios.
 
     The metrics are trust_ratio_min, trust_ratio_median and trust_ratio_max over the adapted
     tensors. The trust ratio is eta |w| / (|u| + eps), u = gradient + lambda w (You et al. 2017),
@@ -25,7 +33,9 @@ def make_trust_ratio_metrics(options: OptimizerConfig) -> TrustMetrics | None:
     if not optimizer_entry(options.name).trust_ratios:
         return None
 
-    def metrics(grads: PyTree, params: PyTree) -> dict[str, jax.Array]:
+    decay = weight_decay(options, total_steps)
+
+    def metrics(grads: PyTree, params: PyTree, step: jax.Array) -> dict[str, jax.Array]:
         # LARS sees the clipped gradient, so its metrics use the clipped gradient as well.
         if options.clip_norm is not None:
             clip = optax.clip_by_global_norm(options.clip_norm)
@@ -37,7 +47,7 @@ def make_trust_ratio_metrics(options: OptimizerConfig) -> TrustMetrics | None:
                 continue
             wide = jnp.promote_types(w.dtype, jnp.float32)
             w, g = w.astype(wide), g.astype(wide)
-            u = g + options.weight_decay * w
+            u = g + (decay(step) if callable(decay) else decay) * w
             ratios.append(trust_ratio(w, u, options.trust_coefficient, options.trust_eps))
         if not ratios:
             return {}

@@ -25,7 +25,10 @@ _SAME_RESULT = (
     *("evaluate.batch_size", "model.remat", "method.tile_size"),
 )
 # Fields that are newer than hashes in use: at their default they leave the hash as it was.
-_NEWER = ("model.norm_views", "model.zero_init_residual")
+_NEWER = (
+    *("model.norm_views", "model.zero_init_residual"),
+    *("optimizer.weight_decay_end", "optimizer.clip_tensor_norm", "optimizer.layer_decay"),
+)
 # Where the data lie and how they are found: the fingerprint of the images and labels decides.
 _FOUND_BY_FINGERPRINT = (
     *("data.source", "data.validation_source", "data.labels", "data.image_key", "data.label_key"),

@@ -6,7 +6,6 @@ from typing import Any
 import flax.struct
 import jax
 import numpy as np
-import optax
 
 from cssl_jax.methods.base import Method
 
@@ -115,12 +114,3 @@ def _select_numbers(state: TrainState, evaluated: Evaluated) -> dict[str, PyTree
     leaves, structure = jax.tree.flatten([getattr(state, name) for name in _WEIGHTS])
     numbered = jax.tree.unflatten(structure, range(len(leaves)))
     return evaluated(*numbered)
-
-
-def is_schedule(node: Any) -> bool:
-    """True if a node of the optimizer state is the counter of a learning-rate schedule.
-
-    A schedule counts all steps, because the length of the run is fixed. Moments count only the
-    updates that were applied.
-    """
-    return isinstance(node, optax.ScaleByScheduleState)

@@ -9,9 +9,11 @@ import numpy as np
 import optax
 
 from cssl_jax.methods.base import Method, PyTree
+from cssl_jax.optim.groups import Groups, without_frozen
 from cssl_jax.optim.norms import group_norms, square_sums
+from cssl_jax.optim.schedules import is_schedule
 from cssl_jax.step.grad_cache import MakeBatch, StepOptions, make_gradient
-from cssl_jax.step.state import TrainState, is_schedule
+from cssl_jax.step.state import TrainState
 
 Metrics = dict[str, jax.Array]
 NORMS = ("parameters", "gradient")  # meaning of the rows of metrics["norms"]
@@ -24,7 +26,7 @@ def make_train_step(
     make_batch: MakeBatch,
     options: StepOptions,
     *,
-    extra_metrics: Callable[[PyTree, PyTree], Metrics] | None = None,
+    extra_metrics: Callable[[PyTree, PyTree, jax.Array], Metrics] | None = None,
 ) -> Callable[[TrainState, PyTree, PyTree], tuple[TrainState, Metrics]]:
     """Builds ``(state, constants, host_batch) -> (state, metrics)`` for ``spmd.data_parallel``.
 
@@ -39,8 +41,8 @@ def make_train_step(
         make_batch: ``(step, constants, host_batch) -> batch``, run on the device; see
             ``data.pipeline.base``.
         options: Facts about the run.
-        extra_metrics: ``(gradient, params) -> additional metrics``; see ``optim.trust_ratio``.
-            None: no additional metrics.
+        extra_metrics: ``(gradient, params, step) -> additional metrics``; see
+            ``optim.trust_ratio``. None: no additional metrics.
 
     Returns:
         Function whose metrics are replicated and computed before the update. They are float
@@ -49,11 +51,13 @@ def make_train_step(
         ``norms.parameter_groups``).
     """
     gradient = make_gradient(method, make_batch, options)
+    groups = Groups(group_of=method.parameter_group, steps_per_epoch=options.steps_per_epoch)
 
     def train_step(
         state: TrainState, constants: PyTree, host_batch: PyTree
     ) -> tuple[TrainState, Metrics]:
         grads, outputs = gradient(state, constants, host_batch)
+        grads = without_frozen(grads, state.step, groups)
         with jax.named_scope("journal"):
             squares = square_sums(grads)
             gradient_norm = jnp.sqrt(jnp.sum(squares))
@@ -65,13 +69,6 @@ def make_train_step(
             )
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            # True means fully trainable and needs no multiplication in the compiled program.
-            updates = jax.tree_util.tree_map_with_path(
-                lambda path, u: (
-                    u if (fraction := method.trainable(path, state.step)) is True else u * fraction
-                ),
-                updates,
-            )
         ctx = options.context(state.step)
         params = method.project(optax.apply_updates(state.params, updates), ctx)
         method_state = method.after_update(params, state.method_state, outputs, ctx)
@@ -97,7 +94,7 @@ def make_train_step(
         }
         if extra_metrics is not None:
             with jax.named_scope("journal"):
-                metrics |= extra_metrics(grads, state.params)
+                metrics |= extra_metrics(grads, state.params, state.step)
         return new_state, metrics
 
     return train_step

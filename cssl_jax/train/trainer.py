@@ -211,7 +211,8 @@ def compiled_step(experiment: Experiment) -> Callable[..., Any]:
     config = experiment.config
     return spmd.data_parallel(
         experiment.train_step(
-            experiment.pipeline.make_batch, extra_metrics=make_trust_ratio_metrics(config.optimizer)
+            experiment.pipeline.make_batch,
+            extra_metrics=make_trust_ratio_metrics(config.optimizer, experiment.total_steps),
         ),
         experiment.mesh,
         config.runtime.backend,

@@ -230,12 +230,16 @@ def test_a_recipe_has_its_sources_values(name):
     assert found == FACTS[name]
 
 
+def method_of(config):
+    return builders.make_method(config, spmd.make_mesh(jax.devices()[:1]))
+
+
 @pytest.mark.parametrize("name", DERIVED)
 def test_the_learning_rate_peaks_where_the_source_says(name):
     images, peak, steps, warmup = DERIVED[name]
     config = recipes.load(name)
     sampler = Sampler(images, config.train.batch_size, 0)
-    _, schedule, total = builders.make_optimizer(config, sampler)
+    _, schedule, total = builders.make_optimizer(config, sampler, method_of(config))
     assert sampler.steps_per_epoch == steps
     assert total == steps * config.train.epochs
     middle = warmup + (total - warmup) / 2
@@ -253,17 +257,21 @@ def test_square_root_scaling_is_one_option_away_and_equal_at_4096():
         "optimizer.learning_rate",
     }
     sampler = Sampler(IMAGENET, 4096, 0)
-    rates = [builders.make_optimizer(config, sampler)[1](3120) for config in (large, root)]
+    rates = [
+        builders.make_optimizer(config, sampler, method_of(config))[1](3120)
+        for config in (large, root)
+    ]
     np.testing.assert_allclose(rates, 4.8, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", FACTS)
 def test_the_model_has_the_heads_widths(name):
     config = recipes.load(name)
-    method = builders.make_method(config, spmd.make_mesh(jax.devices()[:1]))
+    method = method_of(config)
     size = config.data.size or 32
     spec = InputSpec(size=size, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
-    optimizer, _, _ = builders.make_optimizer(config, Sampler(IMAGENET, config.train.batch_size, 0))
+    sampler = Sampler(IMAGENET, config.train.batch_size, 0)
+    optimizer, _, _ = builders.make_optimizer(config, sampler, method)
     state = builders.state_shapes(method, optimizer, spec)
     head = state.params["projector"]
     features = {"resnet18": 512, "resnet50": 2048}[config.model.encoder]

@@ -259,12 +259,12 @@ def test_trust_ratios_are_those_of_the_papers_formula(clip_norm):
     for name in ("a", "b"):
         w, g = params[name]["kernel"], shrink * grads[name]["kernel"]
         expected.append(1e-3 * np.linalg.norm(w) / np.linalg.norm(g + 1e-2 * w))
-    found = make_trust_ratio_metrics(options)(
-        jax.tree.map(jnp.asarray, grads), jax.tree.map(jnp.asarray, params)
+    found = make_trust_ratio_metrics(options, 100)(
+        jax.tree.map(jnp.asarray, grads), jax.tree.map(jnp.asarray, params), jnp.int32(0)
     )
     values = [float(found[f"trust_ratio_{kind}"]) for kind in ("min", "median", "max")]
     np.testing.assert_allclose(values, sorted(expected), rtol=1e-5)
-    assert make_trust_ratio_metrics(OptimizerConfig(name="sgd")) is None
+    assert make_trust_ratio_metrics(OptimizerConfig(name="sgd"), 100) is None
 
 
 # ------------------------------------------------------------------------------------- whole runs

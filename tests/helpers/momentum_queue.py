@@ -28,6 +28,7 @@ class MomentumQueue(SimCLR):
     other and the loss is not separable.
     """
 
+    dim: int = 16
     queue: int = 20
     in_batch: bool = False
 
@@ -37,18 +38,18 @@ class MomentumQueue(SimCLR):
 
     def init(self, key, batch):
         params, model_state = super().init(key, batch)
-        drawn = jax.random.normal(jax.random.fold_in(key, 7), (3, self.projector.out))
+        drawn = jax.random.normal(jax.random.fold_in(key, 7), (3, self.dim))
         return {**params, "prototypes": unit(drawn)}, model_state
 
     def start(self, params, model_state):
         modules = {name: params[name] for name in ("encoder", "projector")}
-        queue = jax.random.normal(jax.random.key(3), (self.queue, self.projector.out))
+        queue = jax.random.normal(jax.random.key(3), (self.queue, self.dim))
         return {
             "params": copied(modules),
             "model_state": copied(model_state),
             "queue": unit(queue),
             "pointer": jnp.int32(0),
-            "centre": jnp.zeros(self.projector.out),
+            "centre": jnp.zeros(self.dim),
         }
 
     def encode(self, params, model_state, method_state, batch, ctx):
@@ -102,9 +103,14 @@ class MomentumQueue(SimCLR):
         return {name: method_state[name] for name in ("params", "model_state")}
 
 
+def method_of(config, modules, method=MomentumQueue, **options):
+    head, dim = modules.head(), config.model.projector_dim
+    return method(modules.encoder, head, config.method.temperature, dim=dim, **options)
+
+
 def entry(**options):
     def build(config, modules):
-        return MomentumQueue(modules.encoder, modules.head(), config.method.temperature, **options)
+        return method_of(config, modules, **options)
 
     return MethodEntry(build=build, chance_level=lambda config: 0.0)
 

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from cssl_jax.checkpoint.checkpoints import Checkpoints
+from cssl_jax.optim.schedules import is_schedule
 from cssl_jax.runtime import spmd
-from cssl_jax.step.state import is_schedule
 from cssl_jax.train.guards.nonfinite import RollbackRequest, check_limit
 from cssl_jax.train.hooks import Run
 from cssl_jax.train.initial_state import first_state
