@@ -13,7 +13,7 @@ from cssl_jax.configs import digits
 
 def get_config() -> Config:
     """The recipe."""
-    config = digits.get_config()
+    config: Config = digits.get_config()
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, size=8),

@@ -24,7 +24,7 @@ from cssl_jax.configs import cifar10_resnet18
 
 def get_config() -> Config:
     """The recipe."""
-    short = cifar10_resnet18.get_config()
+    short: Config = cifar10_resnet18.get_config()
     return dataclasses.replace(
         short,
         data=dataclasses.replace(short.data, normalize="unit"),

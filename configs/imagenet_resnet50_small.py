@@ -19,7 +19,7 @@ from cssl_jax.configs import imagenet_resnet50
 
 def get_config() -> Config:
     """The recipe."""
-    large = imagenet_resnet50.get_config()
+    large: Config = imagenet_resnet50.get_config()
     return dataclasses.replace(
         large,
         optimizer=dataclasses.replace(large.optimizer, learning_rate=0.075, scaling="sqrt"),

@@ -25,7 +25,7 @@ from cssl_jax.configs import imagenet_resnet50
 
 def get_config() -> Config:
     """The recipe."""
-    paper = imagenet_resnet50.get_config()
+    paper: Config = imagenet_resnet50.get_config()
     return dataclasses.replace(
         paper,
         augment=dataclasses.replace(paper.augment, brightness_mode="multiplicative"),

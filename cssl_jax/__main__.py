@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import types
-from typing import Any
 
 from cssl_jax.runtime import huge_pages
 
@@ -51,7 +50,6 @@ def main() -> int:
     signal.signal(signal.SIGINT, interrupts)
     huge_pages.allow_interrupts()
     sys.unraisablehook = interrupts.unraisable
-    status: Any = None
     try:
         from cssl_jax.cli.main import main as run
 

@@ -54,7 +54,8 @@ def cached_json(key: str, make: Callable[[], T]) -> T:
     try:
         entry = json.loads(path.read_text())
         if entry["key"] == key:
-            return entry["content"]
+            content: T = entry["content"]
+            return content
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not cached, or damaged
     content = make()

@@ -83,7 +83,7 @@ def parts(
 
     from cssl_jax.data.input_spec import InputSpec
     from cssl_jax.methods.simclr import SimCLR
-    from cssl_jax.models.heads import ProjectionHead
+    from cssl_jax.models.heads import projection_head
     from cssl_jax.models.registry import build_encoder
     from cssl_jax.optim import optimizers
     from cssl_jax.optim.registry import OptimizerOptions
@@ -91,7 +91,7 @@ def parts(
     shared = {"axis_name": axis_name, "dtype": jnp.bfloat16 if dtype == "bfloat16" else None}
     method = SimCLR(
         build_encoder(encoder, remat=remat, **shared),
-        ProjectionHead(**shared),
+        projection_head(**shared),
         TEMPERATURE,
         tile,
     )

@@ -89,7 +89,8 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """Step of the newest checkpoint; None if there is none."""
-        return self._manager.latest_step()
+        step: int | None = self._manager.latest_step()
+        return step
 
     @property
     def best(self) -> int | None:
@@ -242,7 +243,8 @@ class Checkpoints:
         )
         restored = self._manager.restore(step or self.latest, args=args)
         _check_digests(restored.meta, {"model": restored.model})
-        return restored.model
+        model: dict[str, PyTree] = restored.model
+        return model
 
     def read_meta(self, step: int | None = None) -> dict[str, Any]:
         """Returns the ``meta`` of a checkpoint, without digests; step None: the newest one.
@@ -253,7 +255,7 @@ class Checkpoints:
         step = step or self.latest
         if step is None:
             raise UserError(f"{self._folder} holds no checkpoint; pretrain into this folder first")
-        meta = self._manager.restore(
+        meta: dict[str, Any] = self._manager.restore(
             step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
         ).meta
         meta.pop(DIGESTS, None)

@@ -57,8 +57,8 @@ def make_replica_check(mesh: Mesh) -> Callable[[PyTree], list[str]]:
 
     def compare(tree: PyTree) -> jax.Array:
         local = digests(tree)
-        highest, lowest = (f(local, spmd.AXIS) for f in (jax.lax.pmax, jax.lax.pmin))
-        return highest != lowest
+        highest, lowest = jax.lax.pmax(local, spmd.AXIS), jax.lax.pmin(local, spmd.AXIS)
+        return jnp.not_equal(highest, lowest)
 
     # check_vma=False, because the check must not assume the replication that it tests.
     compiled = jax.jit(

@@ -33,12 +33,14 @@ class Command:
     @property
     def run(self) -> Callable[[Sequence[str]], int]:
         """Function that takes the arguments after the command's name, returns the exit status."""
-        return self._load(self.function)
+        function: Callable[[Sequence[str]], int] = self._load(self.function)
+        return function
 
     @property
     def options(self) -> type:
         """Dataclass of the command's options; its docstring has their help."""
-        return self._load(self.class_name)
+        options: type = self._load(self.class_name)
+        return options
 
     @functools.cached_property
     def summary(self) -> str:

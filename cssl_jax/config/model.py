@@ -15,6 +15,11 @@ class ModelConfig:
             stride 1).
         norm_group: Number of images that share BatchNorm statistics; 0 is the global batch, or the
             micro-batch (train.micro_batch).
+        norm_views: Whether the views of an example share BatchNorm statistics: "joint" (all views
+            of a group together, as in SimCLR) or "apart" (statistics of each view's own, as if the
+            views were encoded one after another, as in BYOL and SimSiam).
+        zero_init_residual: Start the scale of the last BatchNorm of each residual block from 0, as
+            in SimCLR, instead of 1, as in BYOL.
         remat: Recompute activations in the backward pass: less memory, a second forward pass. XLA
             undoes it on a CPU.
         dtype: Compute precision; parameters, statistics and losses stay float32.
@@ -29,6 +34,8 @@ class ModelConfig:
     width: float = 1.0
     stem: Literal["imagenet", "cifar"] = "imagenet"
     norm_group: int = 0
+    norm_views: Literal["joint", "apart"] = "joint"
+    zero_init_residual: bool = True
     remat: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     projector_layers: int = 2

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import numpy as np
 
 from cssl_jax.errors import UserError
@@ -35,12 +36,16 @@ def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     Returns:
         bool [N], True for a hit.
     """
+    # take_along_axis would accept fewer labels than rows.
+    chex.assert_rank(scores, 2)
+    chex.assert_shape(labels, scores.shape[:1])
     label_score = np.take_along_axis(scores, labels[:, None], axis=1)
     is_higher_class = np.arange(scores.shape[1])[None, :] > labels[:, None]
     # This counts the classes that the label beats, not those that beat it: every comparison with
     # NaN is false, so that a NaN score must not count in favour of the label.
     beaten = np.sum((label_score > scores) | ((label_score == scores) & is_higher_class), axis=1)
-    return (beaten >= scores.shape[1] - k) & ~np.isnan(label_score[:, 0])
+    hits: np.ndarray = (beaten >= scores.shape[1] - k) & ~np.isnan(label_score[:, 0])
+    return hits
 
 
 def top1_top5(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -67,6 +72,8 @@ def classification(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         class}. "confusion" is omitted above ``CONFUSION_LIMIT`` classes, where it would be too
         large to read and to store.
     """
+    chex.assert_rank(scores, 2)
+    chex.assert_shape(labels, scores.shape[:1])
     classes = scores.shape[1]
     has_prediction = ~np.isnan(scores).any(axis=1)
     predicted = np.argmax(scores[has_prediction], axis=1)

@@ -4,6 +4,7 @@ Every function takes features [N, D] of any norm and any float type, one row per
 computes in float32 or wider. A zero row has no direction and stays zero.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +83,7 @@ def rankme(features: Array, *, epsilon: float = 1e-7) -> jax.Array:
     Returns:
         Scalar, an effective number of dimensions.
     """
+    chex.assert_rank(features, 2)
     x = jnp.asarray(features)
     values = jnp.linalg.svd(x.astype(jnp.promote_types(x.dtype, jnp.float32)), compute_uv=False)
     # The maximum makes features that are all zero have rank 1, not NaN.
@@ -94,6 +96,7 @@ def per_dimension_std(features: Array) -> jax.Array:
 
     The values are near 1 / sqrt(D) for features spread over the sphere and 0 for collapsed ones.
     """
+    chex.assert_rank(features, 2)
     return jnp.std(normalize_rows(jnp.asarray(features)), axis=0)
 
 

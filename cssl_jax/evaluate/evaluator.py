@@ -147,15 +147,17 @@ class Evaluator:
             row_features,
             self._train,
             validation,
-            protocols=names,
-            knn_k=options.knn_k,
-            knn_temperature=options.knn_temperature,
-            seed=self._config.train.seed,
-            shots=options.shots,
-            draws=options.draws,
-            recall_at=options.recall_at,
+            protocols.ProtocolOptions(
+                protocols=names,
+                knn_k=options.knn_k,
+                knn_temperature=options.knn_temperature,
+                seed=self._config.train.seed,
+                shots=options.shots,
+                draws=options.draws,
+                recall_at=options.recall_at,
+                **settings,
+            ),
             selection=selection,
-            **settings,
         )
 
     @staticmethod

@@ -117,7 +117,8 @@ def _embed_batch(
     """Features [n, D] of images uint8 [n, H, W, C]."""
     x = preprocess(images, size=size, mean=mean, std=std)
     encoded: Any = encoder.apply(variables, x, train=False)
-    return encoded["features"]
+    features: jax.Array = encoded["features"]
+    return features
 
 
 class Blocks(Protocol[Block]):
@@ -192,6 +193,9 @@ def area_matrix(in_size: int, out_size: int) -> np.ndarray:
     """
     edges = np.arange(out_size + 1) * in_size / out_size
     pixel = np.arange(in_size)
-    covered = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    covered: np.ndarray = np.minimum(edges[1:, None], pixel + 1) - np.maximum(
+        edges[:-1, None], pixel
+    )
     covered = np.maximum(covered, 0.0)
-    return (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)
+    covered /= covered.sum(axis=1, keepdims=True)
+    return covered.astype(np.float32)

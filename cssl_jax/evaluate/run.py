@@ -184,7 +184,7 @@ def _replace_data(
     return recipes.canonical(dataclasses.replace(run_config, data=data, evaluate=evaluate))
 
 
-def _image_options(data: DataConfig) -> tuple:
+def _image_options(data: DataConfig) -> tuple[Any, ...]:
     """Options that determine the set of images and their split into training and validation."""
     return (
         *(data.source, data.validation_source, data.validation_fraction, data.split_seed),

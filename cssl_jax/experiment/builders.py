@@ -24,7 +24,8 @@ from cssl_jax.methods.adaptation import TARGET
 from cssl_jax.methods.base import Method
 from cssl_jax.methods.entry import Modules
 from cssl_jax.methods.registry import method_entry
-from cssl_jax.models.heads import ProjectionHead
+from cssl_jax.models.heads import projection_head
+from cssl_jax.models.normalization import NormGroups
 from cssl_jax.models.registry import build_encoder
 from cssl_jax.optim import optimizers
 from cssl_jax.optim.registry import OptimizerOptions
@@ -167,10 +168,13 @@ def make_method(config: Config, mesh: Mesh) -> Method:
             and groups.
     """
     dtype = jnp.bfloat16 if config.model.dtype == "bfloat16" else None
+    batch = config.train.batch_size, config.model.norm_group, mesh, config.train.micro_batch
     shared: dict[str, Any] = {
         "axis_name": spmd.AXIS,
-        "norm_groups": spmd.norm_groups(
-            config.train.batch_size, config.model.norm_group, mesh, config.train.micro_batch
+        "norm_groups": NormGroups(
+            count=spmd.norm_groups(*batch),
+            examples=config.train.micro_batch or config.train.batch_size,
+            views=config.model.norm_views,
         ),
         "dtype": dtype,
     }
@@ -179,10 +183,11 @@ def make_method(config: Config, mesh: Mesh) -> Method:
         width=config.model.width,
         stem=config.model.stem,
         remat=config.model.remat,
+        zero_init_residual=config.model.zero_init_residual,
         **shared,
     )
     head = functools.partial(
-        ProjectionHead,
+        projection_head,
         layers=config.model.projector_layers,
         hidden=config.model.projector_hidden,
         out=config.model.projector_dim,
@@ -198,7 +203,7 @@ def own_views(method: Method) -> dict[str, int]:
     return {group: count for group, count in method.views.items() if group != TARGET}
 
 
-def make_pipeline(
+def make_pipeline(  # noqa: PLR0913 - each argument is a fact of its own
     config: Config,
     sampler: Sampler,
     spec: InputSpec,

@@ -1,5 +1,6 @@
 """InfoNCE between queries and keys or between two modalities, with optional queue or sampling."""
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -22,7 +23,7 @@ from cssl_jax.losses.core.similarity import (
 _RowSums = tuple[jax.Array, jax.Array, jax.Array]
 
 
-def info_nce(
+def info_nce(  # noqa: PLR0913  the arguments are the parameters of the formula
     queries: jax.Array,
     keys: jax.Array,
     *,
@@ -107,7 +108,7 @@ def clip(
     return (first_to_second + second_to_first) / 2
 
 
-def query_contrast(
+def query_contrast(  # noqa: PLR0913  the arguments are those of info_nce
     queries: jax.Array,
     keys: jax.Array,
     *,
@@ -124,6 +125,8 @@ def query_contrast(
     check_positive(temperature=temperature)
     if not in_batch and queue is None:
         raise UserError("in_batch=False leaves no negatives; give a queue")
+    if queue is not None:
+        chex.assert_shape(queue, (None, keys.shape[1]), custom_message="give queue as [Q, d]")
     queries, keys = normalize_rows(queries), normalize_rows(keys)
     scale = 1 / jnp.asarray(temperature, queries.dtype)
     positive = jnp.sum(queries * keys, axis=-1) * scale
@@ -223,4 +226,5 @@ def _sampled_similarities(
     # Each query that is processed at the same time holds its negatives, [count, d].
     rows = choose_tile(tile_size, len(queries), count * queries.shape[1]) or len(queries)
     rows = min(rows, len(queries))
-    return lax.map(lambda x: similarities(*x), (queries, own, seeds), batch_size=rows)
+    drawn: jax.Array = lax.map(lambda x: similarities(*x), (queries, own, seeds), batch_size=rows)
+    return drawn

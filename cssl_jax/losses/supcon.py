@@ -73,7 +73,8 @@ def sup_con(
 
 
 def _is_positive(row: Any, column: Any) -> jax.Array:
-    return (row[1] == column[1]) & (row[0] != column[0])
+    is_positive: jax.Array = (row[1] == column[1]) & (row[0] != column[0])
+    return is_positive
 
 
 def _candidate_logit(similarity: jax.Array, row: Any, column: Any, scale: jax.Array) -> jax.Array:

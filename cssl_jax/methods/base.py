@@ -240,12 +240,27 @@ def split_variables(modules: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict
 
 
 def run_module(
-    module: nn.Module, name: str, params: PyTree, model_state: PyTree, x: jax.Array, train: bool
+    module: nn.Module,
+    name: str,
+    params: PyTree,
+    model_state: PyTree,
+    x: Any,
+    train: bool,
+    keys: jax.Array | None = None,
+    keep: jax.Array | None = None,
 ) -> tuple[Any, PyTree]:
-    """(output of a module for ``x``, its part of the next model_state)."""
+    """(output of a module for ``x``, its part of the next model_state).
+
+    ``keys`` and ``keep`` are those of ``models.registry.EncoderEntry``. None is not passed on, so
+    that modules without these arguments, such as heads, need not accept them.
+    """
+    optional = {"keys": keys, "keep": keep}
+    given: dict[str, Any] = {
+        argument: value for argument, value in optional.items() if value is not None
+    }
     variables = {"params": params[name], "batch_stats": model_state[name]}
     with jax.named_scope(name):  # by which traces and ``planning.kernels`` attribute operations
-        output, updated = module.apply(variables, x, train=train, mutable=["batch_stats"])
+        output, updated = module.apply(variables, x, train=train, mutable=["batch_stats"], **given)
     return output, updated.get("batch_stats", {})
 
 

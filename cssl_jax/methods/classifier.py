@@ -8,6 +8,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,9 @@ class Classifier(Method):
         self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context
     ) -> tuple[jax.Array, dict[str, jax.Array], PyTree]:
         """Mean cross entropy of this device's examples."""
+        # Labels of another shape would broadcast without an error.
+        chex.assert_shape(outputs, (None, self.num_classes))
+        chex.assert_shape(examples["label"], outputs.shape[:1])
         targets = jax.nn.one_hot(examples["label"], self.num_classes, dtype=outputs.dtype)
         targets = optax.smooth_labels(targets, self.label_smoothing)
         loss = jnp.mean(optax.softmax_cross_entropy(outputs, targets))
@@ -149,7 +153,9 @@ class Classifier(Method):
 def logits_of(params: PyTree, x: jax.Array) -> jax.Array:
     """The classifier's [..., C] of what it classifies, [..., D]."""
     layer = params["classifier"]
-    return jnp.matmul(x, layer["kernel"], precision=jax.lax.Precision.HIGHEST) + layer["bias"]
+    chex.assert_axis_dimension(x, -1, len(layer["kernel"]))
+    products = jnp.matmul(x, layer["kernel"], precision=jax.lax.Precision.HIGHEST)
+    return jnp.add(products, layer["bias"])
 
 
 def _drop(x: jax.Array, keys: jax.Array, fraction: float) -> jax.Array:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,7 @@ class DANN(Adaptation):
         "domain_loss" is ln 2 and "domain_accuracy" a half where nothing distinguishes them;
         "reversal" is lambda.
         """
+        chex.assert_shape(features, (None, 2, None))
         scale = reversal(ctx.step, ctx.total_steps)
         reversed_ = reverse_gradient(features, (self.weight * scale).astype(features.dtype))
         logits = self.domain.apply({"params": params["domain"]}, reversed_)

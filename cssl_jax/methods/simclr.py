@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,7 @@ class SimCLR(Method):
         self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context
     ) -> tuple[jax.Array, dict[str, jax.Array], PyTree]:
         """NT-Xent of this device's examples against the global batch."""
+        chex.assert_shape(outputs, (None, 2, None))
         seen = two_view_contrast(
             outputs[:, 0],
             outputs[:, 1],

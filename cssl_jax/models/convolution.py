@@ -104,12 +104,13 @@ def _values(
     inputs: jax.Array, kernel: jax.Array, strides: Steps, pads: Pairs, precision: Any
 ) -> jax.Array:
     options = {"strides": strides, "pads": pads, "precision": precision}
-    return lax.platform_dependent(
+    values: jax.Array = lax.platform_dependent(
         inputs,
         kernel,
         cpu=lambda x, k: _on_cpu(x, k, **options),
         default=lambda x, k: _by_xla(x, k, **options),
     )
+    return values
 
 
 _convolution = jax.custom_vjp(_values, nondiff_argnums=(2, 3, 4))
@@ -131,7 +132,8 @@ def _backward(
     options = {"strides": strides, "pads": pads, "precision": precision}
 
     def by_xla(x: jax.Array, k: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.vjp(lambda x, k: _by_xla(x, k, **options), x, k)[1](g)
+        input_gradient, kernel_gradient = jax.vjp(lambda x, k: _by_xla(x, k, **options), x, k)[1](g)
+        return input_gradient, kernel_gradient
 
     def on_cpu(x: jax.Array, k: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
         input_gradient, kernel_gradient = jax.vjp(lambda x, k: _on_cpu(x, k, **options), x, k)[1](g)
@@ -140,7 +142,10 @@ def _backward(
             kernel_gradient = products.kernel_gradient(x, g, k.shape[:2], strides, pads)
         return input_gradient, kernel_gradient.astype(k.dtype)
 
-    return lax.platform_dependent(*residuals, gradient, cpu=on_cpu, default=by_xla)
+    gradients: tuple[jax.Array, jax.Array] = lax.platform_dependent(
+        *residuals, gradient, cpu=on_cpu, default=by_xla
+    )
+    return gradients
 
 
 _convolution.defvjp(_forward, _backward)

@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,10 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
         Maxima, [n, H', W', C], in the dtype of ``x``. H' is (H + 2 padding - window) // stride + 1,
         and W' is computed from W in the same way.
     """
+    chex.assert_rank(x, 4)
     sides = ((padding, padding), (padding, padding))
-    return nn.max_pool(x, (window, window), strides=(stride, stride), padding=sides)
+    maxima: jax.Array = nn.max_pool(x, (window, window), strides=(stride, stride), padding=sides)
+    return maxima
 
 
 def _forward(

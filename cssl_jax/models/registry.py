@@ -13,19 +13,31 @@ from cssl_jax.registries import look_up
 class EncoderEntry:
     """Registry entry of an encoder.
 
-    The module that it builds maps images float [n, H, W, C] and ``train`` to a dict with "features"
-    [n, D] and "stages", the feature map after each stage. It provides:
+    The module that it builds is called as ``(x, train=False, keys=None, keep=None)``:
+
+    - ``x``: normalised inputs, float [n, ...]; images are [n, H, W, C];
+    - ``train``: True to use batch statistics and to draw random masks;
+    - ``keys``: uint32 [n, 2], a key per row for ``models.dropout``, from ``view_keys``. The result
+      depends on nothing else that is random. None where nothing is drawn;
+    - ``keep``: bool mask over the patches or steps of each row, [n, T], False where one is omitted
+      or padded; None: all of them are encoded. An encoder without patches or steps refuses a mask.
+
+    It returns a dict with "features", float [n, D], float32 or wider, and where they exist
+    "tokens", features of each patch or step [n, T, D], and "stages", the list of feature maps after
+    each stage. It provides:
 
     - ``num_stages``: number of its stages;
     - ``depth_of(path)``: stage of a parameter, from its path below the encoder; 0 is the stem;
-    - fields ``axis_name``, ``norm_groups`` and ``norm_momentum`` of its BatchNorm layers, which
-      ``clone`` replaces where statistics are estimated again;
+    - fields ``axis_name``, ``norm_groups`` (``models.normalization.NormGroups`` or a number) and
+      ``norm_momentum`` of its BatchNorm layers, which ``clone`` replaces where statistics are
+      estimated again;
     - ``with_live_branches()``: the same module, initialised so that every residual branch
       contributes to the output, for the untrained baseline.
 
     Attributes:
-        build: Keyword arguments width, stem, remat, axis_name, norm_groups and dtype (see
-            ``models.resnet.ResNet``) -> module.
+        build: Keyword arguments width, stem, remat, axis_name, norm_groups, zero_init_residual and
+            dtype (see ``models.resnet.ResNet``) -> module. Those without a meaning for the encoder
+            are ignored.
         reduced: Name of an encoder with the same kinds of layers that is as small as possible, for
             ``cssl-jax selfcheck``; "" is the encoder itself.
     """

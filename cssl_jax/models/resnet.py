@@ -4,13 +4,14 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cssl_jax.errors import UserError
 from cssl_jax.models.convolution import convolution
-from cssl_jax.models.normalization import BatchNorm
+from cssl_jax.models.normalization import BatchNorm, NormGroups
 from cssl_jax.models.pooling import max_pool
 from cssl_jax.models.registry import EncoderEntry
 
@@ -79,7 +80,8 @@ def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array, out: int, train: boo
         return x
     stride = (block.stride, block.stride)
     y = block.conv(out, (1, 1), strides=stride, padding="VALID", name="downsample_conv")(x)
-    return block.norm(name="downsample_bn")(y, train=train)
+    normalized: jax.Array = block.norm(name="downsample_bn")(y, train=train)
+    return normalized
 
 
 class ResNet(nn.Module):
@@ -91,11 +93,11 @@ class ResNet(nn.Module):
         width: Multiplier of every channel count; SimCLR's wide models use 2 and 4.
         stem: "imagenet" (7x7 stride 2, 3x3 max-pool) or "cifar" (3x3 stride 1, no pool; App. B.9).
         axis_name: Mapped axis of cross-replica BatchNorm; None on a single device.
-        norm_groups: Number of groups of the global batch with separate BatchNorm statistics.
+        norm_groups: Groups of the global batch with separate BatchNorm statistics, or their number.
         norm_momentum: Fraction of BatchNorm's running statistics that is retained per step.
         zero_init_residual: True to initialise the scale of each block's last BatchNorm to 0, so
             that the block starts as its shortcut (Goyal et al. 2017, sec. 5.1, and the SimCLR
-            code). False initialises it to 1.
+            code). False initialises it to 1, as in BYOL's code.
         remat: True to recompute a block's activations in the backward pass instead of storing them.
         dtype: Compute dtype; None: promoted from the inputs and the parameters.
     """
@@ -105,7 +107,7 @@ class ResNet(nn.Module):
     width: float = 1.0
     stem: str = "imagenet"
     axis_name: str | None = None
-    norm_groups: int = 1
+    norm_groups: int | NormGroups = 1
     norm_momentum: float = 0.9
     zero_init_residual: bool = True
     remat: bool = False
@@ -126,20 +128,31 @@ class ResNet(nn.Module):
         return self.clone(zero_init_residual=False)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> dict[str, Any]:
+    def __call__(
+        self,
+        x: jax.Array,
+        train: bool = False,
+        keys: jax.Array | None = None,
+        keep: jax.Array | None = None,
+    ) -> dict[str, Any]:
         """Encodes normalised images.
 
         Args:
             x: Normalised images, float [n, H, W, C].
             train: True to use batch statistics and to update the running statistics.
+            keys: Keys per row, uint32 [n, 2]. Not used: no layer draws a random mask.
+            keep: Must be None: a convolution cannot omit patches.
 
         Returns:
             Dictionary of "features", float [n, D], float32 or wider, and "stages", the list of
             feature maps [n, H', W', C'] after each stage.
 
         Raises:
-            UserError: The stem is unknown.
+            UserError: The stem is unknown, or there is a mask of patches.
         """
+        chex.assert_rank(x, 4)
+        if keep is not None:
+            raise UserError("a ResNet cannot omit patches of an image; use an encoder of patches")
         if self.stem not in ("imagenet", "cifar"):
             raise UserError(f"stem {self.stem!r} is unknown; use 'imagenet' or 'cifar'")
         conv = functools.partial(Conv, dtype=self.dtype)

@@ -95,7 +95,7 @@ def make_schedule(name: str, peak: float, warmup_steps: int, total_steps: int) -
     return _choose("learning-rate schedule", builders, name)()
 
 
-def is_norm_or_bias(path: jax.tree_util.KeyPath, leaf: Any) -> bool:
+def is_norm_or_bias(path: jax.tree_util.KeyPath[Any], leaf: Any) -> bool:
     """Return True if a parameter is excluded from weight decay and LARS adaptation.
 
     Biases and the scales of normalisation layers are excluded, as in SimCLR's TensorFlow code. They
@@ -319,7 +319,7 @@ def _choose(kind: str, table: Mapping[str, T], name: str) -> T:
     return table[name]
 
 
-def _leaf_name(path: jax.tree_util.KeyPath) -> str:
+def _leaf_name(path: jax.tree_util.KeyPath[Any]) -> str:
     return jax.tree_util.keystr(path[-1:], simple=True)
 
 
@@ -367,6 +367,7 @@ def _in_float32_or_wider(inner: optax.GradientTransformation) -> optax.GradientT
     def update(
         grads: PyTree, state: optax.OptState, params: PyTree = None
     ) -> tuple[PyTree, optax.OptState]:
-        return inner.update(promote(grads), state, promote(params))
+        result: tuple[PyTree, optax.OptState] = inner.update(promote(grads), state, promote(params))
+        return result
 
     return optax.GradientTransformation(init, update)

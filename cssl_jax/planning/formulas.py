@@ -174,7 +174,7 @@ def cost(
     norms += [out for _, out in head] if model.projector_norm else []
     scales = 2 * sum(norms) - (model.projector_dim if model.projector_norm else 0)
     groups = _groups(model, batch // micro_batches)
-    per_norm, recomputed = _norm_reductions(model, groups < devices, micro_batches)
+    per_norm, recomputed, waits = _norm_reductions(model, groups, devices, micro_batches)
     biases = 0 if model.projector_norm else sum(out for _, out in head)
     parameters = sum(layer.parameters for layer in layers) + dense + scales + biases
     return Cost(
@@ -188,9 +188,8 @@ def cost(
         * FLOAT
         * (per_norm * sum(norms) + recomputed * sum(layer.outputs for layer in blocks)),
         reduce_scatter=0 if tiled else rows * FLOAT * model.projector_dim,
-        # The running statistics are not waited for: one average per norm and micro-batch.
-        waits=(per_norm - micro_batches) * len(norms) + recomputed * len(blocks),
-        norm_devices=max(devices // groups, 1),
+        waits=waits * len(norms) + (micro_batches if model.remat and waits else 0) * len(blocks),
+        norm_devices=devices if model.norm_views == "apart" else max(devices // groups, 1),
     )
 
 
@@ -199,15 +198,23 @@ def _groups(model: ModelConfig, encoded: int) -> int:
     return encoded // (model.norm_group or encoded)
 
 
-def _norm_reductions(model: ModelConfig, shared: bool, micro_batches: int) -> tuple[int, int]:
-    """How often BatchNorm averages two numbers per channel over devices in one step.
+def _norm_reductions(
+    model: ModelConfig, groups: int, devices: int, micro_batches: int
+) -> tuple[int, int, int]:
+    """How often BatchNorm reduces two numbers per channel over devices in one step.
+
+    Every norm reduces its moments forward, their gradient backward, and the updates of its running
+    statistics. The moments are reduced only if devices share a group. With remat, norms in blocks
+    reduce their moments again. With views apart, each reduction has the moments of both views of
+    all groups, from which every device computes the running statistics.
 
     Returns:
-        (averages of every norm, additional averages of norms in blocks). Every norm averages its
-        moments forward, their gradient backward, and the updates of its running statistics; the
-        moments are averaged only if devices share a group (``shared``). With remat, norms in
-        blocks average their moments again.
+        (reductions of every norm, additional reductions of norms in blocks, reductions of every
+        norm that the next layer waits for). The running statistics are not waited for.
     """
-    moments = micro_batches if shared else 0
-    forward = 2 if micro_batches > 1 else 1
-    return micro_batches + (forward + 1) * moments, moments if model.remat else 0
+    apart = model.norm_views == "apart"
+    moments = micro_batches if apart or groups < devices else 0
+    cells = 2 * groups if apart else 1  # sets of moments per reduction
+    waits = (3 if micro_batches > 1 else 2) * moments
+    running = 0 if apart else micro_batches
+    return running + cells * waits, cells * moments if model.remat else 0, waits

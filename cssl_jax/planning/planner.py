@@ -102,7 +102,7 @@ def _memory(memory_gb: float | None, machine: dict[str, Any]) -> int:
     if memory_gb is not None:
         return int(memory_gb * GIB)
     if machine["memory"]:
-        return machine["memory"]
+        return int(machine["memory"])
     raise UserError(
         f"this machine's {machine['kind']} does not report its memory; give the memory of one "
         "device to plan for, e.g. --memory-gb 16"

@@ -58,7 +58,7 @@ class TargetPlan:
     @property
     def devices_per_chip(self) -> int:
         """JAX devices per chip: 2 on TPU v4, where the compiler describes each core separately."""
-        return max(1, self.compiled["devices"] // self.target.chips)
+        return max(1, int(self.compiled["devices"]) // self.target.chips)
 
     @property
     def held(self) -> int:
@@ -85,7 +85,7 @@ class TargetPlan:
         """Bytes that one device sends per step with ring algorithms."""
         count, sizes = self.compiled["devices"], self.compiled["collectives"]
         once = sizes.get("all-gather", 0) + sizes.get("reduce-scatter", 0)
-        return (count - 1) / count * (once + 2 * sizes.get("all-reduce", 0))
+        return float((count - 1) / count * (once + 2 * sizes.get("all-reduce", 0)))
 
     @property
     def views_per_second(self) -> float:

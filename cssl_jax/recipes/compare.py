@@ -24,6 +24,8 @@ _SAME_RESULT = (
     *("train.log_every", "data.engine", "data.resident", "data.max_rejected"),
     *("evaluate.batch_size", "model.remat", "method.tile_size"),
 )
+# Fields that are newer than hashes in use: at their default they leave the hash as it was.
+_NEWER = ("model.norm_views", "model.zero_init_residual")
 # Where the data lie and how they are found: the fingerprint of the images and labels decides.
 _FOUND_BY_FINGERPRINT = (
     *("data.source", "data.validation_source", "data.labels", "data.image_key", "data.label_key"),
@@ -41,6 +43,11 @@ def config_hash(config: Config) -> str:
     for name in _NO_RESULT:
         section, _, field = name.partition(".")
         content[section].pop(field) if field else content.pop(section)
+    default = to_dict(Config())
+    for name in _NEWER:
+        section, _, field = name.partition(".")
+        if content[section][field] == default[section][field]:
+            del content[section][field]
     places = {
         "data": ("source", "validation_source", "labels"),
         "adapt": ("target", "target_validation", "target_labels"),

@@ -75,22 +75,28 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         choices = [a for a in arguments if a is not type(None)]
         named = [a for a in choices if value in typing.get_args(a)]  # of a Literal
-        if value is None or named:
-            return value
-        return _convert(choices[0], value, name)
+        return value if value is None or named else _convert(choices[0], value, name)
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{name} is {value!r}; give a list")
-        if Ellipsis not in arguments and len(value) != len(arguments):
-            raise UserError(f"{name} has {len(value)} values; give {len(arguments)}")
-        return tuple(_convert(arguments[0], item, name) for item in value)
-    right = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
+        return _convert_list(arguments, value, name)
+    return _convert_scalar(hint, value, name)
+
+
+def _convert_list(arguments: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{name} is {value!r}; give a list")
+    if Ellipsis not in arguments and len(value) != len(arguments):
+        raise UserError(f"{name} has {len(value)} values; give {len(arguments)}")
+    return tuple(_convert(arguments[0], item, name) for item in value)
+
+
+def _convert_scalar(hint: type, value: Any, name: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)
         except OverflowError:
             raise UserError(f"{name} has {len(str(value))} digits; give a smaller number") from None
-    if not right:
+    # A bool is an int in Python, but not in a config.
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise UserError(f"{name} is {value!r}; give a value of type {hint.__name__}")
     return value
 

@@ -93,7 +93,9 @@ class Gallery:
         _, first = np.unique(self.labels[order], return_index=True)
         rest = np.setdiff1d(np.arange(len(order)), first)
         chosen = order[np.concatenate([np.sort(first), rest])[:QUERIES]]
-        return chosen[np.argsort(self.labels[chosen], kind="stable")]
+        by_class = np.argsort(self.labels[chosen], kind="stable")
+        queries: np.ndarray = chosen[by_class]
+        return queries
 
 
 def open_gallery(run: RunFolder, *, images: int = IMAGES) -> tuple[Gallery, Encoder]:

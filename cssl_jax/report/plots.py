@@ -20,6 +20,7 @@ from cssl_jax.report.curves import Chart, charts
 from cssl_jax.report.gallery import Confusion, Gallery
 from cssl_jax.report.html_data import RunContent
 from cssl_jax.report.run_reader import RunFolder, open_run
+from cssl_jax.report.thumbnails import make_sprite
 
 KINDS = ("curves", *projections.KINDS, "confusion", "neighbours", "views")
 NAMED_CLASSES = 24  # maximum number of classes named in a map's legend or beside a matrix
@@ -214,7 +215,7 @@ def neighbour_sheet(gallery: Gallery, neighbours: np.ndarray) -> Image:
     queries = gallery.queries()
     # Only images on the sheet are read again from the source.
     drawn = np.unique(np.concatenate([queries, neighbours[queries].ravel()]))
-    sprite = galleries.make_sprite(gallery.source.take(drawn))
+    sprite = make_sprite(gallery.source.take(drawn))
     tile_of = {int(index): tile for tile, index in enumerate(drawn)}
     side, gap, margin, line = 84, 14, 24, 18
     columns = 1 + neighbours.shape[1]

@@ -107,7 +107,7 @@ def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings come from dependencies of openTSNE
-            return openTSNE.TSNE(
+            embedded: np.ndarray = openTSNE.TSNE(
                 perplexity=perplexity,
                 initialization=x[:, :2] / scale * 1e-4,
                 random_state=seed,
@@ -117,10 +117,13 @@ def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
                 # thousand rows.
                 negative_gradient_method="bh" if len(x) < 3000 else "fft",
             ).fit(x)
+            return embedded
     from sklearn.manifold import TSNE
 
     start = (x[:, :2] / scale * 1e-4).astype(np.float32)
-    return TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(x)
+    model = TSNE(perplexity=perplexity, init=start, random_state=seed)
+    coordinates: np.ndarray = model.fit_transform(x)
+    return coordinates
 
 
 def _umap(x: np.ndarray, seed: int) -> np.ndarray:
@@ -129,4 +132,6 @@ def _umap(x: np.ndarray, seed: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # UMAP warns that a seed limits it to one thread
         neighbours = min(15, len(x) - 1)
-        return umap.UMAP(n_neighbors=neighbours, random_state=seed).fit_transform(x)
+        model = umap.UMAP(n_neighbors=neighbours, random_state=seed)
+        coordinates: np.ndarray = model.fit_transform(x)
+        return coordinates

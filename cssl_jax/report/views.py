@@ -132,7 +132,8 @@ def _views(pipeline: Pipeline, step: int) -> np.ndarray:
     host_batches.close()
     (views,) = jax.device_get(batch["views"]).values()
     pixels = views * np.asarray(pipeline.std) + np.asarray(pipeline.mean)
-    return np.rint(255 * pixels.clip(0.0, 1.0)).astype(np.uint8)
+    grey_levels: np.ndarray = np.rint(255 * pixels.clip(0.0, 1.0))
+    return grey_levels.astype(np.uint8)
 
 
 def _select(drawn: dict[str, Any], i: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.outputs import check_output, is_stream, write_output, write_png
 from cssl_jax.report import gallery as galleries
 from cssl_jax.report import plots, projections
+from cssl_jax.report.gallery import Gallery
 from cssl_jax.report.html import page
 from cssl_jax.report.html_data import RunContent
 from cssl_jax.report.markdown import markdown
@@ -98,17 +99,10 @@ def collect_content(run: RunFolder, *, images: int, say: Say = lambda text: None
     if not run.steps:
         content.notes.append("curves: nothing is logged yet")
 
-    def attempt(subject: str, compute: Callable[[], Any]) -> Any:
-        say(f"{run.name}: {subject}")
-        try:
-            return compute()
-        except galleries.MISSING as error:
-            content.notes.append(f"{subject}: {error}")
-            return None
-
     if images == 0:
         content.notes.append("maps, neighbours, confusion matrix and views: --images is 0")
         return content
+    attempt = functools.partial(_attempt, content, say)
     content.views = attempt("views", lambda: galleries.view_sheet(run))
     opened = attempt(
         "maps, neighbours, confusion matrix", lambda: galleries.open_gallery(run, images=images)
@@ -123,6 +117,28 @@ def collect_content(run: RunFolder, *, images: int, say: Say = lambda text: None
         )
         return content
     content.gallery = gallery
+    _collect_maps(content, gallery, attempt)
+    content.neighbours = attempt("neighbours", gallery.neighbours)
+    if gallery.labels is not None:
+        content.confusion = attempt(
+            "confusion matrix", lambda: galleries.confusion(run, gallery, encoder, images)
+        )
+    return content
+
+
+def _attempt(content: RunContent, say: Say, subject: str, compute: Callable[[], Any]) -> Any:
+    """Result of ``compute``; None, with a note in ``content``, if its data are missing."""
+    say(f"{content.run.name}: {subject}")
+    try:
+        return compute()
+    except galleries.MISSING as error:
+        content.notes.append(f"{subject}: {error}")
+        return None
+
+
+def _collect_maps(
+    content: RunContent, gallery: Gallery, attempt: Callable[[str, Callable[[], Any]], Any]
+) -> None:
     fractions = projections.principal(gallery.features, 2)[1]
     content.variance_fractions = tuple(fractions[:2].tolist())
     for kind in projections.KINDS:
@@ -131,12 +147,6 @@ def collect_content(run: RunFolder, *, images: int, say: Say = lambda text: None
         coordinates = attempt(projections.TITLES[kind], functools.partial(gallery.map, kind))
         if coordinates is not None:
             content.coordinates[kind] = coordinates
-    content.neighbours = attempt("neighbours", gallery.neighbours)
-    if gallery.labels is not None:
-        content.confusion = attempt(
-            "confusion matrix", lambda: galleries.confusion(run, gallery, encoder, images)
-        )
-    return content
 
 
 def _count_finite(features: np.ndarray) -> int:

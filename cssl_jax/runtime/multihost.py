@@ -32,7 +32,7 @@ _LOST = re.compile(
 
 def is_single_process() -> bool:
     """Whether the run has a single process."""
-    return jax.process_count() == 1
+    return bool(jax.process_count() == 1)
 
 
 def is_primary() -> bool:

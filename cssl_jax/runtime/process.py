@@ -43,7 +43,8 @@ def set_compile_cache(folder: str) -> str | None:
             return None  # a cache is a convenience; a read-only home is no reason to stop
         jax.config.update(_CACHE, str(path))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    return jax.config.values[_CACHE]
+    used: str | None = jax.config.values[_CACHE]
+    return used
 
 
 def make_mesh(devices: int) -> Mesh:

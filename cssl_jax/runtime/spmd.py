@@ -21,7 +21,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     The devices of a TPU slice are adjacent, in the order that suits the slice's network. Slices,
     which a slower network connects, follow one another.
     """
-    auto: dict = {"axis_types": (AxisType.Auto,)}
+    auto: dict[str, Any] = {"axis_types": (AxisType.Auto,)}
     ordered = [
         device
         for members in by_slice(list(devices or jax.devices()))
@@ -159,7 +159,7 @@ def data_parallel(
                 "runtime.deterministic needs runtime.backend 'shard_map' on a GPU: pmap passes no "
                 "options to the compiler"
             )
-        return jax.pmap(
+        mapped_by_pmap: Callable[[PyTree, PyTree, PyTree], PyTree] = jax.pmap(
             step,
             axis_name=AXIS,
             in_axes=(None, 0 if split_constants else None, 0),
@@ -167,6 +167,7 @@ def data_parallel(
             donate_argnums=donated,
             devices=list(mesh.devices.flat),
         )
+        return mapped_by_pmap
     raise UserError(f"runtime.backend {backend!r} is unknown; use one of {', '.join(BACKENDS)}")
 
 
@@ -244,7 +245,10 @@ def fetch_rows(tree: PyTree, index: jax.Array) -> PyTree:
         rows = held[jnp.where(is_local, local, 0)]
         contribution = jnp.where(is_local.reshape(-1, *[1] * (held.ndim - 1)), rows, 0)
         # One device contributes the row, the others zeros; the sum of integers is exact.
-        return jax.lax.psum_scatter(contribution, AXIS, scatter_dimension=0, tiled=True)
+        summed: jax.Array = jax.lax.psum_scatter(
+            contribution, AXIS, scatter_dimension=0, tiled=True
+        )
+        return summed
 
     return jax.tree.map(fetch, tree)
 
@@ -312,7 +316,7 @@ def global_rows(x: jax.Array, axis_name: str | None, micro_batches: int = 1) -> 
     """
     if axis_name is None:
         return x
-    gathered = jax.lax.all_gather(x, axis_name)
+    gathered: jax.Array = jax.lax.all_gather(x, axis_name)
     if micro_batches == 1:
         return gathered.reshape(-1, *x.shape[1:])
     blocks = gathered.reshape(len(gathered), micro_batches, -1, *x.shape[1:])

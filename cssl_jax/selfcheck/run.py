@@ -269,7 +269,7 @@ def check_outcome(row: Row, outcome: Outcome, reference: Outcome) -> Row:
 def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+        return int(free.getsockname()[1])
 
 
 # ------------------------------------------------------------------------------------------- report

@@ -110,7 +110,8 @@ class Trial:
             return np.asarray(x, dtype) if jnp.issubdtype(x.dtype, np.floating) else np.asarray(x)
 
         state = jax.tree.map(cast, self.first_state) if dtype else self.first_state
-        return spmd.replicate(state, self.mesh)
+        replicated: TrainState = spmd.replicate(state, self.mesh)
+        return replicated
 
     def host_batches(self, start: int, stop: int) -> Generator[PyTree]:
         """Host batches of the steps [start, stop), placed on the devices."""

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -69,6 +70,7 @@ def make_gradient(
         if options.micro_batches == 1:
             grads, outputs = _at_once(method, state, make(host_batch), ctx)
         else:
+            chex.assert_equal_shape_prefix(jax.tree.leaves(host_batch), 1)
             micro_batches = jax.tree.map(
                 lambda x: x.reshape(options.micro_batches, -1, *x.shape[1:]), host_batch
             )
@@ -100,7 +102,8 @@ def _at_once(method: Method, state: TrainState, batch: Batch, ctx: Context) -> G
         results = StepOutputs(metrics, model_state, outputs, targets, target_state, carry, examples)
         return value, results
 
-    return jax.grad(loss, has_aux=True)(state.params)
+    gradient, aux = jax.grad(loss, has_aux=True)(state.params)
+    return gradient, aux
 
 
 def _accumulated(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +85,8 @@ def make_train_step(
             opt_state=_select_opt_state(finite, opt_state, state.opt_state),
             skipped=_count_skipped(finite, state.skipped),
         )
+        # A leaf of another type would compile a second program at the next step.
+        chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
         metrics = {
             **outputs.metrics,
             "gradient_norm": gradient_norm,

@@ -196,7 +196,7 @@ class Study:
         return run if self._is_ours(trial) or not run else f"{folder}/{run}"
 
     def _is_ours(self, trial: Any) -> bool:
-        return trial.user_attrs.get(_WORKER) == self._worker
+        return bool(trial.user_attrs.get(_WORKER) == self._worker)
 
 
 def _sampler(settings: dict[str, Any], number: int) -> Any:

@@ -30,7 +30,8 @@ def write_results(
     """
     path, experiment, config = run.folder / "results.json", run.experiment, run.config
     if multihost.broadcast_from_primary(lambda: metrics is None and path.is_file()):
-        return json.loads(path.read_text())
+        written: dict[str, Any] = json.loads(path.read_text())
+        return written
     last = Checkpoint(run.total_steps, run.state.evaluated(experiment.method))
     best = _best(last, run, checkpoints)
     results = {

@@ -2,12 +2,16 @@ import dataclasses
 import json
 import math
 
+import jax
 import pytest
 
 from cssl_jax import recipes
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
+from cssl_jax.experiment import builders
+from cssl_jax.models.normalization import NormGroups
 from cssl_jax.recipes import validate
+from cssl_jax.runtime import spmd
 from helpers import tiny
 
 
@@ -180,9 +184,20 @@ def test_the_hash_distinguishes_results_and_ignores_where_a_run_runs():
     assert recipes.config_hash(moved) == recipes.config_hash(config)
     recorded = tiny.replace(config, "train", record_views=True)
     assert recipes.config_hash(recorded) == recipes.config_hash(config)
+    apart = tiny.replace(config, "model", norm_views="apart")
+    live = tiny.replace(config, "model", zero_init_residual=False)
+    assert len({recipes.config_hash(run) for run in (config, apart, live)}) == 3
     assert recipes.differences(config, recorded) == []
     assert recipes.differences(config, moved) == []
     assert recipes.differences(config, tiny.config(seed=1)) == ["train.seed: 0 -> 1"]
+
+
+def test_switches_of_the_model_reach_its_modules():
+    config = tiny.replace(tiny.config(), "model", norm_views="apart", zero_init_residual=False)
+    method = builders.make_method(config, spmd.make_mesh(jax.devices()[:2]))
+    groups = NormGroups(examples=config.train.batch_size, views="apart")
+    assert method.encoder.norm_groups == method.projector.norm_groups == groups
+    assert not method.encoder.zero_init_residual
 
 
 def test_configs_are_frozen_and_json_is_plain():

@@ -56,6 +56,12 @@ def test_groups_of_batch_statistics_do_not_depend_on_devices():
     assert largest_difference(grads[1], grads[0]) <= FLOAT32_BOUND
 
 
+def test_statistics_of_each_view_do_not_depend_on_devices(one_device):
+    grads = [gradient_on(devices, norm_views="apart")[0] for devices in (1, 8)]
+    assert largest_difference(grads[1], grads[0]) <= FLOAT32_BOUND
+    assert largest_difference(grads[0], one_device[0]) > 0.01  # joint statistics are others
+
+
 @pytest.mark.parametrize("backend", ["shard_map", "pmap"])
 def test_a_gradient_scaled_by_the_number_of_devices_is_caught(one_device, backend):
     def sum_instead_of_mean(grads):

@@ -4,6 +4,7 @@ import doctest
 import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -311,7 +312,7 @@ def test_zero_vectors_and_duplicates_stay_finite(tile):
     z1, z2 = Z1.astype(np.float32), Z2.astype(np.float32)
     z1[0], z2[2], z1[3], z1[5] = 0.0, 0.0, z2[3], z1[4]
     for name, results in in_float32(tile)(z1, z2).items():
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(results)), name
+        chex.assert_tree_all_finite(results, custom_message=name)
 
 
 @pytest.mark.parametrize("tile", [None, 4])

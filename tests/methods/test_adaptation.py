@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,8 +121,7 @@ def test_features_get_the_domain_loss_reversed_and_its_classifier_does_not():
     assert float(loss(domain, features)) == pytest.approx(float(plain(domain, features)), rel=1e-5)
     ours = jax.grad(loss, argnums=(0, 1))(domain, features)
     theirs = jax.grad(plain, argnums=(0, 1))(domain, features)
-    for a, b in zip(jax.tree.leaves(ours[0]), jax.tree.leaves(theirs[0]), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-7)
+    chex.assert_trees_all_close(ours[0], theirs[0], rtol=1e-7, atol=1e-7)
     factor = -0.5 * (2 / (1 + math.exp(-3)) - 1)
     np.testing.assert_allclose(ours[1], factor * theirs[1], atol=1e-7)
 

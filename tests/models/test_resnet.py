@@ -242,6 +242,24 @@ def test_residual_branches_are_zero_at_initialisation(block):
     assert np.abs(before["features"]).max() > 0
 
 
+def test_the_last_scale_of_a_residual_branch_starts_at_0_or_1():
+    for zero, expected in ((True, 0.0), (False, 1.0)):
+        encoder = tiny(zero_init_residual=zero)
+        params = jax.jit(encoder.init)(jax.random.key(0, impl="rbg"), images_of())["params"]
+        np.testing.assert_array_equal(params["layer1_0"]["bn2"]["scale"], expected)
+        np.testing.assert_array_equal(params["layer1_0"]["bn1"]["scale"], 1.0)
+
+
+def test_keys_change_nothing_and_a_mask_of_patches_is_refused():
+    variables, keys = randomise(tiny(), seed=4), np.zeros((4, 2), np.uint32)
+    plain, keyed = (
+        tiny().apply(variables, images_of(), keys=given)["features"] for given in (None, keys)
+    )
+    np.testing.assert_array_equal(plain, keyed)
+    with pytest.raises(UserError, match="a ResNet cannot omit patches"):
+        tiny().apply(variables, images_of(), keep=np.ones((4, 16), bool))
+
+
 def test_an_unknown_encoder_is_rejected_with_the_nearest_name():
     with pytest.raises(UserError, match=r"'resnet5O'.*did you mean 'resnet50'"):
         build_encoder("resnet5O")

@@ -80,13 +80,18 @@ STEPS = {
     "GradCache and remat": {"train": {"micro_batch": 16}, "model": {"remat": True}},
     "groups of two devices": {"model": {"norm_group": 16}},
     "groups within a device": {"model": {"norm_group": 4}},
+    "views apart": {"model": {"norm_views": "apart", "norm_group": 16}},
+    "views apart, GradCache and remat": {
+        "train": {"micro_batch": 16},
+        "model": {"norm_views": "apart", "remat": True},
+    },
     "a head without norm": {"model": {"projector_norm": False, "projector_layers": 3}},
     "one device": {},
 }
 
 
 @pytest.mark.parametrize(
-    "name", fast(STEPS, {"plain", "GradCache and remat", "groups of two devices"})
+    "name", fast(STEPS, {"plain", "GradCache and remat", "groups of two devices", "views apart"})
 )
 def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(name):
     config = recipes.load("debug")

@@ -14,7 +14,8 @@ from cssl_jax.errors import UserError
 from cssl_jax.losses import ntxent
 from cssl_jax.losses.core.two_views import two_view_contrast
 from cssl_jax.methods.simclr import SimCLR
-from cssl_jax.models.heads import ProjectionHead
+from cssl_jax.models.heads import MLP, projection_head
+from cssl_jax.models.normalization import NormGroups
 from cssl_jax.models.registry import build_encoder
 from cssl_jax.recipes import validate
 from cssl_jax.runtime import spmd
@@ -38,7 +39,7 @@ def assert_near(results, reference, bound=FLOAT64_BOUND):
 # ------------------------------------------------------------------------------------------ vectors
 
 
-class Mlp(ProjectionHead):
+class VectorEncoder(MLP):
     """Encoder of vectors: a projection head, including its BatchNorm layers."""
 
     @nn.compact
@@ -96,8 +97,8 @@ def make_batch(step, constants, host_batch):
 
 
 def method_and_state(method, dtype, **shared):
-    encoder = Mlp(layers=1, out=8, **shared)
-    built = method(encoder, ProjectionHead(hidden=8, out=4, **shared))
+    encoder = VectorEncoder(projection_head(layers=1, out=8).layers, **shared)
+    built = method(encoder, projection_head(hidden=8, out=4, **shared))
     views = {"main": np.zeros((2, 2, 6), np.float32)}
     params, statistics = built.init(jax.random.key(0), {"views": views})
     # Running statistics as after some training. The initial 0 and 1 would hide a fault when frozen.
@@ -113,6 +114,7 @@ def vector_gradient(
     *,
     micro_batch=0,
     norm_group=0,
+    norm_views="joint",
     frozen=False,
     method=Learned,
     rows=None,
@@ -121,7 +123,11 @@ def vector_gradient(
     """(gradient, metrics, running statistics) of one step, as host arrays."""
     with jax.enable_x64(dtype == np.float64):
         mesh = spmd.make_mesh(jax.devices()[:devices])
-        groups = spmd.norm_groups(N, norm_group, mesh, micro_batch)
+        groups = NormGroups(
+            count=spmd.norm_groups(N, norm_group, mesh, micro_batch),
+            examples=micro_batch or N,
+            views=norm_views,
+        )
         built, state = method_and_state(method, dtype, axis_name="data", norm_groups=groups)
         gradient = make_gradient(
             built,
@@ -178,6 +184,12 @@ def test_micro_batches_and_a_tiled_loss_give_the_plain_gradient(plain_step):
         return Learned(*modules, tile_size=5)
 
     assert_near(vector_gradient(4, micro_batch=MICRO_BATCH, method=tiled), plain_step)
+
+
+def test_views_are_normalised_apart_within_each_micro_batch(plain_step):
+    apart = vector_gradient(norm_group=MICRO_BATCH, norm_views="apart")
+    assert_near(vector_gradient(2, micro_batch=MICRO_BATCH, norm_views="apart"), apart)
+    assert largest_difference(apart[0], plain_step[0]) > 0.01
 
 
 def test_batch_norm_groups_may_be_smaller_than_a_micro_batch(plain_step):

@@ -1,5 +1,6 @@
 """Re-estimated BatchNorm statistics: exact in every layer, on any number of devices."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -84,10 +85,8 @@ def test_with_one_batch_every_layer_normalises_to_mean_0_and_variance_1(classifi
 def test_statistics_depend_on_neither_devices_nor_earlier_statistics(classifier):
     method, model = classifier
     one, eight = (reestimate_model(classifier, devices) for devices in (1, 8))
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    jax.tree.map(np.testing.assert_array_equal, one["params"], model["params"])
+    chex.assert_trees_all_close(one, eight, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_equal(one["params"], model["params"])
     other = jax.tree.map(lambda leaf: leaf * 2 + 1, model["model_state"])
     repeated = reestimate_model((method, {**model, "model_state": other}))
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(repeated), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(one, repeated, rtol=1e-4, atol=1e-5)

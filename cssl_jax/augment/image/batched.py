@@ -4,6 +4,7 @@ Where libraries differ, values follow Pillow and torchvision, unless ``ImagePoli
 "tf". The blur mirrors the image at its border.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -36,6 +37,8 @@ def apply(
 
 def cut(images: jax.Array, parameters: Parameters, *, policy: ImagePolicy, size: int) -> jax.Array:
     """First half of ``apply``: crops and resizes images to float [n, size, size, C] in [0, 1]."""
+    chex.assert_rank(images, 4)
+    chex.assert_tree_shape_prefix(parameters, images.shape[:1])
     x = to_float(images)
     if policy.uses("crop") or x.shape[1:3] != (size, size):
         box = crop_box(parameters, *x.shape[1:3], policy=policy)
@@ -54,8 +57,10 @@ def finish(images: jax.Array, parameters: Parameters, *, policy: ImagePolicy) ->
     Returns:
         float [n, s, s, C] in [0, 1].
     """
+    size = images.shape[1]
+    chex.assert_shape(images, (None, size, size, None))
+    chex.assert_tree_shape_prefix(parameters, images.shape[:1])
     x = to_float(images)
-    size = x.shape[1]
     if policy.uses("horizontal_flip"):
         x = _where(parameters["horizontal_flip"], x[:, :, ::-1], x)
     if policy.uses("vertical_flip"):
@@ -89,6 +94,8 @@ def apply_views(
     Returns:
         float [n, k, size, size, C] in [0, 1].
     """
+    chex.assert_rank(images, 4)
+    chex.assert_tree_shape_prefix(parameters, images.shape[:1])
 
     def one_view(drawn: Parameters) -> jax.Array:
         return apply(images, drawn, policy=policy, size=size)
@@ -98,6 +105,8 @@ def apply_views(
 
 def finish_views(views: jax.Array, parameters: Parameters, *, policy: ImagePolicy) -> jax.Array:
     """Applies ``finish`` to k views per image: [n, k, s, s, C], parameter leaves [n, k, ...]."""
+    chex.assert_rank(views, 5)
+    chex.assert_tree_shape_prefix(parameters, views.shape[:2])
 
     def one_view(x: jax.Array, drawn: Parameters) -> jax.Array:
         return finish(x, drawn, policy=policy)
@@ -113,6 +122,9 @@ def to_float(images: jax.Array) -> jax.Array:
 
 def normalize(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     """Normalizes x [..., C] in [0, 1] per channel by C means and C deviations: (x - mean) / std."""
+    # One mean for several channels would broadcast without an error.
+    chex.assert_axis_dimension(x, -1, len(mean))
+    chex.assert_axis_dimension(x, -1, len(std))
     return (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype)
 
 

@@ -22,7 +22,6 @@ WHITE = 255.0
 # OpenCV 4 rounds the positions that an affine map samples to 1/32 of a pixel.
 EXACT_AFFINE = int(cv2.__version__.split(".")[0]) >= 5
 _REACH = 4.0  # radius of the blur in standard deviations; 6e-5 of the weight lies beyond
-_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)  # numbers in ``policy.JITTER_ORDERS``
 Parameters = Mapping[str, Any]
 
 
@@ -112,39 +111,56 @@ class Canvas:
         channels. If a factor is at most 1, no value can leave [0, 255] and no clipping is needed.
         Consecutive maps are therefore combined up to the next one that needs clipping.
         """
-        mode, count = self._policy.color_mode, self._channels
-        linear = np.eye(count, count + 1)
+        # In the order of the numbers in ``policy.JITTER_ORDERS``.
+        operations = (self._brightness, self._contrast, self._saturation, self._hue)
+        linear = np.eye(self._channels, self._channels + 1)
         for number in parameters["order"] if self._policy.uses("jitter") else ():
-            needs_clip = False
-            if number == _BRIGHTNESS:
-                factor, shift = float(parameters["brightness"]), parameters["brightness_shift"]
-                linear *= factor
-                linear[:, -1] += shift * WHITE
-                needs_clip = factor > 1 or shift != 0
-            elif number == _CONTRAST and (factor := float(parameters["contrast"])) != 1:
-                means = linear @ np.append(cv2.mean(self.pixels)[:count], 1.0)
-                if mode != "tf":  # the mean of the grey image is the grey value of the mean colour
-                    means = means @ LUMA[mode] if count == 3 else means.mean()
-                linear *= factor
-                linear[:, -1] += (1 - factor) * means
-                needs_clip = factor > 1
-            elif count == 3 and number == _SATURATION:
-                factor = float(parameters["saturation"])
-                if mode != "tf":
-                    linear = (factor * np.eye(3) + (1 - factor) * np.array(LUMA[mode])) @ linear
-                    needs_clip = factor > 1
-                elif factor != 1:
-                    linear = self._apply(linear)
-                    self._in_hsv(saturation=factor)
-            elif count == 3 and number == _HUE and parameters["hue"] != 0:
-                linear = self._apply(linear)
-                self._in_hsv(turn=float(parameters["hue"]))
+            linear, needs_clip = operations[int(number)](linear, parameters)
             if needs_clip:
                 linear = self._apply(linear)
                 np.clip(self.pixels, 0.0, WHITE, out=self.pixels)
-        if parameters["grayscale"] and count == 3:
-            linear = np.array([LUMA[mode]] * 3) @ linear
+        if parameters["grayscale"] and self._channels == 3:
+            linear = np.array([LUMA[self._policy.color_mode]] * 3) @ linear
         self._apply(linear)
+
+    # Each jitter operation takes the linear map that is not applied yet. It returns the map that
+    # includes the operation, and whether a value may then leave [0, 255].
+
+    def _brightness(self, linear: np.ndarray, parameters: Parameters) -> tuple[np.ndarray, bool]:
+        factor, shift = float(parameters["brightness"]), parameters["brightness_shift"]
+        linear *= factor
+        linear[:, -1] += shift * WHITE
+        return linear, factor > 1 or bool(shift != 0)
+
+    def _contrast(self, linear: np.ndarray, parameters: Parameters) -> tuple[np.ndarray, bool]:
+        factor, count = float(parameters["contrast"]), self._channels
+        if factor == 1:
+            return linear, False
+        means = linear @ np.append(cv2.mean(self.pixels)[:count], 1.0)
+        mode = self._policy.color_mode
+        if mode != "tf":  # the mean of the grey image is the grey value of the mean colour
+            means = means @ LUMA[mode] if count == 3 else means.mean()
+        linear *= factor
+        linear[:, -1] += (1 - factor) * means
+        return linear, factor > 1
+
+    def _saturation(self, linear: np.ndarray, parameters: Parameters) -> tuple[np.ndarray, bool]:
+        factor, mode = float(parameters["saturation"]), self._policy.color_mode
+        if self._channels != 3:
+            return linear, False
+        if mode != "tf":
+            blend = factor * np.eye(3) + (1 - factor) * np.array(LUMA[mode])
+            return blend @ linear, factor > 1
+        if factor != 1:
+            linear = self._apply(linear)
+            self._in_hsv(saturation=factor)
+        return linear, False
+
+    def _hue(self, linear: np.ndarray, parameters: Parameters) -> tuple[np.ndarray, bool]:
+        if self._channels == 3 and parameters["hue"] != 0:
+            linear = self._apply(linear)
+            self._in_hsv(turn=float(parameters["hue"]))
+        return linear, False
 
     def _apply(self, linear: np.ndarray) -> np.ndarray:
         """Applies a linear map [C, C + 1] to every pixel, and returns the identity map."""
@@ -174,5 +190,6 @@ def _blur_weights(sigma: float, radius: int) -> np.ndarray:
     """Weights of ``batched.blur_weights``, truncated where they are negligible; float32 [taps]."""
     reach = min(radius, max(1, math.ceil(_REACH * sigma)))
     offsets = np.arange(-reach, reach + 1)
-    weights = np.exp(-0.5 * np.square(offsets / max(sigma, 0.05)))
-    return (weights / weights.sum()).astype(np.float32)
+    weights: np.ndarray = np.exp(-0.5 * np.square(offsets / max(sigma, 0.05)))
+    weights /= weights.sum()
+    return weights.astype(np.float32)

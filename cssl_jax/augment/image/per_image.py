@@ -61,7 +61,9 @@ def _same(x: jax.Array) -> jax.Array:
 
 def _luma(x: jax.Array, mode: str) -> jax.Array:
     """Grey values of an RGB image: [3, s, s] -> [s, s]."""
-    return sum(weight * plane for weight, plane in zip(LUMA[mode], x, strict=True))
+    terms = (weight * plane for weight, plane in zip(LUMA[mode], x, strict=True))
+    grey: jax.Array = sum(terms)
+    return grey
 
 
 def _color_jitter(x: jax.Array, parameters: Parameters, mode: str) -> jax.Array:
@@ -97,7 +99,8 @@ def _color_jitter(x: jax.Array, parameters: Parameters, mode: str) -> jax.Array:
     neutral = {"brightness": 1.0, "brightness_shift": 0.0, "contrast": 1.0}
     neutral |= {"saturation": 1.0, "hue": 0.0}
     unchanged = jnp.all(jnp.stack([parameters[name] == value for name, value in neutral.items()]))
-    return lax.cond(unchanged, _same, in_order, x)
+    jittered: jax.Array = lax.cond(unchanged, _same, in_order, x)
+    return jittered
 
 
 def _blur(x: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
@@ -120,4 +123,5 @@ def _blur(x: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
     # Beyond 4 standard deviations lies 6e-5 of the weight: a hundredth of a grey level.
     number = jnp.searchsorted(jnp.asarray(reaches[:-1]), 4 * sigma)
     branches = [lambda y, reach=reach: blur_within(reach, y) for reach in reaches]
-    return lax.switch(jnp.where(sigma > 0, number + 1, 0), [_same, *branches], x)
+    blurred: jax.Array = lax.switch(jnp.where(sigma > 0, number + 1, 0), [_same, *branches], x)
+    return blurred

@@ -5,6 +5,7 @@ import itertools
 import math
 from typing import Literal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,16 +103,29 @@ class ImagePolicy:
     solarize_threshold: float = 0.5
 
     def __post_init__(self) -> None:
+        self._check_probabilities()
+        self._check_intervals()
+        self._check_numbers()
+        self._check_hue()
+        self._check_affine()
+
+    def _check_probabilities(self) -> None:
         for name in PROBABILITIES:
             values = getattr(self, name)
             if not values or any(not 0.0 <= p <= 1.0 for p in values):
                 raise UserError(f"augment.{name} is {values}; give probabilities between 0 and 1")
+
+    def _check_intervals(self) -> None:
         for name in ("crop_area", "crop_ratio", "scaling", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0.0 < low <= high < math.inf:
                 raise UserError(
                     f"augment.{name} is ({low}, {high}); give 0 < smallest <= largest, both finite"
                 )
+        if self.crop_area[1] > 1.0:
+            raise UserError(f"augment.crop_area ends at {self.crop_area[1]}; a crop is at most 1.0")
+
+    def _check_numbers(self) -> None:
         for name in ("brightness", "contrast", "saturation", "jitter_strength", "blur_kernel"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise UserError(f"augment.{name} is {getattr(self, name)}; give 0 or more, finite")
@@ -124,13 +138,15 @@ class ImagePolicy:
         for name in ("fill", "solarize_threshold"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"augment.{name} is {getattr(self, name)}; give 0 to 1")
-        if self.crop_area[1] > 1.0:
-            raise UserError(f"augment.crop_area ends at {self.crop_area[1]}; a crop is at most 1.0")
+
+    def _check_hue(self) -> None:
         if not 0.0 <= self.hue * self.jitter_strength <= 0.5:
             raise UserError(
                 f"augment.hue {self.hue} at strength {self.jitter_strength} turns the colour "
                 "circle by more than half; keep their product within [0, 0.5]"
             )
+
+    def _check_affine(self) -> None:
         for name, neutral in NEUTRAL_AFFINE.items():
             if getattr(self, name) != neutral and not self.uses("affine"):
                 raise UserError(
@@ -170,8 +186,10 @@ def sample(key: jax.Array, policy: ImagePolicy, view: jax.Array | int = 0) -> Pa
         contrast and saturation (factors), brightness_shift; hue (fraction of the colour circle);
         order [4] (int32, numbers of the four jitter operations); blur_sigma (pixels; 0: no blur).
     """
+    chex.assert_shape(key, (2,))
     view_key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), view)
-    uniform = dict(zip(_SLOTS, jax.random.uniform(view_key, (len(_SLOTS),), float), strict=True))
+    drawn = jax.random.uniform(view_key, (len(_SLOTS),), float)
+    uniform: dict[str, jax.Array] = dict(zip(_SLOTS, drawn, strict=True))
 
     def happens(name: str) -> jax.Array:
         values = jnp.asarray(getattr(policy, name))

@@ -15,7 +15,8 @@ SHOWN = 3  # maximum number of names in a note
 def blank(index: ScanIndex) -> np.ndarray:
     """Record numbers of the kept images whose pixels all have one value, int64 [k]."""
     kept = index.kept
-    return kept[index.levels[kept] == 1]
+    numbers: np.ndarray = kept[index.levels[kept] == 1]
+    return numbers
 
 
 def narrow(index: ScanIndex) -> np.ndarray:
@@ -25,7 +26,7 @@ def narrow(index: ScanIndex) -> np.ndarray:
     The result is empty if any 16-bit image reaches ``NARROW``.
     """
     is_sixteen = np.array([is_sixteen_bits(index.kind[i]) for i in index.kept], bool)
-    numbers = index.kept[is_sixteen]
+    numbers: np.ndarray = index.kept[is_sixteen]
     return numbers if len(numbers) and index.high[numbers].max() < NARROW else numbers[:0]
 
 

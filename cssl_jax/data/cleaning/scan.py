@@ -118,11 +118,11 @@ def _is_final(fact: dict[str, Any], max_pixels: int) -> bool:
     if fact["reason"] == "oversize":  # under the limit of that scan; the image was not decoded
         return int(fact["height"]) * int(fact["width"]) > max_pixels
     # Missing permissions or mounts prevent reading, and fixing them does not change the stamp.
-    return fact["reason"] != "unreadable" or fact["bytes"] > 0
+    return fact["reason"] != "unreadable" or int(fact["bytes"]) > 0
 
 
 def _scan_missing(
-    records: Records, facts: list, missing: list[int], channels: int, max_pixels: int
+    records: Records, facts: list[Any], missing: list[int], channels: int, max_pixels: int
 ) -> None:
     """Scans the records with the numbers ``missing`` and stores their facts in ``facts``."""
     progress = bar(iterable=missing, desc=f"checking {records.name}", unit="image", delay=2.0)
@@ -216,7 +216,7 @@ def perceptual_hash(pixels: np.ndarray) -> int:
 
 
 def _apply_limits(
-    names: Sequence[str], facts: list, channels: int, min_side: int, max_pixels: int
+    names: Sequence[str], facts: list[Any], channels: int, min_side: int, max_pixels: int
 ) -> ScanIndex:
     """Applies the limits, then finds duplicates among the remaining records."""
     first: dict[bytes, int] = {}
@@ -239,7 +239,7 @@ def _apply_limits(
     return ScanIndex(reason=tuple(reasons), detail=tuple(details), kind=kinds, **columns)
 
 
-def _columns(facts: list, channels: int) -> dict[str, np.ndarray]:
+def _columns(facts: list[Any], channels: int) -> dict[str, np.ndarray]:
     statistics = (np.float64, (channels,))
     columns = {**_COLUMNS, "mean": statistics, "square": statistics}
     return {
@@ -268,7 +268,7 @@ def _load(cache: pathlib.Path | None, channels: int) -> dict[tuple[str, str], di
         return {}
 
 
-def _save(cache: pathlib.Path | None, records: Records, facts: list, channels: int) -> None:
+def _save(cache: pathlib.Path | None, records: Records, facts: list[Any], channels: int) -> None:
     if cache is None:
         return
     scanned = [i for i, fact in enumerate(facts) if fact is not None]

@@ -308,7 +308,7 @@ def _columns(columns: Iterable[str]) -> str:
     return ", ".join(map(short, names[:8])) + more
 
 
-def _lines(reader: csv.DictReader, path: pathlib.Path) -> Iterator[dict[str, str]]:
+def _lines(reader: "csv.DictReader[str]", path: pathlib.Path) -> Iterator[dict[str, str]]:
     try:
         yield from reader
     except csv.Error as error:

@@ -186,7 +186,7 @@ class BinaryColumn:
         """
         group = int(np.searchsorted(self._ends, row, side="right"))
         values = self._group(group)
-        value = values[row - int(self._ends[group]) + len(values)].as_py()
+        value: bytes | None = values[row - int(self._ends[group]) + len(values)].as_py()
         if value is None:
             shard = self._shards[self._groups[group][0]]
             raise OSError(
@@ -308,16 +308,16 @@ def _is_image_type(kind: Any) -> bool:
 def _is_bytes(kind: Any) -> bool:
     import pyarrow as pa
 
-    return (
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-    )
+    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(check(kind) for check in checks)
 
 
 def _is_label_type(kind: Any) -> bool:
     import pyarrow as pa
 
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return is_text or pa.types.is_integer(kind) or pa.types.is_dictionary(kind)
+    text_checks = (pa.types.is_string, pa.types.is_large_string)
+    checks = (*text_checks, pa.types.is_integer, pa.types.is_dictionary)
+    return any(check(kind) for check in checks)
 
 
 def _group_rows(path: pathlib.Path, metadata: Any, leaf: str) -> list[int]:
@@ -361,7 +361,8 @@ def _read_values(path: pathlib.Path, column: str) -> list[Any]:
 
     try:
         with pq.ParquetFile(path) as file:
-            return file.read(columns=[column]).column(0).to_pylist()
+            values: list[Any] = file.read(columns=[column]).column(0).to_pylist()
+            return values
     except (pa.ArrowException, OSError, IndexError) as error:
         raise UserError(f"{path}: column {column} cannot be read: {_one_line(error)}") from error
 

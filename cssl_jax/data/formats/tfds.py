@@ -259,7 +259,8 @@ def _array_record(
             f"{builder.data_dir} is prepared as array_record, but the package array_record cannot "
             f"be imported ({error}); `pip install array_record`, or prepare the set as tfrecord"
         ) from error
-    return source.__getitem__
+    read: _Reader = source.__getitem__
+    return read
 
 
 def _array_record_count(shard: Shard) -> int:
@@ -276,7 +277,7 @@ def _array_record_count(shard: Shard) -> int:
     def count() -> int:
         reader = array_record_module.ArrayRecordReader(str(shard.path))
         try:
-            return reader.num_records()
+            return int(reader.num_records())
         finally:
             reader.close()
 

@@ -52,7 +52,9 @@ def view_pairs(
         done += rows
 
 
-def _views_on_device(source: ArraySource, policy: ImagePolicy, size: int, seed: int) -> Iterator:
+def _views_on_device(
+    source: ArraySource, policy: ImagePolicy, size: int, seed: int
+) -> Iterator[np.ndarray]:
     keys = example_key(seed, np.uint32(0), np.arange(len(source)))
     for i in range(0, len(source), ROWS):
         images, key = source.images[i : i + ROWS], keys[i : i + ROWS]

@@ -53,40 +53,61 @@ def prefetch(items: Generator[Any], place: Callable[[Any], Any], depth: int = 2)
         place: Function applied to each item in the thread.
         depth: Maximum number of results that wait in the queue.
     """
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
-    closed = threading.Event()
+    results = _Results(depth)
+    thread = threading.Thread(
+        target=_produce, args=(items, place, results), name="cssl-prefetch", daemon=True
+    )
+    thread.start()
+    try:
+        yield from results
+    finally:
+        results.close()
+        thread.join(timeout=HANGING)  # a read that hangs must not prevent a run from ending
 
-    def offer(kind: str, value: Any) -> bool:
+
+class _Results:
+    """Results that a thread offers and its consumer iterates over.
+
+    Args:
+        depth: Maximum number of results that wait.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
+        self._closed = threading.Event()
+
+    def offer(self, kind: str, value: Any) -> bool:
+        """Adds an "item", "error" or "end" when there is room; False if the consumer has closed."""
         # Waits in short intervals, so that a closed consumer stops a thread with a full queue.
-        while not closed.is_set():
+        while not self._closed.is_set():
             try:
-                ready.put((kind, value), timeout=0.1)
+                self._ready.put((kind, value), timeout=0.1)
                 return True
             except queue.Full:
                 continue
         return False
 
-    def work() -> None:
-        try:
-            for item in items:
-                if not offer("item", place(item)):
-                    return
-            offer("end", None)
-        except BaseException as error:  # every kind of error is passed to the consumer
-            offer("error", error)
-        finally:
-            items.close()
-
-    thread = threading.Thread(target=work, name="cssl-prefetch", daemon=True)
-    thread.start()
-    try:
+    def __iter__(self) -> Iterator[Any]:
         while True:
-            kind, value = ready.get()
+            kind, value = self._ready.get()
             if kind == "error":
                 raise value
             if kind == "end":
                 return
             yield value
+
+    def close(self) -> None:
+        """Stops the thread at its next offer."""
+        self._closed.set()
+
+
+def _produce(items: Generator[Any], place: Callable[[Any], Any], results: _Results) -> None:
+    try:
+        for item in items:
+            if not results.offer("item", place(item)):
+                return
+        results.offer("end", None)
+    except BaseException as error:  # every kind of error is passed to the consumer
+        results.offer("error", error)
     finally:
-        closed.set()
-        thread.join(timeout=HANGING)  # a read that hangs must not prevent a run from ending
+        items.close()

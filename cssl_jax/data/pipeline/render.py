@@ -37,11 +37,16 @@ def vectors(policy: ImagePolicy) -> Callable[[Drawn], Drawn]:
 
     def ravel(drawn: Drawn) -> Drawn:
         parameters = {name: drawn[name] for name in names}
-        ravel_view = lambda view: ravel_pytree(view)[0]  # noqa: E731
-        vector = jax.vmap(jax.vmap(ravel_view))(parameters).astype(np.float32)
+        vector = jax.vmap(jax.vmap(_raveled))(parameters).astype(np.float32)
         return {"halvings": drawn["halvings"], "box": drawn["reduced_box"], "vector": vector}
 
     return ravel
+
+
+def _raveled(view: Drawn) -> jax.Array:
+    """Parameters of one view as one vector [K]."""
+    vector, _ = ravel_pytree(view)
+    return vector
 
 
 def parameters_of(policy: ImagePolicy) -> Callable[[np.ndarray], dict[str, Any]]:

@@ -112,7 +112,6 @@ def _opencv_views(
             raise
         return step
 
-    @tf.autograph.experimental.do_not_convert
     def fill_group(*group: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(fill, group, tf.int64, stateful=True), ())
 
@@ -121,7 +120,8 @@ def _opencv_views(
     scalar = tf.TensorSpec((), tf.int64)
     specs = (tf.TensorSpec((None, *drawn[name].shape[1:]), drawn[name].dtype) for name in names)
     dataset = tf.data.Dataset.from_generator(groups, output_signature=(scalar, scalar, *specs))
-    dataset = dataset.map(fill_group, num_parallel_calls=job.workers, deterministic=True)
+    fill_as_written = tf.autograph.experimental.do_not_convert(fill_group)
+    dataset = dataset.map(fill_as_written, num_parallel_calls=job.workers, deterministic=True)
     # One element per step: its groups, each of which returns the step number.
     return dataset.batch(-(-rows // group_size)), lambda step: views_by_step.pop(int(step[0]))
 

@@ -38,7 +38,6 @@ def views(
         index, key = job.sampler.draw(step, job.rows)
         return {"number": index, **open_image.inputs(index), **draw(index, key)}
 
-    @tf.autograph.experimental.do_not_convert
     def crop_views(example: Drawn) -> Any:
         image, boxes = open_image.open(example, errors), tf.unstack(example["box"], job.views)
         crops = tf.stack([_crop_and_resize(image, box, job.policy, job.size) for box in boxes])
@@ -46,21 +45,21 @@ def views(
             return crops, example["vector"]
         return tf.cast(crops + 0.5, tf.uint8)  # the cast truncates; no value is negative
 
-    @tf.autograph.experimental.do_not_convert
     def finish_views(crops: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
         finished = tf.numpy_function(finish, [crops, drawn], tf.uint8, stateful=False)
         return tf.ensure_shape(finished, crops.shape)
 
+    as_written = tf.autograph.experimental.do_not_convert
     parallel = {"num_parallel_calls": job.workers, "deterministic": True}
     signature = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in inputs(start).items()}
     dataset = tf.data.Dataset.from_generator(
         lambda: map(inputs, range(start, stop)), output_signature=signature
     )
-    dataset = dataset.unbatch().map(crop_views, **parallel)
+    dataset = dataset.unbatch().map(as_written(crop_views), **parallel)
     if job.whole:
         group_size = min(CALL_EXAMPLES, len(job.rows))
         finish = finisher(job, group_size)
-        dataset = dataset.batch(group_size).map(finish_views, **parallel).unbatch()
+        dataset = dataset.batch(group_size).map(as_written(finish_views), **parallel).unbatch()
     return dataset.batch(len(job.rows)), lambda views: views
 
 

@@ -35,7 +35,7 @@ def batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
     group_size, paint = _painter(job)
     channels, rows = job.source.channels, len(job.rows)
     pool = ThreadPoolExecutor(job.workers, thread_name_prefix="cssl-views")
-    pending: collections.deque[tuple[HostBatch, list[Future]]] = collections.deque()
+    pending: collections.deque[tuple[HostBatch, list[Future[None]]]] = collections.deque()
 
     def wait_for_oldest() -> HostBatch:
         host_batch, tasks = pending.popleft()

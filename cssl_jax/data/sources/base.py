@@ -132,7 +132,7 @@ class ArraySource:
     @property
     def channels(self) -> int:
         """Number of channels of every image."""
-        return self.images.shape[-1]
+        return int(self.images.shape[-1])
 
     @property
     def sizes(self) -> np.ndarray:
@@ -175,7 +175,8 @@ class ArraySource:
     def image(self, index: int, halvings: int = 0, memory: np.ndarray | None = None) -> np.ndarray:
         """One image, uint8 [H, W, C]. ``halvings`` must be 0, because nothing is decoded."""
         assert not halvings
-        return self.images[index]
+        image: np.ndarray = self.images[index]
+        return image
 
     def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:
         """Yields all images in order and at their size, at most ``rows`` per block."""

@@ -92,13 +92,14 @@ class ImageSource:
     @functools.cached_property
     def sizes(self) -> np.ndarray:
         """int32 [size, 2], height and width in pixels after the EXIF orientation is applied."""
-        sizes = np.stack([self.index.height, self.index.width], axis=1)[self.numbers]
+        sizes: np.ndarray = np.stack([self.index.height, self.index.width], axis=1)[self.numbers]
         return sizes.astype(np.int32)  # cannot overflow: a kept image has at most max_pixels
 
     @functools.cached_property
     def plain_jpeg(self) -> np.ndarray:
         """Bool [size], True for JPEGs that TensorFlow decodes to the same pixels as Pillow."""
-        return self.index.plain_jpeg[self.numbers]
+        is_plain: np.ndarray = self.index.plain_jpeg[self.numbers]
+        return is_plain
 
     def fingerprint(self) -> str:
         """Text that identifies the set: size, channels, labelled or not, and a checksum.

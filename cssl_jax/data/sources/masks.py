@@ -157,4 +157,5 @@ def _centre_square(mask: np.ndarray, size: int) -> np.ndarray:
     side = min(height, width)
     nearest = ((np.arange(size) + 0.5) * side / size).astype(int)
     rows, columns = (height - side) // 2 + nearest, (width - side) // 2 + nearest
-    return mask[rows[:, None], columns]
+    square: np.ndarray = mask[rows[:, None], columns]
+    return square

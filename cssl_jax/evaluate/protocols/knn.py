@@ -16,6 +16,8 @@ from cssl_jax.losses.core.similarity import normalize_rows
 BANK_BLOCK = 2**16  # maximum number of bank rows per matrix product
 IN_FLIGHT = 2  # query blocks searched concurrently: XLA's top_k on a CPU uses one core only
 
+_Nearest = tuple[jax.Array, jax.Array]  # similarities [Q, k] and rows int32 [Q, k]
+
 
 def knn(
     bank: np.ndarray,
@@ -191,14 +193,12 @@ def _unit_blocks(bank: jax.Array, count: int, size: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def _nearest(
-    blocks: jax.Array, queries: jax.Array, total: int, *, k: int
-) -> tuple[jax.Array, jax.Array]:
+def _nearest(blocks: jax.Array, queries: jax.Array, total: int, *, k: int) -> _Nearest:
     """Similarities [Q, k] and rows int32 [Q, k] of the nearest among the first ``total`` rows."""
     count, size, _ = blocks.shape
     unit = normalize_rows(queries)
 
-    def nearest_of(block: jax.Array, first: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+    def nearest_of(block: jax.Array, first: jax.Array | int) -> _Nearest:
         similarity = jnp.matmul(unit, block.T, precision=jax.lax.Precision.HIGHEST)
         if count > 1:  # the last block is padded
             inside = first + jnp.arange(size) < total
@@ -206,7 +206,7 @@ def _nearest(
         values, index = jax.lax.top_k(similarity, min(k, size))
         return values, index + first
 
-    def merge(best: tuple, block: tuple) -> tuple[tuple, None]:
+    def merge(best: _Nearest, block: tuple[jax.Array, jax.Array]) -> tuple[_Nearest, None]:
         # The earlier rows stand first: top_k prefers the first of equal values.
         pairs = zip(best, nearest_of(*block), strict=True)
         values, index = (jnp.concatenate(pair, axis=1) for pair in pairs)
@@ -283,4 +283,5 @@ def nearest(features: np.ndarray, k: int, *, block_size: int = 1024) -> np.ndarr
     is_other = index != np.arange(len(index))[:, None]
     # A row that is zero or has duplicates may be missing from its own list: drop the last one then.
     is_other[is_other.all(axis=1), -1] = False
-    return index[is_other].reshape(-1, k)
+    others: np.ndarray = index[is_other]
+    return others.reshape(-1, k)

@@ -1,5 +1,6 @@
 """Runs the protocols on frozen features, with or without labels."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,21 +36,43 @@ def check_names(names: tuple[str, ...]) -> None:
         raise UserError(f"protocol {SEGMENT!r} needs images with masks; request it alone")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProtocolOptions:
+    """Protocols on labelled features, and their settings.
+
+    Attributes:
+        protocols: Names of protocols in ``PROTOCOLS``.
+        knn_k: Number of neighbours that vote.
+        knn_temperature: Temperature of the kNN vote.
+        seed: Seed of the fraction of the training images on which the linear probe's penalty is
+            chosen, and of the few-shot draws.
+        knn_ks: Additional numbers of neighbours; empty: only ``knn_k``.
+        l2_values: Penalties that the linear probe chooses from.
+        probe_seeds: Number of held-out fractions of the training images on which the penalty is
+            chosen.
+        shots: Numbers of labels per class for the few-shot probe.
+        draws: Number of random label draws per shot count.
+        recall_at: Values of k for retrieval's recall@k.
+    """
+
+    protocols: tuple[str, ...]
+    knn_k: int
+    knn_temperature: float
+    seed: int
+    knn_ks: Sequence[int] = ()
+    l2_values: Sequence[float] = L2_VALUES
+    probe_seeds: int = 1
+    shots: Sequence[int] = (1, 5, 10)
+    draws: int = 100
+    recall_at: Sequence[int] = (1, 5, 10)
+
+
 def labelled(
     features: Features,
     train: Source,
     validation: Source,
+    options: ProtocolOptions,
     *,
-    protocols: tuple[str, ...],
-    knn_k: int,
-    knn_temperature: float,
-    seed: int,
-    knn_ks: Sequence[int] = (),
-    l2_values: Sequence[float] = L2_VALUES,
-    probe_seeds: int = 1,
-    shots: Sequence[int] = (1, 5, 10),
-    draws: int = 100,
-    recall_at: Sequence[int] = (1, 5, 10),
     selection: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Runs protocols on frozen features: fitted on ``train``, evaluated on ``validation``.
@@ -58,54 +81,54 @@ def labelled(
         features: Function from a source of N images to features float32 [N, D].
         train: Labelled images: kNN bank, training set of the probes, and retrieval gallery.
         validation: Labelled images that are evaluated. They choose no setting of a protocol.
-        protocols: Names of protocols in ``PROTOCOLS``.
-        knn_k: Number of neighbours that vote.
-        knn_temperature: Temperature of the kNN vote.
-        seed: Seed of the fraction of ``train`` on which the linear probe's penalty is chosen, and
-            of the few-shot draws.
-        knn_ks: Additional numbers of neighbours; empty: only ``knn_k``.
-        l2_values: Penalties that the linear probe chooses from.
-        probe_seeds: Number of held-out fractions of ``train`` on which the penalty is chosen.
-        shots: Numbers of labels per class for the few-shot probe.
-        draws: Number of random label draws per shot count.
-        recall_at: Values of k for retrieval's recall@k.
+        options: Protocols to run, and their settings.
         selection: Rows int [r] of ``validation`` that rank checkpoints; None: none do.
 
     Returns:
         {"knn": {"top1", "top5", "k"}, "linear": see ``linear_probe``, "few_shot": see ``few_shot``,
-        "retrieval": see ``retrieval``}, as fractions in [0, 1]. "knn" also has "by_k" if ``knn_ks``
-        is not empty, and "selection_top1", the top-1 accuracy on ``selection``, if it is given.
+        "retrieval": see ``retrieval``}, as fractions in [0, 1]. "knn" also has "by_k" if
+        ``options.knn_ks`` is not empty, and "selection_top1", the top-1 accuracy on ``selection``,
+        if it is given.
 
     Raises:
         UserError: A protocol is unknown, or the features or settings are invalid.
     """
-    check_names(protocols)
+    check_names(options.protocols)
     assert train.labels is not None
     assert validation.labels is not None
     classes = max(train.num_classes, validation.num_classes)
     # Every protocol takes these four arrays in this order.
     arrays = features(train), train.labels, features(validation), validation.labels
     results: dict[str, Any] = {}
-    if "knn" in protocols:
-        ks = (knn_k, *knn_ks)
-        hits = knn_hits(*arrays, num_classes=classes, ks=ks, temperature=knn_temperature)
-        k = min(knn_k, len(train))
+    if "knn" in options.protocols:
+        ks = (options.knn_k, *options.knn_ks)
+        hits = knn_hits(*arrays, num_classes=classes, ks=ks, temperature=options.knn_temperature)
+        k = min(options.knn_k, len(train))
         results["knn"] = {**accuracies(hits[k]), "k": k}
-        if knn_ks:
+        if options.knn_ks:
             results["knn"]["by_k"] = {
                 str(number): accuracies(hits[number]) for number in sorted(hits)
             }
         if selection is not None:
             results["knn"]["selection_top1"] = float(np.mean(hits[k][0, selection]))
-    if "linear" in protocols:
+    if "linear" in options.protocols:
         results["linear"] = linear_probe(
-            *arrays, num_classes=classes, l2_values=tuple(l2_values), seed=seed, seeds=probe_seeds
+            *arrays,
+            num_classes=classes,
+            l2_values=tuple(options.l2_values),
+            seed=options.seed,
+            seeds=options.probe_seeds,
         )
-    if "few-shot" in protocols:
+    if "few-shot" in options.protocols:
         results["few_shot"] = few_shot(
-            *arrays, num_classes=classes, shots=shots, draws=draws, seed=seed
+            *arrays,
+            num_classes=classes,
+            shots=options.shots,
+            draws=options.draws,
+            seed=options.seed,
         )
-    if "retrieval" in protocols:
+    if "retrieval" in options.protocols:
+        recall_at = options.recall_at
         results["retrieval"] = retrieval(*arrays, num_classes=classes, recall_at=recall_at)
     return results
 

@@ -207,7 +207,8 @@ class SegmentProbe:
     def _put(self, block: np.ndarray) -> jax.Array:
         """Puts a block on the devices, padded to a whole batch so that one program serves all."""
         padding = [(0, len(self._process_rows) - len(block))] + [(0, 0)] * (block.ndim - 1)
-        return spmd.put_batch(np.pad(block, padding), self._mesh)
+        placed: jax.Array = spmd.put_batch(np.pad(block, padding), self._mesh)
+        return placed
 
 
 def _all_ignored(split: str, images: int) -> str:

@@ -9,6 +9,7 @@ problem waits for the line search of another. Source: Nocedal and Wright, Numeri
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -62,7 +63,10 @@ def begin(evaluate: Evaluate, precondition: Precondition, start: jax.Array) -> S
         precondition: Approximate inverse Hessian, positive definite.
         start: Initial parameters, float [B, P].
     """
+    chex.assert_rank(start, 2)
     value, gradient, curvature = evaluate(start)
+    chex.assert_shape([value, curvature], start.shape[:1])
+    chex.assert_equal_shape([gradient, start])
     history = jnp.zeros((len(start), MEMORY, start.shape[1]), start.dtype)
     count = jnp.zeros(len(start), jnp.int32)
     return Solution(

@@ -12,7 +12,7 @@ strongly correlated: without the preconditioner the same sweep takes four times 
 """
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,14 @@ class Rows(NamedTuple):
     axes: jax.Array
     spread: jax.Array
     rest: jax.Array
+
+
+class _Limits(TypedDict):
+    """Limits at which a problem is done, see ``lbfgs.advance``."""
+
+    tolerance: jax.Array | float
+    precision: jax.Array | float
+    max_trials: jax.Array | int
 
 
 def fit_logistic(
@@ -129,7 +137,7 @@ def fit_all(
     # The number of steps depends on the penalty, so that neighbours are solved together.
     max_problems = max(1, _MEMORY_LIMIT // (2 * lbfgs.MEMORY * 4 * size))
     rows = _make_rows(jnp.asarray(features), labels, row_weights, num_classes * len(l2_values))
-    limits = {"tolerance": tolerance, "precision": precision, "max_trials": max_iterations}
+    limits = _Limits(tolerance=tolerance, precision=precision, max_trials=max_iterations)
     solutions = [
         _solve(rows, np.asarray(l2_values[start : start + max_problems]), num_classes, limits)
         for start in range(0, len(l2_values), max_problems)
@@ -189,7 +197,7 @@ def _principal_axes(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return axes, jnp.maximum(spread, min_variance), rest
 
 
-def _solve(rows: Rows, l2_values: np.ndarray, num_classes: int, limits: dict) -> np.ndarray:
+def _solve(rows: Rows, l2_values: np.ndarray, num_classes: int, limits: _Limits) -> np.ndarray:
     """Weights [L, C * (D + 1)] of all penalties.
 
     Once half of the problems of a large sweep are solved, the batch shrinks to the other half.
@@ -228,13 +236,17 @@ def _advance(
     rows: Rows,
     l2: jax.Array,
     state: lbfgs.Solution,
-    limits: dict,
+    limits: _Limits,
     *,
     num_classes: int,
     enough: int,
 ) -> lbfgs.Solution:
     problems = _problems(rows, l2, num_classes)
     return lbfgs.advance(*problems, state, enough=enough, **limits)
+
+
+# Sums over rows: loss [B], kernel gradient [B * C, D], bias gradient [B, C] and impurity [B].
+_Sums = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 def _problems(
@@ -259,7 +271,7 @@ def _problems(
         count = len(points)
         flat = kernels.reshape(-1, width)
 
-        def add(sums: tuple, block: tuple) -> tuple[tuple, None]:
+        def add(sums: _Sums, block: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[_Sums, None]:
             x, labels, weight = block
             # Class axis before row axis: the gradient is then residuals @ x, which XLA's CPU
             # backend computes five times as fast as x.T @ residuals.

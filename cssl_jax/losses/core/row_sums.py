@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -94,6 +95,10 @@ def sum_rows(
     Raises:
         UserError: A tiled sum is differentiated twice.
     """
+    chex.assert_rank(anchors, 2)
+    chex.assert_shape(candidates, (None, anchors.shape[1]))
+    chex.assert_tree_shape_prefix(rows, (len(anchors),))
+    chex.assert_tree_shape_prefix(columns, (len(candidates),))
     dtype = jnp.promote_types(anchors.dtype, jnp.float32)
     scalars = jax.tree.map(lambda x: jnp.asarray(x, dtype), scalars)
     rows, columns = lax.stop_gradient((rows, columns))
@@ -283,4 +288,7 @@ def _gradients(
         return anchor_gradient, candidate_gradient, scalar_total
 
     start = jax.tree.map(jnp.zeros_like, (matrix.anchors, matrix.candidates, scalars))
-    return lax.fori_loop(0, row_tiles, row_of_tiles, start)
+    gradients: tuple[jax.Array, jax.Array, PyTree] = lax.fori_loop(
+        0, row_tiles, row_of_tiles, start
+    )
+    return gradients

@@ -171,7 +171,8 @@ def _tiled(
     positive_in_sum: bool,
     tile: int,
 ) -> tuple[jax.Array, _Rows]:
-    return _tiled_forward(anchors, scale, candidates, axis_name, positive_in_sum, tile)[0]
+    outputs, _ = _tiled_forward(anchors, scale, candidates, axis_name, positive_in_sum, tile)
+    return outputs
 
 
 def _tiled_forward(
@@ -181,7 +182,7 @@ def _tiled_forward(
     axis_name: str | None,
     positive_in_sum: bool,
     tile: int,
-) -> tuple[Any, Any]:
+) -> tuple[tuple[jax.Array, _Rows], Any]:
     first = jnp.asarray(first_row(len(anchors), axis_name), jnp.int32)
     matrix = _Matrix(candidates, anchors, first, scale)
     statistics = functools.partial(_statistics, tile=tile, positive_in_sum=positive_in_sum)
@@ -290,7 +291,9 @@ def _unscaled_gradient(
             gradient = put(gradient, take(gradient, j, width) + by_column, j, width)
         return gradient
 
-    return _loop_over_tiles(matrix, tile, add_tile, jnp.zeros_like(matrix.anchors))
+    start = jnp.zeros_like(matrix.anchors)
+    gradient: jax.Array = _loop_over_tiles(matrix, tile, add_tile, start)
+    return gradient
 
 
 def _loop_over_tiles(matrix: _Matrix, tile: int, step: _Step, start: Any) -> Any:

@@ -33,7 +33,7 @@ class StopVote:
     @staticmethod
     def poll_now(request: int) -> int:
         """Returns the largest request of any process now; a blocking collective call."""
-        return max(multihost.gather(request))
+        return max(map(int, multihost.gather(request)))
 
     def poll(self, step: int, request: int) -> int:
         """Returns the request that takes effect after ``step`` steps; 0: none.

@@ -4,6 +4,7 @@ import numpy as np
 
 from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec, pixel_sides
+from cssl_jax.data.sources.base import Source
 from cssl_jax.evaluate.classifier_evaluator import NAME, ClassifierEvaluator
 from cssl_jax.evaluate.features import Model, pixels
 from cssl_jax.evaluate.load import Encoder
@@ -45,7 +46,7 @@ class DomainEvaluator:
         }
 
 
-def _evaluators(encoder: Encoder, held_out: dict) -> dict[str, ClassifierEvaluator]:
+def _evaluators(encoder: Encoder, held_out: dict[str, Source]) -> dict[str, ClassifierEvaluator]:
     assert isinstance(encoder.method, Classifier)
     return {
         name: ClassifierEvaluator(

@@ -1,5 +1,6 @@
 """Protocols: the data that they may use, their metrics, and the printed table."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -13,7 +14,9 @@ from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.report.results_table import format_results
 from cssl_jax.report.tables import results_table
 
-GIVEN = {"protocols": ("knn", "linear"), "knn_k": 5, "knn_temperature": 0.1, "seed": 0}
+OPTIONS = protocols.ProtocolOptions(
+    protocols=("knn", "linear"), knn_k=5, knn_temperature=0.1, seed=0
+)
 # Flips and crops only: an image of one colour does not change.
 CROPS = ImagePolicy(jitter=(0.0,), grayscale=(0.0,), blur=(0.0,))
 
@@ -48,7 +51,8 @@ def test_knn_is_scikit_learns_on_the_features():
     train, validation = (
         source(np.arange(n) % 3, seed, spread=150) for n, seed in ((90, 0), (60, 2))
     )
-    results = protocols.labelled(flat, train, validation, **{**GIVEN, "protocols": ("knn",)})
+    options = dataclasses.replace(OPTIONS, protocols=("knn",))
+    results = protocols.labelled(flat, train, validation, options)
 
     def unit(x):
         x = flat(x).astype(np.float64)
@@ -62,9 +66,8 @@ def test_knn_is_scikit_learns_on_the_features():
 
 def test_k_is_reported_as_used():
     train = source(np.arange(30) % 3)
-    results = protocols.labelled(
-        flat, train, train, **{**GIVEN, "protocols": ("knn",), "knn_k": 200}
-    )
+    options = dataclasses.replace(OPTIONS, protocols=("knn",), knn_k=200)
+    results = protocols.labelled(flat, train, train, options)
     assert results["knn"]["k"] == 30
 
 
@@ -72,9 +75,9 @@ def test_validation_labels_choose_nothing():
     train, validation = source(np.arange(60) % 3), source(np.arange(40) % 3, seed=2)
     # Identical images, with labels that are all wrong.
     swapped = ArraySource("swapped", validation.images, (validation.labels + 1) % 3)
+    options = dataclasses.replace(OPTIONS, protocols=("linear",))
     right, wrong = (
-        protocols.labelled(flat, train, v, **{**GIVEN, "protocols": ("linear",)})["linear"]
-        for v in (validation, swapped)
+        protocols.labelled(flat, train, v, options)["linear"] for v in (validation, swapped)
     )
     assert right["l2"] == wrong["l2"]
     assert right["top1"] > 0.7
@@ -84,7 +87,7 @@ def test_validation_labels_choose_nothing():
 
 def test_a_class_that_only_validation_has_is_missed_and_not_an_error():
     train, validation = source(np.arange(60) % 3, spread=5), source([0, 1, 2, 7] * 5, spread=5)
-    results = protocols.labelled(flat, train, validation, **GIVEN)
+    results = protocols.labelled(flat, train, validation, OPTIONS)
     assert results["knn"]["top1"] == results["linear"]["top1"] == 0.75
 
 
@@ -95,7 +98,7 @@ def test_an_unknown_protocol_is_named_before_anything_is_computed():
             lambda source: pytest.fail("computed"),
             train,
             train,
-            **{**GIVEN, "protocols": ("knn", "knm")},
+            dataclasses.replace(OPTIONS, protocols=("knn", "knm")),
         )
 
 

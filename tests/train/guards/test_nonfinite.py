@@ -8,6 +8,7 @@ group of two images is then the difference of two infinities.
 import json
 import re
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_a_non_finite_update_changes_only_the_counters(make):
             ]
             jax.tree.map(np.testing.assert_array_equal, before.model, after.model)
             jax.tree.map(np.testing.assert_array_equal, *moments)
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
+        chex.assert_tree_all_finite(after)
 
 
 def test_norms_are_reported_per_parameter_group(make):
