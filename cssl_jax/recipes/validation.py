@@ -9,6 +9,7 @@ from cssl_jax.config.run import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.optim.registry import optimizer_entry
+from cssl_jax.registries import is_file_name
 
 # (fields, predicate, the same requirement as text); None and "auto" are choices of their own.
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
@@ -82,7 +83,8 @@ def validate(config: Config) -> Config:
     _check_model(config)
     _check_training(config)
     method_entry(config.method.name).check(config)
-    optimizer_entry(config.optimizer.name)
+    if not is_file_name(config.optimizer.name):  # a user's file runs where it is needed, to train
+        optimizer_entry(config.optimizer.name)
     _check_data(config)
     _check_policy(config)
     return config
