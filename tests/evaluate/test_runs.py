@@ -184,7 +184,7 @@ def test_other_data_is_fitted_and_reported_on_and_leaves_the_runs_metrics_alone(
     assert all("knn" in metrics[baseline] for baseline in ("random_init", "pixels"))
     assert set(metrics["leakage"]) == {"train", "pretraining"}
     saved = json.loads((folder / "results.json").read_text())
-    assert saved.pop("transfer") == {data.source: json.loads(json.dumps(metrics))}
+    assert saved.pop("transfer") == {data.source: json.loads(json.dumps(metrics.to_json()))}
     assert saved == results
 
 

@@ -206,7 +206,7 @@ def test_markdown_has_the_same_tables_and_its_figures_exist(report, run):
     text = report.with_suffix(".md").read_text()
     results = json.loads((run / "results.json").read_text())
     top1 = f"{100 * results['knn']['top1']:.1f} %"
-    assert re.search(rf"^\| trained \|.*{top1}", text, re.MULTILINE)
+    assert re.search(rf"^\| trained encoder \|.*{top1}", text, re.MULTILINE)
     prose = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)  # an indented command is literal
     assert "<b>" not in prose
     links = re.findall(r"!\[[^\]]*\]\(<([^>]*)>\)", text)
