@@ -40,8 +40,8 @@ RUN = ["pretrain", "debug", "--workdir", "x"]
          "or None"),
         ([*RUN, "--classifier.stages", "some"], "--classifier.stages is 'some'; give a whole "
          "number or all"),
-        ([*RUN, "--optimizer.name", "lamb"], "--optimizer.name is 'lamb'; give one of lars, sgd, "
-         "adam, adamw"),
+        ([*RUN, "--optimizer.scaling", "root"], "--optimizer.scaling is 'root'; give one of "
+         "linear, sqrt, none"),
         ([*RUN, "--train.tensorboard", "yes"], "--train.tensorboard takes no value, but was given "
          "'yes'; give --train.tensorboard or --train.no-tensorboard"),
         ([*RUN, "--train.tensorboard=yes"], "--train.tensorboard takes no value, but was given "

@@ -62,7 +62,7 @@ def test_a_recipe_has_as_many_parameters_as_counted(name):
     spec = InputSpec(config.data.size or 32, 3, (0.5,) * 3, (0.25,) * 3)
     method = builders.make_method(config, spmd.make_mesh(jax.devices()[:1]))
     batch = {"views": {"main": jax.ShapeDtypeStruct((2, 2, spec.size, spec.size, 3), "float32")}}
-    params, _, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
     cost = formulas.cost(config.model, size=spec.size, channels=3, batch=2, devices=1, tiled=False)
     assert cost.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
 

@@ -207,7 +207,7 @@ def test_a_run_continues_with_the_kernels_that_it_began_with(folder, monkeypatch
         == "opencv"
     )
     old = resume.with_kernels_of(experiment, Checkpoint())
-    assert old.pipeline.kernels == old.pipeline.work.kernels == old.meta["kernels"] == "jax"
+    assert old.pipeline.kernels == old.pipeline.view_job.kernels == old.meta["kernels"] == "jax"
     assert capfd.readouterr().err == ""
     monkeypatch.setattr(painter, "installed", lambda: False)
     without = resume.with_kernels_of(experiment, Checkpoint(kernels="opencv"))
