@@ -44,11 +44,13 @@ $(VENV)/libtpu: $(VENV)/.installed-dev
 test-full: test $(VENV)/libtpu
 	CSSL_TEST_LIBTPU=$(abspath $(VENV)/libtpu) $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
-# What a second Python version is tried with.
+# What a second Python version is tried with: all that calls JAX, Flax, Orbax and TensorFlow, without the files that
+# repeat whole runs.
 test-fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" \
-		tests/data tests/losses tests/step tests/optim tests/checkpoint tests/train tests/selfcheck tests/transfer \
-		tests/config/test_config.py
+		tests/data tests/losses tests/methods tests/step tests/optim tests/checkpoint tests/train tests/selfcheck \
+		tests/transfer tests/config/test_config.py --ignore tests/data/profile \
+		--ignore tests/train/test_folder_run.py --ignore tests/train/test_interruption.py
 
 # Broken files of every format for every reader, masks, lists and labels files, configs, and what a resume may
 # change; `make test` tries 300.

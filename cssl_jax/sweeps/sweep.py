@@ -17,7 +17,7 @@ from cssl_jax.sweeps.trials import Say, Trials
 from cssl_jax.train.run_dir import while_running
 
 
-def sweep(
+def sweep(  # noqa: PLR0913 - the options of the command, as keywords
     config: Config,
     workdir: str | pathlib.Path,
     space: str | pathlib.Path,
