@@ -54,9 +54,14 @@ def main() -> int:
         from cssl_jax.cli.main import main as run
 
         status = run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # a reader such as `head` has closed the pipe
+        _discard_output()
+        return 1
     except SystemExit:
         if interrupts.is_interrupted:
             _exit()
+        _flush_or_discard()
         raise
     except BaseException:  # KeyboardInterrupt, or an error that a library raised from it
         if interrupts.is_interrupted:
@@ -65,6 +70,19 @@ def main() -> int:
     if interrupts.is_interrupted or status == INTERRUPTED:
         _exit(is_reported=status == INTERRUPTED)
     return status
+
+
+def _flush_or_discard() -> None:
+    """Writes what was printed, unless the reader has closed the pipe."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """Discards what is still printed: the interpreter would report the closed pipe as it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_importing(frame: types.FrameType | None) -> bool:

@@ -247,3 +247,10 @@ def test_what_the_package_writes_as_csv_goes_through_one_function():
     package = pathlib.Path(outputs.__file__).parent
     for path in package.rglob("*.py"):
         assert not re.search(r"csv\.(writer|DictWriter)\(", path.read_text()), path
+
+
+@pytest.mark.parametrize("words", ["--help", "pretrain --help", "recipes"])
+def test_a_reader_that_closes_the_pipe_causes_no_message(words):
+    command = f"{sys.executable} -m cssl_jax {words} | true"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
