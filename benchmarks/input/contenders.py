@@ -113,6 +113,7 @@ def _ours(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str,
     import numpy as np
 
     from cssl_jax.augment.image.policy import ImagePolicy
+    from cssl_jax.augment.view_group import SizedGroup
     from cssl_jax.config.images import ImageOptions
     from cssl_jax.data.pipeline.base import PIPELINES
     from cssl_jax.data.sampler import Sampler
@@ -123,9 +124,7 @@ def _ours(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str,
     pipeline = PIPELINES[contender](
         source=source,
         sampler=Sampler(len(source), task.examples, seed=0),
-        policy=ImagePolicy(**task.policy),
-        views={"views": VIEWS},
-        size=task.size,
+        groups={"main": SizedGroup(count=VIEWS, size=task.size, policy=ImagePolicy(**task.policy))},
         mean=(0.0,) * 3,
         std=(1.0,) * 3,
         rows=np.arange(task.examples),

@@ -45,6 +45,7 @@ def measure(folder: str, view: int, rounds: int) -> dict:
     import tensorflow as tf
 
     from cssl_jax.augment.image.policy import ImagePolicy
+    from cssl_jax.augment.view_group import SizedGroup
     from cssl_jax.config.images import ImageOptions
     from cssl_jax.data.pipeline import host_draws
     from cssl_jax.data.sampler import Sampler
@@ -56,9 +57,7 @@ def measure(folder: str, view: int, rounds: int) -> dict:
     job = host_draws.ViewJob(
         source=source,
         sampler=Sampler(len(source), len(source), seed=0),
-        policy=ImagePolicy(),
-        views=VIEWS,
-        size=view,
+        groups={"main": SizedGroup(count=VIEWS, size=view, policy=ImagePolicy())},
         rows=rows,
     )
     draw = host_draws.draws(job)
@@ -71,9 +70,9 @@ def measure(folder: str, view: int, rounds: int) -> dict:
         tf.io.decode_and_crop_jpeg(content, [0, 0, view, view], **method)
     for step in range(rounds):
         index, key = job.sampler.draw(step, job.rows)
-        drawn = draw(index, key)
-        halved += int((drawn["halvings"] > 0).sum())
-        each = list(zip(index, drawn["box"], drawn["halvings"], strict=True))
+        all_halvings, drawn = draw(index, key)
+        halved += int((all_halvings > 0).sum())
+        each = list(zip(index, drawn["main"]["box"], all_halvings, strict=True))
         for name, spent in times.items():
             start = time.perf_counter()
             for number, boxes, halvings in each:

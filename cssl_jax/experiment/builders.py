@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from cssl_jax.augment.view_group import ViewGroup, number_groups
 from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec, pixel_sides
 from cssl_jax.data.pipeline import base as pipelines
@@ -202,9 +203,9 @@ def make_method(config: Config, mesh: Mesh) -> Method:
     return entry.build(config, Modules(encoder=encoder, head=head))
 
 
-def own_views(method: Method) -> dict[str, int]:
-    """Number of views per example in each group that data.source provides."""
-    return {group: count for group, count in method.views.items() if group != TARGET}
+def own_views(method: Method) -> dict[str, ViewGroup]:
+    """View groups of ``method`` that data.source provides."""
+    return {name: group for name, group in method.views.items() if name != TARGET}
 
 
 def make_pipeline(  # noqa: PLR0913 - each argument is a fact of its own
@@ -213,7 +214,7 @@ def make_pipeline(  # noqa: PLR0913 - each argument is a fact of its own
     spec: InputSpec,
     train: Source,
     *,
-    views: dict[str, int],
+    views: Mapping[str, ViewGroup],
     rows: np.ndarray,
     memory: int | None,
     devices: int,
@@ -226,7 +227,7 @@ def make_pipeline(  # noqa: PLR0913 - each argument is a fact of its own
         sampler: Order of the examples.
         spec: Size and normalisation of the encoder's input.
         train: Training split.
-        views: Number of views per example in each group.
+        views: View groups that the source provides.
         rows: int [r], this process's rows of the global batch.
         memory: Bytes of one device; None if it does not report them.
         devices: Number of devices that resident images are split over.
@@ -248,9 +249,7 @@ def make_pipeline(  # noqa: PLR0913 - each argument is a fact of its own
     pipeline = pipelines.PIPELINES[name](
         source=train,
         sampler=sampler,
-        policy=config.augment,
-        views=views,
-        size=spec.size,
+        groups=number_groups(views, size=spec.size, policy=config.augment),
         mean=spec.mean,
         std=spec.std,
         rows=rows,
@@ -268,9 +267,23 @@ def check_channels(target: Source, channels: int) -> None:
 
 
 def with_target(
-    pipeline: pipelines.Pipeline, config: Config, target: Source, *, memory: int | None
+    pipeline: pipelines.Pipeline,
+    config: Config,
+    target: Source,
+    spec: InputSpec,
+    *,
+    views: ViewGroup,
+    memory: int | None,
 ) -> tuple[pipelines.Pipeline, str]:
     """Extends a pipeline to pairs of a source image and a target image.
+
+    Args:
+        pipeline: Pipeline of the source.
+        config: The run.
+        target: Training split of the target domain.
+        spec: Size and normalisation of the encoder's input, those of the source.
+        views: View group of the target images.
+        memory: Bytes of one device; None if it does not report them.
 
     Returns:
         (pipeline of pairs, where the target images are held).
@@ -278,20 +291,18 @@ def with_target(
     Raises:
         UserError: The target has another number of channels, or fewer images than a batch.
     """
-    channels = len(pipeline.mean)
-    check_channels(target, channels)
+    check_channels(target, spec.channels)
     if len(target) < pipeline.sampler.batch_size:
         raise UserError(
             f"global batch {pipeline.sampler.batch_size} does not fit the {len(target)} target "
             f"images; use a batch of at most {len(target)}"
         )
-    size, mean, std = pipeline.size, pipeline.mean, pipeline.std
     second, where = make_pipeline(
         config,
         target_sampler(len(target), pipeline.sampler),
-        InputSpec(size=size, channels=channels, mean=mean, std=std),
+        spec,
         target,
-        views={TARGET: 1},
+        views={TARGET: views},
         rows=pipeline.rows,
         memory=memory,
         devices=1,
@@ -407,9 +418,10 @@ def state_shapes(
 @functools.lru_cache(maxsize=8)
 def _drawing(method: Method, spec: InputSpec) -> Callable[[jax.Array], Any]:
     """Function from a key to (params, model_state, method_state)."""
+    sides = {name: group.size or spec.size for name, group in method.views.items()}
     views = {
-        group: np.zeros((2, count, spec.size, spec.size, spec.channels), np.float32)
-        for group, count in method.views.items()
+        name: np.zeros((2, group.count, sides[name], sides[name], spec.channels), np.float32)
+        for name, group in method.views.items()
     }
 
     def draw(key: jax.Array) -> Any:

@@ -15,6 +15,7 @@ from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import Source
 from cssl_jax.experiment import builders
 from cssl_jax.experiment.computation import Computation, computation_of
+from cssl_jax.methods.adaptation import TARGET
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.registries import code_digest, is_file_name
 from cssl_jax.runtime import process, spmd
@@ -91,7 +92,10 @@ class Experiment(Computation):
         fingerprints = {"train": train.fingerprint(), "validation": validation.fingerprint()}
         if paired:
             target = target or builders.load_target(config)[0]
-            made, target_reason = builders.with_target(made, config, target, memory=memory)
+            views = computation.method.views[TARGET]
+            made, target_reason = builders.with_target(
+                made, config, target, spec, views=views, memory=memory
+            )
             reason += f"; {target_reason}"
             fingerprints["target"] = target.fingerprint()
         return cls(

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from cssl_jax import recipes
+from cssl_jax.augment.view_group import count_views
 from cssl_jax.config import Config
 from cssl_jax.data.profile import measure
 from cssl_jax.data.profile import result as profile_result
@@ -36,12 +37,14 @@ class InputReport:
 
     def __str__(self) -> str:
         pipeline, whole = self.measured.pipeline, self.measured.whole
-        (count,) = pipeline.views.values()
-        step, words = self.batch_size * count * whole, profile_result.verdict(self.measured)
+        views = " and ".join(
+            f"{group.count} views of {group.size} px each" for group in pipeline.groups.values()
+        )
+        step = self.batch_size * count_views(pipeline.groups) * whole
+        words = profile_result.verdict(self.measured)
         return (
             f"input     {self.source}: {self.reason}\n"
-            f"measured  batches of {len(pipeline.rows)} examples, {count} views of "
-            f"{pipeline.size} px each\n\n"
+            f"measured  batches of {len(pipeline.rows)} examples, {views}\n\n"
             f"{profile_result.format_table(self.measured)}\n"
             f"A batch of {self.batch_size} comes every {1000 * step:,.1f} ms: a step that takes "
             f"longer never waits.\n\n{words[0].upper()}{words[1:]}."

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.augment.view_group import ViewGroup
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.base import Batch, Context, PyTree
@@ -31,9 +32,9 @@ class Adaptation(Classifier):
     weight: float = 1.0
 
     @property
-    def views(self) -> dict[str, int]:
+    def views(self) -> dict[str, ViewGroup]:
         """One image of each domain."""
-        return {"main": 1, TARGET: 1}
+        return {"main": ViewGroup(1), TARGET: ViewGroup(1)}
 
     def encode(
         self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context

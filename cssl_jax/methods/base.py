@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.augment.view_group import ViewGroup
 from cssl_jax.methods.parameter_group import ParameterGroup
 from cssl_jax.runtime import spmd
 
@@ -83,8 +84,9 @@ class Method(abc.ABC):
     """An objective, with labels or without; one file in this package implements one method.
 
     A batch is ``{"views": {group: [n, k, ...]}, "index": [n], "key": [n, 2], "mask": [n]}``, with
-    ``"label": [n]`` where there are labels. Views are normalised floats, and all views of an
-    example are on the same device.
+    ``"label": [n]`` where there are labels, and ``"drawn": {group: {name: [n, k, ...]}}`` where a
+    group keeps sampled parameters. Views are normalised floats, and all views of an example are on
+    the same device.
 
     One step computes, in this order:
 
@@ -112,8 +114,11 @@ class Method(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def views(self) -> Mapping[str, int]:
-        """Number of views per example in each group of the batch."""
+    def views(self) -> Mapping[str, ViewGroup]:
+        """View groups of the batch by name: number, size and policy of their views.
+
+        The first group stands for all where only one can be used, as in health metrics.
+        """
 
     @abc.abstractmethod
     def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cssl_jax.augment.view_group import ViewGroup
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.base import Batch, Context, Method, PyTree, run_module, split_variables
@@ -50,9 +51,9 @@ class Classifier(Method):
     label_smoothing: float = 0.0
 
     @property
-    def views(self) -> dict[str, int]:
+    def views(self) -> dict[str, ViewGroup]:
         """One view per example, in one group."""
-        return {"main": 1}
+        return {"main": ViewGroup(1)}
 
     @property
     def pretrained_modules(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.augment.view_group import ViewGroup
 from cssl_jax.config import Config
 from cssl_jax.losses import ntxent
 from cssl_jax.losses.core.similarity import TileSize
@@ -33,9 +34,9 @@ class SimCLR(Method):
     tile_size: TileSize = None
 
     @property
-    def views(self) -> dict[str, int]:
+    def views(self) -> dict[str, ViewGroup]:
         """Two views per example, in one group."""
-        return {"main": 2}
+        return {"main": ViewGroup(2)}
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Initialises both modules; needs no mapped axis."""

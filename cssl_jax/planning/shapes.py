@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from cssl_jax.augment.view_group import number_groups
 from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.pipeline import base as pipelines
@@ -134,16 +135,14 @@ def abstract_step(config: Config, mesh: Mesh, given: DataShapes) -> Step:
     pipeline = pipelines.PIPELINES[given.pipeline](
         source=cast(Source, None),
         sampler=sampler,
-        policy=config.augment,
-        views=method.views,
-        size=spec.size,
+        groups=number_groups(method.views, size=spec.size, policy=config.augment),
         mean=spec.mean,
         std=spec.std,
         rows=cast(Any, None),
     )
     function = computation.train_step(pipeline.make_batch)
     state = builders.state_shapes(method, computation.optimizer, spec)
-    constants, host_batch = _pipeline_shapes(given, batch, sum(method.views.values()), mesh.size)
+    constants, host_batch = _pipeline_shapes(given, batch, pipeline, mesh.size)
 
     def as_on_accelerators(state: PyTree, constants: PyTree, host_batch: PyTree) -> PyTree:
         """The step with XLA's convolutions, on CPUs too: plans are about accelerators."""
@@ -154,18 +153,17 @@ def abstract_step(config: Config, mesh: Mesh, given: DataShapes) -> Step:
 
 
 def _pipeline_shapes(
-    given: DataShapes, batch: int, views: int, devices: int
+    given: DataShapes, batch: int, pipeline: pipelines.Pipeline, devices: int
 ) -> tuple[PyTree, PyTree]:
     """Shapes of (constants, host batch) of the pipeline; labels, a few bytes, are omitted.
 
     Args:
         given: Shapes and pipeline of the run's data.
         batch: Global batch size in examples.
-        views: Number of views per example.
+        pipeline: Pipeline, whose view groups matter.
         devices: Number of devices.
     """
-    size, channels = given.spec.size, given.spec.channels
-    rows = {
+    rows: PyTree = {
         "index": jax.ShapeDtypeStruct((batch,), jnp.int32),
         "key": jax.ShapeDtypeStruct((batch, 2), jnp.uint32),
     }
@@ -179,5 +177,17 @@ def _pipeline_shapes(
     if given.pipeline == "stream":
         assert given.images is not None
         return {}, {**rows, "images": jax.ShapeDtypeStruct((batch, *given.images[1:]), jnp.uint8)}
-    host_views = jax.ShapeDtypeStruct((batch, views, size, size, channels), jnp.uint8)
-    return {}, {**rows, "views": host_views}
+    assert isinstance(pipeline, pipelines.HostPipeline)
+    rows["views"] = {
+        name: jax.ShapeDtypeStruct(
+            (batch, group.count, group.size, group.size, given.spec.channels), jnp.uint8
+        )
+        for name, group in pipeline.groups.items()
+    }
+    if pipeline.boxed:
+        rows["image_size"] = jax.ShapeDtypeStruct((batch, 2), jnp.int32)
+        rows["box"] = {
+            name: jax.ShapeDtypeStruct((batch, group.count, 4), jnp.int32)
+            for name, group in pipeline.boxed.items()
+        }
+    return {}, rows

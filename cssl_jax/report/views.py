@@ -1,5 +1,6 @@
 """Views as the train step of a run sees them: drawn on a sheet, or as augmentation parameters."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 
 from cssl_jax import recipes
 from cssl_jax.augment.image import contact_sheet, describe
+from cssl_jax.augment.view_group import number_groups
 from cssl_jax.config import Config
 from cssl_jax.data.pipeline.base import Pipeline
 from cssl_jax.data.pipeline.host_draws import ViewJob
@@ -54,15 +56,18 @@ def draw_views(config: Config, *, step: int = 0, examples: int = 6) -> PIL.Image
     last = config.train.epochs * pipeline.sampler.steps_per_epoch - 1
     _check_steps(step, step + 1, last)
     views = _views(pipeline, step)
-    drawn = {
-        name: value[0] for name, value in view_parameters(pipeline.view_job)(step, step + 1).items()
-    }
-    rows = [_example(pipeline, _select(drawn, row), views[row]) for row in range(examples)]
+    drawn = {name: _drawn(pipeline, name, step) for name in pipeline.groups}
+    rows = []
+    for row in range(examples):
+        parameters = {name: _select(values, row) for name, values in drawn.items()}
+        pixels = {name: values[row] for name, values in views.items()}
+        rows.append(_example(pipeline, parameters, pixels))
     name = "/".join(pathlib.PurePath(config.data.source).parts[-2:])
+    sizes = dict.fromkeys(str(group.size) for group in pipeline.groups.values())
     facts = (
         f"seed {config.train.seed}",
         f"the first {examples} of {config.train.batch_size} examples",
-        f"views of {pipeline.size} px",
+        f"views of {' and '.join(sizes)} px",
         f"pipeline {reason.partition(':')[0]}",
     )
     title, subtitle = f"{name}: views of step {step}", " · ".join(facts)
@@ -87,7 +92,8 @@ def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[
         Arrays by name, for s steps, N examples per step and k views per example: "step", int64
         [s]; "index", example index in the training split, int32 [s, N]; "key", uint32 [s, N, 2];
         "box", crop (top, left, height, width) in pixels of the image, int32 [s, N, k, 4]; and the
-        parameters [s, N, k, ...] that ``augment.policy.sample`` documents.
+        parameters [s, N, k, ...] that ``augment.policy.sample`` documents. These are the names of
+        the method's first view group; those of another group begin with its name and a slash.
 
     Raises:
         UserError: The folder is no run folder, the run has no such step, or the data cannot be
@@ -103,13 +109,11 @@ def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[
     train, _ = builders.load_data(config)
     sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
     _check_steps(start, stop, config.train.epochs * sampler.steps_per_epoch - 1)
-    (views_per_example,) = builders.own_views(builders.make_method(config, _one_device())).values()
+    views = builders.own_views(builders.make_method(config, _one_device()))
     job = ViewJob(
         source=train,
         sampler=sampler,
-        policy=config.augment,
-        views=views_per_example,
-        size=config.data.size,
+        groups=number_groups(views, size=config.data.size, policy=config.augment),
         rows=np.arange(config.train.batch_size),
     )
     return view_parameters(job)(start, stop)
@@ -125,15 +129,24 @@ def _check_steps(start: int, stop: int, last: int) -> None:
         raise UserError(f"there {missing} in this run; its steps are 0 to {last}")
 
 
-def _views(pipeline: Pipeline, step: int) -> np.ndarray:
-    """Computes the views of the pipeline's rows at one step, uint8 [rows, k, size, size, C]."""
+def _drawn(pipeline: Pipeline, group: str, step: int) -> dict[str, Any]:
+    """Augmentation parameters of one group's views at one step, leaves [rows, ...]."""
+    job = dataclasses.replace(pipeline.view_job, groups={group: pipeline.groups[group]})
+    return {name: value[0] for name, value in view_parameters(job)(step, step + 1).items()}
+
+
+def _views(pipeline: Pipeline, step: int) -> dict[str, np.ndarray]:
+    """Computes the views of the pipeline's rows at one step, uint8 [rows, k, s, s, C] by group."""
     host_batches = pipeline.host_batches(step, step + 1)
     batch = jax.jit(pipeline.make_batch)(np.int32(step), pipeline.constants, next(host_batches))
     host_batches.close()
-    (views,) = jax.device_get(batch["views"]).values()
-    pixels = views * np.asarray(pipeline.std) + np.asarray(pipeline.mean)
-    grey_levels: np.ndarray = np.rint(255 * pixels.clip(0.0, 1.0))
-    return grey_levels.astype(np.uint8)
+
+    def to_pixels(views: np.ndarray) -> np.ndarray:
+        pixels = views * np.asarray(pipeline.std) + np.asarray(pipeline.mean)
+        grey_levels: np.ndarray = np.rint(255 * pixels.clip(0.0, 1.0))
+        return grey_levels.astype(np.uint8)
+
+    return {name: to_pixels(x) for name, x in jax.device_get(batch["views"]).items()}
 
 
 def _select(drawn: dict[str, Any], i: int) -> dict[str, Any]:
@@ -141,20 +154,26 @@ def _select(drawn: dict[str, Any], i: int) -> dict[str, Any]:
     return {name: value[i] for name, value in drawn.items() if np.ndim(value)}
 
 
-def _example(pipeline: Pipeline, drawn: dict[str, Any], views: np.ndarray) -> contact_sheet.Example:
-    source, policy, index = pipeline.source, pipeline.policy, int(drawn.pop("index"))
-    del drawn["key"]  # one key per example: the rest of ``drawn`` has a view axis
+def _example(
+    pipeline: Pipeline, drawn: dict[str, dict[str, Any]], views: dict[str, np.ndarray]
+) -> contact_sheet.Example:
+    """One example with the parameters and pixels of its views, both by group."""
+    source = pipeline.source
+    (index,) = {int(parameters["index"]) for parameters in drawn.values()}
     pixels = source.image(index)
     drawn_views = []
-    for view, view_pixels in enumerate(views):
-        parameters = _select(drawn, view)
-        drawn_views.append(
-            contact_sheet.View(
-                pixels=view_pixels,
-                outline=describe.outline(parameters, size=pipeline.size, policy=policy),
-                description=describe.describe(parameters, *pixels.shape, policy=policy),
+    for name, group in pipeline.groups.items():
+        # One index and one key per example; all other parameters have a view axis.
+        of_views = {k: value for k, value in drawn[name].items() if k not in ("index", "key")}
+        for view, view_pixels in enumerate(views[name]):
+            parameters = _select(of_views, view)
+            drawn_views.append(
+                contact_sheet.View(
+                    pixels=view_pixels,
+                    outline=describe.outline(parameters, size=group.size, policy=group.policy),
+                    description=describe.describe(parameters, *pixels.shape, policy=group.policy),
+                )
             )
-        )
     name = f"image {index}" if source.names is None else pathlib.Path(source.names[index]).name
     size = f"{pixels.shape[1]} x {pixels.shape[0]} px"
     return contact_sheet.Example(pixels, [name, size], drawn_views)

@@ -41,11 +41,12 @@ class OnlineEvaluation:
 
 def _of_features(experiment: Experiment) -> OnlineEvaluation:
     config, spec, mesh = experiment.config, experiment.spec, experiment.mesh
+    group = experiment.pipeline.first_group
     return OnlineEvaluation(
         Evaluator(
             config, experiment.method.encoder, spec, experiment.train, experiment.validation, mesh
         ),
-        Health(experiment.validation, config.augment, size=spec.size, seed=config.train.seed),
+        Health(experiment.validation, group.policy, size=group.size, seed=config.train.seed),
     )
 
 

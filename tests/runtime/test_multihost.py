@@ -20,6 +20,7 @@ distributed.start(**given)
 import numpy as np
 from jax.experimental import multihost_utils
 from helpers import tiny
+from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.runtime import spmd
 from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.data.pipeline.base import PIPELINES
@@ -37,7 +38,8 @@ for name in pipelines:
     for micro_batch in (0, 8):
         rows = spmd.process_rows(16, mesh, micro_batch)
         pipeline = PIPELINES[name](
-            source=source, sampler=sampler, policy=config.augment, views={"a": 2}, size=8,
+            source=source, sampler=sampler,
+            groups={"a": SizedGroup(count=2, size=8, policy=config.augment)},
             mean=(0.5,), std=(0.2,), rows=rows,
         )
         # Global arrays, as the devices hold them.

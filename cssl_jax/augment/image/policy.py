@@ -167,7 +167,9 @@ PROBABILITIES = (
 NEUTRAL_AFFINE = {"rotation": 0.0, "translation": 0.0, "scaling": (1.0, 1.0), "shear": 0.0}
 
 
-def sample(key: jax.Array, policy: ImagePolicy, view: jax.Array | int = 0) -> Parameters:
+def sample(
+    key: jax.Array, policy: ImagePolicy, view: jax.Array | int = 0, first: int = 0
+) -> Parameters:
     """Draws the augmentation parameters of one view of one example.
 
     The parameters do not depend on the image's size. An operation that is off in this draw gets
@@ -176,7 +178,10 @@ def sample(key: jax.Array, policy: ImagePolicy, view: jax.Array | int = 0) -> Pa
     Args:
         key: uint32 [2], key of the example (``cssl_jax.data.sampler.example_key``).
         policy: Policy to draw from.
-        view: Number of the view, from 0; traced or concrete.
+        view: Number of the view within its group, from 0; traced or concrete. It selects the
+            probability in a policy with one probability per view.
+        first: Number of the group's first view among all views of the example. The random numbers
+            are those of view ``first + view``.
 
     Returns:
         Scalars and short vectors by name, for ``batched.apply``: crop, horizontal_flip,
@@ -187,7 +192,7 @@ def sample(key: jax.Array, policy: ImagePolicy, view: jax.Array | int = 0) -> Pa
         order [4] (int32, numbers of the four jitter operations); blur_sigma (pixels; 0: no blur).
     """
     chex.assert_shape(key, (2,))
-    view_key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), view)
+    view_key = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), first + view)
     drawn = jax.random.uniform(view_key, (len(_SLOTS),), float)
     uniform: dict[str, jax.Array] = dict(zip(_SLOTS, drawn, strict=True))
 
@@ -242,19 +247,20 @@ def sample(key: jax.Array, policy: ImagePolicy, view: jax.Array | int = 0) -> Pa
     }
 
 
-def sample_views(keys: jax.Array, policy: ImagePolicy, views: int) -> Parameters:
-    """Draws the parameters of every view of every example.
+def sample_views(keys: jax.Array, policy: ImagePolicy, views: int, first: int = 0) -> Parameters:
+    """Draws the parameters of every view of one group, for every example.
 
     Args:
         keys: uint32 [n, 2], keys of the examples.
         policy: Policy to draw from.
-        views: Number of views per example.
+        views: Number of views per example in the group.
+        first: Number of the group's first view among all views of an example.
 
     Returns:
         Parameters as in ``sample``, leaves [n, views, ...].
     """
 
     def one_example(key: jax.Array) -> Parameters:
-        return jax.vmap(lambda view: sample(key, policy, view))(jnp.arange(views))
+        return jax.vmap(lambda view: sample(key, policy, view, first))(jnp.arange(views))
 
     return jax.vmap(one_example)(keys)

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cssl_jax.augment.image import batched
-from cssl_jax.augment.image.policy import ImagePolicy, sample_views
-from cssl_jax.data.pipeline import painter
+from cssl_jax.augment.image import batched, geometry
+from cssl_jax.augment.image.policy import Parameters
+from cssl_jax.augment.view_group import CROP_BOX, Groups, SizedGroup, first_group
+from cssl_jax.data.pipeline import host_draws, painter
 from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource, Source
@@ -20,7 +21,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.runtime import spmd
 
 Batch = dict[str, Any]
-HostBatch = dict[str, np.ndarray]
+HostBatch = dict[str, Any]
 RESIDENT_FRACTION = 0.25  # maximum fraction of a device's memory that resident images may use
 HOST_LIMIT = 2**30  # bytes; used where a device does not report its memory (CPU)
 
@@ -34,9 +35,7 @@ class Pipeline:
     Attributes:
         source: Training split.
         sampler: Order of the examples of ``source``.
-        policy: Augmentation policy.
-        views: Number of views per example, by group name; one group, except in ``PairPipeline``.
-        size: Side of a view in pixels.
+        groups: View groups by name.
         mean: Mean per channel, on the scale [0, 1].
         std: Standard deviation per channel, on the scale [0, 1].
         rows: int [r], rows of the global batch that this process provides.
@@ -48,9 +47,7 @@ class Pipeline:
 
     source: Source
     sampler: Sampler
-    policy: ImagePolicy
-    views: dict[str, int]
-    size: int
+    groups: Groups
     mean: tuple[float, ...]
     std: tuple[float, ...]
     rows: np.ndarray
@@ -63,17 +60,14 @@ class Pipeline:
         return {}
 
     @property
+    def first_group(self) -> SizedGroup:
+        """The group that stands for all where only one can be used; "main" in SimCLR."""
+        return first_group(self.groups)
+
+    @property
     def view_job(self) -> ViewJob:
         """Description of the views, for the host backends and for code that repeats the draws."""
-        (count,) = self.views.values()
-        return ViewJob(
-            source=self.source,
-            sampler=self.sampler,
-            policy=self.policy,
-            views=count,
-            size=self.size,
-            rows=self.rows,
-        )
+        return ViewJob(source=self.source, sampler=self.sampler, groups=self.groups, rows=self.rows)
 
     @property
     def kernels(self) -> str:
@@ -98,7 +92,12 @@ class Pipeline:
 
         Returns:
             views: normalized float [r, k, size, size, C] per group; index int32 [r]; key uint32
-            [r, 2]; mask bool [r]; and label int32 [r] if the source has labels.
+            [r, 2]; mask bool [r]; label int32 [r] if the source has labels; and drawn, if a group
+            keeps parameters: [r, k, ...] by group and name. The crop box has top, left, height and
+            width as fractions of the image's height and width.
+
+        Raises:
+            UserError: A group keeps a parameter that is not sampled.
         """
         raise NotImplementedError
 
@@ -107,21 +106,58 @@ class Pipeline:
             return host_batch
         return {**host_batch, "label": self.source.labels[host_batch["index"]].astype(np.int32)}
 
-    def _augment(self, images: jax.Array, key: jax.Array) -> jax.Array:
-        (count,) = self.views.values()
+    def _sample(self, key: jax.Array) -> dict[str, Parameters]:
+        drawn = {name: group.sample(key) for name, group in self.groups.items()}
         # Without the barrier XLA fuses the draws into their consumers and repeats them per pixel.
-        drawn = jax.lax.optimization_barrier(sample_views(key, self.policy, count))
-        return batched.apply_views(images, drawn, policy=self.policy, size=self.size)
+        separate: dict[str, Parameters] = jax.lax.optimization_barrier(drawn)
+        return separate
 
-    def _batch(self, views: jax.Array, host_batch: Any) -> Batch:
-        (group,) = self.views
-        x = batched.normalize(batched.to_float(views), self.mean, self.std)
+    def _batch(
+        self, views: dict[str, jax.Array], drawn: dict[str, Parameters], host_batch: Any
+    ) -> Batch:
         batch = {name: host_batch[name] for name in ("index", "key", "label") if name in host_batch}
-        return {**batch, "views": {group: x}, "mask": jnp.ones(host_batch["index"].shape, bool)}
+        batch["views"] = {
+            name: batched.normalize(batched.to_float(x), self.mean, self.std)
+            for name, x in views.items()
+        }
+        batch["mask"] = jnp.ones(host_batch["index"].shape, bool)
+        if any(group.keep for group in self.groups.values()):
+            batch["drawn"] = {
+                name: _kept(group, drawn[name]) for name, group in self.groups.items() if group.keep
+            }
+        return batch
+
+
+def _kept(group: SizedGroup, drawn: Parameters) -> Parameters:
+    if unknown := set(group.keep) - drawn.keys():
+        raise UserError(
+            f"a view group keeps {', '.join(sorted(unknown))}; keep some of "
+            f"{', '.join(sorted({*drawn, CROP_BOX}))}"
+        )
+    return {name: drawn[name] for name in group.keep}
+
+
+def _fractions(box: jax.Array, height: Any, width: Any) -> jax.Array:
+    """Boxes [r, k, 4] in pixels as fractions of the images' heights and widths, scalar or [r]."""
+    sides = jnp.stack([jnp.asarray(side) for side in (height, width, height, width)], -1)
+    return box / jnp.asarray(sides, float)[..., None, :]
 
 
 class ArrayPipeline(Pipeline):
     """Base class for images in a host array that are augmented on the device."""
+
+    def _augmented(self, images: jax.Array, host_batch: Any) -> Batch:
+        drawn = self._sample(host_batch["key"])
+        views = {
+            name: batched.apply_views(images, drawn[name], policy=group.policy, size=group.size)
+            for name, group in self.groups.items()
+        }
+        height, width = images.shape[1:3]
+        for name, group in self.groups.items():
+            if CROP_BOX in group.keep:
+                box = geometry.crop_box(drawn[name], height, width, policy=group.policy)
+                drawn[name][CROP_BOX] = _fractions(jnp.stack(box, -1), height, width)
+        return self._batch(views, drawn, host_batch)
 
     @property
     def images(self) -> np.ndarray:
@@ -153,9 +189,8 @@ class ResidentPipeline(ArrayPipeline):
         drawn = self.sampler.draw(step, host_batch["row"], jnp)
         index, key = jax.lax.optimization_barrier(drawn)
         rows = self._rows(constants, index)
-        views = self._augment(rows["images"], key)
         labels = {"label": rows["labels"]} if "labels" in rows else {}
-        return self._batch(views, {"index": index, "key": key, **labels})
+        return self._augmented(rows["images"], {"index": index, "key": key, **labels})
 
     def _rows(self, constants: Any, index: jax.Array) -> Any:
         return jax.tree.map(lambda x: x[index], constants)
@@ -181,7 +216,7 @@ class StreamPipeline(ArrayPipeline):
 
     def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
         """Augments and normalizes the images of a host batch."""
-        return self._batch(self._augment(host_batch["images"], host_batch["key"]), host_batch)
+        return self._augmented(host_batch["images"], host_batch)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,9 +236,12 @@ class HostPipeline(Pipeline):
 
     @property
     def kernels(self) -> str:
-        """Library that makes the views; "opencv" only if OpenCV supports the policy exactly."""
-        best = painter.kernels(self.policy, self.source.channels, whole=self.whole)
-        return "jax" if self.requested_kernels == "jax" else best
+        """Library that makes the views; "opencv" only if OpenCV supports all policies exactly."""
+        supported = {
+            painter.kernels(group.policy, self.source.channels, whole=self.whole)
+            for group in self.groups.values()
+        }
+        return "jax" if "jax" in {self.requested_kernels, *supported} else "opencv"
 
     def with_kernels(self, kernels: str) -> "HostPipeline":
         """Copy that requests other kernels."""
@@ -215,23 +253,53 @@ class HostPipeline(Pipeline):
         return dataclasses.replace(super().view_job, whole=self.whole, kernels=self.kernels)
 
     def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
-        """Yields views uint8 [r, k, size, size, C] with their indices, keys and labels."""
+        """Yields views uint8 [r, k, size, size, C] by group with their indices, keys and labels.
+
+        If a group keeps its crop boxes, there are also box int32 [r, k, 4] by group, in pixels, and
+        image_size int32 [r, 2].
+        """
         batches: Any
         if self.engine == "tf":  # imported here: other backends run without TensorFlow
             from cssl_jax.data.pipeline.tf import batches
         else:
             from cssl_jax.data.pipeline.threads import batches
+        draw_boxes = self._box_draws()
         for host_batch in batches(self.view_job, start, stop):
-            yield self._labelled(host_batch)
+            boxes = draw_boxes(host_batch["index"], host_batch["key"])
+            yield self._labelled({**host_batch, **boxes})
+
+    @property
+    def boxed(self) -> Groups:
+        """Groups that keep their crop boxes."""
+        return {name: group for name, group in self.groups.items() if CROP_BOX in group.keep}
+
+    def _box_draws(self) -> Callable[[np.ndarray, np.ndarray], HostBatch]:
+        """Function from indices and keys to the crop boxes, which depend on the images' sizes."""
+        if not self.boxed:
+            return lambda index, key: {}
+        job = dataclasses.replace(self.view_job, groups=self.boxed)
+        draw = host_draws.draws(job, lambda group, drawn: drawn["box"])
+
+        def boxes(index: np.ndarray, key: np.ndarray) -> HostBatch:
+            _, box = draw(index, key)
+            return {"box": box, "image_size": self.source.sizes[index]}
+
+        return boxes
 
     def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
         """Applies the operations that the host skipped, and normalizes."""
-        views = host_batch["views"]
+        views, drawn = host_batch["views"], {}
+        if not self.whole or any(group.keep for group in self.groups.values()):
+            drawn = self._sample(host_batch["key"])
         if not self.whole:
-            drawn = sample_views(host_batch["key"], self.policy, views.shape[1])
-            drawn = jax.lax.optimization_barrier(drawn)
-            views = batched.finish_views(views, drawn, policy=self.policy)
-        return self._batch(views, host_batch)
+            views = {
+                name: batched.finish_views(x, drawn[name], policy=self.groups[name].policy)
+                for name, x in views.items()
+            }
+        for name in self.boxed:
+            height, width = jnp.moveaxis(host_batch["image_size"], -1, 0)
+            drawn[name][CROP_BOX] = _fractions(host_batch["box"][name], height, width)
+        return self._batch(views, drawn, host_batch)
 
 
 PIPELINES: dict[str, Callable[..., Pipeline]] = {

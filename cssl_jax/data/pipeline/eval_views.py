@@ -10,12 +10,14 @@ import numpy as np
 
 from cssl_jax.augment.image.batched import apply_views
 from cssl_jax.augment.image.policy import ImagePolicy, sample_views
+from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline import painter
 from cssl_jax.data.pipeline import threads as thread_pipeline
 from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.sampler import Sampler, example_key
 from cssl_jax.data.sources.base import ArraySource, Source
 
+GROUP = "main"  # name of the only view group
 ROWS = 256  # examples per block, which bounds the memory
 
 
@@ -40,15 +42,13 @@ def view_pairs(
     job = ViewJob(
         source=source,
         sampler=_SequentialSampler(size=len(source), batch_size=rows, seed=seed),
-        policy=policy,
-        views=2,
-        size=size,
+        groups={GROUP: SizedGroup(count=2, size=size, policy=policy)},
         rows=np.arange(rows),
         kernels=painter.kernels(policy, source.channels, whole=True),
     )
     done = 0
     for batch in thread_pipeline.batches(job, 0, -(-len(source) // rows)):
-        yield batch["views"][: len(source) - done]
+        yield batch["views"][GROUP][: len(source) - done]
         done += rows
 
 

@@ -9,27 +9,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from cssl_jax.augment.image import geometry
-from cssl_jax.augment.image.policy import ImagePolicy, sample_views
+from cssl_jax.augment.view_group import Groups, SizedGroup
 from cssl_jax.data.pipeline.thread_map import cores
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.errors import UserError
 
+_HALVINGS = (1, 2, 3)  # of a JPEG's sides, which libjpeg supports
 PREFETCH = 2  # batches that are made ahead; a fixed number bounds the memory
 Drawn = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewJob:
-    """Description of the views, uint8 [rows, views, size, size, C] per step, that the host makes.
+    """Description of the views, uint8 [rows, count, size, size, C] per group, that the host makes.
 
     Attributes:
         source: Training split.
         sampler: Order of the examples and their keys.
-        policy: Augmentation policy.
-        views: Number of views per example.
-        size: Side of a view, in pixels.
+        groups: View groups by name. An image is read and decoded once for all of them.
         whole: True if the host applies the whole policy. False if it only crops and resizes, and
             the device applies the rest.
         rows: int [r], rows of the global batch that this process provides.
@@ -41,9 +40,7 @@ class ViewJob:
 
     source: Source
     sampler: Sampler
-    policy: ImagePolicy
-    views: int
-    size: int
+    groups: Groups
     whole: bool = True
     rows: np.ndarray
     parallelism: int = 0
@@ -54,38 +51,65 @@ class ViewJob:
         """Number of examples processed at the same time."""
         return self.parallelism or cores()
 
+    def empty_views(self) -> dict[str, np.ndarray]:
+        """Uninitialised arrays for the views of one step, by group."""
+        rows, channels = len(self.rows), self.source.channels
+        return {
+            name: np.empty((rows, group.count, group.size, group.size, channels), np.uint8)
+            for name, group in self.groups.items()
+        }
+
+
+def take_rows(tree: Any, first: int, count: int) -> Any:
+    """Rows [first, first + count) of every array of a tree."""
+    return jax.tree.map(lambda x: x[first : first + count], tree)
+
 
 def draws(
-    job: ViewJob, select: Callable[[Drawn], Drawn] = lambda drawn: drawn
-) -> Callable[[np.ndarray, np.ndarray], Drawn]:
+    job: ViewJob, select: Callable[[SizedGroup, Drawn], Drawn] = lambda group, drawn: drawn
+) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, dict[str, Drawn]]]:
     """Compiles the function that draws the parameters of all views of a host batch.
 
     Args:
         job: Description of the views.
-        select: Traceable function that maps all parameters to those that the backend needs. The
-            default keeps all of them.
+        select: Traceable function that maps all parameters of a group to those that the backend
+            needs. The default keeps all of them.
 
     Returns:
-        A function (index int32 [r], keys uint32 [r, 2]) -> parameters, leaves [r, views, ...]. In
-        addition to the entries of ``policy.sample`` there are box int32 [r, views, 4] (top, left,
-        height, width, in pixels), halvings int32 [r] (a JPEG is decoded at 2**-halvings of its
-        size) and reduced_box int32 [r, views, 4] (the box in the reduced image).
+        A function (index int32 [r], keys uint32 [r, 2]) -> (halvings, parameters by group).
+        Halvings are int32 [r]: a JPEG is decoded at 2**-halvings of its size, once for all groups.
+        Parameters have leaves [r, count, ...]. In addition to the entries of ``policy.sample``
+        there are box int32 [r, count, 4] (top, left, height, width, in pixels) and reduced_box
+        int32 [r, count, 4] (the box in the reduced image).
 
     Raises:
         UserError: JAX runs without its CPU backend.
     """
     source = job.source
     reducible = np.zeros(len(source), bool)
-    if isinstance(source, ImageSource) and job.policy.dct_scaling:
+    policies = [group.policy for group in job.groups.values()]
+    if isinstance(source, ImageSource) and all(policy.dct_scaling for policy in policies):
         reducible = source.plain_jpeg
 
-    def draw(keys: jax.Array, sizes: jax.Array, reducible: jax.Array) -> Drawn:
-        drawn = sample_views(keys, job.policy, job.views)
+    def draw(
+        keys: jax.Array, sizes: jax.Array, reducible: jax.Array
+    ) -> tuple[jax.Array, dict[str, Drawn]]:
         height, width = sizes[:, :1], sizes[:, 1:]
-        box = jnp.stack(geometry.crop_box(drawn, height, width, policy=job.policy), -1)
-        halvings = jnp.where(reducible, _max_halvings(box, job.size), 0)
-        reduced = _reduce_box(box, halvings[:, None, None])
-        return select({**drawn, "box": box, "halvings": halvings, "reduced_box": reduced})
+        all_drawn, halvings = {}, jnp.full(reducible.shape, max(_HALVINGS), jnp.int32)
+        for name, group in job.groups.items():
+            drawn = group.sample(keys)
+            box = jnp.stack(geometry.crop_box(drawn, height, width, policy=group.policy), -1)
+            # The image is decoded once, so the group that needs the most pixels decides.
+            halvings = jnp.minimum(halvings, _max_halvings(box, group.size))
+            all_drawn[name] = {**drawn, "box": box}
+        halvings = jnp.where(reducible, halvings, 0)
+        return halvings, {
+            name: select(
+                job.groups[name],
+                {**drawn, "reduced_box": _reduce_box(drawn["box"], halvings[:, None, None])},
+            )
+            for name, drawn in all_drawn.items()
+        }
 
     rows = len(job.rows)
     compiled = on_cpu(
@@ -110,7 +134,7 @@ def _max_halvings(box: jax.Array, size: int) -> jax.Array:
         int32 [r], 0 to 3.
     """
     smallest = jnp.min(box[..., 2:], axis=(-2, -1))
-    return sum((smallest >= size << n).astype(jnp.int32) for n in (1, 2, 3))  # type: ignore[return-value]
+    return sum((smallest >= size << n).astype(jnp.int32) for n in _HALVINGS)  # type: ignore[return-value]
 
 
 def _reduce_box(box: jax.Array, halvings: jax.Array) -> jax.Array:

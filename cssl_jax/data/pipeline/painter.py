@@ -8,13 +8,15 @@ import numpy as np
 import PIL.Image
 
 from cssl_jax.augment.image.policy import ImagePolicy
-from cssl_jax.data.pipeline.host_draws import ViewJob
+from cssl_jax.augment.view_group import SizedGroup
+from cssl_jax.data.pipeline.host_draws import Drawn, ViewJob
 from cssl_jax.data.pipeline.interpolation import tap_positions
 from cssl_jax.data.pipeline.render import parameters_of
 
-# Function (examples int [n], halvings int [n], boxes int [n, views, 4], vectors float32
-# [n, views, K], out uint8 [n, views, size, size, C]) that writes the views to ``out``.
-Paint = Callable[..., None]
+# Function (examples int [n], halvings int [n], drawn, out) that writes the views of n examples to
+# ``out``, uint8 [n, count, size, size, C] by group. ``drawn`` has by group what ``render.pack``
+# gives: box int [n, count, 4] and vector float32 [n, count, K].
+Paint = Callable[[np.ndarray, np.ndarray, dict[str, Drawn], dict[str, np.ndarray]], None]
 DECODED = 2**24  # bytes that each thread reserves for a decoded image; larger images are allocated
 TASK_EXAMPLES = 8  # examples per task, which spreads the cost of the queue over several examples
 
@@ -50,36 +52,66 @@ def painter(job: ViewJob) -> Paint:
     Args:
         job: Description of the views.
     """
-    from cssl_jax.augment.image.opencv import Canvas
-
-    policy, size, channels = job.policy, job.size, job.source.channels
-    parameters = parameters_of(policy)
+    parameters = {name: parameters_of(group.policy) for name, group in job.groups.items()}
     buffers = threading.local()
 
     def paint(
         examples: np.ndarray,
         halvings: np.ndarray,
-        boxes: np.ndarray,
-        vectors: np.ndarray,
-        out: np.ndarray,
+        drawn: dict[str, Drawn],
+        out: dict[str, np.ndarray],
     ) -> None:
-        if not hasattr(buffers, "canvas"):
-            buffers.canvas, buffers.resizer = Canvas(policy, size, channels), Resizer(policy)
+        if not hasattr(buffers, "painters"):
+            channels = job.source.channels
+            buffers.painters = {
+                name: _ViewPainter(group, channels, parameters[name] if job.whole else None)
+                for name, group in job.groups.items()
+            }
             buffers.decoded = np.empty(DECODED, np.uint8)
-        canvas = buffers.canvas
         for number, example in enumerate(examples):
             image = job.source.image(int(example), int(halvings[number]), buffers.decoded)
-            drawn = zip(boxes[number].tolist(), vectors[number], out[number], strict=True)
-            for (top, left, height, width), vector, view in drawn:
-                buffers.resizer(image[top : top + height, left : left + width], canvas.pixels)
-                if job.whole:
-                    view_parameters = parameters(vector)
-                    canvas.finish(view_parameters)
-                    canvas.write(view, view_parameters)
-                else:
-                    canvas.write(view)
+            for name, paint_views in buffers.painters.items():
+                boxes, vectors = drawn[name]["box"][number], drawn[name]["vector"][number]
+                paint_views(image, boxes, vectors, out[name][number])
 
     return paint
+
+
+class _ViewPainter:
+    """Paints the views of one group, in buffers that it reuses; it belongs to one thread.
+
+    Args:
+        group: Group of the views.
+        channels: Number of image channels.
+        parameters: Function from a vector to the parameters of a view; None to only crop and
+            resize.
+    """
+
+    def __init__(
+        self,
+        group: SizedGroup,
+        channels: int,
+        parameters: Callable[[np.ndarray], Drawn] | None,
+    ) -> None:
+        from cssl_jax.augment.image.opencv import Canvas
+
+        self._canvas = Canvas(group.policy, group.size, channels)
+        self._resizer, self._parameters = Resizer(group.policy), parameters
+
+    def __call__(
+        self, image: np.ndarray, boxes: np.ndarray, vectors: np.ndarray, out: np.ndarray
+    ) -> None:
+        """Writes the views of an image uint8 [h, w, C] to ``out``, uint8 [count, s, s, C]."""
+        canvas = self._canvas
+        drawn = zip(boxes.tolist(), vectors, out, strict=True)
+        for (top, left, height, width), vector, view in drawn:
+            self._resizer(image[top : top + height, left : left + width], canvas.pixels)
+            if self._parameters is None:
+                canvas.write(view)
+            else:
+                view_parameters = self._parameters(vector)
+                canvas.finish(view_parameters)
+                canvas.write(view, view_parameters)
 
 
 class Resizer:

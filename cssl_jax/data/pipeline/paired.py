@@ -43,8 +43,8 @@ class PairPipeline(Pipeline):
     def of(cls, first: Pipeline, second: Pipeline) -> "PairPipeline":
         """Builds the pair of two pipelines."""
         shared = {field.name: getattr(first, field.name) for field in dataclasses.fields(Pipeline)}
-        views = {**first.views, **second.views}
-        return cls(**{**shared, "views": views}, first=first, second=second)
+        groups = {**first.groups, **second.groups}
+        return cls(**{**shared, "groups": groups}, first=first, second=second)
 
     @property
     def constants(self) -> HostBatch:
@@ -80,8 +80,11 @@ class PairPipeline(Pipeline):
         """Builds the first pipeline's batch, with the views and indices of the second added."""
         first = self.first.make_batch(step, constants, host_batch)
         second = self.second.make_batch(step, _select_second(constants), _select_second(host_batch))
-        views = {**first["views"], **second["views"]}
-        return {**first, "views": views, f"{_PREFIX}index": second["index"]}
+        batch = {**first, f"{_PREFIX}index": second["index"]}
+        for name in ("views", "drawn"):
+            if name in first or name in second:
+                batch[name] = {**first.get(name, {}), **second.get(name, {})}
+        return batch
 
 
 def _join(first: HostBatch, second: HostBatch) -> HostBatch:

@@ -15,32 +15,29 @@ from jax.flatten_util import ravel_pytree
 
 from cssl_jax.augment.image import per_image
 from cssl_jax.augment.image.policy import ImagePolicy, Parameters, sample
+from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline import host_draws, interpolation
-from cssl_jax.data.pipeline.host_draws import Drawn, ViewJob
+from cssl_jax.data.pipeline.host_draws import Drawn
 from cssl_jax.data.sources import decode
 
 Viewer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 Finisher = Callable[[Any, np.ndarray], np.ndarray]
 
 
-def vectors(policy: ImagePolicy) -> Callable[[Drawn], Drawn]:
-    """Builds the ``select`` function for ``host_draws.draws`` that packs parameters into vectors.
+def pack(group: SizedGroup, drawn: Drawn) -> Drawn:
+    """Packs the parameters of each view into a vector; a ``select`` of ``host_draws.draws``.
 
     Args:
-        policy: Augmentation policy, which determines the number K of parameters.
+        group: Group of the views; its policy determines the number K of parameters.
+        drawn: Parameters, leaves [r, count, ...].
 
     Returns:
-        A function from leaves [r, views, ...] to halvings int32 [r], box int32 [r, views, 4] (in
-        pixels of the reduced image) and vector float32 [r, views, K].
+        box int32 [r, count, 4], in pixels of the reduced image, and vector float32 [r, count, K].
     """
-    _, _, names = _layout(policy)
-
-    def ravel(drawn: Drawn) -> Drawn:
-        parameters = {name: drawn[name] for name in names}
-        vector = jax.vmap(jax.vmap(_raveled))(parameters).astype(np.float32)
-        return {"halvings": drawn["halvings"], "box": drawn["reduced_box"], "vector": vector}
-
-    return ravel
+    _, _, names = _layout(group.policy)
+    parameters = {name: drawn[name] for name in names}
+    vector = jax.vmap(jax.vmap(_raveled))(parameters).astype(np.float32)
+    return {"box": drawn["reduced_box"], "vector": vector}
 
 
 def _raveled(view: Drawn) -> jax.Array:
@@ -50,7 +47,7 @@ def _raveled(view: Drawn) -> jax.Array:
 
 
 def parameters_of(policy: ImagePolicy) -> Callable[[np.ndarray], dict[str, Any]]:
-    """Builds the inverse of ``vectors`` for one view.
+    """Builds the inverse of ``pack`` for one view.
 
     Args:
         policy: Augmentation policy that the vectors were drawn from.
@@ -68,20 +65,22 @@ def parameters_of(policy: ImagePolicy) -> Callable[[np.ndarray], dict[str, Any]]
     return lambda vector: {name: vector[position] for name, position in positions.items()}
 
 
-def viewer(job: ViewJob) -> Viewer:
-    """Compiles the function that makes all views of one image.
+def viewer(group: SizedGroup, channels: int, *, whole: bool) -> Viewer:
+    """Compiles the function that makes all views of one image in one group.
 
     Args:
-        job: Description of the views.
+        group: Group of the views.
+        channels: Number of image channels.
+        whole: True to apply the whole policy, False to only crop and resize.
 
     Returns:
-        A function (image uint8 [h, w, C], boxes int [views, 4], vectors float32 [views, K]) ->
-        views uint8 [views, size, size, C], rounded.
+        A function (image uint8 [h, w, C], boxes int [count, 4], vectors float32 [count, K]) ->
+        views uint8 [count, size, size, C], rounded.
     """
-    channels, size, kernel = job.source.channels, job.size, job.policy.interpolation
-    if job.policy.antialias:
-        planes = jax.ShapeDtypeStruct((job.views, channels, size, size), np.float32)
-        finish = _finisher(job, lambda x: x, planes)
+    size, kernel, policy = group.size, group.policy.interpolation, group.policy
+    if policy.antialias:
+        planes = jax.ShapeDtypeStruct((group.count, channels, size, size), np.float32)
+        finish = _finisher(policy, whole, lambda x: x, planes)
 
         def antialiased(image: np.ndarray, boxes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
             crops = (image[y : y + height, x : x + width] for y, x, height, width in boxes)
@@ -89,9 +88,10 @@ def viewer(job: ViewJob) -> Viewer:
 
         return antialiased
     weigh = _finisher(
-        job,
+        policy,
+        whole,
         lambda taps: interpolation.weigh(taps, channels),
-        interpolation.Taps.shapes(job.views, size, kernel),
+        interpolation.Taps.shapes(group.count, size, kernel),
     )
 
     def plain(image: np.ndarray, boxes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -100,22 +100,23 @@ def viewer(job: ViewJob) -> Viewer:
     return plain
 
 
-def finisher(job: ViewJob, examples: int) -> Finisher:
-    """Compiles the function that applies the rest of the policy to resized crops.
+def finisher(group: SizedGroup, channels: int, examples: int) -> Finisher:
+    """Compiles the function that applies the rest of the policy to resized crops of one group.
 
     One call handles several examples, since its overhead in Python does not depend on their number.
 
     Args:
-        job: Description of the views, with ``whole`` set.
+        group: Group of the views.
+        channels: Number of image channels.
         examples: Maximum number n of examples per call.
 
     Returns:
-        A function (crops float32 [n, views, size, size, C] in [0, 255], vectors float32
-        [n, views, K]) -> views uint8 of the shape of the crops.
+        A function (crops float32 [n, count, size, size, C] in [0, 255], vectors float32
+        [n, count, K]) -> views uint8 of the shape of the crops.
     """
-    side, channels, capacity = job.size, job.source.channels, examples * job.views
+    side, capacity = group.size, examples * group.count
     crops = jax.ShapeDtypeStruct((capacity, side, side, channels), np.float32)
-    finish = _finisher(job, lambda x: jnp.moveaxis(x, -1, 0), crops)
+    finish = _finisher(group.policy, True, lambda x: jnp.moveaxis(x, -1, 0), crops)
 
     def function(crops: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         flat = [x.reshape(-1, *x.shape[2:]) for x in (crops, drawn)]
@@ -127,21 +128,24 @@ def finisher(job: ViewJob, examples: int) -> Finisher:
     return function
 
 
-def _finisher(job: ViewJob, to_planes: Callable[[Any], jax.Array], inputs: Any) -> Finisher:
+def _finisher(
+    policy: ImagePolicy, whole: bool, to_planes: Callable[[Any], jax.Array], inputs: Any
+) -> Finisher:
     """Compiles the function that applies the rest of the policy to each view.
 
     Args:
-        job: Description of the views.
+        policy: Augmentation policy.
+        whole: False to only round the values.
         to_planes: Traceable function from the input of one view to float [C, size, size].
         inputs: Shapes and dtypes of the inputs of all views, with a leading axis of views.
     """
-    vector, unravel, _ = _layout(job.policy)
+    vector, unravel, _ = _layout(policy)
 
     def finish_view(view: tuple[Any, jax.Array]) -> jax.Array:
         x = to_planes(view[0])
-        if job.whole:
+        if whole:
             x = x.astype(float) / 255
-            x = per_image.finish(x, unravel(view[1]), policy=job.policy) * 255
+            x = per_image.finish(x, unravel(view[1]), policy=policy) * 255
         return jnp.moveaxis(jnp.round(x).astype(np.uint8), 0, -1)
 
     count = jax.tree.leaves(inputs)[0].shape[0]

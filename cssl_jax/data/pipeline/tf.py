@@ -8,18 +8,19 @@ import atexit
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import tensorflow as tf
 
 from cssl_jax.data.pipeline import host_draws, painter, tf_kernels
 from cssl_jax.data.pipeline.host_draws import PREFETCH, ViewJob
-from cssl_jax.data.pipeline.render import vectors
+from cssl_jax.data.pipeline.render import pack
 from cssl_jax.errors import RunError
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow would reserve all memory of JAX's devices
 
 
-def batches(job: ViewJob, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+def batches(job: ViewJob, start: int, stop: int) -> Iterator[dict[str, Any]]:
     """Yields the augmented batches of the steps [start, stop).
 
     The bits of a step do not depend on ``job.parallelism`` or ``start``. Closing the generator
@@ -32,8 +33,8 @@ def batches(job: ViewJob, start: int, stop: int) -> Iterator[dict[str, np.ndarra
         stop: Last step plus one.
 
     Yields:
-        views uint8 [r, views, size, size, C] (rounded), index int32 [r] and key uint32 [r, 2], for
-        the r rows. Without OpenCV ``views`` is read-only memory of TensorFlow.
+        views uint8 [r, count, size, size, C] (rounded) by group, index int32 [r] and key uint32
+        [r, 2], for the r rows. Without OpenCV the views are read-only memory of TensorFlow.
 
     Raises:
         UserError: JAX runs without its CPU backend.
@@ -74,7 +75,7 @@ def batches(job: ViewJob, start: int, stop: int) -> Iterator[dict[str, np.ndarra
 
 def _opencv_views(
     job: ViewJob, start: int, stop: int, errors: list[BaseException]
-) -> tuple[tf.data.Dataset, Callable[[np.ndarray], np.ndarray]]:
+) -> tuple[tf.data.Dataset, Callable[[np.ndarray], dict[str, np.ndarray]]]:
     """Builds a dataset of steps whose views OpenCV makes.
 
     The views stay in the arrays that OpenCV writes to. As tensors they would be copied three times,
@@ -88,42 +89,46 @@ def _opencv_views(
 
     Returns:
         The dataset, whose elements hold the step number, and the function that maps an element to
-        its views uint8 [r, views, size, size, C].
+        its views uint8 [r, count, size, size, C] by group.
     """
-    draw, paint = host_draws.draws(job, vectors(job.policy)), painter.painter(job)
-    rows, group_size = len(job.rows), painter.TASK_EXAMPLES
-    shape = (rows, job.views, job.size, job.size, job.source.channels)
-    views_by_step: dict[int, np.ndarray] = {}
-    names = ("number", "halvings", "box", "vector")
+    draw, paint = host_draws.draws(job, pack), painter.painter(job)
+    rows, task_examples = len(job.rows), painter.TASK_EXAMPLES
+    views_by_step: dict[int, dict[str, np.ndarray]] = {}
 
-    def groups() -> Iterator[tuple[Any, ...]]:
+    def drawn_at(step: int) -> tuple[Any, ...]:
+        index, key = job.sampler.draw(step, job.rows)
+        return (index, *draw(index, key))
+
+    # tf.numpy_function passes flat lists of arrays.
+    first_drawn, structure = jax.tree.flatten(drawn_at(start))
+
+    def tasks() -> Iterator[tuple[Any, ...]]:
         for step in range(start, stop):
-            index, key = job.sampler.draw(step, job.rows)
-            drawn = {"number": index, **draw(index, key)}
-            views_by_step[step] = np.empty(shape, np.uint8)
-            for first in range(0, rows, group_size):
-                yield step, first, *(drawn[name][first : first + group_size] for name in names)
+            flat = jax.tree.leaves(drawn_at(step))
+            views_by_step[step] = job.empty_views()
+            for first in range(0, rows, task_examples):
+                yield step, first, *host_draws.take_rows(flat, first, task_examples)
 
-    def fill(step: np.ndarray, first: np.ndarray, *drawn: np.ndarray) -> np.ndarray:
+    def fill(step: np.ndarray, first: np.ndarray, *flat: np.ndarray) -> np.ndarray:
+        views = host_draws.take_rows(views_by_step[int(step)], int(first), task_examples)
         try:
-            paint(*drawn, views_by_step[int(step)][first : first + group_size])
+            index, halvings, drawn = jax.tree.unflatten(structure, flat)
+            paint(index, halvings, drawn, views)
         except BaseException as error:  # TensorFlow would keep only the name of the error
             errors.append(error)
             raise
         return step
 
-    def fill_group(*group: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(fill, group, tf.int64, stateful=True), ())
+    def run_task(*task: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(fill, task, tf.int64, stateful=True), ())
 
-    index, key = job.sampler.draw(start, job.rows)
-    drawn = {"number": index, **draw(index, key)}
     scalar = tf.TensorSpec((), tf.int64)
-    specs = (tf.TensorSpec((None, *drawn[name].shape[1:]), drawn[name].dtype) for name in names)
-    dataset = tf.data.Dataset.from_generator(groups, output_signature=(scalar, scalar, *specs))
-    fill_as_written = tf.autograph.experimental.do_not_convert(fill_group)
-    dataset = dataset.map(fill_as_written, num_parallel_calls=job.workers, deterministic=True)
-    # One element per step: its groups, each of which returns the step number.
-    return dataset.batch(-(-rows // group_size)), lambda step: views_by_step.pop(int(step[0]))
+    specs = (tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in first_drawn)
+    dataset = tf.data.Dataset.from_generator(tasks, output_signature=(scalar, scalar, *specs))
+    as_written = tf.autograph.experimental.do_not_convert(run_task)
+    dataset = dataset.map(as_written, num_parallel_calls=job.workers, deterministic=True)
+    # One element per step: its tasks, each of which returns the step number.
+    return dataset.batch(-(-rows // task_examples)), lambda step: views_by_step.pop(int(step[0]))
 
 
 def _options(parallelism: int) -> tf.data.Options:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from cssl_jax.augment.image.policy import ImagePolicy
+from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.host_draws import Drawn, ViewJob
-from cssl_jax.data.pipeline.render import finisher, vectors
+from cssl_jax.data.pipeline.render import finisher, pack
 from cssl_jax.data.sources.base import ArraySource, Source
 from cssl_jax.data.sources.images import ImageSource
 
@@ -18,7 +18,7 @@ CALL_EXAMPLES = 16  # examples per call, which spreads the overhead of Python ov
 
 def views(
     job: ViewJob, start: int, stop: int, errors: list[BaseException]
-) -> tuple[tf.data.Dataset, Callable[[np.ndarray], np.ndarray]]:
+) -> tuple[tf.data.Dataset, Callable[[Any], dict[str, np.ndarray]]]:
     """Builds a dataset of the views of every step.
 
     Args:
@@ -29,37 +29,48 @@ def views(
             would report only their names.
 
     Returns:
-        The dataset, whose elements are views uint8 [r, views, size, size, C], and the function that
-        maps an element to its views (the identity).
+        The dataset, whose elements are views uint8 [r, count, size, size, C] by group, and the
+        function that maps an element to its views (the identity).
     """
-    draw, open_image = host_draws.draws(job, vectors(job.policy)), _opener(job.source)
+    draw, open_image = host_draws.draws(job, pack), _opener(job.source)
 
     def inputs(step: int) -> Drawn:
         index, key = job.sampler.draw(step, job.rows)
-        return {"number": index, **open_image.inputs(index), **draw(index, key)}
+        halvings, drawn = draw(index, key)
+        fixed = {"number": index, "halvings": halvings, "drawn": drawn}
+        return {**fixed, **open_image.inputs(index)}
 
     def crop_views(example: Drawn) -> Any:
-        image, boxes = open_image.open(example, errors), tf.unstack(example["box"], job.views)
-        crops = tf.stack([_crop_and_resize(image, box, job.policy, job.size) for box in boxes])
-        if job.whole:
-            return crops, example["vector"]
-        return tf.cast(crops + 0.5, tf.uint8)  # the cast truncates; no value is negative
+        image, views = open_image.open(example, errors), {}
+        for name, group in job.groups.items():
+            drawn = example["drawn"][name]
+            boxes = tf.unstack(drawn["box"], group.count)
+            crops = tf.stack([_crop_and_resize(image, box, group) for box in boxes])
+            # The cast truncates; no value is negative.
+            views[name] = (crops, drawn["vector"]) if job.whole else tf.cast(crops + 0.5, tf.uint8)
+        return views
 
-    def finish_views(crops: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
-        finished = tf.numpy_function(finish, [crops, drawn], tf.uint8, stateful=False)
-        return tf.ensure_shape(finished, crops.shape)
+    def finish_views(crops_and_vectors: dict[str, tuple[tf.Tensor, tf.Tensor]]) -> Any:
+        views = {}
+        for name, (crops, vectors) in crops_and_vectors.items():
+            call = tf.numpy_function(finish[name], [crops, vectors], tf.uint8, stateful=False)
+            views[name] = tf.ensure_shape(call, crops.shape)
+        return views
 
     as_written = tf.autograph.experimental.do_not_convert
     parallel = {"num_parallel_calls": job.workers, "deterministic": True}
-    signature = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in inputs(start).items()}
+    signature = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), inputs(start))
     dataset = tf.data.Dataset.from_generator(
         lambda: map(inputs, range(start, stop)), output_signature=signature
     )
     dataset = dataset.unbatch().map(as_written(crop_views), **parallel)
     if job.whole:
-        group_size = min(CALL_EXAMPLES, len(job.rows))
-        finish = finisher(job, group_size)
-        dataset = dataset.batch(group_size).map(as_written(finish_views), **parallel).unbatch()
+        call_examples = min(CALL_EXAMPLES, len(job.rows))
+        finish = {
+            name: finisher(group, job.source.channels, call_examples)
+            for name, group in job.groups.items()
+        }
+        dataset = dataset.batch(call_examples).map(as_written(finish_views), **parallel).unbatch()
     return dataset.batch(len(job.rows)), lambda views: views
 
 
@@ -151,11 +162,12 @@ def _opener(source: Source) -> "_ArrayOpener | _FileOpener":
     return _FileOpener(source)
 
 
-def _crop_and_resize(image: tf.Tensor, box: tf.Tensor, policy: ImagePolicy, size: int) -> tf.Tensor:
+def _crop_and_resize(image: tf.Tensor, box: tf.Tensor, group: SizedGroup) -> tf.Tensor:
     """Crops and resizes one image to float32 [size, size, C] in [0, 255].
 
     TensorFlow operations do this faster than Python code.
     """
+    policy, size = group.policy, group.size
     if policy.uses("crop") or image.shape[:2] != (size, size):
         top, left, height, width = tf.unstack(box)
         image = image[top : top + height, left : left + width]

@@ -3,14 +3,15 @@
 import collections
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from cssl_jax.data.pipeline import host_draws, painter
-from cssl_jax.data.pipeline.host_draws import PREFETCH, ViewJob
-from cssl_jax.data.pipeline.render import vectors, viewer
+from cssl_jax.data.pipeline.host_draws import PREFETCH, Drawn, ViewJob
+from cssl_jax.data.pipeline.render import pack, viewer
 
-HostBatch = dict[str, np.ndarray]
+HostBatch = dict[str, Any]
 
 
 def batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
@@ -25,15 +26,15 @@ def batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
         stop: Last step plus one.
 
     Yields:
-        views uint8 [r, views, size, size, C] (rounded), index int32 [r] and key uint32 [r, 2].
+        views uint8 [r, count, size, size, C] (rounded) by group, index int32 [r] and key uint32
+        [r, 2].
 
     Raises:
         UserError: JAX runs without its CPU backend.
         RunError: An image has changed since it was scanned.
     """
-    draw = host_draws.draws(job, vectors(job.policy))
-    group_size, paint = _painter(job)
-    channels, rows = job.source.channels, len(job.rows)
+    draw = host_draws.draws(job, pack)
+    task_examples, paint = _painter(job)
     pool = ThreadPoolExecutor(job.workers, thread_name_prefix="cssl-views")
     pending: collections.deque[tuple[HostBatch, list[Future[None]]]] = collections.deque()
 
@@ -46,12 +47,11 @@ def batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
     try:
         for step in range(start, stop):
             index, key = job.sampler.draw(step, job.rows)
-            drawn = draw(index, key)
-            views = np.empty((rows, job.views, job.size, job.size, channels), np.uint8)
-            inputs = index, drawn["halvings"], drawn["box"], drawn["vector"], views
+            views = job.empty_views()
+            inputs = (index, *draw(index, key), views)
             tasks = [
-                pool.submit(paint, *(x[first : first + group_size] for x in inputs))
-                for first in range(0, rows, group_size)
+                pool.submit(paint, *host_draws.take_rows(inputs, first, task_examples))
+                for first in range(0, len(job.rows), task_examples)
             ]
             pending.append(({"views": views, "index": index, "key": key}, tasks))
             if len(pending) > PREFETCH:
@@ -66,17 +66,21 @@ def _painter(job: ViewJob) -> tuple[int, painter.Paint]:
     """Number of examples per task, and the function that makes their views."""
     if job.kernels == "opencv":
         return painter.TASK_EXAMPLES, painter.painter(job)
-    make_views = viewer(job)
+    viewers = {
+        name: viewer(group, job.source.channels, whole=job.whole)
+        for name, group in job.groups.items()
+    }
 
     def paint(
         examples: np.ndarray,
         halvings: np.ndarray,
-        boxes: np.ndarray,
-        drawn: np.ndarray,
-        out: np.ndarray,
+        drawn: dict[str, Drawn],
+        out: dict[str, np.ndarray],
     ) -> None:
         for number, example in enumerate(examples):
             image = job.source.image(int(example), int(halvings[number]))
-            out[number] = make_views(image, boxes[number], drawn[number])
+            for name, make_views in viewers.items():
+                boxes, vectors = drawn[name]["box"], drawn[name]["vector"]
+                out[name][number] = make_views(image, boxes[number], vectors[number])
 
     return 1, paint

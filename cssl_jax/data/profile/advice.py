@@ -59,10 +59,9 @@ def _host_change(pipeline: HostPipeline) -> str:
     ways = []
     # Decoding time grows with the pixels of the file, whatever the size of the view.
     shorter = int(np.median(pipeline.source.sizes.min(axis=1)))
-    if shorter > 2.5 * pipeline.size:
-        ways.append(
-            f"store images at about twice the view's side ({2 * pipeline.size} px; now {shorter})"
-        )
+    size = pipeline.first_group.size
+    if shorter > 2.5 * size:
+        ways.append(f"store images at about twice the view's side ({2 * size} px; now {shorter})")
     if (pipeline.source.sizes == pipeline.source.sizes[0]).all():
         ways.append(
             f"decode them once with --data.in-memory True ({_mebibytes(pipeline)} MiB) in a new run"
@@ -72,7 +71,7 @@ def _host_change(pipeline: HostPipeline) -> str:
         ways.append(
             "decode by tf.data with --data.engine tf" if installed else "pip install tensorflow"
         )
-    if pipeline.engine == "tf" and pipeline.policy.antialias:
+    if pipeline.engine == "tf" and pipeline.first_group.policy.antialias:
         ways.append(PLAIN_RESIZE)
     ways.append("use more host cores")
     return ", or ".join(ways)

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cssl_jax.augment.image.policy import NEUTRAL_AFFINE, PROBABILITIES, ImagePolicy
+from cssl_jax.augment.view_group import count_views
 from cssl_jax.data.pipeline.base import HostPipeline, Pipeline, ResidentPipeline, StreamPipeline
 from cssl_jax.data.pipeline.host_draws import PREFETCH
 from cssl_jax.data.pipeline.prefetch import place_host_batches
@@ -179,7 +180,11 @@ def _on_device(
     whole = cost(pipeline)
     if isinstance(pipeline, HostPipeline):
         return {"normalise" if pipeline.whole else "augment": whole}
-    crop = cost(dataclasses.replace(pipeline, policy=crop_alone(pipeline.policy)))
+    groups = {
+        name: dataclasses.replace(group, policy=crop_alone(group.policy))
+        for name, group in pipeline.groups.items()
+    }
+    crop = cost(dataclasses.replace(pipeline, groups=groups))
     return {"crop + resize": crop, "augment": max(whole - crop, 0.0)}
 
 
@@ -235,4 +240,4 @@ def _seconds_per_batch(batches: Iterator[Any], seconds: float, warm_up: int) -> 
 
 def _batch_views(pipeline: Pipeline) -> int:
     """Number of views per batch."""
-    return len(pipeline.rows) * sum(pipeline.views.values())
+    return len(pipeline.rows) * count_views(pipeline.groups)

@@ -100,7 +100,7 @@ def verdict(measured: Measurement) -> str:
         cheaper, way_out = _stage_change(stage, pipeline), change(pipeline)
         included = not cheaper or cheaper in way_out  # both may advise the plain resize
         return limit + (way_out if included else f"{cheaper}, or {way_out}")
-    smaller = f"smaller views (--data.size, now {pipeline.size}) cost less"
+    smaller = f"smaller views (--data.size, now {pipeline.first_group.size}) cost less"
     if stage.side == "transfer":
         streams = isinstance(pipeline, StreamPipeline)
         way = change(pipeline) if streams else smaller
@@ -129,8 +129,8 @@ def _stage_change(stage: Stage, pipeline: Pipeline) -> str:
     if stage.name != "crop + resize":
         return ""
     engine = pipeline.engine if isinstance(pipeline, HostPipeline) else None
-    if engine == "tf" and pipeline.policy.antialias:
+    if engine == "tf" and pipeline.first_group.policy.antialias:
         return PLAIN_RESIZE
-    if pipeline.policy.interpolation == "bicubic":
+    if pipeline.first_group.policy.interpolation == "bicubic":
         return "resize with --augment.interpolation bilinear"
     return ""

@@ -8,9 +8,10 @@ import pytest
 
 from cssl_jax.augment.image import batched, opencv
 from cssl_jax.augment.image.policy import sample_views
+from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline import host_draws, painter
 from cssl_jax.data.pipeline.host_draws import ViewJob
-from cssl_jax.data.pipeline.render import parameters_of, vectors
+from cssl_jax.data.pipeline.render import pack, parameters_of
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource
 from helpers.augment_oracles import POLICIES, noise, view
@@ -25,18 +26,15 @@ def make_views(policy, channels, shape=(20, 14), size=SIZE):
     job = ViewJob(
         source=ArraySource("noise", images),
         sampler=Sampler(COUNT, COUNT, seed=5),
-        policy=policy,
-        views=2,
-        size=size,
+        groups={"main": SizedGroup(count=2, size=size, policy=policy)},
         rows=np.arange(COUNT),
         kernels="opencv",
     )
     index, keys = job.sampler.draw(0, job.rows)
-    drawn = host_draws.draws(job, vectors(policy))(index, keys)
-    inputs = index, drawn["halvings"], drawn["box"], drawn["vector"]
-    views = np.empty((COUNT, 2, size, size, channels), np.uint8)
-    painter.painter(job)(*inputs, views)
-    return views, images[index], keys, drawn["vector"]
+    halvings, drawn = host_draws.draws(job, pack)(index, keys)
+    views = job.empty_views()
+    painter.painter(job)(index, halvings, drawn, views)
+    return views["main"], images[index], keys, drawn["main"]["vector"]
 
 
 @pytest.mark.parametrize(

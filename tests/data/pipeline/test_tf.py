@@ -11,6 +11,7 @@ pytest.importorskip("tensorflow")
 
 from cssl_jax.augment.image import batched
 from cssl_jax.augment.image.policy import PROBABILITIES, sample_views
+from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline import tf as tf_pipeline
 from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.sampler import Sampler
@@ -34,13 +35,12 @@ def batches(images, policy=EVERYTHING, batch=8, views=2, **options):
     job = ViewJob(
         source=ArraySource("images", images),
         sampler=Sampler(len(images), batch, seed=5),
-        policy=policy,
-        views=views,
-        size=SIZE,
+        groups={"main": SizedGroup(count=views, size=SIZE, policy=policy)},
         rows=rows,
         **options,
     )
-    return tf_pipeline.batches(job, start, stop)
+    for batch in tf_pipeline.batches(job, start, stop):
+        yield {**batch, "views": batch["views"]["main"]}
 
 
 def drawn_for(batch, policy):

@@ -149,8 +149,10 @@ def test_sides_work_at_the_same_time_on_an_accelerator_and_share_the_cores_of_a_
 )
 def test_the_sentence_names_the_limit_and_a_way_out(placement, platform, costs, text):
     measured = costing(placement, platform, **costs)
-    policy = dataclasses.replace(measured.pipeline.policy, interpolation="bicubic")
-    pipeline = dataclasses.replace(measured.pipeline, policy=policy)
+    group = measured.pipeline.first_group
+    policy = dataclasses.replace(group.policy, interpolation="bicubic")
+    groups = {"main": dataclasses.replace(group, policy=policy)}
+    pipeline = dataclasses.replace(measured.pipeline, groups=groups)
     sentence = profile_result.verdict(dataclasses.replace(measured, pipeline=pipeline))
     assert "is the limit; " in sentence
     assert text in sentence
@@ -194,4 +196,4 @@ def test_the_measured_pipeline_is_the_one_that_trains():
     pipeline = report.measured.pipeline
     assert isinstance(pipeline, HostPipeline)
     assert (pipeline.engine, pipeline.whole) == ("threads", True)
-    assert pipeline.policy == config().augment
+    assert pipeline.first_group.policy == config().augment

@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline import threads as thread_pipeline
@@ -56,18 +57,25 @@ def folder(tmp_path, monkeypatch):
 
 
 def loader(name):
+    """Function like ``batches`` of a loader, with the views of the only group."""
     if name == "threads":
-        return thread_pipeline.batches
-    pytest.importorskip("tensorflow")
-    from cssl_jax.data.pipeline import tf as tf_pipeline
+        module = thread_pipeline
+    else:
+        pytest.importorskip("tensorflow")
+        from cssl_jax.data.pipeline import tf as module
 
-    return tf_pipeline.batches
+    def batches(job, start, stop):
+        for batch in module.batches(job, start, stop):
+            yield {**batch, "views": batch["views"]["main"]}
+
+    return batches
 
 
 def make_job(source, policy=POLICIES["everything"], **options):
     options = {"whole": False, "rows": np.arange(4), **options}
     sampler = Sampler(len(source), 4, seed=3)
-    return ViewJob(source=source, sampler=sampler, policy=policy, views=2, size=SIZE, **options)
+    groups = {"main": SizedGroup(count=2, size=SIZE, policy=policy)}
+    return ViewJob(source=source, sampler=sampler, groups=groups, **options)
 
 
 def assert_same_bits(batches, expected):
@@ -190,8 +198,9 @@ def test_large_jpegs_are_decoded_reduced_if_both_windows_allow_it(photos):
     observed = set()
     for step in range(8):
         index, key = job.sampler.draw(step, job.rows)
-        drawn = draw(index, key)
-        for number, boxes, halvings in zip(index, drawn["box"], drawn["halvings"], strict=True):
+        all_halvings, drawn = draw(index, key)
+        drawn_boxes = drawn["main"]["box"]
+        for number, boxes, halvings in zip(index, drawn_boxes, all_halvings, strict=True):
             side = min(min(box[2:]) for box in boxes.tolist())
             expected = max(n for n in range(4) if n == 0 or side >= SIZE * 2**n)
             plain = source.names[number].endswith("jpg") and source.names[number][0] != "t"
@@ -232,13 +241,15 @@ def test_a_process_ends_with_unused_batches(photos, name):
     code = f"""
 import numpy as np
 from cssl_jax.augment.image.policy import ImagePolicy
+from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline.base import PIPELINES
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.data.sampler import Sampler
 source = load_source({str(photos)!r})
 batches = PIPELINES["{name}-split"](
-    source=source, sampler=Sampler(6, 4, seed=0), policy=ImagePolicy(), views={{"views": 2}},
-    size=24, mean=(0.0,) * 3, std=(1.0,) * 3, rows=np.arange(4),
+    source=source, sampler=Sampler(6, 4, seed=0),
+    groups={{"main": SizedGroup(count=2, size=24, policy=ImagePolicy())}},
+    mean=(0.0,) * 3, std=(1.0,) * 3, rows=np.arange(4),
 ).host_batches(0, 10**6)
 for _ in range(5):
     next(batches)
