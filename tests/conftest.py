@@ -36,7 +36,23 @@ gc.set_threshold(100_000, 50, 100)
 os.environ["CSSL_JAX_CACHE"] = tempfile.mkdtemp(prefix="cssl-jax-tests-")
 atexit.register(shutil.rmtree, os.environ["CSSL_JAX_CACHE"], ignore_errors=True)
 
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
 from helpers import cost, leftovers  # noqa: E402 - imports JAX
+
+MEMORY = 4 * 2**30  # bytes of a test process above which it drops its compiled programs
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Compiled programs of earlier files take gigabytes; the persistent cache has them as well."""
+    yield
+    statm = pathlib.Path("/proc/self/statm")
+    pages = int(statm.read_text().split()[1]) if statm.exists() else 0
+    if pages * os.sysconf("SC_PAGE_SIZE") > MEMORY:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_addoption(parser):

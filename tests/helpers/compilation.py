@@ -44,7 +44,8 @@ def keep_to_one_core():
         cores = sorted(os.sched_getaffinity(0))
         workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         if workers <= len(cores):
-            os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw"))]})
+            # A worker that replaces one that has crashed has a higher number.
+            os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 def users_environment():
