@@ -13,6 +13,7 @@ from cssl_jax.cli import main as cli
 from cssl_jax.config import Config
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.recipes import to_dict
+from helpers import compilation
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WRITTEN = [
@@ -71,7 +72,7 @@ def test_every_block_runs(document, language, tmp_path):
         done = subprocess.run(
             [*command[language], block],
             cwd=tmp_path,
-            env={**os.environ, "PATH": path, "XLA_FLAGS": os.environ["CSSL_TEST_XLA_FLAGS"]},
+            env={**compilation.users_environment(), "PATH": path},
             capture_output=True,
             text=True,
             timeout=500,

@@ -53,7 +53,7 @@ for name in pipelines:
 if jax.process_count() == 2:
     run = tiny.Run(config, 4, pipeline="stream")
     gradient = run.gradient()
-    function = lambda *a: (lambda g, x: (g, x["metrics"]))(*gradient(*a))
+    function = lambda *a: (lambda g, x: (g, x.metrics))(*gradient(*a))
     host_batch = next(run.host_batches(0, 1))
     grads, metrics = run.spread(function)(run.state(), run.constants, host_batch)
     found |= {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(grads))}
