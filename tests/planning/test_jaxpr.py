@@ -173,7 +173,8 @@ def test_the_shapes_are_those_of_a_pipelines_host_batches(pipeline):
     fed = {k: v for k, v in next(run.pipeline.host_batches(0, 1)).items() if k != "label"}
     constants = {k: v for k, v in run.pipeline.constants.items() if k != "labels"}
     for shapes, arrays in ((step.host_batch, fed), (step.constants, constants)):
-        assert {k: (v.shape, v.dtype) for k, v in shapes.items()} == {
-            k: (v.shape, v.dtype) for k, v in arrays.items()
-        }
+        described, held = (
+            jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (shapes, arrays)
+        )
+        assert described == held
     assert jax.tree.map(np.shape, run.first_state) == jax.tree.map(np.shape, step.state)
