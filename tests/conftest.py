@@ -41,7 +41,7 @@ import pytest  # noqa: E402
 
 from helpers import cost, leftovers  # noqa: E402 - imports JAX
 
-MEMORY = 4 * 2**30  # bytes of a test process above which it drops its compiled programs
+MEMORY = 6 * 2**30  # bytes of a test process above which it drops its compiled programs
 
 
 @pytest.fixture(autouse=True, scope="module")
