@@ -11,7 +11,7 @@ import optax
 
 from cssl_jax.methods.parameter_group import ParameterGroup
 from cssl_jax.optim.registry import Chain, OptimizerOptions
-from cssl_jax.optim.schedules import is_schedule
+from cssl_jax.optim.schedules import select_state
 
 PyTree = Any
 GroupOf = Callable[[tuple[Any, ...]], ParameterGroup]  # of a parameter, by its path
@@ -166,16 +166,7 @@ def _frozen_until(
         frozen = state.counter.count < steps
         updates, after = inner.update(updates, state.inner, params)
         updates = jax.tree.map(lambda u: jnp.where(frozen, jnp.zeros_like(u), u), updates)
-        after = jax.tree.map(
-            lambda new, old: (
-                new
-                if is_schedule(new)
-                else jax.tree.map(lambda n, o: jnp.where(frozen, o, n), new, old)
-            ),
-            after,
-            state.inner,
-            is_leaf=is_schedule,
-        )
+        after = select_state(~frozen, after, state.inner)
         count = optax.safe_increment(state.counter.count)
         return updates, FrozenState(optax.ScaleByScheduleState(count), after)
 

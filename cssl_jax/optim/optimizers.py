@@ -26,6 +26,7 @@ from cssl_jax.optim.registry import (
     OptimizerOptions,
     optimizer_entry,
 )
+from cssl_jax.optim.schedules import by_step
 
 T = TypeVar("T")
 PyTree = Any
@@ -264,19 +265,13 @@ def decayed_weights(options: OptimizerOptions) -> optax.GradientTransformation:
     if not callable(decay):
         return optax.add_decayed_weights(decay, mask)
 
-    def init(params: PyTree) -> optax.ScaleByScheduleState:
-        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
-
-    def update(
-        updates: PyTree, state: optax.ScaleByScheduleState, params: PyTree = None
-    ) -> tuple[PyTree, optax.ScaleByScheduleState]:
-        current = decay(state.count)
-        decayed = jax.tree.map(
+    def add(updates: PyTree, params: PyTree, step: jax.Array) -> PyTree:
+        current = decay(step)
+        return jax.tree.map(
             lambda u, w, applies: u + current * w if applies else u, updates, params, mask(params)
         )
-        return decayed, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
-    return optax.GradientTransformation(init, update)
+    return by_step(add)
 
 
 def clip_by_tensor_norm(limit: float) -> optax.GradientTransformation:
@@ -305,19 +300,11 @@ def adapted_by_trust_ratio(
     trust_coefficient: float, eps: float = 0.0
 ) -> optax.GradientTransformation:
     """Return a transformation that scales each tensor's update by its ``trust_ratio``."""
-
-    def init(params: PyTree) -> optax.EmptyState:
-        return optax.EmptyState()
-
-    def update(
-        updates: PyTree, state: optax.EmptyState, params: PyTree = None
-    ) -> tuple[PyTree, optax.EmptyState]:
-        scaled = jax.tree.map(
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(
             lambda u, w: u * trust_ratio(w, u, trust_coefficient, eps), updates, params
         )
-        return scaled, state
-
-    return optax.GradientTransformation(init, update)
+    )
 
 
 def clipped_trust_ratio(
@@ -330,13 +317,8 @@ def clipped_trust_ratio(
     min(η ‖w‖ / (‖u‖ + ε), lr).
     """
 
-    def init(params: PyTree) -> optax.ScaleByScheduleState:
-        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
-
-    def update(
-        updates: PyTree, state: optax.ScaleByScheduleState, params: PyTree = None
-    ) -> tuple[PyTree, optax.ScaleByScheduleState]:
-        rate = schedule(state.count)
+    def adapt(updates: PyTree, params: PyTree, step: jax.Array) -> PyTree:
+        rate = schedule(step)
 
         def scale(u: jax.Array, w: jax.Array) -> jax.Array:
             weight_norm, update_norm = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
@@ -346,10 +328,9 @@ def clipped_trust_ratio(
             )
             return u * jnp.where(adapted, jnp.minimum(ratio, 1), 1)
 
-        count = optax.safe_increment(state.count)
-        return jax.tree.map(scale, updates, params), optax.ScaleByScheduleState(count)
+        return jax.tree.map(scale, updates, params)
 
-    return optax.GradientTransformation(init, update)
+    return by_step(adapt)
 
 
 def _choose(kind: str, table: Mapping[str, T], name: str) -> T:

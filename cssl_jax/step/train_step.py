@@ -11,7 +11,7 @@ import optax
 from cssl_jax.methods.base import Method, PyTree
 from cssl_jax.optim.groups import Groups, without_frozen
 from cssl_jax.optim.norms import group_norms, square_sums
-from cssl_jax.optim.schedules import is_schedule
+from cssl_jax.optim.schedules import select_state
 from cssl_jax.step.grad_cache import MakeBatch, StepOptions, make_gradient
 from cssl_jax.step.state import TrainState
 
@@ -119,9 +119,8 @@ def _select(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:
 
 def _select_opt_state(finite: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     """Optimizer state after a step; schedule counters advance even if the update is skipped."""
-    return jax.tree.map(
-        lambda n, o: n if is_schedule(n) else _select(finite, n, o), new, old, is_leaf=is_schedule
-    )
+    with jax.named_scope("finite"):
+        return select_state(finite, new, old)
 
 
 def _count_skipped(finite: jax.Array, skipped: jax.Array | np.ndarray) -> jax.Array:
