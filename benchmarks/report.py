@@ -29,7 +29,7 @@ def parse() -> argparse.Namespace:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--sections", type=sections.names(SECTIONS), default=list(SECTIONS))
-    parser.add_argument("--pictures", type=int, default=10_000, help="validation images")
+    parser.add_argument("--images", type=int, default=10_000, help="validation images")
     parser.add_argument("--training", type=int, default=2_000, help="training images")
     parser.add_argument("--side", type=int, default=64, help="side of an image in pixels")
     parser.add_argument("--plots", nargs="*", default=[], help="kinds of cssl-jax plot to time too")

@@ -7,6 +7,8 @@ import pathlib
 import shutil
 import tempfile
 
+import pytest
+
 from helpers import compilation
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -36,9 +38,6 @@ gc.set_threshold(100_000, 50, 100)
 os.environ["CSSL_JAX_CACHE"] = tempfile.mkdtemp(prefix="cssl-jax-tests-")
 atexit.register(shutil.rmtree, os.environ["CSSL_JAX_CACHE"], ignore_errors=True)
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-
 from helpers import cost, leftovers  # noqa: E402 - imports JAX
 
 MEMORY = 6 * 2**30  # bytes of a test process above which it drops its compiled programs
@@ -47,6 +46,8 @@ MEMORY = 6 * 2**30  # bytes of a test process above which it drops its compiled 
 @pytest.fixture(autouse=True, scope="module")
 def bounded_memory():
     """Compiled programs of earlier files take gigabytes; the persistent cache has them as well."""
+    import jax  # after the variables above are set
+
     yield
     statm = pathlib.Path("/proc/self/statm")
     pages = int(statm.read_text().split()[1]) if statm.exists() else 0

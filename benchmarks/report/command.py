@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> dict:
             timeout=options.timeout,
             environment=cpu_environment(),
             folder=folder,
-            validation=options.pictures,
+            validation=options.images,
             training=options.training,
             side=options.side,
         )

@@ -11,12 +11,12 @@ WIDTH, GROUPS = 512, 10
 
 
 def run(options: argparse.Namespace) -> dict:
-    """Seconds of each part at ``options.pictures`` features of width 512."""
+    """Seconds of each part at ``options.images`` features of width 512."""
     found = process.call(
         "report.parts.measure",
         timeout=options.timeout,
         environment=cpu_environment(),
-        rows=options.pictures,
+        rows=options.images,
         side=options.side,
     )
     return {"width": WIDTH, "parts": found}

@@ -70,7 +70,7 @@ def _name(words: Sequence[str]) -> str:
 
 
 def _hint(words: Sequence[str]) -> str:
-    """Question whether the command with the nearest name is meant; all commands if none is near."""
+    """Advice with the nearest command; names all commands if none is near."""
     two, commands = " ".join(words[:2]), group(words)
     near = difflib.get_close_matches(two, commands or COMMANDS, n=1)
     near = near or commands or difflib.get_close_matches(words[0], COMMANDS, n=1)

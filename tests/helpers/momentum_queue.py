@@ -16,6 +16,10 @@ MOMENTUM, CENTRE_MOMENTUM = 0.9, 0.8
 DIRECTION = 1  # purpose of a key
 
 
+def average(old, new):
+    return MOMENTUM * old + (1 - MOMENTUM) * new
+
+
 def unit(x):
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
@@ -83,7 +87,6 @@ class MomentumQueue(SimCLR):
         keys = step.carry["keys"] if self.in_batch else ctx.global_rows(step.targets["key"])
         pointer = method_state["pointer"]
         places = (pointer + jnp.arange(len(keys))) % self.queue
-        average = lambda old, new: MOMENTUM * old + (1 - MOMENTUM) * new  # noqa: E731
         modules = {name: params[name] for name in method_state["params"]}
         centre = (
             CENTRE_MOMENTUM * method_state["centre"] + (1 - CENTRE_MOMENTUM) * (step.carry["mean"])

@@ -44,7 +44,7 @@ class FormatEntry:
         suffixes: Suffixes of the files that it reads, such as (".csv",).
         recognises: Existing folder -> True if it holds this format. The entries are asked in the
             order of ``FORMATS``.
-        open_folder: As ``open``, for a folder that was recognised; None is ``open``.
+        open_folder: Opener of a folder that was recognised; None uses ``open``.
         absolute: Text after "scheme:" -> the same source, whatever the working directory is.
     """
 
