@@ -80,7 +80,7 @@ def compile_recipe(
     from loss.joint_device import noise
 
     from cssl_jax import recipes
-    from cssl_jax.data.input_spec import InputSpec
+    from cssl_jax.data.input_spec import ImageSpec
     from cssl_jax.data.sampler import Sampler
     from cssl_jax.experiment import builders
     from cssl_jax.experiment.computation import computation_of
@@ -100,7 +100,7 @@ def compile_recipe(
     mapped = spmd.data_parallel(step, mesh)
     shape = (config.train.batch_size, 2, size, size, 3)
     host_batch = jax.jit(lambda: {"views": noise(shape)})()
-    spec = InputSpec(size, 3, (0.0,) * 3, (1.0,) * 3)
+    spec = ImageSpec(size, 3, (0.0,) * 3, (1.0,) * 3)
     state = spmd.replicate(
         builders.init_state(computation.method, computation.optimizer, spec, 0), mesh
     )

@@ -115,9 +115,11 @@ def _ours(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str,
     from cssl_jax.augment.image.policy import ImagePolicy
     from cssl_jax.augment.view_group import SizedGroup
     from cssl_jax.config.images import ImageOptions
+    from cssl_jax.data.input_spec import ImageSpec
     from cssl_jax.data.pipeline.base import PIPELINES
     from cssl_jax.data.sampler import Sampler
     from cssl_jax.data.sources.open import load_source
+    from cssl_jax.modalities.image import IMAGE
 
     engine = contender.removesuffix("-split")
     source = load_source(task.photos, ImageOptions(in_memory=False))
@@ -125,8 +127,8 @@ def _ours(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str,
         source=source,
         sampler=Sampler(len(source), task.examples, seed=0),
         groups={"main": SizedGroup(count=VIEWS, size=task.size, policy=ImagePolicy(**task.policy))},
-        mean=(0.0,) * 3,
-        std=(1.0,) * 3,
+        spec=ImageSpec(task.size, 3, (0.0,) * 3, (1.0,) * 3),
+        modality=IMAGE,
         rows=np.arange(task.examples),
     )
     importlib.import_module(f"cssl_jax.data.pipeline.{engine}")  # before memory is noted

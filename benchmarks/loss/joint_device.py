@@ -81,7 +81,7 @@ def parts(
     import jax.numpy as jnp
     import optax
 
-    from cssl_jax.data.input_spec import InputSpec
+    from cssl_jax.data.input_spec import ImageSpec
     from cssl_jax.methods.simclr import SimCLR
     from cssl_jax.models.heads import projection_head
     from cssl_jax.models.registry import build_encoder
@@ -97,7 +97,7 @@ def parts(
     )
     schedule = optax.constant_schedule(1e-3)
     optimizer = optimizers.make_optimizer("lars", schedule, OptimizerOptions(weight_decay=1e-6))
-    return method, optimizer, InputSpec(size, 3, (0.0,) * 3, (1.0,) * 3)
+    return method, optimizer, ImageSpec(size, 3, (0.0,) * 3, (1.0,) * 3)
 
 
 def attempt(

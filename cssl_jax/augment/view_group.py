@@ -2,10 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
-import jax
-
-from cssl_jax.augment.image.policy import PROBABILITIES, ImagePolicy, Parameters, sample_views
+from cssl_jax.augment.base import Policy
 from cssl_jax.errors import UserError
 
 CROP_BOX = "crop_box"  # name of the crop box in ``ViewGroup.keep``
@@ -17,16 +16,17 @@ class ViewGroup:
 
     Attributes:
         count: Number of views per example.
-        size: Side of a view in pixels; None for the config's ``data.size``.
+        size: Size of a view, such as the side of an image in pixels; None for the size of the
+            encoder's input (``data.size``).
         policy: Augmentation policy; None for the config's ``augment``. A policy with one
             probability per view has ``count`` of them.
-        keep: Names of the sampled parameters that the batch holds in ``batch["drawn"]``: those of
-            ``augment.image.policy.sample``, and "crop_box".
+        keep: Names of the sampled parameters that the batch holds in ``batch["drawn"]``. Of images
+            these are the names of ``augment.image.policy.sample``, and "crop_box".
     """
 
     count: int
     size: int | None = None
-    policy: ImagePolicy | None = None
+    policy: Policy | None = None
     keep: tuple[str, ...] = ()
 
 
@@ -36,8 +36,8 @@ class SizedGroup:
 
     Attributes:
         count: Number of views per example.
-        size: Side of a view in pixels.
-        policy: Augmentation policy.
+        size: Size of a view, such as the side of an image in pixels.
+        policy: Augmentation policy, of the class that the modality names.
         first: Number of the group's first view among all views of an example. View numbers run
             across groups, so that no two views of an example share random numbers.
         keep: Names of the sampled parameters that the batch holds in ``batch["drawn"]``.
@@ -45,30 +45,27 @@ class SizedGroup:
 
     count: int
     size: int
-    policy: ImagePolicy
+    policy: Any
     first: int = 0
     keep: tuple[str, ...] = ()
-
-    def sample(self, keys: jax.Array) -> Parameters:
-        """Parameters of the group's views for examples with keys uint32 [n, 2]: [n, count, ...]."""
-        return sample_views(keys, self.policy, self.count, self.first)
 
 
 Groups = dict[str, SizedGroup]
 
 
-def number_groups(groups: Mapping[str, ViewGroup], *, size: int, policy: ImagePolicy) -> Groups:
+def number_groups(groups: Mapping[str, ViewGroup], *, size: int, policy: Policy) -> Groups:
     """Completes the groups of one source with the run's values and numbers their views.
 
     Args:
         groups: Groups by name, in the order in which their views are numbered.
-        size: Side of the views of groups without a size, in pixels.
+        size: Size of the views of groups without a size.
         policy: Policy of groups without a policy.
 
     Raises:
         UserError: A policy has several probabilities, but fewer than the group has views.
 
     Example:
+        >>> from cssl_jax.augment.image.policy import ImagePolicy
         >>> groups = {"global": ViewGroup(2), "local": ViewGroup(6, size=96)}
         >>> numbered = number_groups(groups, size=224, policy=ImagePolicy())
         >>> [(group.first, group.size) for group in numbered.values()]
@@ -100,7 +97,7 @@ def count_views(groups: Groups) -> int:
 
 def _check_probabilities(name: str, group: SizedGroup) -> None:
     """Refuses a policy in which some views have no probability: an index would be clamped."""
-    for operation in PROBABILITIES:
+    for operation in group.policy.per_view:
         values = getattr(group.policy, operation)
         if 1 < len(values) < group.count:
             raise UserError(

@@ -10,6 +10,7 @@ from cssl_jax.config.images import ImageOptions
 class _Sources:
     """Fields that the help of a command lists first."""
 
+    modality: str = "image"
     source: str = "digits"
     validation_source: str = ""
 
@@ -19,6 +20,8 @@ class DataConfig(ImageOptions, _Sources):
     """Where examples come from.
 
     Attributes:
+        modality: Kind of the examples; only "image" is part of the package. file.py:NAME is a
+            modality of your own.
         source: Training images of any size: a folder, a .csv list (path, label), "tfds:NAME@SPLIT",
             a .parquet file or "wds:SHARDS.tar"; an .npz file with images (uint8 [N, H, W, C]) and
             optionally labels (int [N]); or "digits" (embedded).

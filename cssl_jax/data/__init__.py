@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING
 from cssl_jax.lazy import public_names
 
 if TYPE_CHECKING:
-    from cssl_jax.data.input_spec import InputSpec
+    from cssl_jax.data.input_spec import ImageSpec, InputSpec
     from cssl_jax.data.pipeline.base import Pipeline
     from cssl_jax.data.sampler import Sampler
-    from cssl_jax.data.sources.base import ArraySource, Source
+    from cssl_jax.data.sources.base import ArraySource, Images, Source
     from cssl_jax.data.sources.masks import MaskedSource, load_masks
     from cssl_jax.data.sources.open import load_source
 
 __all__ = [
     "ArraySource",
+    "ImageSpec",
+    "Images",
     "InputSpec",
     "MaskedSource",
     "Pipeline",

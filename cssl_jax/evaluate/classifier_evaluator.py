@@ -51,9 +51,7 @@ class ClassifierEvaluator:
         self._embed = make_embed(
             _Logits(method),
             mesh,
-            size=spec.size,
-            mean=spec.mean,
-            std=spec.std,
+            spec,
             batch_size=config.evaluate.batch_size,
         )
 
@@ -140,6 +138,6 @@ class _Logits:
     def __init__(self, method: Classifier) -> None:
         self._method = method
 
-    def apply(self, variables: Model, images: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Logits [n, C] of normalised images, named "features"; ``train`` is ignored."""
-        return {"features": self._method.logits(variables, images)}
+    def apply(self, variables: Model, x: Any, train: bool) -> dict[str, jax.Array]:
+        """Logits [n, C] of the encoder's inputs, named "features"; ``train`` is ignored."""
+        return {"features": self._method.logits(variables, x)}

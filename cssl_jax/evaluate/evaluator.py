@@ -16,10 +16,12 @@ from cssl_jax.data.sampler import epoch_key, permute
 from cssl_jax.data.sources.base import Source, seeded_subset
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.evaluate import leakage
-from cssl_jax.evaluate.features import Model, encoder_variables, make_embed, pixels
+from cssl_jax.evaluate.features import Model, encoder_variables, make_embed
 from cssl_jax.evaluate.protocols import linear
 from cssl_jax.evaluate.protocols import run as protocols
+from cssl_jax.evaluate.results import BASELINES, UNTRAINED
 from cssl_jax.evaluate.untrained import describe_untrained
+from cssl_jax.modalities.registry import modality_entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Evaluator:
             UserError: ``evaluate.train_limit`` is 1.
         """
         self._config = config
-        self._spec = spec
+        self._spec, self._modality = spec, modality_entry(spec.kind)
         self._all_train, self._all_validation = train, validation
         train = labelled_examples(train)
         limit = config.evaluate.train_limit
@@ -80,9 +82,7 @@ class Evaluator:
         self._embed = make_embed(
             encoder,
             mesh,
-            size=spec.size,
-            mean=spec.mean,
-            std=spec.std,
+            spec,
             batch_size=config.evaluate.batch_size,
         )
 
@@ -127,6 +127,7 @@ class Evaluator:
                     self._config.augment,
                     size=self._spec.size,
                     seed=self._config.train.seed,
+                    modality=self._modality,
                     selection=selection,
                 )
             )
@@ -185,7 +186,7 @@ class Evaluator:
         chose_best: bool = True,
         ranked: Source | None = None,
     ) -> dict[str, Any]:
-        """Evaluates the last and the best checkpoint, the untrained encoder and raw pixels.
+        """Evaluates the last and the best checkpoint, the untrained encoder and raw inputs.
 
         Args:
             last: Last checkpoint of the run, reported on the whole validation split.
@@ -204,7 +205,8 @@ class Evaluator:
 
             * "step" of the last checkpoint, "num_classes"
             * "random_init": metrics of the untrained encoder, with its "description"
-            * "pixels": metrics of raw pixels
+            * metrics of every baseline of the modality by its key, such as "pixels"
+            * "baseline_labels": description of every baseline by its key
             * "best": metrics of the best checkpoint, "step" and "images"; if it is not the last
               one, "last" has the metrics of the last checkpoint on the same images
             * "selection": images that ranked checkpoints and images that report
@@ -238,10 +240,18 @@ class Evaluator:
                 last_metrics = self.evaluate(last_features, names, full=True, rows=rows)
                 results["best"]["last"] = _without_details(last_metrics)
         results["selection"] = self._describe_selection(last, best, chose_best, len(rows))
-        baselines = {"random_init": self.features(untrained(self._train)), "pixels": pixels}
+        own = self._modality.baselines
+        baselines = {
+            UNTRAINED: self.features(untrained(self._train)),
+            **{name: baseline.features for name, baseline in own.items()},
+        }
         for name, features in baselines.items():
             results[name] = _without_details(self.evaluate(features, names, full=True))
-        results["random_init"]["description"] = describe_untrained(len(self._train))
+        results["baseline_labels"] = {
+            UNTRAINED: BASELINES[UNTRAINED],
+            **{name: baseline.label for name, baseline in own.items()},
+        }
+        results[UNTRAINED]["description"] = describe_untrained(len(self._train))
         models = {"last": last, "best": best}
         for name, before in hashes.items():
             checkpoint = models[name]
@@ -253,15 +263,17 @@ class Evaluator:
                 )
         results["encoder_hash"] = {**hashes, "unchanged": True}
         results["leakage"] = {
-            "train": leakage.find_leakage(self._all_train, self._all_validation, "training images")
+            "train": leakage.find_leakage(
+                self._all_train, self._all_validation, "training images", self._modality
+            )
         }
         return results
 
     def _unranked(self, ranked: Source | None) -> np.ndarray:
         """Rows of the validation split that are not among the images that ranked checkpoints."""
-        if ranked is None or ranked.channels != self._validation.channels:
+        if ranked is None or self._modality.misfit(ranked, self._spec):
             return np.arange(len(self._validation))
-        return np.flatnonzero(~leakage.is_among(self._validation, ranked))
+        return np.flatnonzero(~leakage.is_among(self._validation, ranked, self._modality))
 
     def _describe_selection(
         self, last: Checkpoint, best: Checkpoint | None, chose_best: bool, reporting: int

@@ -1,13 +1,18 @@
 """Health metrics of an encoder's features during training, with or without labels."""
 
+import itertools
+from collections.abc import Iterable
+
+import jax
 import numpy as np
 
-from cssl_jax.augment.image.policy import ImagePolicy
+from cssl_jax.augment.base import Policy
 from cssl_jax.data.pipeline.eval_views import view_pairs
-from cssl_jax.data.sources.base import ArraySource, Source, seeded_subset
+from cssl_jax.data.sources.base import Examples, Source, seeded_subset
 from cssl_jax.evaluate import diagnostics
 from cssl_jax.evaluate.protocols.knn import nearest
-from cssl_jax.evaluate.protocols.run import Features
+from cssl_jax.evaluate.protocols.run import Features, embed_pairs
+from cssl_jax.modalities.base import Modality
 
 ROWS = 2048  # maximum number of images: a singular value decomposition of 2048 x 2048 takes seconds
 NEIGHBOURS = 5  # number of nearest neighbours for the label purity
@@ -18,18 +23,22 @@ KEPT_BYTES = 2**26  # maximum size of the views that are kept in memory between 
 class Health:
     """Computes health metrics of fixed held-out images and of two fixed views per image."""
 
-    def __init__(self, source: Source, policy: ImagePolicy, *, size: int, seed: int) -> None:
+    def __init__(
+        self, source: Source, policy: Policy, *, size: int, seed: int, modality: Modality
+    ) -> None:
         """Selects at most ``ROWS`` images of ``source`` at random with the seed.
 
         Args:
             source: Images that were not used for training, with or without labels.
             policy: Augmentation policy that draws the views, the one of the training.
-            size: Side of the views in pixels.
+            size: Size of the views, such as the side of an image in pixels.
             seed: Seed of the selection and of the views.
+            modality: Modality of the examples.
         """
         source = seeded_subset(source, ROWS, seed=seed)
         self._source, self._policy, self._size, self._seed = source, policy, size, seed
-        self._cached_views: list[np.ndarray] | None = None
+        self._modality = modality
+        self._cached_views: list[Examples] | None = None
 
     def metrics(self, features: Features) -> dict[str, float]:
         """Computes the metrics {"features.NAME": value} of an encoder.
@@ -50,7 +59,7 @@ class Health:
               only with labels
             * purity_chance: the same fraction for images drawn at random; only with labels
         """
-        z1, z2 = self._embed_views(features)
+        z1, z2 = embed_pairs(features, self._views())
         deviation = np.asarray(diagnostics.per_dimension_std(z1), np.float64)
         metrics = {
             "rows": float(len(z1)),
@@ -65,21 +74,23 @@ class Health:
         }
         return {f"features.{name}": value for name, value in metrics.items()}
 
-    def _embed_views(self, features: Features) -> list[np.ndarray]:
-        """Features [N, D] of the first and of the second view of all images."""
-        blocks = [
-            [features(ArraySource("views", views[:, v])) for v in range(2)]
-            for views in self._views()
-        ]
-        return [np.concatenate(views) for views in zip(*blocks, strict=True)]
-
-    def _views(self) -> list[np.ndarray]:
-        """Blocks uint8 [r, 2, size, size, C] of views; cached unless they are large."""
+    def _views(self) -> Iterable[Examples]:
+        """Blocks of views as examples, trees of arrays [r, 2, ...]; cached unless large."""
         if self._cached_views is not None:
             return self._cached_views
-        blocks = view_pairs(self._source, self._policy, size=self._size, seed=self._seed)
-        if 2 * len(self._source) * self._size**2 * self._source.channels > KEPT_BYTES:
-            return blocks  # type: ignore[return-value]
+        blocks = view_pairs(
+            self._source,
+            self._policy,
+            size=self._size,
+            seed=self._seed,
+            modality=self._modality,
+        )
+        first = next(blocks)
+        leaves = jax.tree.leaves(first)
+        per_example = sum(leaf.nbytes for leaf in leaves) / len(leaves[0])
+        blocks = itertools.chain([first], blocks)
+        if per_example * len(self._source) > KEPT_BYTES:
+            return blocks
         self._cached_views = list(blocks)
         return self._cached_views
 

@@ -2,18 +2,21 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import jax
 import numpy as np
 import PIL.Image
 
 from cssl_jax.data.cleaning.near_duplicates import near_pairs
 from cssl_jax.data.cleaning.scan import perceptual_hash
 from cssl_jax.data.pipeline.thread_map import map_ahead
-from cssl_jax.data.sources.base import Source
+from cssl_jax.data.sources.base import Images, Source
 from cssl_jax.data.sources.classes import is_numbered
 from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.errors import UserError
+from cssl_jax.modalities.base import Modality
+from cssl_jax.modalities.image import IMAGE
 
 # Minimum correlation of two images at 32 x 32 that counts as nearly identical. Copies that are
 # re-encoded or resized stay above 0.99. Of the embedded digits, which are as similar as different
@@ -22,18 +25,19 @@ CORRELATION = 0.985
 NAMED = 20  # maximum number of leaking pairs that are listed by name
 
 
-def find(train: Source, test: Source) -> dict[str, Any]:
+def find(train: Source, test: Source, modality: Modality = IMAGE) -> dict[str, Any]:
     """Finds the test images that also occur among the training images.
 
     An exact copy has the same bytes: of the file, or of the pixels if one of the sources does not
     read files. A near copy has a perceptual hash within ``near_duplicates.DISTANCE`` bits and a
     correlation of at least ``CORRELATION`` in grey at 32 x 32. Near copies are images that were
     resized, re-encoded, brightened or turned to grey. Mirrored, rotated and cropped copies are not
-    detected.
+    detected. Near copies are searched for among images only.
 
     Args:
         train: Images that were used for training.
         test: Images that metrics are reported on.
+        modality: Modality of both sources.
 
     Returns:
         {"exact": number of test images with an exact copy in ``train``, "near": number of those
@@ -44,6 +48,9 @@ def find(train: Source, test: Source) -> dict[str, Any]:
     Raises:
         UserError: The sources have different numbers of channels.
     """
+    if not modality.images:
+        return _report(train, test, _exact_copies(_digests(train), _digests(test)))
+    train, test = cast(Images, train), cast(Images, test)
     if train.channels != test.channels:
         raise UserError(
             f"{train.name} has {train.channels} channels, {test.name} {test.channels}; read both "
@@ -52,18 +59,24 @@ def find(train: Source, test: Source) -> dict[str, Any]:
     as_files = isinstance(train, ImageSource) and isinstance(test, ImageSource)
     train_digests, train_hashes = _hashes(train, as_files)
     test_digests, test_hashes = _hashes(test, as_files)
-    # Reversed, so that the first of several identical training images is named.
-    first_row = {digest: i for i, digest in reversed(list(enumerate(train_digests)))}
-    copies = {
-        j: (first_row[digest], "exact")
-        for j, digest in enumerate(test_digests)
-        if digest in first_row
-    }
+    copies = _exact_copies(train_digests, test_digests)
     # A hash only preselects candidates: different images can have hashes that are close.
     train_thumbnail, test_thumbnail = _Thumbnails(train), _Thumbnails(test)
     for i, j in near_pairs(train_hashes, test_hashes):
         if j not in copies and _correlation(train_thumbnail(i), test_thumbnail(j)) >= CORRELATION:
             copies[j] = (i, "near")
+    return _report(train, test, copies)
+
+
+def _exact_copies(train: list[bytes], test: list[bytes]) -> dict[int, tuple[int, str]]:
+    """Row of a test example -> (row of its first copy, "exact"), from the digests of both sets."""
+    # Reversed, so that the first of several identical training examples is named.
+    first_row = {digest: i for i, digest in reversed(list(enumerate(train)))}
+    return {j: (first_row[digest], "exact") for j, digest in enumerate(test) if digest in first_row}
+
+
+def _report(train: Source, test: Source, copies: dict[int, tuple[int, str]]) -> dict[str, Any]:
+    """Result of ``find`` from row of a test example -> (row of its copy, kind of the copy)."""
     kinds = [kind for _, kind in copies.values()]
     pairs = [
         {"test": _name(test, j), "train": _name(train, i), "kind": kind}
@@ -79,13 +92,16 @@ def find(train: Source, test: Source) -> dict[str, Any]:
     }
 
 
-def find_leakage(train: Source, test: Source, learnt_from: str) -> dict[str, Any]:
+def find_leakage(
+    train: Source, test: Source, learnt_from: str, modality: Modality = IMAGE
+) -> dict[str, Any]:
     """Finds leaking test images and describes the finding.
 
     Args:
         train: Images that were used for training.
         test: Images that metrics are reported on.
         learnt_from: Name of the training images for the description, a plural noun.
+        modality: Modality of both sources.
 
     Returns:
         The result of ``find``, with its description as "words".
@@ -93,7 +109,7 @@ def find_leakage(train: Source, test: Source, learnt_from: str) -> dict[str, Any
     Raises:
         UserError: The sources have different numbers of channels.
     """
-    finding = find(train, test)
+    finding = find(train, test, modality)
     return {**finding, "words": describe_leakage(finding, learnt_from)}
 
 
@@ -124,24 +140,41 @@ def describe_leakage(finding: dict[str, Any], learnt_from: str = "training image
     )
 
 
-def is_among(source: Source, others: Source) -> np.ndarray:
-    """Marks the images of ``source`` that also occur in ``others``, as the same file or pixels.
+def is_among(source: Source, others: Source, modality: Modality) -> np.ndarray:
+    """Marks the examples of ``source`` that also occur in ``others``.
 
     Args:
-        source: N images to look up.
-        others: Images to look them up in.
+        source: N examples to look up.
+        others: Examples to look them up in.
+        modality: Modality of both. Images are compared as files if both are, else as pixels.
 
     Returns:
         bool [N].
     """
-    as_files = isinstance(source, ImageSource) and isinstance(others, ImageSource)
-    digests, _ = _hashes(source, as_files)
-    other_digests, _ = _hashes(others, as_files)
+    if modality.images:
+        as_files = isinstance(source, ImageSource) and isinstance(others, ImageSource)
+        digests, other_digests = (_hashes(cast(Images, s), as_files)[0] for s in (source, others))
+    else:
+        digests, other_digests = _digests(source), _digests(others)
     known_digests = set(other_digests)
     return np.array([digest in known_digests for digest in digests], bool)
 
 
-def _hashes(source: Source, as_files: bool) -> tuple[list[bytes], np.ndarray]:
+def _digests(source: Source) -> list[bytes]:
+    """Digests of the bytes and shapes of all examples of arrays in memory."""
+    digests = []
+    for block in source.blocks(1024, 0):
+        leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(block)]
+        key = str([leaf.shape[1:] for leaf in leaves]).encode()[:64]
+        for row in range(len(leaves[0])):
+            digest = hashlib.blake2b(digest_size=16, key=key)
+            for leaf in leaves:
+                digest.update(leaf[row].tobytes())
+            digests.append(digest.digest())
+    return digests
+
+
+def _hashes(source: Images, as_files: bool) -> tuple[list[bytes], np.ndarray]:
     """Digests and perceptual hashes uint64 [n] of all images.
 
     Args:
@@ -165,7 +198,7 @@ def _hashes(source: Source, as_files: bool) -> tuple[list[bytes], np.ndarray]:
 class _Thumbnails:
     """Centred grey values float32 [1024] of a source's images at 32 x 32; each is read once."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Images) -> None:
         self._read: Callable[[int], np.ndarray] = source.image
         self._cache: dict[int, np.ndarray] = {}
 

@@ -16,10 +16,9 @@ from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
-from cssl_jax.data.sources.base import ArraySource, Source
-from cssl_jax.data.sources.open import load_source
+from cssl_jax.data.sources.base import ArraySource, Examples, Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.features import Model, encoder_variables, make_embed
+from cssl_jax.evaluate.features import Model, encoder_variables, make_embed, padded
 from cssl_jax.evaluate.protocols.segmentation import stage_maps
 from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.experiment import builders
@@ -28,13 +27,14 @@ from cssl_jax.runtime import distributed, multihost, process, spmd
 
 
 class Encoder:
-    """Callable from images to features, with the weights of a run's checkpoint.
+    """Callable from examples, such as images, to features, with the weights of a checkpoint.
 
     Attributes:
         run: Folder of the run.
         config: Config of the run.
         mesh: Devices that batches are sharded over.
-        spec: Size, channels and normalisation of the encoder's input.
+        modality: Modality of the run's examples.
+        spec: Size and normalisation of the encoder's input.
         data: Fingerprints of the run's "train" and "validation" split.
         method: Method of the run, with the encoder module.
         step: Training step of the checkpoint.
@@ -60,7 +60,8 @@ class Encoder:
                 min(self.config.runtime.devices, jax.device_count()) * multihost.is_single_process()
             )
             self.mesh = process.make_mesh(devices)
-            self.spec = InputSpec.from_dict(meta["input"])
+            self.modality = builders.modality_of(self.config)
+            self.spec: InputSpec = self.modality.spec.from_dict(meta["input"])
             self.data: dict[str, str] = meta["data"]
             # BatchNorm groups matter to training only. One device divides every batch.
             self.method = builders.make_method(self.config, spmd.make_mesh(jax.devices()[:1]))
@@ -72,9 +73,7 @@ class Encoder:
         self._embed = make_embed(
             self.method.encoder,
             self.mesh,
-            size=self.spec.size,
-            mean=self.spec.mean,
-            std=self.spec.std,
+            self.spec,
             batch_size=self._batch_size,
         )
 
@@ -85,10 +84,11 @@ class Encoder:
     def __call__(
         self, images: Any, layers: Sequence[int] | None = None
     ) -> np.ndarray | dict[str, np.ndarray]:
-        """Computes the features of images and, on request, the maps of the encoder's stages.
+        """Computes the features of examples and, on request, the maps of the encoder's stages.
 
         Args:
-            images: Images, uint8 [N, H, W, C] of any height and width.
+            images: Images, uint8 [N, H, W, C] of any height and width; of another modality what
+                its record takes, such as a tree of arrays [N, ...].
             layers: Numbers of stages, from 1, such as (3, 4); None: features only.
 
         Returns:
@@ -96,37 +96,21 @@ class Encoder:
             [N, h, w, channels], ...}.
 
         Raises:
-            UserError: The images have the wrong dtype, shape or channels, or a stage does not
+            UserError: The examples have the wrong dtype, shape or channels, or a stage does not
                 exist.
         """
-        try:
-            images = np.asarray(images)
-        except ValueError as error:  # NumPy raises it for a list of images of different sizes
-            raise UserError(
-                "the images have several sizes; give one array uint8 [N, H, W, C], one image at a "
-                "time as image[None], or a folder of images to .embed(path)"
-            ) from error
-        if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
-            raise UserError(
-                f"images are {images.dtype} {images.shape}; give uint8 [N, H, W, C] in [0, 255]"
-            )
-        if images.shape[3] != self.spec.channels == images.shape[1]:
-            raise UserError(
-                f"images have shape {images.shape}, with the {images.shape[1]} channel(s) before "
-                "height and width; give numpy.transpose(images, (0, 2, 3, 1))"
-            )
-        source = ArraySource("the array", images)
+        source = ArraySource("the array", self.modality.examples(images, self.spec))
         features = self.embed(source)
         if layers is None:
             return features
         return {"features": features, **self._maps(source, layers)}
 
     def embed(self, source: Source | str | os.PathLike[str]) -> np.ndarray:
-        """Computes features float32 [N, D] of all images of a source, in its order.
+        """Computes features float32 [N, D] of all examples of a source, in its order.
 
         Args:
-            source: Source of N images, or a name or path that ``data.sources.open.load_source``
-                takes, such as the path of a folder. Its images are read with the run's options.
+            source: Source of N examples, or a name or path as for ``data.source``, such as the path
+                of a folder of images. It is read with the run's options.
 
         Raises:
             UserError: The source cannot be opened, or its images have the wrong channels.
@@ -135,21 +119,18 @@ class Encoder:
             return self(source)
         if isinstance(source, str | os.PathLike):
             options = dataclasses.replace(self.config.data, labels="auto", in_memory=None)
-            source = load_source(source, options)
-        self.check_channels(source)
+            source = self.modality.open(source, options)
+        self.check_input(source)
         return self._embed(encoder_variables(self.model), source)
 
-    def check_channels(self, source: Source) -> None:
-        """Checks that a source's images have the channels of the encoder's input.
+    def check_input(self, source: Source) -> None:
+        """Checks that the encoder can take a source's examples.
 
         Raises:
-            UserError: The number of channels differs.
+            UserError: It cannot, for example because of another number of channels.
         """
-        if source.channels != self.spec.channels:
-            raise UserError(
-                f"{source.name}: images have {source.channels} channels; this encoder takes "
-                f"{self.spec.channels}"
-            )
+        if misfit := self.modality.misfit(source, self.spec):
+            raise UserError(f"{source.name}: {misfit}")
 
     def untrained(self, images: Source) -> Model:
         """Builds the untrained baseline model with the BatchNorm statistics of these images.
@@ -176,16 +157,20 @@ class Encoder:
         for layer in layers:
             if layer not in range(1, count + 1):
                 raise UserError(f"layer {layer!r} is no stage; this encoder has 1 to {count}")
-        apply = jax.jit(stage_maps(self.method.encoder, self.spec, tuple(layers)))
+
+        def prepare(examples: Examples) -> Any:
+            return self.modality.prepare(examples, self.spec)
+
+        apply = jax.jit(stage_maps(self.method.encoder, prepare, tuple(layers)))
         variables = encoder_variables(self.model)
         rows = min(self._batch_size, len(source))
         stage_blocks: list[list[np.ndarray]] = [[] for _ in layers]
-        for start in range(0, len(source), rows):
-            block = source.images[start : start + rows]
+        for block in source.blocks(rows, self.spec.size):
+            count = len(jax.tree.leaves(block)[0])
             # Padded, so that the last block does not compile a separate program.
-            padded = np.pad(block, [(0, rows - len(block)), (0, 0), (0, 0), (0, 0)])
-            for blocks, maps in zip(stage_blocks, apply(variables, padded), strict=True):
-                blocks.append(np.asarray(maps, np.float32)[: len(block)])
+            computed = apply(variables, padded(block, rows))
+            for blocks, maps in zip(stage_blocks, computed, strict=True):
+                blocks.append(np.asarray(maps, np.float32)[:count])
         return {f"stage{n}": np.concatenate(m) for n, m in zip(layers, stage_blocks, strict=True)}
 
     def _shapes(self) -> Model:
@@ -209,7 +194,7 @@ def _quiet() -> Iterator[None]:
 def load_encoder(
     run: str | pathlib.Path, *, batch_size: int = 0, checkpoint: str = "last"
 ) -> Encoder:
-    """Opens a run's encoder as a callable from uint8 images to float32 features.
+    """Opens a run's encoder as a callable from examples, such as uint8 images, to features.
 
     Args:
         run: Folder of the run, which may still be training.

@@ -1,4 +1,4 @@
-"""Re-estimates BatchNorm's running statistics on a source's images, without training (AdaBN)."""
+"""Re-estimates BatchNorm's running statistics on a source's examples, without training (AdaBN)."""
 
 import functools
 from collections.abc import Sequence
@@ -10,9 +10,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cssl_jax.data.input_spec import InputSpec
-from cssl_jax.data.sampler import epoch_key, permute
+from cssl_jax.data.sampler import epoch_key, example_key, permute
 from cssl_jax.data.sources.base import Source
-from cssl_jax.evaluate.features import Model, preprocess
+from cssl_jax.evaluate.features import Model
+from cssl_jax.modalities.base import Modality
+from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.runtime import spmd
 
 PyTree = Any
@@ -60,44 +62,55 @@ def reestimate_norm_statistics(
     options: dict[str, Any] = {"axis_name": None, "norm_groups": 1, "norm_momentum": 0.0}
     clones = tuple((name, module.clone(**options)) for name, module in modules.items())
     replicated = NamedSharding(mesh, PartitionSpec())
-    compute = functools.partial(_statistics, modules=clones, spec=spec, replicated=replicated)
+    compute = functools.partial(
+        _statistics,
+        modules=clones,
+        modality=modality_entry(spec.kind),
+        spec=spec,
+        replicated=replicated,
+    )
+    keys = example_key(seed, np.uint32(_ORDER), np.arange(count))
     weights, batch_statistics = [], []
     for rows in np.array_split(order, -(-count // batch_size)):
         padded_size = -(-len(rows) // mesh.size) * mesh.size
         # Rows are repeated until the batch divides over the devices; the repetitions are cut off.
         process_rows = np.resize(rows, padded_size)[spmd.process_rows(padded_size, mesh)]
-        (images,) = source.take(process_rows).blocks(len(process_rows), spec.size)
-        batch = spmd.put_batch(images, mesh)
+        (examples,) = source.take(process_rows).blocks(len(process_rows), spec.size)
+        batch = spmd.put_batch({"examples": examples, "key": keys[process_rows]}, mesh)
         batch_statistics.append(jax.device_get(compute(model, batch, count=len(rows))))
         weights.append(len(rows) / count)
     updated = spmd.replicate(_combine(batch_statistics, weights), mesh)
     return {**model, "model_state": {**model["model_state"], **updated}}
 
 
-@functools.partial(jax.jit, static_argnames=("count", "modules", "spec", "replicated"))
+@functools.partial(jax.jit, static_argnames=("count", "modules", "modality", "spec", "replicated"))
 def _statistics(
     model: Model,
-    images: jax.Array,
+    batch: PyTree,
     *,
     count: int,
     modules: tuple[tuple[str, nn.Module], ...],
+    modality: Modality,
     spec: InputSpec,
     replicated: NamedSharding,
 ) -> PyTree:
-    """BatchNorm statistics of the first ``count`` of images uint8 [n, H, W, C], replicated.
+    """BatchNorm statistics of the first ``count`` of n examples with their keys, replicated.
 
-    The images after ``count`` only make the batch divide over the mesh; they are not used.
+    The examples after ``count`` only make the batch divide over the mesh; they are not used.
     """
-    if count < len(images):
-        images = jax.lax.with_sharding_constraint(images, replicated)[:count]
-    x: Any = preprocess(images, size=spec.size, mean=spec.mean, std=spec.std)
+    if count < len(batch["key"]):
+        batch = jax.lax.with_sharding_constraint(batch, replicated)
+        batch = jax.tree.map(lambda x: x[:count], batch)
+    x: Any = modality.prepare(batch["examples"], spec)
     state = {}
     for name, module in modules:
         variables = {
             "params": model["params"][name],
             "batch_stats": model["model_state"][name],
         }
-        x, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
+        # Masks are drawn as in training, so that BatchNorm sees the distribution of training.
+        keys = {"keys": batch["key"]} if name == "encoder" else {}
+        x, updated = module.apply(variables, x, train=True, mutable=["batch_stats"], **keys)
         x = x["features"] if name == "encoder" else x
         state[name] = updated.get("batch_stats", {})
     return jax.lax.with_sharding_constraint(state, replicated)

@@ -11,8 +11,9 @@ from typing import Any, Self
 
 from cssl_jax.evaluate.json_record import JsonRecord
 
-# Baseline's key in results.json -> label in tables. A modality adds its own baselines here.
-BASELINES = {"random_init": "untrained encoder", "pixels": "raw pixels"}
+UNTRAINED = "random_init"  # key of the untrained encoder's metrics in results.json
+# Baseline's key in results.json -> label in tables, of files without "baseline_labels".
+BASELINES = {UNTRAINED: "untrained encoder", "pixels": "raw pixels"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -287,8 +288,10 @@ class Results(Scores):
     Attributes:
         step: Training step of the last checkpoint.
         num_classes: Number of classes; 0 without labels.
-        baselines: Metrics per baseline, by their names in ``BASELINES``. These are keys of the
-            object itself, ``results["pixels"]``.
+        baselines: Metrics per baseline: of the untrained encoder, and of the baselines of the
+            modality. These are keys of the object itself, ``results["pixels"]``.
+        baseline_labels: Description of every baseline by its key; None in files of earlier
+            versions, see ``BASELINES``.
         best: Metrics of the best checkpoint.
         selection: Images that ranked checkpoints.
         encoder_hash: Digests of the evaluated checkpoints.
@@ -324,6 +327,7 @@ class Results(Scores):
     baselines: Mapping[str, BaselineScores] = dataclasses.field(
         default_factory=dict, metadata={"key": False}
     )
+    baseline_labels: dict[str, str] | None = None
     encoder_hash: EncoderHash | None = None
     leakage: dict[str, Leakage] | None = None
     versions: dict[str, str] | None = None
@@ -336,7 +340,7 @@ class Results(Scores):
         baselines = {
             name: BaselineScores.from_json(value)
             for name, value in record.extra.items()
-            if name in BASELINES and value is not None
+            if name in record.labels and value is not None
         }
         extra = {name: value for name, value in record.extra.items() if name not in baselines}
         return dataclasses.replace(record, baselines=baselines, extra=extra)
@@ -345,10 +349,23 @@ class Results(Scores):
         return {**super()._unordered_entries(), **self.baselines}
 
     @property
+    def labels(self) -> Mapping[str, str]:
+        """Description of every baseline by its key."""
+        return BASELINES if self.baseline_labels is None else self.baseline_labels
+
+    @property
+    def raw_baselines(self) -> dict[str, BaselineScores]:
+        """Metrics of the baselines without an encoder, by their labels."""
+        return {
+            self.labels[name]: scores
+            for name, scores in self.baselines.items()
+            if name != UNTRAINED
+        }
+
+    @property
     def rows(self) -> list[tuple[str, Scores]]:
         """Label and metrics of the trained encoder and of every baseline, for tables."""
-        labels = {name: BASELINES.get(name, name) for name in self.baselines}
         return [
             ("trained encoder", self),
-            *((labels[name], scores) for name, scores in self.baselines.items()),
+            *((self.labels[name], scores) for name, scores in self.baselines.items()),
         ]

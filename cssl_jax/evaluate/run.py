@@ -24,6 +24,7 @@ from cssl_jax.evaluate.protocols.segment_run import load_masked_splits, segment
 from cssl_jax.evaluate.results import Results
 from cssl_jax.experiment import builders
 from cssl_jax.files import existing_run, write_json
+from cssl_jax.modalities.base import require_images
 from cssl_jax.runtime import multihost, process
 
 
@@ -84,7 +85,7 @@ def _evaluate_run(
         config = _replace_data(run_config, data, options)
         train, validation = builders.load_data(config)
         for split in (train, validation):
-            encoder.check_channels(split)
+            encoder.check_input(split)
         evaluator = Evaluator(
             config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh
         )
@@ -116,13 +117,14 @@ def _evaluate_run(
         ),
     }
     if transfer:
-        results["leakage"]["pretraining"] = _pretraining_leakage(run_config, validation)
+        results["leakage"]["pretraining"] = _pretraining_leakage(encoder, validation)
     multihost.run_on_primary(lambda: _save(encoder.run / "results.json", results, transfer))
     return Results.from_json(results)
 
 
 def _segment(encoder: Encoder, data: DataConfig | None, options: EvaluateConfig | None) -> Results:
     """Evaluates an encoder by the segment protocol and saves its metrics as "transfer"."""
+    require_images(encoder.modality, "protocol 'segment'")
 
     def prepare() -> tuple[Config, MaskedSource, MaskedSource]:
         config = _replace_data(encoder.config, data, options)
@@ -138,7 +140,7 @@ def _segment(encoder: Encoder, data: DataConfig | None, options: EvaluateConfig 
         "split": {"train": len(train), "validation": len(validation)},
         **segment(encoder, config, train, validation),
     }
-    results["leakage"]["pretraining"] = _pretraining_leakage(encoder.config, validation.images)
+    results["leakage"]["pretraining"] = _pretraining_leakage(encoder, validation.images)
     multihost.run_on_primary(lambda: _save(encoder.run / "results.json", results, transfer=True))
     return Results.from_json(results)
 
@@ -202,11 +204,12 @@ def _ranking_images(run_config: Config) -> Source | None:
     )
 
 
-def _pretraining_leakage(run_config: Config, validation: Source) -> dict[str, Any]:
+def _pretraining_leakage(encoder: Encoder, validation: Source) -> dict[str, Any]:
     """Leakage from the run's training images into other validation images."""
     learnt_from = "images that the encoder was pretrained on"
     try:
-        return leakage.find_leakage(builders.load_data(run_config)[0], validation, learnt_from)
+        train = builders.load_data(encoder.config)[0]
+        return leakage.find_leakage(train, validation, learnt_from, encoder.modality)
     except UserError as error:  # such as data that were moved; the evaluation itself is valid
         return {"words": f"leakage from the {learnt_from}: not checked; {error}"}
 
@@ -220,7 +223,8 @@ def _save(path: pathlib.Path, results: dict[str, Any], transfer: bool) -> None:
         sources = {**saved.get("transfer", {}), results["source"]: results}
         write_json(path, {**saved, "transfer": sources})
     elif saved.get("step") == results["step"]:
-        write_json(path, _merge(saved, results, ("random_init", "pixels", "best", "last")))
+        nested = (*results["baseline_labels"], "best", "last")
+        write_json(path, _merge(saved, results, nested))
 
 
 def _merge(saved: dict[str, Any], new: dict[str, Any], nested: tuple[str, ...]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from cssl_jax.evaluate.results import Accuracy, Results, Scores
+from cssl_jax.evaluate.results import UNTRAINED, Accuracy, Results, Scores
 from cssl_jax.losses.ntxent import chance_level
 
 Metrics = Mapping[str, Any]
@@ -353,15 +353,17 @@ def check_online(lines: Sequence[Metrics]) -> list[Verdict]:
 
 
 def check_results(results: Results) -> list[Verdict]:
-    """Verdicts on the final metrics, compared with the untrained encoder and raw pixels.
+    """Verdicts on the final metrics, compared with the untrained encoder and raw inputs.
 
     Args:
-        results: Results of ``Evaluator.report``, with the baselines "random_init" and "pixels".
+        results: Results of ``Evaluator.report``. Of several baselines without an encoder, the first
+            one is compared.
     """
     verdicts: list[Verdict] = []
-    if not {"random_init", "pixels"} <= set(results.baselines):
+    if UNTRAINED not in results.baselines or not results.raw_baselines:
         return verdicts
-    rows: list[Scores] = [results, results.baselines["random_init"], results.baselines["pixels"]]
+    raw_label, raw_scores = next(iter(results.raw_baselines.items()))
+    rows: list[Scores] = [results, results.baselines[UNTRAINED], raw_scores]
     scores: dict[str, tuple[str, list[float | None]]] = {
         "linear": ("linear probe top-1", [_top1(row.linear) for row in rows]),
         "knn": ("kNN top-1", [_top1(row.knn) for row in rows]),
@@ -371,17 +373,16 @@ def check_results(results: Results) -> list[Verdict]:
         known = [100 * value for value in values if value is not None]
         if len(known) < len(rows):
             continue
-        trained, untrained, pixels = known
+        trained, untrained, raw = known
         grade: Grade
         if trained <= untrained:
             grade, title = "bad", "no better than untrained"
-        elif trained <= pixels:
-            grade, title = "warning", "no better than raw pixels"
+        elif trained <= raw:
+            grade, title = "warning", f"no better than {raw_label}"
         else:
             grade, title = "good", "above both baselines"
         detail = (
-            f"{label} {trained:.1f} %; untrained encoder {untrained:.1f} %, "
-            f"raw pixels {pixels:.1f} %"
+            f"{label} {trained:.1f} %; untrained encoder {untrained:.1f} %, {raw_label} {raw:.1f} %"
         )
         verdicts.append(Verdict(f"baselines {name}", grade, title, detail))
     return verdicts

@@ -13,20 +13,21 @@ from jax.sharding import Mesh
 
 from cssl_jax.augment.view_group import ViewGroup, number_groups
 from cssl_jax.config import Config
-from cssl_jax.data.input_spec import InputSpec, pixel_sides
+from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.pipeline.paired import PairPipeline, target_sampler
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources import base as sources
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.classes import align_class_numbers, names_of
-from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
 from cssl_jax.methods.adaptation import TARGET
 from cssl_jax.methods.base import Method
 from cssl_jax.methods.entry import Modules
 from cssl_jax.methods.parameter_group import ParameterGroup
 from cssl_jax.methods.registry import method_entry
+from cssl_jax.modalities.base import Modality
+from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.models.heads import projection_head
 from cssl_jax.models.normalization import NormGroups
 from cssl_jax.models.registry import build_encoder
@@ -98,7 +99,8 @@ def load_target(config: Config) -> tuple[Source, Source]:
 
 
 def _load_splits(config: Config) -> tuple[Source, Source]:
-    source = load_source(config.data.source, config.data)
+    modality = modality_of(config)
+    source = modality.open(config.data.source, config.data)
     unknown = config.data.unknown_classes
     if config.data.classes:
         source = align_class_numbers(
@@ -109,11 +111,11 @@ def _load_splits(config: Config) -> tuple[Source, Source]:
             unknown=unknown,
         )
     if config.data.validation_source:
-        validation = load_source(config.data.validation_source, config.data)
-        if (source.channels, pixel_sides(source)) != (validation.channels, pixel_sides(validation)):
+        validation = modality.open(config.data.validation_source, config.data)
+        if modality.layout(source) != modality.layout(validation):
             raise UserError(
-                f"data.validation_source has {_shape(validation)} and data.source "
-                f"{_shape(source)}; give both the same height, width and channels"
+                f"data.validation_source has {modality.layout(validation)} and data.source "
+                f"{modality.layout(source)}; give both the same shape"
             )
         if source.labels is not None and source.labels.max(initial=-1) >= 0:
             validation = align_class_numbers(
@@ -129,40 +131,22 @@ def _load_splits(config: Config) -> tuple[Source, Source]:
     return source.take(train), source.take(held_out)
 
 
-def _shape(source: Source) -> str:
-    return f"images of {pixel_sides(source)} px for pixel features and {source.channels} channel(s)"
+def modality_of(config: Config) -> Modality:
+    """The modality of a config's examples.
+
+    Raises:
+        UserError: There is no such modality.
+    """
+    return modality_entry(config.data.modality)
 
 
 def input_spec(config: Config, train: Source) -> InputSpec:
     """Size and normalisation of the encoder's input, from the config or the training split.
 
     Raises:
-        UserError: There is not one statistic per channel, or images of several sizes have no
-            data.size.
+        UserError: The config and the training split do not fit each other.
     """
-    size = config.data.size or _common_height(train)
-    if config.data.mean:
-        mean, std = config.data.mean, config.data.std
-        if not len(mean) == len(std) == train.channels:
-            raise UserError(
-                f"data.mean and data.std have {len(mean)} and {len(std)} values, the images "
-                f"{train.channels} channels; give one value per channel"
-            )
-    elif config.data.normalize == "dataset":
-        mean, std = train.statistics()
-    else:
-        mean, std = (0.0,) * train.channels, (1.0,) * train.channels
-    return InputSpec(size=size, channels=train.channels, mean=mean, std=std)
-
-
-def _common_height(source: Source) -> int:
-    heights = source.sizes[:, 0]
-    if heights.min() != heights.max():
-        raise UserError(
-            f"data.size is 0 and the heights of the images range from {heights.min()} to "
-            f"{heights.max()} px; give the side of a view, e.g. --data.size 128"
-        )
-    return int(heights[0])
+    return modality_of(config).input_spec(config.data, train)
 
 
 def make_method(config: Config, mesh: Mesh) -> Method:
@@ -236,33 +220,52 @@ def make_pipeline(  # noqa: PLR0913 - each argument is a fact of its own
     Returns:
         (pipeline, its name and why it was chosen).
     """
-    reason = "requested by name"
+    modality, reason = modality_of(config), "requested by name"
     if not name:
-        name, reason = pipelines.choose(
-            train,
-            augment_on=config.data.augment_on,
-            resident=config.data.resident,
-            engine=config.data.engine,
-            memory=memory,
-            devices=devices,
-        )
+        name, reason = choose_pipeline(config, train, memory=memory, devices=devices)
     pipeline = pipelines.PIPELINES[name](
         source=train,
         sampler=sampler,
         groups=number_groups(views, size=spec.size, policy=config.augment),
-        mean=spec.mean,
-        std=spec.std,
+        spec=spec,
+        modality=modality,
         rows=rows,
     )
     return pipeline, f"{name}: {reason}"
 
 
-def check_channels(target: Source, channels: int) -> None:
-    """Raises UserError if the target's images have another number of channels than the source's."""
-    if target.channels != channels:
+def choose_pipeline(
+    config: Config, train: Source | None, *, memory: int | None, devices: int
+) -> tuple[str, str]:
+    """Name of the input pipeline and the reason for the choice, see ``pipelines.choose``.
+
+    Args:
+        config: The run.
+        train: Training split; None: encoded images.
+        memory: Bytes of one device; None if it does not report them.
+        devices: Number of devices that resident examples are split over.
+    """
+    data: Any = config.data
+    modality = modality_of(config)
+    if not modality.images:  # host backends make views of images only
+        host = {"augment_on": "device", "engine": "auto"}
+    else:
+        host = {"augment_on": data.augment_on, "engine": data.engine}
+    return pipelines.choose(
+        train,
+        **host,
+        resident=data.resident,
+        memory=memory,
+        devices=devices,
+        noun=modality.noun,
+    )
+
+
+def check_target(config: Config, target: Source, spec: InputSpec) -> None:
+    """Raises UserError if an encoder of the source's examples cannot take those of the target."""
+    if misfit := modality_of(config).misfit(target, spec):
         raise UserError(
-            f"adapt.target has images of {target.channels} channel(s) and data.source of "
-            f"{channels}; give both the same, see data.channels"
+            f"adapt.target does not fit data.source: {misfit}; give both the same, see data.channels"
         )
 
 
@@ -289,9 +292,9 @@ def with_target(
         (pipeline of pairs, where the target images are held).
 
     Raises:
-        UserError: The target has another number of channels, or fewer images than a batch.
+        UserError: The target's examples do not fit the encoder, or are fewer than a batch.
     """
-    check_channels(target, spec.channels)
+    check_target(config, target, spec)
     if len(target) < pipeline.sampler.batch_size:
         raise UserError(
             f"global batch {pipeline.sampler.batch_size} does not fit the {len(target)} target "
@@ -418,9 +421,9 @@ def state_shapes(
 @functools.lru_cache(maxsize=8)
 def _drawing(method: Method, spec: InputSpec) -> Callable[[jax.Array], Any]:
     """Function from a key to (params, model_state, method_state)."""
-    sides = {name: group.size or spec.size for name, group in method.views.items()}
+    zeros = modality_entry(spec.kind).zeros
     views = {
-        name: np.zeros((2, group.count, sides[name], sides[name], spec.channels), np.float32)
+        name: zeros(spec, group.size or spec.size, 2, group.count)
         for name, group in method.views.items()
     }
 

@@ -107,7 +107,7 @@ class Experiment(Computation):
             input_reason=reason,
             meta={
                 "config": recipes.to_dict(config),
-                "input": vars(spec),
+                "input": dataclasses.asdict(spec),
                 "data": fingerprints,
                 "code": _code(config),
                 "classes": list(train.classes),
@@ -119,7 +119,7 @@ class Experiment(Computation):
                 "training examples": len(train),
                 "validation examples": len(validation),
                 **{f"{split} images": fingerprint for split, fingerprint in fingerprints.items()},
-                "input": vars(spec),
+                "input": dataclasses.asdict(spec),
                 "pipeline": reason.partition(":")[0],
             },
         )

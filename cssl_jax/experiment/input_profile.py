@@ -12,6 +12,7 @@ from cssl_jax.data.profile import measure
 from cssl_jax.data.profile import result as profile_result
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
+from cssl_jax.modalities.base import require_images
 from cssl_jax.runtime import multihost, process, spmd
 
 # Enough to keep the device busy; on a CPU a batch of photos takes a second already.
@@ -70,6 +71,7 @@ def bench_input(config: Config, *, seconds: float = 3.0) -> InputReport:
             "start it by itself"
         )
     config = recipes.canonical(config)
+    require_images(builders.modality_of(config), "bench-input")
     process.set_compile_cache(config.runtime.compile_cache)
     mesh, batch_size = process.make_mesh(config.runtime.devices), config.train.batch_size
     spmd.per_device_batch(batch_size, mesh)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from cssl_jax.augment.view_group import ViewGroup
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
-from cssl_jax.methods.base import Batch, Context, PyTree
+from cssl_jax.methods.base import Batch, Context, PyTree, flat_views, mask_keys
 from cssl_jax.methods.classifier import Classifier, chance_level, check_classifier, logits_of
 from cssl_jax.methods.entry import MethodEntry, Modules
 
@@ -41,11 +41,17 @@ class Adaptation(Classifier):
     ) -> tuple[PyTree, PyTree]:
         """{"logits" [n, C] of source images, "features" [n, 2, D] of source and target images}."""
         train = ctx.train and not ctx.frozen_norm and self.stages == "all"
-        pairs = jnp.concatenate([batch["views"]["main"], batch["views"][TARGET]], axis=1)
+        pairs = jax.tree.map(
+            lambda *domains: jnp.concatenate(domains, axis=1),
+            batch["views"]["main"],
+            batch["views"][TARGET],
+        )
+        n, k = jax.tree.leaves(pairs)[0].shape[:2]
         # A pair's images together, as BatchNorm groups need them.
-        flat = pairs.reshape(-1, *pairs.shape[2:])
-        x, state = self._represent(params, model_state, flat, train)
-        features = x.reshape(*pairs.shape[:2], -1)
+        x, state = self._represent(
+            params, model_state, flat_views(pairs), train, mask_keys(batch, k)
+        )
+        features = x.reshape(n, k, -1)
         kept = self._dropped(features[:, 0], batch, ctx)
         return {"logits": logits_of(params, kept), "features": features}, state
 

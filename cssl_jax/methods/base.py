@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from cssl_jax.augment.view_group import ViewGroup
 from cssl_jax.methods.parameter_group import ParameterGroup
+from cssl_jax.models.dropout import view_keys
 from cssl_jax.runtime import spmd
 
 PyTree = Any
@@ -85,8 +86,8 @@ class Method(abc.ABC):
 
     A batch is ``{"views": {group: [n, k, ...]}, "index": [n], "key": [n, 2], "mask": [n]}``, with
     ``"label": [n]`` where there are labels, and ``"drawn": {group: {name: [n, k, ...]}}`` where a
-    group keeps sampled parameters. Views are normalised floats, and all views of an example are on
-    the same device.
+    group keeps sampled parameters. The views of a group are normalised floats, or a tree of arrays
+    [n, k, ...] such as {"values", "length"}. All views of an example are on the same device.
 
     One step computes, in this order:
 
@@ -236,6 +237,19 @@ class Method(abc.ABC):
 def copied(tree: PyTree) -> PyTree:
     """Copies of the arrays of a tree, in new buffers, also inside of a compiled function."""
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+
+
+def flat_views(views: PyTree) -> PyTree:
+    """[n, k, ...] -> [n k, ...], an example's views together, as BatchNorm groups need them."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), views)
+
+
+def mask_keys(batch: Batch, views: int) -> jax.Array | None:
+    """Keys uint32 [n views, 2] of an encoder's random masks, for rows as of ``flat_views``.
+
+    None for a batch without keys, as for initialisation.
+    """
+    return view_keys(batch["key"], views) if "key" in batch else None
 
 
 def split_variables(modules: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:

@@ -17,7 +17,16 @@ import optax
 from cssl_jax.augment.view_group import ViewGroup
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
-from cssl_jax.methods.base import Batch, Context, Method, PyTree, run_module, split_variables
+from cssl_jax.methods.base import (
+    Batch,
+    Context,
+    Method,
+    PyTree,
+    flat_views,
+    mask_keys,
+    run_module,
+    split_variables,
+)
 from cssl_jax.methods.entry import MethodEntry, Modules
 from cssl_jax.methods.parameter_group import FROZEN, ParameterGroup
 
@@ -29,8 +38,8 @@ class Classifier(Method):
     """Cross entropy of the labels, with one view per example.
 
     Attributes:
-        encoder: Module from images to a dict with "features" [n, D]; it provides ``num_stages`` and
-            ``depth_of``.
+        encoder: Module from inputs, such as images, to a dict with "features" [n, D]; it provides
+            ``num_stages`` and ``depth_of``.
         head: Hidden layers of the projection head between features and classifier; None: none.
         num_classes: Number of classes C.
         stages: Number of encoder stages that are trained, counted from the last. "all" trains the
@@ -68,9 +77,9 @@ class Classifier(Method):
     def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Initialises all modules; the classifier with zeros, so that it predicts uniformly."""
         encoder_key, head_key = jax.random.split(key)
-        images = batch["views"]["main"][:, 0]
-        encoder = self.encoder.init(encoder_key, images)
-        x = jax.eval_shape(self.encoder.apply, encoder, images)["features"]
+        rows = flat_views(batch["views"]["main"])
+        encoder = self.encoder.init(encoder_key, rows)
+        x = jax.eval_shape(self.encoder.apply, encoder, rows)["features"]
         modules = {"encoder": encoder}
         if self.head is not None:
             modules["head"] = self.head.init(head_key, jnp.zeros(x.shape, x.dtype))
@@ -87,7 +96,8 @@ class Classifier(Method):
     ) -> tuple[jax.Array, PyTree]:
         """Logits [n, C]."""
         train = ctx.train and not ctx.frozen_norm and self.stages == "all"
-        x, state = self._represent(params, model_state, batch["views"]["main"][:, 0], train)
+        rows, keys = flat_views(batch["views"]["main"]), mask_keys(batch, 1)
+        x, state = self._represent(params, model_state, rows, train, keys)
         return logits_of(params, self._dropped(x, batch, ctx)), state
 
     def objective(
@@ -117,12 +127,12 @@ class Classifier(Method):
             below += (self.head is not None) + count - stage
         return ParameterGroup(learning_rate=self.layer_decay**below)
 
-    def logits(self, variables: dict[str, PyTree], images: jax.Array) -> jax.Array:
-        """[n, C] of normalised images [n, H, W, C], as after training.
+    def logits(self, variables: dict[str, PyTree], inputs: PyTree) -> jax.Array:
+        """[n, C] of the encoder's inputs, such as normalised images [n, H, W, C].
 
         ``variables`` holds "params" and "model_state" of a whole state.
         """
-        x, _ = self._represent(variables["params"], variables["model_state"], images, False)
+        x, _ = self._represent(variables["params"], variables["model_state"], inputs, False)
         return logits_of(variables["params"], x)
 
     def adopt(self, model: dict[str, PyTree], pretrained: dict[str, PyTree]) -> dict[str, PyTree]:
@@ -138,10 +148,15 @@ class Classifier(Method):
         return _drop(x, batch["key"], self.dropout) if ctx.train and self.dropout else x
 
     def _represent(
-        self, params: PyTree, model_state: PyTree, images: jax.Array, train: bool
+        self,
+        params: PyTree,
+        model_state: PyTree,
+        inputs: PyTree,
+        train: bool,
+        keys: jax.Array | None = None,
     ) -> tuple[jax.Array, PyTree]:
         encoded, encoder_state = run_module(
-            self.encoder, "encoder", params, model_state, images, train
+            self.encoder, "encoder", params, model_state, inputs, train, keys
         )
         x, state = encoded["features"], {"encoder": encoder_state}
         if self.stages == 0:

@@ -13,7 +13,16 @@ from cssl_jax.config import Config
 from cssl_jax.losses import ntxent
 from cssl_jax.losses.core.similarity import TileSize
 from cssl_jax.losses.core.two_views import two_view_contrast
-from cssl_jax.methods.base import Batch, Context, Method, PyTree, run_module, split_variables
+from cssl_jax.methods.base import (
+    Batch,
+    Context,
+    Method,
+    PyTree,
+    flat_views,
+    mask_keys,
+    run_module,
+    split_variables,
+)
 from cssl_jax.methods.entry import MethodEntry, Modules
 
 
@@ -22,7 +31,7 @@ class SimCLR(Method):
     """The SimCLR objective.
 
     Attributes:
-        encoder: Module from images to a dict with "features" [n, D].
+        encoder: Module from inputs, such as images, to a dict with "features" [n, D].
         projector: Module from features to projections [n, d].
         temperature: tau of NT-Xent; 0.1 on ImageNet, 0.5 on CIFAR-10 over long runs (App. B.9).
         tile_size: Rows per tile of the similarity matrix; see ``nt_xent``.
@@ -41,9 +50,9 @@ class SimCLR(Method):
     def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Initialises both modules; needs no mapped axis."""
         encoder_key, projector_key = jax.random.split(key)
-        images = _flatten(batch["views"]["main"])
-        encoder = self.encoder.init(encoder_key, images)
-        features = jax.eval_shape(self.encoder.apply, encoder, images)["features"]
+        rows = flat_views(batch["views"]["main"])
+        encoder = self.encoder.init(encoder_key, rows)
+        features = jax.eval_shape(self.encoder.apply, encoder, rows)["features"]
         projector = self.projector.init(projector_key, jnp.zeros(features.shape, features.dtype))
         modules = {"encoder": encoder, "projector": projector}
         return split_variables(modules)
@@ -52,13 +61,16 @@ class SimCLR(Method):
         self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
     ) -> tuple[jax.Array, PyTree]:
         """Projections [n, 2, d]."""
-        images = batch["views"]["main"]
-        encoded, encoder_state = self._run("encoder", params, model_state, _flatten(images), ctx)
+        views = batch["views"]["main"]
+        n, k = jax.tree.leaves(views)[0].shape[:2]
+        encoded, encoder_state = self._run(
+            "encoder", params, model_state, flat_views(views), ctx, keys=mask_keys(batch, k)
+        )
         projections, projector_state = self._run(
             "projector", params, model_state, encoded["features"], ctx
         )
         state = {"encoder": encoder_state, "projector": projector_state}
-        return projections.reshape(*images.shape[:2], -1), state
+        return projections.reshape(n, k, -1), state
 
     def objective(
         self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context
@@ -80,15 +92,17 @@ class SimCLR(Method):
         return loss, {"loss": loss, **metrics}, {}
 
     def _run(
-        self, name: str, params: PyTree, model_state: PyTree, x: jax.Array, ctx: Context
+        self,
+        name: str,
+        params: PyTree,
+        model_state: PyTree,
+        x: PyTree,
+        ctx: Context,
+        keys: jax.Array | None = None,
     ) -> tuple[Any, PyTree]:
-        train = ctx.train and not ctx.frozen_norm  # the modules' only training mode is BatchNorm's
-        return run_module(getattr(self, name), name, params, model_state, x, train)
-
-
-def _flatten(views: jax.Array) -> jax.Array:
-    """[n, k, ...] -> [n k, ...], an example's views together, as BatchNorm groups need them."""
-    return views.reshape(-1, *views.shape[2:])
+        # A module has one training mode. With frozen BatchNorm it draws no masks either.
+        train = ctx.train and not ctx.frozen_norm
+        return run_module(getattr(self, name), name, params, model_state, x, train, keys)
 
 
 def _build(config: Config, modules: Modules) -> SimCLR:

@@ -142,10 +142,11 @@ def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
     """Cost of a recipe's step on one device, by closed formulas."""
     batch, micro_batch = config.train.batch_size, config.train.micro_batch
     tile = choose_tile(config.method.tile_size, 2 * batch // devices, 2 * batch)
+    spec: Any = given.spec  # the formulas are of encoders of images
     return formulas.cost(
         config.model,
-        size=given.spec.size,
-        channels=given.spec.channels,
+        size=spec.size,
+        channels=spec.channels,
         batch=batch,
         devices=devices,
         tiled=tile is not None,

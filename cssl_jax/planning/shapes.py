@@ -14,7 +14,7 @@ from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource, Source
-from cssl_jax.errors import MissingDataError, UserError
+from cssl_jax.errors import MissingDataError
 from cssl_jax.experiment import builders
 from cssl_jax.experiment.computation import computation_of
 from cssl_jax.models import convolution
@@ -32,13 +32,13 @@ class DataShapes:
     Attributes:
         spec: Input of the encoder; mean and standard deviation are placeholders.
         pipeline: Name in ``data.pipeline.base.PIPELINES``.
-        images: Shape [size, H, W, C] of a data set of arrays; None for image files.
+        examples: Shapes and dtypes [size, ...] of a data set of arrays; None for image files.
         note: Description of the data source and of the choice of pipeline.
     """
 
     spec: InputSpec
     pipeline: str
-    images: tuple[int, int, int, int] | None
+    examples: PyTree | None
     note: str
 
 
@@ -79,42 +79,33 @@ def data_shapes(config: Config, memory: int | None, devices: int) -> DataShapes:
     Raises:
         UserError: The size of the views depends on the data, and the data is not available.
     """
-    options = {
-        "augment_on": config.data.augment_on,
-        "resident": config.data.resident,
-        "engine": config.data.engine,
-        "memory": memory,
-        "devices": devices,
-    }
-    spec, size = config.data.source, config.data.size
-    arrays = spec == "digits" or spec.endswith(".npz")
-    if arrays:
-        try:
-            train, _ = builders.load_data(config)
-            assert isinstance(train, ArraySource)
-        except MissingDataError:
-            note = f"{spec} does not exist: assumed to be {size} px images in host memory"
-            return _assumed(config, "stream", note)
-        name, reason = pipelines.choose(train, **options)  # type: ignore[arg-type]
-        channels, shape = train.channels, train.images.shape
-        input_spec = InputSpec(size or shape[1], channels, (0.5,) * channels, (0.25,) * channels)
-        return DataShapes(input_spec, name, cast(Any, shape), f"{spec}: {reason}")
-    # Without reading it, any other source is assumed to hold image files.
-    name, reason = pipelines.choose(cast(Source, None), **options)  # type: ignore[arg-type]
-    return _assumed(config, name, f"{spec}, not read: {reason}")
+    name = config.data.source
+    modality = builders.modality_of(config)
+    if modality.encoded(config.data) and modality.assumed is not None:
+        pipeline, reason = builders.choose_pipeline(config, None, memory=memory, devices=devices)
+        spec, _ = modality.assumed(config.data, IMAGENET)
+        return DataShapes(spec, pipeline, None, f"{name}, not read: {reason}")
+    try:
+        train, _ = builders.load_data(config)
+    except MissingDataError:
+        if modality.assumed is None:
+            raise
+        spec, examples = modality.assumed(config.data, IMAGENET)
+        note = f"{name} does not exist: assumed to be {spec.size} px {modality.noun} in host memory"
+        return DataShapes(spec, "stream", examples, note)
+    assert isinstance(train, ArraySource)
+    pipeline, reason = builders.choose_pipeline(config, train, memory=memory, devices=devices)
+    spec = modality.input_spec(config.data, train)
+    return DataShapes(spec, pipeline, _shapes(train.examples), f"{name}: {reason}")
 
 
-def _assumed(config: Config, pipeline: str, note: str) -> DataShapes:
-    """Input with the sizes that the config names, for data that is not read."""
-    size, channels = config.data.size, len(config.data.mean) or config.data.channels
-    if not size:
-        raise UserError(
-            "data.size is 0, which means the height of the images, and plan does not read these; "
-            "give the side of a view, e.g. --data.size 32"
-        )
-    images = (IMAGENET, size, size, channels) if pipeline == "stream" else None
-    spec = InputSpec(size, channels, (0.5,) * channels, (0.25,) * channels)
-    return DataShapes(spec, pipeline, images, note)
+def _shapes(examples: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), examples)
+
+
+def _with_rows(examples: PyTree, rows: int) -> PyTree:
+    """Shapes of another number of examples."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), examples)
 
 
 def abstract_step(config: Config, mesh: Mesh, given: DataShapes) -> Step:
@@ -129,15 +120,16 @@ def abstract_step(config: Config, mesh: Mesh, given: DataShapes) -> Step:
         UserError: The batch does not divide over the devices.
     """
     batch, spec = config.train.batch_size, given.spec
-    sampler = Sampler(max(given.images[0] if given.images else IMAGENET, batch), batch, 0)
+    count = jax.tree.leaves(given.examples)[0].shape[0] if given.examples else IMAGENET
+    sampler = Sampler(max(count, batch), batch, 0)
     computation = computation_of(config, mesh, sampler)
     method = computation.method
     pipeline = pipelines.PIPELINES[given.pipeline](
         source=cast(Source, None),
         sampler=sampler,
         groups=number_groups(method.views, size=spec.size, policy=config.augment),
-        mean=spec.mean,
-        std=spec.std,
+        spec=spec,
+        modality=builders.modality_of(config),
         rows=cast(Any, None),
     )
     function = computation.train_step(pipeline.make_batch)
@@ -168,19 +160,17 @@ def _pipeline_shapes(
         "key": jax.ShapeDtypeStruct((batch, 2), jnp.uint32),
     }
     if given.pipeline in ("resident", "resident-split"):
-        assert given.images is not None
-        count, *shape = given.images
+        examples = given.examples
         if given.pipeline == "resident-split":
-            count = devices * spmd.rows_held(count, devices)
-        images = jax.ShapeDtypeStruct((count, *shape), jnp.uint8)
-        return {"images": images}, {"row": rows["index"]}
+            held = jax.tree.leaves(examples)[0].shape[0]
+            examples = _with_rows(examples, devices * spmd.rows_held(held, devices))
+        return {"examples": examples}, {"row": rows["index"]}
     if given.pipeline == "stream":
-        assert given.images is not None
-        return {}, {**rows, "images": jax.ShapeDtypeStruct((batch, *given.images[1:]), jnp.uint8)}
+        return {}, {**rows, "examples": _with_rows(given.examples, batch)}
     assert isinstance(pipeline, pipelines.HostPipeline)
     rows["views"] = {
         name: jax.ShapeDtypeStruct(
-            (batch, group.count, group.size, group.size, given.spec.channels), jnp.uint8
+            (batch, group.count, group.size, group.size, pipeline.spec.channels), jnp.uint8
         )
         for name, group in pipeline.groups.items()
     }

@@ -26,7 +26,7 @@ _SAME_RESULT = (
 )
 # Fields that are newer than hashes in use: at their default they leave the hash as it was.
 _NEWER = (
-    *("model.norm_views", "model.zero_init_residual"),
+    *("data.modality", "model.norm_views", "model.zero_init_residual"),
     *("optimizer.weight_decay_end", "optimizer.clip_tensor_norm", "optimizer.layer_decay"),
 )
 # Where the data lie and how they are found: the fingerprint of the images and labels decides.

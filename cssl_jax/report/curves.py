@@ -84,7 +84,13 @@ _STEPS = (
 )
 # Charts of online evaluations: (title, unit, factor, note, metric name).
 _ONLINE = (
-    ("Online kNN top-1", "%", 100.0, "Untrained encoder dashed, raw pixels dotted.", "knn.top1"),
+    (
+        "Online kNN top-1",
+        "%",
+        100.0,
+        "Untrained encoder dashed, other baselines dotted.",
+        "knn.top1",
+    ),
     ("Online linear probe top-1", "%", 100.0, "", "linear.top1"),
     ("View retrieval", "%", 100.0, "", "view_retrieval"),
     ("RankMe", "dimensions", 1.0, "Effective rank of the features.", "features.rankme"),
@@ -182,7 +188,7 @@ def _chance(run: RunFolder, number: int, runs: Sequence[RunFolder]) -> list[Seri
 def _baselines(
     run: RunFolder, name: str, number: int, factor: float, runs: Sequence[RunFolder]
 ) -> list[Series]:
-    """Levels of the untrained encoder and of raw pixels; empty until the run has its results."""
+    """Levels of the baselines; empty until the run has its results."""
     series, lines = [], [line for line in run.online if name in line]
     titles = {"random_init": "untrained"}
     for key, scores in (run.results.baselines if run.results else {}).items():

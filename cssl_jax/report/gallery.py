@@ -14,6 +14,8 @@ from cssl_jax.evaluate.protocols.knn import nearest
 from cssl_jax.evaluate.protocols.linear import standardiser
 from cssl_jax.evaluate.solvers.logistic import fit_logistic
 from cssl_jax.experiment import builders
+from cssl_jax.modalities.base import Modality
+from cssl_jax.modalities.image import IMAGE
 from cssl_jax.report import projections
 from cssl_jax.report.escape import printable
 from cssl_jax.report.run_reader import RunFolder
@@ -52,6 +54,7 @@ class Gallery:
         classes: Printable name per class; empty without labels.
         environment: Machine and package versions of the run, as stored in the checkpoint.
         seed: Seed of the maps and of the choice of queries.
+        modality: Modality of the examples.
     """
 
     step: int
@@ -62,6 +65,7 @@ class Gallery:
     classes: list[str]
     environment: dict[str, str]
     seed: int
+    modality: Modality = IMAGE
 
     def __len__(self) -> int:
         return len(self.source)
@@ -73,7 +77,7 @@ class Gallery:
 
     def sprite(self) -> Sprite:
         """Builds a sprite with the thumbnails of all images."""
-        return make_sprite(self.source)
+        return make_sprite(self.source, self.modality)
 
     def map(self, kind: str) -> np.ndarray:
         """Computes coordinates float64 [n, 2] of a kind of map; see ``projections.project``."""
@@ -122,6 +126,7 @@ def open_gallery(run: RunFolder, *, images: int = IMAGES) -> tuple[Gallery, Enco
         classes=class_names(subset),
         environment=_environment(encoder),
         seed=encoder.config.train.seed,
+        modality=encoder.modality,
     )
     return gallery, encoder
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cssl_jax import recipes
+from cssl_jax.modalities.base import EXACT_SIDE
 from cssl_jax.report import svg
 from cssl_jax.report import tables as report_tables
 from cssl_jax.report.curves import Chart, charts
@@ -22,7 +23,7 @@ from cssl_jax.report.html_data import (
 )
 from cssl_jax.report.run_reader import RunFolder
 from cssl_jax.report.table import Table, to_html
-from cssl_jax.report.thumbnails import EXACT, Sprite, data_uri
+from cssl_jax.report.thumbnails import Sprite, data_uri
 from cssl_jax.version import __version__
 
 # The browser enforces that the page loads nothing: the policy blocks all network requests.
@@ -96,7 +97,7 @@ def _asset(name: str) -> str:
 
 
 def _sprite_rule(i: int, sprite: Sprite) -> str:
-    uri = data_uri(sprite.image, exact=sprite.side <= EXACT and sprite.count <= 2500)
+    uri = data_uri(sprite.image, exact=sprite.side <= EXACT_SIDE and sprite.count <= 2500)
     return f".s{i}{{--cols:{sprite.columns};background-image:url({uri})}}"
 
 
@@ -199,7 +200,7 @@ def _neighbour_sheet(content: RunContent) -> str:
     if content.gallery is None or content.neighbours is None:
         return ""
     gallery, rows = content.gallery, []
-    labels, small = gallery.labels, " small" if content.side <= EXACT else ""
+    labels, small = gallery.labels, " small" if content.side <= EXACT_SIDE else ""
     columns, sprite = content.columns, content.sprite
     for query in gallery.queries():
         cells = []

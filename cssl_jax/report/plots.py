@@ -216,7 +216,7 @@ def neighbour_sheet(gallery: Gallery, neighbours: np.ndarray) -> Image:
     queries = gallery.queries()
     # Only images on the sheet are read again from the source.
     drawn = np.unique(np.concatenate([queries, neighbours[queries].ravel()]))
-    sprite = make_sprite(gallery.source.take(drawn))
+    sprite = make_sprite(gallery.source.take(drawn), gallery.modality)
     tile_of = {int(index): tile for tile, index in enumerate(drawn)}
     side, gap, margin, line = 84, 14, 24, 18
     columns = 1 + neighbours.shape[1]

@@ -1,17 +1,17 @@
-"""Sprites: thumbnails of many images on one sheet, for a web page."""
+"""Sprites: thumbnails of many examples on one sheet, for a web page."""
 
 import base64
 import dataclasses
 import io
+import itertools
 import math
 
 import numpy as np
 import PIL.Image
 
 from cssl_jax.data.sources.base import Source
-
-SIDE = 48  # thumbnail side of a large image in pixels: a multiple of 16, the block of the codec
-EXACT = 32  # maximum side in pixels of an image that is kept unchanged
+from cssl_jax.modalities.base import Modality
+from cssl_jax.modalities.image import IMAGE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,27 +37,22 @@ class Sprite:
         return self.image.crop(tuple(self.side * edge for edge in box))  # type: ignore[arg-type]
 
 
-def make_sprite(source: Source) -> Sprite:
-    """Builds a sprite of all images of a source, in RGB or grey.
+def make_sprite(source: Source, modality: Modality = IMAGE) -> Sprite:
+    """Builds a sprite of all examples of a source, in RGB or grey.
 
-    If no image is larger than 32 px, the images keep their pixels and the thumbnail side is the
-    largest image side. Otherwise larger images are reduced to fit 48 px. The rest of a
-    thumbnail's square is black.
+    ``Modality.show`` gives an image per example and the thumbnail side. Larger images are reduced
+    to fit it. The rest of a thumbnail's square is black.
     """
-    largest = source.sizes.max()
-    side = int(largest) if largest <= EXACT else SIDE
+    side, images = modality.show(source)
     columns = max(1, math.ceil(math.sqrt(len(source))))
     rows = max(1, math.ceil(len(source) / columns))
-    mode = "RGB" if source.channels >= 3 else "L"
-    sheet = PIL.Image.new(mode, (columns * side, rows * side))
-    number = 0
-    for block in source.blocks(256, side):
-        for pixels in block:
-            top, left = divmod(number, columns)
-            tile = _fitted(pixels, side)
-            offset = (side - tile.width) // 2, (side - tile.height) // 2
-            sheet.paste(tile, (left * side + offset[0], top * side + offset[1]))
-            number += 1
+    tiles = (_fitted(pixels, side) for pixels in images)
+    first = next(tiles)
+    sheet = PIL.Image.new(first.mode, (columns * side, rows * side))
+    for number, tile in enumerate(itertools.chain([first], tiles)):
+        top, left = divmod(number, columns)
+        offset = (side - tile.width) // 2, (side - tile.height) // 2
+        sheet.paste(tile, (left * side + offset[0], top * side + offset[1]))
     return Sprite(sheet, side, columns, number)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -16,11 +16,13 @@ from cssl_jax.config import Config
 from cssl_jax.data.pipeline.base import Pipeline
 from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.sampler import Sampler
+from cssl_jax.data.sources.base import Images
 from cssl_jax.data.view_log.parameters import view_parameters
 from cssl_jax.data.view_log.writer import FOLDER, read_view_log
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
 from cssl_jax.files import existing_run
+from cssl_jax.modalities.base import require_images
 from cssl_jax.runtime import process, spmd
 
 MAX_EXAMPLES = 64  # maximum number of examples on a sheet
@@ -51,6 +53,7 @@ def draw_views(config: Config, *, step: int = 0, examples: int = 6) -> PIL.Image
             f"{examples} examples; a sheet shows 1 to {limit}"
             + (f", one batch (--train.batch-size {limit})" if limit < MAX_EXAMPLES else "")
         )
+    require_images(builders.modality_of(config), "a sheet of views")
     process.set_compile_cache(config.runtime.compile_cache)
     pipeline, reason = builders.pipeline_alone(config, _one_device(), np.arange(examples))
     last = config.train.epochs * pipeline.sampler.steps_per_epoch - 1
@@ -106,12 +109,13 @@ def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[
         if 0 <= start < stop and (recorded := read_view_log(folder / FOLDER, start, stop)):
             return recorded
         config = recipes.read_json(folder / "config.json")
+    require_images(builders.modality_of(config), "a log of views")
     train, _ = builders.load_data(config)
     sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
     _check_steps(start, stop, config.train.epochs * sampler.steps_per_epoch - 1)
     views = builders.own_views(builders.make_method(config, _one_device()))
     job = ViewJob(
-        source=train,
+        source=cast(Images, train),
         sampler=sampler,
         groups=number_groups(views, size=config.data.size, policy=config.augment),
         rows=np.arange(config.train.batch_size),
@@ -140,9 +144,10 @@ def _views(pipeline: Pipeline, step: int) -> dict[str, np.ndarray]:
     host_batches = pipeline.host_batches(step, step + 1)
     batch = jax.jit(pipeline.make_batch)(np.int32(step), pipeline.constants, next(host_batches))
     host_batches.close()
+    spec: Any = pipeline.spec
 
     def to_pixels(views: np.ndarray) -> np.ndarray:
-        pixels = views * np.asarray(pipeline.std) + np.asarray(pipeline.mean)
+        pixels = views * np.asarray(spec.std) + np.asarray(spec.mean)
         grey_levels: np.ndarray = np.rint(255 * pixels.clip(0.0, 1.0))
         return grey_levels.astype(np.uint8)
 
@@ -158,7 +163,7 @@ def _example(
     pipeline: Pipeline, drawn: dict[str, dict[str, Any]], views: dict[str, np.ndarray]
 ) -> contact_sheet.Example:
     """One example with the parameters and pixels of its views, both by group."""
-    source = pipeline.source
+    source: Any = pipeline.source
     (index,) = {int(parameters["index"]) for parameters in drawn.values()}
     pixels = source.image(index)
     drawn_views = []

@@ -231,7 +231,7 @@ def fetch_rows(tree: PyTree, index: jax.Array) -> PyTree:
     go over the network for N indices in total, whatever the size of the constants.
 
     Args:
-        tree: This device's shard of each array, integers [S / devices, ...].
+        tree: This device's shard of each array, [S / devices, ...].
         index: Global indices of the rows that this device needs, int [n].
 
     Returns:
@@ -244,7 +244,7 @@ def fetch_rows(tree: PyTree, index: jax.Array) -> PyTree:
         is_local = (local >= 0) & (local < len(held))
         rows = held[jnp.where(is_local, local, 0)]
         contribution = jnp.where(is_local.reshape(-1, *[1] * (held.ndim - 1)), rows, 0)
-        # One device contributes the row, the others zeros; the sum of integers is exact.
+        # One device contributes the row, the others zeros; their sum is exact.
         summed: jax.Array = jax.lax.psum_scatter(
             contribution, AXIS, scatter_dimension=0, tiled=True
         )

@@ -5,16 +5,14 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from cssl_jax.config import Config
-from cssl_jax.data.sources.base import ArraySource, Source
 from cssl_jax.errors import MissingDataError, UserError
 from cssl_jax.experiment import builders
+from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.models.registry import encoder_entry
 
 CHANNELS = 8  # maximum channels of the stem
-SIDE = 32  # maximum side of a view in pixels
 HIDDEN, PROJECTIONS = 64, 32  # maximum widths of the projection head: hidden layers, output
 BATCHES = 3  # batches per epoch, so that 20 steps cover several epochs
 
@@ -33,7 +31,7 @@ def reduced(config: Config, devices: int) -> tuple[Config, list[str]]:
     batch = max(batch // devices, 1) * devices
     model, train = config.model, config.train
     smaller: dict[str, dict[str, Any]] = {
-        "data": {"size": min(config.data.size, SIDE)},
+        "data": modality_entry(config.data.modality).reduced(config.data),
         "model": {
             "encoder": encoder_entry(model.encoder).reduced or model.encoder,
             "width": min(model.width, CHANNELS / 64),
@@ -47,8 +45,6 @@ def reduced(config: Config, devices: int) -> tuple[Config, list[str]]:
             "micro_batch": devices if 0 < train.micro_batch < train.batch_size else 0,
         },
     }
-    if config.data.engine == "auto":
-        smaller["data"]["engine"] = "threads"  # the same views with a faster start
     changes = []
     for section, values in smaller.items():
         old = getattr(config, section)
@@ -67,7 +63,7 @@ def examples_of(config: Config, path: pathlib.Path) -> tuple[Config, str]:
 
     Args:
         config: Config of the run.
-        path: Folder to write; arrays are written to a file of this name with the suffix .npz.
+        path: Folder to write, or file to write with a suffix of the modality.
 
     Returns:
         The config that trains on all these examples, and their description. The config computes in
@@ -91,60 +87,17 @@ def examples_of(config: Config, path: pathlib.Path) -> tuple[Config, str]:
             )
     except MissingDataError as error:
         description, source = f"noise: {error}", None
+    modality = modality_entry(config.data.modality)
+    if modality.write is None:
+        raise UserError(
+            f"selfcheck cannot write {modality.noun}: data.modality {config.data.modality!r} has "
+            "no function for it; give its record `write`"
+        )
     notes = [description]
     if config.model.dtype != "float32":
         notes.append(f"model.dtype {config.model.dtype} -> float32, so that sums can be compared")
     if config.train.init:
         notes.append("random weights instead of train.init")
-    spec = _write(source, config, count, path)
+    spec = modality.write(source, config.data, count, path)
     values = {"data.source": spec, "data.labels": "none", "model.dtype": "float32"}
     return config.replace(values), "; ".join(notes)
-
-
-def _write(source: Source | None, config: Config, count: int, path: pathlib.Path) -> str:
-    """Writes arrays or image files, as the recipe's own data is: its pipeline stays the same.
-
-    Returns:
-        The value of ``data.source`` for what was written.
-    """
-    arrays = isinstance(source, ArraySource) if source else _is_array(config.data.source)
-    if arrays:
-        images = source.images if isinstance(source, ArraySource) else noise(count, config)
-        path = path.with_suffix(".npz")
-        np.savez(path, images=np.stack(images) if isinstance(images, list) else images)
-        return str(path)
-    path.mkdir()
-    contents = noise(count, config) if source is None else map(source.image, range(len(source)))
-    for number, image in enumerate(contents):
-        squeezed = image[..., 0] if image.shape[-1] == 1 else image  # Pillow's form of greyscale
-        Image.fromarray(squeezed).save(path / f"{number:06}.png", compress_level=1)
-    return str(path)
-
-
-def _is_array(spec: str) -> bool:
-    return spec == "digits" or spec.endswith(".npz")
-
-
-def noise(count: int, config: Config) -> list[np.ndarray]:
-    """Random images uint8 [h, w, C] that differ in colour and texture.
-
-    Args:
-        count: Number of images.
-        config: Config of the run, which gives the channels and the minimum side in pixels.
-
-    Returns:
-        The images, all of one size if the recipe's source is an array.
-    """
-    rng = np.random.default_rng(0)
-    channels = len(config.data.mean) or config.data.channels
-    side = config.data.size or SIDE
-    images = []
-    for _ in range(count):
-        # Image files differ in size, so that crops and resizing are part of the check.
-        extra = (0, 0) if _is_array(config.data.source) else rng.integers(0, side // 2 + 1, 2)
-        height, width = side + extra[0], side + extra[1]
-        coarse = rng.integers(0, 192, (4, 4, channels))
-        rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
-        fine = rng.integers(0, 64, (height, width, channels))
-        images.append((coarse[rows][:, columns] + fine).astype(np.uint8))
-    return images

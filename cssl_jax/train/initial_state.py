@@ -101,8 +101,11 @@ def _check(experiment: Experiment, source: Encoder) -> None:
                 f"model.{name} is {own!r}, but {pretrained!r} in train.init {source.run}; give the "
                 "model that was pretrained"
             )
-    if source.spec.channels != experiment.spec.channels:
+    kinds = source.config.data.modality, config.data.modality
+    if kinds[0] != kinds[1]:
         raise UserError(
-            f"the images have {experiment.spec.channels} channels, but those of train.init "
-            f"{source.run} {source.spec.channels}; see data.channels"
+            f"data.modality is {kinds[1]!r}, but {kinds[0]!r} in train.init {source.run}; give a "
+            "run of the same modality"
         )
+    if misfit := source.modality.misfit(experiment.train, source.spec):
+        raise UserError(f"train.init {source.run}: {misfit}; see data.channels")

@@ -9,6 +9,7 @@ from cssl_jax.evaluate.features import Model
 from cssl_jax.evaluate.health import Health
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.methods.registry import method_entry
+from cssl_jax.modalities.registry import modality_entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,13 @@ def _of_features(experiment: Experiment) -> OnlineEvaluation:
         Evaluator(
             config, experiment.method.encoder, spec, experiment.train, experiment.validation, mesh
         ),
-        Health(experiment.validation, group.policy, size=group.size, seed=config.train.seed),
+        Health(
+            experiment.validation,
+            group.policy,
+            size=group.size,
+            seed=config.train.seed,
+            modality=modality_entry(spec.kind),
+        ),
     )
 
 

@@ -16,9 +16,9 @@ from cssl_jax.config import FINETUNE_STEPS, Config
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.evaluator import labelled_examples
-from cssl_jax.evaluate.features import pixels
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
+from cssl_jax.evaluate.results import BASELINES
 from cssl_jax.experiment import builders
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.optim.optimizers import scaled_learning_rate
@@ -33,10 +33,10 @@ STARTS = {"pretrained": "fine-tuned from the run", "random": "trained from rando
 def finetune_config(run: str | pathlib.Path) -> Config:
     """Returns the default config of ``finetune`` for a run; every field may be changed.
 
-    The config has the run's data, split, image size and normalisation. It has the run's crops,
-    flips and affine maps, without colour operations. The optimizer is SGD with Nesterov momentum
-    0.9, learning rate 0.05 N / 256, no weight decay and no warm-up, for 30 epochs (arXiv
-    2002.05709, App. B.5, with the cosine schedule of its code).
+    The config has the run's data, split, input size and normalisation, and the operations of its
+    policy that keep labels: of images crops, flips and affine maps, no colour operations. The
+    optimizer is SGD with Nesterov momentum 0.9, learning rate 0.05 N / 256, no weight decay and no
+    warm-up, for 30 epochs (arXiv 2002.05709, App. B.5, with the cosine schedule of its code).
 
     Args:
         run: Folder of the pretrained run.
@@ -48,16 +48,14 @@ def finetune_config(run: str | pathlib.Path) -> Config:
     with Checkpoints(folder, read_only=True) as checkpoints:
         meta = checkpoints.read_meta()
     base = recipes.from_dict(meta["config"])
-    input_spec = meta["input"]
+    modality = builders.modality_of(base)
+    spec = modality.spec.from_dict(meta["input"])
     split_seed = base.train.seed if base.data.split_seed is None else base.data.split_seed
     return base.replace(
         {
-            "data.size": input_spec["size"],
-            "data.mean": tuple(input_spec["mean"]),
-            "data.std": tuple(input_spec["std"]),
+            **modality.supervised(spec),
             # Another train.seed must not move held-out images into the training split.
             "data.split_seed": split_seed,
-            **{f"augment.{name}": (0.0,) for name in ("jitter", "grayscale", "blur", "solarize")},
             "method.name": "classifier",
             "optimizer.name": "sgd",
             "optimizer.learning_rate": 0.05,
@@ -105,8 +103,9 @@ def finetune(
     Returns:
         Content of finetune.json. It has per fraction the number of labels and the accuracies, on
         the same validation images, of "pretrained", "random" (same training from random weights),
-        "features" and "pixels" (logistic regression with the same labels on the run's frozen
-        features and on raw pixels).
+        "features" and every baseline of the modality, such as "pixels" (logistic regression with
+        the same labels on the run's frozen features, and on raw inputs). "baseline_labels"
+        describes the baselines.
 
     Raises:
         UserError: The run, the data and the config are incompatible.
@@ -121,7 +120,13 @@ def finetune(
     if min_steps < 0:
         raise UserError(f"min_steps is {min_steps}; give 0 or more")
     encoder: Encoder = load_encoder(run)
-    results: dict[str, Any] = {"run": pathlib.Path(run).name, "fractions": {}}
+    baselines = encoder.modality.baselines
+    labels = {name: baseline.label for name, baseline in baselines.items()}
+    results: dict[str, Any] = {
+        "run": pathlib.Path(run).name,
+        "baseline_labels": labels,
+        "fractions": {},
+    }
     for fraction in fractions:
         resolved, sources = multihost.run_on_all(
             functools.partial(_resolve, config, fraction, min_steps)
@@ -142,7 +147,8 @@ def finetune(
                 "learning_rate": _peak_rate(start_config, start_config.train.batch_size),
             }
         metrics["features"] = _logistic_regression(encoder.embed, *sources, resolved)
-        metrics["pixels"] = _logistic_regression(pixels, *sources, resolved)
+        for name, baseline in baselines.items():
+            metrics[name] = _logistic_regression(baseline.features, *sources, resolved)
         results["fractions"][f"{fraction:g}"] = metrics
         assert trained.selection is not None
         results["selection"] = trained.selection.to_json()
@@ -223,10 +229,11 @@ def _logistic_regression(
 
 def format_results(results: dict[str, Any]) -> str:
     """Plain-text table of top-1 accuracy, steps and learning rate per fraction of the labels."""
+    labels = results.get("baseline_labels", {"pixels": BASELINES["pixels"]})  # of older files
     rows = {
         **STARTS,
         "features": "logistic regression on frozen features",
-        "pixels": "logistic regression on raw pixels",
+        **{name: f"logistic regression on {label}" for name, label in labels.items()},
     }
     fractions = results["fractions"]
     headings = [

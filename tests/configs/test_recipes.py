@@ -17,7 +17,7 @@ import pytest
 
 from cssl_jax import recipes
 from cssl_jax.config import Config
-from cssl_jax.data.input_spec import InputSpec
+from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
@@ -269,7 +269,7 @@ def test_the_model_has_the_heads_widths(name):
     config = recipes.load(name)
     method = method_of(config)
     size = config.data.size or 32
-    spec = InputSpec(size=size, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
+    spec = ImageSpec(size=size, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
     sampler = Sampler(IMAGENET, config.train.batch_size, 0)
     optimizer, _, _ = builders.make_optimizer(config, sampler, method)
     state = builders.state_shapes(method, optimizer, spec)

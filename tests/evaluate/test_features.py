@@ -7,13 +7,16 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sources.base import ArraySource
-from cssl_jax.evaluate.features import area_matrix, make_embed, pixels, preprocess
+from cssl_jax.evaluate.features import make_embed
+from cssl_jax.modalities.image import prepare
+from cssl_jax.modalities.pixels import area_matrix, pixels
 from cssl_jax.models.resnet import BasicBlock, ResNet
 from cssl_jax.runtime import spmd
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-INPUT = {"size": 8, "mean": MEAN, "std": STD}
+SPEC = ImageSpec(8, 3, MEAN, STD)
 
 
 def of(images):
@@ -69,7 +72,7 @@ def mesh(devices):
 
 def test_input_of_the_right_size_is_only_normalised():
     images = noise(3, 8, 8, 3)
-    x = preprocess(jnp.asarray(images), **INPUT)
+    x = prepare({"image": jnp.asarray(images)}, SPEC)
     assert x.dtype == jnp.float32
     # Three roundings of 6e-8 on values up to 4.
     np.testing.assert_allclose(x, (images / 255.0 - MEAN) / np.array(STD), atol=1e-6)
@@ -88,7 +91,7 @@ def test_other_input_is_pillows_bilinear_resize_of_the_centre_square(shape):
         )
         for image in images
     ]
-    x = preprocess(jnp.asarray(images), **INPUT)
+    x = prepare({"image": jnp.asarray(images)}, SPEC)
     # float32 weights and sums of values up to 1, over the smallest std 0.2.
     np.testing.assert_allclose(x, (np.array(expected) - MEAN) / np.array(STD), atol=1e-5)
 
@@ -98,7 +101,8 @@ def test_what_lies_outside_the_centre_square_is_not_seen():
     changed = images.copy()
     changed[:, :, :9], changed[:, :, 21:] = 0, 255
     np.testing.assert_array_equal(
-        preprocess(jnp.asarray(images), **INPUT), preprocess(jnp.asarray(changed), **INPUT)
+        prepare({"image": jnp.asarray(images)}, SPEC),
+        prepare({"image": jnp.asarray(changed)}, SPEC),
     )
 
 
@@ -106,7 +110,7 @@ def test_what_lies_outside_the_centre_square_is_not_seen():
 @pytest.mark.parametrize("count", [1, 16, 21])
 def test_every_image_gets_its_features_on_any_number_of_devices(devices, count):
     # A batch of 10 does not divide over 3 or 8 devices, and the last batch is never full.
-    embed = make_embed(Pooling(), mesh(devices), batch_size=10, **INPUT)
+    embed = make_embed(Pooling(), mesh(devices), SPEC, batch_size=10)
     images = noise(count, 8, 8, 3)
     features = embed(VARIABLES, of(images))
     assert features.shape == (count, 5)
@@ -116,7 +120,7 @@ def test_every_image_gets_its_features_on_any_number_of_devices(devices, count):
 
 
 def test_features_are_float32_on_the_host_when_the_encoder_computes_in_bfloat16():
-    embed = make_embed(Pooling(jnp.bfloat16), mesh(1), batch_size=8, **INPUT)
+    embed = make_embed(Pooling(jnp.bfloat16), mesh(1), SPEC, batch_size=8)
     images = noise(3, 8, 8, 3)
     features = embed(VARIABLES, of(images))
     assert isinstance(features, np.ndarray)
@@ -126,7 +130,7 @@ def test_features_are_float32_on_the_host_when_the_encoder_computes_in_bfloat16(
 
 
 def test_new_weights_are_used_without_a_new_encoder():
-    embed = make_embed(Pooling(), mesh(1), batch_size=8, **INPUT)
+    embed = make_embed(Pooling(), mesh(1), SPEC, batch_size=8)
     images = noise(3, 8, 8, 3)
     embed(VARIABLES, of(images))
     doubled = embed({"params": {"kernel": 2 * KERNEL}}, of(images))
@@ -136,7 +140,7 @@ def test_new_weights_are_used_without_a_new_encoder():
 def test_padding_and_neighbours_do_not_reach_an_image_through_batch_norm():
     encoder = ResNet((1,), BasicBlock, width=1 / 8, stem="cifar")
     images = noise(11, 8, 8, 3)
-    shown = preprocess(jnp.asarray(images), **INPUT)
+    shown = prepare({"image": jnp.asarray(images)}, SPEC)
     variables = jax.jit(encoder.init, static_argnames="train")(
         jax.random.key(0), shown, train=False
     )
@@ -146,8 +150,8 @@ def test_padding_and_neighbours_do_not_reach_an_image_through_batch_norm():
         lambda s: rng.uniform(0.5, 2.0, s.shape).astype(np.float32), variables["batch_stats"]
     )
     variables = {"params": variables["params"], "batch_stats": statistics}
-    many = make_embed(encoder, mesh(8), batch_size=8, **INPUT)(variables, of(images))
-    one = make_embed(encoder, mesh(1), batch_size=1, **INPUT)
+    many = make_embed(encoder, mesh(8), SPEC, batch_size=8)(variables, of(images))
+    one = make_embed(encoder, mesh(1), SPEC, batch_size=1)
     alone = np.concatenate([one(variables, of(image[None])) for image in images])
     # The order of float32 sums may differ with the batch.
     np.testing.assert_allclose(many, alone, rtol=1e-5, atol=1e-5 * np.abs(alone).max())

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from cssl_jax.data.input_spec import InputSpec
+from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.evaluate.features import encoder_variables
 from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.experiment import builders
@@ -13,7 +13,7 @@ from cssl_jax.runtime import spmd
 from cssl_jax.train.initial_state import first_state
 from helpers import tiny
 
-SPEC = InputSpec(size=8, channels=1, mean=(0.3,), std=(0.2,))
+SPEC = ImageSpec(size=8, channels=1, mean=(0.3,), std=(0.2,))
 IMAGES = tiny.image_source(50, seed=4)
 
 

@@ -14,6 +14,7 @@ from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.evaluate import health, verdicts
 from cssl_jax.evaluate.protocols.knn import nearest
 from cssl_jax.evaluate.results import Results
+from cssl_jax.modalities.image import IMAGE
 from cssl_jax.optim.trust_ratio import make_trust_ratio_metrics
 from cssl_jax.report.run_reader import open_run
 from helpers import tiny
@@ -228,7 +229,7 @@ def test_health_of_known_features():
         return np.stack([sign, np.zeros_like(sign), np.zeros_like(sign)], axis=1)
 
     policy = tiny.replace(tiny.config(), "augment", jitter=(0.0,), solarize=(0.0,)).augment
-    found = health.Health(source, policy, size=8, seed=0).metrics(sides)
+    found = health.Health(source, policy, size=8, seed=0, modality=IMAGE).metrics(sides)
     value = {name.removeprefix("features."): figure for name, figure in found.items()}
     assert value["rows"] == 20
     assert value["rank_limit"] == 3

@@ -20,7 +20,7 @@ ORDER = (
         "losses",
         "models",
     ),
-    *("data", "config", "augment", "interop", "runtime"),
+    *("modalities", "data", "config", "augment", "interop", "runtime"),
     *("registries", "outputs", "progress", "files", "lazy", "errors", "version"),
 )
 

@@ -32,7 +32,7 @@ def config(name, **adapt):
 
 def inverted(labels=None):
     source = tiny.image_source(40, seed=1)
-    return dataclasses.replace(source, images=255 - source.images, labels=labels)
+    return dataclasses.replace(source, examples={"image": 255 - source.images}, labels=labels)
 
 
 class Pairs(tiny.Run):
@@ -150,7 +150,7 @@ def test_target_labels_are_not_trained_on_and_target_images_are(one_device):
     plain, _ = one_device["dann"]
     labelled, _ = Pairs(config("dann"), target=inverted(labels=np.arange(40) % CLASSES)).gradients()
     jax.tree.map(np.testing.assert_array_equal, plain, labelled)
-    other = dataclasses.replace(inverted(), images=inverted().images[::-1])
+    other = dataclasses.replace(inverted(), examples={"image": inverted().images[::-1]})
     changed, _ = Pairs(config("dann"), target=other).gradients()
     assert difference(changed["encoder"], plain["encoder"]) > 0.01
 
@@ -191,5 +191,5 @@ def test_what_cannot_work_is_refused_by_name(section, fields, words):
 def test_targets_that_do_not_fit_are_refused_by_name():
     with pytest.raises(UserError, match="batch 16 does not fit the 9 target images"):
         Pairs(config("coral"), target=tiny.image_source(9))
-    with pytest.raises(UserError, match=r"images of 3 channel\(s\) and data\.source of 1"):
+    with pytest.raises(UserError, match=r"data\.source: images have 3 channels; .* takes 1"):
         Pairs(config("coral"), target=tiny.image_source(channels=3))

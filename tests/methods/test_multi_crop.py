@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import cssl_jax
+from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.methods.registry import METHODS
 from cssl_jax.planning import shapes
 from helpers import multi_crop, tiny
@@ -63,8 +64,8 @@ def test_local_views_and_their_boxes_enter_the_loss(one_device, monkeypatch):
 
 @pytest.mark.parametrize("pipeline", ["resident", "threads", "threads-split"])
 def test_a_plan_knows_the_shapes_of_every_group(pipeline):
-    images = (48, 8, 8, 1)
-    spec = shapes.InputSpec(8, 1, (0.5,), (0.25,))
+    images = {"image": jax.ShapeDtypeStruct((48, 8, 8, 1), np.uint8)}
+    spec = ImageSpec(8, 1, (0.5,), (0.25,))
     given = shapes.DataShapes(spec, pipeline, images, "generated")
     planned = shapes.abstract_step(config(), shapes.abstract_mesh(2), given)
     run = tiny.Run(config(), 2, pipeline=pipeline)

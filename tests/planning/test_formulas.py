@@ -7,7 +7,7 @@ import pytest
 
 from cssl_jax import recipes
 from cssl_jax.config import ModelConfig
-from cssl_jax.data.input_spec import InputSpec
+from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
 from cssl_jax.models.registry import encoder_entry
@@ -59,7 +59,7 @@ def fast(names, kept):
 @pytest.mark.parametrize("name", fast(recipes.recipe_names(), {"digits", "imagenet_resnet50"}))
 def test_a_recipe_has_as_many_parameters_as_counted(name):
     config = recipes.load(name)
-    spec = InputSpec(config.data.size or 32, 3, (0.5,) * 3, (0.25,) * 3)
+    spec = ImageSpec(config.data.size or 32, 3, (0.5,) * 3, (0.25,) * 3)
     method = builders.make_method(config, spmd.make_mesh(jax.devices()[:1]))
     batch = {"views": {"main": jax.ShapeDtypeStruct((2, 2, spec.size, spec.size, 3), "float32")}}
     params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)

@@ -24,8 +24,10 @@ from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.runtime import spmd
 from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.data.pipeline.base import PIPELINES
+from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError
+from cssl_jax.modalities.image import IMAGE
 
 assert len(jax.devices()) == 4
 try:
@@ -40,7 +42,7 @@ for name in pipelines:
         pipeline = PIPELINES[name](
             source=source, sampler=sampler,
             groups={"a": SizedGroup(count=2, size=8, policy=config.augment)},
-            mean=(0.5,), std=(0.2,), rows=rows,
+            spec=ImageSpec(8, 1, (0.5,), (0.2,)), modality=IMAGE, rows=rows,
         )
         # Global arrays, as the devices hold them.
         batches = place_host_batches(pipeline, mesh, "shard_map", 2, 4)

@@ -5,13 +5,13 @@ import jax
 import numpy as np
 import pytest
 
-from cssl_jax.data.input_spec import InputSpec
+from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.evaluate.norm_statistics import reestimate_norm_statistics
 from cssl_jax.models.normalization import BatchNorm
 from cssl_jax.runtime import spmd
 from helpers import tiny
 
-SPEC = InputSpec(size=8, channels=1, mean=(0.3,), std=(0.2,))
+SPEC = ImageSpec(size=8, channels=1, mean=(0.3,), std=(0.2,))
 IMAGES = tiny.image_source(50, seed=4)  # 50 is not a multiple of the batch size 16
 
 

@@ -201,3 +201,11 @@ def transform(x: jax.Array, matrix: jax.Array, fill: float) -> jax.Array:
             values = jnp.take_along_axis(flat, index[..., None], axis=1)
             total += jnp.where(inside, weight, 0.0)[..., None] * values
     return total.reshape(x.shape) + fill
+
+
+def box_fractions(
+    box: jax.Array, height: jax.typing.ArrayLike, width: jax.typing.ArrayLike
+) -> jax.Array:
+    """Boxes [n, k, 4] in pixels as fractions of the images' heights and widths, scalar or [n]."""
+    sides = jnp.stack([jnp.asarray(side) for side in (height, width, height, width)], -1)
+    return box / jnp.asarray(sides, float)[..., None, :]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cssl_jax.augment.base import Policy
 from cssl_jax.errors import UserError
 
 CROP_ATTEMPTS = 10  # candidates per crop, as in torchvision's RandomResizedCrop
@@ -29,7 +30,7 @@ _SLOTS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImagePolicy:
+class ImagePolicy(Policy):
     """SimCLR's policy (arXiv 2002.05709, App. A) with the paper's ImageNet defaults, and more.
 
     A probability is one number for all views, or one number per view (asymmetric, as in BYOL).
@@ -154,6 +155,11 @@ class ImagePolicy:
                     "map; set augment.affine, e.g. --augment.affine 1.0, or leave "
                     f"augment.{name} at {neutral}"
                 )
+
+    @property
+    def per_view(self) -> tuple[str, ...]:
+        """Names of the probabilities."""
+        return PROBABILITIES
 
     def uses(self, name: str) -> bool:
         """True if any view may apply the operation; unused operations are not compiled."""

@@ -1,10 +1,10 @@
-"""Input pipelines: resident images, streamed images, or views made on the host."""
+"""Input pipelines: resident examples, streamed examples, or views of images made on the host."""
 
 import dataclasses
 import functools
 import importlib.util
 from collections.abc import Callable, Generator
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ import numpy as np
 from cssl_jax.augment.image import batched, geometry
 from cssl_jax.augment.image.policy import Parameters
 from cssl_jax.augment.view_group import CROP_BOX, Groups, SizedGroup, first_group
+from cssl_jax.data.input_spec import ImageSpec, InputSpec
 from cssl_jax.data.pipeline import host_draws, painter
 from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.sampler import Sampler
-from cssl_jax.data.sources.base import ArraySource, Source
+from cssl_jax.data.sources.base import ArraySource, Examples, Images, Source
 from cssl_jax.errors import UserError
 from cssl_jax.runtime import spmd
 
@@ -24,6 +25,19 @@ Batch = dict[str, Any]
 HostBatch = dict[str, Any]
 RESIDENT_FRACTION = 0.25  # maximum fraction of a device's memory that resident images may use
 HOST_LIMIT = 2**30  # bytes; used where a device does not report its memory (CPU)
+
+
+class ViewFunctions(Protocol):
+    """Functions of a modality that turn examples into views; see ``modalities.base.Modality``."""
+
+    @property
+    def sample_views(self) -> Callable[[jax.Array, Any, int, int], Parameters]: ...  # noqa: D102
+    @property
+    def apply_views(self) -> Callable[[Examples, Parameters, SizedGroup, Any], Any]: ...  # noqa: D102
+    @property
+    def view_examples(self) -> Callable[[Examples, Parameters, SizedGroup], Examples]: ...  # noqa: D102
+    @property
+    def kept(self) -> Callable[[Examples, Parameters, SizedGroup], Parameters]: ...  # noqa: D102
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,8 +50,8 @@ class Pipeline:
         source: Training split.
         sampler: Order of the examples of ``source``.
         groups: View groups by name.
-        mean: Mean per channel, on the scale [0, 1].
-        std: Standard deviation per channel, on the scale [0, 1].
+        spec: Size and normalisation of the encoder's input.
+        modality: Functions that turn examples into views.
         rows: int [r], rows of the global batch that this process provides.
         constant_host_batch: True if every step has the same host batch, so that one transfer to the
             devices serves all steps.
@@ -48,8 +62,8 @@ class Pipeline:
     source: Source
     sampler: Sampler
     groups: Groups
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    spec: InputSpec
+    modality: ViewFunctions
     rows: np.ndarray
     constant_host_batch: ClassVar[bool] = False
     split_constants: ClassVar[bool] = False
@@ -67,7 +81,8 @@ class Pipeline:
     @property
     def view_job(self) -> ViewJob:
         """Description of the views, for the host backends and for code that repeats the draws."""
-        return ViewJob(source=self.source, sampler=self.sampler, groups=self.groups, rows=self.rows)
+        source: Any = self.source  # only images have view jobs
+        return ViewJob(source=source, sampler=self.sampler, groups=self.groups, rows=self.rows)
 
     @property
     def kernels(self) -> str:
@@ -91,10 +106,11 @@ class Pipeline:
             host_batch: This device's rows r of an item of ``host_batches``.
 
         Returns:
-            views: normalized float [r, k, size, size, C] per group; index int32 [r]; key uint32
-            [r, 2]; mask bool [r]; label int32 [r] if the source has labels; and drawn, if a group
-            keeps parameters: [r, k, ...] by group and name. The crop box has top, left, height and
-            width as fractions of the image's height and width.
+            views: tree of arrays [r, k, ...] per group, of images a normalized float [r, k, size,
+            size, C]; index int32 [r]; key uint32 [r, 2]; mask bool [r]; label int32 [r] if the
+            source has labels; and drawn, if a group keeps parameters: [r, k, ...] by group and
+            name. The crop box of an image has top, left, height and width as fractions of its
+            height and width.
 
         Raises:
             UserError: A group keeps a parameter that is not sampled.
@@ -107,19 +123,18 @@ class Pipeline:
         return {**host_batch, "label": self.source.labels[host_batch["index"]].astype(np.int32)}
 
     def _sample(self, key: jax.Array) -> dict[str, Parameters]:
-        drawn = {name: group.sample(key) for name, group in self.groups.items()}
+        sample = self.modality.sample_views
+        drawn = {
+            name: sample(key, group.policy, group.count, group.first)
+            for name, group in self.groups.items()
+        }
         # Without the barrier XLA fuses the draws into their consumers and repeats them per pixel.
         separate: dict[str, Parameters] = jax.lax.optimization_barrier(drawn)
         return separate
 
-    def _batch(
-        self, views: dict[str, jax.Array], drawn: dict[str, Parameters], host_batch: Any
-    ) -> Batch:
+    def _batch(self, views: dict[str, Any], drawn: dict[str, Parameters], host_batch: Any) -> Batch:
         batch = {name: host_batch[name] for name in ("index", "key", "label") if name in host_batch}
-        batch["views"] = {
-            name: batched.normalize(batched.to_float(x), self.mean, self.std)
-            for name, x in views.items()
-        }
+        batch["views"] = views
         batch["mask"] = jnp.ones(host_batch["index"].shape, bool)
         if any(group.keep for group in self.groups.values()):
             batch["drawn"] = {
@@ -137,44 +152,38 @@ def _kept(group: SizedGroup, drawn: Parameters) -> Parameters:
     return {name: drawn[name] for name in group.keep}
 
 
-def _fractions(box: jax.Array, height: Any, width: Any) -> jax.Array:
-    """Boxes [r, k, 4] in pixels as fractions of the images' heights and widths, scalar or [r]."""
-    sides = jnp.stack([jnp.asarray(side) for side in (height, width, height, width)], -1)
-    return box / jnp.asarray(sides, float)[..., None, :]
-
-
 class ArrayPipeline(Pipeline):
-    """Base class for images in a host array that are augmented on the device."""
+    """Base class for examples in host arrays that are augmented on the device."""
 
-    def _augmented(self, images: jax.Array, host_batch: Any) -> Batch:
+    def _augmented(self, examples: Examples, host_batch: Any) -> Batch:
         drawn = self._sample(host_batch["key"])
         views = {
-            name: batched.apply_views(images, drawn[name], policy=group.policy, size=group.size)
+            name: self.modality.apply_views(examples, drawn[name], group, self.spec)
             for name, group in self.groups.items()
         }
-        height, width = images.shape[1:3]
-        for name, group in self.groups.items():
-            if CROP_BOX in group.keep:
-                box = geometry.crop_box(drawn[name], height, width, policy=group.policy)
-                drawn[name][CROP_BOX] = _fractions(jnp.stack(box, -1), height, width)
-        return self._batch(views, drawn, host_batch)
+        kept = {
+            name: self.modality.kept(examples, drawn[name], group)
+            for name, group in self.groups.items()
+            if group.keep
+        }
+        return self._batch(views, kept, host_batch)
 
     @property
-    def images(self) -> np.ndarray:
-        """All training images, uint8 [n, H, W, C]."""
+    def examples(self) -> Examples:
+        """All training examples, tree of arrays [n, ...]."""
         assert isinstance(self.source, ArraySource)  # see ``choose``
-        return self.source.images
+        return self.source.examples
 
 
 class ResidentPipeline(ArrayPipeline):
-    """All images are stored on every device; sampling and augmentation run in the compiled step."""
+    """All examples are on every device; sampling and augmentation run in the compiled step."""
 
     constant_host_batch = True
 
     @property
     def constants(self) -> HostBatch:
-        """Images uint8 [n, H, W, C] and, if the source has labels, labels int32 [n]."""
-        constants = {"images": self.images}
+        """Examples, tree of arrays [n, ...], and labels int32 [n] if the source has labels."""
+        constants = {"examples": self.examples}
         if self.source.labels is not None:
             constants["labels"] = self.source.labels.astype(np.int32)
         return constants
@@ -185,19 +194,19 @@ class ResidentPipeline(ArrayPipeline):
             yield {"row": self.rows.astype(np.int32)}
 
     def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
-        """Samples example indices, gathers their images and augments them."""
+        """Samples example indices, gathers their examples and augments them."""
         drawn = self.sampler.draw(step, host_batch["row"], jnp)
         index, key = jax.lax.optimization_barrier(drawn)
         rows = self._rows(constants, index)
         labels = {"label": rows["labels"]} if "labels" in rows else {}
-        return self._augmented(rows["images"], {"index": index, "key": key, **labels})
+        return self._augmented(rows["examples"], {"index": index, "key": key, **labels})
 
     def _rows(self, constants: Any, index: jax.Array) -> Any:
         return jax.tree.map(lambda x: x[index], constants)
 
 
 class SplitResidentPipeline(ResidentPipeline):
-    """Each device stores a part of the images; every step fetches its rows from all devices."""
+    """Each device stores a part of the examples; every step fetches its rows from all devices."""
 
     split_constants = True
 
@@ -206,22 +215,23 @@ class SplitResidentPipeline(ResidentPipeline):
 
 
 class StreamPipeline(ArrayPipeline):
-    """The host gathers the images of each step, and the device augments them."""
+    """The host gathers the examples of each step, and the device augments them."""
 
     def host_batches(self, start: int, stop: int) -> Generator[HostBatch]:
-        """Yields images uint8 [r, H, W, C] with their indices, keys and labels."""
+        """Yields examples, tree of arrays [r, ...], with their indices, keys and labels."""
         for step in range(start, stop):
             index, key = self.sampler.draw(step, self.rows)
-            yield self._labelled({"images": self.images[index], "index": index, "key": key})
+            examples = jax.tree.map(lambda x, rows=index: x[rows], self.examples)
+            yield self._labelled({"examples": examples, "index": index, "key": key})
 
     def make_batch(self, step: jax.Array, constants: Any, host_batch: Any) -> Batch:
-        """Augments and normalizes the images of a host batch."""
-        return self._augmented(host_batch["images"], host_batch)
+        """Augments and normalizes the examples of a host batch."""
+        return self._augmented(host_batch["examples"], host_batch)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HostPipeline(Pipeline):
-    """The host reads, decodes, crops and resizes, and optionally applies the rest of the policy.
+    """The host reads, decodes, crops and resizes images, and may apply the rest of the policy.
 
     Attributes:
         engine: Backend that runs the work on the host, "tf" (tf.data) or "threads".
@@ -230,6 +240,8 @@ class HostPipeline(Pipeline):
             the best one that is installed; see ``painter.kernels``.
     """
 
+    source: Images
+    spec: ImageSpec
     engine: Literal["tf", "threads"]
     whole: bool
     requested_kernels: str = ""
@@ -298,7 +310,12 @@ class HostPipeline(Pipeline):
             }
         for name in self.boxed:
             height, width = jnp.moveaxis(host_batch["image_size"], -1, 0)
-            drawn[name][CROP_BOX] = _fractions(host_batch["box"][name], height, width)
+            box = host_batch["box"][name]
+            drawn[name][CROP_BOX] = geometry.box_fractions(box, height, width)
+        views = {
+            name: batched.normalize(batched.to_float(x), self.spec.mean, self.spec.std)
+            for name, x in views.items()
+        }
         return self._batch(views, drawn, host_batch)
 
 
@@ -314,24 +331,26 @@ PIPELINES: dict[str, Callable[..., Pipeline]] = {
 
 
 def choose(
-    source: Source,
+    source: Source | None,
     *,
     augment_on: str,
     resident: bool | Literal["split"] | None,
     engine: str,
     memory: int | None,
     devices: int,
+    noun: str = "images",
 ) -> tuple[str, str]:
     """Chooses a pipeline for a source and the data options.
 
     Args:
-        source: Training split.
+        source: Training split; None: encoded images that are not opened.
         augment_on: Placement of the augmentation: "auto", "device", "host" or "split".
         resident: True keeps all images on each device, "split" keeps a part on each, False keeps
             them on the host. None decides by size.
         engine: Host backend: "auto", "tf" or "threads".
         memory: Memory of one device in bytes; None if the device does not report it.
         devices: Number of devices of all processes.
+        noun: Plural noun for the examples, for the reason.
 
     Returns:
         Name of the pipeline (a key of ``PIPELINES``), and the reason for the choice.
@@ -361,8 +380,8 @@ def choose(
         request = "resident data is requested" if resident else "resident data is turned off"
         return ("resident" if resident else "stream"), request
     limit = HOST_LIMIT if memory is None else int(memory * RESIDENT_FRACTION)
-    nbytes = source.images.nbytes
-    needed = f"{nbytes / 2**20:.1f} MiB of images"
+    nbytes = source.nbytes
+    needed = f"{nbytes / 2**20:.1f} MiB of {noun}"
     allowed = f"the {limit / 2**20:.0f} MiB allowed per device"
     if nbytes <= limit:
         return "resident", f"{needed} fit {allowed}"

@@ -8,63 +8,70 @@ from typing import Any
 import jax
 import numpy as np
 
-from cssl_jax.augment.image.batched import apply_views
-from cssl_jax.augment.image.policy import ImagePolicy, sample_views
 from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline import painter
 from cssl_jax.data.pipeline import threads as thread_pipeline
+from cssl_jax.data.pipeline.base import ViewFunctions
 from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.sampler import Sampler, example_key
-from cssl_jax.data.sources.base import ArraySource, Source
+from cssl_jax.data.sources.base import ArraySource, Examples, Source
 
 GROUP = "main"  # name of the only view group
 ROWS = 256  # examples per block, which bounds the memory
 
 
 def view_pairs(
-    source: Source, policy: ImagePolicy, *, size: int, seed: int
-) -> Iterator[np.ndarray]:
+    source: Source, policy: Any, *, size: int, seed: int, modality: ViewFunctions
+) -> Iterator[Examples]:
     """Yields two views of every example, block by block, in the order of the source.
 
     Args:
         source: Examples to draw views of.
         policy: Augmentation policy.
-        size: Side of a view in pixels.
+        size: Size of a view, such as the side of an image in pixels.
         seed: Seed from which the example keys are derived.
+        modality: Functions that turn examples into views.
 
     Yields:
-        Views uint8 [r, 2, size, size, C] of the next r examples, r at most 256.
+        Views of the next r examples as examples, tree of arrays [r, 2, ...], r at most 256.
     """
+    group = SizedGroup(count=2, size=size, policy=policy)
     if isinstance(source, ArraySource):
-        yield from _views_on_device(source, policy, size, seed)
+        yield from _views_on_device(source, group, seed, modality)
         return
-    rows = min(ROWS, len(source))
+    images: Any = source  # only images are not arrays in memory
+    rows = min(ROWS, len(images))
     job = ViewJob(
-        source=source,
-        sampler=_SequentialSampler(size=len(source), batch_size=rows, seed=seed),
-        groups={GROUP: SizedGroup(count=2, size=size, policy=policy)},
+        source=images,
+        sampler=_SequentialSampler(size=len(images), batch_size=rows, seed=seed),
+        groups={GROUP: group},
         rows=np.arange(rows),
-        kernels=painter.kernels(policy, source.channels, whole=True),
+        kernels=painter.kernels(policy, images.channels, whole=True),
     )
     done = 0
-    for batch in thread_pipeline.batches(job, 0, -(-len(source) // rows)):
-        yield batch["views"][GROUP][: len(source) - done]
+    for batch in thread_pipeline.batches(job, 0, -(-len(images) // rows)):
+        yield {"image": batch["views"][GROUP][: len(images) - done]}
         done += rows
 
 
 def _views_on_device(
-    source: ArraySource, policy: ImagePolicy, size: int, seed: int
-) -> Iterator[np.ndarray]:
+    source: ArraySource, group: SizedGroup, seed: int, modality: ViewFunctions
+) -> Iterator[Examples]:
     keys = example_key(seed, np.uint32(0), np.arange(len(source)))
-    for i in range(0, len(source), ROWS):
-        images, key = source.images[i : i + ROWS], keys[i : i + ROWS]
-        yield np.asarray(_draw_views(images, key, policy=policy, size=size))
+    done = 0
+    for examples in source.blocks(ROWS, group.size):
+        rows = len(jax.tree.leaves(examples)[0])
+        key = keys[done : done + rows]
+        yield jax.device_get(_draw_views(examples, key, group=group, modality=modality))
+        done += rows
 
 
-@functools.partial(jax.jit, static_argnames=("policy", "size"))
-def _draw_views(images: jax.Array, key: jax.Array, *, policy: ImagePolicy, size: int) -> jax.Array:
-    views = apply_views(images, sample_views(key, policy, 2), policy=policy, size=size)
-    return (views * 255 + 0.5).astype(np.uint8)  # + 0.5 rounds: the cast truncates
+@functools.partial(jax.jit, static_argnames=("group", "modality"))
+def _draw_views(
+    examples: Examples, key: jax.Array, *, group: SizedGroup, modality: ViewFunctions
+) -> Examples:
+    drawn = modality.sample_views(key, group.policy, group.count, group.first)
+    return modality.view_examples(examples, drawn, group)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cssl_jax.augment.image import geometry
+from cssl_jax.augment.image.policy import sample_views
 from cssl_jax.augment.view_group import Groups, SizedGroup
 from cssl_jax.data.pipeline.thread_map import cores
 from cssl_jax.data.sampler import Sampler
-from cssl_jax.data.sources.base import Source
+from cssl_jax.data.sources.base import Images
 from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.errors import UserError
 
@@ -38,7 +39,7 @@ class ViewJob:
             operations in the tf.data backend); see ``painter.kernels``.
     """
 
-    source: Source
+    source: Images
     sampler: Sampler
     groups: Groups
     whole: bool = True
@@ -97,7 +98,7 @@ def draws(
         height, width = sizes[:, :1], sizes[:, 1:]
         all_drawn, halvings = {}, jnp.full(reducible.shape, max(_HALVINGS), jnp.int32)
         for name, group in job.groups.items():
-            drawn = group.sample(keys)
+            drawn = sample_views(keys, group.policy, group.count, group.first)
             box = jnp.stack(geometry.crop_box(drawn, height, width, policy=group.policy), -1)
             # The image is decoded once, so the group that needs the most pixels decides.
             halvings = jnp.minimum(halvings, _max_halvings(box, group.size))

@@ -10,7 +10,7 @@ from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.host_draws import Drawn, ViewJob
 from cssl_jax.data.pipeline.render import finisher, pack
-from cssl_jax.data.sources.base import ArraySource, Source
+from cssl_jax.data.sources.base import ArraySource, Images
 from cssl_jax.data.sources.images import ImageSource
 
 CALL_EXAMPLES = 16  # examples per call, which spreads the overhead of Python over several examples
@@ -132,11 +132,11 @@ class _FileOpener:
         return tf.ensure_shape(image, (None, None, self._source.channels))
 
 
-def undecodable(source: Source, numbers: list[int]) -> str:
+def undecodable(source: Images, numbers: list[int]) -> str:
     """Names the images that TensorFlow cannot decode, for an error message.
 
     Args:
-        source: Source of encoded images.
+        source: Images of encoded images.
         numbers: Numbers of the images to try.
 
     Returns:
@@ -155,7 +155,7 @@ def undecodable(source: Source, numbers: list[int]) -> str:
     return f"{source.name}: {', '.join(names) or 'an image of the batch'}"
 
 
-def _opener(source: Source) -> "_ArrayOpener | _FileOpener":
+def _opener(source: Images) -> "_ArrayOpener | _FileOpener":
     if isinstance(source, ArraySource):
         return _ArrayOpener(source)
     assert isinstance(source, ImageSource)

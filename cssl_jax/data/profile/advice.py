@@ -1,6 +1,7 @@
 """Advice for a run that waits for its input, by kind of input pipeline."""
 
 import importlib.util
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,9 @@ def _host_change(pipeline: HostPipeline) -> str:
 
 
 def _mebibytes(pipeline: Pipeline) -> str:
-    """Size of all decoded training images in MiB, as text."""
-    pixels = pipeline.source.sizes.astype(np.int64).prod(axis=1).sum()
-    return f"{pixels * pipeline.source.channels / 2**20:.0f}"
+    """Size of all training examples in MiB, decoded, as text."""
+    if isinstance(pipeline.source, ArraySource):
+        return f"{pipeline.source.nbytes / 2**20:.0f}"
+    source: Any = pipeline.source  # encoded images
+    pixels = source.sizes.astype(np.int64).prod(axis=1).sum()
+    return f"{pixels * source.channels / 2**20:.0f}"

@@ -2,14 +2,16 @@
 
 import dataclasses
 import zlib
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, Self
 
+import jax
 import numpy as np
 
 from cssl_jax.data import sampler
 from cssl_jax.errors import UserError
 
+Examples = Any  # tree of arrays with one row per example, such as {"image": uint8 [n, H, W, C]}
 Rejected = tuple[tuple[str, str, str], ...]  # (name, reason, detail) per excluded image
 
 
@@ -22,8 +24,6 @@ class Source(Protocol):
             None if no example has a label.
         rejected: Images that the cleaning excluded, of the whole set and not only of this subset.
         names: str [size], name of every example, such as the path of its file; None without names.
-        channels: Number of channels of every image.
-        sizes: int32 [size, 2], height and width of every image in pixels.
         num_classes: Number of classes; 0 without labels.
         classes: Class names in the order of the class numbers; () if the labels are numbers without
             names, or missing.
@@ -40,10 +40,6 @@ class Source(Protocol):
     @property
     def names(self) -> np.ndarray | None: ...  # noqa: D102
     @property
-    def channels(self) -> int: ...  # noqa: D102
-    @property
-    def sizes(self) -> np.ndarray: ...  # noqa: D102
-    @property
     def num_classes(self) -> int: ...  # noqa: D102
     @property
     def classes(self) -> tuple[str, ...]: ...  # noqa: D102
@@ -53,20 +49,14 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str:
-        """Text that identifies the set on any machine: size and a checksum of images and labels."""
+        """Text that identifies the set on any machine: size, checksum of examples and labels."""
         ...
 
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel, on the scale [0, 1]."""
-        ...
-
-    def take(self, index: np.ndarray) -> "Source":
+    def take(self, index: np.ndarray) -> Self:
         """Source of the examples at ``index``, int [n], in that order."""
         ...
 
-    def renumber_classes(
-        self, to: np.ndarray, classes: tuple[str, ...], note: str = ""
-    ) -> "Source":
+    def renumber_classes(self, to: np.ndarray, classes: tuple[str, ...], note: str = "") -> Self:
         """Source of the same examples with new class numbers; see ``classes.align_class_numbers``.
 
         Args:
@@ -74,6 +64,37 @@ class Source(Protocol):
             classes: Class names in the order of the new numbers.
             note: Sentence to add to ``notes``; "" adds none.
         """
+        ...
+
+    def blocks(self, rows: int, size: int) -> Iterator[Examples]:
+        """Yields all examples in order, as trees of arrays [r, ...] with r <= ``rows``.
+
+        Args:
+            rows: Maximum number of examples per block.
+            size: Side in pixels. Encoded images become their centre square of this side; arrays in
+                memory keep their size.
+
+        Yields:
+            The next r examples; images are {"image": uint8 [r, h, w, C]}.
+        """
+        ...
+
+
+class Images(Source, Protocol):
+    """Images by index, in memory or encoded.
+
+    Attributes:
+        channels: Number of channels of every image.
+        sizes: int32 [size, 2], height and width of every image in pixels.
+    """
+
+    @property
+    def channels(self) -> int: ...  # noqa: D102
+    @property
+    def sizes(self) -> np.ndarray: ...  # noqa: D102
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation per channel, on the scale [0, 1]."""
         ...
 
     def image(self, index: int, halvings: int = 0, memory: np.ndarray | None = None) -> np.ndarray:
@@ -91,43 +112,56 @@ class Source(Protocol):
         """
         ...
 
-    def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:
-        """Yields all images in order, uint8 [r, h, w, C] with r <= ``rows``.
-
-        Args:
-            rows: Maximum number of images per block.
-            size: Side in pixels. Encoded images become their centre square of this side; arrays in
-                memory keep their size.
-        """
-        ...
-
 
 @dataclasses.dataclass(frozen=True)
 class ArraySource:
-    """Images in memory, all of one size.
+    """Examples in memory, all of one shape.
 
     Attributes:
         name: Name of the source in messages and results.
-        images: uint8 [size, H, W, C].
-        labels: int64 [size], class number of every image in [0, num_classes), -1 for no label; None
-            if no image has a label.
-        names: str [size], name of the file of every image; None if the images are not from files.
-        rejected: Images that the cleaning excluded; () if the images are not from files.
+        examples: Tree of arrays [size, ...]: a dictionary of arrays by name, such as {"image":
+            uint8 [size, H, W, C]} or {"values": float32 [size, T, C], "length": int32 [size]}. A
+            bare array is taken as the images.
+        labels: int64 [size], class number of every example in [0, num_classes), -1 for no label;
+            None if no example has a label.
+        names: str [size], name of the file of every example; None if they are not from files.
+        rejected: Images that the cleaning excluded; () if the examples are not from files.
         classes: Class names in the order of the class numbers; () if the labels are numbers without
             names, or missing.
-        notes: Sentences about the quality of the images and about files that are not read.
+        notes: Sentences about the quality of the examples and about files that are not read.
+
+    Raises:
+        ValueError: The arrays differ in their number of rows.
     """
 
     name: str
-    images: np.ndarray
+    examples: Examples
     labels: np.ndarray | None = None
     names: np.ndarray | None = None
     rejected: Rejected = ()
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.examples, Mapping):
+            object.__setattr__(self, "examples", {"image": self.examples})
+        sizes = {len(leaf) for leaf in jax.tree.leaves(self.examples)}
+        if len(sizes) != 1:
+            raise ValueError(f"{self.name}: arrays of {sorted(sizes)} rows; give one row each")
+
     def __len__(self) -> int:
-        return len(self.images)
+        return len(jax.tree.leaves(self.examples)[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the examples in bytes."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.examples))
+
+    @property
+    def images(self) -> np.ndarray:
+        """Images uint8 [size, H, W, C] of a source of images."""
+        images: np.ndarray = self.examples["image"]
+        return images
 
     @property
     def channels(self) -> int:
@@ -147,27 +181,31 @@ class ArraySource:
         return len(self.classes) or int(self.labels.max(initial=-1)) + 1
 
     def fingerprint(self) -> str:
-        """Text that identifies the set: shape, labelled or not, and CRC-32 of images and labels."""
-        check = zlib.crc32(np.ascontiguousarray(self.images).data)
+        """Text that identifies the set: shapes, labelled or not, CRC-32 of examples and labels."""
+        leaves, check = jax.tree.leaves(self.examples), 0  # in the order of their names
         if self.labels is not None:
-            check = zlib.crc32(np.ascontiguousarray(self.labels).data, check)
+            leaves.append(self.labels)
+        for leaf in leaves:
+            check = zlib.crc32(np.ascontiguousarray(leaf).data, check)
         labels = "unlabelled" if self.labels is None else "labelled"
-        return f"{list(self.images.shape)} {labels} {check:08x}"
+        shapes = ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(self.examples))
+        return f"{shapes} {labels} {check:08x}"
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel over all pixels; see ``channel_statistics``."""
+        """Mean and standard deviation per channel of images; see ``channel_statistics``."""
         return channel_statistics(self.images)
 
     def take(self, index: np.ndarray) -> "ArraySource":
-        """Source of the images at ``index``, int [n], in that order."""
+        """Source of the examples at ``index``, int [n], in that order."""
+        examples = jax.tree.map(lambda leaf: leaf[index], self.examples)
         labels = None if self.labels is None else self.labels[index]
         names = None if self.names is None else self.names[index]
-        return dataclasses.replace(self, images=self.images[index], labels=labels, names=names)
+        return dataclasses.replace(self, examples=examples, labels=labels, names=names)
 
     def renumber_classes(
         self, to: np.ndarray, classes: tuple[str, ...], note: str = ""
     ) -> "ArraySource":
-        """Source of the same images with new class numbers; see ``Source.renumber_classes``."""
+        """Source of the same examples with new class numbers; see ``Source.renumber_classes``."""
         labels = None if self.labels is None else new_numbers(self.labels, to)
         notes = (*self.notes, note) if note else self.notes
         return dataclasses.replace(self, labels=labels, classes=classes, notes=notes)
@@ -178,10 +216,10 @@ class ArraySource:
         image: np.ndarray = self.images[index]
         return image
 
-    def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:
-        """Yields all images in order and at their size, at most ``rows`` per block."""
+    def blocks(self, rows: int, size: int) -> Iterator[Examples]:
+        """Yields all examples in order and at their size, at most ``rows`` per block."""
         for start in range(0, len(self), rows):
-            yield self.images[start : start + rows]
+            yield jax.tree.map(lambda leaf, i=start: leaf[i : i + rows], self.examples)
 
 
 def new_numbers(labels: np.ndarray, to: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from cssl_jax.data.formats.base import Records
 from cssl_jax.data.formats.image_folder import FileRecords
 from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.data.sources import decode, jpeg
-from cssl_jax.data.sources.base import ArraySource, Rejected, Source, new_numbers
+from cssl_jax.data.sources.base import ArraySource, Examples, Images, Rejected, new_numbers
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.files import cache_folder, to_bytes
 
@@ -190,11 +190,11 @@ class ImageSource:
             raise self._change_error(number, f"its shape is {image.shape}, it was {expected}")
         return image
 
-    def blocks(self, rows: int, size: int) -> Iterator[np.ndarray]:
-        """Yields all centre squares in order, uint8 [r, size, size, C] with r <= ``rows``."""
+    def blocks(self, rows: int, size: int) -> Iterator[Examples]:
+        """Yields all centre squares in order, {"image": uint8 [r, size, size, C]}."""
         squares = map_ahead(lambda i: _centre_square(self.image(i), size), range(len(self)))
         while block := list(itertools.islice(squares, rows)):
-            yield np.stack(block)
+            yield {"image": np.stack(block)}
 
     def _change_error(self, number: int, detail: str) -> RunError:
         return RunError(
@@ -211,7 +211,7 @@ def _centre_square(image: np.ndarray, size: int) -> np.ndarray:
     return decode.resize(image[top : top + side, left : left + side], size, "bilinear")
 
 
-def load_images(records: Records, options: ImageOptions) -> Source:
+def load_images(records: Records, options: ImageOptions) -> Images:
     """Scans the records and opens the images that the scan keeps. The scan is cached.
 
     Images of one size that fit in memory are decoded at once into an ``ArraySource``, so that the

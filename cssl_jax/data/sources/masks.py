@@ -12,7 +12,7 @@ from cssl_jax.data.formats.image_folder import read_regular
 from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.data.sources import decode
 from cssl_jax.data.sources.arrays import read_npz
-from cssl_jax.data.sources.base import Source
+from cssl_jax.data.sources.base import Images
 from cssl_jax.data.sources.open import as_text, load_source
 from cssl_jax.errors import UserError
 
@@ -32,7 +32,7 @@ class MaskedSource:
             decoded.
     """
 
-    images: Source
+    images: Images
     masks: np.ndarray | Sequence[pathlib.Path]
     num_classes: int
     max_pixels: int = ImageOptions.max_pixels
@@ -68,10 +68,11 @@ class MaskedSource:
             size: Side of the masks in pixels; for the images see ``Source.blocks``.
 
         Yields:
-            (images as from ``Source.blocks``, masks uint8 [r, size, size]).
+            (images uint8 [r, h, w, C] as in ``Source.blocks``, masks uint8 [r, size, size]).
         """
         masks = map_ahead(lambda i: _centre_square(self.mask(i), size), range(len(self)))
-        for images in self.images.blocks(rows, size):
+        for examples in self.images.blocks(rows, size):
+            images = examples["image"]
             yield images, np.stack([next(masks) for _ in range(len(images))])
 
 
@@ -128,7 +129,7 @@ def _read_masks(path: pathlib.Path) -> np.ndarray:
     return masks
 
 
-def _mask_paths(folder: pathlib.Path, images: Source) -> list[pathlib.Path]:
+def _mask_paths(folder: pathlib.Path, images: Images) -> list[pathlib.Path]:
     assert images.names is not None  # a source from a folder has names
     paths = [folder / pathlib.PurePath(name).with_suffix(".png") for name in images.names]
     missing = [str(path.relative_to(folder)) for path in paths if not path.is_file()]

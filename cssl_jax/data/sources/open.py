@@ -7,7 +7,7 @@ from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats.base import Records
 from cssl_jax.data.formats.registry import absolute_path, check_local, format_entries
 from cssl_jax.data.sources import arrays
-from cssl_jax.data.sources.base import Source
+from cssl_jax.data.sources.base import Images
 from cssl_jax.data.sources.images import load_images
 from cssl_jax.errors import MissingDataError, UserError
 
@@ -30,7 +30,7 @@ def absolute_spec(spec: str) -> str:
     return spec if spec in ("", "digits") else absolute_path(spec)
 
 
-def load_source(spec: str | os.PathLike[str], options: ImageOptions | None = None) -> Source:
+def load_source(spec: str | os.PathLike[str], options: ImageOptions | None = None) -> Images:
     """Opens a data source.
 
     Args:

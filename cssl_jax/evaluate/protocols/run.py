@@ -1,20 +1,22 @@
 """Runs the protocols on frozen features, with or without labels."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from cssl_jax.augment.image.policy import ImagePolicy
+from cssl_jax.augment.base import Policy
 from cssl_jax.data.pipeline.eval_views import view_pairs
-from cssl_jax.data.sources.base import ArraySource, Source
+from cssl_jax.data.sources.base import ArraySource, Examples, Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import diagnostics
 from cssl_jax.evaluate.protocols.few_shot import few_shot
 from cssl_jax.evaluate.protocols.knn import accuracies, knn_hits
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
 from cssl_jax.evaluate.protocols.retrieval import retrieval
+from cssl_jax.modalities.base import Modality
 
 Features = Callable[[Source], np.ndarray]  # source of N images -> float32 [N, D]
 PROTOCOLS = ("knn", "linear", "few-shot", "retrieval")
@@ -133,13 +135,32 @@ def labelled(
     return results
 
 
+def embed_pairs(features: Features, blocks: Iterable[Examples]) -> tuple[np.ndarray, np.ndarray]:
+    """Features [N, D] of the first and of the second view of N examples.
+
+    Args:
+        features: Function from a source of n examples to features float32 [n, D].
+        blocks: Views as examples, trees of arrays [n, 2, ...]; see ``view_pairs``.
+    """
+    found = [
+        [
+            features(ArraySource("views", jax.tree.map(lambda x, v=view: x[:, v], views)))
+            for view in range(2)
+        ]
+        for views in blocks
+    ]
+    first, second = (np.concatenate(views) for views in zip(*found, strict=True))
+    return first, second
+
+
 def unlabelled(
     features: Features,
     validation: Source,
-    policy: ImagePolicy,
+    policy: Policy,
     *,
     size: int,
     seed: int,
+    modality: Modality,
     selection: np.ndarray | None = None,
 ) -> dict[str, float]:
     """Label-free metrics on two views per held-out image.
@@ -148,8 +169,9 @@ def unlabelled(
         features: Function from a source of N images to features float32 [N, D].
         validation: Images that were not used for training; their labels are not read.
         policy: Augmentation policy that draws the views, the one of the training.
-        size: Side of the views in pixels.
+        size: Size of the views, such as the side of an image in pixels.
         seed: Seed of the views.
+        modality: Modality of the examples.
         selection: Rows int [r] of ``validation`` that rank checkpoints; None: none do.
 
     Returns:
@@ -157,11 +179,8 @@ def unlabelled(
         ``diagnostics``. With ``selection`` also "selection_view_retrieval", computed among its rows
         only.
     """
-    blocks = [
-        [features(ArraySource("views", views[:, v])) for v in range(2)]
-        for views in view_pairs(validation, policy, size=size, seed=seed)
-    ]
-    z1, z2 = (np.concatenate(views) for views in zip(*blocks, strict=True))
+    blocks = view_pairs(validation, policy, size=size, seed=seed, modality=modality)
+    z1, z2 = embed_pairs(features, blocks)
     metrics = {
         "view_retrieval": float(diagnostics.view_retrieval(z1, z2)),
         "alignment": float(diagnostics.alignment(z1, z2)),

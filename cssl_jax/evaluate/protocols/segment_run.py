@@ -1,5 +1,6 @@
 """Segment protocol on a run's encoder: loads its data, evaluates baselines, builds the report."""
 
+import functools
 from typing import Any
 
 from cssl_jax.config import Config
@@ -12,6 +13,7 @@ from cssl_jax.evaluate.features import encoder_variables
 from cssl_jax.evaluate.load import Encoder
 from cssl_jax.evaluate.protocols.segmentation import SegmentProbe, pixel_maps, stage_maps
 from cssl_jax.evaluate.untrained import describe_untrained
+from cssl_jax.modalities.image import prepare
 
 
 def load_masked_splits(config: Config) -> tuple[MaskedSource, MaskedSource]:
@@ -47,8 +49,9 @@ def segment(
         RunError: The evaluation changed the encoder.
     """
     for source in (train, test):
-        encoder.check_channels(source.images)
-    spec, options = encoder.spec, config.evaluate
+        encoder.check_input(source.images)
+    options = config.evaluate
+    spec: Any = encoder.spec
     count = encoder.method.encoder.num_stages
     stages = options.segment_stages or tuple(range(1, count + 1))
     for stage in stages:
@@ -58,7 +61,9 @@ def segment(
             )
     hash_before = variables_hash(encoder.model)
     encoder_probe = SegmentProbe(
-        stage_maps(encoder.method.encoder, spec, stages), encoder.mesh, size=spec.size
+        stage_maps(encoder.method.encoder, functools.partial(prepare, spec=spec), stages),
+        encoder.mesh,
+        size=spec.size,
     )
     pixel_probe = SegmentProbe(pixel_maps(spec), encoder.mesh, size=spec.size)
     settings: dict[str, Any] = {
@@ -95,7 +100,11 @@ def segment(
         **results,
         "selection": {"words": description},
         "encoder_hash": {"last": hash_before, "unchanged": True},
-        "leakage": {"train": leakage.find_leakage(train.images, test.images, "training images")},
+        "leakage": {
+            "train": leakage.find_leakage(
+                train.images, test.images, "training images", encoder.modality
+            )
+        },
     }
 
 

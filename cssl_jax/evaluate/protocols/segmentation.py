@@ -1,5 +1,6 @@
 """Segmentation protocol: a linear (1x1) probe on an encoder's dense maps, and its metrics."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,42 +13,46 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cssl_jax.augment.image.geometry import resize_matrix
-from cssl_jax.data.input_spec import PIXEL_SIDE, InputSpec
+from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sampler import epoch_key, permute
+from cssl_jax.data.sources.base import Examples
 from cssl_jax.data.sources.masks import IGNORED, MaskedSource
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.features import area_matrix, own_blocks, preprocess
+from cssl_jax.evaluate.features import own_blocks
 from cssl_jax.evaluate.protocols.linear import choose_penalty, held_out_mask, standardisation
 from cssl_jax.evaluate.solvers.logistic import fit_all
+from cssl_jax.modalities.image import prepare
+from cssl_jax.modalities.pixels import PIXEL_SIDE, area_matrix
 from cssl_jax.runtime import multihost, spmd
 
 PyTree = Any
-# (variables, images uint8 [n, H, W, C]) -> list of maps, float [n, h, w, c] each
-Maps = Callable[[PyTree, jax.Array], Sequence[jax.Array]]
+# (variables, examples) -> list of maps, of images float [n, h, w, c] each
+Maps = Callable[[PyTree, Examples], Sequence[jax.Array]]
 ROWS = 32  # images per batch, few since their class scores are computed at full resolution
 NEIGHBOURHOOD = 5  # side in pixels of the patch that the raw-pixel baseline sees
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def stage_maps(encoder: nn.Module, spec: InputSpec, stages: Sequence[int] = ()) -> Maps:
+def stage_maps(
+    encoder: nn.Module, prepare: Callable[[Examples], Any], stages: Sequence[int] = ()
+) -> Maps:
     """Returns a function that computes the encoder's map after each requested stage.
 
     Args:
         encoder: Encoder module whose output has the list "stages".
-        spec: Size and normalisation of the encoder's input.
+        prepare: Function from examples to the encoder's inputs.
         stages: Numbers of the stages, from 1; (): all stages.
     """
 
-    def maps(variables: PyTree, images: jax.Array) -> list[jax.Array]:
-        x = preprocess(images, size=spec.size, mean=spec.mean, std=spec.std)
-        encoded: Any = encoder.apply(variables, x, train=False)
+    def maps(variables: PyTree, examples: Examples) -> list[jax.Array]:
+        encoded: Any = encoder.apply(variables, prepare(examples), train=False)
         all_stages = encoded["stages"]
         return [all_stages[stage - 1] for stage in stages] if stages else all_stages
 
     return maps
 
 
-def pixel_maps(spec: InputSpec) -> Maps:
+def pixel_maps(spec: ImageSpec) -> Maps:
     """Returns a function that computes the map of the raw-pixel baseline.
 
     Images are area-resized to at most 32 x 32 pixels. The features of a position are the values of
@@ -56,9 +61,10 @@ def pixel_maps(spec: InputSpec) -> Maps:
     side, channels = min(spec.size, PIXEL_SIDE), spec.channels
     area, reach = area_matrix(spec.size, side), NEIGHBOURHOOD // 2
 
-    def maps(variables: PyTree, images: jax.Array) -> list[jax.Array]:
-        zeros, ones = (0.0,) * channels, (1.0,) * channels
-        x = preprocess(images, size=spec.size, mean=zeros, std=ones)
+    unit = dataclasses.replace(spec, mean=(0.0,) * channels, std=(1.0,) * channels)
+
+    def maps(variables: PyTree, examples: Examples) -> list[jax.Array]:
+        x = prepare(examples, unit)
         x = jnp.einsum("sh,nhwc,tw->nstc", area, x, area, precision=_HIGHEST)
         x = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
         shifts = [(i, j) for i in range(NEIGHBOURHOOD) for j in range(NEIGHBOURHOOD)]
@@ -91,7 +97,9 @@ class SegmentProbe:
         def sample(
             variables: PyTree, images: jax.Array, masks: jax.Array, pixels: jax.Array
         ) -> tuple[jax.Array, jax.Array]:
-            features = [_interpolate_at(x, pixels, size) for x in maps(variables, images)]
+            features = [
+                _interpolate_at(x, pixels, size) for x in maps(variables, {"image": images})
+            ]
             classes = jnp.take_along_axis(masks.reshape(len(masks), -1), pixels, axis=1)
             return jnp.concatenate(features, axis=-1), classes
 
@@ -102,7 +110,7 @@ class SegmentProbe:
             scores, start = bias, 0
             # Each map is multiplied by its columns of the kernel at its own resolution. The full
             # feature map of all stages at ``size`` is never in memory.
-            for x in maps(variables, images):
+            for x in maps(variables, {"image": images}):
                 columns = kernel[:, start : start + x.shape[-1]]
                 start += x.shape[-1]
                 x = x.astype(kernel.dtype)

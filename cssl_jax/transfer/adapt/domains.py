@@ -37,7 +37,7 @@ class Domains:
         unchanged = all(map(_same_labels, splits, (self.target, target_test)))
         self.target_classes = () if unchanged else names_of(self.source)
         self.target_labels = _count_labels(self.target)
-        builders.check_channels(self.target, self.source.channels)
+        builders.check_target(config, self.target, builders.input_spec(config, self.source))
         self._check_classes()
 
     def held_out(self) -> dict[str, Source]:

@@ -1,15 +1,16 @@
-"""Per-domain accuracy of a classifier, and of a baseline on raw pixels."""
+"""Per-domain accuracy of a classifier, and of the baselines of the modality."""
 
 import numpy as np
 
 from cssl_jax.config import Config
-from cssl_jax.data.input_spec import InputSpec, pixel_sides
+from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import Source
 from cssl_jax.evaluate.classifier_evaluator import NAME, ClassifierEvaluator
-from cssl_jax.evaluate.features import Model, pixels
+from cssl_jax.evaluate.features import Model
 from cssl_jax.evaluate.load import Encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
 from cssl_jax.methods.classifier import Classifier
+from cssl_jax.modalities.base import Baseline, Modality
 from cssl_jax.transfer.adapt.domains import Domains
 
 # Modules that evaluation uses. The domain classifier of DANN is needed in training only; passing it
@@ -56,20 +57,30 @@ def _evaluators(encoder: Encoder, held_out: dict[str, Source]) -> dict[str, Clas
     }
 
 
-def pixel_baseline(config: Config, domains: Domains) -> dict[str, float] | None:
-    """Top-1 accuracy per domain of logistic regression that is fitted on the source's raw pixels.
+def evaluate_baselines(
+    config: Config, domains: Domains, modality: Modality
+) -> dict[str, dict[str, float]]:
+    """Top-1 accuracy of logistic regression that is fitted on a baseline's source features.
 
     Returns:
-        Accuracy in [0, 1] per labelled domain; None if the images of the domains differ in size.
+        Baseline -> labelled domain -> accuracy in [0, 1]; {} if the examples of the domains differ
+        in shape.
     """
-    if pixel_sides(domains.source) != pixel_sides(domains.target):
-        return None
-    train = pixels(domains.source)
+    if modality.layout(domains.source) != modality.layout(domains.target):
+        return {}
+    return {
+        name: _evaluate_baseline(config, domains, baseline)
+        for name, baseline in modality.baselines.items()
+    }
+
+
+def _evaluate_baseline(config: Config, domains: Domains, baseline: Baseline) -> dict[str, float]:
+    train = baseline.features(domains.source)
     return {
         name: linear_probe(
             train,
             np.asarray(domains.source.labels),
-            pixels(test),
+            baseline.features(test),
             np.asarray(test.labels),
             num_classes=config.classifier.num_classes,
             l2_values=config.evaluate.l2_values or L2_VALUES,

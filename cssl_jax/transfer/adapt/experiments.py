@@ -19,14 +19,13 @@ ROWS = {
     "dann": "DANN",
     "target": "target-supervised",
     "random": "source only, from random weights",
-    "pixels": "source only, on raw pixels",
 }
 
 
 def training_configs(config: Config, methods: Sequence[str], domains: Domains) -> dict[str, Config]:
     """Setting -> config of its training run, with the source-only setting first.
 
-    Settings without a training run of their own ("bn", "pixels") have no entry.
+    Settings without a training run of their own ("bn", baselines) have no entry.
 
     Args:
         config: Common config of all training runs, from ``Domains.resolved``.

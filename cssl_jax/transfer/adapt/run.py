@@ -10,12 +10,13 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.evaluator import variables_hash
 from cssl_jax.evaluate.load import load_encoder
+from cssl_jax.experiment import builders
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train.pretrain import pretrain
 from cssl_jax.transfer.adapt.adabn import reestimated_run
 from cssl_jax.transfer.adapt.domains import Domains
-from cssl_jax.transfer.adapt.evaluate import DomainEvaluator, pixel_baseline
+from cssl_jax.transfer.adapt.evaluate import DomainEvaluator, evaluate_baselines
 from cssl_jax.transfer.adapt.experiments import METHODS, ROWS, check_batches, training_configs
 from cssl_jax.transfer.adapt.table import Metrics, spread
 
@@ -88,6 +89,7 @@ def _adapt(
         }
     )
     encoder_hash = variables_hash(load_encoder(origin).model)
+    modality = builders.modality_of(config)
     rows = _evaluate_settings(folder, methods, seeds, config, domains)
     results = {
         "run": origin.name,
@@ -98,9 +100,12 @@ def _adapt(
         "seeds": seeds,
         "epochs": config.train.epochs,
         "batch_size": config.train.batch_size,
-        "rows": {row: rows[row] for row in ROWS if row in rows},
+        "baseline_labels": {name: baseline.label for name, baseline in modality.baselines.items()},
+        "rows": {row: rows[row] for row in (*ROWS, *modality.baselines) if row in rows},
         "leakage": {
-            name: leakage.find_leakage(images, domains.target_test, f"{name} training images")
+            name: leakage.find_leakage(
+                images, domains.target_test, f"{name} training images", modality
+            )
             for name, images in (("source", domains.source), ("target", domains.target))
         },
     }
@@ -139,8 +144,9 @@ def _evaluate_settings(
             if row == "source" and "bn" in methods:
                 adapted = reestimated_run(encoder, domains.target, folder / f"bn-seed{seed}")
                 record("bn", evaluate(encoder, adapted))
-    if baseline := pixel_baseline(config, domains):
-        record("pixels", baseline)
+    modality = builders.modality_of(config)
+    for name, baseline in evaluate_baselines(config, domains, modality).items():
+        record(name, baseline)
     return {
         row: {domain: spread(values) for domain, values in by_domain.items()}
         for row, by_domain in accuracies.items()

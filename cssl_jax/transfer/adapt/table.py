@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from cssl_jax.evaluate.results import BASELINES
 from cssl_jax.transfer.adapt.experiments import ROWS
 
 Metrics = dict[str, Any]
@@ -20,9 +21,11 @@ def format_results(results: Metrics) -> str:
     images = results["images"]
     columns = [f"{name} ({images[f'{name}_test']:,})" for name in ("target", "source")]
     lines = [f"{'top-1 on held-out images':<36}" + "".join(f"{column:>18}" for column in columns)]
+    baselines = results.get("baseline_labels", {"pixels": BASELINES["pixels"]})  # of older files
+    labels = {**ROWS, **{name: f"source only, on {label}" for name, label in baselines.items()}}
     for row, by_domain in results["rows"].items():
         cells = [_cell(by_domain.get(name)) for name in ("target", "source")]
-        lines.append(f"{ROWS[row]:<36}" + "".join(f"{cell:>18}" for cell in cells))
+        lines.append(f"{labels[row]:<36}" + "".join(f"{cell:>18}" for cell in cells))
     lines.append(
         f"\nmean +- standard deviation over {results['seeds']} training seed(s); last epoch, not "
         f"selected on any data.\n{_use_of_labels(results['rows'])}"

@@ -78,7 +78,9 @@ def test_images_split_over_the_devices_give_the_same_batches(backend):
     source = tiny.image_source(45, channels=3)  # not a multiple of 8: the last device holds fewer
     for resident in batches("resident", (0, 1), source):
         run = tiny.Run(tiny.config(), 8, backend, source=source, pipeline="resident-split")
-        held = {shard.data.nbytes for shard in run.constants["images"].addressable_shards}
+        held = {
+            shard.data.nbytes for shard in run.constants["examples"]["image"].addressable_shards
+        }
         assert held == {-(-len(source) // 8) * source.images[0].nbytes}
 
         def whole(step, constants, host_batch, make=run.pipeline.make_batch):

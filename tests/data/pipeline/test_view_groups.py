@@ -11,6 +11,7 @@ import pytest
 from cssl_jax.augment.image.policy import ImagePolicy, sample_views
 from cssl_jax.augment.view_group import SizedGroup, ViewGroup, number_groups
 from cssl_jax.config.images import ImageOptions
+from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.base import PIPELINES
 from cssl_jax.data.pipeline.host_draws import ViewJob
@@ -20,6 +21,7 @@ from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.data.view_log.parameters import view_parameters
 from cssl_jax.errors import UserError
+from cssl_jax.modalities.image import IMAGE
 from helpers import multi_crop, tiny
 from helpers.augment_oracles import LARGEST, MEAN, only
 
@@ -47,8 +49,8 @@ def make_pipeline(name, kernels="opencv", source=None, views=multi_crop.VIEWS, p
         source=source,
         sampler=Sampler(len(source), 16, seed=0),
         groups=number_groups(views, size=8, policy=policy),
-        mean=(0.0,) * source.channels,
-        std=(1.0,) * source.channels,
+        spec=ImageSpec(8, source.channels, (0.0,) * source.channels, (1.0,) * source.channels),
+        modality=IMAGE,
         rows=np.arange(16),
     )
     return pipeline.with_kernels(kernels)
@@ -145,7 +147,7 @@ def test_two_groups_draw_what_one_group_of_all_views_draws():
     together, apart = jax.jit(
         lambda keys: (
             sample_views(keys, policy, 5),
-            [group.sample(keys) for group in groups.values()],
+            [sample_views(keys, g.policy, g.count, g.first) for g in groups.values()],
         )
     )(keys)
     for name, values in together.items():

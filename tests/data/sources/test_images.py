@@ -21,6 +21,7 @@ from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import RunError, UserError
+from cssl_jax.modalities.image import IMAGE
 from helpers import lossless_jpeg
 from helpers.augment_oracles import POLICIES, only
 
@@ -245,11 +246,13 @@ from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline.base import PIPELINES
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.data.sampler import Sampler
+from cssl_jax.data.input_spec import ImageSpec
+from cssl_jax.modalities.image import IMAGE
 source = load_source({str(photos)!r})
 batches = PIPELINES["{name}-split"](
     source=source, sampler=Sampler(6, 4, seed=0),
     groups={{"main": SizedGroup(count=2, size=24, policy=ImagePolicy())}},
-    mean=(0.0,) * 3, std=(1.0,) * 3, rows=np.arange(4),
+    spec=ImageSpec(24, 3, (0.0,) * 3, (1.0,) * 3), modality=IMAGE, rows=np.arange(4),
 ).host_batches(0, 10**6)
 for _ in range(5):
     next(batches)
@@ -282,7 +285,7 @@ def test_without_a_crop_a_view_is_the_centre_square(folder, name, kernels):
     source = load_source(str(folder))
     policy = only(interpolation="bilinear", dct_scaling=False)
     (batch,) = loader(name)(make_job(source, policy, kernels=kernels), 0, 1)
-    squares = np.concatenate(list(source.blocks(5, SIZE)))
+    squares = np.concatenate([block["image"] for block in source.blocks(5, SIZE)])
     difference = np.abs(batch["views"][:, 0].astype(int) - squares[batch["index"]])
     assert difference.max() <= 1
 
@@ -318,19 +321,24 @@ def test_images_of_one_size_are_decoded_once_into_an_array(folder, tmp_path):
         load_source(str(folder), ImageOptions(in_memory=True))
 
 
+def pairs_of(source, policy, seed):
+    blocks = view_pairs(source, policy, size=SIZE, seed=seed, modality=IMAGE)
+    return np.concatenate([block["image"] for block in blocks])
+
+
 def test_evaluation_views_are_in_order_and_depend_on_the_seed(folder):
     source = load_source(str(folder)).take(np.arange(7))
     policy = only(crop=(1.0,), crop_area=(0.9, 1.0))
-    pairs = np.concatenate(list(view_pairs(source, policy, size=SIZE, seed=1)))
+    pairs = pairs_of(source, policy, seed=1)
     assert pairs.shape == (7, 2, SIZE, SIZE, 3)
     assert np.any(pairs[:, 0] != pairs[:, 1])
-    squares = np.concatenate(list(source.blocks(8, SIZE))).astype(float)
+    squares = np.concatenate([block["image"] for block in source.blocks(8, SIZE)]).astype(float)
     # A crop of almost the whole image is closer to its image than to any other.
     distances = np.abs(pairs[:, None, 0].astype(float) - squares[None]).mean(axis=(2, 3, 4))
     np.testing.assert_array_equal(distances.argmin(axis=1), np.arange(7))
-    again = np.concatenate(list(view_pairs(source, policy, size=SIZE, seed=1)))
+    again = pairs_of(source, policy, seed=1)
     np.testing.assert_array_equal(pairs, again)
-    other = np.concatenate(list(view_pairs(source, policy, size=SIZE, seed=2)))
+    other = pairs_of(source, policy, seed=2)
     assert np.any(pairs != other)
 
 

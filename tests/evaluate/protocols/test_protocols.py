@@ -12,6 +12,7 @@ from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.evaluate.results import Results
+from cssl_jax.modalities.image import IMAGE
 from cssl_jax.report.results_table import format_results as format_typed
 from cssl_jax.report.tables import encoder_tables
 
@@ -105,7 +106,7 @@ def test_an_unknown_protocol_is_named_before_anything_is_computed():
 
 def test_features_that_separate_images_and_ignore_the_views_have_the_known_metrics():
     # Six images more than the 256 that are drawn at once.
-    metrics = protocols.unlabelled(own_direction, plain(262), CROPS, size=8, seed=0)
+    metrics = protocols.unlabelled(own_direction, plain(262), CROPS, size=8, seed=0, modality=IMAGE)
     assert metrics == {
         "view_retrieval": 1.0,
         "alignment": 0.0,
@@ -117,7 +118,12 @@ def test_features_that_separate_images_and_ignore_the_views_have_the_known_metri
 
 def test_features_that_are_all_the_same_have_the_metrics_of_collapse():
     metrics = protocols.unlabelled(
-        lambda source: np.ones((len(source), 16), np.float32), plain(40), CROPS, size=8, seed=0
+        lambda source: np.ones((len(source), 16), np.float32),
+        plain(40),
+        CROPS,
+        size=8,
+        seed=0,
+        modality=IMAGE,
     )
     assert metrics == {
         "view_retrieval": 0.0,
@@ -140,7 +146,7 @@ def test_the_two_views_differ_and_depend_on_the_seed_alone():
             seen.append(views.images)
             return flat(views)
 
-        protocols.unlabelled(features, noise, CROPS, size=8, seed=seed)
+        protocols.unlabelled(features, noise, CROPS, size=8, seed=seed, modality=IMAGE)
         return np.stack(seen)
 
     first, again, other = views(0), views(0), views(1)

@@ -13,7 +13,7 @@ from cssl_jax import evaluate_run, pretrain
 from cssl_jax.cli import main as cli
 from cssl_jax.config import DataConfig, EvaluateConfig
 from cssl_jax.config.images import ImageOptions
-from cssl_jax.data.input_spec import InputSpec
+from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sources.masks import load_masks
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
@@ -113,7 +113,7 @@ def test_maps_that_show_the_class_are_read_without_a_mistake(tmp_path):
 
 
 def test_raw_pixels_separate_ink_from_canvas_on_any_number_of_devices(tmp_path):
-    maps = pixel_maps(InputSpec(size=32, channels=1, mean=(0.5,), std=(0.5,)))
+    maps = pixel_maps(ImageSpec(size=32, channels=1, mean=(0.5,), std=(0.5,)))
     one, _ = probe(maps, tmp_path)
     assert one["per_class_iou"][0] > 0.95  # the canvas
     assert one["mean_iou"] < 0.6  # a small patch does not show which digit it is
@@ -128,7 +128,7 @@ def test_pixels_without_a_class_are_neither_fitted_nor_evaluated(tmp_path):
     np.savez(tmp_path / "cut.npz", images=images, masks=masks)
     source = load_masks(str(tmp_path / "cut.npz"), GREY)
     assert source.num_classes == 4
-    maps = pixel_maps(InputSpec(size=32, channels=1, mean=(0.5,), std=(0.5,)))
+    maps = pixel_maps(ImageSpec(size=32, channels=1, mean=(0.5,), std=(0.5,)))
     run = SegmentProbe(maps, spmd.make_mesh(jax.devices()[:1]), size=32)
     found = run({}, source, source, num_classes=4, pixels=10**9, l2_values=(0.1,), seed=0)
     assert found["pixels"] == np.sum(found["confusion"]) == 20 * 24 * 32
@@ -141,7 +141,7 @@ def test_masks_without_any_class_are_refused_not_reported_as_nan(tmp_path, split
     np.savez(tmp_path / "half.npz", images=images, masks=masks)
     source = load_masks(str(tmp_path / "half.npz"), GREY)
     bare, good = source.take(np.arange(10)), source.take(np.arange(10, 20))
-    maps = pixel_maps(InputSpec(size=32, channels=1, mean=(0.5,), std=(0.5,)))
+    maps = pixel_maps(ImageSpec(size=32, channels=1, mean=(0.5,), std=(0.5,)))
     run = SegmentProbe(maps, spmd.make_mesh(jax.devices()[:1]), size=32)
     parts = (bare, good) if split == "training" else (good, bare)
     with pytest.raises(UserError, match=f"every pixel of the 10 {split} masks is 255"):

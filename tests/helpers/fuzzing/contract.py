@@ -48,5 +48,5 @@ def check_set(spec, folder, kept=()):
     source = one_message(load_source, spec, options)
     assert len(source) == len(index.kept)
     for block in source.blocks(64, 8):
-        assert block.dtype == np.uint8
-        assert block.shape[-1] == 3
+        assert block["image"].dtype == np.uint8
+        assert block["image"].shape[-1] == 3

@@ -1,0 +1,125 @@
+"""The record of a modality: pure functions from examples to views, inputs and baselines."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from cssl_jax.augment.base import Policy
+from cssl_jax.augment.view_group import SizedGroup
+from cssl_jax.config.data import DataConfig
+from cssl_jax.data.input_spec import InputSpec
+from cssl_jax.data.sources.base import Examples, Source
+from cssl_jax.errors import UserError
+
+Parameters = dict[str, jax.Array]
+Views = Any  # one array [n, k, ...] or a tree of them
+Inputs = Any  # one array [n, ...] or a tree of them, as an encoder takes it
+SHOWN_SIDE = 48  # side in pixels of a large thumbnail: a multiple of 16, the codec's block
+EXACT_SIDE = 32  # maximum side in pixels of a thumbnail that a report draws pixel by pixel
+
+
+def all_parameters(examples: Examples, drawn: Parameters, group: SizedGroup) -> Parameters:
+    """The sampled parameters of a group, of which ``ViewGroup.keep`` selects some."""
+    return drawn
+
+
+def accept(data: Any, policy: Any) -> None:
+    """Refuses nothing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """Features that need no encoder, which every evaluation compares the encoder with.
+
+    Attributes:
+        label: Description for tables, such as "raw pixels".
+        features: Function from a source of N examples to features float32 [N, D].
+    """
+
+    label: str
+    features: Callable[[Source], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Modality:
+    """What the package asks of one kind of examples; everything else handles trees of arrays.
+
+    Examples are a tree of arrays with one row per example: images are {"image": uint8 [n, H, W,
+    C]}, sequences {"values": float32 [n, T, C], "length": int32 [n]}. The functions on examples
+    and views run inside compiled functions. A record is compared by identity, so that compiled
+    functions take it as a static argument.
+
+    Attributes:
+        noun: Plural noun for the examples in messages, such as "images".
+        data: Class of the config section ``data``.
+        augment: Class of the config section ``augment``.
+        spec: Class of the encoder's input specification.
+        open: (text of ``data.source``, section ``data``) -> source.
+        examples: (what a user passes to an encoder, specification) -> examples. Raises UserError.
+        input_spec: (section ``data``, training split) -> specification. Raises UserError.
+        layout: Source -> description of what two sources must have in common, so that baselines
+            and encoders that are fitted on one apply to the other.
+        misfit: (source, specification) -> reason why the encoder cannot take the examples; "" if
+            it can.
+        sample_views: (keys uint32 [n, 2], policy, number k of views, number of the first view) ->
+            augmentation parameters, leaves [n, k, ...]. All random draws are derived from the keys.
+        apply_views: (examples, parameters, group, specification) -> views as an encoder takes
+            them, [n, k, ...].
+        view_examples: (examples, parameters, group) -> the views as examples, [n, k, ...], which
+            ``prepare`` turns into inputs. Label-free metrics embed them.
+        prepare: (examples, specification) -> inputs of the encoder at test time, [n, ...].
+        zeros: (specification, size, n, k) -> views of zeros, [n, k, ...].
+        baselines: Baselines by their keys in results.json; the first one is compared in verdicts.
+        show: Source -> (largest side in pixels, images uint8 [h, w, C], one per example), for
+            reports.
+        kept: (examples, parameters, group) -> parameters that ``ViewGroup.keep`` selects from.
+        check: (section ``data``, section ``augment``) -> None. Raises UserError for values that
+            cannot work.
+        supervised: Specification -> config values by dotted name for training with labels: the
+            same input, and a policy that keeps labels.
+        reduced: Section ``data`` -> values of its fields for a check on small views.
+        write: (source or None, section ``data``, number of examples, path without suffix) -> value
+            of ``data.source``. Writes the examples of the source, or noise, to a file or folder.
+        encoded: Section ``data`` -> True if its source holds files that a host decodes, which
+            ``cssl-jax plan`` does not open.
+        assumed: (section ``data``, number of examples) -> (specification, shapes of all examples,
+            or None where a host decodes them), without opening the source. None: the source is
+            opened.
+        images: True if the examples are images. Host backends, sheets and logs of views,
+            segmentation and the search for near copies take images only.
+    """
+
+    noun: str
+    data: type[DataConfig]
+    augment: type[Policy]
+    spec: type[InputSpec]
+    open: Callable[[str | os.PathLike[str], Any], Source]
+    examples: Callable[[Any, Any], Examples]
+    input_spec: Callable[[Any, Any], InputSpec]
+    layout: Callable[[Any], str]
+    misfit: Callable[[Any, Any], str]
+    sample_views: Callable[[jax.Array, Any, int, int], Parameters]
+    apply_views: Callable[[Examples, Parameters, SizedGroup, Any], Views]
+    view_examples: Callable[[Examples, Parameters, SizedGroup], Examples]
+    prepare: Callable[[Examples, Any], Inputs]
+    zeros: Callable[[Any, int, int, int], Views]
+    baselines: Mapping[str, Baseline]
+    show: Callable[[Any], tuple[int, Iterator[np.ndarray]]]
+    kept: Callable[[Examples, Parameters, SizedGroup], Parameters] = all_parameters
+    check: Callable[[Any, Any], None] = accept
+    supervised: Callable[[Any], dict[str, Any]] = lambda spec: {}
+    reduced: Callable[[Any], dict[str, Any]] = lambda data: {}
+    write: Callable[[Any, Any, int, Any], str] | None = None
+    encoded: Callable[[Any], bool] = lambda data: False
+    assumed: Callable[[Any, int], tuple[InputSpec, Examples | None]] | None = None
+    images: bool = False
+
+
+def require_images(modality: Modality, subject: str) -> None:
+    """Raises UserError if the examples are no images; ``subject`` is what needs them, a noun."""
+    if not modality.images:
+        raise UserError(f"{subject} takes images only, and data.modality is of {modality.noun}")

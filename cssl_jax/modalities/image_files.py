@@ -1,0 +1,105 @@
+"""Sets of images that are written for a check, or assumed without being read."""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from cssl_jax.config.data import DataConfig
+from cssl_jax.data.input_spec import ImageSpec
+from cssl_jax.data.sources.base import ArraySource, Images
+from cssl_jax.errors import UserError
+
+REDUCED_SIDE = 32  # maximum side of a view in pixels in a check
+
+
+def is_array(source: str) -> bool:
+    """True if ``data.source`` names arrays of images, False if it names image files."""
+    return source == "digits" or source.endswith(".npz")
+
+
+def reduced(data: DataConfig) -> dict[str, Any]:
+    """Values of ``data`` for a check on small views."""
+    values: dict[str, Any] = {"size": min(data.size, REDUCED_SIDE)}
+    if data.engine == "auto":
+        values["engine"] = "threads"  # the same views with a faster start
+    return values
+
+
+def write(source: Images | None, data: DataConfig, count: int, path: pathlib.Path) -> str:
+    """Writes arrays or image files, as the recipe's own data is: its pipeline stays the same.
+
+    Args:
+        source: Images to write; None: noise.
+        data: Section ``data`` of the config.
+        count: Number of images of noise.
+        path: Folder to write; arrays are written to a file of this name with the suffix .npz.
+
+    Returns:
+        The value of ``data.source`` for what was written.
+    """
+    arrays = isinstance(source, ArraySource) if source else is_array(data.source)
+    if arrays:
+        images = source.images if isinstance(source, ArraySource) else noise(count, data)
+        path = path.with_suffix(".npz")
+        np.savez(path, images=np.stack(images) if isinstance(images, list) else images)
+        return str(path)
+    path.mkdir()
+    contents = noise(count, data) if source is None else map(source.image, range(len(source)))
+    for number, image in enumerate(contents):
+        squeezed = image[..., 0] if image.shape[-1] == 1 else image  # Pillow's form of greyscale
+        Image.fromarray(squeezed).save(path / f"{number:06}.png", compress_level=1)
+    return str(path)
+
+
+def noise(count: int, data: DataConfig) -> list[np.ndarray]:
+    """Random images uint8 [h, w, C] that differ in colour and texture.
+
+    Args:
+        count: Number of images.
+        data: Section ``data`` of the config, which gives the channels and the minimum side.
+
+    Returns:
+        The images, all of one size if the source is an array.
+    """
+    rng = np.random.default_rng(0)
+    channels = len(data.mean) or data.channels
+    side = data.size or REDUCED_SIDE
+    images = []
+    for _ in range(count):
+        # Image files differ in size, so that crops and resizing are part of the check.
+        extra = (0, 0) if is_array(data.source) else rng.integers(0, side // 2 + 1, 2)
+        height, width = side + extra[0], side + extra[1]
+        coarse = rng.integers(0, 192, (4, 4, channels))
+        rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
+        fine = rng.integers(0, 64, (height, width, channels))
+        images.append((coarse[rows][:, columns] + fine).astype(np.uint8))
+    return images
+
+
+def assumed(data: DataConfig, count: int) -> tuple[ImageSpec, Any]:
+    """Input and examples with the sizes that the config names, for data that is not read.
+
+    Args:
+        data: Section ``data`` of the config.
+        count: Number of examples.
+
+    Returns:
+        (specification with placeholders for mean and standard deviation, shapes of all images;
+        None for image files, which a host decodes).
+
+    Raises:
+        UserError: The size of a view depends on the images.
+    """
+    size, channels = data.size, len(data.mean) or data.channels
+    if not size:
+        raise UserError(
+            "data.size is 0, which means the height of the images, and plan does not read these; "
+            "give the side of a view, e.g. --data.size 32"
+        )
+    spec = ImageSpec(size, channels, (0.5,) * channels, (0.25,) * channels)
+    if not is_array(data.source):
+        return spec, None
+    return spec, {"image": jax.ShapeDtypeStruct((count, size, size, channels), np.uint8)}

@@ -1,0 +1,20 @@
+"""Modalities by name; a new one is a file in this package and a line here."""
+
+from cssl_jax.modalities.base import Modality
+from cssl_jax.registries import look_up
+
+MODALITIES: dict[str, str | Modality] = {
+    "image": "cssl_jax.modalities.image:IMAGE",
+}
+
+
+def modality_entry(name: str) -> Modality:
+    """Returns the record of a modality.
+
+    Args:
+        name: Key of ``MODALITIES``, or "file.py:NAME" of a ``Modality`` in a file.
+
+    Raises:
+        UserError: There is no such modality.
+    """
+    return look_up("modality", name, MODALITIES, Modality)
