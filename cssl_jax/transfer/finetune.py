@@ -51,12 +51,11 @@ def finetune_config(run: str | pathlib.Path) -> Config:
     modality = builders.modality_of(base)
     spec = modality.spec.from_dict(meta["input"])
     split_seed = base.train.seed if base.data.split_seed is None else base.data.split_seed
-    return base.replace(
+    return recipes.with_method(base, "classifier").replace(
         {
             **modality.supervised(spec),
             # Another train.seed must not move held-out images into the training split.
             "data.split_seed": split_seed,
-            "method.name": "classifier",
             "optimizer.name": "sgd",
             "optimizer.learning_rate": 0.05,
             "optimizer.scaling": "linear",

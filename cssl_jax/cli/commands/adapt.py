@@ -35,13 +35,14 @@ class Adapt:
 
 def run(argv: Sequence[str]) -> int:
     """`cssl-jax adapt RUN --target SOURCE --workdir DIR [--section.field VALUE ...]`."""
+    from cssl_jax.recipes import with_method
     from cssl_jax.runtime import multihost
     from cssl_jax.transfer.adapt.run import RESULTS, adapt
     from cssl_jax.transfer.adapt.table import format_results
     from cssl_jax.transfer.finetune import finetune_config
 
     folder = run_first("adapt", "--target SOURCE --workdir FOLDER ", argv)
-    config = finetune_config(folder) if folder else Config()
+    config = finetune_config(folder) if folder else with_method(Config(), "classifier")
     options = parse(Adapt, "adapt", argv, Adapt(tyro.MISSING, tyro.MISSING, config=config))
     config = options.config
     if options.target:
