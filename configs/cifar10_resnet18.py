@@ -16,8 +16,8 @@ Command: cssl-jax pretrain cifar10_resnet18 --workdir RUN
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
-    DataConfig,
     EvaluateConfig,
+    ImageData,
     ModelConfig,
     OptimizerConfig,
     SimCLRConfig,
@@ -28,7 +28,7 @@ from cssl_jax.config import (
 def get_config() -> Config:
     """The recipe."""
     return Config(
-        data=DataConfig(source="cifar10_train.npz", validation_source="cifar10_test.npz"),
+        data=ImageData(source="cifar10_train.npz", validation_source="cifar10_test.npz"),
         augment=ImagePolicy(
             crop_area=(0.2, 1.0),
             interpolation="bilinear",

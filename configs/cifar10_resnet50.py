@@ -19,8 +19,8 @@ Command: cssl-jax pretrain cifar10_resnet50 --workdir RUN
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
-    DataConfig,
     EvaluateConfig,
+    ImageData,
     ModelConfig,
     OptimizerConfig,
     SimCLRConfig,
@@ -31,7 +31,7 @@ from cssl_jax.config import (
 def get_config() -> Config:
     """The recipe."""
     return Config(
-        data=DataConfig(
+        data=ImageData(
             source="cifar10_train.npz",
             validation_source="cifar10_test.npz",
             size=32,

@@ -13,10 +13,9 @@ from cssl_jax.configs import digits
 
 def get_config() -> Config:
     """The recipe."""
-    config: Config = digits.get_config()
+    config: Config = digits.get_config().replace({"data.size": 8})
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, size=8),
         model=dataclasses.replace(config.model, width=0.125, projector_dim=16),
         optimizer=dataclasses.replace(config.optimizer, warmup_epochs=0.0),
         train=dataclasses.replace(

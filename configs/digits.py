@@ -10,8 +10,8 @@ Command: cssl-jax demo  (or: cssl-jax pretrain digits --workdir RUN)
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
-    DataConfig,
     EvaluateConfig,
+    ImageData,
     ModelConfig,
     OptimizerConfig,
     SimCLRConfig,
@@ -22,7 +22,7 @@ from cssl_jax.config import (
 def get_config() -> Config:
     """The recipe."""
     return Config(
-        data=DataConfig(source="digits", size=12),
+        data=ImageData(source="digits", size=12),
         augment=ImagePolicy(
             crop=(0.0,),
             interpolation="bilinear",

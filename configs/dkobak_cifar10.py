@@ -24,10 +24,9 @@ from cssl_jax.configs import cifar10_resnet18
 
 def get_config() -> Config:
     """The recipe."""
-    short: Config = cifar10_resnet18.get_config()
+    short: Config = cifar10_resnet18.get_config().replace({"data.normalize": "unit"})
     return dataclasses.replace(
         short,
-        data=dataclasses.replace(short.data, normalize="unit"),
         optimizer=dataclasses.replace(short.optimizer, learning_rate=0.03),
         train=dataclasses.replace(short.train, epochs=1000, evaluate_every=50, checkpoint_every=50),
     )

@@ -16,8 +16,8 @@ Command: cssl-jax pretrain folder --data.source IMAGES --workdir RUN
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
-    DataConfig,
     EvaluateConfig,
+    ImageData,
     ModelConfig,
     OptimizerConfig,
     SimCLRConfig,
@@ -28,7 +28,7 @@ from cssl_jax.config import (
 def get_config() -> Config:
     """The recipe."""
     return Config(
-        data=DataConfig(source="images", validation_fraction=0.1, size=128),
+        data=ImageData(source="images", validation_fraction=0.1, size=128),
         augment=ImagePolicy(crop_area=(0.2, 1.0)),
         model=ModelConfig(encoder="resnet18"),
         method=SimCLRConfig(temperature=0.2),

@@ -24,8 +24,8 @@ Command: cssl-jax pretrain imagenet_resnet50 --workdir RUN
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
-    DataConfig,
     EvaluateConfig,
+    ImageData,
     ModelConfig,
     OptimizerConfig,
     SimCLRConfig,
@@ -36,7 +36,7 @@ from cssl_jax.config import (
 def get_config() -> Config:
     """The recipe."""
     return Config(
-        data=DataConfig(
+        data=ImageData(
             source="tfds:imagenet2012@train",
             validation_source="tfds:imagenet2012@validation",
             size=224,

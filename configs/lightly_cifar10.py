@@ -18,8 +18,8 @@ Command: cssl-jax pretrain lightly_cifar10 --workdir RUN
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
-    DataConfig,
     EvaluateConfig,
+    ImageData,
     ModelConfig,
     OptimizerConfig,
     SimCLRConfig,
@@ -30,7 +30,7 @@ from cssl_jax.config import (
 def get_config() -> Config:
     """The recipe."""
     return Config(
-        data=DataConfig(
+        data=ImageData(
             source="cifar10_train.npz",
             validation_source="cifar10_test.npz",
             size=32,

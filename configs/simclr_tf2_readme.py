@@ -26,9 +26,9 @@ from cssl_jax.configs import imagenet_resnet50
 def get_config() -> Config:
     """The recipe."""
     paper: Config = imagenet_resnet50.get_config()
+    paper = paper.replace({"augment.brightness_mode": "multiplicative"})
     return dataclasses.replace(
         paper,
-        augment=dataclasses.replace(paper.augment, brightness_mode="multiplicative"),
         model=dataclasses.replace(paper.model, projector_layers=3),
         optimizer=dataclasses.replace(
             paper.optimizer, learning_rate=0.075, scaling="sqrt", weight_decay=1e-4

@@ -19,8 +19,8 @@ Command: cssl-jax pretrain solo_cifar10 --workdir RUN
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config import (
     Config,
-    DataConfig,
     EvaluateConfig,
+    ImageData,
     ModelConfig,
     OptimizerConfig,
     SimCLRConfig,
@@ -31,7 +31,7 @@ from cssl_jax.config import (
 def get_config() -> Config:
     """The recipe."""
     return Config(
-        data=DataConfig(source="cifar10_train.npz", validation_source="cifar10_test.npz", size=32),
+        data=ImageData(source="cifar10_train.npz", validation_source="cifar10_test.npz", size=32),
         augment=ImagePolicy(
             brightness=0.8,
             contrast=0.8,

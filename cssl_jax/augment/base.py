@@ -8,7 +8,7 @@ class Policy:
     """Augmentation policy: which operations a view undergoes, and with which strength.
 
     A modality has its own policy class, whose fields are the options of the config section
-    ``augment``. A policy is hashable: compiled functions take it as a static argument.
+    augment. A policy is hashable: compiled functions take it as a static argument.
     """
 
     @property

@@ -110,10 +110,10 @@ def _parser(cls: type[T], name: str, default: T | None) -> Callable[..., T]:
 def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:
     """Loads the recipe in the first argument: the defaults of all options.
 
-    Another method on the command line comes with the default options of that method.
+    Another method or modality on the command line comes with its own default options.
 
     Raises:
-        UserError: The first argument is no recipe, or there is no such method.
+        UserError: The first argument is no recipe, or there is no such method or modality.
     """
     from cssl_jax import recipes
 
@@ -125,7 +125,9 @@ def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:
         )
     config = recipes.load(named) if named else Config()
     method = _value_of("--method.name", argv)
-    return recipes.with_method(config, method) if method else config
+    config = recipes.with_method(config, method) if method else config
+    modality = _value_of("--data.modality", argv)
+    return recipes.with_modality(config, modality) if modality else config
 
 
 def fit_warmup(

@@ -1,6 +1,6 @@
 """The typed truth about a run: frozen dataclasses and what makes their values valid."""
 
-from cssl_jax.config.data import DataConfig
+from cssl_jax.config.data import DataConfig, ImageData
 from cssl_jax.config.evaluate import EvaluateConfig
 from cssl_jax.config.method import (
     FINETUNE_STEPS,
@@ -22,6 +22,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvaluateConfig",
+    "ImageData",
     "MethodConfig",
     "ModelConfig",
     "OptimizerConfig",

@@ -4,7 +4,23 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageOptions:
+class ReadOptions:
+    """How examples of any modality are read.
+
+    Attributes:
+        labels: Labels of a folder: "auto" (sub-folders are classes if every file is in one of two
+            or more), "folder" (sub-folders must be classes), "none", or the path of a .csv file
+            with columns path and label.
+        max_rejected: Maximum fraction of examples that may be excluded (broken, too small,
+            duplicates); above it the run refuses to start.
+    """
+
+    labels: str = "auto"
+    max_rejected: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageOptions(ReadOptions):
     """How image files of any size and format are read; arrays (digits, .npz) are used unchanged.
 
     Attributes:
@@ -23,11 +39,9 @@ class ImageOptions:
             size. None does so if they have one size and take at most 1 GiB.
     """
 
-    labels: str = "auto"
     image_key: str = ""
     label_key: str = ""
     channels: int = 3
     min_side: int = 8
     max_pixels: int = 100_000_000
-    max_rejected: float = 0.1
     in_memory: bool | None = None

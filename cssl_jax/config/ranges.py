@@ -21,4 +21,6 @@ POSITIVE = Range(lambda value: 0 < value < math.inf, "a positive number")
 NOT_NEGATIVE = Range(lambda value: 0 <= value < math.inf, "zero or a positive number")
 BELOW_ONE = Range(lambda value: 0 <= value < 1, "a number within [0, 1)")
 SHARE = Range(lambda value: 0 < value <= 1, "a number within (0, 1]")
+# Without x64, jax.random.key folds a larger seed; the sampler would not.
+SEED = Range(lambda value: 0 <= value < 2**32, "a whole number from 0 to 2**32 - 1")
 FRACTION = Range(lambda value: 0 <= value <= 1, "a fraction within [0, 1]")

@@ -5,8 +5,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from cssl_jax.augment.base import Policy
 from cssl_jax.augment.image.policy import ImagePolicy
-from cssl_jax.config.data import DataConfig
+from cssl_jax.config.data import DataConfig, ImageData
 from cssl_jax.config.evaluate import EvaluateConfig
 from cssl_jax.config.method import AdaptConfig, ClassifierConfig, MethodConfig, SimCLRConfig
 from cssl_jax.config.model import ModelConfig
@@ -17,15 +18,16 @@ from cssl_jax.errors import UserError
 from cssl_jax.registries import is_file_name
 
 # Fields that may name code in a file, as file.py:NAME.
-CODE_FIELDS = ("method.name", "method.loss", "model.encoder", "optimizer.name")
+CODE_FIELDS = ("data.modality", "method.name", "method.loss", "model.encoder", "optimizer.name")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that defines a run; defaults are the SimCLR paper's for ImageNet, at batch 256."""
 
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    augment: ImagePolicy = dataclasses.field(default_factory=ImagePolicy)
+    # Of the classes that the modality names; `recipes.with_modality` exchanges them.
+    data: DataConfig = dataclasses.field(default_factory=ImageData)
+    augment: Policy = dataclasses.field(default_factory=ImagePolicy)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     # Of the class that the method's registry entry names; `recipes.with_method` exchanges it.
     method: MethodConfig = dataclasses.field(default_factory=SimCLRConfig)

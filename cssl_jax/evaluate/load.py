@@ -1,7 +1,6 @@
 """Opens the trained encoder of a run folder."""
 
 import contextlib
-import dataclasses
 import logging
 import os
 import pathlib
@@ -118,8 +117,7 @@ class Encoder:
         if isinstance(source, np.ndarray):
             return self(source)
         if isinstance(source, str | os.PathLike):
-            options = dataclasses.replace(self.config.data, labels="auto", in_memory=None)
-            source = self.modality.open(source, options)
+            source = self.modality.open(source, self.config.data.for_other_source())
         self.check_input(source)
         return self._embed(encoder_variables(self.model), source)
 

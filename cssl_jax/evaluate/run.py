@@ -101,7 +101,7 @@ def _evaluate_run(
     _require_same(encoder, config, train, validation, {"protocols": names})
     last = Checkpoint(encoder.step, encoder.model)
     best = load_encoder(run, checkpoint="best")
-    transfer = _image_options(config.data) != _image_options(run_config.data)
+    transfer = config.data.identity != run_config.data.identity
     results = {
         "source": config.data.source,
         "validation_source": config.data.validation_source or "held out of source",
@@ -183,14 +183,6 @@ def _replace_data(
             data = dataclasses.replace(data, classes=())
     evaluate = options or run_config.evaluate
     return recipes.canonical(dataclasses.replace(run_config, data=data, evaluate=evaluate))
-
-
-def _image_options(data: DataConfig) -> tuple[Any, ...]:
-    """Options that determine the set of images and their split into training and validation."""
-    return (
-        *(data.source, data.validation_source, data.validation_fraction, data.split_seed),
-        *(data.min_side, data.max_pixels, data.image_key),
-    )
 
 
 def _ranking_images(run_config: Config) -> Source | None:

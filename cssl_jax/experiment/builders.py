@@ -270,7 +270,8 @@ def check_target(config: Config, target: Source, spec: InputSpec) -> None:
     """Raises UserError if an encoder of the source's examples cannot take those of the target."""
     if misfit := modality_of(config).misfit(target, spec):
         raise UserError(
-            f"adapt.target does not fit data.source: {misfit}; give both the same, see data.channels"
+            f"adapt.target does not fit data.source: {misfit}; give examples of the same kind, see "
+            "data.channels"
         )
 
 

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from cssl_jax.config import Config, DataConfig
+from cssl_jax.config import Config, ImageData
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.cleaning import check, scan, splits
 from cssl_jax.data.formats.base import Records
@@ -111,5 +111,5 @@ def split_data(
 def _validated(options: ImageOptions | None) -> ImageOptions:
     """The options, checked as those of a run are."""
     options = options or ImageOptions()
-    validate(Config(data=DataConfig(**dataclasses.asdict(options))))
+    validate(Config(data=ImageData(**dataclasses.asdict(options))))
     return options

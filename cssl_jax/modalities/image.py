@@ -1,5 +1,6 @@
 """Images: square views of one size, normalised per channel."""
 
+import math
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from cssl_jax.augment.image import batched, geometry
 from cssl_jax.augment.image.policy import ImagePolicy, sample_views
 from cssl_jax.augment.view_group import CROP_BOX, SizedGroup
-from cssl_jax.config.data import DataConfig
+from cssl_jax.config.data import ImageData
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sources.base import Examples, Images
 from cssl_jax.data.sources.open import load_source
@@ -46,7 +47,7 @@ def checked_images(images: Any, spec: ImageSpec) -> Examples:
     return {"image": images}
 
 
-def input_spec(data: DataConfig, train: Images) -> ImageSpec:
+def input_spec(data: ImageData, train: Images) -> ImageSpec:
     """Size and normalisation of the encoder's input, from the config or the training split.
 
     Raises:
@@ -152,6 +153,21 @@ def show(source: Images) -> tuple[int, Any]:
     return side, (image for block in source.blocks(256, side) for image in block["image"])
 
 
+def check(data: ImageData, policy: ImagePolicy) -> None:
+    """Refuses statistics that cannot normalise an image.
+
+    Raises:
+        UserError: Only one of data.mean and data.std is given, or a number is not finite.
+    """
+    mean, std = data.mean, data.std
+    finite = all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std)
+    if bool(mean) != bool(std) or not finite:
+        raise UserError(
+            f"data.mean is {mean} and data.std {std}; give data.mean and data.std together, every "
+            "number finite and every standard deviation positive"
+        )
+
+
 def supervised(spec: ImageSpec) -> dict[str, Any]:
     """The same size and statistics, and the run's policy without colour operations."""
     return {
@@ -164,7 +180,7 @@ def supervised(spec: ImageSpec) -> dict[str, Any]:
 
 IMAGE = Modality(
     noun="images",
-    data=DataConfig,
+    data=ImageData,
     augment=ImagePolicy,
     spec=ImageSpec,
     open=load_source,
@@ -180,6 +196,7 @@ IMAGE = Modality(
     baselines={"pixels": Baseline(label="raw pixels", features=pixels)},
     show=show,
     kept=kept,
+    check=check,
     supervised=supervised,
     reduced=image_files.reduced,
     write=image_files.write,

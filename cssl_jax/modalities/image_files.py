@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cssl_jax.config.data import DataConfig
+from cssl_jax.config.data import ImageData
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sources.base import ArraySource, Images
 from cssl_jax.errors import UserError
@@ -20,7 +20,7 @@ def is_array(source: str) -> bool:
     return source == "digits" or source.endswith(".npz")
 
 
-def reduced(data: DataConfig) -> dict[str, Any]:
+def reduced(data: ImageData) -> dict[str, Any]:
     """Values of ``data`` for a check on small views."""
     values: dict[str, Any] = {"size": min(data.size, REDUCED_SIDE)}
     if data.engine == "auto":
@@ -28,7 +28,7 @@ def reduced(data: DataConfig) -> dict[str, Any]:
     return values
 
 
-def write(source: Images | None, data: DataConfig, count: int, path: pathlib.Path) -> str:
+def write(source: Images | None, data: ImageData, count: int, path: pathlib.Path) -> str:
     """Writes arrays or image files, as the recipe's own data is: its pipeline stays the same.
 
     Args:
@@ -54,7 +54,7 @@ def write(source: Images | None, data: DataConfig, count: int, path: pathlib.Pat
     return str(path)
 
 
-def noise(count: int, data: DataConfig) -> list[np.ndarray]:
+def noise(count: int, data: ImageData) -> list[np.ndarray]:
     """Random images uint8 [h, w, C] that differ in colour and texture.
 
     Args:
@@ -79,7 +79,7 @@ def noise(count: int, data: DataConfig) -> list[np.ndarray]:
     return images
 
 
-def assumed(data: DataConfig, count: int) -> tuple[ImageSpec, Any]:
+def assumed(data: ImageData, count: int) -> tuple[ImageSpec, Any]:
     """Input and examples with the sizes that the config names, for data that is not read.
 
     Args:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from cssl_jax.config import Config
+from cssl_jax.augment.image.policy import ImagePolicy
+from cssl_jax.config import Config, ImageData
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.optim.registry import optimizer_entry
 
@@ -64,9 +65,11 @@ def _temperature(config: Config) -> Iterator[str]:
 
 
 def _augmentation(config: Config) -> Iterator[str]:
-    policy = config.augment
-    channels = len(config.data.mean) or config.data.channels
-    if config.data.source == "digits" or channels != 3 or not policy.uses("crop"):
+    policy, data = config.augment, config.data
+    if not (isinstance(policy, ImagePolicy) and isinstance(data, ImageData)):
+        return
+    channels = len(data.mean) or data.channels
+    if data.source == "digits" or channels != 3 or not policy.uses("crop"):
         return
     if not policy.uses("jitter") or policy.jitter_strength == 0:
         yield (

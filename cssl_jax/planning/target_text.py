@@ -14,7 +14,11 @@ def report(plan: TargetPlan) -> str:
 
 
 def _recipe(plan: TargetPlan) -> Iterator[str]:
-    model, batch, size = plan.config.model, plan.config.train.batch_size, plan.config.data.size
+    model, batch, size = (
+        plan.config.model,
+        plan.config.train.batch_size,
+        getattr(plan.config.data, "size", 0),
+    )
     width = "" if model.width == 1 else f" of width {model.width:g}"
     chips = f"{plan.target.chips} chip{'s' * (plan.target.chips > 1)}"
     devices = "" if plan.devices_per_chip == 1 else f", {plan.devices_per_chip} devices per chip"

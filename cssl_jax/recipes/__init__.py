@@ -17,7 +17,7 @@ from cssl_jax.recipes.library import (
     recipe_summary,
 )
 from cssl_jax.recipes.paths import with_absolute_paths
-from cssl_jax.recipes.sections import with_method
+from cssl_jax.recipes.sections import with_method, with_modality
 from cssl_jax.recipes.validation import validate
 
 __all__ = [
@@ -41,4 +41,5 @@ __all__ = [
     "validate",
     "with_absolute_paths",
     "with_method",
+    "with_modality",
 ]

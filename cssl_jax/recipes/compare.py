@@ -52,7 +52,7 @@ def config_hash(config: Config) -> str:
         if content[section].get(field) == default[section][field]:
             del content[section][field]
     places = {
-        "data": ("source", "validation_source", "labels"),
+        "data": ("source", "validation_source", "labels", "modality"),
         "adapt": ("target", "target_validation", "target_labels"),
         "train": ("init",),
         "method": ("name", "loss"),

@@ -10,7 +10,13 @@ from typing import Any, Literal
 
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
-from cssl_jax.recipes.sections import dead_sections, section_types, upgraded, with_method
+from cssl_jax.recipes.sections import (
+    dead_sections,
+    section_types,
+    upgraded,
+    with_method,
+    with_modality,
+)
 from cssl_jax.recipes.validation import validate
 
 
@@ -47,7 +53,8 @@ def canonical(config: Config) -> Config:
 def override(config: Config, values: dict[str, Any]) -> Config:
     """Returns the config with other values of some fields, checked.
 
-    Another ``method.name`` comes with the default options of that method.
+    Another ``method.name`` comes with the default options of that method, another
+    ``data.modality`` with the default data and augmentation of that modality.
 
     Args:
         config: Config to start from.
@@ -59,6 +66,9 @@ def override(config: Config, values: dict[str, Any]) -> Config:
     name = values.get("method.name", config.method.name)
     if isinstance(name, str) and name != config.method.name:
         config = with_method(config, name)
+    kind = values.get("data.modality", config.data.modality)
+    if isinstance(kind, str) and kind != config.data.modality:
+        config = with_modality(config, kind)
     return canonical(config.replace(values))
 
 

@@ -1,4 +1,4 @@
-"""Config sections whose class depends on the method: the options that the method has."""
+"""Config sections whose class depends on the method or the modality: the options that it has."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 from cssl_jax.config import Config, MethodConfig
 from cssl_jax.methods.registry import method_entry
+from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.registries import is_file_name
 
 # Sections that only some methods use; ``MethodEntry.sections`` says which.
@@ -33,6 +34,22 @@ def with_method(config: Config, name: str) -> Config:
     return dataclasses.replace(config, method=method_entry(name).config(name=name))
 
 
+def with_modality(config: Config, name: str) -> Config:
+    """The config with another modality and the default data and augmentation of that modality.
+
+    Args:
+        config: Config to start from.
+        name: Key of ``MODALITIES``, or "file.py:NAME".
+
+    Raises:
+        UserError: There is no such modality.
+    """
+    modality = modality_entry(name)
+    return dataclasses.replace(
+        config, data=modality.data(modality=name), augment=modality.augment()
+    )
+
+
 def section_types(content: Mapping[str, Any]) -> dict[str, type]:
     """Classes of the sections whose class depends on a name in them.
 
@@ -40,9 +57,14 @@ def section_types(content: Mapping[str, Any]) -> dict[str, type]:
         content: Config as parsed JSON.
 
     Raises:
-        UserError: There is no such method.
+        UserError: There is no such method or modality.
     """
-    return {"method": method_entry(_method_name(content)).config}
+    modality = modality_entry(_name_in(content, "data", "modality", Config().data.modality))
+    return {
+        "method": method_entry(_method_name(content)).config,
+        "data": modality.data,
+        "augment": modality.augment,
+    }
 
 
 def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +83,12 @@ def dead_sections(config: Config) -> frozenset[str]:
 
 
 def _method_name(content: Mapping[str, Any]) -> str:
-    section = content.get("method")
-    name = section.get("name") if isinstance(section, dict) else None
     default: MethodConfig = Config().method
-    return name if isinstance(name, str) else default.name
+    return _name_in(content, "method", "name", default.name)
+
+
+def _name_in(content: Mapping[str, Any], section: str, field: str, default: str) -> str:
+    """A name in a parsed JSON config; the default where it is missing or no text."""
+    values = content.get(section)
+    name = values.get(field) if isinstance(values, dict) else None
+    return name if isinstance(name, str) else default

@@ -4,18 +4,18 @@ import math
 import operator
 from typing import Any
 
-from cssl_jax.augment.image.policy import PROBABILITIES
 from cssl_jax.config.ranges import (
     BELOW_ONE,
-    FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
+    SEED,
     SHARE,
     Range,
 )
 from cssl_jax.config.run import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.registry import method_entry
+from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.optim.registry import optimizer_entry
 from cssl_jax.registries import is_file_name
 
@@ -26,7 +26,6 @@ _RANGES: tuple[tuple[tuple[str, ...], Range], ...] = (
             *("train.batch_size", "train.epochs", "train.log_every", "train.keep"),
             *("train.nonfinite_limit", "model.width", "model.projector_dim"),
             *("optimizer.trust_coefficient", "optimizer.clip_norm", "optimizer.clip_tensor_norm"),
-            *("data.min_side", "data.max_pixels"),
             *("evaluate.knn_k", "evaluate.knn_temperature", "evaluate.batch_size"),
             *("evaluate.probe_seeds", "evaluate.knn_ks", "evaluate.shots", "evaluate.recall_at"),
             *("evaluate.segment_pixels", "evaluate.segment_stages"),
@@ -35,7 +34,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Range], ...] = (
     ),
     (
         (
-            *("data.size", "model.norm_group", "model.projector_hidden"),
+            *("model.norm_group", "model.projector_hidden"),
             *("adapt.coral_weight", "adapt.dann_weight", "adapt.dann_hidden"),
             *("optimizer.learning_rate", "optimizer.warmup_epochs", "optimizer.weight_decay"),
             *("optimizer.trust_eps", "optimizer.weight_decay_end"),
@@ -48,20 +47,14 @@ _RANGES: tuple[tuple[tuple[str, ...], Range], ...] = (
     ),
     (
         (
-            *("optimizer.momentum", "optimizer.b1", "optimizer.b2", "data.validation_fraction"),
+            *("optimizer.momentum", "optimizer.b1", "optimizer.b2"),
             *("classifier.dropout", "classifier.label_smoothing"),
         ),
         BELOW_ONE,
     ),
     (("classifier.label_fraction", "classifier.layer_decay", "optimizer.layer_decay"), SHARE),
-    (("data.max_rejected",), FRACTION),
     (("evaluate.draws",), Range(lambda value: value >= 2, "2 or more")),  # an interval needs two
-    (("data.channels",), Range(lambda value: value in (1, 3, 4), "1, 3 or 4")),
-    # Without x64, jax.random.key folds a larger seed; the sampler would not.
-    (
-        ("train.seed", "data.split_seed"),
-        Range(lambda value: 0 <= value < 2**32, "a whole number from 0 to 2**32 - 1"),
-    ),
+    (("train.seed",), SEED),
 )
 
 
@@ -82,8 +75,10 @@ def _check_ranges(config: Config) -> None:
     for names, allowed in _RANGES:
         for name in names:
             _check_range(name, operator.attrgetter(name)(config), allowed)
-    for name, allowed in config.method.ranges.items():
-        _check_range(f"method.{name}", getattr(config.method, name), allowed)
+    for section in ("method", "data"):
+        values = getattr(config, section)
+        for name, allowed in values.ranges.items():
+            _check_range(f"{section}.{name}", getattr(values, name), allowed)
 
 
 def _check_range(name: str, value: Any, allowed: Range) -> None:
@@ -140,13 +135,16 @@ def _check_training(config: Config) -> None:
 
 
 def _check_data(config: Config) -> None:
-    mean, std = config.data.mean, config.data.std
-    finite = all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std)
-    if bool(mean) != bool(std) or not finite:
-        raise UserError(
-            f"data.mean is {mean} and data.std {std}; give data.mean and data.std together, every "
-            "number finite and every standard deviation positive"
-        )
+    modality = modality_entry(config.data.modality)
+    for section, wanted in (("data", modality.data), ("augment", modality.augment)):
+        found = type(getattr(config, section))
+        if found is not wanted:
+            raise UserError(
+                f"data.modality is {config.data.modality!r}, whose section {section} is a "
+                f"{wanted.__name__}, and config.{section} is a {found.__name__}; change the "
+                "modality by cssl_jax.recipes.with_modality"
+            )
+    modality.check(config.data, config.augment)
     names = config.data.classes
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"data.classes names {twice[0]!r} twice; give every class one name")
@@ -158,7 +156,7 @@ def _check_data(config: Config) -> None:
 
 
 def _check_policy(config: Config) -> None:
-    for name in PROBABILITIES:
+    for name in config.augment.per_view:
         if len(getattr(config.augment, name)) not in (1, 2):
             raise UserError(
                 f"augment.{name} is {getattr(config.augment, name)}; SimCLR has two views, give "

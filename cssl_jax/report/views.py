@@ -114,10 +114,11 @@ def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[
     sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
     _check_steps(start, stop, config.train.epochs * sampler.steps_per_epoch - 1)
     views = builders.own_views(builders.make_method(config, _one_device()))
+    data: Any = config.data
     job = ViewJob(
         source=cast(Images, train),
         sampler=sampler,
-        groups=number_groups(views, size=config.data.size, policy=config.augment),
+        groups=number_groups(views, size=data.size, policy=config.augment),
         rows=np.arange(config.train.batch_size),
     )
     return view_parameters(job)(start, stop)

@@ -3,11 +3,12 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 
 from cssl_jax.cli.parsing import File, Run, parse
-from cssl_jax.config import Config, DataConfig
+from cssl_jax.config import Config, ImageData
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.outputs import check_output, open_output, stdout_kept_for
 from cssl_jax.recipes import validate
@@ -57,17 +58,23 @@ def run(argv: Sequence[str]) -> int:
     from cssl_jax import recipes
     from cssl_jax.data.sources.open import load_source
     from cssl_jax.evaluate.load import load_encoder
+    from cssl_jax.modalities.base import require_images
+    from cssl_jax.modalities.registry import modality_entry
     from cssl_jax.runtime import multihost
 
     named = pathlib.Path(argv[0] if argv else "").expanduser() / "config.json"
-    own = recipes.read_json(named).data if named.is_file() else ImageOptions()
+    own: Any = ImageOptions()
+    if named.is_file():
+        config = recipes.read_json(named)
+        require_images(modality_entry(config.data.modality), "embed")
+        own = config.data
     read = {field.name: getattr(own, field.name) for field in dataclasses.fields(ImageOptions)}
     # The labels and the memory of the run's data are no property of other data.
     data = EmbedData(source=tyro.MISSING, **{**read, "labels": "auto", "in_memory": None})
     options = parse(Embed, "embed", argv, Embed(tyro.MISSING, data, tyro.MISSING))
     check_output(options.output, ".npz")
     encoder = load_encoder(options.run, batch_size=options.batch_size)
-    validate(Config(data=DataConfig(**dataclasses.asdict(options.data))))
+    validate(Config(data=ImageData(**dataclasses.asdict(options.data))))
     source = load_source(options.data.source, options.data)
     arrays = {"features": encoder.embed(source)}
     if not multihost.is_primary():

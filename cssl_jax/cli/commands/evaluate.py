@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from cssl_jax.cli.parsing import OptionalFile, Run, parse, run_first
-from cssl_jax.config import Config, DataConfig, EvaluateConfig
+from cssl_jax.config import Config, DataConfig, EvaluateConfig, ImageData
 from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output
 
 Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment"]
@@ -31,7 +31,7 @@ class Evaluate:
         tuple[Protocol, ...], tyro.conf.arg(help_behavior_hint="(default: all that take labels)")
     ] = ()
     json: OptionalFile = None
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    data: DataConfig = dataclasses.field(default_factory=ImageData)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
 

@@ -18,7 +18,7 @@ from cssl_jax.modalities.image import prepare
 
 def load_masked_splits(config: Config) -> tuple[MaskedSource, MaskedSource]:
     """Training and validation split of images with masks; ``data.*`` options apply as usual."""
-    data = config.data
+    data: Any = config.data
     source = load_masks(data.source, data)
     if data.validation_source:
         return source, load_masks(data.validation_source, data)

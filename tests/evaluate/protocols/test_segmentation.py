@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, rec
 
 from cssl_jax import evaluate_run, pretrain
 from cssl_jax.cli import main as cli
-from cssl_jax.config import DataConfig, EvaluateConfig
+from cssl_jax.config import EvaluateConfig, ImageData
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sources.masks import load_masks
@@ -209,10 +209,10 @@ def test_a_run_is_reported_on_beside_its_baselines(tmp_path, capsys):
     np.savez(plain, images=scenes(60)[0][:, ::2, ::2])
     pretrain(tiny.replace(tiny.config(epochs=1), "data", source=str(plain), size=16), run)
     with pytest.raises(UserError, match="is not a set of images with masks"):
-        evaluate_run(run, "segment", data=DataConfig(source="digits"))
+        evaluate_run(run, "segment", data=ImageData(source="digits"))
     images, masks = scenes(30)
     np.savez(tmp_path / "scenes.npz", images=images, masks=masks)
-    data = DataConfig(source=str(tmp_path / "scenes.npz"))
+    data = ImageData(source=str(tmp_path / "scenes.npz"))
     with pytest.raises(UserError, match="has 3; this encoder has the stages 1 to 2"):
         evaluate_run(run, "segment", data=data, options=EvaluateConfig(segment_stages=(1, 3)))
     words = ["evaluate", str(run), "--protocol", "segment", "--json", str(tmp_path / "out.json")]
