@@ -15,7 +15,9 @@ class EncoderEntry:
 
     The module that it builds is called as ``(x, train=False, keys=None, keep=None)``:
 
-    - ``x``: normalised inputs, float [n, ...]; images are [n, H, W, C];
+    - ``x``: normalised inputs, float [n, ...]; images are [n, H, W, C]. Of another modality a tree
+      of arrays, such as {"values": float [n, T, C], "length": int32 [n]}, whose lengths become a
+      padding mask;
     - ``train``: True to use batch statistics and to draw random masks;
     - ``keys``: uint32 [n, 2], a key per row for ``models.dropout``, from ``view_keys``. The result
       depends on nothing else that is random. None where nothing is drawn;

@@ -15,6 +15,7 @@ from cssl_jax.config.ranges import (
 from cssl_jax.config.run import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.registry import method_entry
+from cssl_jax.modalities.base import require_images
 from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.optim.registry import optimizer_entry
 from cssl_jax.registries import is_file_name
@@ -145,6 +146,8 @@ def _check_data(config: Config) -> None:
                 "modality by cssl_jax.recipes.with_modality"
             )
     modality.check(config.data, config.augment)
+    if config.train.record_views:
+        require_images(modality, "train.record_views")
     names = config.data.classes
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"data.classes names {twice[0]!r} twice; give every class one name")

@@ -15,7 +15,8 @@ PROBES = 32  # random draws that are checked before the first trial
 # otherwise the images that selected one trial would report on another.
 _SHARED = (
     *("evaluate.", "train.seed", "train.evaluate_every", "method.name", "classifier.num_classes"),
-    *("data.source", "data.validation_source", "data.validation_fraction", "data.split_seed"),
+    *("data.modality", "data.source", "data.validation_source", "data.validation_fraction"),
+    "data.split_seed",
     *("data.labels", "data.image_key", "data.label_key"),
     *("data.min_side", "data.max_pixels", "data.max_rejected"),
 )

@@ -1,10 +1,11 @@
-"""docs/extending.md: encoder, method, optimizer and hook from a user's file, and who may run it."""
+"""docs/extending.md: code of every kind from a user's file, and who may run it."""
 
 import json
 import pathlib
 import re
 import runpy
 
+import numpy as np
 import optax
 import pytest
 
@@ -28,8 +29,9 @@ def runs(tmp_path_factory):
         (folder / name).write_text(content)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        runpy.run_path("my_modality.py", run_name="__main__")  # writes its data
         commands = COMMAND.findall(text)
-        assert len(commands) == 3
+        assert len(commands) == 4
         for command in commands:
             assert cli.main([*command.split(), *SMALL]) == 0
     return folder
@@ -39,6 +41,7 @@ FIELDS = {
     "my_encoder": ("model", "encoder", "ENCODER"),
     "my_method": ("method", "name", "METHOD"),
     "my_optimizer": ("optimizer", "name", "OPTIMIZER"),
+    "my_modality": ("data", "modality", "MODALITY"),
 }
 
 
@@ -51,7 +54,7 @@ def test_a_run_with_code_of_ones_own_is_trained_and_evaluated(runs, name):
     assert config[section][field] == f"{runs}/{name}.py:{entry}"
 
 
-@pytest.mark.parametrize("name", ["my_encoder", "my_method"])
+@pytest.mark.parametrize("name", ["my_encoder", "my_method", "my_modality"])
 def test_a_run_folder_runs_no_code_unless_it_is_trusted(runs, name, capsys):
     run = runs / "runs" / name
     with pytest.raises(cssl_jax.UserError, match=rf"{name}\.py:.* give --trust-code"):
@@ -62,6 +65,18 @@ def test_a_run_folder_runs_no_code_unless_it_is_trusted(runs, name, capsys):
     with cssl_jax.trusting_code():
         assert cssl_jax.load_encoder(run).step > 0
     assert not trusted_code()
+
+
+def test_the_page_trains_on_examples_of_its_own_kind(runs):
+    assert "```bash\npython my_modality.py\n" in PAGE.read_text()
+    with np.load(runs / "series.npz") as content, cssl_jax.trusting_code():
+        encoder = cssl_jax.load_encoder(runs / "runs" / "my_modality")
+        examples = {name: content[name] for name in ("values", "length")}
+    features = encoder(examples)
+    assert features.shape == (400, 32)
+    assert set(encoder.modality.baselines) == {"mean"}
+    results = json.loads((runs / "runs" / "my_modality" / "results.json").read_text())
+    assert results["linear"]["top1"] > results["mean"]["linear"]["top1"]
 
 
 def test_a_run_with_an_optimizer_of_ones_own_is_read_without_its_code_and_resumed_with_it(
