@@ -10,7 +10,13 @@ from typing import Any, Literal
 
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
-from cssl_jax.recipes.sections import dead_sections, section_types, upgraded, with_method
+from cssl_jax.recipes.sections import (
+    check_section,
+    dead_sections,
+    section_types,
+    upgraded,
+    with_method,
+)
 from cssl_jax.recipes.validation import validate
 
 
@@ -41,6 +47,7 @@ def canonical(config: Config) -> Config:
     Raises:
         UserError: A value of the wrong type, or one that cannot work.
     """
+    check_section(config)
     return from_dict(to_dict(config))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cssl_jax.config import Config, MethodConfig
+from cssl_jax.errors import UserError
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.registries import is_file_name
 
@@ -53,6 +54,21 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
     kept = {field.name for field in dataclasses.fields(section_types(content)["method"])}
     former = set(_FORMER_OPTIONS) - kept
     return {**content, "method": {k: v for k, v in section.items() if k not in former}}
+
+
+def check_section(config: Config) -> None:
+    """Refuses a section ``method`` that has the options of another method than it names.
+
+    Raises:
+        UserError: It has, or there is no such method.
+    """
+    expected = method_entry(config.method.name).config
+    if type(config.method) is not expected:
+        raise UserError(
+            f"method.name is {config.method.name!r}, whose options are a {expected.__name__}, and "
+            f"config.method is a {type(config.method).__name__}; change the method by "
+            "cssl_jax.recipes.with_method"
+        )
 
 
 def dead_sections(config: Config) -> frozenset[str]:

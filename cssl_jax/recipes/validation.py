@@ -17,6 +17,7 @@ from cssl_jax.config.run import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.optim.registry import optimizer_entry
+from cssl_jax.recipes.sections import check_section
 from cssl_jax.registries import is_file_name
 
 # (fields, allowed values); None and "auto" are choices of their own.
@@ -70,7 +71,8 @@ def validate(config: Config) -> Config:
     _check_ranges(config)
     _check_model(config)
     _check_training(config)
-    _check_method(config)
+    check_section(config)
+    method_entry(config.method.name).check(config)
     if not is_file_name(config.optimizer.name):  # a user's file runs where it is needed, to train
         optimizer_entry(config.optimizer.name)
     _check_data(config)
@@ -91,17 +93,6 @@ def _check_range(name: str, value: Any, allowed: Range) -> None:
         if one is not None and one != "auto" and not allowed.fits(one):
             wanted = allowed.wanted if abs(one) < math.inf else "a finite number"
             raise UserError(f"{name} is {value}; give {wanted}")
-
-
-def _check_method(config: Config) -> None:
-    entry = method_entry(config.method.name)
-    if type(config.method) is not entry.config:
-        raise UserError(
-            f"method.name is {config.method.name!r}, whose options are a {entry.config.__name__}, "
-            f"and config.method is a {type(config.method).__name__}; change the method by "
-            "cssl_jax.recipes.with_method"
-        )
-    entry.check(config)
 
 
 def _check_model(config: Config) -> None:
