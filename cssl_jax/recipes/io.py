@@ -11,6 +11,7 @@ from typing import Any, Literal
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.recipes.sections import (
+    check_section,
     dead_sections,
     section_types,
     upgraded,
@@ -47,6 +48,7 @@ def canonical(config: Config) -> Config:
     Raises:
         UserError: A value of the wrong type, or one that cannot work.
     """
+    check_section(config)
     return from_dict(to_dict(config))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cssl_jax.config import Config, MethodConfig
+from cssl_jax.errors import UserError
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.registries import is_file_name
@@ -75,6 +76,30 @@ def upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
     kept = {field.name for field in dataclasses.fields(section_types(content)["method"])}
     former = set(_FORMER_OPTIONS) - kept
     return {**content, "method": {k: v for k, v in section.items() if k not in former}}
+
+
+def check_section(config: Config) -> None:
+    """Refuses a section with the options of another method or modality than the config names.
+
+    Raises:
+        UserError: There is one, or there is no such method or modality.
+    """
+    kind = config.data.modality
+    modality = modality_entry(kind)
+    expected: tuple[tuple[str, str, str, type], ...] = (
+        ("method", "method.name", config.method.name, method_entry(config.method.name).config),
+        ("data", "data.modality", kind, modality.data),
+        ("augment", "data.modality", kind, modality.augment),
+    )
+    for section, field, name, wanted in expected:
+        found = type(getattr(config, section))
+        if found is not wanted:
+            tag = field.partition(".")[0] if section == "method" else "modality"
+            raise UserError(
+                f"{field} is {name!r}, whose options are a {wanted.__name__}, and "
+                f"config.{section} is a {found.__name__}; change the {tag} by "
+                f"cssl_jax.recipes.with_{tag}"
+            )
 
 
 def dead_sections(config: Config) -> frozenset[str]:

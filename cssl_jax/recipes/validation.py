@@ -18,6 +18,7 @@ from cssl_jax.methods.registry import method_entry
 from cssl_jax.modalities.base import require_images
 from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.optim.registry import optimizer_entry
+from cssl_jax.recipes.sections import check_section
 from cssl_jax.registries import is_file_name
 
 # (fields, allowed values); None and "auto" are choices of their own.
@@ -61,10 +62,11 @@ _RANGES: tuple[tuple[tuple[str, ...], Range], ...] = (
 
 def validate(config: Config) -> Config:
     """Returns the config, or raises UserError at the first value that cannot work."""
+    check_section(config)
     _check_ranges(config)
     _check_model(config)
     _check_training(config)
-    _check_method(config)
+    method_entry(config.method.name).check(config)
     if not is_file_name(config.optimizer.name):  # a user's file runs where it is needed, to train
         optimizer_entry(config.optimizer.name)
     _check_data(config)
@@ -87,17 +89,6 @@ def _check_range(name: str, value: Any, allowed: Range) -> None:
         if one is not None and one != "auto" and not allowed.fits(one):
             wanted = allowed.wanted if abs(one) < math.inf else "a finite number"
             raise UserError(f"{name} is {value}; give {wanted}")
-
-
-def _check_method(config: Config) -> None:
-    entry = method_entry(config.method.name)
-    if type(config.method) is not entry.config:
-        raise UserError(
-            f"method.name is {config.method.name!r}, whose options are a {entry.config.__name__}, "
-            f"and config.method is a {type(config.method).__name__}; change the method by "
-            "cssl_jax.recipes.with_method"
-        )
-    entry.check(config)
 
 
 def _check_model(config: Config) -> None:
@@ -137,14 +128,6 @@ def _check_training(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     modality = modality_entry(config.data.modality)
-    for section, wanted in (("data", modality.data), ("augment", modality.augment)):
-        found = type(getattr(config, section))
-        if found is not wanted:
-            raise UserError(
-                f"data.modality is {config.data.modality!r}, whose section {section} is a "
-                f"{wanted.__name__}, and config.{section} is a {found.__name__}; change the "
-                "modality by cssl_jax.recipes.with_modality"
-            )
     modality.check(config.data, config.augment)
     if config.train.record_views:
         require_images(modality, "train.record_views")

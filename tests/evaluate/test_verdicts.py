@@ -302,7 +302,7 @@ def test_a_run_at_temperature_100_is_called_at_chance_once_and_in_its_results(
 
 def test_a_constant_encoder_is_called_collapsed_to_a_point(arrays, tmp_path, capfd, monkeypatch):
     class Constant(tiny.ENCODERS["tiny"].build.func):
-        def __call__(self, x, train=False):
+        def __call__(self, x, train=False, keys=None, keep=None):
             out = super().__call__(x, train)
             return {**out, "features": 1.0 + 1e-3 * jnp.tanh(out["features"])}
 

@@ -196,7 +196,7 @@ def test_json_of_a_modality_has_its_own_options_and_loads(run):
 def test_sections_of_another_modality_are_refused():
     images = tiny.config()
     mixed = dataclasses.replace(images, augment=waves.WavePolicy())
-    with pytest.raises(UserError, match=r"section augment is a ImagePolicy, and config"):
+    with pytest.raises(UserError, match=r"options are a ImagePolicy, and config\.augment"):
         recipes.validate(mixed)
     with pytest.raises(UserError, match="no modality is called 'wave'; did you mean 'waves'"):
         recipes.override(images, {"data.modality": "wave"})

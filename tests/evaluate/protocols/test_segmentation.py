@@ -100,7 +100,7 @@ def test_maps_that_show_the_class_are_read_without_a_mistake(tmp_path):
     images = scenes(40)[0]
 
     def maps(variables, x):  # finds the map of an image by its pixels
-        same = jnp.all(x[:, None] == images[None], axis=(2, 3, 4))
+        same = jnp.all(x["image"][:, None] == images[None], axis=(2, 3, 4))
         return [jnp.asarray(shown, jnp.float32)[jnp.argmax(same, axis=1)]]
 
     found, test = probe(maps, tmp_path)
