@@ -53,7 +53,7 @@ def make_sprite(source: Source, modality: Modality = IMAGE) -> Sprite:
         top, left = divmod(number, columns)
         offset = (side - tile.width) // 2, (side - tile.height) // 2
         sheet.paste(tile, (left * side + offset[0], top * side + offset[1]))
-    return Sprite(sheet, side, columns, number)
+    return Sprite(sheet, side, columns, len(source))
 
 
 def _fitted(pixels: np.ndarray, side: int) -> PIL.Image.Image:

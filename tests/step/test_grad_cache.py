@@ -43,7 +43,7 @@ class VectorEncoder(MLP):
     """Encoder of vectors: a projection head, including its BatchNorm layers."""
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x, train=False, keys=None, keep=None):
         return {"features": super().__call__(x, train)}
 
 
