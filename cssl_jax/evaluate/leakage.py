@@ -110,20 +110,23 @@ def find_leakage(
         UserError: The sources have different numbers of channels.
     """
     finding = find(train, test, modality)
-    return {**finding, "words": describe_leakage(finding, learnt_from)}
+    return {**finding, "words": describe_leakage(finding, learnt_from, modality.noun)}
 
 
-def describe_leakage(finding: dict[str, Any], learnt_from: str = "training images") -> str:
+def describe_leakage(
+    finding: dict[str, Any], learnt_from: str = "training images", noun: str = "images"
+) -> str:
     """Describes the result of ``find`` in one or two sentences.
 
     Args:
         finding: Result of ``find``.
-        learnt_from: Name of the training images, a plural noun.
+        learnt_from: Name of the training examples, a plural noun.
+        noun: Name of the examples, a plural noun.
     """
     leaking = finding["exact"] + finding["near"]
     if not leaking:
         return (
-            f"no leakage found: none of the {finding['test']:,} test images is among the "
+            f"no leakage found: none of the {finding['test']:,} test {noun} is among the "
             f"{learnt_from}, exactly or nearly"
         )
     pair = finding["pairs"][0]
@@ -133,7 +136,7 @@ def describe_leakage(finding: dict[str, Any], learnt_from: str = "training image
         else ""
     )
     return (
-        f"LEAKAGE: {leaking:,} of {finding['test']:,} test images "
+        f"LEAKAGE: {leaking:,} of {finding['test']:,} test {noun} "
         f"({100 * finding['share']:.1f} %) are among the {learnt_from}: {finding['exact']:,} "
         f"exactly, {finding['near']:,} nearly{other_labels}. Example: {pair['test']} = "
         f"{pair['train']}. The metrics are too high; remove the copies"
