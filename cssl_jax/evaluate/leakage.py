@@ -43,7 +43,8 @@ def find(train: Source, test: Source, modality: Modality = IMAGE) -> dict[str, A
         {"exact": number of test images with an exact copy in ``train``, "near": number of those
         with only a near copy (None if none are searched for), "test": number of test images,
         "share": fraction of test images that leak, "other_labels": number of leaking images whose
-        label differs from their copy's, "pairs": [{"test", "train", "kind"}], the names of the first ``NAMED`` pairs}.
+        label differs from their copy's, "pairs": [{"test", "train", "kind"}], the names of the
+        first ``NAMED`` pairs}.
 
     Raises:
         UserError: The sources have different numbers of channels.
