@@ -41,15 +41,16 @@ def find(train: Source, test: Source, modality: Modality = IMAGE) -> dict[str, A
 
     Returns:
         {"exact": number of test images with an exact copy in ``train``, "near": number of those
-        with only a near copy, "test": number of test images, "share": fraction of test images that
-        leak, "other_labels": number of leaking images whose label differs from their copy's,
+        with only a near copy (None if none are searched for), "test": number of test images,
+        "share": fraction of test images that leak, "other_labels": number of leaking images whose label differs from their copy's,
         "pairs": [{"test", "train", "kind"}], the names of the first ``NAMED`` pairs}.
 
     Raises:
         UserError: The sources have different numbers of channels.
     """
     if not modality.images:
-        return _report(train, test, _exact_copies(_digests(train), _digests(test)))
+        copies = _exact_copies(_digests(train), _digests(test))
+        return {**_report(train, test, copies), "near": None}
     train, test = cast(Images, train), cast(Images, test)
     if train.channels != test.channels:
         raise UserError(
@@ -120,13 +121,15 @@ def describe_leakage(finding: dict[str, Any], learnt_from: str = "training image
         finding: Result of ``find``.
         learnt_from: Name of the training images, a plural noun.
     """
-    leaking = finding["exact"] + finding["near"]
+    searched = finding["near"] is not None
+    leaking = finding["exact"] + (finding["near"] or 0)
     if not leaking:
         return (
             f"no leakage found: none of the {finding['test']:,} test images is among the "
-            f"{learnt_from}, exactly or nearly"
+            f"{learnt_from}, exactly{' or nearly' if searched else ''}"
         )
     pair = finding["pairs"][0]
+    nearly = f", {finding['near']:,} nearly" if searched else ""
     other_labels = (
         f"; {finding['other_labels']:,} of them with another label"
         if finding["other_labels"]
@@ -135,7 +138,7 @@ def describe_leakage(finding: dict[str, Any], learnt_from: str = "training image
     return (
         f"LEAKAGE: {leaking:,} of {finding['test']:,} test images "
         f"({100 * finding['share']:.1f} %) are among the {learnt_from}: {finding['exact']:,} "
-        f"exactly, {finding['near']:,} nearly{other_labels}. Example: {pair['test']} = "
+        f"exactly{nearly}{other_labels}. Example: {pair['test']} = "
         f"{pair['train']}. The metrics are too high; remove the copies"
     )
 

@@ -252,7 +252,7 @@ class Leakage(JsonRecord):
     Attributes:
         words: Description of the finding.
         exact: Number of evaluation images with an exact copy.
-        near: Number of evaluation images with a near copy only.
+        near: Number of evaluation images with a near copy only; None if none are searched for.
         test: Number of evaluation images.
         share: Fraction of evaluation images that leak.
         other_labels: Number of leaking images whose label differs from that of their copy.
