@@ -12,8 +12,10 @@ from jax.sharding import PartitionSpec as P
 from cssl_jax import recipes
 from cssl_jax.errors import UserError
 from cssl_jax.modalities.registry import MODALITIES
+from cssl_jax.models.normalization import BatchNorm
 from cssl_jax.models.registry import build_encoder, encoder_entry, encoders_for
 from cssl_jax.models.sequence.masks import masked_max, masked_mean, split_input, strided
+from cssl_jax.models.sequence.transformer import attention
 from cssl_jax.runtime.spmd import AXIS, make_mesh
 from helpers import sequences, waves
 from helpers.sequences import SMALL, STEPS
@@ -64,6 +66,28 @@ def test_a_mask_that_is_ignored_is_caught(name, monkeypatch):
     module = importlib.import_module(type(SMALL[name]).__module__)
     monkeypatch.setattr(module, "split_input", unmasked)
     assert padding_difference(name, train=False) > 1e-3
+
+
+class UnmaskedNorm(BatchNorm):
+    """BatchNorm whose statistics include padding."""
+
+    def __call__(self, x, *, train, mask=None):
+        return super().__call__(x, train=train)
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "replacement"),
+    [
+        ("resnet1d", "BatchNorm", UnmaskedNorm),
+        ("resnet1d", "zero_outside", lambda x, mask: x),
+        ("dilated", "zero_outside", lambda x, mask: x),
+        ("transformer", "attention", lambda q, k, v, mask: attention(q, k, v, mask | True)),
+    ],
+)
+def test_a_layer_without_its_mask_is_caught(name, attribute, replacement, monkeypatch):
+    module = importlib.import_module(type(SMALL[name]).__module__)
+    monkeypatch.setattr(module, attribute, replacement)
+    assert padding_difference(name, train=True) > 1e-3
 
 
 @pytest.mark.parametrize("name", fast("resnet1d", "transformer"))
