@@ -30,10 +30,10 @@ from cssl_jax.methods.registry import method_entry
 from cssl_jax.models.heads import projection_head
 from cssl_jax.models.normalization import NormGroups
 from cssl_jax.models.registry import build_encoder
-from cssl_jax.optim import optimizers
+from cssl_jax.optim import optimizers, schedules
 from cssl_jax.optim.groups import Groups
 from cssl_jax.optim.registry import OptimizerOptions
-from cssl_jax.optim.trust_ratio import weight_decay
+from cssl_jax.optim.trust_metrics import weight_decay
 from cssl_jax.runtime import process, spmd
 from cssl_jax.step.grad_cache import StepOptions
 from cssl_jax.step.state import TrainState
@@ -331,10 +331,10 @@ def make_optimizer(
     """Builds (optimizer, learning-rate schedule, total number of steps)."""
     options = config.optimizer
     total_steps = config.train.epochs * sampler.steps_per_epoch
-    peak = optimizers.scaled_learning_rate(
+    peak = schedules.scaled_learning_rate(
         options.learning_rate, config.train.batch_size, options.scaling
     )
-    schedule = optimizers.make_schedule(
+    schedule = schedules.make_schedule(
         options.schedule,
         peak,
         round(options.warmup_epochs * sampler.steps_per_epoch),

@@ -21,7 +21,7 @@ from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
 from cssl_jax.experiment import builders
 from cssl_jax.files import existing_run, write_json
-from cssl_jax.optim.optimizers import scaled_learning_rate
+from cssl_jax.optim.schedules import scaled_learning_rate
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train.pretrain import pretrain
 

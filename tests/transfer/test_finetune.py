@@ -17,7 +17,7 @@ from cssl_jax.experiment import builders
 from cssl_jax.methods.base import Context
 from cssl_jax.methods.classifier import Classifier
 from cssl_jax.models.registry import build_encoder
-from cssl_jax.optim.optimizers import scaled_learning_rate
+from cssl_jax.optim.schedules import scaled_learning_rate
 from cssl_jax.runtime import spmd
 from cssl_jax.transfer.finetune import adjust_to_labels
 from helpers import tiny
