@@ -5,13 +5,14 @@ from cssl_jax.config.evaluate import EvaluateConfig
 from cssl_jax.config.method import FINETUNE_STEPS, AdaptConfig, ClassifierConfig, MethodConfig
 from cssl_jax.config.model import ModelConfig
 from cssl_jax.config.optimizer import OptimizerConfig
-from cssl_jax.config.run import CODE_FIELDS, Config
+from cssl_jax.config.run import CODE_FIELDS, SOURCE_FIELDS, Config
 from cssl_jax.config.runtime import RuntimeConfig
 from cssl_jax.config.train import TrainConfig
 
 __all__ = [
     "CODE_FIELDS",
     "FINETUNE_STEPS",
+    "SOURCE_FIELDS",
     "AdaptConfig",
     "ClassifierConfig",
     "Config",

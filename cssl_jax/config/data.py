@@ -20,7 +20,8 @@ class DataConfig(ImageOptions, _Sources):
 
     Attributes:
         source: Training images of any size: a folder, a .csv list (path, label), "tfds:NAME@SPLIT",
-            a .parquet file or "wds:SHARDS.tar"; an .npz file with images (uint8 [N, H, W, C]) and
+            a .parquet file, "wds:SHARDS.tar" or "file.py:NAME:PLACE" (a format of your own, see
+            docs/extending.md); an .npz file with images (uint8 [N, H, W, C]) and
             optionally labels (int [N]); or "digits" (embedded).
         validation_source: Images to validate on, given as source; "" holds out a split of source.
         validation_fraction: Fraction of the source that is held out if there is no

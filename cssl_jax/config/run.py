@@ -17,6 +17,13 @@ from cssl_jax.errors import UserError
 
 # Fields that may name code in a file, as file.py:NAME.
 CODE_FIELDS = ("method.name", "model.encoder", "optimizer.name")
+# Fields that name a source of images, whose format may be in a file: file.py:NAME:PLACE.
+SOURCE_FIELDS = (
+    "data.source",
+    "data.validation_source",
+    "adapt.target",
+    "adapt.target_validation",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

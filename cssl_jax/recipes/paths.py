@@ -2,7 +2,7 @@
 
 import operator
 
-from cssl_jax.config import CODE_FIELDS, Config
+from cssl_jax.config import CODE_FIELDS, SOURCE_FIELDS, Config
 from cssl_jax.data.sources.open import LABEL_RULES, absolute_spec
 from cssl_jax.registries import absolute_name
 
@@ -11,9 +11,9 @@ def with_absolute_paths(config: Config) -> Config:
     """Makes paths absolute, so that the run can be evaluated from any working directory.
 
     Raises:
-        UserError: A source is on another machine.
+        UserError: A source is on another machine, or its format is in a file that may not run.
     """
-    names = ["data.source", "data.validation_source", "adapt.target", "adapt.target_validation"]
+    names = [*SOURCE_FIELDS]
     if config.data.labels not in LABEL_RULES:
         names.append("data.labels")
     if config.adapt.target_labels not in LABEL_RULES:
