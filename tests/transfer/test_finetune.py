@@ -235,7 +235,7 @@ def tuned(pretrained, tmp_path_factory):
 @pytest.mark.slow
 def test_results_include_random_weights_and_pixel_baselines(tuned):
     folder, results = tuned
-    assert json.loads((folder / "finetune.json").read_text()) == results
+    assert json.loads((folder / "finetune.json").read_text()) == results.to_json()
     for fraction, labels in (("0.001", 10), ("1", 1438)):
         metrics = results["fractions"][fraction]
         assert metrics["labels"] == labels  # ten images use two of the 8 devices
