@@ -18,9 +18,9 @@ from cssl_jax.config import (
     Config,
     DataConfig,
     EvaluateConfig,
-    MethodConfig,
     ModelConfig,
     OptimizerConfig,
+    SimCLRConfig,
     TrainConfig,
 )
 
@@ -46,7 +46,7 @@ def get_config() -> Config:
             projector_dim=128,
             projector_norm=False,
         ),
-        method=MethodConfig(temperature=0.5),
+        method=SimCLRConfig(temperature=0.5),
         optimizer=OptimizerConfig(
             name="sgd",
             learning_rate=0.06,

@@ -21,9 +21,9 @@ from cssl_jax.config import (
     Config,
     DataConfig,
     EvaluateConfig,
-    MethodConfig,
     ModelConfig,
     OptimizerConfig,
+    SimCLRConfig,
     TrainConfig,
 )
 
@@ -52,7 +52,7 @@ def get_config() -> Config:
             projector_hidden=2048,
             projector_dim=128,
         ),
-        method=MethodConfig(temperature=0.5),
+        method=SimCLRConfig(temperature=0.5),
         optimizer=OptimizerConfig(
             name="lars",
             learning_rate=1.0,

@@ -12,9 +12,9 @@ from cssl_jax.config import (
     Config,
     DataConfig,
     EvaluateConfig,
-    MethodConfig,
     ModelConfig,
     OptimizerConfig,
+    SimCLRConfig,
     TrainConfig,
 )
 
@@ -41,7 +41,7 @@ def get_config() -> Config:
             blur=(0.0,),
         ),
         model=ModelConfig(encoder="resnet14", width=0.25, stem="cifar", projector_dim=64),
-        method=MethodConfig(temperature=0.2),
+        method=SimCLRConfig(temperature=0.2),
         optimizer=OptimizerConfig(
             name="adamw",
             learning_rate=2e-3,

@@ -18,9 +18,9 @@ from cssl_jax.config import (
     Config,
     DataConfig,
     EvaluateConfig,
-    MethodConfig,
     ModelConfig,
     OptimizerConfig,
+    SimCLRConfig,
     TrainConfig,
 )
 
@@ -31,7 +31,7 @@ def get_config() -> Config:
         data=DataConfig(source="images", validation_fraction=0.1, size=128),
         augment=ImagePolicy(crop_area=(0.2, 1.0)),
         model=ModelConfig(encoder="resnet18"),
-        method=MethodConfig(temperature=0.2),
+        method=SimCLRConfig(temperature=0.2),
         optimizer=OptimizerConfig(
             name="lars",
             learning_rate=0.075,

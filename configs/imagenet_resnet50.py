@@ -26,9 +26,9 @@ from cssl_jax.config import (
     Config,
     DataConfig,
     EvaluateConfig,
-    MethodConfig,
     ModelConfig,
     OptimizerConfig,
+    SimCLRConfig,
     TrainConfig,
 )
 
@@ -49,7 +49,7 @@ def get_config() -> Config:
         model=ModelConfig(
             encoder="resnet50", projector_layers=2, projector_hidden=2048, projector_dim=128
         ),
-        method=MethodConfig(temperature=0.1),
+        method=SimCLRConfig(temperature=0.1),
         optimizer=OptimizerConfig(
             name="lars",
             learning_rate=0.3,

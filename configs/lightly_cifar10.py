@@ -20,9 +20,9 @@ from cssl_jax.config import (
     Config,
     DataConfig,
     EvaluateConfig,
-    MethodConfig,
     ModelConfig,
     OptimizerConfig,
+    SimCLRConfig,
     TrainConfig,
 )
 
@@ -41,7 +41,7 @@ def get_config() -> Config:
         model=ModelConfig(
             encoder="resnet18", stem="cifar", projector_hidden=512, projector_dim=128
         ),
-        method=MethodConfig(temperature=0.5),
+        method=SimCLRConfig(temperature=0.5),
         optimizer=OptimizerConfig(
             name="sgd",
             learning_rate=0.12,

@@ -21,9 +21,9 @@ from cssl_jax.config import (
     Config,
     DataConfig,
     EvaluateConfig,
-    MethodConfig,
     ModelConfig,
     OptimizerConfig,
+    SimCLRConfig,
     TrainConfig,
 )
 
@@ -48,7 +48,7 @@ def get_config() -> Config:
             projector_dim=256,
             projector_norm=False,
         ),
-        method=MethodConfig(temperature=0.2),
+        method=SimCLRConfig(temperature=0.2),
         optimizer=OptimizerConfig(
             name="lars",
             learning_rate=0.4,

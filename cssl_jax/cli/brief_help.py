@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 HELP_ALL = "--help-all"
 # Config fields that `--help` shows. The others keep their recipe's value in most runs.
@@ -14,20 +14,19 @@ ESSENTIAL = frozenset(
         *("augment.grayscale", "augment.blur", "augment.interpolation"),
         *("model.encoder", "model.width", "model.stem", "model.norm-group", "model.remat"),
         *("model.dtype", "model.projector-layers", "model.projector-dim"),
-        *("method.name", "method.temperature"),
         *("classifier.stages", "classifier.head-layers", "classifier.label-smoothing"),
         *("adapt.target", "adapt.target-validation", "adapt.coral-weight", "adapt.dann-weight"),
         *("optimizer.name", "optimizer.learning-rate", "optimizer.scaling"),
         *("optimizer.warmup-epochs", "optimizer.weight-decay"),
         *("train.batch-size", "train.micro-batch", "train.epochs", "train.seed", "train.init"),
-        *("train.log-every", "train.evaluate-every", "train.checkpoint-minutes", "train.keep"),
+        *("train.log-every", "train.evaluate-every", "train.checkpoint-minutes"),
         *("train.on-nonfinite", "train.tensorboard", "train.wandb"),
         *("evaluate.knn-k", "evaluate.batch-size", "evaluate.train-limit"),
         *("runtime.backend", "runtime.devices", "runtime.deterministic"),
     }
 )
-# Sections whose options only some commands use.
-SECTIONS = {"classifier": ("finetune", "adapt"), "adapt": ("adapt",)}
+# Options of a method that choose how the same numbers are computed.
+TECHNICAL = frozenset({"method.tile-size"})
 _BORDERS = ("╭", "│", "╰")
 _ASCII = str.maketrans("╭╮╰╯│─", "++++|-")
 _OPTION = re.compile(r"^│ --(?:no-)?([\w-]+)\.([\w-]+)")
@@ -39,26 +38,42 @@ def asks_for_help(argv: Sequence[str]) -> bool:
     return not {"-h", "--help", HELP_ALL}.isdisjoint(argv)
 
 
-def shorten(text: str, command: str) -> str:
-    """Help of a command without the options that are not essential.
+def without_sections(text: str, sections: Collection[str]) -> str:
+    """Help of a command without the boxes of some config sections.
 
     Args:
         text: Help as tyro prints it: boxes of options, one box per config section.
-        command: Name of the command.
+        sections: Names of the sections to omit.
+    """
+    kept, showing = [], True
+    for line in text.splitlines():
+        if match := _BOX.match(line):
+            showing = match[1] not in sections
+        if showing:
+            kept.append(line)
+        showing |= line.startswith("╰")
+    return "\n".join(kept) + "\n"
+
+
+def shorten(text: str) -> str:
+    """Help of a command without the options that are not essential; those of its method are.
+
+    Args:
+        text: Help as tyro prints it: boxes of options, one box per config section.
     """
     kept: list[str] = []
     box: list[str] = []
     hidden, showing, has_options = 0, True, False
     for line in text.splitlines():
-        if match := _BOX.match(line):
-            box, showing, has_options, section = [line], True, False, match[1] or ""
-            applies = command in SECTIONS.get(section, (command,))
+        if _BOX.match(line):
+            box, showing, has_options = [line], True, False
             continue
         if not box:
             kept.append(line)
             continue
         if match := _OPTION.match(line):
-            showing = applies and f"{match[1]}.{match[2]}" in ESSENTIAL
+            name = f"{match[1]}.{match[2]}"
+            showing = name in ESSENTIAL or (match[1] == "method" and name not in TECHNICAL)
             hidden += not showing
         elif line.startswith("│ -"):
             showing = True

@@ -99,8 +99,10 @@ def options_of(cls: type, default: Any = None, section: str = "") -> Iterator[Op
         names = [name for note in notes if (name := getattr(note, "name", None)) is not None]
         name = names[0] if names else field.name.replace("_", "-")
         if dataclasses.is_dataclass(kind):
+            if dataclasses.is_dataclass(value):
+                kind = type(value)  # a section has the options of its default, as in tyro
             inner = f"{section}{name}." if name else section
-            yield from options_of(kind, None if value is tyro.MISSING else value, inner)  # type: ignore[arg-type]
+            yield from options_of(kind, None if value is tyro.MISSING else value, inner)
             continue
         placeholder = next((word for note in notes if (word := getattr(note, "metavar", ""))), "")
         is_positional = _POSITIONAL in notes

@@ -7,18 +7,20 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
 from cssl_jax.cli import usage_errors
-from cssl_jax.cli.brief_help import HELP_ALL, asks_for_help, fit, shorten
+from cssl_jax.cli.brief_help import HELP_ALL, asks_for_help, fit, shorten, without_sections
 from cssl_jax.cli.option_types import options_of
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.files import existing_run
 
 T = TypeVar("T")
+# Sections of the config that only some methods use, and the command that trains those.
+SECTION_COMMANDS = {"classifier": "finetune", "adapt": "adapt"}
 _WARMUP = "--optimizer.warmup-epochs"
 
 # Positional arguments and paths, with the word for them in help texts and errors.
@@ -44,6 +46,7 @@ def parse(cls: type[T], name: str, argv: Sequence[str], default: T | None = None
     """
     if asks_for_help(argv):
         _print_help(cls, name, argv, default)
+    _refuse_unused(name, argv, default)
     refusal = io.StringIO()  # tyro's own description, which takes many lines
     try:
         with contextlib.redirect_stderr(refusal):
@@ -54,6 +57,18 @@ def parse(cls: type[T], name: str, argv: Sequence[str], default: T | None = None
         if reason := _reason(error):
             raise reason from None
     raise UserError(usage_errors.message(options_of(cls, default), name, argv))
+
+
+def _refuse_unused(command: str, argv: Sequence[str], default: Any) -> None:
+    """Raises UserError for an option that the config's method does not use."""
+    unused = _unused_sections(command, default)
+    for word in argv:
+        section = word.partition("=")[0].removeprefix("--").partition(".")[0]
+        if word.startswith("--") and section in unused:
+            raise UserError(
+                f"{word.partition('=')[0]} has no effect on method {default.config.method.name!r}; "
+                f"leave it out, or use `cssl-jax {SECTION_COMMANDS[section]}`"
+            )
 
 
 def _reason(error: BaseException | None) -> UserError | None:
@@ -71,9 +86,20 @@ def _print_help(cls: type[T], name: str, argv: Sequence[str], default: T | None)
             _parser(cls, name, default)(args=["--help"])
     finally:
         full.seek(0)
-        text = full.read() if HELP_ALL in argv else shorten(full.read(), name)
+        text = without_sections(full.read(), _unused_sections(name, default))
+        text = text if HELP_ALL in argv else shorten(text)
         sys.stdout.write(fit(text, shutil.get_terminal_size().columns, sys.stdout.encoding))
     raise AssertionError("help ends the command")
+
+
+def _unused_sections(command: str, default: Any) -> frozenset[str]:
+    """Config sections that the command's method does not use; ``adapt`` trains several methods."""
+    from cssl_jax.recipes.sections import dead_sections
+
+    config = getattr(default, "config", None)
+    if command == "adapt" or not isinstance(config, Config):
+        return frozenset()
+    return dead_sections(config)
 
 
 def _parser(cls: type[T], name: str, default: T | None) -> Callable[..., T]:
@@ -84,8 +110,10 @@ def _parser(cls: type[T], name: str, default: T | None) -> Callable[..., T]:
 def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:
     """Loads the recipe in the first argument: the defaults of all options.
 
+    Another method on the command line comes with the default options of that method.
+
     Raises:
-        UserError: The first argument is no recipe.
+        UserError: The first argument is no recipe, or there is no such method.
     """
     from cssl_jax import recipes
 
@@ -95,7 +123,9 @@ def recipe_first(command: str, needed: str, argv: Sequence[str]) -> Config:
             f"name the recipe first: cssl-jax {command} RECIPE {needed} [options]; "
             f"there are {', '.join(recipes.recipe_names())}"
         )
-    return recipes.load(named) if named else Config()
+    config = recipes.load(named) if named else Config()
+    method = _value_of("--method.name", argv)
+    return recipes.with_method(config, method) if method else config
 
 
 def fit_warmup(
@@ -144,6 +174,16 @@ def run_first(command: str, needed: str, argv: Sequence[str]) -> pathlib.Path | 
     if not named and not asks_for_help(argv):
         raise UserError(f"name the run first: cssl-jax {command} RUN {needed}[options]")
     return existing_run(named) if named else None
+
+
+def _value_of(name: str, argv: Sequence[str]) -> str:
+    """Value of an option's last occurrence among the arguments; "" if it has none."""
+    values = [""]
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        given, equals, value = word.partition("=")
+        if given.replace("_", "-") == name:
+            values.append(value if equals else following)
+    return values[-1]
 
 
 def _first(argv: Sequence[str]) -> str:

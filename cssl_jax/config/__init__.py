@@ -2,17 +2,21 @@
 
 from cssl_jax.config.data import DataConfig
 from cssl_jax.config.evaluate import EvaluateConfig
-from cssl_jax.config.method import FINETUNE_STEPS, AdaptConfig, ClassifierConfig, MethodConfig
+from cssl_jax.config.method import (
+    FINETUNE_STEPS,
+    AdaptConfig,
+    ClassifierConfig,
+    MethodConfig,
+    SimCLRConfig,
+)
 from cssl_jax.config.model import ModelConfig
 from cssl_jax.config.optimizer import OptimizerConfig
-from cssl_jax.config.run import CODE_FIELDS, SOURCE_FIELDS, Config
+from cssl_jax.config.run import Config, code_names
 from cssl_jax.config.runtime import RuntimeConfig
 from cssl_jax.config.train import TrainConfig
 
 __all__ = [
-    "CODE_FIELDS",
     "FINETUNE_STEPS",
-    "SOURCE_FIELDS",
     "AdaptConfig",
     "ClassifierConfig",
     "Config",
@@ -22,5 +26,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "RuntimeConfig",
+    "SimCLRConfig",
     "TrainConfig",
+    "code_names",
 ]

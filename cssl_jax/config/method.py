@@ -1,7 +1,10 @@
 """Config sections of the methods: objective, classifier, domain adaptation."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from cssl_jax.config.ranges import POSITIVE, Range
 
 # Minimum number of steps of a fine-tuning: the SimCLR paper's shortest, 60 epochs of 1 % of
 # ImageNet's labels in batches of 4,096 (arXiv 2002.05709, App. B.5).
@@ -10,18 +13,39 @@ FINETUNE_STEPS = 180
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """The objective.
+    """The objective. A method with options of its own has a subclass, named by its registry entry.
 
     Attributes:
         name: Method: "simclr"; "classifier" (fine-tuning, see classifier.*); "coral" or "dann" (a
             classifier adapted to another domain, see adapt.*); or file.py:NAME of your own.
-        temperature: Temperature tau that divides the similarities in NT-Xent.
+            Another method than the recipe's has that method's default options.
+    """
+
+    # Allowed values of the options that are numbers, by field.
+    ranges: ClassVar[Mapping[str, Range]] = {}
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimCLRConfig(MethodConfig):
+    """Two views of every image, contrasted with the views of all others.
+
+    It is defined here, and not beside its method, because a config is SimCLR's by default.
+
+    Attributes:
+        loss: Loss of two views: nt_xent, as in the paper, or another one of docs/losses.md; or
+            file.py:NAME of your own.
+        temperature: Temperature tau that divides the similarities in the loss.
         tile_size: Rows per tile of the similarity matrix, which then is never held as a whole; by
             default, "auto", tiles are used if the matrix is large; None disables them. See
             docs/losses.md.
     """
 
+    ranges: ClassVar[Mapping[str, Range]] = {"temperature": POSITIVE, "tile_size": POSITIVE}
+
     name: str = "simclr"
+    loss: str = "nt_xent"
     temperature: float = 0.1
     tile_size: int | Literal["auto"] | None = "auto"
 

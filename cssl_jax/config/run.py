@@ -8,15 +8,16 @@ from typing import Any
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.config.data import DataConfig
 from cssl_jax.config.evaluate import EvaluateConfig
-from cssl_jax.config.method import AdaptConfig, ClassifierConfig, MethodConfig
+from cssl_jax.config.method import AdaptConfig, ClassifierConfig, MethodConfig, SimCLRConfig
 from cssl_jax.config.model import ModelConfig
 from cssl_jax.config.optimizer import OptimizerConfig
 from cssl_jax.config.runtime import RuntimeConfig
 from cssl_jax.config.train import TrainConfig
 from cssl_jax.errors import UserError
+from cssl_jax.registries import is_file_name, split_place
 
 # Fields that may name code in a file, as file.py:NAME.
-CODE_FIELDS = ("method.name", "model.encoder", "optimizer.name")
+CODE_FIELDS = ("method.name", "method.loss", "model.encoder", "optimizer.name")
 # Fields that name a source of images, whose format may be in a file: file.py:NAME:PLACE.
 SOURCE_FIELDS = (
     "data.source",
@@ -33,7 +34,8 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     augment: ImagePolicy = dataclasses.field(default_factory=ImagePolicy)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
+    # Of the class that the method's registry entry names; `recipes.with_method` exchanges it.
+    method: MethodConfig = dataclasses.field(default_factory=SimCLRConfig)
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -71,6 +73,17 @@ class Config:
         by_field = [full for full in known if full.endswith(f".{name}")]
         near = by_field or difflib.get_close_matches(name, known, n=1)
         return f"did you mean {near[0]}?" if near else "give section.field"
+
+
+def code_names(config: Config) -> dict[str, str]:
+    """Names of the config's extensions that are code in a file, "file.py:NAME", by field."""
+    names = {}
+    for field in (*CODE_FIELDS, *SOURCE_FIELDS):
+        section, _, name = field.partition(".")
+        value, _ = split_place(getattr(getattr(config, section), name, ""))
+        if is_file_name(value):
+            names[field] = value
+    return names
 
 
 def _fields_of(config: Config) -> dict[str, tuple[str, ...]]:

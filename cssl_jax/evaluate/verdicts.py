@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from cssl_jax.evaluate.results import Accuracy, Results, Scores
-from cssl_jax.losses.ntxent import chance_level
+from cssl_jax.methods.registry import method_entry
 
 Metrics = Mapping[str, Any]
 Grade = Literal["bad", "warning", "good"]
@@ -62,7 +62,8 @@ class Facts:
 
     Attributes:
         pairs: Number of positive pairs N per batch, the number of examples per batch.
-        temperature: Temperature of the loss.
+        chance: Chance level of the loss; None if it has none that training must leave.
+        temperature: Temperature of NT-Xent; None for another loss.
         total_steps: Number of optimizer steps of the whole run.
         applies_from: First step to which the rules apply; earlier steps are warm-up.
         trust_coefficient: Coefficient eta of LARS.
@@ -70,7 +71,8 @@ class Facts:
     """
 
     pairs: int
-    temperature: float
+    chance: float | None
+    temperature: float | None
     total_steps: int
     applies_from: int
     trust_coefficient: float = 0.001
@@ -87,11 +89,13 @@ def facts(config: Any, steps_per_epoch: int) -> Facts:
         config: Config of the run.
         steps_per_epoch: Number of optimizer steps per epoch.
     """
+    entry = method_entry(config.method.name)
     total = config.train.epochs * steps_per_epoch
     warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)
     return Facts(
         pairs=config.train.batch_size,
-        temperature=config.method.temperature,
+        chance=entry.chance_level(config) if entry.contrastive else None,
+        temperature=entry.temperature(config),
         total_steps=total,
         applies_from=min(max(warmup, steps_per_epoch, min(total // 10, 500)), total),
         trust_coefficient=config.optimizer.trust_coefficient,
@@ -126,14 +130,8 @@ def check_steps(lines: Iterable[Metrics], known: Facts) -> list[Verdict]:
     step = lines[-1]["step"]
     first_half = 2 * step <= known.total_steps
     verdicts: list[Verdict] = []
-    loss, chance = _mean(lines, "loss"), chance_level(known.pairs)
-    # A loss that falls through the chance level has a confident softmax. Only a flat softmax, whose
-    # entropy is at chance too, has learnt nothing.
-    entropy = _mean(lines, "contrastive_entropy", default=chance)
-    if abs(chance - loss) < AT_CHANCE * chance and chance - entropy < AT_CHANCE * chance:
-        verdicts.append(_at_chance(loss, chance, known))
-    elif loss > (1 + AT_CHANCE) * chance and not first_half:
-        verdicts.append(_worse_than_chance(loss, chance))
+    if known.chance is not None:
+        verdicts += _check_chance(lines, known.chance, known, first_half)
     accuracy = _mean(lines, "contrastive_accuracy", default=0.0)
     if accuracy >= TOO_EASY and first_half:
         verdicts.append(
@@ -149,12 +147,27 @@ def check_steps(lines: Iterable[Metrics], known: Facts) -> list[Verdict]:
     return verdicts + _check_trust_ratios(lines[-1], known)
 
 
+def _check_chance(
+    lines: Sequence[Metrics], chance: float, known: Facts, first_half: bool
+) -> list[Verdict]:
+    loss = _mean(lines, "loss")
+    # A loss that falls through the chance level has a confident softmax. Only a flat softmax, whose
+    # entropy is at chance too, has learnt nothing.
+    entropy = _mean(lines, "contrastive_entropy", default=chance)
+    if abs(chance - loss) < AT_CHANCE * chance and chance - entropy < AT_CHANCE * chance:
+        return [_at_chance(loss, chance, known)]
+    if loss > (1 + AT_CHANCE) * chance and not first_half:
+        return [_worse_than_chance(loss, chance)]
+    return []
+
+
 def _at_chance(loss: float, chance: float, known: Facts) -> Verdict:
-    # Largest possible drop below chance.
-    span = chance - minimum_loss(known.pairs, known.temperature)
+    temperature, span = known.temperature, math.inf  # largest possible drop below chance
+    if temperature is not None:
+        span = chance - minimum_loss(known.pairs, temperature)
     if span < 2 * AT_CHANCE * chance:
         advice = (
-            f"at temperature {known.temperature:g} no loss can fall more than {span:.3f} below it; "
+            f"at temperature {temperature:g} no loss can fall more than {span:.3f} below it; "
             "lower method.temperature, 0.1 to 0.5 are common"
         )
     else:

@@ -47,10 +47,15 @@ def load_data(config: Config) -> tuple[Source, Source]:
             labels has none.
     """
     train, validation = _load_splits(config)
-    if method_entry(config.method.name).labelled:
-        for name, split in (("training", train), ("validation", validation)):
-            if split.labels is None or split.labels.max() < 0:
-                raise UserError(f"the {name} images have no labels; a classifier needs them")
+    entry, loaded = method_entry(config.method.name), {"training": train, "validation": validation}
+    if entry.labelled(config):
+        for name, split in loaded.items():
+            if split.labels is None or split.labels.max(initial=-1) < 0:
+                raise UserError(
+                    f"the {name} images have no labels; method {config.method.name} needs them"
+                )
+    if entry.evaluation == "classifier":
+        for name, split in loaded.items():
             _check_labels(split, config.classifier.num_classes, name)
         train = sources.labelled_fraction(
             train, config.classifier.label_fraction, seed=config.train.seed

@@ -1,14 +1,13 @@
 """Builds from a config everything that a run needs before its first step."""
 
 import dataclasses
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from cssl_jax import recipes
-from cssl_jax.config import CODE_FIELDS, SOURCE_FIELDS, Config
+from cssl_jax.config import Config, code_names
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.sampler import Sampler
@@ -17,7 +16,7 @@ from cssl_jax.experiment import builders
 from cssl_jax.experiment.computation import Computation, computation_of
 from cssl_jax.methods.adaptation import TARGET
 from cssl_jax.methods.registry import method_entry
-from cssl_jax.registries import code_digest, is_file_name, split_place
+from cssl_jax.registries import code_digest
 from cssl_jax.runtime import process, spmd
 
 KERNELS = "kernels"  # key in a checkpoint's meta: library that renders views on the host
@@ -127,6 +126,4 @@ class Experiment(Computation):
 
 def _code(config: Config) -> dict[str, str]:
     """Digests of the user's own files, by the config field that names one."""
-    values = {field: operator.attrgetter(field)(config) for field in (*CODE_FIELDS, *SOURCE_FIELDS)}
-    names = {field: split_place(value)[0] for field, value in values.items()}
-    return {field: code_digest(name) for field, name in names.items() if is_file_name(name)}
+    return {field: code_digest(name) for field, name in code_names(config).items()}

@@ -10,16 +10,20 @@ from cssl_jax.losses.hard_negatives import hard_nt_xent
 from cssl_jax.losses.infonce import clip, info_nce
 from cssl_jax.losses.margin import contrastive, triplet
 from cssl_jax.losses.ntxent import nt_xent
+from cssl_jax.losses.registry import LOSSES, LossEntry, loss_entry
 from cssl_jax.losses.sigmoid import nt_logistic, siglip
 from cssl_jax.losses.supcon import sup_con
 
 __all__ = [
+    "LOSSES",
+    "LossEntry",
     "clip",
     "contrastive",
     "coral",
     "dcl",
     "hard_nt_xent",
     "info_nce",
+    "loss_entry",
     "nt_logistic",
     "nt_xent",
     "siglip",

@@ -12,7 +12,7 @@ from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.base import Batch, Context, PyTree
 from cssl_jax.methods.classifier import Classifier, chance_level, check_classifier, logits_of
-from cssl_jax.methods.entry import MethodEntry, Modules
+from cssl_jax.methods.entry import MethodEntry, Modules, StepCost
 
 TARGET = "target"  # group of views of the domain without labels; "main" is the labelled one
 
@@ -74,8 +74,9 @@ def adaptation_entry(build: Callable[[Config, Modules], Adaptation]) -> MethodEn
         chance_level=chance_level,
         check=check_adaptation,
         evaluation="classifier",
-        labelled=True,
+        labelled=lambda config: True,
         paired=True,
+        cost=lambda config: StepCost(contrasts=False),
         sections=("classifier", "adapt"),
     )
 

@@ -18,7 +18,7 @@ from cssl_jax.augment.view_group import ViewGroup
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.base import Batch, Context, Method, PyTree, run_module, split_variables
-from cssl_jax.methods.entry import MethodEntry, Modules
+from cssl_jax.methods.entry import MethodEntry, Modules, StepCost
 from cssl_jax.methods.parameter_group import FROZEN, ParameterGroup
 
 _DROPOUT = 0x64726F70  # purpose of a key: views fold in their small numbers
@@ -226,6 +226,7 @@ ENTRY = MethodEntry(
     chance_level=chance_level,
     check=check_classifier,
     evaluation="classifier",
-    labelled=True,
+    labelled=lambda config: True,
+    cost=lambda config: StepCost(views=1, contrasts=False),
     sections=("classifier",),
 )

@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import flax.linen as nn
 
-from cssl_jax.config import Config
+from cssl_jax.config import Config, MethodConfig
+from cssl_jax.losses.core.similarity import TileSize
 from cssl_jax.methods.base import Method
+
+Section = TypeVar("Section", bound=MethodConfig)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,8 +27,37 @@ class Modules:
     head: Callable[..., nn.Module]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """What the closed formulas of ``cssl-jax plan`` must know of a method's step.
+
+    Attributes:
+        views: Number of views per example that are encoded and differentiated.
+        targets: Number of views per example that are encoded without a gradient.
+        contrasts: True if each projection is compared with those of the global batch.
+        tile_size: Tiles of that comparison, see ``choose_tile``.
+    """
+
+    views: int = 2
+    targets: int = 0
+    contrasts: bool = True
+    tile_size: TileSize = None
+
+
 def _accept(config: Config) -> None:
     """Refuses nothing."""
+
+
+def _never(config: Config) -> bool:
+    return False
+
+
+def _no_temperature(config: Config) -> None:
+    return None
+
+
+def _two_views(config: Config) -> StepCost:
+    return StepCost(contrasts=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,22 +67,41 @@ class MethodEntry:
     Attributes:
         build: (config, modules) -> the method.
         chance_level: config -> loss of a model that has learnt nothing, logged beside the loss.
+        config: Class of the config section ``method``: the method's options and their defaults.
         check: config -> None; raises UserError where options do not fit this method.
         evaluation: How its models are evaluated: by protocols on frozen "features", or by the
             accuracy of its own "classifier".
-        labelled: True if it trains on labels.
+        labelled: config -> True if it trains on labels.
         paired: True if each example is a pair of one image from data.source and one from
             adapt.target.
-        contrastive: True if ``method.temperature`` scales a two-view contrast, so that the verdicts
-            on contrastive training apply.
-        sections: Config sections with options of this method.
+        contrastive: True if the loss falls below its chance level as soon as views of an example
+            are distinguished from others; verdicts say so where it does not.
+        temperature: config -> temperature of NT-Xent, from which the lowest possible loss follows;
+            None for another loss.
+        cost: config -> what a step computes, for the closed formulas of ``cssl-jax plan``.
+        sections: Further config sections with options of this method.
     """
 
     build: Callable[[Config, Modules], Method]
     chance_level: Callable[[Config], float]
+    config: type[MethodConfig] = MethodConfig
     check: Callable[[Config], None] = _accept
     evaluation: Literal["features", "classifier"] = "features"
-    labelled: bool = False
+    labelled: Callable[[Config], bool] = _never
     paired: bool = False
     contrastive: bool = False
-    sections: tuple[str, ...] = ("method",)
+    temperature: Callable[[Config], float | None] = _no_temperature
+    cost: Callable[[Config], StepCost] = _two_views
+    sections: tuple[str, ...] = ()
+
+
+def options_of(config: Config, section: type[Section]) -> Section:
+    """The config section ``method``, with the type that the method's entry declares.
+
+    Raises:
+        TypeError: It has another type: the config was not made by ``recipes.with_method``.
+    """
+    options = config.method
+    if not isinstance(options, section):
+        raise TypeError(f"config.method is {options}; give a {section.__name__}")
+    return options

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from cssl_jax.config import Config
+from cssl_jax.methods.registry import method_entry
 from cssl_jax.optim.registry import optimizer_entry
 
 PAPER = "SimCLR paper, arXiv 2002.05709"
@@ -50,9 +51,11 @@ def _scaling(config: Config) -> Iterator[str]:
 
 def _temperature(config: Config) -> Iterator[str]:
     # Only for ImageNet, where these were measured: on CIFAR-10, 0.5 is best over long runs (B.9).
-    temperature = config.method.temperature
+    temperature = method_entry(config.method.name).temperature(config)
     accuracies = {0.05: 59.7, 0.1: 64.4, 0.5: 60.7, 1.0: 58.0}  # top-1 %
-    if config.model.stem == "imagenet" and (temperature <= 0.05 or temperature >= 0.5):
+    if temperature is None or config.model.stem != "imagenet":
+        return
+    if temperature <= 0.05 or temperature >= 0.5:
         nearest = min(accuracies, key=lambda measured: abs(measured - temperature))
         yield (
             f"temperature {temperature:g}: {accuracies[nearest]} % at {nearest:g}, "

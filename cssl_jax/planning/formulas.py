@@ -130,7 +130,7 @@ class Cost:
         return (once + 2 * (self.all_reduce + self.norm_all_reduce)) * (devices - 1) / devices
 
 
-def cost(
+def cost(  # noqa: PLR0913  each argument is a fact of its own
     model: ModelConfig,
     *,
     size: int,
@@ -139,8 +139,11 @@ def cost(
     devices: int,
     tiled: bool,
     micro_batches: int = 1,
+    views: int = 2,
+    targets: int = 0,
+    contrasts: bool = True,
 ) -> Cost:
-    """Cost of one SimCLR step with two views per example, by closed formulas.
+    """Cost of one step of a method, of SimCLR by default, by closed formulas.
 
     Args:
         model: Encoder and projection head.
@@ -151,13 +154,16 @@ def cost(
         tiled: Whether the loss is computed in tiles, see ``losses.core.similarity.choose_tile``.
         micro_batches: Number of micro-batches that the batch is encoded in; more than one means
             GradCache.
+        views: Number of views per example that are encoded and differentiated.
+        targets: Number of views per example that are encoded without a gradient.
+        contrasts: Whether each projection is compared with those of the global batch.
 
     Raises:
         UserError: The encoder is not in ``RESNETS``.
     """
     stem, *blocks = convolutions(model, size, channels)
     head = projector(model, blocks[-1].outputs)
-    rows, images = 2 * batch, 2 * batch // devices
+    rows, images = views * batch, views * batch // devices
     dense = sum(a * b for a, b in head)
     inside = sum(layer.flops for layer in blocks)
     forward = stem.flops + inside + 2 * dense
@@ -168,7 +174,8 @@ def cost(
     encoder += inside if model.remat else 0  # every block is recomputed in the backward pass
     # Three products of [2n, d] with [2N, d]: the similarities and the gradients of both sides. In
     # tiles: the similarities twice, and by symmetry the gradient of one side only.
-    loss = 3 * 2 * images * rows * model.projector_dim
+    loss = 3 * 2 * images * rows * model.projector_dim if contrasts else 0
+    gathered = rows * FLOAT if contrasts else 0  # bytes of one number per row
     layers = [stem, *blocks]
     norms = [layer.outputs for layer in layers]
     norms += [out for _, out in head] if model.projector_norm else []
@@ -179,15 +186,15 @@ def cost(
     parameters = sum(layer.parameters for layer in layers) + dense + scales + biases
     return Cost(
         parameters=parameters,
-        encoder_flops=images * encoder,
+        encoder_flops=images * encoder + targets * batch // devices * forward,
         loss_flops=loss,
         # In tiles each anchor's log-sum-exp is gathered too, and the gradient needs no collective.
-        all_gather=rows * FLOAT * (model.projector_dim + (1 if tiled else 0)),
+        all_gather=gathered * (model.projector_dim + (1 if tiled else 0)),
         all_reduce=FLOAT * (parameters + METRICS),
         norm_all_reduce=2
         * FLOAT
         * (per_norm * sum(norms) + recomputed * sum(layer.outputs for layer in blocks)),
-        reduce_scatter=0 if tiled else rows * FLOAT * model.projector_dim,
+        reduce_scatter=0 if tiled else gathered * model.projector_dim,
         waits=waits * len(norms) + (micro_batches if model.remat and waits else 0) * len(blocks),
         norm_devices=devices if model.norm_views == "apart" else max(devices // groups, 1),
     )

@@ -7,6 +7,7 @@ from cssl_jax import recipes
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.losses.core.similarity import choose_tile
+from cssl_jax.methods.registry import method_entry
 from cssl_jax.planning import formulas
 from cssl_jax.planning import jaxpr as program
 from cssl_jax.planning.advice import warnings
@@ -141,9 +142,14 @@ def held_bytes(config: Config, devices: int, given: DataShapes) -> int:
 def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
     """Cost of a recipe's step on one device, by closed formulas."""
     batch, micro_batch = config.train.batch_size, config.train.micro_batch
-    tile = choose_tile(config.method.tile_size, 2 * batch // devices, 2 * batch)
+    step = method_entry(config.method.name).cost(config)
+    rows = step.views * batch
+    tile = choose_tile(step.tile_size, rows // devices, rows) if step.contrasts else None
     return formulas.cost(
         config.model,
+        views=step.views,
+        targets=step.targets,
+        contrasts=step.contrasts,
         size=given.spec.size,
         channels=given.spec.channels,
         batch=batch,

@@ -17,6 +17,7 @@ from cssl_jax.recipes.library import (
     recipe_summary,
 )
 from cssl_jax.recipes.paths import with_absolute_paths
+from cssl_jax.recipes.sections import with_method
 from cssl_jax.recipes.validation import validate
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "to_json",
     "validate",
     "with_absolute_paths",
+    "with_method",
 ]

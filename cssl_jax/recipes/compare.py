@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from cssl_jax.config import Config
-from cssl_jax.recipes.io import canonical, to_dict
+from cssl_jax.recipes.io import canonical
 
 # What a run may change when it is resumed: it determines no figure. on_nonfinite decides only how a
 # run continues that would otherwise end there; results.json reports how many steps were skipped.
@@ -26,7 +26,7 @@ _SAME_RESULT = (
 )
 # Fields that are newer than hashes in use: at their default they leave the hash as it was.
 _NEWER = (
-    *("model.norm_views", "model.zero_init_residual"),
+    *("method.loss", "model.norm_views", "model.zero_init_residual"),
     *("optimizer.weight_decay_end", "optimizer.clip_tensor_norm", "optimizer.layer_decay"),
 )
 # Where the data lie and how they are found: the fingerprint of the images and labels decides.
@@ -42,26 +42,27 @@ def config_hash(config: Config) -> str:
 
     Sources, tables of labels and earlier runs count by their names, wherever they lie.
     """
-    content = to_dict(canonical(config))
+    content = dataclasses.asdict(canonical(config))
     for name in _NO_RESULT:
         section, _, field = name.partition(".")
         content[section].pop(field) if field else content.pop(section)
-    default = to_dict(Config())
+    default = dataclasses.asdict(Config())
     for name in _NEWER:
         section, _, field = name.partition(".")
-        if content[section][field] == default[section][field]:
+        if content[section].get(field) == default[section][field]:
             del content[section][field]
     places = {
         "data": ("source", "validation_source", "labels"),
         "adapt": ("target", "target_validation", "target_labels"),
         "train": ("init",),
-        "method": ("name",),
+        "method": ("name", "loss"),
         "model": ("encoder",),
         "optimizer": ("name",),
     }
     for section, names in places.items():
         for name in names:
-            content[section][name] = _name_of(content[section][name])
+            if name in content[section]:
+                content[section][name] = _name_of(content[section][name])
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -71,7 +72,10 @@ def _name_of(place: str) -> str:
 
 
 def differing_fields(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
-    """(value in a, value in b) of every field that determines the result and differs."""
+    """(value in a, value in b) of every field that determines the result and differs.
+
+    None stands for the value of an option that only the method of the other config has.
+    """
 
     def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         leaves: dict[str, Any] = {}
@@ -80,11 +84,11 @@ def differing_fields(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
             leaves |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
         return leaves
 
-    first, second = flat(to_dict(a)), flat(to_dict(b))
+    first, second = flat(dataclasses.asdict(a)), flat(dataclasses.asdict(b))
     return {
-        name: (first[name], second[name])
-        for name in first
-        if first[name] != second[name] and not name.startswith(_NO_RESULT)
+        name: (first.get(name), second.get(name))
+        for name in first | second
+        if first.get(name) != second.get(name) and not name.startswith(_NO_RESULT)
     }
 
 

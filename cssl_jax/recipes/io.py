@@ -10,12 +10,24 @@ from typing import Any, Literal
 
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
+from cssl_jax.recipes.sections import (
+    check_section,
+    dead_sections,
+    section_types,
+    upgraded,
+    with_method,
+)
 from cssl_jax.recipes.validation import validate
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Plain nested dict, ready for JSON."""
-    return dataclasses.asdict(config)
+    """Plain nested dict, ready for JSON; sections that the method does not use are omitted.
+
+    One that was changed is kept: another method may be trained from the same config.
+    """
+    content, default = dataclasses.asdict(config), dataclasses.asdict(Config())
+    unused = [name for name in dead_sections(config) if content[name] == default[name]]
+    return {name: section for name, section in content.items() if name not in unused}
 
 
 def from_dict(content: dict[str, Any]) -> Config:
@@ -24,7 +36,9 @@ def from_dict(content: dict[str, Any]) -> Config:
     Raises:
         UserError: An unknown field, with the nearest right name, or a value of the wrong type.
     """
-    return validate(_build(Config, content, ""))
+    if not isinstance(content, dict):
+        raise UserError("a config must hold named sections")
+    return validate(_build(Config, upgraded(content), "", section_types(content)))
 
 
 def canonical(config: Config) -> Config:
@@ -33,11 +47,14 @@ def canonical(config: Config) -> Config:
     Raises:
         UserError: A value of the wrong type, or one that cannot work.
     """
+    check_section(config)
     return from_dict(to_dict(config))
 
 
 def override(config: Config, values: dict[str, Any]) -> Config:
     """Returns the config with other values of some fields, checked.
+
+    Another ``method.name`` comes with the default options of that method.
 
     Args:
         config: Config to start from.
@@ -46,13 +63,18 @@ def override(config: Config, values: dict[str, Any]) -> Config:
     Raises:
         UserError: A field is unknown, with the nearest right name, or a value cannot work.
     """
+    name = values.get("method.name", config.method.name)
+    if isinstance(name, str) and name != config.method.name:
+        config = with_method(config, name)
     return canonical(config.replace(values))
 
 
-def _build(cls: type, content: Any, prefix: str) -> Any:
+def _build(cls: type, content: Any, prefix: str, sections: dict[str, type] | None = None) -> Any:
+    """An instance of a dataclass; ``sections`` replaces the declared types of some fields."""
     if not isinstance(content, dict):
-        raise UserError(f"config field {prefix[:-1] or 'top level'} must hold named fields")
-    hints = typing.get_type_hints(cls)
+        raise UserError(f"config field {prefix[:-1]} must hold named fields")
+    declared = typing.get_type_hints(cls) | (sections or {})
+    hints = {field.name: declared[field.name] for field in dataclasses.fields(cls)}
     for name in content:
         if name not in hints:
             near = difflib.get_close_matches(name, hints, n=1)

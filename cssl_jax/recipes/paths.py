@@ -2,7 +2,8 @@
 
 import operator
 
-from cssl_jax.config import CODE_FIELDS, SOURCE_FIELDS, Config
+from cssl_jax.config import Config, code_names
+from cssl_jax.config.run import SOURCE_FIELDS
 from cssl_jax.data.sources.open import LABEL_RULES, absolute_spec
 from cssl_jax.registries import absolute_name
 
@@ -21,6 +22,5 @@ def with_absolute_paths(config: Config) -> Config:
     if config.train.init:
         names.append("train.init")
     absolute = {name: absolute_spec(operator.attrgetter(name)(config)) for name in names}
-    for name in CODE_FIELDS:
-        absolute[name] = absolute_name(operator.attrgetter(name)(config))
-    return config.replace(absolute)
+    code = {name: absolute_name(value) for name, value in code_names(config).items()}
+    return config.replace({**code, **absolute})  # the formats of sources are absolute already

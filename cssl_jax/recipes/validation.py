@@ -2,30 +2,37 @@
 
 import math
 import operator
-from collections.abc import Callable
+from typing import Any
 
 from cssl_jax.augment.image.policy import PROBABILITIES
+from cssl_jax.config.ranges import (
+    BELOW_ONE,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Range,
+)
 from cssl_jax.config.run import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.optim.registry import optimizer_entry
+from cssl_jax.recipes.sections import check_section
 from cssl_jax.registries import is_file_name
 
-# (fields, predicate, the same requirement as text); None and "auto" are choices of their own.
-_RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+# (fields, allowed values); None and "auto" are choices of their own.
+_RANGES: tuple[tuple[tuple[str, ...], Range], ...] = (
     (
         (
             *("train.batch_size", "train.epochs", "train.log_every", "train.keep"),
-            "train.nonfinite_limit",
-            *("model.width", "model.projector_dim", "method.temperature", "method.tile_size"),
+            *("train.nonfinite_limit", "model.width", "model.projector_dim"),
             *("optimizer.trust_coefficient", "optimizer.clip_norm", "optimizer.clip_tensor_norm"),
             *("data.min_side", "data.max_pixels"),
             *("evaluate.knn_k", "evaluate.knn_temperature", "evaluate.batch_size"),
             *("evaluate.probe_seeds", "evaluate.knn_ks", "evaluate.shots", "evaluate.recall_at"),
             *("evaluate.segment_pixels", "evaluate.segment_stages"),
         ),
-        lambda value: 0 < value < math.inf,
-        "a positive number",
+        POSITIVE,
     ),
     (
         (
@@ -38,41 +45,23 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
             *("evaluate.train_limit", "runtime.devices"),
             *("evaluate.l2_values", "evaluate.online_l2_values"),
         ),
-        lambda value: 0 <= value < math.inf,
-        "zero or a positive number",
+        NOT_NEGATIVE,
     ),
     (
         (
             *("optimizer.momentum", "optimizer.b1", "optimizer.b2", "data.validation_fraction"),
             *("classifier.dropout", "classifier.label_smoothing"),
         ),
-        lambda value: 0 <= value < 1,
-        "a number within [0, 1)",
+        BELOW_ONE,
     ),
+    (("classifier.label_fraction", "classifier.layer_decay", "optimizer.layer_decay"), SHARE),
+    (("data.max_rejected",), FRACTION),
+    (("evaluate.draws",), Range(lambda value: value >= 2, "2 or more")),  # an interval needs two
+    (("data.channels",), Range(lambda value: value in (1, 3, 4), "1, 3 or 4")),
+    # Without x64, jax.random.key folds a larger seed; the sampler would not.
     (
-        ("classifier.label_fraction", "classifier.layer_decay", "optimizer.layer_decay"),
-        lambda value: 0 < value <= 1,
-        "a number within (0, 1]",
-    ),
-    (
-        ("data.max_rejected",),
-        lambda value: 0 <= value <= 1,
-        "a fraction within [0, 1]",
-    ),
-    (  # an interval needs two
-        ("evaluate.draws",),
-        lambda value: value >= 2,
-        "2 or more",
-    ),
-    (
-        ("data.channels",),
-        lambda value: value in (1, 3, 4),
-        "1, 3 or 4",
-    ),
-    (  # Without x64, jax.random.key folds a larger seed; the sampler would not.
         ("train.seed", "data.split_seed"),
-        lambda value: 0 <= value < 2**32,
-        "a whole number from 0 to 2**32 - 1",
+        Range(lambda value: 0 <= value < 2**32, "a whole number from 0 to 2**32 - 1"),
     ),
 )
 
@@ -82,6 +71,7 @@ def validate(config: Config) -> Config:
     _check_ranges(config)
     _check_model(config)
     _check_training(config)
+    check_section(config)
     method_entry(config.method.name).check(config)
     if not is_file_name(config.optimizer.name):  # a user's file runs where it is needed, to train
         optimizer_entry(config.optimizer.name)
@@ -91,13 +81,18 @@ def validate(config: Config) -> Config:
 
 
 def _check_ranges(config: Config) -> None:
-    for names, fits, wanted in _RANGES:
+    for names, allowed in _RANGES:
         for name in names:
-            value = operator.attrgetter(name)(config)
-            for one in value if isinstance(value, tuple) else (value,):
-                if one is not None and one != "auto" and not fits(one):
-                    wanted = wanted if abs(one) < math.inf else "a finite number"
-                    raise UserError(f"{name} is {value}; give {wanted}")
+            _check_range(name, operator.attrgetter(name)(config), allowed)
+    for name, allowed in config.method.ranges.items():
+        _check_range(f"method.{name}", getattr(config.method, name), allowed)
+
+
+def _check_range(name: str, value: Any, allowed: Range) -> None:
+    for one in value if isinstance(value, tuple) else (value,):
+        if one is not None and one != "auto" and not allowed.fits(one):
+            wanted = allowed.wanted if abs(one) < math.inf else "a finite number"
+            raise UserError(f"{name} is {value}; give {wanted}")
 
 
 def _check_model(config: Config) -> None:

@@ -82,8 +82,8 @@ class RunFolder:
         """
         if not self.last_step:
             return []
-        # All other verdicts are about contrastive losses and their features.
-        if not method_entry(self.config.method.name).contrastive:
+        # All other verdicts are about features that were trained without labels.
+        if method_entry(self.config.method.name).evaluation != "features":
             return verdicts.check_timings(self.timings)
         facts = verdicts.facts(self.config, self.steps_per_epoch)
         current = verdicts.check_steps(self.steps, facts)
@@ -102,9 +102,10 @@ class RunFolder:
         if self.last_step < facts.applies_from:
             detail = f"losses are evaluated from step {facts.applies_from} on"
             return Verdict("healthy", "good", "too early for a verdict", detail)
-        detail = "the loss is off chance level"
+        details = ["the loss is off chance level"] if facts.chance is not None else []
         if has_features:
-            detail += ", the features have not collapsed"
+            details.append("the features have not collapsed")
+        detail = ", ".join(details) or "no rule applies to the metrics of this run"
         return Verdict("healthy", "good", "no problem found", detail)
 
 

@@ -50,7 +50,7 @@ def finetune_config(run: str | pathlib.Path) -> Config:
     base = recipes.from_dict(meta["config"])
     input_spec = meta["input"]
     split_seed = base.train.seed if base.data.split_seed is None else base.data.split_seed
-    return base.replace(
+    return recipes.with_method(base, "classifier").replace(
         {
             "data.size": input_spec["size"],
             "data.mean": tuple(input_spec["mean"]),
@@ -58,7 +58,6 @@ def finetune_config(run: str | pathlib.Path) -> Config:
             # Another train.seed must not move held-out images into the training split.
             "data.split_seed": split_seed,
             **{f"augment.{name}": (0.0,) for name in ("jitter", "grayscale", "blur", "solarize")},
-            "method.name": "classifier",
             "optimizer.name": "sgd",
             "optimizer.learning_rate": 0.05,
             "optimizer.scaling": "linear",

@@ -188,7 +188,7 @@ def test_the_essential_options_exist(capsys):
 
 def test_help_is_plain_where_the_output_has_no_boxes():
     text = "╭─ data options ─╮\n│ --data.source  │\n│ --data.mean    │\n╰────────────────╯\n"
-    assert fit(shorten(text, "plan"), 80, "ascii") == (
+    assert fit(shorten(text), 80, "ascii") == (
         "+- data options -+\n| --data.source  |\n+----------------+\n\n"
         "1 more options are listed by --help-all\n"
     )

@@ -38,8 +38,8 @@ RUN = ["pretrain", "debug", "--workdir", "x"]
         ([*RUN, "--model.width", "wide"], "--model.width is 'wide'; give a number"),
         ([*RUN, "--data.resident", "maybe"], "--data.resident is 'maybe'; give True, False, split "
          "or None"),
-        ([*RUN, "--classifier.stages", "some"], "--classifier.stages is 'some'; give a whole "
-         "number or all"),
+        ([*RUN, "--method.name", "classifier", "--classifier.stages", "some"],
+         "--classifier.stages is 'some'; give a whole number or all"),
         ([*RUN, "--optimizer.scaling", "root"], "--optimizer.scaling is 'root'; give one of "
          "linear, sqrt, none"),
         ([*RUN, "--train.tensorboard", "yes"], "--train.tensorboard takes no value, but was given "

@@ -1,8 +1,10 @@
 """The commands of README.md and docs/, run as they are written."""
 
+import dataclasses
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -12,7 +14,6 @@ import pytest
 from cssl_jax.cli import main as cli
 from cssl_jax.config import Config
 from cssl_jax.data.sources.open import load_source
-from cssl_jax.recipes import to_dict
 from helpers import compilation
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -24,10 +25,11 @@ WRITTEN = [
 ]
 
 
-# Documents whose blocks of a language run one after another in one folder.
+# Documents whose blocks of a language run one after another in one folder. A command that an
+# earlier block has run there is not repeated: documents may share commands.
 RUNNABLE = [
-    *(("README.md", "bash"), ("README.md", "python"), ("docs/getting-started.md", "bash")),
-    *(("docs/losses.md", "python"), ("docs/sweeps.md", "python")),
+    (("README.md", "docs/getting-started.md"), "bash"),
+    *((("README.md",), "python"), (("docs/losses.md",), "python"), (("docs/sweeps.md",), "python")),
 ]
 # What makes `pretrain folder` quick: tiny images and a tiny encoder.
 SMALL = (
@@ -57,18 +59,35 @@ def write_wrapper(folder):
     wrapper.chmod(0o755)
 
 
+def new_commands(blocks):
+    """The lines of shell blocks, without those that have the words of an earlier line."""
+    lines = {}
+    for line in "".join(blocks).splitlines():
+        if words := tuple(shlex.split(line, comments=True)):
+            lines.setdefault(words, line)
+    return lines.values()
+
+
+def test_a_shared_command_runs_once_and_comments_do_not_tell_two_apart():
+    blocks = ["cssl-jax doctor   # first\n", "cssl-jax doctor\n\n# words\ncssl-jax views x\n"]
+    assert list(new_commands(blocks)) == ["cssl-jax doctor   # first", "cssl-jax views x"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("document", "language"), RUNNABLE)
-def test_every_block_runs(document, language, tmp_path):
-    text = (ROOT / document).read_text()
-    blocks = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-    assert blocks
+@pytest.mark.parametrize(("documents", "language"), RUNNABLE, ids=lambda value: str(value))
+def test_every_block_runs(documents, language, tmp_path):
+    blocks = []
+    for document in documents:
+        text = (ROOT / document).read_text()
+        found = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+        assert found, document
+        blocks += found
     if language == "bash":
         make_images(tmp_path / "images")
     write_wrapper(tmp_path / "bin")
     path = f"{tmp_path / 'bin'}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     command = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
-    for block in blocks:
+    for block in new_commands(blocks) if language == "bash" else blocks:
         done = subprocess.run(
             [*command[language], block],
             cwd=tmp_path,
@@ -86,7 +105,7 @@ def test_every_block_runs(document, language, tmp_path):
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.name)
 def test_every_option_and_command_that_is_written_exists(path):
     text = path.read_text()
-    known = to_dict(Config())
+    known = dataclasses.asdict(Config())
     for section, field in re.findall(r"--(?!section\.)([a-z]+)\.([a-z0-9-]*[a-z0-9])", text):
         name = field.replace("-", "_")
         assert section in known, f"--{section}.{field}"

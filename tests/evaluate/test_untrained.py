@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from cssl_jax import recipes
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.evaluate.features import encoder_variables
 from cssl_jax.evaluate.untrained import untrained_model
@@ -87,7 +88,7 @@ def test_the_seed_decides(run, model):
 
 @pytest.mark.parametrize(("stages", "expected"), [(0, 1.0), ("all", 0.0)])
 def test_a_classifier_that_freezes_its_random_encoder_starts_from_the_baseline(stages, expected):
-    config = tiny.replace(tiny.config(), "method", name="classifier")
+    config = recipes.with_method(tiny.config(), "classifier")
     config = tiny.replace(config, "classifier", num_classes=10, stages=stages)
     config = tiny.replace(config, "runtime", devices=1)
     state, origin = first_state(Experiment.from_config(config))

@@ -18,8 +18,8 @@ from cssl_jax.optim.trust_metrics import make_trust_ratio_metrics
 from cssl_jax.report.run_reader import open_run
 from helpers import tiny
 
-KNOWN = verdicts.Facts(pairs=128, temperature=0.2, total_steps=100, applies_from=10)
 CHANCE = math.log(255)
+KNOWN = verdicts.Facts(128, CHANCE, temperature=0.2, total_steps=100, applies_from=10)
 # (step, loss, entropy, accuracy) of 12 epochs of the digits recipe, which ends at 95 % (linear).
 DIGITS = (
     (1, 5.783, 4.944, 0.004),
@@ -96,7 +96,9 @@ def test_no_rule_applies_during_warmup_and_one_batch_does_not_decide():
 
 
 def test_at_chance_names_a_temperature_at_which_no_loss_can_leave_it():
-    hot = verdicts.Facts(pairs=128, temperature=100.0, total_steps=100, applies_from=10)
+    hot = verdicts.Facts(
+        pairs=128, chance=CHANCE, temperature=100.0, total_steps=100, applies_from=10
+    )
     (found,) = verdicts.check_steps([line(loss=CHANCE, entropy=CHANCE)], hot)
     assert "at temperature 100 no loss can fall" in found.detail
 
@@ -130,7 +132,7 @@ def test_views_are_too_easy_where_the_first_half_solves_them():
 
 
 def test_lars_that_follows_weight_decay_or_leaps_is_called_so():
-    known = verdicts.Facts(128, 0.2, 100, 10, trust_coefficient=0.001, weight_decay=1e-4)
+    known = verdicts.Facts(128, CHANCE, 0.2, 100, 10, trust_coefficient=0.001, weight_decay=1e-4)
     calm = {"trust_ratio_median": 0.1, "learning_rate": 4.8}
     assert verdicts.check_steps([line(**calm)], known) == []
     # Without a gradient the ratio is eta |w| / (lambda |w|) = 10.

@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.config import SimCLRConfig
 from cssl_jax.methods.base import copied
 from cssl_jax.methods.entry import MethodEntry
 from cssl_jax.methods.simclr import SimCLR
@@ -115,7 +116,7 @@ def entry(**options):
     def build(config, modules):
         return method_of(config, modules, **options)
 
-    return MethodEntry(build=build, chance_level=lambda config: 0.0)
+    return MethodEntry(build=build, config=SimCLRConfig, chance_level=lambda config: 0.0)
 
 
 QUEUE = entry()

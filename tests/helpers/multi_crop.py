@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.augment.view_group import ViewGroup
+from cssl_jax.config import SimCLRConfig
 from cssl_jax.methods.entry import MethodEntry
 from cssl_jax.methods.simclr import SimCLR
 
@@ -59,4 +60,4 @@ def build(config, modules):
     return MultiCrop(modules.encoder, modules.head(), config.method.temperature)
 
 
-MULTI_CROP = MethodEntry(build=build, chance_level=lambda config: 0.0)
+MULTI_CROP = MethodEntry(build=build, config=SimCLRConfig, chance_level=lambda config: 0.0)

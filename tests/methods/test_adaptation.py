@@ -24,7 +24,7 @@ BOUND = 1e-5  # of the tree's largest gradient; docs/architecture.md, rule 1
 
 
 def config(name, **adapt):
-    changed = tiny.replace(tiny.config(), "method", name=name)
+    changed = recipes.with_method(tiny.config(), name)
     changed = tiny.replace(changed, "optimizer", name="sgd", learning_rate=0.1)
     changed = tiny.replace(changed, "adapt", target="elsewhere", **adapt)
     return tiny.replace(changed, "classifier", num_classes=CLASSES)

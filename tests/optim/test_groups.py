@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from cssl_jax.config import SimCLRConfig
 from cssl_jax.experiment import builders
+from cssl_jax.methods.entry import MethodEntry
 from cssl_jax.methods.parameter_group import FROZEN, ParameterGroup
 from cssl_jax.methods.registry import METHODS
 from cssl_jax.optim import optimizers
@@ -179,7 +181,7 @@ def build(config, modules):
     return momentum_queue.method_of(config, modules, Frozen)
 
 
-METHODS["frozen"] = momentum_queue.MethodEntry(build=build, chance_level=lambda config: 0.0)
+METHODS["frozen"] = MethodEntry(build=build, config=SimCLRConfig, chance_level=lambda config: 0.0)
 
 
 def config(**optimizer):

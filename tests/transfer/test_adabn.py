@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from cssl_jax import recipes
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.evaluate.norm_statistics import reestimate_norm_statistics
 from cssl_jax.models.normalization import BatchNorm
@@ -18,7 +19,7 @@ IMAGES = tiny.image_source(50, seed=4)  # 50 is not a multiple of the batch size
 @pytest.fixture(scope="module")
 def classifier():
     """(method, model) whose BatchNorm layers have random non-zero scales and statistics."""
-    config = tiny.replace(tiny.config(), "method", name="classifier")
+    config = recipes.with_method(tiny.config(), "classifier")
     config = tiny.replace(config, "classifier", num_classes=3, head_layers=1)
     run = tiny.Run(config)
     model = jax.device_get(run.state()).model

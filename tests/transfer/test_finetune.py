@@ -26,7 +26,7 @@ CLASSES = 3
 
 
 def config(**classifier):
-    changed = tiny.replace(tiny.config(), "method", name="classifier")
+    changed = recipes.with_method(tiny.config(), "classifier")
     changed = tiny.replace(changed, "optimizer", name="sgd", learning_rate=0.1)
     return tiny.replace(changed, "classifier", num_classes=CLASSES, **classifier)
 

@@ -35,6 +35,7 @@ class Adapt:
 
 def run(argv: Sequence[str]) -> int:
     """`cssl-jax adapt RUN --target SOURCE --workdir DIR [--section.field VALUE ...]`."""
+    from cssl_jax.recipes import with_method
     from cssl_jax.runtime import multihost
     from cssl_jax.transfer.adapt.run import adapt
     from cssl_jax.transfer.finetune import finetune_config
@@ -42,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     from cssl_jax.transfer.transfer_tables import format_results
 
     folder = run_first("adapt", "--target SOURCE --workdir FOLDER ", argv)
-    config = finetune_config(folder) if folder else Config()
+    config = finetune_config(folder) if folder else with_method(Config(), "classifier")
     options = parse(Adapt, "adapt", argv, Adapt(tyro.MISSING, tyro.MISSING, config=config))
     config = options.config
     if options.target:

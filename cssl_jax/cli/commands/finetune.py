@@ -33,13 +33,14 @@ class Finetune:
 
 def run(argv: Sequence[str]) -> int:
     """`cssl-jax finetune RUN --workdir DIR [--fractions 0.1 1] [--section.field VALUE ...]`."""
+    from cssl_jax.recipes import with_method
     from cssl_jax.runtime import multihost
     from cssl_jax.transfer.finetune import finetune, finetune_config
     from cssl_jax.transfer.transfer_report import FINETUNE
     from cssl_jax.transfer.transfer_tables import format_results
 
     folder = run_first("finetune", "--workdir FOLDER ", argv)
-    config = finetune_config(folder) if folder else Config()
+    config = finetune_config(folder) if folder else with_method(Config(), "classifier")
     default = Finetune(tyro.MISSING, tyro.MISSING, config=config)
     options = parse(Finetune, "finetune", argv, default)
     results = finetune(

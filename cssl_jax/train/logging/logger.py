@@ -76,8 +76,8 @@ class RunLogger(Hook):
         )
         self._startup_pending = report_startup
         self._in_flight: collections.deque[_Step] = collections.deque()
-        self._facts = None  # contrastive diagnostics apply to contrastive methods only
-        if entry.contrastive:
+        self._facts = None  # the other diagnostics are about features
+        if entry.evaluation == "features":
             self._facts = verdicts.facts(config, self._steps_per_epoch)
         self._recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=verdicts.LINES)
         self._reported: set[str] = set()  # kinds of verdicts

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cssl_jax import recipes
 from cssl_jax.config import Config
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.classes import align_class_numbers, names_of
@@ -29,7 +30,7 @@ class Domains:
         Raises:
             UserError: The source has no labels, or the domains are incompatible.
         """
-        self.source, source_test = builders.load_data(config.replace({"method.name": "classifier"}))
+        self.source, source_test = builders.load_data(recipes.with_method(config, "classifier"))
         self.source_test = labelled_examples(source_test)
         splits = builders.load_target(config)
         self.target, target_test = (self._renumber(split, config) for split in splits)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from cssl_jax import recipes
 from cssl_jax.config import AdaptConfig, Config
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
@@ -60,7 +61,7 @@ def check_batches(configs: dict[str, Config]) -> None:
 def _with_method(config: Config, method: Any, adapt: AdaptConfig, **train: Any) -> Config:
     return dataclasses.replace(
         config,
-        method=dataclasses.replace(config.method, name=method),
+        method=recipes.with_method(config, method).method,
         adapt=adapt,
         train=dataclasses.replace(config.train, **train),
     )

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cssl_jax import recipes
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.data.sources.classes import align_class_numbers
 from cssl_jax.data.sources.images import ImageSource
@@ -191,7 +192,7 @@ def test_a_classifier_has_an_output_for_every_label(tmp_path):
     np.savez(tmp_path / "a.npz", images=images, labels=[0, 1, 2, 3])
     np.savez(tmp_path / "b.npz", images=images, labels=[0, 1, 2, 4])
     chosen = config(str(tmp_path / "a.npz"), str(tmp_path / "b.npz"))
-    chosen = tiny.replace(chosen, "method", name="classifier")
+    chosen = recipes.with_method(chosen, "classifier")
     for classes, message in (
         (3, "training images have labels up to 3"),
         (4, "validation .* up to 4"),
