@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from cssl_jax.augment.view_group import ViewGroup, number_groups
-from cssl_jax.config import Config
+from cssl_jax.config import Config, OptimizerConfig
 from cssl_jax.data.input_spec import InputSpec, pixel_sides
 from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.pipeline.paired import PairPipeline, target_sampler
@@ -348,19 +348,7 @@ def make_optimizer(
     optimizer = optimizers.make_optimizer(
         options.name,
         schedule,
-        OptimizerOptions(
-            weight_decay=weight_decay(options, total_steps),
-            exclude_norm_and_bias=options.exclude_norm_and_bias,
-            momentum=options.momentum,
-            nesterov=options.nesterov,
-            b1=options.b1,
-            b2=options.b2,
-            trust_coefficient=options.trust_coefficient,
-            trust_clip=options.trust_clip,
-            trust_eps=options.trust_eps,
-            clip_norm=options.clip_norm,
-            clip_tensor_norm=options.clip_tensor_norm,
-        ),
+        _optimizer_options(options, total_steps),
         Groups(
             group_of=functools.partial(_group_of, method, options.layer_decay),
             steps_per_epoch=sampler.steps_per_epoch,
@@ -368,6 +356,13 @@ def make_optimizer(
         ),
     )
     return optimizer, schedule, total_steps
+
+
+def _optimizer_options(options: OptimizerConfig, total_steps: int) -> OptimizerOptions:
+    """The fields of the config section that optimizers have, and the run's weight decay."""
+    names = {field.name for field in dataclasses.fields(OptimizerOptions)} & vars(options).keys()
+    values = {name: getattr(options, name) for name in names}
+    return OptimizerOptions(**{**values, "weight_decay": weight_decay(options, total_steps)})
 
 
 def _group_of(method: Method, layer_decay: float, path: tuple[Any, ...]) -> ParameterGroup:

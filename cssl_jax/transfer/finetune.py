@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from cssl_jax import recipes
+from cssl_jax.augment.image.policy import COLOR_OPERATIONS
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import FINETUNE_STEPS, Config
 from cssl_jax.data.sources.base import Source
@@ -57,7 +58,7 @@ def finetune_config(run: str | pathlib.Path) -> Config:
             "data.std": tuple(input_spec["std"]),
             # Another train.seed must not move held-out images into the training split.
             "data.split_seed": split_seed,
-            **{f"augment.{name}": (0.0,) for name in ("jitter", "grayscale", "blur", "solarize")},
+            **{f"augment.{name}": (0.0,) for name in COLOR_OPERATIONS},
             "optimizer.name": "sgd",
             "optimizer.learning_rate": 0.05,
             "optimizer.scaling": "linear",
