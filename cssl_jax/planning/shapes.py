@@ -14,7 +14,7 @@ from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource, Source
-from cssl_jax.data.sources.open import is_npz
+from cssl_jax.data.sources.open import is_array_source
 from cssl_jax.errors import MissingDataError, UserError
 from cssl_jax.experiment import builders
 from cssl_jax.experiment.computation import computation_of
@@ -88,8 +88,7 @@ def data_shapes(config: Config, memory: int | None, devices: int) -> DataShapes:
         "devices": devices,
     }
     spec, size = config.data.source, config.data.size
-    arrays = spec == "digits" or is_npz(spec)
-    if arrays:
+    if is_array_source(spec):
         try:
             train, _ = builders.load_data(config)
             assert isinstance(train, ArraySource)

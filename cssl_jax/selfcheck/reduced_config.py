@@ -9,6 +9,7 @@ from PIL import Image
 
 from cssl_jax.config import Config
 from cssl_jax.data.sources.base import ArraySource, Source
+from cssl_jax.data.sources.open import is_array_source
 from cssl_jax.errors import MissingDataError, UserError
 from cssl_jax.experiment import builders
 from cssl_jax.models.registry import encoder_entry
@@ -107,7 +108,7 @@ def _write(source: Source | None, config: Config, count: int, path: pathlib.Path
     Returns:
         The value of ``data.source`` for what was written.
     """
-    arrays = isinstance(source, ArraySource) if source else _is_array(config.data.source)
+    arrays = isinstance(source, ArraySource) if source else is_array_source(config.data.source)
     if arrays:
         images = source.images if isinstance(source, ArraySource) else noise(count, config)
         path = path.with_suffix(".npz")
@@ -119,10 +120,6 @@ def _write(source: Source | None, config: Config, count: int, path: pathlib.Path
         squeezed = image[..., 0] if image.shape[-1] == 1 else image  # Pillow's form of greyscale
         Image.fromarray(squeezed).save(path / f"{number:06}.png", compress_level=1)
     return str(path)
-
-
-def _is_array(spec: str) -> bool:
-    return spec == "digits" or spec.endswith(".npz")
 
 
 def noise(count: int, config: Config) -> list[np.ndarray]:
@@ -141,7 +138,7 @@ def noise(count: int, config: Config) -> list[np.ndarray]:
     images = []
     for _ in range(count):
         # Image files differ in size, so that crops and resizing are part of the check.
-        extra = (0, 0) if _is_array(config.data.source) else rng.integers(0, side // 2 + 1, 2)
+        extra = (0, 0) if is_array_source(config.data.source) else rng.integers(0, side // 2 + 1, 2)
         height, width = side + extra[0], side + extra[1]
         coarse = rng.integers(0, 192, (4, 4, channels))
         rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width

@@ -98,8 +98,8 @@ def _check(experiment: Experiment, source: Encoder) -> None:
         own, pretrained = getattr(config.model, name), getattr(source.config.model, name)
         if own != pretrained:
             raise UserError(
-                f"model.{name} is {own!r}, but {pretrained!r} in train.init {source.run}; give the "
-                "model that was pretrained"
+                f"model.{name} is {own!r}, but {pretrained!r} in train.init {source.run}; give "
+                f"--model.{name.replace('_', '-')} {pretrained}"
             )
     if source.spec.channels != experiment.spec.channels:
         raise UserError(

@@ -50,14 +50,18 @@ def load_source(spec: str | os.PathLike[str], options: ImageOptions | None = Non
     spec = as_text(spec)
     if spec == "digits":
         return arrays.digits()
-    if is_npz(spec):
+    if _is_npz(spec):
         return arrays.npz(pathlib.Path(spec).expanduser())
     options = options or ImageOptions()
     return load_images(open_records(spec, options), options)
 
 
-def is_npz(spec: str) -> bool:
-    """True if a source is the path of an .npz file with arrays."""
+def is_array_source(spec: str) -> bool:
+    """True if a source is an array in memory: the embedded digits or an .npz file."""
+    return spec == "digits" or _is_npz(spec)
+
+
+def _is_npz(spec: str) -> bool:
     return pathlib.Path(spec).suffix == ".npz" and not is_file_name(spec)
 
 
