@@ -163,7 +163,7 @@ def test_incompatible_domains_are_rejected_before_training(tmp_path):
     np.savez(few, images=tiny.image_source(13).images)
     np.savez(fewer, images=tiny.image_source(5).images)
     for target, message in (
-        (rgb, r"3 channel\(s\) and data\.source of 1"),
+        (rgb, r"data\.source: images have 3 channels; this encoder takes 1"),
         (more, "labels up to 19"),
         (few, r"batch size 10, .* over 8 devices; give --train\.batch-size 8"),
         (fewer, r"batch size 4, .* over 8 devices; give --runtime\.devices 4"),
