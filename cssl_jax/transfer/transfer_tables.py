@@ -30,7 +30,7 @@ def sentences(results: TransferResults) -> list[str]:
     """How the accuracies are to be read, one sentence or two per line."""
     if isinstance(results, FinetuneResults):
         selection = results.selection.words if results.selection else None
-        return [selection] if selection else []
+        return selection.splitlines() if selection else []
     return [
         f"mean +- standard deviation over {results.seeds} training seed(s); last epoch, not "
         "selected on any data.",
