@@ -33,7 +33,7 @@ import cssl_jax
 from cssl_jax import recipes
 from cssl_jax.data.sources.arrays import digits
 from cssl_jax.runtime import process
-from cssl_jax.transfer.adapt.experiments import ROWS
+from cssl_jax.transfer.transfer_results import SETTINGS
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "adaptation.json"
 STARTS = {"source": "from the source run", "continued": "continued on the target"}
@@ -201,7 +201,7 @@ def table(name: str, found: dict[str, Any]) -> str:
     """Top-1 on the target's held-out images from both starts, and what each row adds."""
     heads = [head for label in STARTS.values() for head in (label, "minus source only")]
     lines = [f"\n{name:<36}" + "".join(f"{head:>25}" for head in heads)]
-    for row, label in ROWS.items():
+    for row, label in SETTINGS.items():
         cells = []
         for start in STARTS:
             values, base = (found["starts"][start][r]["target"] for r in (row, "source"))

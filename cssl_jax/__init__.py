@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cssl_jax.train.pretrain import pretrain
     from cssl_jax.transfer.adapt.run import adapt
     from cssl_jax.transfer.finetune import finetune, finetune_config
+    from cssl_jax.transfer.transfer_report import write_transfer_report
 
 __all__ = [
     "Config",
@@ -67,5 +68,6 @@ __all__ = [
     "trusting_code",
     "write_report",
     "write_sweep_report",
+    "write_transfer_report",
 ]
 __getattr__, __dir__ = public_names(__name__)

@@ -2,7 +2,8 @@
 
 A registry is a dict literal whose values say where an entry is defined, as "module:NAME": the
 module is imported when the entry is first used, so that listing names costs nothing. A name of the
-form "my_file.py:NAME" is an entry in a file.
+form "my_file.py:NAME" is an entry in a file. A source of images adds what to open, as
+"my_file.py:NAME:PLACE".
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import importlib.machinery
 import importlib.util
 import os
 import pathlib
+import re
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -26,6 +28,7 @@ _TRUSTED: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
     "cssl_jax_trusted_code", default=frozenset()
 )
 _ALL = "*"  # in place of a path: every file
+_WITH_PLACE = re.compile(r"(.+?\.py:[^\W\d]\w*):(.+)", re.DOTALL)
 TRUST_VARIABLE = "CSSL_JAX_TRUSTED_CODE"  # paths for child processes, separated as PATH's are
 
 
@@ -63,6 +66,12 @@ def is_file_name(name: str) -> bool:
     return ".py:" in name
 
 
+def split_place(text: str) -> tuple[str, str]:
+    """("file.py:NAME", "PLACE") of "file.py:NAME:PLACE"; other texts with an empty place."""
+    found = _WITH_PLACE.fullmatch(text)
+    return (found[1], found[2]) if found else (text, "")
+
+
 def file_of(name: str) -> pathlib.Path:
     """The file of "file.py:NAME"."""
     return pathlib.Path(name.rpartition(":")[0]).expanduser()
@@ -88,9 +97,9 @@ def trusting_code(*names: str) -> Iterator[None]:
     in a file is refused.
 
     Args:
-        *names: "file.py:NAME", as in a config; none trusts every file.
+        *names: "file.py:NAME" or "file.py:NAME:PLACE", as in a config; none trusts every file.
     """
-    paths = {str(file_of(name).resolve()) for name in names} or {_ALL}
+    paths = {str(file_of(split_place(name)[0]).resolve()) for name in names} or {_ALL}
     token = _TRUSTED.set(_TRUSTED.get() | paths)
     try:
         yield

@@ -84,7 +84,7 @@ def compile_recipe(
     from cssl_jax.data.sampler import Sampler
     from cssl_jax.experiment import builders
     from cssl_jax.experiment.computation import computation_of
-    from cssl_jax.optim.trust_ratio import make_trust_ratio_metrics
+    from cssl_jax.optim.trust_metrics import make_trust_ratio_metrics
     from cssl_jax.runtime import spmd
 
     config = recipes.override(recipes.load(name), overrides)

@@ -82,7 +82,13 @@ def _hint(words: Sequence[str]) -> str:
 def _trust(argv: Sequence[str]) -> tuple[AbstractContextManager[None], list[str]]:
     """(trust in the code that is named or allowed on the command line, the remaining words)."""
     rest = [word for word in argv if word != "--trust-code"]
-    named = [word.rpartition("=")[2] for word in rest if registries.is_file_name(word)]
+    named = [_file_name(word) for word in rest if registries.is_file_name(word)]
     if len(rest) < len(argv):
         return registries.trusting_code(), rest
     return (registries.trusting_code(*named) if named else nullcontext()), rest
+
+
+def _file_name(word: str) -> str:
+    """The value of a word such as "--model.encoder=file.py:NAME"."""
+    path, colon, name = word.partition(".py:")
+    return path.rpartition("=")[2] + colon + name  # a place in the name may contain "="

@@ -13,6 +13,7 @@ from cssl_jax.config.model import ModelConfig
 from cssl_jax.config.optimizer import OptimizerConfig
 from cssl_jax.config.run import Config, code_names
 from cssl_jax.config.runtime import RuntimeConfig
+from cssl_jax.config.series import SeriesData
 from cssl_jax.config.train import TrainConfig
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "RuntimeConfig",
+    "SeriesData",
     "SimCLRConfig",
     "TrainConfig",
     "code_names",

@@ -68,7 +68,8 @@ class ImageData(ImageOptions, DataConfig):
 
     Attributes:
         source: Training images of any size: a folder, a .csv list (path, label), "tfds:NAME@SPLIT",
-            a .parquet file or "wds:SHARDS.tar"; an .npz file with images (uint8 [N, H, W, C]) and
+            a .parquet file, "wds:SHARDS.tar" or "file.py:NAME:PLACE" (a format of your own, see
+            docs/extending.md); an .npz file with images (uint8 [N, H, W, C]) and
             optionally labels (int [N]); or "digits" (embedded).
         size: Side of a view in pixels; 0 is the height of the source's images.
         normalize: "dataset" subtracts the mean and divides by the standard deviation per channel of

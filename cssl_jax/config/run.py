@@ -15,10 +15,17 @@ from cssl_jax.config.optimizer import OptimizerConfig
 from cssl_jax.config.runtime import RuntimeConfig
 from cssl_jax.config.train import TrainConfig
 from cssl_jax.errors import UserError
-from cssl_jax.registries import is_file_name
+from cssl_jax.registries import is_file_name, split_place
 
 # Fields that may name code in a file, as file.py:NAME.
 CODE_FIELDS = ("data.modality", "method.name", "method.loss", "model.encoder", "optimizer.name")
+# Fields that name a source of images, whose format may be in a file: file.py:NAME:PLACE.
+SOURCE_FIELDS = (
+    "data.source",
+    "data.validation_source",
+    "adapt.target",
+    "adapt.target_validation",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,9 +80,9 @@ class Config:
 def code_names(config: Config) -> dict[str, str]:
     """Names of the config's extensions that are code in a file, "file.py:NAME", by field."""
     names = {}
-    for field in CODE_FIELDS:
+    for field in (*CODE_FIELDS, *SOURCE_FIELDS):
         section, _, name = field.partition(".")
-        value = getattr(getattr(config, section), name, "")
+        value, _ = split_place(getattr(getattr(config, section), name, ""))
         if is_file_name(value):
             names[field] = value
     return names

@@ -264,7 +264,10 @@ class Evaluator:
         results["encoder_hash"] = {**hashes, "unchanged": True}
         results["leakage"] = {
             "train": leakage.find_leakage(
-                self._all_train, self._all_validation, "training images", self._modality
+                self._all_train,
+                self._all_validation,
+                f"training {self._modality.noun}",
+                self._modality,
             )
         }
         return results

@@ -94,7 +94,8 @@ def _readers(record: type[JsonRecord]) -> dict[str, Callable[[Any], Any]]:
     hints = typing.get_type_hints(record)
     for field in _keys(record):
         hint = hints[field.name]
-        for option in (hint, *typing.get_args(hint)):  # the members of an optional type as well
+        members = () if typing.get_origin(hint) is dict else typing.get_args(hint)
+        for option in (hint, *members):  # the members of an optional type as well
             values = typing.get_args(option)[1:] if typing.get_origin(option) is dict else ()
             if _is_record(option):
                 readers[field.name] = option.from_json

@@ -112,21 +112,24 @@ def find_leakage(
         UserError: The sources have different numbers of channels.
     """
     finding = find(train, test, modality)
-    return {**finding, "words": describe_leakage(finding, learnt_from)}
+    return {**finding, "words": describe_leakage(finding, learnt_from, modality.noun)}
 
 
-def describe_leakage(finding: dict[str, Any], learnt_from: str = "training images") -> str:
+def describe_leakage(
+    finding: dict[str, Any], learnt_from: str = "training images", noun: str = "images"
+) -> str:
     """Describes the result of ``find`` in one or two sentences.
 
     Args:
         finding: Result of ``find``.
-        learnt_from: Name of the training images, a plural noun.
+        learnt_from: Name of the training examples, a plural noun.
+        noun: Name of the examples, a plural noun.
     """
     searched = finding["near"] is not None
     leaking = finding["exact"] + (finding["near"] or 0)
     if not leaking:
         return (
-            f"no leakage found: none of the {finding['test']:,} test images is among the "
+            f"no leakage found: none of the {finding['test']:,} test {noun} is among the "
             f"{learnt_from}, exactly{' or nearly' if searched else ''}"
         )
     pair = finding["pairs"][0]
@@ -137,7 +140,7 @@ def describe_leakage(finding: dict[str, Any], learnt_from: str = "training image
         else ""
     )
     return (
-        f"LEAKAGE: {leaking:,} of {finding['test']:,} test images "
+        f"LEAKAGE: {leaking:,} of {finding['test']:,} test {noun} "
         f"({100 * finding['share']:.1f} %) are among the {learnt_from}: {finding['exact']:,} "
         f"exactly{nearly}{other_labels}. Example: {pair['test']} = "
         f"{pair['train']}. The metrics are too high; remove the copies"

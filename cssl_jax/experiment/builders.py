@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from cssl_jax.augment.view_group import ViewGroup, number_groups
-from cssl_jax.config import Config
+from cssl_jax.config import Config, OptimizerConfig
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.pipeline.paired import PairPipeline, target_sampler
@@ -31,10 +31,10 @@ from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.models.heads import projection_head
 from cssl_jax.models.normalization import NormGroups
 from cssl_jax.models.registry import build_encoder
-from cssl_jax.optim import optimizers
+from cssl_jax.optim import optimizers, schedules
 from cssl_jax.optim.groups import Groups
 from cssl_jax.optim.registry import OptimizerOptions
-from cssl_jax.optim.trust_ratio import weight_decay
+from cssl_jax.optim.trust_metrics import weight_decay
 from cssl_jax.runtime import process, spmd
 from cssl_jax.step.grad_cache import StepOptions
 from cssl_jax.step.state import TrainState
@@ -340,10 +340,10 @@ def make_optimizer(
     """Builds (optimizer, learning-rate schedule, total number of steps)."""
     options = config.optimizer
     total_steps = config.train.epochs * sampler.steps_per_epoch
-    peak = optimizers.scaled_learning_rate(
+    peak = schedules.scaled_learning_rate(
         options.learning_rate, config.train.batch_size, options.scaling
     )
-    schedule = optimizers.make_schedule(
+    schedule = schedules.make_schedule(
         options.schedule,
         peak,
         round(options.warmup_epochs * sampler.steps_per_epoch),
@@ -352,19 +352,7 @@ def make_optimizer(
     optimizer = optimizers.make_optimizer(
         options.name,
         schedule,
-        OptimizerOptions(
-            weight_decay=weight_decay(options, total_steps),
-            exclude_norm_and_bias=options.exclude_norm_and_bias,
-            momentum=options.momentum,
-            nesterov=options.nesterov,
-            b1=options.b1,
-            b2=options.b2,
-            trust_coefficient=options.trust_coefficient,
-            trust_clip=options.trust_clip,
-            trust_eps=options.trust_eps,
-            clip_norm=options.clip_norm,
-            clip_tensor_norm=options.clip_tensor_norm,
-        ),
+        _optimizer_options(options, total_steps),
         Groups(
             group_of=functools.partial(_group_of, method, options.layer_decay),
             steps_per_epoch=sampler.steps_per_epoch,
@@ -372,6 +360,13 @@ def make_optimizer(
         ),
     )
     return optimizer, schedule, total_steps
+
+
+def _optimizer_options(options: OptimizerConfig, total_steps: int) -> OptimizerOptions:
+    """The fields of the config section that optimizers have, and the run's weight decay."""
+    names = {field.name for field in dataclasses.fields(OptimizerOptions)} & vars(options).keys()
+    values = {name: getattr(options, name) for name in names}
+    return OptimizerOptions(**{**values, "weight_decay": weight_decay(options, total_steps)})
 
 
 def _group_of(method: Method, layer_decay: float, path: tuple[Any, ...]) -> ParameterGroup:

@@ -47,7 +47,7 @@ def check_data(source: str, options: ImageOptions | None = None) -> DataCheck:
 
     Args:
         source: Images, given as ``data.source`` of a run: a folder, a .csv list,
-            tfds:NAME@SPLIT, wds:SHARDS.tar or a .parquet file.
+            tfds:NAME@SPLIT, wds:SHARDS.tar, a .parquet file or file.py:NAME:PLACE.
         options: Options for reading the images; None: the defaults of a run.
 
     Raises:

@@ -8,18 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from cssl_jax.augment.image import batched, geometry
-from cssl_jax.augment.image.policy import ImagePolicy, sample_views
+from cssl_jax.augment.image.policy import COLOR_OPERATIONS, ImagePolicy, sample_views
 from cssl_jax.augment.view_group import CROP_BOX, SizedGroup
 from cssl_jax.config.data import ImageData
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sources.base import Examples, Images
-from cssl_jax.data.sources.open import load_source
+from cssl_jax.data.sources.open import is_array_source, load_source
 from cssl_jax.errors import UserError
 from cssl_jax.modalities import image_files
 from cssl_jax.modalities.base import EXACT_SIDE, SHOWN_SIDE, Baseline, Modality, Parameters
 from cssl_jax.modalities.pixels import pixel_sides, pixels
-
-_COLOUR_OPERATIONS = ("jitter", "grayscale", "blur", "solarize")
 
 
 def checked_images(images: Any, spec: ImageSpec) -> Examples:
@@ -174,7 +172,7 @@ def supervised(spec: ImageSpec) -> dict[str, Any]:
         "data.size": spec.size,
         "data.mean": spec.mean,
         "data.std": spec.std,
-        **{f"augment.{name}": (0.0,) for name in _COLOUR_OPERATIONS},
+        **{f"augment.{name}": (0.0,) for name in COLOR_OPERATIONS},
     }
 
 
@@ -200,7 +198,7 @@ IMAGE = Modality(
     supervised=supervised,
     reduced=image_files.reduced,
     write=image_files.write,
-    encoded=lambda data: not image_files.is_array(data.source),
+    encoded=lambda data: not is_array_source(data.source),
     assumed=image_files.assumed,
     images=True,
 )

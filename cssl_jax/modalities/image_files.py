@@ -10,14 +10,10 @@ from PIL import Image
 from cssl_jax.config.data import ImageData
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sources.base import ArraySource, Images
+from cssl_jax.data.sources.open import is_array_source
 from cssl_jax.errors import UserError
 
 REDUCED_SIDE = 32  # maximum side of a view in pixels in a check
-
-
-def is_array(source: str) -> bool:
-    """True if ``data.source`` names arrays of images, False if it names image files."""
-    return source == "digits" or source.endswith(".npz")
 
 
 def reduced(data: ImageData) -> dict[str, Any]:
@@ -40,7 +36,7 @@ def write(source: Images | None, data: ImageData, count: int, path: pathlib.Path
     Returns:
         The value of ``data.source`` for what was written.
     """
-    arrays = isinstance(source, ArraySource) if source else is_array(data.source)
+    arrays = isinstance(source, ArraySource) if source else is_array_source(data.source)
     if arrays:
         images = source.images if isinstance(source, ArraySource) else noise(count, data)
         path = path.with_suffix(".npz")
@@ -70,7 +66,7 @@ def noise(count: int, data: ImageData) -> list[np.ndarray]:
     images = []
     for _ in range(count):
         # Image files differ in size, so that crops and resizing are part of the check.
-        extra = (0, 0) if is_array(data.source) else rng.integers(0, side // 2 + 1, 2)
+        extra = (0, 0) if is_array_source(data.source) else rng.integers(0, side // 2 + 1, 2)
         height, width = side + extra[0], side + extra[1]
         coarse = rng.integers(0, 192, (4, 4, channels))
         rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
@@ -100,6 +96,6 @@ def assumed(data: ImageData, count: int) -> tuple[ImageSpec, Any]:
             "give the side of a view, e.g. --data.size 32"
         )
     spec = ImageSpec(size, channels, (0.5,) * channels, (0.25,) * channels)
-    if not is_array(data.source):
+    if not is_array_source(data.source):
         return spec, None
     return spec, {"image": jax.ShapeDtypeStruct((count, size, size, channels), np.uint8)}

@@ -42,10 +42,13 @@ class EncoderEntry:
             are ignored.
         reduced: Name of an encoder with the same kinds of layers that is as small as possible, for
             ``cssl-jax selfcheck``; "" is the encoder itself.
+        modalities: Names of the package's modalities whose examples it takes; (): not stated, and
+            not checked before the encoder sees its first input.
     """
 
     build: Callable[..., nn.Module]
     reduced: str = ""
+    modalities: tuple[str, ...] = ()
 
 
 ENCODERS: dict[str, str | EncoderEntry] = {
@@ -57,6 +60,13 @@ ENCODERS: dict[str, str | EncoderEntry] = {
     "resnet101": "cssl_jax.models.resnet:RESNET101",
     "resnet152": "cssl_jax.models.resnet:RESNET152",
     "resnet200": "cssl_jax.models.resnet:RESNET200",
+    "resnet1d": "cssl_jax.models.sequence.resnet1d:RESNET1D",
+    "dilated": "cssl_jax.models.sequence.dilated:DILATED",
+    "gru": "cssl_jax.models.sequence.recurrent:GRU",
+    "lstm": "cssl_jax.models.sequence.recurrent:LSTM",
+    "bigru": "cssl_jax.models.sequence.recurrent:BIGRU",
+    "bilstm": "cssl_jax.models.sequence.recurrent:BILSTM",
+    "transformer": "cssl_jax.models.sequence.transformer:TRANSFORMER",
 }
 
 
@@ -70,6 +80,11 @@ def encoder_entry(name: str) -> EncoderEntry:
         UserError: There is no such encoder.
     """
     return look_up("encoder", name, ENCODERS, EncoderEntry)
+
+
+def encoders_for(modality: str) -> list[str]:
+    """Names of the registered encoders that take the examples of a modality of the package."""
+    return [name for name in ENCODERS if modality in encoder_entry(name).modalities]
 
 
 def build_encoder(name: str, **options: Any) -> nn.Module:

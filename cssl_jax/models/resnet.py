@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -148,9 +147,15 @@ class ResNet(nn.Module):
             feature maps [n, H', W', C'] after each stage.
 
         Raises:
-            UserError: The stem is unknown, or there is a mask of patches.
+            UserError: The inputs are no images, the stem is unknown, or there is a mask of patches.
         """
-        chex.assert_rank(x, 4)
+        shape = getattr(x, "shape", ())  # examples of other modalities are trees of arrays
+        if len(shape) != 4:
+            given = f"shape {shape}" if shape else "a tree of arrays"
+            raise UserError(
+                f"a ResNet takes images [n, H, W, C] and was given {given}; for sequences use an "
+                "encoder of sequences, such as --model.encoder resnet1d"
+            )
         if keep is not None:
             raise UserError("a ResNet cannot omit patches of an image; use an encoder of patches")
         if self.stem not in ("imagenet", "cifar"):
@@ -191,6 +196,7 @@ def _entry(stage_sizes: Sequence[int], block: type[BasicBlock] | type[Bottleneck
     return EncoderEntry(
         build=functools.partial(ResNet, stage_sizes, block),
         reduced="resnet14" if block is Bottleneck else "resnet10",
+        modalities=("image",),
     )
 
 

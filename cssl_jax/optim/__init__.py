@@ -5,18 +5,14 @@ from typing import TYPE_CHECKING
 from cssl_jax.lazy import public_names
 
 if TYPE_CHECKING:
-    from cssl_jax.optim.optimizers import (
-        make_optimizer,
-        make_schedule,
-        scaled_learning_rate,
-        warmup_cosine,
-    )
+    from cssl_jax.optim.optimizers import make_optimizer
     from cssl_jax.optim.registry import (
         OPTIMIZERS,
         OptimizerEntry,
         OptimizerOptions,
         optimizer_entry,
     )
+    from cssl_jax.optim.schedules import make_schedule, scaled_learning_rate, warmup_cosine
 
 __all__ = [
     "OPTIMIZERS",

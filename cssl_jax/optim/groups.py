@@ -11,7 +11,7 @@ import optax
 
 from cssl_jax.methods.parameter_group import ParameterGroup
 from cssl_jax.optim.registry import Chain, OptimizerOptions
-from cssl_jax.optim.schedules import select_state
+from cssl_jax.optim.step_counter import select_state
 
 PyTree = Any
 GroupOf = Callable[[tuple[Any, ...]], ParameterGroup]  # of a parameter, by its path

@@ -1,17 +1,87 @@
-"""Values that change over a run: weight decay, momentum of a copy, temperatures.
+"""Learning-rate schedules, and other values that change over a run.
 
 All of them are functions of the step, which also counts skipped steps: they survive skips,
-rollbacks and restarts. A method evaluates them at ``ctx.step``.
+rollbacks and restarts. A method evaluates its schedules (momentum of a copy, temperatures) at
+``ctx.step``.
 """
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
-PyTree = Any
+from cssl_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def scaled_learning_rate(base: float, batch_size: int, rule: str) -> float:
+    """Return the peak learning rate for a global batch of ``batch_size`` examples.
+
+    Args:
+      base: Learning rate of the recipe. SimCLR uses 0.3 with "linear" and 0.075 with "sqrt". Both
+        give 4.8 at N = 4096. "sqrt" is better with small batches and few epochs (Appendix B.1).
+      batch_size: Global batch size N in examples (not views, not examples per device).
+      rule: Scaling rule: "none" (base), "linear" (base N / 256; Goyal et al. 2017, section 2.1) or
+        "sqrt" (base sqrt(N)).
+
+    Returns:
+      Peak learning rate.
+
+    Raises:
+      UserError: The rule is unknown.
+    """
+    rates = {"none": base, "linear": base * batch_size / 256, "sqrt": base * math.sqrt(batch_size)}
+    return _choose("learning-rate scaling rule", rates, rule)
+
+
+def warmup_cosine(
+    peak: float, warmup_steps: int, total_steps: int, end: float = 0.0
+) -> optax.Schedule:
+    """Return a linear warm-up from 0 to ``peak``, then half a cosine down to ``end``.
+
+    Step 0 gives 0 unless ``warmup_steps`` is 0. Step ``warmup_steps`` gives ``peak``. Step
+    ``total_steps`` and later steps give ``end``. This is SimCLR's schedule (section 2.3), with the
+    corner values of its TensorFlow code. If the warm-up lasts the whole run, ``end`` is reached one
+    step after ``peak``.
+
+    Args:
+      peak: Learning rate at the end of the warm-up.
+      warmup_steps: Length of the warm-up in steps; 0: no warm-up.
+      total_steps: Length of the run in steps, warm-up included.
+      end: Final learning rate.
+
+    Returns:
+      Function from the step to the learning rate, a scalar of JAX's default float type (float64
+      under x64).
+
+    Raises:
+      UserError: The run has no steps, or the warm-up is negative or longer than the run.
+    """
+    unit = optax.cosine_decay_schedule(1.0, max(total_steps - warmup_steps, 1))
+    return _with_warmup(
+        peak, warmup_steps, total_steps, lambda step: end + (peak - end) * unit(step)
+    )
+
+
+def make_schedule(name: str, peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Return the schedule called ``name``: "cosine" or "constant", each after a linear warm-up.
+
+    The arguments ``peak``, ``warmup_steps`` and ``total_steps`` are those of ``warmup_cosine``.
+
+    Raises:
+      UserError: The name is unknown, or ``warmup_cosine`` rejects the numbers of steps.
+    """
+    builders: dict[str, Callable[[], optax.Schedule]] = {
+        "cosine": lambda: warmup_cosine(peak, warmup_steps, total_steps),
+        "constant": lambda: _with_warmup(
+            peak, warmup_steps, total_steps, optax.constant_schedule(peak)
+        ),
+    }
+    return _choose("learning-rate schedule", builders, name)()
 
 
 def cosine_between(start: float, end: float, total_steps: int) -> optax.Schedule:
@@ -48,39 +118,35 @@ def linear_then_constant(start: float, end: float, steps: int) -> optax.Schedule
     return schedule
 
 
-def is_schedule(node: Any) -> bool:
-    """True if a node of the optimizer state is the counter of a schedule.
-
-    A schedule counts all steps, because the length of the run is fixed. Moments count only the
-    updates that were applied.
-    """
-    return isinstance(node, optax.ScaleByScheduleState)
+def _choose(kind: str, table: Mapping[str, T], name: str) -> T:
+    if name not in table:
+        raise UserError(f"unknown {kind} {name!r}; choose one of: {', '.join(sorted(table))}")
+    return table[name]
 
 
-def select_state(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
-    """The state ``new`` where the condition is true, else ``old`` with the counters of ``new``."""
-    return jax.tree.map(
-        lambda n, o: (
-            n if is_schedule(n) else jax.tree.map(lambda a, b: jnp.where(condition, a, b), n, o)
-        ),
-        new,
-        old,
-        is_leaf=is_schedule,
-    )
+def _with_warmup(
+    peak: float, warmup_steps: int, total_steps: int, after: optax.Schedule
+) -> optax.Schedule:
+    """Return a linear warm-up from 0 to ``peak``, then ``after``, which counts steps from 0."""
+    if total_steps < 1:
+        raise UserError(
+            f"a run of {total_steps} steps has no schedule; train for at least one step"
+        )
+    if warmup_steps < 0:
+        raise UserError(f"the warm-up has {warmup_steps} steps; use 0 for no warm-up")
+    if warmup_steps > total_steps:
+        raise UserError(
+            f"the warm-up of {warmup_steps} steps is longer than the run of {total_steps}; "
+            "use fewer warm-up epochs or more training epochs"
+        )
+    schedule = after
+    if warmup_steps:
+        rise = optax.linear_schedule(0.0, peak, warmup_steps)
+        schedule = optax.join_schedules([rise, after], [warmup_steps])
 
+    def rate(step: jax.typing.ArrayLike) -> jax.Array:
+        # An int32 count would make the rate float32 even under x64.
+        dtype = jnp.result_type(float)
+        return jnp.asarray(schedule(jnp.asarray(step, dtype)), dtype)
 
-def by_step(
-    function: Callable[[PyTree, PyTree, jax.Array], PyTree],
-) -> optax.GradientTransformation:
-    """Transformation by (updates, params, step) -> updates; its state is the counter of steps."""
-
-    def init(params: PyTree) -> optax.ScaleByScheduleState:
-        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
-
-    def update(
-        updates: PyTree, state: optax.ScaleByScheduleState, params: PyTree = None
-    ) -> tuple[PyTree, optax.ScaleByScheduleState]:
-        count = optax.safe_increment(state.count)
-        return function(updates, params, state.count), optax.ScaleByScheduleState(count)
-
-    return optax.GradientTransformation(init, update)
+    return rate

@@ -1,61 +1,58 @@
-"""Metrics of LARS trust ratios per step, computed separately from the update."""
+"""LARS trust ratios: the scale of each tensor's update (You et al. 2017)."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from cssl_jax.config import OptimizerConfig
-from cssl_jax.optim.optimizers import is_norm_or_bias, trust_ratio
-from cssl_jax.optim.registry import optimizer_entry
-from cssl_jax.optim.schedules import cosine_between
+from cssl_jax.optim.norms import square_sum
+from cssl_jax.optim.step_counter import by_step
 
 PyTree = Any
-TrustMetrics = Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]]
 
 
-def weight_decay(options: OptimizerConfig, total_steps: int) -> float | optax.Schedule:
-    """Weight decay of a run: a number, or a function of the step."""
-    if options.weight_decay_end is None:
-        return options.weight_decay
-    return cosine_between(options.weight_decay, options.weight_decay_end, total_steps)
+def trust_ratio(
+    w: jax.Array, u: jax.Array, trust_coefficient: float, eps: float = 0.0
+) -> jax.Array:
+    """Return the LARS trust ratio η ‖w‖ / (‖u‖ + ε) of tensor w with update u; 1 if a norm is 0."""
+    weight_norm, update_norm = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
+    adapted = (weight_norm > 0) & (update_norm > 0)
+    return jnp.where(adapted, trust_coefficient * weight_norm / (update_norm + eps), 1)
 
 
-def make_trust_ratio_metrics(options: OptimizerConfig, total_steps: int) -> TrustMetrics | None:
-    """Builds ``(gradient, params, step) -> metrics``; None for optimizers without trust ratios.
+def adapted_by_trust_ratio(
+    trust_coefficient: float, eps: float = 0.0
+) -> optax.GradientTransformation:
+    """Return a transformation that scales each tensor's update by its ``trust_ratio``."""
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda u, w: u * trust_ratio(w, u, trust_coefficient, eps), updates, params
+        )
+    )
 
-    The metrics are trust_ratio_min, trust_ratio_median and trust_ratio_max over the adapted
-    tensors. The trust ratio is eta |w| / (|u| + eps), u = gradient + lambda w (You et al. 2017),
-    as ``optimizers.make_optimizer`` applies it before ``trust_clip``. It is 1 where a norm is 0.
+
+def clipped_trust_ratio(
+    schedule: optax.Schedule, trust_coefficient: float, eps: float = 0.0
+) -> optax.GradientTransformation:
+    """Return a transformation that scales each tensor's update u by min(η ‖w‖ / ((‖u‖ + ε) lr), 1).
+
+    The scale is 1 where a norm or lr is 0. This is ``clip_lars_lr`` of solo-learn's LARS, named
+    ``clip_lr`` in its configs. After multiplication by lr, a tensor moves at the rate
+    min(η ‖w‖ / (‖u‖ + ε), lr).
     """
-    if not optimizer_entry(options.name).trust_ratios:
-        return None
 
-    decay = weight_decay(options, total_steps)
+    def adapt(updates: PyTree, params: PyTree, step: jax.Array) -> PyTree:
+        rate = schedule(step)
 
-    def metrics(grads: PyTree, params: PyTree, step: jax.Array) -> dict[str, jax.Array]:
-        # LARS sees the clipped gradient, so its metrics use the clipped gradient as well.
-        if options.clip_norm is not None:
-            clip = optax.clip_by_global_norm(options.clip_norm)
-            grads, _ = clip.update(grads, clip.init(params))
-        ratios = []
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        for (path, w), g in zip(leaves, jax.tree.leaves(grads), strict=True):
-            if options.exclude_norm_and_bias and is_norm_or_bias(path, w):
-                continue
-            wide = jnp.promote_types(w.dtype, jnp.float32)
-            w, g = w.astype(wide), g.astype(wide)
-            u = g + (decay(step) if callable(decay) else decay) * w
-            ratios.append(trust_ratio(w, u, options.trust_coefficient, options.trust_eps))
-        if not ratios:
-            return {}
-        stacked = jnp.stack(ratios)
-        return {
-            "trust_ratio_min": jnp.min(stacked),
-            "trust_ratio_median": jnp.median(stacked),
-            "trust_ratio_max": jnp.max(stacked),
-        }
+        def scale(u: jax.Array, w: jax.Array) -> jax.Array:
+            weight_norm, update_norm = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
+            adapted = (weight_norm > 0) & (update_norm > 0) & (rate > 0)
+            ratio = (
+                trust_coefficient * weight_norm / jnp.where(adapted, (update_norm + eps) * rate, 1)
+            )
+            return u * jnp.where(adapted, jnp.minimum(ratio, 1), 1)
 
-    return metrics
+        return jax.tree.map(scale, updates, params)
+
+    return by_step(adapt)

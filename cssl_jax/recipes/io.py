@@ -39,7 +39,9 @@ def from_dict(content: dict[str, Any]) -> Config:
     """
     if not isinstance(content, dict):
         raise UserError("a config must hold named sections")
-    return validate(_build(Config, upgraded(content), "", section_types(content)))
+    types = section_types(content)
+    absent: dict[str, Any] = {name: {} for name in types}  # defaults of its class, not of Config
+    return validate(_build(Config, {**absent, **upgraded(content)}, "", types))
 
 
 def canonical(config: Config) -> Config:

@@ -17,6 +17,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.modalities.base import require_images
 from cssl_jax.modalities.registry import modality_entry
+from cssl_jax.models.registry import ENCODERS, encoder_entry, encoders_for
 from cssl_jax.optim.registry import optimizer_entry
 from cssl_jax.recipes.sections import check_section
 from cssl_jax.registries import is_file_name
@@ -65,6 +66,7 @@ def validate(config: Config) -> Config:
     check_section(config)
     _check_ranges(config)
     _check_model(config)
+    _check_encoder(config)
     _check_training(config)
     method_entry(config.method.name).check(config)
     if not is_file_name(config.optimizer.name):  # a user's file runs where it is needed, to train
@@ -102,6 +104,21 @@ def _check_model(config: Config) -> None:
         )
     if layers not in (1, 2, 3):
         raise UserError(f"model.projector_layers is {layers}; give 1, 2 or 3")
+
+
+def _check_encoder(config: Config) -> None:
+    """Refuses an encoder of other inputs before any data is read."""
+    name, modality = config.model.encoder, config.data.modality
+    if is_file_name(name) or name not in ENCODERS:  # loaded, or refused, where it is built
+        return
+    takes, fitting = encoder_entry(name).modalities, encoders_for(modality)
+    if takes and fitting and modality not in takes:
+        first, *others = fitting
+        raise UserError(
+            f"model.encoder {name!r} takes examples of modality {' or '.join(takes)}, and "
+            f"data.modality is {modality!r}; give --model.encoder {first} (or "
+            f"{', '.join(others)}), or --data.modality {takes[0]}"
+        )
 
 
 def _check_training(config: Config) -> None:

@@ -7,7 +7,7 @@ from cssl_jax.report.escape import plain, text
 
 Cell = str | float | None
 NONE = "-"  # text of a cell without a value
-LABELS = 20  # characters of a row's name in the terminal
+LABELS = 20  # minimum number of characters of a row's name in the terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +78,9 @@ class Table:
 def to_terminal(table: Table) -> str:
     """A table as lines of plain text, with columns aligned on the right."""
     widths = [column.width for column in table.columns[1:]]
+    labels = max(LABELS, *(len(row[0]) for row in (table.titles, *table.cells)))
     return "\n".join(
-        f"{row[0]:<{LABELS}}"
+        f"{row[0]:<{labels}}"
         + "".join(f"{cell:>{width}}" for cell, width in zip(row[1:], widths, strict=True))
         for row in (table.titles, *table.cells)
     )

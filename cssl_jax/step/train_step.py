@@ -11,7 +11,7 @@ import optax
 from cssl_jax.methods.base import Method, PyTree
 from cssl_jax.optim.groups import Groups, without_frozen
 from cssl_jax.optim.norms import group_norms, square_sums
-from cssl_jax.optim.schedules import select_state
+from cssl_jax.optim.step_counter import select_state
 from cssl_jax.step.grad_cache import MakeBatch, StepOptions, make_gradient
 from cssl_jax.step.state import TrainState
 
@@ -42,7 +42,7 @@ def make_train_step(
             ``data.pipeline.base``.
         options: Facts about the run.
         extra_metrics: ``(gradient, params, step) -> additional metrics``; see
-            ``optim.trust_ratio``. None: no additional metrics.
+            ``optim.trust_metrics``. None: no additional metrics.
 
     Returns:
         Function whose metrics are replicated and computed before the update. They are float

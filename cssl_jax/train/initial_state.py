@@ -98,8 +98,8 @@ def _check(experiment: Experiment, source: Encoder) -> None:
         own, pretrained = getattr(config.model, name), getattr(source.config.model, name)
         if own != pretrained:
             raise UserError(
-                f"model.{name} is {own!r}, but {pretrained!r} in train.init {source.run}; give the "
-                "model that was pretrained"
+                f"model.{name} is {own!r}, but {pretrained!r} in train.init {source.run}; give "
+                f"--model.{name.replace('_', '-')} {pretrained}"
             )
     kinds = source.config.data.modality, config.data.modality
     if kinds[0] != kinds[1]:

@@ -11,7 +11,7 @@ from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.errors import InterruptedRunError, StoppedRunError
 from cssl_jax.experiment.experiment import Experiment
-from cssl_jax.optim.trust_ratio import make_trust_ratio_metrics
+from cssl_jax.optim.trust_metrics import make_trust_ratio_metrics
 from cssl_jax.runtime import multihost, process, spmd
 from cssl_jax.train.guards.nonfinite import RollbackRequest
 from cssl_jax.train.guards.rollback import roll_back

@@ -18,16 +18,15 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate.evaluator import labelled_examples
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
-from cssl_jax.evaluate.results import BASELINES
 from cssl_jax.experiment import builders
 from cssl_jax.files import existing_run, write_json
-from cssl_jax.optim.optimizers import scaled_learning_rate
+from cssl_jax.optim.schedules import scaled_learning_rate
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train.pretrain import pretrain
+from cssl_jax.transfer.transfer_report import FINETUNE
+from cssl_jax.transfer.transfer_results import STARTS, FinetuneResults
 
 _REFERENCE_BATCH = 256  # images: batch size to which stated learning rates refer
-# Key in finetune.json -> row label in the table.
-STARTS = {"pretrained": "fine-tuned from the run", "random": "trained from random weights"}
 
 
 def finetune_config(run: str | pathlib.Path) -> Config:
@@ -80,7 +79,7 @@ def finetune(
     fractions: Sequence[float] = (1.0,),
     min_steps: int = FINETUNE_STEPS,
     config: Config | None = None,
-) -> dict[str, Any]:
+) -> FinetuneResults:
     """Trains classifiers from a run's weights and from random weights, per fraction of the labels.
 
     Finished training runs are reused, and interrupted ones are resumed.
@@ -151,8 +150,8 @@ def finetune(
         results["fractions"][f"{fraction:g}"] = metrics
         assert trained.selection is not None
         results["selection"] = trained.selection.to_json()
-        multihost.run_on_primary(lambda: write_json(folder / "finetune.json", results))
-    return results
+        multihost.run_on_primary(lambda: write_json(folder / FINETUNE, results))
+    return FinetuneResults.from_json(results)
 
 
 def _resolve(
@@ -224,27 +223,3 @@ def _logistic_regression(
         seed=config.train.seed,
     )
     return {name: metrics[name] for name in ("top1", "top5")}
-
-
-def format_results(results: dict[str, Any]) -> str:
-    """Plain-text table of top-1 accuracy, steps and learning rate per fraction of the labels."""
-    labels = results.get("baseline_labels", {"pixels": BASELINES["pixels"]})  # of older files
-    rows = {
-        **STARTS,
-        "features": "logistic regression on frozen features",
-        **{name: f"logistic regression on {label}" for name, label in labels.items()},
-    }
-    fractions = results["fractions"]
-    headings = [
-        f"{100 * float(fraction):g} % ({metrics['labels']:,})"
-        for fraction, metrics in fractions.items()
-    ]
-    cells = {"top-1 by labels": headings}
-    for name, label in rows.items():
-        cells[label] = [f"{100 * metrics[name]['top1']:.1f} %" for metrics in fractions.values()]
-    trained = [metrics["pretrained"] for metrics in fractions.values()]
-    cells["steps x batch size"] = [f"{x['steps']:,} x {x['batch_size']:,}" for x in trained]
-    cells["learning rate"] = [f"{x['learning_rate']:.2g}" for x in trained]
-    return "\n".join(
-        f"{label:<36}" + "".join(f"{cell:>16}" for cell in row) for label, row in cells.items()
-    )

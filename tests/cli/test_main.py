@@ -56,7 +56,7 @@ def test_pretrain_ends_with_a_table_and_the_path_of_its_results(run, capsys):
 def test_progress_shows_loss_chance_level_images_per_second_and_time_left(pretrained):
     _, bar = pretrained
     assert re.search(r"loss \d\.\d+ \(chance 6\.236\)", bar)  # ln(511)
-    assert re.search(r"\d+ images/s, \d+% waiting for input", bar)
+    assert re.search(r"\d+ examples/s, \d+% waiting for input", bar)
     assert re.search(r"\[\d\d:\d\d<\d\d:\d\d", bar)
 
 

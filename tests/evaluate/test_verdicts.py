@@ -15,7 +15,7 @@ from cssl_jax.evaluate import health, verdicts
 from cssl_jax.evaluate.protocols.knn import nearest
 from cssl_jax.evaluate.results import Results
 from cssl_jax.modalities.image import IMAGE
-from cssl_jax.optim.trust_ratio import make_trust_ratio_metrics
+from cssl_jax.optim.trust_metrics import make_trust_ratio_metrics
 from cssl_jax.report.run_reader import open_run
 from helpers import tiny
 

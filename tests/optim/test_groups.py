@@ -14,7 +14,8 @@ from cssl_jax.methods.registry import METHODS
 from cssl_jax.optim import optimizers
 from cssl_jax.optim.groups import Groups, without_frozen
 from cssl_jax.optim.registry import OptimizerOptions
-from cssl_jax.optim.schedules import cosine_between, is_schedule
+from cssl_jax.optim.schedules import cosine_between
+from cssl_jax.optim.step_counter import is_schedule
 from helpers import momentum_queue, tiny
 
 NAMES = ("sgd", "lars", "adam", "adamw")

@@ -1,4 +1,4 @@
-"""Optimizers, schedules, scaling rules and masks: agreement with formulas in NumPy."""
+"""Optimizers: agreement with formulas in NumPy."""
 
 import math
 
@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from cssl_jax.errors import UserError
-from cssl_jax.optim import optimizers
+from cssl_jax.optim import masks, optimizers, schedules, trust_ratio
 from cssl_jax.optim.registry import OPTIMIZERS, OptimizerOptions, optimizer_entry
 
 # NumPy and XLA compute the same float64 formula and differ in the order of additions only.
@@ -131,7 +131,7 @@ def adam_rule(decoupled, b1=0.8, b2=0.95, eps=1e-3):
 
 
 def schedule():
-    return optimizers.make_schedule("cosine", PEAK, WARMUP, TOTAL)
+    return schedules.make_schedule("cosine", PEAK, WARMUP, TOTAL)
 
 
 GRADIENTS = [draw(seed) for seed in range(1, 6)]
@@ -264,127 +264,7 @@ def test_an_optimizer_works_inside_an_outer_mask(float64):
     assert_same([{name: after[name] for name in part} for after in actual], expected)
 
 
-def test_the_mask_selects_kernels_and_excludes_norms_and_biases():
-    mask = optimizers.decay_mask(nest(draw(0)))
-    assert mask == nest({name: name in KERNELS for name in SHAPES})
-
-
-def test_exclusion_depends_on_the_last_key_or_the_number_of_axes():
-    key = jax.tree_util.DictKey
-    matrix, vector, scalar = np.ones((2, 2)), np.ones(2), np.ones(())
-    assert optimizers.is_norm_or_bias((key("norm"), key("scale")), matrix)
-    assert optimizers.is_norm_or_bias((key("dense"), key("bias")), matrix)
-    assert optimizers.is_norm_or_bias((key("prelu"), key("slope")), vector)
-    assert optimizers.is_norm_or_bias((key("logit_temperature"),), scalar)
-    assert not optimizers.is_norm_or_bias((key("scale"), key("kernel")), matrix)
-    assert not optimizers.is_norm_or_bias((), matrix)
-
-
-def test_the_description_counts_excluded_tensors_by_name():
-    table = optimizers.describe_exclusions(nest(draw(0))).splitlines()
-    # Kernels have 3*3*3*4 + 1*1*4*4 + 4*3 = 136 entries. The others are four vectors of 4 and one
-    # of 3.
-    assert table[1].split() == ["applied", "3", "136"]
-    assert table[2].split(maxsplit=3) == ["excluded", "5", "19", "(bias 3, scale 2)"]
-    assert table[0].startswith("weight decay, LARS adaptation ")
-    other = optimizers.describe_exclusions(nest(draw(0)), adapts=False).splitlines()
-    assert other[0].split() == ["weight", "decay", "tensors", "parameters"]
-    assert other[1:] == table[1:]
-
-
-def test_the_description_needs_only_shapes():
-    shapes = nest({name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in SHAPES.items()})
-    assert optimizers.describe_exclusions(shapes) == optimizers.describe_exclusions(nest(draw(0)))
-    table = optimizers.describe_exclusions(shapes, exclude_norm_and_bias=False).splitlines()
-    assert [row.split() for row in table[1:]] == [["applied", "8", "155"], ["excluded", "0", "0"]]
-
-
-@pytest.mark.parametrize("jitted", [False, True])
-def test_the_cosine_schedule_has_the_stated_corners(float64, jitted):
-    rate = optimizers.warmup_cosine(4.8, 10, 110, end=0.3)
-    rate = jax.jit(rate) if jitted else rate
-
-    def half_cosine(t):
-        return 0.3 + 4.5 * 0.5 * (1 + math.cos(math.pi * t))
-
-    corners = {
-        0: 0.0,
-        1: 0.48,
-        9: 4.32,
-        10: 4.8,
-        11: half_cosine(0.01),
-        60: (4.8 + 0.3) / 2,
-        109: half_cosine(0.99),
-        110: 0.3,
-        120: 0.3,
-    }
-    for step, expected in corners.items():
-        # The step is int32, as in optax. The tolerance covers rounding of cos and two products.
-        value = rate(jnp.int32(step))
-        assert value.dtype == jnp.float64
-        np.testing.assert_allclose(value, expected, rtol=1e-13, atol=1e-15, err_msg=str(step))
-
-
-def test_the_corners_are_exact_in_float32():
-    rate = optimizers.warmup_cosine(4.8, 10, 110)
-    assert [float(rate(s)) for s in (0, 110, 111)] == [0.0, 0.0, 0.0]
-    assert rate(10) == np.float32(4.8)
-    assert rate(10).dtype == jnp.float32
-
-
-def test_a_schedule_without_warmup_starts_at_its_peak():
-    rate = optimizers.warmup_cosine(1.0, 0, 4)
-    # In float32, cos(pi / 2) differs from 0 by 4e-8.
-    expected = [1.0, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125), 0.0, 0.0]
-    np.testing.assert_allclose([rate(s) for s in range(6)], expected, atol=2e-7)
-
-
-def test_a_warmup_may_last_the_whole_run():
-    rate = optimizers.warmup_cosine(1.0, 4, 4)
-    np.testing.assert_allclose([rate(s) for s in range(7)], [0, 0.25, 0.5, 0.75, 1, 0, 0])
-
-
-def test_the_constant_schedule_is_constant_after_warmup():
-    rate = optimizers.make_schedule("constant", 2.0, 4, 8)
-    np.testing.assert_array_equal([rate(s) for s in (0, 1, 4, 7, 8, 18)], [0, 0.5, 2, 2, 2, 2])
-    np.testing.assert_array_equal(optimizers.make_schedule("constant", 2.0, 0, 8)(0), 2.0)
-
-
-def test_make_schedule_builds_the_cosine_by_name():
-    named, direct = optimizers.make_schedule("cosine", 3.0, 2, 9), optimizers.warmup_cosine(3, 2, 9)
-    np.testing.assert_array_equal([named(s) for s in range(12)], [direct(s) for s in range(12)])
-
-
-@pytest.mark.parametrize("name", ["cosine", "constant"])
-def test_an_invalid_warmup_is_rejected_with_a_remedy(name):
-    with pytest.raises(UserError, match=r"600 steps is longer than the run of 500.*fewer warm-up"):
-        optimizers.make_schedule(name, 1.0, 600, 500)
-    with pytest.raises(UserError, match="use 0 for no warm-up"):
-        optimizers.make_schedule(name, 1.0, -1, 500)
-    with pytest.raises(UserError, match="at least one step"):
-        optimizers.make_schedule(name, 1.0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("base", "batch_size", "rule", "expected"),
-    [
-        (0.3, 4096, "linear", 4.8),
-        (0.3, 256, "linear", 0.3),
-        (0.075, 4096, "sqrt", 4.8),
-        (0.075, 256, "sqrt", 1.2),
-        (0.5, 4096, "none", 0.5),
-    ],
-)
-def test_learning_rates_scale_as_in_the_paper(base, batch_size, rule, expected):
-    # The tolerance covers one product and one division of Python floats.
-    assert optimizers.scaled_learning_rate(base, batch_size, rule) == pytest.approx(expected, 1e-14)
-
-
 def test_an_unknown_name_is_rejected_with_the_choices():
-    with pytest.raises(UserError, match=r"'square'.*linear, none, sqrt"):
-        optimizers.scaled_learning_rate(0.3, 256, "square")
-    with pytest.raises(UserError, match=r"'step'.*constant, cosine"):
-        optimizers.make_schedule("step", 1.0, 0, 10)
     with pytest.raises(UserError, match="'LARS'; there are lars, sgd, adam, adamw"):
         make("LARS", schedule())
 
@@ -475,24 +355,24 @@ def test_trust_clip_is_rejected_without_lars():
 # this structure. The LARS transformations themselves are checked above.
 CHAINS = {
     "lars": lambda rate: (
-        optax.add_decayed_weights(0.1, optimizers.decay_mask),
-        optax.masked(optimizers.adapted_by_trust_ratio(0.001), optimizers.decay_mask),
+        optax.add_decayed_weights(0.1, masks.decay_mask),
+        optax.masked(trust_ratio.adapted_by_trust_ratio(0.001), masks.decay_mask),
         optax.scale_by_learning_rate(rate),
         optax.trace(0.9),
     ),
     "sgd": lambda rate: (
-        optax.add_decayed_weights(0.1, optimizers.decay_mask),
+        optax.add_decayed_weights(0.1, masks.decay_mask),
         optax.trace(0.9),
         optax.scale_by_learning_rate(rate),
     ),
     "adam": lambda rate: (
-        optax.add_decayed_weights(0.1, optimizers.decay_mask),
+        optax.add_decayed_weights(0.1, masks.decay_mask),
         optax.scale_by_adam(0.9, 0.999, 1e-8),
         optax.scale_by_learning_rate(rate),
     ),
     "adamw": lambda rate: (
         optax.scale_by_adam(0.9, 0.999, 1e-8),
-        optax.add_decayed_weights(0.1, optimizers.decay_mask),
+        optax.add_decayed_weights(0.1, masks.decay_mask),
         optax.scale_by_learning_rate(rate),
     ),
 }

@@ -10,7 +10,8 @@ from cssl_jax import adapt, finetune_config, load_encoder, pretrain, recipes
 from cssl_jax.cli import main as cli
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
-from cssl_jax.transfer.adapt.table import format_results, spread
+from cssl_jax.transfer.transfer_results import AdaptationResults, over_seeds
+from cssl_jax.transfer.transfer_tables import format_results
 from helpers import tiny
 from helpers.stops import CrashError, crash_after
 
@@ -49,7 +50,7 @@ def test_adaptation_improves_accuracy_on_low_contrast_digits(run, tmp_path):
     config = tiny.replace(config, "optimizer", learning_rate=1e-2, scaling="none")
     config = tiny.replace(config, "train", epochs=15)
     results = adapt(folder, tmp_path / "out", methods=("bn", "coral"), seeds=1, config=config)
-    assert json.loads((tmp_path / "out" / "adaptation.json").read_text()) == results
+    assert json.loads((tmp_path / "out" / "adaptation.json").read_text()) == results.to_json()
     rows = results["rows"]
     assert list(rows) == ["source", "bn", "coral", "target", "random", "pixels"]
     top1 = {name: row["target"]["mean"] for name, row in rows.items()}
@@ -175,15 +176,16 @@ def test_incompatible_domains_are_rejected_before_training(tmp_path):
 
 
 def test_the_table_shows_mean_and_deviation_in_percent():
-    results = {
+    content = {
         "images": {"target_test": 200, "source_test": 1000},
         "seeds": 3,
         "rows": {
-            "source": {"target": spread([0.5, 0.6, 0.7]), "source": spread([0.9])},
-            "bn": {"source": spread([0.25])},
+            "source": {"target": over_seeds([0.5, 0.6, 0.7]), "source": over_seeds([0.9])},
+            "bn": {"source": over_seeds([0.25])},
         },
         "leakage": {"source": {"words": "no leakage found"}},
     }
+    results = AdaptationResults.from_json(content)
     head, source, bn, *_, last = format_results(results).splitlines()
     assert head.split() == [
         "top-1",

@@ -17,7 +17,7 @@ from cssl_jax.experiment import builders
 from cssl_jax.methods.base import Context
 from cssl_jax.methods.classifier import Classifier
 from cssl_jax.models.registry import build_encoder
-from cssl_jax.optim.optimizers import scaled_learning_rate
+from cssl_jax.optim.schedules import scaled_learning_rate
 from cssl_jax.runtime import spmd
 from cssl_jax.transfer.finetune import adjust_to_labels
 from helpers import tiny
@@ -235,7 +235,7 @@ def tuned(pretrained, tmp_path_factory):
 @pytest.mark.slow
 def test_results_include_random_weights_and_pixel_baselines(tuned):
     folder, results = tuned
-    assert json.loads((folder / "finetune.json").read_text()) == results
+    assert json.loads((folder / "finetune.json").read_text()) == results.to_json()
     for fraction, labels in (("0.001", 10), ("1", 1438)):
         metrics = results["fractions"][fraction]
         assert metrics["labels"] == labels  # ten images use two of the 8 devices

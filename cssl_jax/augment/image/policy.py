@@ -166,9 +166,11 @@ class ImagePolicy(Policy):
         return any(p > 0.0 for p in getattr(self, name))
 
 
+# Operations on values; the others move pixels. Fine-tuning omits them.
+COLOR_OPERATIONS = ("jitter", "grayscale", "blur", "solarize")
 PROBABILITIES = (
     *("crop", "horizontal_flip", "vertical_flip", "affine"),
-    *("jitter", "grayscale", "blur", "solarize"),
+    *COLOR_OPERATIONS,
 )
 NEUTRAL_AFFINE = {"rotation": 0.0, "translation": 0.0, "scaling": (1.0, 1.0), "shear": 0.0}
 

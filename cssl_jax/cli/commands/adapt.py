@@ -37,9 +37,10 @@ def run(argv: Sequence[str]) -> int:
     """`cssl-jax adapt RUN --target SOURCE --workdir DIR [--section.field VALUE ...]`."""
     from cssl_jax.recipes import with_method
     from cssl_jax.runtime import multihost
-    from cssl_jax.transfer.adapt.run import RESULTS, adapt
-    from cssl_jax.transfer.adapt.table import format_results
+    from cssl_jax.transfer.adapt.run import adapt
     from cssl_jax.transfer.finetune import finetune_config
+    from cssl_jax.transfer.transfer_report import ADAPTATION
+    from cssl_jax.transfer.transfer_tables import format_results
 
     folder = run_first("adapt", "--target SOURCE --workdir FOLDER ", argv)
     config = finetune_config(folder) if folder else with_method(Config(), "classifier")
@@ -55,5 +56,5 @@ def run(argv: Sequence[str]) -> int:
         config=config,
     )
     if multihost.is_primary():
-        print(f"\n{format_results(results)}\n\nresults: {options.workdir / RESULTS}")
+        print(f"\n{format_results(results)}\n\nresults: {options.workdir / ADAPTATION}")
     return 0

@@ -16,7 +16,8 @@ class DataCheck:
     """Examine a set of images: damaged files, duplicates, sizes, classes.
 
     Attributes:
-        source: Images: a folder, a .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar or a .parquet file.
+        source: Images: a folder, a .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar, a .parquet file or
+            file.py:NAME:PLACE.
         options: How images are read; the options of a run named data.*.
         rejected: File (.csv) for the images that a run would exclude, with the reasons; - is
             standard output.

@@ -35,7 +35,9 @@ def run(argv: Sequence[str]) -> int:
     """`cssl-jax finetune RUN --workdir DIR [--fractions 0.1 1] [--section.field VALUE ...]`."""
     from cssl_jax.recipes import with_method
     from cssl_jax.runtime import multihost
-    from cssl_jax.transfer.finetune import finetune, finetune_config, format_results
+    from cssl_jax.transfer.finetune import finetune, finetune_config
+    from cssl_jax.transfer.transfer_report import FINETUNE
+    from cssl_jax.transfer.transfer_tables import format_results
 
     folder = run_first("finetune", "--workdir FOLDER ", argv)
     config = finetune_config(folder) if folder else with_method(Config(), "classifier")
@@ -49,5 +51,5 @@ def run(argv: Sequence[str]) -> int:
         config=options.config,
     )
     if multihost.is_primary():
-        print(f"\n{format_results(results)}\n\nresults: {options.workdir / 'finetune.json'}")
+        print(f"\n{format_results(results)}\n\nresults: {options.workdir / FINETUNE}")
     return 0

@@ -1,4 +1,4 @@
-"""Command `report`: one page on runs or on a sweep."""
+"""Command `report`: one page on runs, on a sweep, on fine-tuning or on domain adaptation."""
 
 import dataclasses
 import pathlib
@@ -21,7 +21,7 @@ class Report:
     beside it. A run may still be training.
 
     Attributes:
-        runs: Run folders to compare, or the folder of one sweep.
+        runs: Run folders to compare, or the folder of one sweep, finetune or adapt.
         output: File to write (.html); - is standard output. By default report.html: in the folder
             of a single run, in the current folder for several runs.
         images: Maximum number of validation images to embed; 0 omits maps and galleries.
@@ -44,10 +44,13 @@ def run(argv: Sequence[str]) -> int:
     from cssl_jax.report.run_reader import open_run
     from cssl_jax.report.write import write_report
     from cssl_jax.sweeps import results as sweep_results
+    from cssl_jax.transfer import transfer_report
 
     options = parse(Report, "report", argv)
     if sweeps := [folder for folder in options.runs if sweep_results.is_sweep(folder)]:
         return _report_sweep(options, sweeps[0])
+    if found := [folder for folder in options.runs if transfer_report.has_results(folder)]:
+        return _report_transfer(options, found[0])
     path = write_report(
         options.runs, options.output, images=options.images, figures=options.figures, say=_say
     )
@@ -71,6 +74,20 @@ def _report_sweep(options: Report, folder: pathlib.Path) -> int:
     path = write_report(folder, options.output, figures=options.figures)
     with stdout_kept_for(path):
         print("\n".join(sweep_results.read(folder).summary))
+        if not is_stream(path):
+            print(f"\n{path}, {path.with_suffix('.md')}")
+    return 0
+
+
+def _report_transfer(options: Report, folder: pathlib.Path) -> int:
+    from cssl_jax.transfer.transfer_report import read_results, write_transfer_report
+    from cssl_jax.transfer.transfer_tables import format_results
+
+    if len(options.runs) > 1:
+        raise UserError(f"{folder} has a report of its own: name it alone")
+    path = write_transfer_report(folder, options.output)
+    with stdout_kept_for(path):
+        print("\n\n".join(map(format_results, read_results(folder).values())))
         if not is_stream(path):
             print(f"\n{path}, {path.with_suffix('.md')}")
     return 0

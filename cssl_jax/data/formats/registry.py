@@ -7,7 +7,7 @@ from collections.abc import Callable
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats.base import Records
 from cssl_jax.errors import UserError
-from cssl_jax.registries import look_up
+from cssl_jax.registries import absolute_name, is_file_name, look_up, split_place
 
 Opener = Callable[[str, ImageOptions], Records]
 
@@ -38,14 +38,15 @@ class FormatEntry:
 
     Attributes:
         open: (source, options) -> records; the source is an absolute path, or the text after
-            "scheme:". Raises UserError if it cannot be read.
+            "scheme:" or "file.py:NAME:". Raises UserError if it cannot be read.
         description: How a source of this format is given, for messages.
         scheme: Text before the colon in ``data.source``, such as "tfds"; "" for none.
         suffixes: Suffixes of the files that it reads, such as (".csv",).
         recognises: Existing folder -> True if it holds this format. The entries are asked in the
             order of ``FORMATS``.
         open_folder: Opener of a folder that was recognised; None uses ``open``.
-        absolute: Text after "scheme:" -> the same source, whatever the working directory is.
+        absolute: Text after "scheme:" or "file.py:NAME:" -> the same source, whatever the working
+            directory is. The default takes the text for a path.
     """
 
     open: Opener
@@ -70,3 +71,28 @@ FORMATS: dict[str, str | FormatEntry] = {
 def format_entries() -> tuple[FormatEntry, ...]:
     """All entries, in the order of ``FORMATS``."""
     return tuple(look_up("format", name, FORMATS, FormatEntry) for name in FORMATS)
+
+
+def split_scheme(spec: str) -> tuple[str, FormatEntry, str] | None:
+    """(scheme, its entry, the text behind it) of a source that names its format; None for paths.
+
+    A scheme is one of the entries', such as "tfds", or "file.py:NAME" of a ``FormatEntry`` in a
+    file; that file's path is made absolute.
+
+    Raises:
+        UserError: The file may not run, holds no such entry, or the text behind it is missing.
+    """
+    if is_file_name(spec):
+        name, place = split_place(spec)
+        if place:
+            return absolute_name(name), look_up("format", name, FORMATS, FormatEntry), place
+        if not pathlib.Path(spec).exists():
+            raise UserError(
+                f"data source {spec!r} does not say what to open; give file.py:NAME:PLACE, such as "
+                f"{spec.rstrip(':')}:my_images"
+            )
+    scheme, _, rest = spec.partition(":")
+    for entry in format_entries():
+        if rest and scheme == entry.scheme:
+            return scheme, entry, rest
+    return None

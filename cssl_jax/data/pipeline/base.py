@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import os
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -272,6 +273,9 @@ class HostPipeline(Pipeline):
         """
         batches: Any
         if self.engine == "tf":  # imported here: other backends run without TensorFlow
+            # Without GPUs TensorFlow logs "CUDA error", although it computes on the CPU alone.
+            if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX's default
+                os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
             from cssl_jax.data.pipeline.tf import batches
         else:
             from cssl_jax.data.pipeline.threads import batches

@@ -5,11 +5,17 @@ import pathlib
 
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats.base import Records
-from cssl_jax.data.formats.registry import absolute_path, check_local, format_entries
+from cssl_jax.data.formats.registry import (
+    absolute_path,
+    check_local,
+    format_entries,
+    split_scheme,
+)
 from cssl_jax.data.sources import arrays
 from cssl_jax.data.sources.base import Images
 from cssl_jax.data.sources.images import load_images
 from cssl_jax.errors import MissingDataError, UserError
+from cssl_jax.registries import is_file_name
 
 # Rules for the labels of a folder. Any other value of data.labels is the path of a labels.csv.
 LABEL_RULES = ("auto", "folder", "none")
@@ -21,12 +27,11 @@ def absolute_spec(spec: str) -> str:
     Names of data sets are kept.
 
     Raises:
-        UserError: The source is on another machine.
+        UserError: The source is on another machine, or its format is in a file that may not run.
     """
-    scheme, colon, rest = spec.partition(":")
-    for entry in format_entries():
-        if colon and scheme == entry.scheme:
-            return f"{scheme}:{entry.absolute(rest)}"
+    if named := split_scheme(spec):
+        scheme, entry, rest = named
+        return f"{scheme}:{entry.absolute(rest)}"
     return spec if spec in ("", "digits") else absolute_path(spec)
 
 
@@ -45,10 +50,19 @@ def load_source(spec: str | os.PathLike[str], options: ImageOptions | None = Non
     spec = as_text(spec)
     if spec == "digits":
         return arrays.digits()
-    if pathlib.Path(spec).suffix == ".npz":
+    if _is_npz(spec):
         return arrays.npz(pathlib.Path(spec).expanduser())
     options = options or ImageOptions()
     return load_images(open_records(spec, options), options)
+
+
+def is_array_source(spec: str) -> bool:
+    """True if a source is an array in memory: the embedded digits or an .npz file."""
+    return spec == "digits" or _is_npz(spec)
+
+
+def _is_npz(spec: str) -> bool:
+    return pathlib.Path(spec).suffix == ".npz" and not is_file_name(spec)
 
 
 def as_text(spec: str | os.PathLike[str]) -> str:
@@ -71,7 +85,8 @@ def open_records(spec: str | os.PathLike[str], options: ImageOptions) -> Records
     Args:
         spec: A folder of images; a .csv list of images; ``tfds:NAME@SPLIT`` or
             ``tfds:FOLDER@SPLIT``; ``wds:`` followed by a .tar file, a folder or a pattern; a
-            .parquet file, a folder or a pattern.
+            .parquet file, a folder or a pattern; ``file.py:NAME:PLACE``, where NAME is a
+            ``FormatEntry`` in a file and PLACE is what it opens.
         options: Options for reading the images. ``labels`` applies to a folder, ``image_key`` and
             ``label_key`` to the other formats.
 
@@ -80,13 +95,13 @@ def open_records(spec: str | os.PathLike[str], options: ImageOptions) -> Records
         UserError: The source is not a set of images.
     """
     spec = as_text(spec)
-    check_local(spec)
+    if not is_file_name(spec):  # a format in a file may read from another machine
+        check_local(spec)
+    if named := split_scheme(spec):
+        _, entry, rest = named
+        return entry.open(rest, options)
     entries = format_entries()
-    scheme, _, rest = spec.partition(":")
     path = pathlib.Path(spec).expanduser().absolute()
-    for entry in entries:
-        if rest and scheme == entry.scheme:
-            return entry.open(rest, options)
     for entry in entries:
         if path.suffix in entry.suffixes:
             return entry.open(str(path), options)

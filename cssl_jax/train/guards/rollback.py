@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.optim.schedules import is_schedule
+from cssl_jax.optim.step_counter import is_schedule
 from cssl_jax.runtime import spmd
 from cssl_jax.train.guards.nonfinite import RollbackRequest, check_limit
 from cssl_jax.train.hooks import Run

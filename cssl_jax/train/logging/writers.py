@@ -155,7 +155,7 @@ class WandB:
 
 
 class Progress:
-    """Progress bar with loss, chance level, images/s, time waiting for input and remaining time.
+    """Progress bar with loss, chance level, examples/s, time waiting for input and remaining time.
 
     The clock starts when the first step is dispatched, because compile time would distort the
     estimate of the remaining time.
@@ -202,7 +202,7 @@ class Progress:
             f"loss {values['loss']:.3f} (chance {values['chance_level']:.3f}) ", refresh=False
         )
         self._bar.set_postfix_str(
-            f"{timing['images_per_second']:.0f} images/s, "
+            f"{timing['images_per_second']:.0f} examples/s, "
             f"{100 * timing['input_wait']:.0f}% waiting for input",
             refresh=False,
         )

@@ -10,17 +10,9 @@ from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
 from cssl_jax.runtime import process
 from cssl_jax.transfer.adapt.domains import Domains
+from cssl_jax.transfer.transfer_results import SETTINGS
 
 METHODS = ("bn", "coral", "dann")
-# Key in adaptation.json -> row label in the table.
-ROWS = {
-    "source": "source only",
-    "bn": "target's BatchNorm statistics",
-    "coral": "Deep CORAL",
-    "dann": "DANN",
-    "target": "target-supervised",
-    "random": "source only, from random weights",
-}
 
 
 def training_configs(config: Config, methods: Sequence[str], domains: Domains) -> dict[str, Config]:
@@ -61,8 +53,8 @@ def check_batches(configs: dict[str, Config]) -> None:
             lower = size // devices * devices
             remedy = f"--train.batch-size {lower}" if lower else f"--runtime.devices {size}"
             raise UserError(
-                f"setting {ROWS[row]!r}: batch size {size}, limited by the available images, does "
-                f"not divide over {devices} devices; give {remedy}"
+                f"setting {SETTINGS[row]!r}: batch size {size}, limited by the available images, "
+                f"does not divide over {devices} devices; give {remedy}"
             )
 
 

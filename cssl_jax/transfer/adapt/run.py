@@ -17,10 +17,14 @@ from cssl_jax.train.pretrain import pretrain
 from cssl_jax.transfer.adapt.adabn import reestimated_run
 from cssl_jax.transfer.adapt.domains import Domains
 from cssl_jax.transfer.adapt.evaluate import DomainEvaluator, evaluate_baselines
-from cssl_jax.transfer.adapt.experiments import METHODS, ROWS, check_batches, training_configs
-from cssl_jax.transfer.adapt.table import Metrics, spread
-
-RESULTS = "adaptation.json"  # file in the output folder
+from cssl_jax.transfer.adapt.experiments import METHODS, check_batches, training_configs
+from cssl_jax.transfer.transfer_report import ADAPTATION
+from cssl_jax.transfer.transfer_results import (
+    SETTINGS,
+    AdaptationResults,
+    DomainScores,
+    over_seeds,
+)
 
 
 def adapt(
@@ -30,7 +34,7 @@ def adapt(
     methods: Sequence[str] = METHODS,
     seeds: int = 3,
     config: Config,
-) -> Metrics:
+) -> AdaptationResults:
     """Trains classifiers on source labels with and without adaptation; evaluates both domains.
 
     All training runs start from the run's encoder, except in the setting "random". Finished
@@ -48,10 +52,8 @@ def adapt(
             ``adapt.target``. The batch size is limited to the number of images.
 
     Returns:
-        Content of adaptation.json. "rows" has an entry per feasible setting of ``ROWS``, with the
-        keys "source" and, if the held-out images of the target have labels, "target". Each is
-        {"top1" (accuracy in [0, 1] per seed), "mean", "std" (None for a single seed)}. "images"
-        are numbers of images per split. "leakage" concerns the held-out images of the target.
+        Content of adaptation.json. "rows" has an entry per feasible setting of
+        ``transfer_results.SETTINGS``.
 
     Raises:
         UserError: The run, the data and the config are incompatible.
@@ -67,7 +69,7 @@ def _adapt(
     methods: Sequence[str],
     seeds: int,
     config: Config,
-) -> Metrics:
+) -> AdaptationResults:
     folder = pathlib.Path(workdir).expanduser().absolute()
 
     def prepare() -> tuple[pathlib.Path, Config, Domains]:
@@ -91,7 +93,7 @@ def _adapt(
     encoder_hash = variables_hash(load_encoder(origin).model)
     modality = builders.modality_of(config)
     rows = _evaluate_settings(folder, methods, seeds, config, domains)
-    results = {
+    content = {
         "run": origin.name,
         "encoder_hash": encoder_hash,
         "source": config.data.source,
@@ -101,7 +103,7 @@ def _adapt(
         "epochs": config.train.epochs,
         "batch_size": config.train.batch_size,
         "baseline_labels": {name: baseline.label for name, baseline in modality.baselines.items()},
-        "rows": {row: rows[row] for row in (*ROWS, *modality.baselines) if row in rows},
+        "rows": {row: rows[row] for row in (*SETTINGS, *modality.baselines) if row in rows},
         "leakage": {
             name: leakage.find_leakage(
                 images, domains.target_test, f"{name} training images", modality
@@ -109,7 +111,8 @@ def _adapt(
             for name, images in (("source", domains.source), ("target", domains.target))
         },
     }
-    multihost.run_on_primary(lambda: write_json(folder / RESULTS, results))
+    results = AdaptationResults.from_json(content)
+    multihost.run_on_primary(lambda: write_json(folder / ADAPTATION, results.to_json()))
     return results
 
 
@@ -125,8 +128,8 @@ def _check_arguments(methods: Sequence[str], seeds: int, config: Config) -> None
 
 def _evaluate_settings(
     folder: pathlib.Path, methods: Sequence[str], seeds: int, config: Config, domains: Domains
-) -> dict[str, Metrics]:
-    """Setting -> domain -> ``spread`` of top-1 over seeds; runs missing training runs."""
+) -> dict[str, DomainScores]:
+    """Setting -> top-1 over seeds, per domain; runs missing training runs."""
     accuracies: dict[str, dict[str, list[float]]] = {}
     evaluate = DomainEvaluator(domains)
 
@@ -148,6 +151,6 @@ def _evaluate_settings(
     for name, baseline in evaluate_baselines(config, domains, modality).items():
         record(name, baseline)
     return {
-        row: {domain: spread(values) for domain, values in by_domain.items()}
+        row: DomainScores.from_json({name: over_seeds(top1) for name, top1 in by_domain.items()})
         for row, by_domain in accuracies.items()
     }

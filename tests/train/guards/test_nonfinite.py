@@ -19,7 +19,7 @@ from cssl_jax.cli import main as cli
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import RunError
 from cssl_jax.optim.norms import parameter_groups
-from cssl_jax.optim.schedules import is_schedule
+from cssl_jax.optim.step_counter import is_schedule
 from cssl_jax.runtime import spmd
 from helpers import tiny
 from helpers.stops import CrashError, crash_after

@@ -1,0 +1,30 @@
+"""Config section data of the modality series."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from cssl_jax.config.data import DataConfig
+from cssl_jax.config.ranges import NOT_NEGATIVE, Range
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeriesData(DataConfig):
+    """Where series come from, and the input of their encoder.
+
+    Attributes:
+        source: Training series: an .npz file with values (float [N, T, C] or [N, T]; NaN is a
+            missing value) and optionally lengths (int [N]) and labels (int or str [N]); or a .ts
+            file of the UCR and UEA archives.
+        length: Maximum number of steps of a view; 0 is the number of steps of the longest series.
+        normalize: "dataset" subtracts the mean and divides by the standard deviation per channel of
+            the training split; "example" does so with the statistics of each series; "none" keeps
+            the values.
+    """
+
+    ranges: ClassVar[Mapping[str, Range]] = {**DataConfig.ranges, "length": NOT_NEGATIVE}
+
+    modality: str = "series"
+    source: str = ""
+    length: int = 0
+    normalize: Literal["dataset", "example", "none"] = "dataset"

@@ -1,0 +1,22 @@
+"""Encoders of sequences: trees {"values": float [n, T, C], "length": int32 [n]}."""
+
+from typing import TYPE_CHECKING
+
+from cssl_jax.lazy import public_names
+
+if TYPE_CHECKING:
+    from cssl_jax.models.sequence.base import SequenceEncoder, sequence_entry
+    from cssl_jax.models.sequence.dilated import DilatedConvolutions
+    from cssl_jax.models.sequence.recurrent import RecurrentEncoder
+    from cssl_jax.models.sequence.resnet1d import ResNet1d
+    from cssl_jax.models.sequence.transformer import Transformer
+
+__all__ = [
+    "DilatedConvolutions",
+    "RecurrentEncoder",
+    "ResNet1d",
+    "SequenceEncoder",
+    "Transformer",
+    "sequence_entry",
+]
+__getattr__, __dir__ = public_names(__name__)
