@@ -18,8 +18,7 @@ from cssl_jax.modalities.registry import MODALITIES
 from cssl_jax.models.dropout import view_keys
 from cssl_jax.models.registry import ENCODERS
 from cssl_jax.selfcheck.short_run import compare
-from cssl_jax.transfer import finetune
-from cssl_jax.transfer.adapt import table
+from cssl_jax.transfer.transfer_tables import format_results
 from helpers import tiny, waves
 from helpers.stops import CrashError, crash_after
 
@@ -183,7 +182,7 @@ def test_copies_are_found_by_their_bytes(run):
     results = cssl_jax.evaluate_run(run[0], "knn")
     found = results.leakage["train"]
     assert (found.exact, found.near) == (0, None)
-    assert found.words.endswith("is among the training images, exactly")
+    assert found.words.endswith("is among the training series, exactly")
     train, test = waves.source(20), waves.source(30).take(np.arange(17, 30))
     train.examples["values"][4:7] = test.examples["values"][3:6]
     train.examples["length"][4:6] = test.examples["length"][3:5]
@@ -195,14 +194,14 @@ def test_copies_are_found_by_their_bytes(run):
 def test_fine_tuning_and_adaptation_compare_with_the_baselines(run, tmp_path):
     options = {"train.epochs": 1, "runtime.devices": 2}
     tuned = cssl_jax.finetune_config(run[0]).replace(options)
-    metrics = cssl_jax.finetune(run[0], tmp_path / "tuned", min_steps=0, config=tuned)
-    assert "mean" in metrics["fractions"]["1"]
-    assert "logistic regression on mean over time" in finetune.format_results(metrics)
+    results = cssl_jax.finetune(run[0], tmp_path / "tuned", min_steps=0, config=tuned)
+    assert "mean" in results["fractions"]["1"]
+    assert "logistic regression on mean over time" in format_results(results)
     target = waves.write(waves.source(50, seed=3), None, 50, tmp_path / "target")
     adapted = tuned.replace({"adapt.target": target})
-    metrics = cssl_jax.adapt(run[0], tmp_path / "adapted", seeds=1, methods=["bn"], config=adapted)
-    assert list(metrics["rows"]) == ["source", "bn", "target", "random", "mean"]
-    assert "source only, on mean over time" in table.format_results(metrics)
+    results = cssl_jax.adapt(run[0], tmp_path / "adapted", seeds=1, methods=["bn"], config=adapted)
+    assert list(results["rows"]) == ["source", "bn", "target", "random", "mean"]
+    assert "source only, on mean over time" in format_results(results)
 
 
 @pytest.mark.slow
