@@ -1,5 +1,6 @@
 """Shortens a command's help to the options that most runs need, and wraps it to the terminal."""
 
+import dataclasses
 import re
 import textwrap
 from collections.abc import Collection, Sequence
@@ -16,6 +17,7 @@ ESSENTIAL = frozenset(
         *("model.dtype", "model.projector-layers", "model.projector-dim"),
         *("classifier.stages", "classifier.head-layers", "classifier.label-smoothing"),
         *("adapt.target", "adapt.target-validation", "adapt.coral-weight", "adapt.dann-weight"),
+        *("method.name", "method.loss", "method.temperature"),
         *("optimizer.name", "optimizer.learning-rate", "optimizer.scaling"),
         *("optimizer.warmup-epochs", "optimizer.weight-decay"),
         *("train.batch-size", "train.micro-batch", "train.epochs", "train.seed", "train.init"),
@@ -25,8 +27,6 @@ ESSENTIAL = frozenset(
         *("runtime.backend", "runtime.devices", "runtime.deterministic"),
     }
 )
-# Options of a method that choose how the same numbers are computed.
-TECHNICAL = frozenset({"method.tile-size"})
 _BORDERS = ("╭", "│", "╰")
 _ASCII = str.maketrans("╭╮╰╯│─", "++++|-")
 _OPTION = re.compile(r"^│ --(?:no-)?([\w-]+)\.([\w-]+)")
@@ -56,11 +56,20 @@ def without_sections(text: str, sections: Collection[str]) -> str:
 
 
 def shorten(text: str) -> str:
-    """Help of a command without the options that are not essential; those of its method are.
+    """Help of a command without the options that are not essential.
+
+    Options of another method or modality than the default are all essential.
 
     Args:
         text: Help as tyro prints it: boxes of options, one box per config section.
     """
+    from cssl_jax.config import Config  # imports JAX, which most commands' own help does not need
+
+    usual = {
+        f"{section}.{name}".replace("_", "-")
+        for section, fields in dataclasses.asdict(Config()).items()
+        for name in fields
+    }
     kept: list[str] = []
     box: list[str] = []
     hidden, showing, has_options = 0, True, False
@@ -73,7 +82,7 @@ def shorten(text: str) -> str:
             continue
         if match := _OPTION.match(line):
             name = f"{match[1]}.{match[2]}"
-            showing = name in ESSENTIAL or (match[1] == "method" and name not in TECHNICAL)
+            showing = name in ESSENTIAL or name not in usual
             hidden += not showing
         elif line.startswith("│ -"):
             showing = True

@@ -28,15 +28,16 @@ SOURCE_FIELDS = (
 )
 
 
+# The sections data, augment and method have the classes that the modality and the method name:
+# `recipes.with_modality` and `recipes.with_method` exchange them. A comment beside the fields would
+# become their help.
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that defines a run; defaults are the SimCLR paper's for ImageNet, at batch 256."""
 
-    # Of the classes that the modality names; `recipes.with_modality` exchanges them.
     data: DataConfig = dataclasses.field(default_factory=ImageData)
     augment: Policy = dataclasses.field(default_factory=ImagePolicy)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    # Of the class that the method's registry entry names; `recipes.with_method` exchanges it.
     method: MethodConfig = dataclasses.field(default_factory=SimCLRConfig)
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)

@@ -146,7 +146,7 @@ def test_every_field_is_an_option_with_help(capsys):
     text = words(capsys.readouterr().out)
     for option, help_ in [
         ("--train.batch-size", "Global batch size N in examples, over all devices. (default: 128)"),
-        ("--model.encoder", "Encoder: resnet10, 14, 18"),
+        ("--model.encoder", "Encoder of images: resnet10, 14, 18"),
         ("--augment.crop-area", "Minimum and maximum area of the crop"),
         ("--optimizer.weight-decay", "Factor of the weight decay."),
         ("--data.size", "Side of a view in pixels"),
@@ -180,9 +180,18 @@ def test_help_shows_the_options_that_most_runs_need_and_help_all_the_rest(comman
 
 
 def test_the_essential_options_exist(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["adapt", "--help-all"])
+    for command in (["adapt"], ["pretrain", "digits"]):
+        with pytest.raises(SystemExit):
+            cli.main([*command, "--help-all"])
     assert {f"--{name}" for name in ESSENTIAL} <= set(options_in(capsys.readouterr().out))
+
+
+def test_the_help_of_another_modality_shows_its_own_options(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["pretrain", "digits", "--data.modality", "series", "--help"])
+    shown = options_in(capsys.readouterr().out)
+    assert {"--data.length", "--augment.warp", "--augment.mask-length"} <= set(shown)
+    assert "--augment.crop-area" not in shown
 
 
 def test_help_is_plain_where_the_output_has_no_boxes():

@@ -168,7 +168,7 @@ def test_the_weights_that_a_run_began_with_may_have_moved_but_not_be_others(begu
 
 
 def test_no_field_is_declared_free_that_does_not_exist():
-    fields = recipes.to_dict(recipes.load("debug"))
+    fields = dataclasses.asdict(recipes.load("debug"))
     for name in (*compare._NO_RESULT, *compare._SAME_RESULT, *compare._FOUND_BY_FINGERPRINT):
         section, _, field = name.partition(".")
         assert section in fields
