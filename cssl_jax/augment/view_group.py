@@ -62,7 +62,7 @@ def number_groups(groups: Mapping[str, ViewGroup], *, size: int, policy: Policy)
         policy: Policy of groups without a policy.
 
     Raises:
-        UserError: A policy has several probabilities, but fewer than the group has views.
+        UserError: A policy has several probabilities, but not as many as the group has views.
 
     Example:
         >>> from cssl_jax.augment.image.policy import ImagePolicy
@@ -96,10 +96,12 @@ def count_views(groups: Groups) -> int:
 
 
 def _check_probabilities(name: str, group: SizedGroup) -> None:
-    """Refuses a policy in which some views have no probability: an index would be clamped."""
+    """Refuses probabilities that do not belong to one view each: an index would be clamped."""
     for operation in group.policy.per_view:
         values = getattr(group.policy, operation)
-        if 1 < len(values) < group.count:
+        # A classifier, which has one view, takes the first of a policy for several.
+        wanted = {1, group.count} if group.count > 1 else {len(values)}
+        if len(values) not in wanted:
             raise UserError(
                 f"augment.{operation} is {values}, and the view group {name!r} has {group.count} "
                 "views; give one probability for all views or one for each"

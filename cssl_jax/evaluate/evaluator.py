@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sampler import epoch_key, permute
@@ -53,6 +54,7 @@ class Evaluator:
         train: Source,
         validation: Source,
         mesh: Mesh,
+        views: SizedGroup | None = None,
     ) -> None:
         """Prepares the splits and the compiled encoder.
 
@@ -63,11 +65,14 @@ class Evaluator:
             train: Training images, with or without labels.
             validation: Validation images, with or without labels.
             mesh: Devices that batches are sharded over.
+            views: Group whose policy and size draw the views of label-free metrics; None: those of
+                the config.
 
         Raises:
             UserError: ``evaluate.train_limit`` is 1.
         """
         self._config = config
+        self._views = views or SizedGroup(count=2, size=spec.size, policy=config.augment)
         self._spec, self._modality = spec, modality_entry(spec.kind)
         self._all_train, self._all_validation = train, validation
         train = labelled_examples(train)
@@ -124,8 +129,8 @@ class Evaluator:
                 protocols.unlabelled(
                     features,
                     validation,
-                    self._config.augment,
-                    size=self._spec.size,
+                    self._views.policy,
+                    size=self._views.size,
                     seed=self._config.train.seed,
                     modality=self._modality,
                     selection=selection,

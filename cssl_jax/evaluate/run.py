@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cssl_jax import recipes
+from cssl_jax.augment.view_group import first_group, number_groups
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.masks import MaskedSource
@@ -86,8 +87,17 @@ def _evaluate_run(
         train, validation = builders.load_data(config)
         for split in (train, validation):
             encoder.check_input(split)
+        groups = number_groups(
+            builders.own_views(encoder.method), size=encoder.spec.size, policy=config.augment
+        )
         evaluator = Evaluator(
-            config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh
+            config,
+            encoder.method.encoder,
+            encoder.spec,
+            train,
+            validation,
+            encoder.mesh,
+            first_group(groups),
         )
         if protocol is not None and not evaluator.labelled:
             raise UserError(

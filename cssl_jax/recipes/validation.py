@@ -72,7 +72,6 @@ def validate(config: Config) -> Config:
     if not is_file_name(config.optimizer.name):  # a user's file runs where it is needed, to train
         optimizer_entry(config.optimizer.name)
     _check_data(config)
-    _check_policy(config)
     return config
 
 
@@ -156,12 +155,3 @@ def _check_data(config: Config) -> None:
             "data.validation_fraction is 0, nothing would be left to measure on; give "
             "--data.validation-source or a fraction such as 0.1"
         )
-
-
-def _check_policy(config: Config) -> None:
-    for name in config.augment.per_view:
-        if len(getattr(config.augment, name)) not in (1, 2):
-            raise UserError(
-                f"augment.{name} is {getattr(config.augment, name)}; SimCLR has two views, give "
-                "one probability for both or one for each"
-            )

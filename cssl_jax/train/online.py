@@ -45,7 +45,13 @@ def _of_features(experiment: Experiment) -> OnlineEvaluation:
     group = experiment.pipeline.first_group
     return OnlineEvaluation(
         Evaluator(
-            config, experiment.method.encoder, spec, experiment.train, experiment.validation, mesh
+            config,
+            experiment.method.encoder,
+            spec,
+            experiment.train,
+            experiment.validation,
+            mesh,
+            group,
         ),
         Health(
             experiment.validation,

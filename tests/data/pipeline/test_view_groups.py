@@ -297,3 +297,23 @@ def test_a_policy_with_too_few_probabilities_is_refused():
     with pytest.raises(UserError, match=r"augment\.blur .* group 'local' has 3 views"):
         number_groups({"local": ViewGroup(3)}, size=8, policy=policy)
     number_groups({"main": ViewGroup(1)}, size=8, policy=policy)
+
+
+@pytest.mark.parametrize(
+    ("count", "values", "accepted"),
+    [
+        (2, (0.5,), True),
+        (2, (0.1, 0.9), True),
+        (3, (0.1, 0.5, 0.9), True),
+        (1, (0.1, 0.9), True),  # a classifier's only view takes the first
+        (3, (0.1, 0.9), False),
+        (2, (0.1, 0.5, 0.9), False),
+    ],
+)
+def test_a_policy_has_one_probability_for_all_views_or_one_for_each(count, values, accepted):
+    policy = dataclasses.replace(POLICY, horizontal_flip=(0.5,), blur=values)
+    if accepted:
+        number_groups({"main": ViewGroup(count)}, size=8, policy=policy)
+        return
+    with pytest.raises(UserError, match=rf"group 'main' has {count} views; give one probability"):
+        number_groups({"main": ViewGroup(count)}, size=8, policy=policy)
