@@ -9,6 +9,7 @@ import pytest
 
 import cssl_jax
 from cssl_jax import recipes
+from cssl_jax.cli import main as cli
 from cssl_jax.config import SeriesData
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
@@ -148,6 +149,18 @@ def test_a_loaded_encoder_takes_arrays_lists_and_trees(run):
         encoder(made["values"][..., 0])
     with pytest.raises(UserError, match=r"series have \['values'\]; give values"):
         encoder({"values": made["values"]})
+
+
+def test_the_command_embed_writes_features_and_labels(run, tmp_path, capsys):
+    np.savez(tmp_path / "others.npz", **arrays(9, seed=2))
+    words = ["--data.source", str(tmp_path / "others.npz"), "--output", str(tmp_path / "f.npz")]
+    assert cli.main(["embed", str(run[0]), *words]) == 0
+    with np.load(tmp_path / "f.npz") as content:
+        assert content["labels"].tolist() == [0, 1, 2] * 3
+        expected = cssl_jax.load_encoder(run[0]).embed(tmp_path / "others.npz")
+        np.testing.assert_array_equal(content["features"], expected)
+    assert cli.main(["embed", str(run[0]), *words, "--data.channels", "1"]) == 2
+    assert "unknown option --data.channels" in capsys.readouterr().err
 
 
 def test_an_image_encoder_and_images_are_refused_for_series(tmp_path):
