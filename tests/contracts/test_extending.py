@@ -7,6 +7,7 @@ import re
 import runpy
 import zipfile
 
+import jax
 import numpy as np
 import optax
 import PIL.Image
@@ -17,6 +18,7 @@ from cssl_jax import recipes
 from cssl_jax.cli import main as cli
 from cssl_jax.data.formats.registry import FORMATS
 from cssl_jax.data.sources.open import load_source
+from cssl_jax.losses.registry import loss_entry
 from cssl_jax.methods.registry import METHODS, method_entry
 from cssl_jax.models.registry import ENCODERS, encoder_entry
 from cssl_jax.optim.registry import OPTIMIZERS, optimizer_entry
@@ -126,6 +128,22 @@ def test_a_recipe_in_json_runs_no_code_unless_it_is_trusted(run, tmp_path, capsy
     assert cli.main(["pretrain", str(copy), "--workdir", str(tmp_path / "run")]) == 2
     assert "--trust-code" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_in_a_file_is_that_of_the_global_batch(folder):
+    values = {"method.loss": f"{folder}/my_loss.py:LOSS", "method.temperature": 0.5}
+    with pytest.raises(cssl_jax.UserError, match=r"my_loss\.py:.* give --trust-code"):
+        recipes.override(tiny.config(), values)
+    with trusting_code(values["method.loss"]):
+        recipes.override(tiny.config(), values)
+        loss = loss_entry(values["method.loss"]).loss
+    z1, z2 = np.random.default_rng(0).normal(size=(2, 8, 4)).astype(np.float32)
+    whole = loss(z1, z2, temperature=0.5, axis_name=None, tile_size=None)
+    split = jax.vmap(
+        lambda a, b: loss(a, b, temperature=0.5, axis_name="data", tile_size=None),
+        axis_name="data",
+    )(z1.reshape(2, 4, 4), z2.reshape(2, 4, 4))
+    assert float(split.mean()) == pytest.approx(float(whole), abs=1e-6)
 
 
 def test_a_modality_in_a_file_is_not_read_unless_it_is_trusted(folder):
