@@ -46,6 +46,14 @@ class Convolution(NamedTuple):
         return 2 * self.parameters * self.side**2
 
 
+def check_known(encoder: str) -> None:
+    """Raises UserError if an encoder is not in ``RESNETS``."""
+    if encoder not in RESNETS:
+        raise UserError(
+            f"the cost of encoder {encoder!r} is not known; use one of {', '.join(RESNETS)}"
+        )
+
+
 def convolutions(model: ModelConfig, size: int, channels: int) -> Iterator[Convolution]:
     """The convolutions of a ResNet in order; a BatchNorm of its outputs follows each.
 
@@ -57,10 +65,7 @@ def convolutions(model: ModelConfig, size: int, channels: int) -> Iterator[Convo
     Raises:
         UserError: The encoder is not in ``RESNETS``.
     """
-    if model.encoder not in RESNETS:
-        raise UserError(
-            f"the cost of encoder {model.encoder!r} is not known; use one of {', '.join(RESNETS)}"
-        )
+    check_known(model.encoder)
     stages, bottleneck = RESNETS[model.encoder]
     base = round(64 * model.width)
     side = -(-size // 2) if model.stem == "imagenet" else size

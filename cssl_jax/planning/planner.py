@@ -141,6 +141,7 @@ def held_bytes(config: Config, devices: int, given: DataShapes) -> int:
 
 def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
     """Cost of a recipe's step on one device, by closed formulas."""
+    formulas.check_known(config.model.encoder)
     batch, micro_batch = config.train.batch_size, config.train.micro_batch
     spec: Any = given.spec  # the formulas are of encoders of images
     step = method_entry(config.method.name).cost(config)

@@ -168,7 +168,8 @@ def read_npz(
             raise UserError(f"{path}: {name!r} is not an array; write it with numpy.savez")
     for name in required:
         if name not in arrays:
-            raise UserError(f"{path} contains {names}; it needs an array named {name!r}")
+            series = "; series are read by recipe series" if "values" in names else ""
+            raise UserError(f"{path} contains {names}; it needs an array named {name!r}{series}")
     return arrays
 
 
