@@ -237,17 +237,17 @@ def test_entries_from_python_are_found_by_the_names_of_a_config(inside, registri
     assert load_source(config.data.source).classes == ("0", "1", "2")
 
 
+# The others train together in the fixture ``run``, or step on one and on two devices.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ["my_modality", "my_loss", "my_momentum"])
 def test_a_command_of_the_page_trains_a_run(name, tmp_path, monkeypatch):
     write_files(tmp_path)
     monkeypatch.chdir(tmp_path)
-    small = [*SMALL, "--train.batch-size", "16"] if name == "my_format" else SMALL
     if name == "my_modality":
         assert "```bash\npython my_modality.py\n" in PAGE.read_text()
         runpy.run_path("my_modality.py", run_name="__main__")  # writes its data
     words = ["pretrain", "debug", *options_of(COMMANDS[name])]
-    assert cli.main([*words, *small, "--workdir", "run"]) == 0
+    assert cli.main([*words, *SMALL, "--workdir", "run"]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["linear"]["top1"] > 0.3
     if name == "my_modality":
