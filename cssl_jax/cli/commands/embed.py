@@ -36,7 +36,11 @@ class EmbedData(ImageOptions, EmbedSource):
     """
 
 
-@dataclasses.dataclass(frozen=True)
+def _images() -> EmbedSource:
+    return EmbedData(source=tyro.MISSING)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Embed:
     """Write the features of a set of examples to an .npz file.
 
@@ -50,7 +54,7 @@ class Embed:
     """
 
     run: Run
-    data: EmbedSource
+    data: EmbedSource = dataclasses.field(default_factory=_images)
     output: File
     batch_size: int = 0
 
@@ -79,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
     named = pathlib.Path(argv[0] if argv else "").expanduser() / "config.json"
     own = recipes.read_json(named).data if named.is_file() else ImageData()
     data = _defaults(own)
-    options = parse(Embed, "embed", argv, Embed(tyro.MISSING, data, tyro.MISSING))
+    options = parse(Embed, "embed", argv, Embed(run=tyro.MISSING, data=data, output=tyro.MISSING))
     check_output(options.output, ".npz")
     encoder = load_encoder(options.run, batch_size=options.batch_size)
     if isinstance(options.data, EmbedData):
