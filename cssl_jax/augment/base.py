@@ -1,6 +1,12 @@
 """Base of the augmentation policies of all modalities."""
 
 import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Parameters = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,3 +21,24 @@ class Policy:
     def per_view(self) -> tuple[str, ...]:
         """Names of the fields with one probability for all views, or one for each view."""
         return ()
+
+
+def sample_each_view(
+    sample: Callable[[jax.Array, jax.Array], Parameters], keys: jax.Array, views: int
+) -> Parameters:
+    """Draws the parameters of every view of every example.
+
+    Args:
+        sample: (key of an example, uint32 [2]; number of a view) -> parameters of the view.
+        keys: uint32 [n, 2], keys of the examples.
+        views: Number of views per example.
+
+    Returns:
+        Parameters as of ``sample``, leaves [n, views, ...].
+    """
+
+    def of_example(key: jax.Array) -> Parameters:
+        return jax.vmap(lambda view: sample(key, view))(jnp.arange(views))
+
+    drawn: Parameters = jax.vmap(of_example)(keys)
+    return drawn

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cssl_jax.augment.series.batched import apply_views as series_views
-from cssl_jax.augment.series.batched import moments, step_mask
+from cssl_jax.augment.series.batched import known_mask, moments
 from cssl_jax.augment.series.policy import SeriesPolicy, sample_views
 from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.config.series import SeriesData
@@ -119,8 +119,7 @@ def prepare(examples: Examples, spec: SeriesSpec) -> Inputs:
         mean, std = (jnp.asarray(x, values.dtype) for x in (spec.mean, spec.std))
     if spec.normalize != "none":
         values = (values - mean) / std
-    counts = step_mask(length, values.shape[-2])[..., None] & ~jnp.isnan(values)
-    return {"values": jnp.where(counts, values, 0), "length": length}
+    return {"values": jnp.where(known_mask(values, length), values, 0), "length": length}
 
 
 def apply_views(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cssl_jax.augment.base import Policy
+from cssl_jax.augment.base import Policy, sample_each_view
 from cssl_jax.errors import UserError
 
 CROP_ATTEMPTS = 10  # candidates per crop, as in torchvision's RandomResizedCrop
@@ -267,8 +267,4 @@ def sample_views(keys: jax.Array, policy: ImagePolicy, views: int, first: int = 
     Returns:
         Parameters as in ``sample``, leaves [n, views, ...].
     """
-
-    def one_example(key: jax.Array) -> Parameters:
-        return jax.vmap(lambda view: sample(key, policy, view, first))(jnp.arange(views))
-
-    return jax.vmap(one_example)(keys)
+    return sample_each_view(lambda key, view: sample(key, policy, view, first), keys, views)

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from cssl_jax.augment.series.policy import WARP_KNOTS, Parameters, SeriesPolicy
+from cssl_jax.augment.base import Parameters
+from cssl_jax.augment.series.policy import WARP_KNOTS, SeriesPolicy
 
 Series = dict[str, jax.Array]  # {"values": [..., T, C], "length": int32 [...]}
 
@@ -11,6 +12,11 @@ Series = dict[str, jax.Array]  # {"values": [..., T, C], "length": int32 [...]}
 def step_mask(length: jax.Array, steps: int) -> jax.Array:
     """Bool [..., steps], True at the steps before the length, int [...]."""
     return jnp.arange(steps) < length[..., None]
+
+
+def known_mask(values: jax.Array, length: jax.Array) -> jax.Array:
+    """Bool [..., T, C], True at the values that are neither padded nor missing."""
+    return step_mask(length, values.shape[-2])[..., None] & ~jnp.isnan(values)
 
 
 def moments(values: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -23,7 +29,7 @@ def moments(values: jax.Array, length: jax.Array) -> tuple[jax.Array, jax.Array]
     Returns:
         (mean, standard deviation), float [..., 1, C] each; 0 and 1 for a channel without values.
     """
-    counts = step_mask(length, values.shape[-2])[..., None] & ~jnp.isnan(values)
+    counts = known_mask(values, length)
     number = jnp.maximum(counts.sum(axis=-2, keepdims=True), 1)
     mean = jnp.where(counts, values, 0).sum(axis=-2, keepdims=True) / number
     square = jnp.where(counts, jnp.square(values - mean), 0).sum(axis=-2, keepdims=True) / number

@@ -7,10 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cssl_jax.augment.base import Policy
+from cssl_jax.augment.base import Parameters, Policy, sample_each_view
 from cssl_jax.errors import UserError
-
-Parameters = dict[str, jax.Array]
 
 PROBABILITIES = ("crop", "warp", "permutation", "scaling", "jitter", "mask")
 # Each draw has a fixed place in one row of uniform numbers: a policy changes no draw of another.
@@ -145,9 +143,4 @@ def sample_views(keys: jax.Array, policy: SeriesPolicy, views: int, first: int =
     Returns:
         Parameters as in ``sample``, leaves [n, views, ...].
     """
-
-    def of_example(key: jax.Array) -> Parameters:
-        return jax.vmap(lambda view: sample(key, policy, view, first))(jnp.arange(views))
-
-    drawn: Parameters = jax.vmap(of_example)(keys)
-    return drawn
+    return sample_each_view(lambda key, view: sample(key, policy, view, first), keys, views)

@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.augment.series.batched import step_mask
 from cssl_jax.errors import UserError
 
 
@@ -37,7 +38,7 @@ def split_input(x: Any) -> tuple[jax.Array, jax.Array]:
         )
     values, length = x["values"], x["length"]
     chex.assert_rank([values, length], [3, 1])
-    mask = jnp.arange(values.shape[1]) < length[:, None]
+    mask = step_mask(length, values.shape[1])
     return zero_outside(values, mask), mask
 
 
