@@ -4,6 +4,7 @@ Every loss takes the rows of this device and returns the local loss. The mean of
 over the axis is the loss of the global batch. The ``pmean`` of their gradients is its gradient.
 """
 
+from cssl_jax.losses.barlow_twins import barlow_twins
 from cssl_jax.losses.coral import coral
 from cssl_jax.losses.dcl import dcl
 from cssl_jax.losses.hard_negatives import hard_nt_xent
@@ -13,10 +14,12 @@ from cssl_jax.losses.ntxent import nt_xent
 from cssl_jax.losses.registry import LOSSES, LossEntry, loss_entry
 from cssl_jax.losses.sigmoid import nt_logistic, siglip
 from cssl_jax.losses.supcon import sup_con
+from cssl_jax.losses.vicreg import vicreg
 
 __all__ = [
     "LOSSES",
     "LossEntry",
+    "barlow_twins",
     "clip",
     "contrastive",
     "coral",
@@ -29,4 +32,5 @@ __all__ = [
     "siglip",
     "sup_con",
     "triplet",
+    "vicreg",
 ]

@@ -6,6 +6,7 @@ from cssl_jax.lazy import public_names
 
 if TYPE_CHECKING:
     from cssl_jax.methods.adaptation import Adaptation
+    from cssl_jax.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
     from cssl_jax.methods.base import Context, Method, StepOutputs, copied
     from cssl_jax.methods.classifier import Classifier
     from cssl_jax.methods.coral import DeepCORAL
@@ -13,11 +14,14 @@ if TYPE_CHECKING:
     from cssl_jax.methods.entry import MethodEntry, Modules
     from cssl_jax.methods.registry import METHODS, method_entry
     from cssl_jax.methods.simclr import SimCLR
+    from cssl_jax.methods.vicreg import VICReg, VICRegConfig
 
 __all__ = [
     "DANN",
     "METHODS",
     "Adaptation",
+    "BarlowTwins",
+    "BarlowTwinsConfig",
     "Classifier",
     "Context",
     "DeepCORAL",
@@ -26,6 +30,8 @@ __all__ = [
     "Modules",
     "SimCLR",
     "StepOutputs",
+    "VICReg",
+    "VICRegConfig",
     "copied",
     "method_entry",
 ]

@@ -5,6 +5,8 @@ from cssl_jax.registries import look_up
 
 METHODS: dict[str, str | MethodEntry] = {
     "simclr": "cssl_jax.methods.simclr:ENTRY",
+    "barlow_twins": "cssl_jax.methods.barlow_twins:ENTRY",
+    "vicreg": "cssl_jax.methods.vicreg:ENTRY",
     "classifier": "cssl_jax.methods.classifier:ENTRY",
     "coral": "cssl_jax.methods.coral:ENTRY",
     "dann": "cssl_jax.methods.dann:ENTRY",
