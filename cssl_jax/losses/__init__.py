@@ -6,6 +6,7 @@ over the axis is the loss of the global batch. The ``pmean`` of their gradients 
 
 from cssl_jax.losses.barlow_twins import barlow_twins
 from cssl_jax.losses.coral import coral
+from cssl_jax.losses.cosine import negative_cosine, unit_std
 from cssl_jax.losses.dcl import dcl
 from cssl_jax.losses.hard_negatives import hard_nt_xent
 from cssl_jax.losses.infonce import clip, info_nce
@@ -27,10 +28,12 @@ __all__ = [
     "hard_nt_xent",
     "info_nce",
     "loss_entry",
+    "negative_cosine",
     "nt_logistic",
     "nt_xent",
     "siglip",
     "sup_con",
     "triplet",
+    "unit_std",
     "vicreg",
 ]

@@ -8,18 +8,22 @@ if TYPE_CHECKING:
     from cssl_jax.methods.adaptation import Adaptation
     from cssl_jax.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
     from cssl_jax.methods.base import Context, Method, StepOutputs, copied
+    from cssl_jax.methods.byol import BYOL, BYOLConfig
     from cssl_jax.methods.classifier import Classifier
     from cssl_jax.methods.coral import DeepCORAL
     from cssl_jax.methods.dann import DANN
     from cssl_jax.methods.entry import MethodEntry, Modules
     from cssl_jax.methods.registry import METHODS, method_entry
     from cssl_jax.methods.simclr import SimCLR
+    from cssl_jax.methods.simsiam import SimSiam, SimSiamConfig
     from cssl_jax.methods.vicreg import VICReg, VICRegConfig
 
 __all__ = [
+    "BYOL",
     "DANN",
     "METHODS",
     "Adaptation",
+    "BYOLConfig",
     "BarlowTwins",
     "BarlowTwinsConfig",
     "Classifier",
@@ -29,6 +33,8 @@ __all__ = [
     "MethodEntry",
     "Modules",
     "SimCLR",
+    "SimSiam",
+    "SimSiamConfig",
     "StepOutputs",
     "VICReg",
     "VICRegConfig",

@@ -7,6 +7,8 @@ METHODS: dict[str, str | MethodEntry] = {
     "simclr": "cssl_jax.methods.simclr:ENTRY",
     "barlow_twins": "cssl_jax.methods.barlow_twins:ENTRY",
     "vicreg": "cssl_jax.methods.vicreg:ENTRY",
+    "simsiam": "cssl_jax.methods.simsiam:ENTRY",
+    "byol": "cssl_jax.methods.byol:ENTRY",
     "classifier": "cssl_jax.methods.classifier:ENTRY",
     "coral": "cssl_jax.methods.coral:ENTRY",
     "dann": "cssl_jax.methods.dann:ENTRY",
