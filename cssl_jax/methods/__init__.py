@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from cssl_jax.methods.coral import DeepCORAL
     from cssl_jax.methods.dann import DANN
     from cssl_jax.methods.entry import MethodEntry, Modules
+    from cssl_jax.methods.moco_v2 import MoCoV2, MoCoV2Config
+    from cssl_jax.methods.moco_v3 import MoCoV3, MoCoV3Config
+    from cssl_jax.methods.nnclr import NNCLR, NNCLRConfig
     from cssl_jax.methods.registry import METHODS, method_entry
     from cssl_jax.methods.simclr import SimCLR
     from cssl_jax.methods.simsiam import SimSiam, SimSiamConfig
@@ -22,6 +25,7 @@ __all__ = [
     "BYOL",
     "DANN",
     "METHODS",
+    "NNCLR",
     "Adaptation",
     "BYOLConfig",
     "BarlowTwins",
@@ -31,7 +35,12 @@ __all__ = [
     "DeepCORAL",
     "Method",
     "MethodEntry",
+    "MoCoV2",
+    "MoCoV2Config",
+    "MoCoV3",
+    "MoCoV3Config",
     "Modules",
+    "NNCLRConfig",
     "SimCLR",
     "SimSiam",
     "SimSiamConfig",
