@@ -15,6 +15,7 @@ from cssl_jax.losses.ntxent import nt_xent
 from cssl_jax.losses.registry import LOSSES, LossEntry, loss_entry
 from cssl_jax.losses.sigmoid import nt_logistic, siglip
 from cssl_jax.losses.supcon import sup_con
+from cssl_jax.losses.swav import sinkhorn, swapped_prediction
 from cssl_jax.losses.vicreg import vicreg
 
 __all__ = [
@@ -32,7 +33,9 @@ __all__ = [
     "nt_logistic",
     "nt_xent",
     "siglip",
+    "sinkhorn",
     "sup_con",
+    "swapped_prediction",
     "triplet",
     "unit_std",
     "vicreg",

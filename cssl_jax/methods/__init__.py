@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cssl_jax.methods.registry import METHODS, method_entry
     from cssl_jax.methods.simclr import SimCLR
     from cssl_jax.methods.simsiam import SimSiam, SimSiamConfig
+    from cssl_jax.methods.swav import SwAV, SwAVConfig
     from cssl_jax.methods.vicreg import VICReg, VICRegConfig
 
 __all__ = [
@@ -45,6 +46,8 @@ __all__ = [
     "SimSiam",
     "SimSiamConfig",
     "StepOutputs",
+    "SwAV",
+    "SwAVConfig",
     "VICReg",
     "VICRegConfig",
     "copied",

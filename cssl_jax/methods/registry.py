@@ -12,6 +12,7 @@ METHODS: dict[str, str | MethodEntry] = {
     "moco_v2": "cssl_jax.methods.moco_v2:ENTRY",
     "moco_v3": "cssl_jax.methods.moco_v3:ENTRY",
     "nnclr": "cssl_jax.methods.nnclr:ENTRY",
+    "swav": "cssl_jax.methods.swav:ENTRY",
     "classifier": "cssl_jax.methods.classifier:ENTRY",
     "coral": "cssl_jax.methods.coral:ENTRY",
     "dann": "cssl_jax.methods.dann:ENTRY",
