@@ -22,6 +22,8 @@ AT_CHANCE = 0.02  # relative distance from the chance level within which a loss 
 TOO_EASY = 0.99  # contrastive accuracy in the first half from which on views are too easy
 # Uniformity above which features are one point: a mean squared distance of 0.025 between images.
 POINT = -0.05
+# Spread of projections below which they are one point: the same mean squared distance.
+PROJECTION_POINT = 0.11
 # Minimum healthy RankMe: as a fraction of the largest possible rank, and in dimensions.
 RANK_FRACTION, MIN_RANK = 0.03, 2.0
 DEAD_FRACTION = 0.5  # fraction of dead dimensions above which there is a warning
@@ -144,7 +146,24 @@ def check_steps(lines: Iterable[Metrics], known: Facts) -> list[Verdict]:
                 "or enlarge train.batch_size",
             )
         )
-    return verdicts + _check_trust_ratios(lines[-1], known)
+    return verdicts + _check_projections(lines) + _check_trust_ratios(lines[-1], known)
+
+
+def _check_projections(lines: Sequence[Metrics]) -> list[Verdict]:
+    """Verdict on the spread of the projections: 0 if they are one point, 1 where healthy."""
+    spread = _mean(lines, "projection_std", default=1.0)
+    if spread >= PROJECTION_POINT:
+        return []
+    return [
+        Verdict(
+            "projections collapsed",
+            "bad",
+            "projections collapsed to a point",
+            f"their standard deviation is {spread:.3f} (0: a point, 1: healthy), so that a low "
+            "loss says nothing; lower optimizer.learning_rate, and check the predictor, the "
+            "momentum, or the weights of the loss in method.*",
+        )
+    ]
 
 
 def _check_chance(
