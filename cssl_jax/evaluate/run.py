@@ -23,7 +23,7 @@ from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.evaluate.protocols.segment_run import load_masked_splits, segment
 from cssl_jax.evaluate.results import Results
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits, input_pipeline
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.modalities.base import require_images
 from cssl_jax.runtime import multihost, process
@@ -84,11 +84,11 @@ def _evaluate_run(
 
     def prepare() -> tuple[Config, Source, Source, Evaluator]:
         config = _replace_data(run_config, data, options)
-        train, validation = builders.load_data(config)
+        train, validation = data_splits.load_data(config)
         for split in (train, validation):
             encoder.check_input(split)
         groups = number_groups(
-            builders.own_views(encoder.method), size=encoder.spec.size, policy=config.augment
+            input_pipeline.own_views(encoder.method), size=encoder.spec.size, policy=config.augment
         )
         evaluator = Evaluator(
             config,
@@ -198,7 +198,7 @@ def _replace_data(
 def _ranking_images(run_config: Config) -> Source | None:
     """Images of the run's own data that ranked its checkpoints; None if the data are missing."""
     try:
-        validation = builders.load_data(run_config)[1]
+        validation = data_splits.load_data(run_config)[1]
     except UserError:
         return None
     return labelled_examples(validation).take(
@@ -210,7 +210,7 @@ def _pretraining_leakage(encoder: Encoder, validation: Source) -> dict[str, Any]
     """Leakage from the run's training images into other validation images."""
     learnt_from = "images that the encoder was pretrained on"
     try:
-        train = builders.load_data(encoder.config)[0]
+        train = data_splits.load_data(encoder.config)[0]
         return leakage.find_leakage(train, validation, learnt_from, encoder.modality)
     except UserError as error:  # such as data that were moved; the evaluation itself is valid
         return {"words": f"leakage from the {learnt_from}: not checked; {error}"}

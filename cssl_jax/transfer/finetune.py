@@ -18,7 +18,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate.evaluator import labelled_examples
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.optim.schedules import scaled_learning_rate
 from cssl_jax.runtime import multihost, process
@@ -47,7 +47,7 @@ def finetune_config(run: str | pathlib.Path) -> Config:
     with Checkpoints(folder, read_only=True) as checkpoints:
         meta = checkpoints.read_meta()
     base = recipes.from_dict(meta["config"])
-    modality = builders.modality_of(base)
+    modality = data_splits.modality_of(base)
     spec = modality.spec.from_dict(meta["input"])
     split_seed = base.train.seed if base.data.split_seed is None else base.data.split_seed
     return recipes.with_method(base, "classifier").replace(
@@ -159,7 +159,7 @@ def _resolve(
 ) -> tuple[Config, tuple[Source, Source]]:
     """Config of one fraction of the labels, with its training and validation images."""
     classifier = dataclasses.replace(config.classifier, label_fraction=fraction)
-    train, validation = builders.load_data(dataclasses.replace(config, classifier=classifier))
+    train, validation = data_splits.load_data(dataclasses.replace(config, classifier=classifier))
     num_classes = max(train.num_classes, validation.num_classes)
     classifier = dataclasses.replace(classifier, num_classes=classifier.num_classes or num_classes)
     config = dataclasses.replace(config, classifier=classifier)

@@ -20,7 +20,7 @@ from cssl_jax.config import Config
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import builders, train_state
 from cssl_jax.runtime import spmd
 
 IMAGENET, CIFAR = 1_281_167, 50_000  # training images
@@ -272,7 +272,7 @@ def test_the_model_has_the_heads_widths(name):
     spec = ImageSpec(size=size, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
     sampler = Sampler(IMAGENET, config.train.batch_size, 0)
     optimizer, _, _ = builders.make_optimizer(config, sampler, method)
-    state = builders.state_shapes(method, optimizer, spec)
+    state = train_state.state_shapes(method, optimizer, spec)
     head = state.params["projector"]
     features = {"resnet18": 512, "resnet50": 2048}[config.model.encoder]
     hidden = FACTS[name].get("model.projector_hidden", features)

@@ -16,7 +16,7 @@ from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, variables_hash
 from cssl_jax.evaluate.load import load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.evaluate.results import Results
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits
 from cssl_jax.report.results_table import format_results
 from helpers import tiny
 
@@ -47,7 +47,7 @@ def run(config, tmp_path_factory):
 def parts(run, config):
     """Encoder of the last checkpoint, training split, validation split, and their evaluator."""
     encoder = load_encoder(run[0])
-    train, validation = builders.load_data(config)
+    train, validation = data_splits.load_data(config)
     evaluator = Evaluator(
         config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh
     )
@@ -196,7 +196,7 @@ def test_images_that_chose_the_best_checkpoint_do_not_report_on_it_in_another_sp
     *_, own, evaluator = parts
     chose = {image.tobytes() for image in own.images[evaluator._selection]}
     data = dataclasses.replace(config.data, **change)
-    _, validation = builders.load_data(dataclasses.replace(config, data=data))
+    _, validation = data_splits.load_data(dataclasses.replace(config, data=data))
     among = [image.tobytes() in chose for image in validation.images]
     assert 0 < sum(among) < len(among)
     metrics = cssl_jax.evaluate_run(folder, "knn", data=data)
@@ -204,7 +204,7 @@ def test_images_that_chose_the_best_checkpoint_do_not_report_on_it_in_another_sp
     words = f"reported on the {len(among) - sum(among)} of {len(among)} here that are not among"
     assert words in metrics["selection"]["words"]
     best = load_encoder(folder, checkpoint="best")
-    train, _ = builders.load_data(dataclasses.replace(config, data=data))
+    train, _ = data_splits.load_data(dataclasses.replace(config, data=data))
     rows = np.flatnonzero(~np.array(among))
     expected = scikit_learn_knn(best, train, validation, rows)
     assert metrics["best"]["knn"]["top1"] == pytest.approx(expected)
