@@ -6,7 +6,7 @@ from typing import Any
 
 from cssl_jax.config import Config
 from cssl_jax.errors import StoppedRunError, UserError
-from cssl_jax.evaluate.results import Scores
+from cssl_jax.evaluate.scores import Scores
 from cssl_jax.experiment import data_splits
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.report.run_reader import open_run

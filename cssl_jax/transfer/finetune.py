@@ -15,9 +15,9 @@ from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import FINETUNE_STEPS, Config
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.evaluator import labelled_examples
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
+from cssl_jax.evaluate.ranking_split import labelled_examples
 from cssl_jax.experiment import data_splits
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.optim.schedules import scaled_learning_rate

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from cssl_jax.evaluate.results import UNTRAINED, Accuracy, Results, Scores
+from cssl_jax.evaluate.results import UNTRAINED, Results
+from cssl_jax.evaluate.scores import Accuracy, Scores
 from cssl_jax.evaluate.verdicts.base import Grade, Metrics, Verdict
 
 INPUT_WAIT = 0.1  # maximum healthy fraction of the time that steps wait for input

@@ -7,7 +7,7 @@ from cssl_jax.config import Config
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.classes import align_class_numbers, names_of
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.evaluator import labelled_examples
+from cssl_jax.evaluate.ranking_split import labelled_examples
 from cssl_jax.experiment import data_splits
 
 

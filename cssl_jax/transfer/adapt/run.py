@@ -8,7 +8,7 @@ from cssl_jax import recipes
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
-from cssl_jax.evaluate.evaluator import variables_hash
+from cssl_jax.evaluate.encoder_hash import variables_hash
 from cssl_jax.evaluate.load import load_encoder
 from cssl_jax.experiment import data_splits
 from cssl_jax.files import existing_run, write_json
