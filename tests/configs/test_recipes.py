@@ -6,6 +6,7 @@ recipes' headers name.
 
 import dataclasses
 import importlib
+import json
 import math
 import operator
 import pathlib
@@ -351,6 +352,26 @@ def test_the_diff_shows_what_two_recipes_set_differently():
         'optimizer.scaling        "linear"           "sqrt"',
         "optimizer.weight_decay   1e-06              0.0001",
     ]
+
+
+def test_a_description_has_the_header_and_exactly_the_fields_that_give_the_recipe(tmp_path):
+    *_, table = recipes.describe("digits").split("\n\n")
+    assert recipes.describe("digits").startswith(header("digits").strip())
+    rows = [re.split(r" {2,}", row) for row in table.splitlines()]
+    assert rows[0] == ["field", "value", "default"]
+    values = {name: json.loads(value) for name, value, _ in rows[1:]}
+    assert recipes.override(Config(), values) == recipes.load("digits")
+    assert ["train.batch_size", "128", "256"] in rows
+    assert all(value != default for _, value, default in rows[1:])
+
+    path = tmp_path / "finetune.json"
+    path.write_text(recipes.to_json(recipes.with_method(Config(), "classifier")))
+    assert recipes.describe(str(path)).split() == [
+        *("field", "value", "default", "method.name", '"classifier"', '"simclr"')
+    ]
+    path = tmp_path / "mine.py"
+    path.write_text('"""Mine."""\nfrom cssl_jax.config import Config as get_config\n')
+    assert recipes.describe(str(path)) == "Mine.\n\nall fields at default"
 
 
 def test_the_diff_of_the_same_says_so_and_omits_what_determines_no_result(tmp_path):
