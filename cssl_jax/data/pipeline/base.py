@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cssl_jax.augment.image.policy import Parameters
+from cssl_jax.augment.base import Parameters
 from cssl_jax.augment.view_group import CROP_BOX, Groups, SizedGroup, first_group
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.pipeline.host_draws import ViewJob
