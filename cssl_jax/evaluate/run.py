@@ -10,7 +10,7 @@ from cssl_jax import recipes
 from cssl_jax.augment.view_group import first_group, number_groups
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.data.sources.base import Source
-from cssl_jax.data.sources.masks import MaskedSource
+from cssl_jax.data.sources.segmentation_masks import MaskedSource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
@@ -42,7 +42,7 @@ def evaluate_run(
         run: Folder of the run.
         protocol: Name of a protocol in ``protocols.PROTOCOLS``, or several names; None: all of
             them. "segment" must be requested alone and needs images with masks, see
-            ``data.sources.masks.load_masks``.
+            ``data.sources.segmentation_masks.load_masks``.
         data: Options of the images to fit and report on; None: the run's own data. If the source
             differs from the run's, the run's own validation_source, labels and classes do not
             apply.

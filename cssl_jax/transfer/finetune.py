@@ -132,9 +132,7 @@ def finetune(
         metrics: dict[str, Any] = {"labels": len(sources[0])}
         for start in STARTS:
             init = resolved.train.init if start == "pretrained" else ""
-            start_config = dataclasses.replace(
-                resolved, train=dataclasses.replace(resolved.train, init=init)
-            )
+            start_config = resolved.replace({"train.init": init})
             trained = pretrain(start_config, folder / f"{fraction:g}-{start}")
             assert trained.classifier is not None
             metrics[start] = {
@@ -179,9 +177,8 @@ def adjust_to_labels(config: Config, labels: int, min_steps: int) -> Config:
     scaled = _peak_rate(config, size)
     rate = max(scaled, _peak_rate(config, min(requested, _REFERENCE_BATCH)))
     if size < requested and rate > scaled:
-        optimizer = dataclasses.replace(config.optimizer, learning_rate=rate, scaling="none")
-        config = dataclasses.replace(config, optimizer=optimizer)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size))
+        config = config.replace({"optimizer.learning_rate": rate, "optimizer.scaling": "none"})
+    config = config.replace({"train.batch_size": size})
     epochs = math.ceil(min_steps / (labels // size))
     return _stretch(config, epochs) if epochs > config.train.epochs else config
 
@@ -195,17 +192,13 @@ def _peak_rate(config: Config, batch_size: int) -> float:
 def _stretch(config: Config, epochs: int) -> Config:
     """Config with more epochs and unchanged numbers of evaluations and checkpoints."""
     train, factor = config.train, epochs / config.train.epochs
-    return dataclasses.replace(
-        config,
-        optimizer=dataclasses.replace(
-            config.optimizer, warmup_epochs=factor * config.optimizer.warmup_epochs
-        ),
-        train=dataclasses.replace(
-            train,
-            epochs=epochs,
-            evaluate_every=round(factor * train.evaluate_every),
-            checkpoint_every=round(factor * train.checkpoint_every),
-        ),
+    return config.replace(
+        {
+            "optimizer.warmup_epochs": factor * config.optimizer.warmup_epochs,
+            "train.epochs": epochs,
+            "train.evaluate_every": round(factor * train.evaluate_every),
+            "train.checkpoint_every": round(factor * train.checkpoint_every),
+        }
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from cssl_jax.config import Config
 from cssl_jax.data.sources import base as sources
-from cssl_jax.data.sources.masks import MaskedSource, load_masks
+from cssl_jax.data.sources.segmentation_masks import MaskedSource, load_masks
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.encoder_hash import require_unchanged, variables_hash

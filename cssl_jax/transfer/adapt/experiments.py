@@ -59,9 +59,6 @@ def check_batches(configs: dict[str, Config]) -> None:
 
 
 def _with_method(config: Config, method: Any, adapt: AdaptConfig, **train: Any) -> Config:
-    return dataclasses.replace(
-        config,
-        method=recipes.with_method(config, method).method,
-        adapt=adapt,
-        train=dataclasses.replace(config.train, **train),
-    )
+    config = recipes.with_method(config, method)
+    config = config.replace({f"train.{name}": value for name, value in train.items()})
+    return dataclasses.replace(config, adapt=adapt)
