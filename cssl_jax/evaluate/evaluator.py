@@ -238,7 +238,7 @@ class Evaluator:
                 UNTRAINED: BASELINES[UNTRAINED],
                 **{name: own.label for name, own in self._modality.baselines.items()},
             },
-            encoder_hash=EncoderHash(**hashes, unchanged=True),
+            encoder_hash=EncoderHash(last=hashes["last"], best=hashes.get("best"), unchanged=True),
             leakage={"train": Leakage.from_json(leaking)},
         )
 

@@ -365,10 +365,13 @@ def test_a_description_has_the_header_and_exactly_the_fields_that_give_the_recip
     assert all(value != default for _, value, default in rows[1:])
 
     path = tmp_path / "finetune.json"
-    path.write_text(recipes.to_json(recipes.with_method(Config(), "classifier")))
-    assert recipes.describe(str(path)).split() == [
-        *("field", "value", "default", "method.name", '"classifier"', '"simclr"')
-    ]
+    classifier = recipes.with_method(Config(), "classifier").replace({"classifier.num_classes": 3})
+    path.write_text(recipes.to_json(classifier))
+    rows = {tuple(line.split()) for line in recipes.describe(str(path)).splitlines()[1:]}
+    assert rows == {
+        ("method.name", '"classifier"', '"simclr"'),
+        ("classifier.num_classes", "3", "0"),
+    }
     path = tmp_path / "mine.py"
     path.write_text('"""Mine."""\nfrom cssl_jax.config import Config as get_config\n')
     assert recipes.describe(str(path)) == "Mine.\n\nall fields at default"
