@@ -32,12 +32,12 @@ def measure(name: str, options: dict) -> dict:
     """Compile seconds, seconds per step and peak memory of a method; in a fresh process."""
     import jax
 
-    from cssl_jax.experiment import builders
+    from cssl_jax.experiment import data_splits
     from cssl_jax.selfcheck.short_run import Trial
     from methods import settings
 
     config = settings.config_of(name, options)
-    train, _ = builders.load_data(config)
+    train, _ = data_splits.load_data(config)
     trial = Trial(config, train, jax.devices()[:1])
     step, state = trial.train_step(), trial.state()
     seconds = []
