@@ -1,4 +1,4 @@
-"""Verdicts on the loss, the contrast and the trust ratios of training steps."""
+"""Verdicts on the loss, the contrast, the projections and the trust ratios of training steps."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,13 +8,16 @@ from cssl_jax.evaluate.verdicts.base import Facts, Metrics, Verdict, is_finite, 
 LINES = 5  # number of newest log lines whose mean is evaluated: one batch is noisy
 AT_CHANCE = 0.02  # relative distance from the chance level within which a loss is at chance
 TOO_EASY = 0.99  # contrastive accuracy in the first half from which on views are too easy
+# Spread of projections below which they are one point: a mean squared distance of 0.025, as for
+# the uniformity of features.
+PROJECTION_POINT = 0.11
 # Trust ratio above which LARS follows weight decay, as a fraction of the one without a gradient.
 DECAY_FRACTION = 0.5
 LARGEST_STEP = 0.05  # maximum healthy update per step, as a fraction of a tensor's norm
 
 
 def check_steps(lines: Iterable[Metrics], known: Facts) -> list[Verdict]:
-    """Verdicts on the loss, the contrast and the trust ratios of the newest training steps.
+    """Verdicts on the metrics of the newest training steps.
 
     Args:
         lines: Lines of ``metrics.jsonl`` in the order of steps, each with "step".
@@ -40,7 +43,24 @@ def check_steps(lines: Iterable[Metrics], known: Facts) -> list[Verdict]:
                 "or enlarge train.batch_size",
             )
         )
-    return verdicts + _check_trust_ratios(lines[-1], known)
+    return verdicts + _check_projections(lines) + _check_trust_ratios(lines[-1], known)
+
+
+def _check_projections(lines: Sequence[Metrics]) -> list[Verdict]:
+    """Verdict on the spread of the projections: 0 if they are one point, 1 where healthy."""
+    spread = mean(lines, "projection_std", default=1.0)
+    if spread >= PROJECTION_POINT:
+        return []
+    return [
+        Verdict(
+            "projections collapsed",
+            "bad",
+            "projections collapsed to a point",
+            f"their standard deviation is {spread:.3f} (0: a point, 1: healthy), so that a low "
+            "loss says nothing; lower optimizer.learning_rate, and check the predictor, the "
+            "momentum, or the weights of the loss in method.*",
+        )
+    ]
 
 
 def _check_chance(
