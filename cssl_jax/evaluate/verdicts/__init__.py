@@ -11,11 +11,32 @@ from typing import TYPE_CHECKING
 from cssl_jax.lazy import public_names
 
 if TYPE_CHECKING:
-    from cssl_jax.evaluate.verdicts.base import Facts, Verdict, facts
-    from cssl_jax.evaluate.verdicts.feature_health import check_features
-    from cssl_jax.evaluate.verdicts.training_steps import LINES, check_steps, minimum_loss
+    from cssl_jax.evaluate.verdicts.base import (
+        Facts,
+        Verdict,
+        facts,
+    )
+    from cssl_jax.evaluate.verdicts.feature_health import (
+        DEAD_FRACTION,
+        ERRORS,
+        MIN_RANK,
+        POINT,
+        RANK_FRACTION,
+        TOO_HARD,
+        check_features,
+    )
+    from cssl_jax.evaluate.verdicts.training_steps import (
+        AT_CHANCE,
+        DECAY_FRACTION,
+        LARGEST_STEP,
+        LINES,
+        TOO_EASY,
+        check_steps,
+        minimum_loss,
+    )
     from cssl_jax.evaluate.verdicts.whole_run import (
         INPUT_WAIT,
+        PAST_BEST,
         check_input,
         check_online,
         check_results,
@@ -23,8 +44,19 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AT_CHANCE",
+    "DEAD_FRACTION",
+    "DECAY_FRACTION",
+    "ERRORS",
     "INPUT_WAIT",
+    "LARGEST_STEP",
     "LINES",
+    "MIN_RANK",
+    "PAST_BEST",
+    "POINT",
+    "RANK_FRACTION",
+    "TOO_EASY",
+    "TOO_HARD",
     "Facts",
     "Verdict",
     "check_features",
