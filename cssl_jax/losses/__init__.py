@@ -7,9 +7,11 @@ over the axis is the loss of the global batch. The ``pmean`` of their gradients 
 from cssl_jax.losses.coral import coral
 from cssl_jax.losses.dcl import dcl
 from cssl_jax.losses.hard_negatives import hard_nt_xent
+from cssl_jax.losses.hierarchical import hierarchical_contrast
 from cssl_jax.losses.infonce import clip, info_nce
 from cssl_jax.losses.margin import contrastive, triplet
 from cssl_jax.losses.ntxent import nt_xent
+from cssl_jax.losses.predictive import predictive_contrast
 from cssl_jax.losses.registry import LOSSES, LossEntry, loss_entry
 from cssl_jax.losses.sigmoid import nt_logistic, siglip
 from cssl_jax.losses.supcon import sup_con
@@ -22,10 +24,12 @@ __all__ = [
     "coral",
     "dcl",
     "hard_nt_xent",
+    "hierarchical_contrast",
     "info_nce",
     "loss_entry",
     "nt_logistic",
     "nt_xent",
+    "predictive_contrast",
     "siglip",
     "sup_con",
     "triplet",
