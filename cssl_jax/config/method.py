@@ -17,7 +17,8 @@ class MethodConfig:
 
     Attributes:
         name: Method: "simclr"; "classifier" (fine-tuning, see classifier.*); "coral" or "dann" (a
-            classifier adapted to another domain, see adapt.*); or file.py:NAME of your own.
+            classifier adapted to another domain, see adapt.*); "ts2vec" or "cpc" (series); or
+            file.py:NAME of your own.
             Another method than the recipe's has that method's default options.
     """
 
