@@ -171,13 +171,6 @@ def test_an_image_encoder_and_images_are_refused_for_series(tmp_path):
         cssl_jax.pretrain(config(data={"source": str(tmp_path / "images.npz")}), tmp_path / "run")
 
 
-def test_the_formulas_of_plan_name_the_encoders_that_they_know(tmp_path):
-    np.savez(tmp_path / "sines.npz", **arrays())
-    planned = config(data={"source": str(tmp_path / "sines.npz")})
-    with pytest.raises(UserError, match="the cost of encoder 'gru' is not known; use one of resne"):
-        cssl_jax.plan(planned, devices=2, memory_gb=1, compile=False)
-
-
 def outcome(encoder, devices, norm_group=0, **train):
     with jax.enable_x64(True):
         changed = tiny.replace(config(encoder, **train), "model", norm_group=norm_group)
