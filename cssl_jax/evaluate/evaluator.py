@@ -79,7 +79,8 @@ class Evaluator:
         limit = config.evaluate.train_limit
         if limit == 1:
             raise UserError(
-                "evaluate.train_limit is 1; give at least 2 images, or 0 for all of them"
+                f"evaluate.train_limit is 1; give at least 2 {self._modality.noun}, or 0 for all "
+                "of them"
             )
         self._train = seeded_subset(train, limit or len(train), seed=config.train.seed)
         self._validation = labelled_examples(validation)
@@ -294,26 +295,27 @@ class Evaluator:
             chose_best: Whether the images of this validation split ranked the run's checkpoints.
             reporting: Number of validation images that report on ``best``.
         """
-        total, metric = len(self._validation), "kNN top-1" if self.labelled else "view retrieval"
+        total, noun = len(self._validation), self._modality.noun
+        metric = "kNN top-1" if self.labelled else "view retrieval"
         ranking = len(self._selection) if chose_best else total - reporting
         if chose_best:
             images = (
-                f"on {ranking:,} of the {total:,} validation images; it is reported on the other "
+                f"on {ranking:,} of the {total:,} validation {noun}; it is reported on the other "
                 f"{reporting:,}"
             )
         else:
             subset = f"all {reporting:,} here"
             if reporting < total:
                 subset = f"the {reporting:,} of {total:,} here that are not among them"
-            images = f"on the run's own validation images; it is reported on {subset}"
+            images = f"on the run's own validation {noun}; it is reported on {subset}"
         text = (
             f"last checkpoint: step {last.step}, not selected on any data, reported on all "
-            f"{total:,} validation images\n"
+            f"{total:,} validation {noun}\n"
         )
         if best is None:
             text += "best checkpoint: not evaluated"
         elif not reporting:
-            text += "best checkpoint: not reported, since all validation images ranked checkpoints"
+            text += f"best checkpoint: not reported, since all validation {noun} ranked checkpoints"
         else:
             suffix = ", the last one" if best.step == last.step else ""
             text += (

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from cssl_jax import recipes
 from cssl_jax.augment.view_group import first_group, number_groups
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
@@ -13,6 +15,7 @@ from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.masks import MaskedSource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
+from cssl_jax.evaluate.by_group import evaluate_groups
 from cssl_jax.evaluate.evaluator import (
     Checkpoint,
     Evaluator,
@@ -21,6 +24,7 @@ from cssl_jax.evaluate.evaluator import (
 )
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
+from cssl_jax.evaluate.protocols.leave_group_out import check_groups
 from cssl_jax.evaluate.protocols.segment_run import load_masked_splits, segment
 from cssl_jax.evaluate.results import Results
 from cssl_jax.experiment import builders
@@ -46,7 +50,8 @@ def evaluate_run(
         run: Folder of the run.
         protocol: Name of a protocol in ``protocols.PROTOCOLS``, or several names; None: all of
             them. "segment" must be requested alone and needs images with masks, see
-            ``data.sources.masks.load_masks``.
+            ``data.sources.masks.load_masks``. "groups" must be requested alone and needs examples
+            with groups; it holds out one group of the source after another.
         data: Options of the images to fit and report on; None: the run's own data. If the source
             differs from the run's, the run's own validation_source, labels and classes do not
             apply.
@@ -81,6 +86,8 @@ def _evaluate_run(
     process.set_compile_cache(run_config.runtime.compile_cache)
     if protocols.SEGMENT in names:
         return _segment(encoder, data, options)
+    if protocols.GROUPS in names:
+        return _by_group(encoder, data, options)
 
     def prepare() -> tuple[Config, Source, Source, Evaluator]:
         config = _replace_data(run_config, data, options)
@@ -101,8 +108,10 @@ def _evaluate_run(
         )
         if protocol is not None and not evaluator.labelled:
             raise UserError(
-                f"protocol {names[0]!r} needs labels on both splits; training images have "
-                f"{'some' if train.labels is not None else 'none'}, validation images "
+                f"protocol {names[0]!r} needs labels on both splits; training "
+                f"{encoder.modality.noun} have "
+                f"{'some' if train.labels is not None else 'none'}, validation "
+                f"{encoder.modality.noun} "
                 f"{'some' if validation.labels is not None else 'none'}"
             )
         return config, train, validation, evaluator
@@ -153,6 +162,31 @@ def _segment(encoder: Encoder, data: DataConfig | None, options: EvaluateConfig 
     results["leakage"]["pretraining"] = _pretraining_leakage(encoder, validation.images)
     multihost.run_on_primary(lambda: _save(encoder.run / "results.json", results, transfer=True))
     return Results.from_json(results)
+
+
+def _by_group(encoder: Encoder, data: DataConfig | None, options: EvaluateConfig | None) -> Results:
+    """Evaluates an encoder with one group held out after another; saves its metrics."""
+
+    def prepare() -> tuple[Config, Source, np.ndarray]:
+        config = _replace_data(encoder.config, data, options)
+        source = labelled_examples(builders.load_whole(config))
+        encoder.check_input(source)
+        return config, source, check_groups(source)
+
+    config, source, groups = multihost.run_on_all(prepare)
+    _require_same(encoder, config, source, source, {"protocols": (protocols.GROUPS,)})
+    found = evaluate_groups(encoder, config, source, groups)
+    transfer = config.data.identity != encoder.config.data.identity
+    context = {
+        "source": config.data.source,
+        "validation_source": "one group after another",
+        "split": {"train": len(source), "validation": len(source)},
+        "notes": list(source.notes),
+    }
+    # In the results of the run's own data the context is that of the other protocols.
+    saved = {**context, **found} if transfer else found
+    multihost.run_on_primary(lambda: _save(encoder.run / "results.json", saved, transfer))
+    return Results.from_json({**context, **found})
 
 
 def _require_same(
@@ -208,7 +242,7 @@ def _ranking_images(run_config: Config) -> Source | None:
 
 def _pretraining_leakage(encoder: Encoder, validation: Source) -> dict[str, Any]:
     """Leakage from the run's training images into other validation images."""
-    learnt_from = "images that the encoder was pretrained on"
+    learnt_from = f"{encoder.modality.noun} that the encoder was pretrained on"
     try:
         train = builders.load_data(encoder.config)[0]
         return leakage.find_leakage(train, validation, learnt_from, encoder.modality)
