@@ -39,11 +39,12 @@ def start(folder: pathlib.Path, experiment: Experiment, checkpoints: Checkpoints
 
 
 def _check_unchanged(experiment: Experiment, meta: dict[str, Any]) -> None:
-    """Raises UserError if the images or the user's code differ from those of a checkpoint."""
+    """Raises UserError if the examples or the user's code differ from those of a checkpoint."""
+    noun = builders.modality_of(experiment.config).noun
     for split, fingerprint in experiment.meta["data"].items():
         if meta["data"][split] != fingerprint:
             raise UserError(
-                f"the {split} images have changed since the run began: {meta['data'][split]}, now "
+                f"the {split} {noun} have changed since the run began: {meta['data'][split]}, now "
                 f"{fingerprint}; restore them, or start from scratch in another --workdir"
             )
     for field, digest in experiment.meta["code"].items():
