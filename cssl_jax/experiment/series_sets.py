@@ -78,7 +78,9 @@ def split_series(
     """
     opened = open_series(source)
     numbers = range(len(opened))
-    names = [f"{number:09}" for number in numbers] if opened.names is None else opened.names
+    names = [f"{number:09}" for number in numbers]
+    if opened.names is not None:
+        names = opened.names.tolist()
     # A group mostly has series of several classes: their number decides, not the classes.
     labels = opened.labels if groups_of(opened) is None else None
     parts = splits.split(names, labels, _units(opened), fractions=fractions, seed=seed)

@@ -47,7 +47,7 @@ def hierarchical_contrast(
     without a partner is dropped, as in the authors' code. The result is the mean over the levels,
     down to that of one step, of both losses, each the mean over all steps that count.
 
-    A series has floor(length / 2^l) steps at level l. A series that is too short for a level is
+    A series has length // 2^l steps at level l. A series that is too short for a level is
     absent there. Padding has no influence and receives no gradient. The temporal loss holds
     [n, 2T, 2T] similarities, the instance loss [T, 2n, 2N].
 
@@ -123,7 +123,7 @@ def _devices(axis_name: str | None) -> int:
 
 
 def _pooled(z: jax.Array) -> jax.Array:
-    """Maximum over pairs of steps, [n, 2, T, d] -> [n, 2, floor(T / 2), d]."""
+    """Maximum over pairs of steps, [n, 2, T, d] -> [n, 2, T // 2, d]."""
     n, views, steps, width = z.shape
     return z[:, :, : steps // 2 * 2].reshape(n, views, steps // 2, 2, width).max(axis=3)
 

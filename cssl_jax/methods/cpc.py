@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -132,7 +132,8 @@ class CPC(Method):
     ) -> tuple[jax.Array, dict[str, jax.Array], PyTree]:
         """InfoNCE of this device's predictions against the global batch."""
         predictor = self._predictor(outputs["latents"].shape[-1])
-        predictions = predictor.apply({"params": params["predictor"]}, outputs["contexts"])
+        weights = {"params": params["predictor"]}
+        predictions: Any = predictor.apply(weights, outputs["contexts"])
         terms = predictive_terms(
             predictions,
             outputs["latents"],

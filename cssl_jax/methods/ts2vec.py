@@ -65,13 +65,13 @@ class Crops(NamedTuple):
     Attributes:
         first: First step of the first crop.
         overlap: First step of the overlap, and of the second crop.
-        count: Number of steps of the overlap, where the first crop ends.
+        steps: Number of steps of the overlap, where the first crop ends.
         last: Step after the last one of the second crop.
     """
 
     first: jax.Array
     overlap: jax.Array
-    count: jax.Array
+    steps: jax.Array
     last: jax.Array
 
 
@@ -89,7 +89,7 @@ def draw_crops(keys: jax.Array, length: jax.Array, fraction: jax.Array) -> Crops
         fraction: Place of the overlap's length between the smallest and the largest, in [0, 1).
     """
 
-    def below(draw: jax.Array, count: jax.Array) -> jax.Array:
+    def below(draw: jax.Array, steps: jax.Array) -> jax.Array:
         """Whole number from 0 to ``count`` - 1; rounding could give ``count``."""
         return jnp.minimum((draw * count).astype(jnp.int32), count - 1)
 
@@ -163,7 +163,7 @@ class TS2Vec(Method):
         fraction = jax.random.uniform(ctx.key(_OVERLAP), (), jnp.float32)
         crops = draw_crops(batch["key"], series["length"], fraction)
         values = [shifted(series["values"], start) for start in (crops.first, crops.overlap)]
-        lengths = [crops.overlap + crops.count - crops.first, crops.last - crops.overlap]
+        lengths = [crops.overlap + crops.steps - crops.first, crops.last - crops.overlap]
         both = {"values": jnp.stack(values, axis=1), "length": jnp.stack(lengths, axis=1)}
         train = ctx.train and not ctx.frozen_norm
         keys, keep = mask_keys(batch, 2), None
@@ -176,7 +176,7 @@ class TS2Vec(Method):
         first = shifted(tokens[:, 0], crops.overlap - crops.first)
         outputs = {
             "tokens": jnp.stack([first, tokens[:, 1]], axis=1),
-            "count": crops.count.astype(tokens.dtype),
+            "count": crops.steps.astype(tokens.dtype),
         }
         return outputs, {"encoder": state}
 

@@ -58,7 +58,7 @@ def _dilated(channels: Callable[[int], int], c: int, steps: int, stem: str) -> I
         width = channels(320) if last else hidden
         parts = [_dense(hidden, width, steps, kernel=3), _dense(width, width, steps, kernel=3)]
         parts += [_dense(hidden, width, steps)] if last else []
-        yield Layer(*map(sum, zip(*parts, strict=True)))
+        yield Layer(sum(one for one, _ in parts), sum(flops for _, flops in parts))
 
 
 def _recurrent(gates: int, directions: int) -> Callable[..., Iterator[Layer]]:

@@ -63,11 +63,11 @@ def test_crops_overlap_within_the_series_and_reach_all_lengths():
     for crops in drawn:
         assert (crops.first >= 0).all()
         assert (crops.first <= crops.overlap).all()
-        assert (crops.overlap + crops.count <= crops.last).all()
+        assert (crops.overlap + crops.steps <= crops.last).all()
         assert (crops.last <= length).all()
     smallest, middle, largest = drawn
-    np.testing.assert_array_equal(smallest.count, np.minimum(length, 2))
-    np.testing.assert_array_equal(largest.count, length)
+    np.testing.assert_array_equal(smallest.steps, np.minimum(length, 2))
+    np.testing.assert_array_equal(largest.steps, length)
     long = length > 10
     assert len({(a, b) for a, b in zip(middle.first[long], middle.last[long], strict=True)}) > 20
     # A first step of 0 and a last one at the end occur: the draws reach the bounds.

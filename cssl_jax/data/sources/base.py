@@ -325,7 +325,8 @@ def _held_out_groups(groups: np.ndarray, fraction: float, seed: int) -> list[str
             "together; give --data.validation-source, or data without groups"
         )
     order = sampler.permute(np.arange(len(names)), sampler.epoch_key(seed, 0), len(names))
-    wanted, total, held = len(groups) * fraction, 0, []
+    wanted, total = len(groups) * fraction, 0
+    held: list[str] = []
     for number in order:
         if len(held) < len(names) - 1 and 2 * (wanted - total) > counts[number]:
             held.append(str(names[number]))

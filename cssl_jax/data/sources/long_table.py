@@ -79,7 +79,8 @@ def read_long_table(path: pathlib.Path) -> LongTable:
         return [_only(part, name, names[i], path) for i, part in enumerate(column)]
 
     names = found[in_file]
-    labels, classes = None, ()
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
     if LABEL in columns:
         labels, classes = number_labels(_typed(per_series(LABEL)), str(path))
     groups = np.array(per_series(GROUP)) if GROUP in columns else None
