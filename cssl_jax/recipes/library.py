@@ -13,7 +13,7 @@ import types
 import typing
 
 from cssl_jax.config import Config
-from cssl_jax.errors import UserError
+from cssl_jax.errors import UserError, short
 from cssl_jax.recipes.compare import differing_fields
 from cssl_jax.recipes.io import canonical, read_json
 from cssl_jax.registries import execute
@@ -54,7 +54,7 @@ def load(recipe: str) -> Config:
         if path.is_dir():
             hint = f"to train on the images there: folder --data.source {recipe}; "
         raise UserError(
-            f"no recipe is called {recipe!r}; {hint}there are {', '.join(names)}, or give the "
+            f"no recipe is called {short(recipe)}; {hint}there are {', '.join(names)}, or give the "
             "path of a .py or .json file"
         )
     module = importlib.import_module(f"{_recipes().__name__}.{recipe}")

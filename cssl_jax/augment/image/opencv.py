@@ -46,6 +46,7 @@ class Canvas:
         self.pixels, self._spare = np.empty((2, size, size, channels), np.float32)
         self._bytes = np.empty((size, size, channels), np.uint8)
         self._radius = batched.blur_radius(policy, size) if policy.uses("blur") else 0
+        self._identity = np.eye(channels, channels + 1)
 
     def finish(self, parameters: Parameters) -> None:
         """Applies the operations that keep the size to ``pixels``, in place.
@@ -113,7 +114,7 @@ class Canvas:
         """
         # In the order of the numbers in ``policy.JITTER_ORDERS``.
         operations = (self._brightness, self._contrast, self._saturation, self._hue)
-        linear = np.eye(self._channels, self._channels + 1)
+        linear = self._identity.copy()
         for number in parameters["order"] if self._policy.uses("jitter") else ():
             linear, needs_clip = operations[int(number)](linear, parameters)
             if needs_clip:
@@ -164,11 +165,10 @@ class Canvas:
 
     def _apply(self, linear: np.ndarray) -> np.ndarray:
         """Applies a linear map [C, C + 1] to every pixel, and returns the identity map."""
-        identity = np.eye(*linear.shape)
-        if not np.array_equal(linear, identity):
+        if linear.tobytes() != self._identity.tobytes():  # ten times as fast as np.array_equal
             cv2.transform(self.pixels, linear.astype(np.float32), dst=self._spare)
             self._swap()
-        return identity
+        return self._identity.copy()
 
     def _in_hsv(self, turn: float = 0.0, saturation: float = 1.0) -> None:
         hsv = self._spare
