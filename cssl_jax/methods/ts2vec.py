@@ -89,7 +89,7 @@ def draw_crops(keys: jax.Array, length: jax.Array, fraction: jax.Array) -> Crops
         fraction: Place of the overlap's length between the smallest and the largest, in [0, 1).
     """
 
-    def below(draw: jax.Array, steps: jax.Array) -> jax.Array:
+    def below(draw: jax.Array, count: jax.Array) -> jax.Array:
         """Whole number from 0 to ``count`` - 1; rounding could give ``count``."""
         return jnp.minimum((draw * count).astype(jnp.int32), count - 1)
 

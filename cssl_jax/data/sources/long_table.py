@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cssl_jax.data.formats.schema import is_whole_number, number_labels, short
-from cssl_jax.errors import UserError
+from cssl_jax.data.formats.schema import is_whole_number, number_labels
+from cssl_jax.errors import UserError, short
 
 ID, TIME, LABEL, GROUP = "id", "time", "label", "group"
 LAYOUT = (

@@ -1,17 +1,11 @@
 """Protocol `groups`: every group is evaluated by a probe that has not seen it."""
 
-import json
-
 import numpy as np
 import pytest
 
-import cssl_jax
-from cssl_jax import recipes
-from cssl_jax.cli import main as cli
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.protocols.leave_group_out import check_groups, leave_group_out
-from helpers import tiny
 
 
 def test_a_group_whose_labels_contradict_the_others_is_wrong_and_the_others_are_right():
@@ -41,32 +35,3 @@ def test_what_has_no_groups_or_no_labels_is_refused():
     two = ArraySource("x", examples, groups=np.array(["a", "a", "b", "b"]))
     with pytest.raises(UserError, match="needs labels, and x has none"):
         check_groups(two)
-
-
-def test_the_command_evaluates_groups_beside_the_baselines(tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    labels = np.arange(60) % 3
-    np.savez(
-        tmp_path / "x.npz",
-        values=rng.normal(size=(60, 12, 2)) + labels[:, None, None],
-        labels=labels,
-        groups=np.array(["anna", "ben", "carla", "dora"])[np.arange(60) % 4],
-    )
-    config = recipes.with_modality(tiny.config(epochs=1), "series")
-    config = config.replace({"data.source": str(tmp_path / "x.npz"), "evaluate.knn_k": 5})
-    config = tiny.replace(config, "model", encoder="gru", width=1 / 32)
-    run = tmp_path / "run"
-    before = cssl_jax.pretrain(config, run)
-    assert (before.split.train, before.split.validation) == (45, 15)  # one whole group
-    capsys.readouterr()
-    assert cli.main(["evaluate", str(run), "--protocol", "groups"]) == 0
-    text = capsys.readouterr().out
-    for part in ("held-out groups", "carla", "untrained encoder", "raw values"):
-        assert part in text
-    content = json.loads((run / "results.json").read_text())
-    assert {row["examples"] for row in content["groups"]["by_group"].values()} == {15}
-    assert content["moments"]["groups"]["top1"] > 0.5  # the mean is the label, plus noise
-    assert content["linear"] == before.to_json()["linear"]
-    assert content["split"]["validation"] == 15
-    assert cli.main(["evaluate", str(run), "--protocol", "groups", "linear"]) == 2
-    assert "request it alone" in capsys.readouterr().err
