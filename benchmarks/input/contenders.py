@@ -120,7 +120,7 @@ def _ours(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str,
     from cssl_jax.augment.view_group import SizedGroup
     from cssl_jax.config.images import ImageOptions
     from cssl_jax.data.input_spec import ImageSpec
-    from cssl_jax.data.pipeline.base import PIPELINES
+    from cssl_jax.data.pipeline.registry import PIPELINES
     from cssl_jax.data.sampler import Sampler
     from cssl_jax.data.sources.open import load_source
     from cssl_jax.modalities.image import IMAGE

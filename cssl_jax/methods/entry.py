@@ -1,8 +1,8 @@
 """What the package needs to know of a method by its name."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 
@@ -107,6 +107,8 @@ class MethodEntry:
         build: (config, modules) -> the method.
         chance_level: config -> loss of a model that has learnt nothing, logged beside the loss.
         config: Class of the config section ``method``: the method's options and their defaults.
+        model: Values of the config section ``model`` that come with the method's name, such as the
+            widths of its projection head; the others stay those of the recipe.
         check: config -> None; raises UserError where options do not fit this method.
         evaluation: How its models are evaluated: by protocols on frozen "features", or by the
             accuracy of its own "classifier".
@@ -124,6 +126,7 @@ class MethodEntry:
     build: Callable[[Config, Modules], Method]
     chance_level: Callable[[Config], float]
     config: type[MethodConfig] = MethodConfig
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     check: Callable[[Config], None] = _accept
     evaluation: Literal["features", "classifier"] = "features"
     labelled: Callable[[Config], bool] = _never

@@ -5,6 +5,14 @@ from cssl_jax.registries import look_up
 
 METHODS: dict[str, str | MethodEntry] = {
     "simclr": "cssl_jax.methods.simclr:ENTRY",
+    "barlow_twins": "cssl_jax.methods.barlow_twins:ENTRY",
+    "vicreg": "cssl_jax.methods.vicreg:ENTRY",
+    "simsiam": "cssl_jax.methods.simsiam:ENTRY",
+    "byol": "cssl_jax.methods.byol:ENTRY",
+    "moco_v2": "cssl_jax.methods.moco_v2:ENTRY",
+    "moco_v3": "cssl_jax.methods.moco_v3:ENTRY",
+    "nnclr": "cssl_jax.methods.nnclr:ENTRY",
+    "swav": "cssl_jax.methods.swav:ENTRY",
     "classifier": "cssl_jax.methods.classifier:ENTRY",
     "coral": "cssl_jax.methods.coral:ENTRY",
     "dann": "cssl_jax.methods.dann:ENTRY",

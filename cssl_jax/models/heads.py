@@ -154,9 +154,13 @@ def projection_head(
     out: int = 128,
     num_applied_layers: int | None = None,
     norm: bool = True,
+    last: Norm = "bn_no_bias",
+    last_bias: bool = False,
     **options: Any,
 ) -> MLP:
     """Describes g(h) of SimCLR (arXiv 2002.05709, sec. 4.2) with 2 layers; SimCLRv2 uses 3.
+
+    The heads of other methods differ in what follows the last layer.
 
     Args:
         layers: Number of dense layers, 1 (linear) to 3, with ReLU between them.
@@ -164,8 +168,10 @@ def projection_head(
         out: Width d of the projections.
         num_applied_layers: Number of leading layers to apply, hidden ones with their ReLU; None:
             all layers.
-        norm: True for BatchNorm after every layer in place of biases, as in the paper's code. The
-            last BatchNorm has no bias.
+        norm: True for BatchNorm after every layer in place of biases, as in the paper's code.
+        last: Norm after the last layer, if ``norm``; the paper's code has no bias there.
+        last_bias: True for a bias of the last dense layer, if ``norm``; without norm every layer
+            has one.
         options: Other attributes of ``MLP``.
 
     Example:
@@ -173,8 +179,8 @@ def projection_head(
         [512, 512, 128]
     """
     inner = Layer(hidden, bias=not norm, norm="bn" if norm else "none", activation="relu")
-    last = Layer(out, bias=not norm, norm="bn_no_bias" if norm else "none")
-    return MLP((*[inner] * (layers - 1), last)[:num_applied_layers], **options)
+    outermost = Layer(out, bias=not norm or last_bias, norm=last if norm else "none")
+    return MLP((*[inner] * (layers - 1), outermost)[:num_applied_layers], **options)
 
 
 def unit_rows(x: jax.Array) -> jax.Array:

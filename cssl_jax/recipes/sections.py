@@ -19,7 +19,7 @@ _FORMER_METHODS = ("classifier", "coral", "dann")
 
 
 def with_method(config: Config, name: str) -> Config:
-    """The config with another method and the default options of that method.
+    """The config with another method, the default options of that method and its head.
 
     Args:
         config: Config to start from.
@@ -32,7 +32,12 @@ def with_method(config: Config, name: str) -> Config:
         >>> with_method(Config(), "classifier").method
         MethodConfig(name='classifier')
     """
-    return dataclasses.replace(config, method=method_entry(name).config(name=name))
+    entry = method_entry(name)
+    return dataclasses.replace(
+        config,
+        method=entry.config(name=name),
+        model=dataclasses.replace(config.model, **entry.model),
+    )
 
 
 def with_modality(config: Config, name: str) -> Config:

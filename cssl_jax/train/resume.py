@@ -6,7 +6,7 @@ from typing import Any
 
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits, train_state
 from cssl_jax.experiment.experiment import KERNELS, Experiment
 from cssl_jax.train.hooks import Run
 from cssl_jax.train.initial_state import first_state
@@ -29,7 +29,7 @@ def start(folder: pathlib.Path, experiment: Experiment, checkpoints: Checkpoints
         state, origin = first_state(experiment)
         experiment.meta.update({ORIGIN: origin} if origin else {})
         return Run(folder, experiment, state)
-    shapes = builders.state_shapes(experiment.method, experiment.optimizer, experiment.spec)
+    shapes = train_state.state_shapes(experiment.method, experiment.optimizer, experiment.spec)
     state, meta = checkpoints.resume(shapes, experiment.mesh)
     _check_unchanged(experiment, meta)
     if ORIGIN in meta:
@@ -40,7 +40,7 @@ def start(folder: pathlib.Path, experiment: Experiment, checkpoints: Checkpoints
 
 def _check_unchanged(experiment: Experiment, meta: dict[str, Any]) -> None:
     """Raises UserError if the examples or the user's code differ from those of a checkpoint."""
-    noun = builders.modality_of(experiment.config).noun
+    noun = data_splits.modality_of(experiment.config).noun
     for split, fingerprint in experiment.meta["data"].items():
         if meta["data"][split] != fingerprint:
             raise UserError(

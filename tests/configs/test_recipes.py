@@ -6,6 +6,7 @@ recipes' headers name.
 
 import dataclasses
 import importlib
+import json
 import math
 import operator
 import pathlib
@@ -20,7 +21,7 @@ from cssl_jax.config import Config
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import builders, train_state
 from cssl_jax.runtime import spmd
 
 IMAGENET, CIFAR = 1_281_167, 50_000  # training images
@@ -107,6 +108,116 @@ DKOBAK = {  # simclr-cifar10.py
     "train.batch_size": 512,
     "evaluate.knn_k": 10,
 }
+ASYMMETRIC = {  # augmentations/asymmetric.yaml; the blur is in symmetric_weak.yaml alone
+    "augment.brightness": 0.4,
+    "augment.contrast": 0.4,
+    "augment.saturation": 0.2,
+    "augment.hue": 0.1,
+    "augment.blur": (0.0,),
+    "augment.solarize": (0.0, 0.2),
+}
+WEAK = {  # augmentations/symmetric_weak.yaml
+    "augment.brightness": 0.4,
+    "augment.contrast": 0.4,
+    "augment.saturation": 0.4,
+    "augment.hue": 0.1,
+    "augment.blur": (0.5,),
+    "augment.blur_kernel": 0.4,
+    "augment.solarize": (0.0,),
+}
+SOLO = {  # scripts/pretrain/cifar/*.yaml and solo/methods/base.py
+    **TORCHVISION,
+    "augment.crop_area": (0.08, 1.0),
+    "augment.grayscale": (0.2,),
+    "optimizer.scaling": "linear",
+    "optimizer.warmup_epochs": 10.0,
+    "train.batch_size": 256,
+    "train.epochs": 1000,
+    "model.norm_views": "apart",
+}
+SOLO_LARS = {
+    "optimizer.name": "lars",
+    "optimizer.trust_coefficient": 0.02,
+    "optimizer.trust_clip": True,
+    "optimizer.exclude_norm_and_bias": True,
+}
+SOLO_SGD = {"optimizer.name": "sgd", "optimizer.exclude_norm_and_bias": False}
+
+
+def solo(optimizer, rate, decay, layers, hidden, dim, norm=True):
+    return {
+        **optimizer,
+        "optimizer.learning_rate": rate,
+        "optimizer.weight_decay": decay,
+        "model.projector_layers": layers,
+        "model.projector_hidden": hidden,
+        "model.projector_dim": dim,
+        "model.projector_norm": norm,
+    }
+
+
+SOLO_METHODS = {
+    "barlow": {
+        **ASYMMETRIC,
+        **solo(SOLO_LARS, 0.3, 1e-4, 3, 2048, 2048),
+        "method.off_diagonal": 0.0051,
+        "method.scale": 0.1,
+    },
+    "vicreg": {
+        **ASYMMETRIC,
+        **solo(SOLO_LARS, 0.3, 1e-4, 3, 2048, 2048),
+        "augment.crop_area": (0.2, 1.0),
+        "augment.solarize": (0.1,),
+        "method.invariance": 25.0,
+        "method.variance": 2 * 25.0,  # the sum over the views there, their mean here
+        "method.covariance": 1.0,
+    },
+    "simsiam": {
+        **WEAK,
+        **solo(SOLO_SGD, 0.5, 1e-5, 3, 2048, 2048),
+        "method.predictor_hidden": 512,
+        "method.constant_predictor_rate": True,
+    },
+    "byol": {
+        **ASYMMETRIC,
+        **solo(SOLO_LARS, 1.0, 1e-5, 2, 4096, 256),
+        "method.predictor_hidden": 4096,
+        "method.momentum": 0.99,
+        "method.momentum_end": 1.0,
+    },
+    "moco_v2": {
+        **WEAK,
+        **solo(SOLO_SGD, 0.3, 1e-4, 2, 2048, 256, norm=False),
+        "method.temperature": 0.2,
+        "method.queue": 32768,
+        "method.momentum": 0.99,
+        "method.momentum_end": 0.999,
+        "method.symmetric": True,
+    },
+    "moco_v3": {
+        **ASYMMETRIC,
+        **solo(SOLO_LARS, 0.3, 1e-6, 2, 4096, 256),
+        "method.temperature": 0.2,
+        "method.predictor_hidden": 4096,
+        "method.momentum": 0.99,
+        "method.momentum_end": 1.0,
+    },
+    "nnclr": {
+        **ASYMMETRIC,
+        **solo(SOLO_LARS, 0.4, 1e-5, 3, 2048, 256),
+        "method.temperature": 0.2,
+        "method.predictor_hidden": 4096,
+        "method.queue": 65536,
+    },
+    "sup_con": {
+        **solo(SOLO_SGD, 0.4, 1e-5, 2, 2048, 256, norm=False),
+        "augment.brightness": 0.8,
+        "augment.hue": 0.2,
+        "augment.blur": (0.5,),
+        "method.loss": "sup_con",
+        "method.temperature": 0.2,
+    },
+}
 FACTS = {
     "imagenet_resnet50": {**PAPER, **LARGE, "train.batch_size": 4096},
     "imagenet_resnet50_small": {**PAPER, **LARGE, "train.batch_size": 256},  # appendix B.1
@@ -157,6 +268,7 @@ FACTS = {
         "train.batch_size": 256,
         "train.epochs": 1000,
     },
+    **{f"solo_cifar10_{name}": {**SOLO, **values} for name, values in SOLO_METHODS.items()},
     "lightly_cifar10": {  # cifar10_benchmark.py, lightly/transforms/simclr_transform.py
         **TORCHVISION,
         "method.temperature": 0.5,
@@ -205,6 +317,8 @@ DERIVED = {
     "dkobak_cifar10": (CIFAR, 0.03 * 512 / 256, 97, 0),
     "solo_cifar10": (CIFAR, 0.4, 195, 1950),
     "lightly_cifar10": (CIFAR, 0.06 * 512 / 128, 97, 0),
+    "solo_cifar10_byol": (CIFAR, 1.0, 195, 1950),
+    "solo_cifar10_simsiam": (CIFAR, 0.5, 195, 1950),
 }
 # What the sources publish: accuracies in %, then cost. The header must say each of them.
 PUBLISHED = {
@@ -215,6 +329,14 @@ PUBLISHED = {
     "cifar10_resnet18": ("83.2 +- 0.2", "85.6 +- 0.2", "A100", "20 minutes"),
     "dkobak_cifar10": ("91.4 +- 0.0", "91.7 +- 0.1", "A100", "11.9 s"),
     "solo_cifar10": ("90.74", "online"),
+    "solo_cifar10_barlow": ("92.10", "online"),
+    "solo_cifar10_vicreg": ("92.07", "online"),
+    "solo_cifar10_simsiam": ("90.51", "online"),
+    "solo_cifar10_byol": ("92.58", "online"),
+    "solo_cifar10_moco_v2": ("92.94", "online"),
+    "solo_cifar10_moco_v3": ("93.10", "online"),
+    "solo_cifar10_nnclr": ("91.88", "online"),
+    "solo_cifar10_sup_con": ("93.82", "online"),
     "lightly_cifar10": ("84.8", "87.9", "maximum over epochs", "A6000, 87 minutes", "4.9 GB"),
 }
 
@@ -228,6 +350,17 @@ def test_a_recipe_has_its_sources_values(name):
     config = recipes.load(name)
     found = {field: operator.attrgetter(field)(config) for field in FACTS[name]}
     assert found == FACTS[name]
+
+
+# Parameters of the BatchNorm after the last layer of the head, by method; SimCLR's has a scale.
+LAST_NORM = {
+    "barlow_twins": set(),
+    "vicreg": set(),
+    "byol": set(),
+    "simsiam": set(),
+    "moco_v3": set(),
+    "nnclr": {"scale", "bias"},
+}
 
 
 def method_of(config):
@@ -272,7 +405,7 @@ def test_the_model_has_the_heads_widths(name):
     spec = ImageSpec(size=size, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
     sampler = Sampler(IMAGENET, config.train.batch_size, 0)
     optimizer, _, _ = builders.make_optimizer(config, sampler, method)
-    state = builders.state_shapes(method, optimizer, spec)
+    state = train_state.state_shapes(method, optimizer, spec)
     head = state.params["projector"]
     features = {"resnet18": 512, "resnet50": 2048}[config.model.encoder]
     hidden = FACTS[name].get("model.projector_hidden", features)
@@ -281,11 +414,19 @@ def test_the_model_has_the_heads_widths(name):
     widths = [features, *[hidden] * (layers - 1), out]
     dense = {key: leaf["kernel"].shape for key, leaf in head.items() if key.startswith("dense")}
     assert dense == {f"dense{i + 1}": (widths[i], widths[i + 1]) for i in range(layers)}
+    last = LAST_NORM.get(config.method.name, {"scale"})
     norms = layers if FACTS[name].get("model.projector_norm", True) else 0
-    assert sum(key.startswith("bn") for key in head) == norms
+    found = {key: set(leaf) for key, leaf in head.items() if key.startswith("bn")}
+    expected = {f"bn{i}": {"scale", "bias"} for i in range(1, norms)}
+    assert found == expected | ({f"bn{norms}": last} if norms and last else {})
     assert all(("bias" in head[key]) != bool(norms) for key in dense)
-    biased = [key for key in head if key.startswith("bn") and "bias" in head[key]]
-    assert biased == [f"bn{i + 1}" for i in range(norms - 1)]  # the last has a scale alone
+    predictor = state.params.get("predictor", {})
+    assert ("predictor" in state.params) == hasattr(config.method, "predictor_hidden")
+    if predictor:
+        hidden = config.method.predictor_hidden
+        assert predictor["dense1"]["kernel"].shape == (out, hidden)
+        assert predictor["dense2"]["kernel"].shape == (hidden, out)
+        assert set(predictor) == {"dense1", "bn1", "dense2"}
 
 
 @pytest.mark.parametrize("name", recipes.recipe_names())
@@ -309,7 +450,8 @@ def test_a_summary_is_a_line_with_data_encoder_batch_and_epochs(name):
     assert len(summary) <= 80
     assert config.model.encoder.replace("resnet", "ResNet-") in summary
     assert f"batch {config.train.batch_size}, {config.train.epochs} epochs" in summary
-    assert re.match(r"SimCLR on (ImageNet|CIFAR-10|your own images), ", summary)
+    methods = "SimCLR|Barlow Twins|VICReg|SimSiam|BYOL|MoCo v2\\+|MoCo v3|NNCLR|SupCon"
+    assert re.match(rf"({methods}) on (ImageNet|CIFAR-10|your own images), ", summary)
 
 
 def documented_rows():
@@ -353,6 +495,29 @@ def test_the_diff_shows_what_two_recipes_set_differently():
     ]
 
 
+def test_a_description_has_the_header_and_exactly_the_fields_that_give_the_recipe(tmp_path):
+    *_, table = recipes.describe("digits").split("\n\n")
+    assert recipes.describe("digits").startswith(header("digits").strip())
+    rows = [re.split(r" {2,}", row) for row in table.splitlines()]
+    assert rows[0] == ["field", "value", "default"]
+    values = {name: json.loads(value) for name, value, _ in rows[1:]}
+    assert recipes.override(Config(), values) == recipes.load("digits")
+    assert ["train.batch_size", "128", "256"] in rows
+    assert all(value != default for _, value, default in rows[1:])
+
+    path = tmp_path / "finetune.json"
+    classifier = recipes.with_method(Config(), "classifier").replace({"classifier.num_classes": 3})
+    path.write_text(recipes.to_json(classifier))
+    rows = {tuple(line.split()) for line in recipes.describe(str(path)).splitlines()[1:]}
+    assert rows == {
+        ("method.name", '"classifier"', '"simclr"'),
+        ("classifier.num_classes", "3", "0"),
+    }
+    path = tmp_path / "mine.py"
+    path.write_text('"""Mine."""\nfrom cssl_jax.config import Config as get_config\n')
+    assert recipes.describe(str(path)) == "Mine.\n\nall fields at default"
+
+
 def test_the_diff_of_the_same_says_so_and_omits_what_determines_no_result(tmp_path):
     assert recipes.diff("digits", "digits") == "digits and digits compute the same"
     config = recipes.load("digits")
@@ -362,3 +527,19 @@ def test_the_diff_of_the_same_says_so_and_omits_what_determines_no_result(tmp_pa
     assert recipes.diff("digits", str(path)) == f"digits and {path} compute the same"
     with pytest.raises(UserError, match="did you mean 'digits'"):
         recipes.diff("digits", "digit")
+
+
+@pytest.mark.parametrize("recipe", ["folder", "debug", "digits"])
+@pytest.mark.parametrize("name", sorted(LAST_NORM | {"moco_v2": set()}))
+def test_a_methods_name_brings_its_head_and_keeps_the_recipe(recipe, name):
+    base = recipes.load(recipe)
+    config = recipes.override(base, {"method.name": name})
+    head = {key.removeprefix("model.") for key in recipes.differing_fields(base, config)}
+    assert {key for key in head if not key.startswith("method.")} <= {
+        *("norm_views", "projector_layers", "projector_hidden", "projector_dim"),
+        *("projector_norm",),
+    }
+    assert config.optimizer == base.optimizer
+    assert config.model.norm_views == "apart"
+    given = recipes.override(base, {"method.name": name, "model.projector_dim": 24})
+    assert given.model.projector_dim == 24

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from helpers import kills
+from helpers.method_cases import CASES
 
 
 @pytest.mark.slow
@@ -14,6 +15,18 @@ def test_a_run_killed_five_times_ends_with_the_same_bits(tmp_path):
     assert report["kills"] == 5
     # A save every 30 steps, written while the next steps run; a line every 3 steps.
     assert report["most logged steps lost by a kill"] <= 2 * 30 + 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_methods_run_killed_five_times_ends_with_the_same_bits(tmp_path, name):
+    words = ["--method.name", name, "--model.projector-hidden", "32", "--model.projector-dim", "16"]
+    if CASES[name].predicts:
+        words += ["--method.predictor-hidden", "32"]
+    if CASES[name].queues:
+        words += ["--method.queue", "40000"]  # half full after 15 epochs of 25 batches of 64
+    report = kills.torture(tmp_path, kills=5, epochs=15, words=words)
+    assert report["kills"] == 5
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ FRAGMENT = re.compile(r"(Of|As|Its|That|Those|Likewise)\b")
 # Words with a standard term in the field, as whole words.
 WORDS = re.compile(
     r"\b(pictures?|floors?|keyed|anew|mend(s|ed|ing)?|(go|goes|going|gone|went) on|sick(ness)?"
-    r"|wish(es|ed)?|dearest|twins?|trainings|in words|(left|leaves?) out|told|tells?"
+    r"|wish(es|ed)?|dearest|(?<!barlow )twins?|trainings|in words|(left|leaves?) out|told|tells?"
     r"|judg(e|es|ed|ing)|first process|broken off|likewise)\b",
     re.IGNORECASE,
 )
@@ -33,7 +33,7 @@ def trees(*folders):
 
 def help_texts():
     """(place, text) of every option's and command's help."""
-    for path, tree in trees("cli", "config", "augment/image"):
+    for path, tree in trees("cli", "config", "augment"):
         for node in ast.walk(tree):
             is_config = isinstance(node, ast.ClassDef) and any(
                 "dataclass" in ast.dump(decorator) for decorator in node.decorator_list

@@ -132,6 +132,12 @@ def test_views_are_too_easy_where_the_first_half_solves_them():
     assert verdicts.check_steps([line(step=30, accuracy=0.9)], KNOWN) == []
 
 
+def test_projections_at_a_point_are_called_so():
+    collapsed = verdicts.check_steps([line(projection_std=0.05)], KNOWN)
+    assert titles(collapsed) == ["projections collapsed to a point"]
+    assert verdicts.check_steps([line(projection_std=0.3)], KNOWN) == []
+
+
 def test_lars_that_follows_weight_decay_or_leaps_is_called_so():
     known = verdicts.Facts(128, CHANCE, 0.2, 100, 10, trust_coefficient=0.001, weight_decay=1e-4)
     calm = {"trust_ratio_median": 0.1, "learning_rate": 4.8}

@@ -33,9 +33,10 @@ ARGUMENTS = [
 ]
 
 
-def start(folder, epochs):
+def start(folder, epochs, words=()):
     rest = ["--train.epochs", str(epochs), "--train.evaluate-every", str(max(epochs // 4, 1))]
-    command = [sys.executable, "-m", "cssl_jax", *ARGUMENTS, *rest, "--workdir", str(folder)]
+    command = [sys.executable, "-m", "cssl_jax", *ARGUMENTS, *rest, *words]
+    command += ["--workdir", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -78,7 +79,8 @@ def wait(process, condition):
 class Killer:
     """One kill after another, at instants that a seed decides."""
 
-    def __init__(self, folder, epochs, kills, seed):
+    def __init__(self, folder, epochs, kills, seed, words=()):
+        self.words = words
         self.folder, self.epochs = folder, epochs
         self.draw = random.Random(seed)
         self.total = epochs * (1437 // 64)
@@ -89,7 +91,7 @@ class Killer:
     def kill(self):
         """Starts the run and kills it; False where it came to its end before."""
         before, begun = newest(self.folder), time.time()
-        process = start(self.folder, self.epochs)
+        process = start(self.folder, self.epochs, self.words)
         moment = self.draw.choices(["start", "step", "save"], [1, 3, 3])[0]
         number = self.draw.choices([signal.SIGKILL, signal.SIGTERM], [3, 1])[0]
         if moment == "start":
@@ -120,8 +122,8 @@ class Killer:
         return True
 
 
-def finish(folder, epochs):
-    process = start(folder, epochs)
+def finish(folder, epochs, words=()):
+    process = start(folder, epochs, words)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
 
@@ -163,16 +165,19 @@ def _leaves(tree):
     return jax.tree.leaves(jax.device_get(tree))
 
 
-def torture(root, *, kills, epochs, seed=0, say=lambda text: None):
-    """Returns how often the run was killed when, and how many steps were lost."""
+def torture(root, *, kills, epochs, seed=0, words=(), say=lambda text: None):
+    """Returns how often the run was killed when, and how many steps were lost.
+
+    ``words`` are more options of the run.
+    """
     whole, killed = root / "whole", root / "killed"
     begun = time.monotonic()
-    finish(whole, epochs)
+    finish(whole, epochs, words)
     seconds = time.monotonic() - begun
-    killer = Killer(killed, epochs, kills, seed)
+    killer = Killer(killed, epochs, kills, seed, words)
     while killer.left and killer.kill():
         say(f"{killer.left} kills left, at step {newest(killed)} of {killer.total}: {killer.done}")
-    finish(killed, epochs)
+    finish(killed, epochs, words)
     assert_same(killed, whole)
     return {
         "kills": kills - killer.left,

@@ -1,0 +1,204 @@
+"""The methods that the contract of methods is tested on; a new one is one line of ``CASES``."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from cssl_jax import recipes
+from cssl_jax.losses import infonce, swav
+from cssl_jax.losses.core import batch_statistics
+from cssl_jax.methods.base import Context
+from cssl_jax.models import normalization
+from cssl_jax.models.normalization import BatchNorm, NormGroups
+from cssl_jax.models.registry import ENCODERS, EncoderEntry
+from helpers import losses_numpy, methods_numpy, tiny
+
+WIDTH, QUEUE = 6, 20  # 20 is no multiple of the batch of 16: the queue wraps within a batch
+MICRO_BATCH = 8
+
+
+class Linear(nn.Module):
+    """A dense layer with BatchNorm and ReLU: the smallest encoder with batch statistics."""
+
+    axis_name: str | None = None
+    norm_groups: int | NormGroups = 1
+    norm_momentum: float = 0.9
+    num_stages = 1
+
+    def depth_of(self, path):
+        return 1
+
+    def with_live_branches(self):
+        return self
+
+    @nn.compact
+    def __call__(self, x, train=False, keys=None, keep=None):
+        x = nn.Dense(12, name="dense")(x.reshape(len(x), -1))
+        x = BatchNorm(self.axis_name, self.norm_groups, self.norm_momentum, name="norm")(
+            x, train=train
+        )
+        return {"features": nn.relu(x)}
+
+
+def build(*, axis_name, norm_groups, **others):
+    return Linear(axis_name, norm_groups)
+
+
+ENCODERS["linear"] = EncoderEntry(build=build)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """What the contract needs to know of a method.
+
+    Attributes:
+        loss: (outputs, targets, rows) -> loss of the global batch in float64 NumPy; ``rows`` are
+            the queues and then the weights.
+        faults: Patches of the objective by name, each a context manager; more than one device
+            reveals them.
+        values: Options that make the method small.
+        predicts: True if the outputs are projections and predictions.
+        queues: Names of the queues in the method_state.
+        weights: Names of the parameters of the objective, unit rows.
+        copies: True if the method_state has a momentum copy.
+    """
+
+    loss: Callable
+    faults: dict = dataclasses.field(default_factory=dict)
+    values: dict = dataclasses.field(default_factory=dict)
+    predicts: bool = True
+    queues: tuple = ()
+    weights: tuple = ()
+    copies: bool = False
+
+
+def without_gather(module=infonce):
+    """Candidates are this device's rows."""
+    return mock.patch.object(module, "gather", lambda x, axis_name: x)
+
+
+def local_statistics():
+    """Means and variances are those of this device's rows."""
+    mean = batch_statistics._mean_of_rows
+    return mock.patch.object(batch_statistics, "_mean_of_rows", lambda z, axis_name: mean(z, None))
+
+
+def unsynchronised():
+    """A queue receives this device's rows, as often as there are devices."""
+
+    def global_rows(self, x):
+        devices = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
+        return jax.numpy.tile(x, (devices,) + (1,) * (x.ndim - 1))
+
+    return mock.patch.object(Context, "global_rows", global_rows)
+
+
+PREDICTOR = {"method.predictor_hidden": 5}
+ROWS = {"method.queue": QUEUE}
+CASES = {
+    "barlow_twins": Case(
+        loss=lambda out, targets, rows: methods_numpy.correlation_loss(
+            out[:, 0], out[:, 1], 0.0051
+        ),
+        faults={"local statistics": local_statistics},
+        predicts=False,
+    ),
+    "vicreg": Case(
+        loss=lambda out, targets, rows: methods_numpy.vicreg(out[:, 0], out[:, 1], 25, 25, 1),
+        faults={"local statistics": local_statistics},
+        predicts=False,
+    ),
+    "simsiam": Case(
+        loss=lambda out, targets, rows: methods_numpy.simsiam(
+            out["predictions"], out["projections"]
+        ),
+        values=PREDICTOR,
+    ),
+    "byol": Case(
+        loss=lambda out, targets, rows: methods_numpy.byol(out["predictions"], targets),
+        values=PREDICTOR,
+        copies=True,
+    ),
+    "moco_v3": Case(
+        loss=lambda out, targets, rows: methods_numpy.moco_v3(out["predictions"], targets, 0.2),
+        faults={"no gather": without_gather},
+        values=PREDICTOR,
+        copies=True,
+    ),
+    "moco_v2": Case(
+        loss=lambda out, targets, rows: methods_numpy.moco_v2(out, targets, rows, 0.2),
+        values=ROWS,
+        predicts=False,
+        queues=("queue1", "queue2"),
+        copies=True,
+    ),
+    "nnclr": Case(
+        loss=lambda out, targets, rows: methods_numpy.nnclr(
+            out["projections"], out["predictions"], rows[0], 0.2
+        ),
+        faults={"no gather": without_gather},
+        values={**PREDICTOR, **ROWS},
+        queues=("support",),
+    ),
+    "swav": Case(
+        loss=lambda out, targets, rows: methods_numpy.swav(out, rows[0], 0.1, 0.05, 3),
+        faults={"no gather": lambda: without_gather(swav)},
+        values={"method.prototypes": QUEUE},
+        predicts=False,
+        weights=("prototypes",),
+    ),
+}
+
+
+def config(name, *, encoder="linear", **values):
+    """A small run of a method; ``values`` by "section.field" with "__" for the dot."""
+    small = {"model.projector_hidden": 8, "model.projector_dim": WIDTH, "model.encoder": encoder}
+    more = {key.replace("__", "."): value for key, value in values.items()}
+    plain = {"augment.blur": (0.0,), "augment.solarize": (0.0,)}
+    return recipes.override(
+        tiny.config(), {"method.name": name, **small, **CASES[name].values, **plain, **more}
+    )
+
+
+def draw(name, rows, seed=0):
+    """(outputs, targets, rows of queues and weights) of a global batch in float64."""
+    rng, case = np.random.default_rng(seed), CASES[name]
+
+    def views():
+        first = rng.normal(size=(rows, 1, WIDTH))
+        return first + 0.7 * rng.normal(size=(rows, 2, WIDTH))
+
+    outputs = {"projections": views(), "predictions": views()} if case.predicts else views()
+    count = len(case.queues) + len(case.weights)
+    return (
+        outputs,
+        views(),
+        [losses_numpy.unit(rng.normal(size=(QUEUE, WIDTH))) for _ in range(count)],
+    )
+
+
+def variables(name, rows):
+    """What the objective reads of (params, method_state), from the rows of ``draw``."""
+    case = CASES[name]
+    queues, weights = rows[: len(case.queues)], rows[len(case.queues) :]
+    params = {key: {"kernel": value} for key, value in zip(case.weights, weights, strict=True)}
+    return params, {key: {"rows": value} for key, value in zip(case.queues, queues, strict=True)}
+
+
+def local_norms():
+    """BatchNorm statistics are those of this device's rows."""
+    apart = normalization._cell_statistics
+
+    def local(x, running, mask, members, axis_name):
+        return apart(x, running, mask, members, None)
+
+    return mock.patch.object(normalization, "_cell_statistics", local)
+
+
+def unfaulty():
+    return contextlib.nullcontext()

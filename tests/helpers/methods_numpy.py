@@ -1,0 +1,104 @@
+"""Objectives of methods in NumPy loops, written from the papers; complex input passes through.
+
+Parts without gradient are read as real numbers, so that a complex step does not see them.
+"""
+
+import numpy as np
+
+from helpers.losses_numpy import info_nce, unit
+
+
+def correlation_loss(z1, z2, weight):
+    """Barlow Twins, eq. 1, with the epsilon of the authors' BatchNorm."""
+
+    def standardized(z):
+        centred = z - sum(z) / len(z)
+        return centred / np.sqrt(sum(centred**2) / len(z) + 1e-5)
+
+    a, b = standardized(z1), standardized(z2)
+    total = 0.0
+    for i in range(a.shape[1]):
+        for j in range(a.shape[1]):
+            entry = sum(a[n, i] * b[n, j] for n in range(len(a))) / len(a)
+            total += (1 - entry) ** 2 if i == j else weight * entry**2
+    return total
+
+
+def vicreg(z1, z2, invariance, variance, covariance):
+    """VICReg as in the authors' code: the mean square, half of each view's hinge, both sums."""
+    rows, width = z1.shape
+    total = invariance * np.sum((z1 - z2) ** 2) / (rows * width)
+    for z in (z1, z2):
+        centred = z - sum(z) / rows
+        for i in range(width):
+            std = np.sqrt(sum(centred[:, i] ** 2) / (rows - 1) + 1e-4)
+            total += variance * (1 - std) / width / 2 if std.real < 1 else 0.0
+            for j in range(width):
+                if j != i:
+                    entry = sum(centred[:, i] * centred[:, j]) / (rows - 1)
+                    total += covariance * entry**2 / width
+    return total
+
+
+def both_directions(predictions, targets, of_pair):
+    """Sum over the directions and mean over the examples of ``of_pair(prediction, target)``."""
+    total = 0.0
+    for view in (0, 1):
+        for p, z in zip(unit(predictions[:, view]), unit(targets[:, 1 - view].real), strict=True):
+            total += of_pair(p, z) / len(predictions)
+    return total
+
+
+def byol(predictions, targets):
+    return both_directions(predictions, targets, lambda p, z: sum((p - z) ** 2))
+
+
+def simsiam(predictions, projections):
+    return both_directions(predictions, projections, lambda p, z: -sum(p * z) / 2)
+
+
+def moco_v3(predictions, keys, temperature):
+    return sum(
+        2 * temperature * info_nce(predictions[:, view], keys[:, 1 - view], temperature)
+        for view in (0, 1)
+    )
+
+
+def moco_v2(queries, keys, queues, temperature):
+    """``keys`` per direction: those of the other view."""
+    losses = [
+        info_nce(queries[:, i], keys[:, i], temperature, queue, in_batch=False)
+        for i, queue in enumerate(queues)
+    ]
+    return sum(losses) / len(losses)
+
+
+def nnclr(projections, predictions, support, temperature):
+    total = 0.0
+    for view in (0, 1):
+        z, p = unit(projections[:, view].real), unit(predictions[:, 1 - view])
+        for i, row in enumerate(z):
+            nearest = max(support, key=lambda candidate, row=row: candidate @ row)
+            logits = [sum(nearest * prediction) / temperature for prediction in p]
+            total += (np.log(sum(np.exp(logit) for logit in logits)) - logits[i]) / (2 * len(z))
+    return total
+
+
+def swav(projections, prototypes, temperature, epsilon, iterations):
+    """Eq. 2; assignments by scalings of exp(scores / epsilon) that sum over the whole batch."""
+    rows = len(projections)
+    scores = [unit(projections[:, view]) @ prototypes.T for view in (0, 1)]
+    assignments = []
+    for score in scores:
+        weights = np.exp(score.real / epsilon)
+        for _ in range(iterations):
+            weights = weights / np.array([sum(column) for column in weights.T])
+            weights = np.stack([row / sum(row) for row in weights])
+        assignments.append(weights)
+    total = 0.0
+    for view in (0, 1):
+        for n in range(rows):
+            logits = scores[view][n] / temperature
+            logs = logits - np.log(sum(np.exp(logits)))
+            total -= sum(assignments[1 - view][n] * logs) / (2 * rows)
+    return total
