@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from input import document_tables as inputs
 from measuring.report import spread
 from measuring.tables import best_in_bold, best_in_bold_by_column, markdown, percent, provenance
 from step import document_tables as step
@@ -173,6 +174,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "cifar": summary("cifar"),
     **{f"protocols-{name}": protocols(name) for name in ("digits", "photos", "cifar")},
     "targets": targets,
+    "input": lambda: inputs.host(load("input")["host"]) + inputs.split(load("input")["host"]),
+    "input-plain": lambda: (
+        inputs.host(load("input")["host-plain"]) + inputs.split(load("input")["host-plain"])
+    ),
+    "input-decode": lambda: inputs.decoding(load("input")["decode"]),
+    "input-parts": lambda: inputs.by_part(load("input")["parts"]),
     "step": lambda: step.steps(load("step")["steps"]),
     "convolutions": lambda: step.convolutions(load("step")["operations"]),
     **{f"adaptation-{shift}": adaptation(shift) for shift in ("pale", "inverted", "photos")},

@@ -16,17 +16,19 @@ Command: cssl-jax pretrain dkobak_cifar10 --workdir RUN
     --data.validation-source tfds:cifar10@test
 """
 
-import dataclasses
-
 from cssl_jax.config import Config
 from cssl_jax.configs import cifar10_resnet18
 
 
 def get_config() -> Config:
     """The recipe."""
-    short: Config = cifar10_resnet18.get_config().replace({"data.normalize": "unit"})
-    return dataclasses.replace(
-        short,
-        optimizer=dataclasses.replace(short.optimizer, learning_rate=0.03),
-        train=dataclasses.replace(short.train, epochs=1000, evaluate_every=50, checkpoint_every=50),
+    short: Config = cifar10_resnet18.get_config()
+    return short.replace(
+        {
+            "data.normalize": "unit",
+            "optimizer.learning_rate": 0.03,
+            "train.epochs": 1000,
+            "train.evaluate_every": 50,
+            "train.checkpoint_every": 50,
+        }
     )

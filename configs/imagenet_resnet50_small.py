@@ -11,8 +11,6 @@ Command: cssl-jax pretrain imagenet_resnet50_small --workdir RUN
     with the prepared TFDS set, or --data.source and --data.validation-source a folder each
 """
 
-import dataclasses
-
 from cssl_jax.config import Config
 from cssl_jax.configs import imagenet_resnet50
 
@@ -20,8 +18,10 @@ from cssl_jax.configs import imagenet_resnet50
 def get_config() -> Config:
     """The recipe."""
     large: Config = imagenet_resnet50.get_config()
-    return dataclasses.replace(
-        large,
-        optimizer=dataclasses.replace(large.optimizer, learning_rate=0.075, scaling="sqrt"),
-        train=dataclasses.replace(large.train, batch_size=256),
+    return large.replace(
+        {
+            "optimizer.learning_rate": 0.075,
+            "optimizer.scaling": "sqrt",
+            "train.batch_size": 256,
+        }
     )

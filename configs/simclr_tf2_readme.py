@@ -17,8 +17,6 @@ Command: cssl-jax pretrain simclr_tf2_readme --workdir RUN
     with the prepared TFDS set, or --data.source and --data.validation-source a folder each
 """
 
-import dataclasses
-
 from cssl_jax.config import Config
 from cssl_jax.configs import imagenet_resnet50
 
@@ -26,11 +24,12 @@ from cssl_jax.configs import imagenet_resnet50
 def get_config() -> Config:
     """The recipe."""
     paper: Config = imagenet_resnet50.get_config()
-    paper = paper.replace({"augment.brightness_mode": "multiplicative"})
-    return dataclasses.replace(
-        paper,
-        model=dataclasses.replace(paper.model, projector_layers=3),
-        optimizer=dataclasses.replace(
-            paper.optimizer, learning_rate=0.075, scaling="sqrt", weight_decay=1e-4
-        ),
+    return paper.replace(
+        {
+            "augment.brightness_mode": "multiplicative",
+            "model.projector_layers": 3,
+            "optimizer.learning_rate": 0.075,
+            "optimizer.scaling": "sqrt",
+            "optimizer.weight_decay": 1e-4,
+        }
     )

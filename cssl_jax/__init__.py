@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cssl_jax.planning.planner import plan
     from cssl_jax.planning.scaling import plan_scaling
     from cssl_jax.planning.target_plan import plan_target
+    from cssl_jax.recipes import describe as describe_recipe
     from cssl_jax.recipes import diff as diff_recipes
     from cssl_jax.recipes import load as load_recipe
     from cssl_jax.recipes import recipe_names
@@ -48,6 +49,7 @@ __all__ = [
     "bench_input",
     "check_data",
     "check_installation",
+    "describe_recipe",
     "diff_recipes",
     "draw_plot",
     "draw_views",

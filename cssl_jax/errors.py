@@ -23,3 +23,13 @@ class InterruptedRunError(RunError):
     The command line exits with status 75 (EX_TEMPFAIL), and the same command resumes the run. A
     scheduler can therefore distinguish "run again" (75) from "failed" (1).
     """
+
+
+def short(value: object) -> str:
+    """``repr`` of a value, cut to 80 characters. Messages use it to quote contents of files."""
+    return cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """A text, cut to 80 characters, for names in messages."""
+    return text if len(text) <= 80 else text[:77] + "..."

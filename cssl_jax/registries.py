@@ -21,7 +21,7 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from cssl_jax.errors import UserError
+from cssl_jax.errors import UserError, short
 
 T = TypeVar("T")
 _TRUSTED: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
@@ -50,8 +50,8 @@ def look_up(kind: str, name: str, registry: Mapping[str, str | T], entry_type: t
         near = difflib.get_close_matches(name, registry, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(
-            f"no {kind} is called {name!r}; {hint}there are {', '.join(registry)}, or give your "
-            f"own as file.py:NAME"
+            f"no {kind} is called {short(name)}; {hint}there are {', '.join(registry)}, or give "
+            "your own as file.py:NAME"
         )
     found = registry[name]
     if isinstance(found, str):

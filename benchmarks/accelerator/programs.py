@@ -82,7 +82,7 @@ def compile_recipe(
     from cssl_jax import recipes
     from cssl_jax.data.input_spec import ImageSpec
     from cssl_jax.data.sampler import Sampler
-    from cssl_jax.experiment import builders
+    from cssl_jax.experiment import train_state
     from cssl_jax.experiment.computation import computation_of
     from cssl_jax.optim.trust_metrics import make_trust_ratio_metrics
     from cssl_jax.runtime import spmd
@@ -102,7 +102,7 @@ def compile_recipe(
     host_batch = jax.jit(lambda: {"views": noise(shape)})()
     spec = ImageSpec(size, 3, (0.0,) * 3, (1.0,) * 3)
     state = spmd.replicate(
-        builders.init_state(computation.method, computation.optimizer, spec, 0), mesh
+        train_state.init_state(computation.method, computation.optimizer, spec, 0), mesh
     )
     first = jax.tree.map(np.asarray, state)
     start = time.perf_counter()

@@ -14,6 +14,7 @@ from measuring import process
 
 LABELS = {
     "tf": "tf.data, whole policy",
+    "tf-bicubic": "tf.data, whole, bicubic",
     "tf-split": "tf.data, split",
     "threads": "threads, whole policy",
     "threads-split": "threads, split",
@@ -24,7 +25,7 @@ LABELS = {
     "lightly": "lightly, DataLoader",
 }
 PEERS = ("albumentations", "lightly")  # measured by an interpreter that has torch
-OURS = ("tf", "tf-split", "threads", "threads-split")
+OURS = ("tf", "tf-bicubic", "tf-split", "threads", "threads-split")
 VIEWS = 2
 WARM_UP = 8  # batches, more than any of them makes ahead
 STEPS = 2**30
@@ -65,8 +66,9 @@ def pace(contender: str, task: dict, seconds: float, imports: tuple[str, ...] = 
         imports: Modules that the contender's environment needs to have imported first.
 
     Returns:
-        ``views_s``; ``memory_bytes``, growth of the process's peak over what libraries and the list
-        of photos take (0 where work is done by processes of its own); ``versions``.
+        ``views_s``; ``cpu_ms``, CPU time of this process per view; ``memory_bytes``, growth of the
+        process's peak over what libraries and the list of photos take (both mean nothing where
+        work is done by processes of its own); ``versions``.
     """
     start_batches, versions = _started(contender, task, imports)
     baseline = process.resident_bytes()
@@ -74,13 +76,15 @@ def pace(contender: str, task: dict, seconds: float, imports: tuple[str, ...] = 
     batches = start_batches()
     for _ in range(WARM_UP):
         next(batches)
-    count, start = 0, time.perf_counter()
+    count, start, cpu = 0, time.perf_counter(), time.process_time()
     while not count or time.perf_counter() - start < seconds:
         next(batches)
         count += 1
-    elapsed = time.perf_counter() - start
+    elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu
+    views = count * task["examples"] * VIEWS
     return {
-        "views_s": count * task["examples"] * VIEWS / elapsed,
+        "views_s": views / elapsed,
+        "cpu_ms": 1e3 * cpu / views,
         "batches": count,
         "memory_bytes": process.peak_bytes() - baseline,
         "baseline_bytes": baseline,
@@ -116,17 +120,19 @@ def _ours(contender: str, task: Task) -> tuple[Callable[[], Batches], tuple[str,
     from cssl_jax.augment.view_group import SizedGroup
     from cssl_jax.config.images import ImageOptions
     from cssl_jax.data.input_spec import ImageSpec
-    from cssl_jax.data.pipeline.base import PIPELINES
+    from cssl_jax.data.pipeline.registry import PIPELINES
     from cssl_jax.data.sampler import Sampler
     from cssl_jax.data.sources.open import load_source
     from cssl_jax.modalities.image import IMAGE
 
-    engine = contender.removesuffix("-split")
+    engine = contender.partition("-")[0]
+    kernel = {"interpolation": "bicubic"} if contender.endswith("-bicubic") else {}
+    policy = ImagePolicy(**{**task.policy, **kernel})
     source = load_source(task.photos, ImageOptions(in_memory=False))
-    pipeline = PIPELINES[contender](
+    pipeline = PIPELINES[contender.removesuffix("-bicubic")](
         source=source,
         sampler=Sampler(len(source), task.examples, seed=0),
-        groups={"main": SizedGroup(count=VIEWS, size=task.size, policy=ImagePolicy(**task.policy))},
+        groups={"main": SizedGroup(count=VIEWS, size=task.size, policy=policy)},
         spec=ImageSpec(task.size, 3, (0.0,) * 3, (1.0,) * 3),
         modality=IMAGE,
         rows=np.arange(task.examples),

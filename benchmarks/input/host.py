@@ -16,8 +16,10 @@ ABSENT = "not measured: no --peer-python"
 # (ours, theirs, at least): like with like, antialiased or not as the options say.
 RATIOS = (
     ("tf", "albumentations", 1.2),
+    ("tf-bicubic", "albumentations", 1.2),  # the default kernel of recipes
     ("threads", "albumentations", 1.2),
     ("tf", "opencv", 1.0),
+    ("tf-bicubic", "opencv", 1.0),
     ("threads", "opencv", 1.0),
     ("tf-split", "opencv-split", 1.0),
     ("threads-split", "opencv-split", 1.0),
@@ -28,7 +30,7 @@ EARLY = 200
 SMALL = {"size": 32, "examples": 4}
 
 
-def run(options: argparse.Namespace) -> dict:
+def run(options: argparse.Namespace, *, antialias: bool) -> dict:
     """Every contender in a process of its own, by turns; then a long run of each of ours."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -36,7 +38,7 @@ def run(options: argparse.Namespace) -> dict:
         source = photos.make(folder / "photos", options.photos, options.count)
         task = {
             "photos": str(folder / "photos"),
-            "policy": policy(options),
+            "policy": policy(options, antialias),
             "size": options.size,
             "examples": options.examples,
         }
@@ -63,7 +65,7 @@ def run(options: argparse.Namespace) -> dict:
     rows = [_row(name, done, grown.get(name)) for name, done in rounds.items()]
     return {
         "photos": source,
-        "policy": policy(options),
+        "policy": policy(options, antialias),
         "cores": len(os.sched_getaffinity(0)),
         "growth_of_batches": [_early(options), options.growth_batches],
         "rows": rows,
@@ -71,9 +73,9 @@ def run(options: argparse.Namespace) -> dict:
     }
 
 
-def policy(options: argparse.Namespace) -> dict:
+def policy(options: argparse.Namespace, antialias: bool) -> dict:
     """Fields of the policy that differ from its defaults."""
-    return {"interpolation": options.interpolation, "antialias": options.antialias}
+    return {"interpolation": options.interpolation, "antialias": antialias}
 
 
 def _early(options: argparse.Namespace) -> int:
@@ -112,19 +114,17 @@ def _row(contender: str, rounds: list[dict], grown: dict | None) -> dict:
     if contender in PEERS:
         del row["memory_bytes"]  # its workers hold the memory
         row["workers"] = WORKERS
+    else:
+        row["cpu_ms"] = statistics.median(measured["cpu_ms"] for measured in rounds)
     if grown:
         row["growth"] = grown
     return row
 
 
 def _targets(rows: dict[str, dict]) -> list[dict]:
-    def views(name: str) -> float | None:
-        return rows.get(name, {}).get("views_s")
-
     targets = []
     for name, peer, bound in RATIOS:
-        ours, theirs = views(name), views(peer)
-        ratio = ours / theirs if ours and theirs else None
+        ratio = ratio_of(rows, name, peer)
         words = f"{LABELS[name]} / {LABELS[peer]}"
         targets.append(target(words, [ratio], bound, at_least=True))
     grown = [rows.get(name, {}).get("growth", {}) for name in OURS]
@@ -135,28 +135,37 @@ def _targets(rows: dict[str, dict]) -> list[dict]:
     return [*targets, target("growth of any of ours, MB", sizes, GROWTH_MB)]
 
 
+def ratio_of(rows: dict[str, dict], name: str, peer: str) -> float | None:
+    """Median over the rounds of the ratio of two contenders' views/s, which drift together."""
+    ours, theirs = (rows.get(key, {}).get("round_views_s") for key in (name, peer))
+    if not ours or not theirs:
+        return None
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
 def table(section: dict) -> str:
     lightly = {row["contender"]: row for row in section["rows"]}.get("lightly", {}).get("views_s")
     lines = [
         f"{section['photos']}; 2 views of each photo; {section['cores']} cores; "
         + ", ".join(f"{name} {value}" for name, value in section["policy"].items()),
         "",
-        f"{'contender':<24}{'views/s':>9} {'(rounds)':<20}{'/ lightly':>10}{'memory':>10}"
-        f"{'growth':>10}",
+        f"{'contender':<27}{'views/s':>9} {'(rounds)':<16}{'CPU ms':>7}{'/ lightly':>10}"
+        f"{'memory':>10}{'growth':>10}",
     ]
     for row in section["rows"]:
-        name = f"{LABELS[row['contender']]:<24}"
+        name = f"{LABELS[row['contender']]:<27}"
         if "failed" in row:
             lines.append(f"{name}  {row['failed']}")
             continue
         ratio = f"{row['views_s'] / lightly:.2f}" if lightly else "-"
         memory = megabytes(row["memory_bytes"]) if "memory_bytes" in row else "-"
-        cells = f"{row['views_s']:>9,.0f} {span(row['round_views_s'], ',.0f'):<20}"
+        cells = f"{row['views_s']:>9,.0f} {span(row['round_views_s'], ',.0f'):<16}"
+        cells += f"{row['cpu_ms']:>7.2f}" if "cpu_ms" in row else f"{'-':>7}"
         lines.append(f"{name}{cells}{ratio:>10}{memory:>10}{_growth(row):>10}")
     early, late = section["growth_of_batches"]
     lines.append(
-        "memory: peak of the process over libraries; growth: of a process of its own, from batch "
-        f"{early:,} to batch {late:,}"
+        "CPU ms: CPU time per view; memory: peak of the process over libraries; growth: of a "
+        f"process of its own, from batch {early:,} to batch {late:,}"
     )
     return "\n".join(lines)
 

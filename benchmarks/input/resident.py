@@ -77,7 +77,7 @@ class Pair:
         """Compiles both; arguments as for ``measure``."""
         from cssl_jax import recipes
         from cssl_jax.data.pipeline.prefetch import place_host_batches
-        from cssl_jax.experiment import builders
+        from cssl_jax.experiment import train_state
         from cssl_jax.experiment.experiment import Experiment
         from cssl_jax.runtime import spmd
 
@@ -93,7 +93,7 @@ class Pair:
             config = recipes.override(recipes.load("cifar10_resnet18"), {**data, **overrides})
             experiment = Experiment.from_config(config)
         self._config, mesh, name = config, experiment.mesh, config.runtime.backend
-        state = builders.init_state(experiment.method, experiment.optimizer, experiment.spec, 0)
+        state = train_state.init_state(experiment.method, experiment.optimizer, experiment.spec, 0)
         constants = spmd.replicate(experiment.pipeline.constants, mesh)
         host_batch = next(place_host_batches(experiment.pipeline, mesh, name, 0, 1))
         first = spmd.data_parallel(experiment.pipeline.make_batch, mesh, name, donate=False)

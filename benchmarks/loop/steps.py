@@ -13,7 +13,7 @@ from measuring.report import target
 
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import train_state
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import process, spmd
 from cssl_jax.step.state import TrainState
@@ -113,7 +113,7 @@ def looped(experiment: Experiment, save_every: int) -> tuple[float, int]:
 
 def begin(experiment: Experiment) -> TrainState:
     seed = experiment.config.train.seed
-    state = builders.init_state(experiment.method, experiment.optimizer, experiment.spec, seed)
+    state = train_state.init_state(experiment.method, experiment.optimizer, experiment.spec, seed)
     return spmd.replicate(state, experiment.mesh)
 
 

@@ -139,11 +139,11 @@ def kept_bytes(encoder: str, size: int, dtype: str, remat: bool) -> dict:
     import jax
     import jax.extend
 
-    from cssl_jax.experiment import builders
+    from cssl_jax.experiment import train_state
     from cssl_jax.methods.base import Context
 
     method, optimizer, spec = joint_device.parts(encoder, size, dtype, remat=remat, axis_name=None)
-    state = builders.state_shapes(method, optimizer, spec)
+    state = train_state.state_shapes(method, optimizer, spec)
 
     def residuals(n: int) -> int:
         def keep(params, model_state, views):

@@ -113,7 +113,7 @@ def attempt(
     import jax
     import jax.numpy as jnp
 
-    from cssl_jax.experiment import builders
+    from cssl_jax.experiment import train_state
     from cssl_jax.runtime import spmd
     from cssl_jax.step.train_step import make_train_step
 
@@ -136,7 +136,7 @@ def attempt(
         mesh,
     )
     host_batch = jax.jit(lambda: {"views": noise((batch, 2, size, size, 3))})()
-    state = spmd.replicate(builders.init_state(method, optimizer, spec, 0), mesh)
+    state = spmd.replicate(train_state.init_state(method, optimizer, spec, 0), mesh)
     times = []
     for _ in range(5):
         start = time.perf_counter()

@@ -6,7 +6,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-Parameters = dict[str, jax.Array]
+from cssl_jax.errors import UserError
+
+Parameters = dict[str, jax.Array]  # sampled parameters of views, by name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,12 +17,25 @@ class Policy:
 
     A modality has its own policy class, whose fields are the options of the config section
     augment. A policy is hashable: compiled functions take it as a static argument.
+
+    Raises:
+        UserError: A probability is outside [0, 1].
     """
+
+    def __post_init__(self) -> None:
+        for name in self.per_view:
+            values = getattr(self, name)
+            if not values or not all(0.0 <= p <= 1.0 for p in values):
+                raise UserError(f"augment.{name} is {values}; give probabilities between 0 and 1")
 
     @property
     def per_view(self) -> tuple[str, ...]:
         """Names of the fields with one probability for all views, or one for each view."""
         return ()
+
+    def uses(self, name: str) -> bool:
+        """True if any view may apply the operation; unused operations are not compiled."""
+        return any(p > 0.0 for p in getattr(self, name))
 
 
 def sample_each_view(

@@ -67,7 +67,7 @@ def _refuse_unused(command: str, argv: Sequence[str], default: Any) -> None:
         if word.startswith("--") and section in unused:
             raise UserError(
                 f"{word.partition('=')[0]} has no effect on method {default.config.method.name!r}; "
-                f"leave it out, or use `cssl-jax {SECTION_COMMANDS[section]}`"
+                f"omit it, or use `cssl-jax {SECTION_COMMANDS[section]}`"
             )
 
 

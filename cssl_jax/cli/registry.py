@@ -70,7 +70,7 @@ COMMANDS = {
     "plot": Command("plot", "Plot"),
     "data check": Command("data", "DataCheck", "check_data"),
     "data split": Command("data", "DataSplit", "split_data"),
-    "recipes": Command("recipes", "Recipes", "list_recipes"),
+    "recipes": Command("recipes", "Recipes", "show_recipes"),
     "recipes diff": Command("recipes", "RecipesDiff", "diff_recipes"),
     "doctor": Command("doctor", "Doctor", shared=True),
     "demo": Command("demo", "Demo", shared=True),

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from cssl_jax.data.pipeline.base import Pipeline
     from cssl_jax.data.sampler import Sampler
     from cssl_jax.data.sources.base import ArraySource, Images, Source
-    from cssl_jax.data.sources.masks import MaskedSource, load_masks
     from cssl_jax.data.sources.open import load_source
+    from cssl_jax.data.sources.segmentation_masks import MaskedSource, load_masks
 
 __all__ = [
     "ArraySource",

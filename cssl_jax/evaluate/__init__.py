@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from cssl_jax.evaluate.protocols.few_shot import few_shot
     from cssl_jax.evaluate.protocols.linear import linear_probe
     from cssl_jax.evaluate.protocols.retrieval import retrieval
-    from cssl_jax.evaluate.results import BASELINES, Results, Scores
+    from cssl_jax.evaluate.results import BASELINES, Results
     from cssl_jax.evaluate.run import evaluate_run
+    from cssl_jax.evaluate.scores import Scores
     from cssl_jax.evaluate.verdicts import Verdict
 
 __all__ = [

@@ -11,8 +11,11 @@ from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import Source
 from cssl_jax.evaluate.accuracy import classification, top1_top5
-from cssl_jax.evaluate.evaluator import Checkpoint, labelled_examples, split_ranking_reporting
+from cssl_jax.evaluate.evaluator import Checkpoint
 from cssl_jax.evaluate.features import Model, make_embed
+from cssl_jax.evaluate.ranking_split import labelled_examples, split_ranking_reporting
+from cssl_jax.evaluate.results import Results, Selection
+from cssl_jax.evaluate.scores import BestScores, ClassAccuracy, Scores
 from cssl_jax.methods.classifier import Classifier
 
 Logits = Callable[[Source], np.ndarray]  # source of N images -> float32 [N, C]
@@ -66,7 +69,7 @@ class ClassifierEvaluator:
         *,
         full: bool = False,
         rows: np.ndarray | None = None,
-    ) -> dict[str, Any]:
+    ) -> Scores:
         """Accuracy of a classifier on the validation split.
 
         Args:
@@ -76,23 +79,20 @@ class ClassifierEvaluator:
             rows: Rows int [r] of the validation split to report on; None: all of them.
 
         Returns:
-            {"classifier": {"top1", "top5", "per_class", "confusion"}}, accuracies as fractions in
-            [0, 1]. If ``rows`` is None, also "selection_top1", the metric that ranks checkpoints.
+            ``classifier`` with ``top1``, ``top5``, ``per_class`` and ``confusion``, accuracies as
+            fractions in [0, 1]. If ``rows`` is None, also ``selection_top1``, the metric that ranks
+            checkpoints.
         """
         scores = features(self._validation)
         reported = np.arange(len(scores)) if rows is None else rows
-        metrics: dict[str, Any] = top1_top5(scores[reported], self._labels[reported])
-        metrics |= classification(scores[reported], self._labels[reported])
-        if rows is None and len(self._selection):
-            ranking = self._selection
-            metrics["selection_top1"] = top1_top5(scores[ranking], self._labels[ranking])["top1"]
-        return {NAME: metrics}
-
-    @staticmethod
-    def flat(metrics: dict[str, Any]) -> dict[str, float]:
-        """Metrics of ``evaluate`` by dotted names: {"classifier.top1": ..., ...}."""
-        shown = ("top1", "top5", "selection_top1")
-        return {f"{NAME}.{key}": metrics[NAME][key] for key in shown if key in metrics[NAME]}
+        selection_top1, ranking = None, self._selection
+        if rows is None and len(ranking):
+            selection_top1 = top1_top5(scores[ranking], self._labels[ranking])["top1"]
+        metrics = {
+            **top1_top5(scores[reported], self._labels[reported]),
+            **classification(scores[reported], self._labels[reported]),
+        }
+        return Scores(classifier=ClassAccuracy(**metrics, selection_top1=selection_top1))
 
     def report(
         self,
@@ -101,8 +101,8 @@ class ClassifierEvaluator:
         untrained: Callable[[Source], Model],
         names: tuple[str, ...] = (),
         *,
-        metrics: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
+        metrics: Scores | None = None,
+    ) -> Results:
         """Evaluates the last checkpoint on all images and the best one on the reporting half.
 
         Args:
@@ -113,23 +113,30 @@ class ClassifierEvaluator:
             metrics: Metrics of ``last`` from ``evaluate``; None: they are computed.
 
         Returns:
-            {"step", "num_classes", "classifier": metrics of ``last``, "best": metrics with "step"
-            and "images", "selection": images that ranked checkpoints and a description}.
+            The metrics of ``last`` and of ``best``, and the images that ranked checkpoints.
         """
         metrics = metrics or self.evaluate(self.features(last.model))
-        results = {"step": last.step, "num_classes": self._num_classes, **metrics}
         text = f"last checkpoint: step {last.step}, not selected on any data, reported on all "
         text += f"{len(self._labels):,} validation images"
+        best_scores = None
         if best is not None and len(self._reporting):
-            best_metrics = self.evaluate(self.features(best.model), rows=self._reporting)
-            results["best"] = {"step": best.step, "images": len(self._reporting), **best_metrics}
+            best_scores = BestScores(
+                step=best.step,
+                images=len(self._reporting),
+                **self.evaluate(self.features(best.model), rows=self._reporting),
+            )
             text += (
                 f"\nbest checkpoint: step {best.step}, selected by top-1 on "
                 f"{len(self._selection):,} of them; reported on the other "
                 f"{len(self._reporting):,}"
             )
-        results["selection"] = {"by": "top-1", "images": len(self._selection), "words": text}
-        return results
+        return Results(
+            step=last.step,
+            num_classes=self._num_classes,
+            **metrics,
+            best=best_scores,
+            selection=Selection(by="top-1", images=len(self._selection), words=text),
+        )
 
 
 class _Logits:

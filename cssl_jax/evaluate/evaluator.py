@@ -1,26 +1,37 @@
 """Evaluates an encoder during and after a run, with or without labels."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
-from cssl_jax.data.sampler import epoch_key, permute
 from cssl_jax.data.sources.base import Source, seeded_subset
-from cssl_jax.errors import RunError, UserError
+from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
+from cssl_jax.evaluate.encoder_hash import require_unchanged, variables_hash
 from cssl_jax.evaluate.features import Model, encoder_variables, make_embed
 from cssl_jax.evaluate.protocols import linear
 from cssl_jax.evaluate.protocols import run as protocols
-from cssl_jax.evaluate.results import BASELINES, UNTRAINED
+from cssl_jax.evaluate.ranking_split import (
+    describe_split,
+    labelled_examples,
+    split_ranking_reporting,
+)
+from cssl_jax.evaluate.results import (
+    BASELINES,
+    UNTRAINED,
+    EncoderHash,
+    Leakage,
+    Results,
+    Selection,
+)
+from cssl_jax.evaluate.scores import BaselineScores, BestScores, Scores
 from cssl_jax.evaluate.untrained import describe_untrained
 from cssl_jax.modalities.registry import modality_entry
 
@@ -106,7 +117,7 @@ class Evaluator:
         *,
         full: bool = False,
         rows: np.ndarray | None = None,
-    ) -> dict[str, Any]:
+    ) -> Scores:
         """Metrics of a feature function by the requested protocols.
 
         Args:
@@ -125,16 +136,14 @@ class Evaluator:
         # A subset of the rows is for reporting only, so that it has no metric for ranking.
         selection = self._selection if rows is None and len(self._selection) else None
         if not self.labelled:
-            return dict(
-                protocols.unlabelled(
-                    features,
-                    validation,
-                    self._views.policy,
-                    size=self._views.size,
-                    seed=self._config.train.seed,
-                    modality=self._modality,
-                    selection=selection,
-                )
+            return protocols.unlabelled(
+                features,
+                validation,
+                self._views.policy,
+                size=self._views.size,
+                seed=self._config.train.seed,
+                modality=self._modality,
+                selection=selection,
             )
         settings: dict[str, Any] = {"l2_values": options.online_l2_values}
         if full:
@@ -166,20 +175,6 @@ class Evaluator:
             selection=selection,
         )
 
-    @staticmethod
-    def flat(metrics: dict[str, Any]) -> dict[str, float]:
-        """Metrics of ``evaluate`` by dotted names: {"knn.top1": ..., ...}."""
-        flat: dict[str, float] = {}
-        for name, value in metrics.items():
-            if not isinstance(value, dict):
-                flat[name] = value
-                continue
-            # The other entries of a protocol are its settings, not metrics.
-            for metric in ("top1", "top5", "selection_top1"):
-                if metric in value:
-                    flat[f"{name}.{metric}"] = value[metric]
-        return flat
-
     def report(
         self,
         last: Checkpoint,
@@ -187,10 +182,10 @@ class Evaluator:
         untrained: Callable[[Source], Model],
         names: tuple[str, ...] = protocols.ONLINE,
         *,
-        metrics: dict[str, Any] | None = None,
+        metrics: Scores | None = None,
         chose_best: bool = True,
         ranked: Source | None = None,
-    ) -> dict[str, Any]:
+    ) -> Results:
         """Evaluates the last and the best checkpoint, the untrained encoder and raw inputs.
 
         Args:
@@ -206,76 +201,92 @@ class Evaluator:
                 from the report on ``best``. None: they are unknown, and nothing is excluded.
 
         Returns:
-            The metrics of ``last`` from ``evaluate``, and these entries:
-
-            * "step" of the last checkpoint, "num_classes"
-            * "random_init": metrics of the untrained encoder, with its "description"
-            * metrics of every baseline of the modality by its key, such as "pixels"
-            * "baseline_labels": description of every baseline by its key
-            * "best": metrics of the best checkpoint, "step" and "images"; if it is not the last
-              one, "last" has the metrics of the last checkpoint on the same images
-            * "selection": images that ranked checkpoints and images that report
-            * "encoder_hash": SHA-256 of the variables, identical before and after
-            * "leakage": see ``leakage.find_leakage``
+            The metrics of ``last`` from ``evaluate``, those of ``best`` and of the baselines, the
+            images that ranked checkpoints, the digests of the encoders, and the leaking images.
 
         Raises:
             RunError: A protocol changed an encoder's variables.
         """
-        hashes = {"last": variables_hash(last.model)}
+        rows = self._reporting if chose_best else self._unranked(ranked)
+        checkpoints = {"last": last} | ({"best": best} if best is not None and len(rows) else {})
+        hashes = {name: variables_hash(found.model) for name, found in checkpoints.items()}
         last_features = self._cached(last.model)
         if metrics is None:
             metrics = self.evaluate(last_features, names, full=True)
-        results: dict[str, Any] = {
-            "step": last.step,
-            "num_classes": self._train.num_classes if self.labelled else 0,
-            **metrics,
-        }
-        rows = self._reporting if chose_best else self._unranked(ranked)
-        if best is not None and len(rows):
-            hashes["best"] = variables_hash(best.model)
-            is_last = best.step == last.step
-            best_features = last_features if is_last else self._cached(best.model)
-            results["best"] = {
-                "step": best.step,
-                "images": len(rows),
-                **_without_details(self.evaluate(best_features, names, full=True, rows=rows)),
-            }
-            if not is_last:
-                # Best and last are comparable on the same images only.
-                last_metrics = self.evaluate(last_features, names, full=True, rows=rows)
-                results["best"]["last"] = _without_details(last_metrics)
-        results["selection"] = self._describe_selection(last, best, chose_best, len(rows))
-        own = self._modality.baselines
-        baselines = {
-            UNTRAINED: self.features(untrained(self._train)),
-            **{name: baseline.features for name, baseline in own.items()},
-        }
-        for name, features in baselines.items():
-            results[name] = _without_details(self.evaluate(features, names, full=True))
-        results["baseline_labels"] = {
-            UNTRAINED: BASELINES[UNTRAINED],
-            **{name: baseline.label for name, baseline in own.items()},
-        }
-        results[UNTRAINED]["description"] = describe_untrained(len(self._train))
-        models = {"last": last, "best": best}
-        for name, before in hashes.items():
-            checkpoint = models[name]
-            if checkpoint is None or variables_hash(checkpoint.model) != before:
-                raise RunError(
-                    f"a protocol changed the encoder of the {name} checkpoint: its SHA-256 was "
-                    f"{before[:12]} before the evaluation; the metrics are not those of a frozen "
-                    "encoder"
-                )
-        results["encoder_hash"] = {**hashes, "unchanged": True}
-        results["leakage"] = {
-            "train": leakage.find_leakage(
-                self._all_train,
-                self._all_validation,
-                f"training {self._modality.noun}",
-                self._modality,
+        best_scores = None
+        if "best" in checkpoints:
+            best_scores = self._best_scores(last, checkpoints["best"], last_features, names, rows)
+        baselines = self._baselines(untrained, names)
+        for name, checkpoint in checkpoints.items():
+            require_unchanged(
+                checkpoint.model, hashes[name], f"the encoder of the {name} checkpoint"
             )
+        leaking = leakage.find_leakage(
+            self._all_train,
+            self._all_validation,
+            f"training {self._modality.noun}",
+            self._modality,
+        )
+        return Results(
+            step=last.step,
+            num_classes=self._train.num_classes if self.labelled else 0,
+            **metrics,
+            best=best_scores,
+            selection=self._describe_selection(last, best, chose_best, len(rows)),
+            baselines=baselines,
+            baseline_labels={
+                UNTRAINED: BASELINES[UNTRAINED],
+                **{name: own.label for name, own in self._modality.baselines.items()},
+            },
+            encoder_hash=EncoderHash(last=hashes["last"], best=hashes.get("best"), unchanged=True),
+            leakage={"train": Leakage.from_json(leaking)},
+        )
+
+    def _best_scores(
+        self,
+        last: Checkpoint,
+        best: Checkpoint,
+        last_features: protocols.Features,
+        names: tuple[str, ...],
+        rows: np.ndarray,
+    ) -> BestScores:
+        """Metrics of the best checkpoint, and of the last one if it is another, on the same rows.
+
+        Args:
+            last: Last checkpoint of the run.
+            best: Best checkpoint.
+            last_features: Features of ``last``.
+            names: Names of protocols.
+            rows: Rows int [r] of the validation split that report.
+        """
+
+        def on_rows(features: protocols.Features) -> Scores:
+            return self.evaluate(features, names, full=True, rows=rows).without_details()
+
+        is_last = best.step == last.step
+        return BestScores(
+            step=best.step,
+            images=len(rows),
+            **on_rows(last_features if is_last else self._cached(best.model)),
+            # Best and last are comparable on the same images only.
+            last=None if is_last else on_rows(last_features),
+        )
+
+    def _baselines(
+        self, untrained: Callable[[Source], Model], names: tuple[str, ...]
+    ) -> dict[str, BaselineScores]:
+        """Metrics of the untrained encoder and of the modality's baselines, by their keys."""
+        functions = {
+            UNTRAINED: self.features(untrained(self._train)),
+            **{name: own.features for name, own in self._modality.baselines.items()},
         }
-        return results
+        return {
+            name: BaselineScores(
+                **self.evaluate(features, names, full=True).without_details(),
+                description=describe_untrained(len(self._train)) if name == UNTRAINED else None,
+            )
+            for name, features in functions.items()
+        }
 
     def _unranked(self, ranked: Source | None) -> np.ndarray:
         """Rows of the validation split that are not among the images that ranked checkpoints."""
@@ -285,7 +296,7 @@ class Evaluator:
 
     def _describe_selection(
         self, last: Checkpoint, best: Checkpoint | None, chose_best: bool, reporting: int
-    ) -> dict[str, Any]:
+    ) -> Selection:
         """Images that ranked checkpoints and images that report, as numbers and as text.
 
         Args:
@@ -294,18 +305,12 @@ class Evaluator:
             chose_best: Whether the images of this validation split ranked the run's checkpoints.
             reporting: Number of validation images that report on ``best``.
         """
-        total, metric = len(self._validation), "kNN top-1" if self.labelled else "view retrieval"
-        ranking = len(self._selection) if chose_best else total - reporting
-        if chose_best:
-            images = (
-                f"on {ranking:,} of the {total:,} validation images; it is reported on the other "
-                f"{reporting:,}"
-            )
-        else:
-            subset = f"all {reporting:,} here"
-            if reporting < total:
-                subset = f"the {reporting:,} of {total:,} here that are not among them"
-            images = f"on the run's own validation images; it is reported on {subset}"
+        total = len(self._validation)
+        selection = Selection(
+            by="kNN top-1" if self.labelled else "view retrieval",
+            images=len(self._selection) if chose_best else total - reporting,
+            reporting_images=reporting,
+        )
         text = (
             f"last checkpoint: step {last.step}, not selected on any data, reported on all "
             f"{total:,} validation images\n"
@@ -316,10 +321,12 @@ class Evaluator:
             text += "best checkpoint: not reported, since all validation images ranked checkpoints"
         else:
             suffix = ", the last one" if best.step == last.step else ""
+            images = describe_split(selection, total, chose_best)
             text += (
-                f"best checkpoint: step {best.step}{suffix}, selected by online {metric} {images}"
+                f"best checkpoint: step {best.step}{suffix}, selected by online {selection.by} "
+                f"{images}"
             )
-        return {"by": metric, "images": ranking, "reporting_images": reporting, "words": text}
+        return dataclasses.replace(selection, words=text)
 
     def features(self, model: Model) -> protocols.Features:
         """Returns the encoder of a model as a function from a source to features [N, D]."""
@@ -339,57 +346,3 @@ class Evaluator:
             return cache[id(source)]
 
         return features
-
-
-def variables_hash(model: Model) -> str:
-    """SHA-256, in hex, of the names, dtypes, shapes and bytes of an encoder's variables."""
-    digest = hashlib.sha256()
-    leaves, _ = jax.tree_util.tree_flatten_with_path(encoder_variables(model))
-    for path, leaf in leaves:
-        values = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-
-def split_ranking_reporting(validation: Source, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits the validation images at random into a ranking half and a reporting half.
-
-    Args:
-        validation: Validation images, with or without labels.
-        seed: Seed of the run.
-
-    Returns:
-        Sorted rows of ``labelled_examples(validation)``: those that rank checkpoints, those that
-        report on the best one.
-    """
-    size = len(validation)
-    # Another epoch than the one of the data split, so that the two orders are independent.
-    order = permute(np.arange(size), epoch_key(seed, 1), size)
-    is_ranking = np.zeros(size, bool)
-    is_ranking[order[: (size + 1) // 2]] = True
-    labels = validation.labels
-    # Drawn before unlabelled images are dropped: an image is in the same half with and without
-    # labels.
-    if labels is not None and labels.max() >= 0:
-        is_ranking = is_ranking[labels >= 0]
-    return np.flatnonzero(is_ranking), np.flatnonzero(~is_ranking)
-
-
-def _without_details(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics without confusion, accuracy per class and the metrics that rank checkpoints."""
-    details = ("confusion", "per_class", "selection_top1")
-    return {
-        name: {key: metric for key, metric in value.items() if key not in details}
-        if isinstance(value, dict)
-        else value
-        for name, value in metrics.items()
-        if name != "selection_view_retrieval"
-    }
-
-
-def labelled_examples(source: Source) -> Source:
-    """The labelled examples of a partly labelled source; any other source is returned unchanged."""
-    if source.labels is None or source.labels.min() >= 0 or source.labels.max() < 0:
-        return source
-    return source.take(np.flatnonzero(source.labels >= 0))

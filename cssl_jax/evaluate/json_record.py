@@ -14,9 +14,12 @@ class JsonRecord(Mapping[str, Any]):
     A field that is None is a key that the object does not have. Keys that are no fields are kept,
     so that files of other versions are written back unchanged.
 
+    A field whose metadata has "inline" is a mapping whose entries are entries of the object itself.
+
     Attributes:
         extra: Entries of the object that are no fields, and optional fields that are null.
-        key_order: Keys in the order of the object that was read; the object is written in it.
+        key_order: Keys that are written first, in their order: of an object that was read all its
+            keys; a new object has those of its class.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,12 +68,14 @@ class JsonRecord(Mapping[str, Any]):
 
     def _unordered_entries(self) -> dict[str, Any]:
         """Key to value, without absent fields."""
-        entries = {field.name: getattr(self, field.name) for field in _keys(type(self))}
-        required = [field.name for field in _keys(type(self)) if _is_required(field)]
-        present = {
-            name: value for name, value in entries.items() if value is not None or name in required
-        }
-        return {**present, **self.extra}
+        entries: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.metadata.get("inline"):
+                entries |= value
+            elif _is_key(field) and (value is not None or _is_required(field)):
+                entries[field.name] = value
+        return {**entries, **self.extra}
 
     def __getitem__(self, key: str) -> Any:
         return self._entries()[key]
@@ -84,7 +89,11 @@ class JsonRecord(Mapping[str, Any]):
 
 def _keys(record: type[JsonRecord]) -> list[dataclasses.Field[Any]]:
     """The fields that are keys of the JSON object."""
-    return [field for field in dataclasses.fields(record) if field.metadata.get("key", True)]
+    return [field for field in dataclasses.fields(record) if _is_key(field)]
+
+
+def _is_key(field: dataclasses.Field[Any]) -> bool:
+    return bool(field.metadata.get("key", True)) and not field.metadata.get("inline")
 
 
 @functools.cache

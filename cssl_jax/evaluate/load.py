@@ -20,7 +20,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate.features import Model, encoder_variables, make_embed, padded
 from cssl_jax.evaluate.protocols.segmentation import stage_maps
 from cssl_jax.evaluate.untrained import untrained_model
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import builders, data_splits, train_state
 from cssl_jax.files import existing_run
 from cssl_jax.runtime import distributed, multihost, process, spmd
 
@@ -59,7 +59,7 @@ class Encoder:
                 min(self.config.runtime.devices, jax.device_count()) * multihost.is_single_process()
             )
             self.mesh = process.make_mesh(devices)
-            self.modality = builders.modality_of(self.config)
+            self.modality = data_splits.modality_of(self.config)
             self.spec: InputSpec = self.modality.spec.from_dict(meta["input"])
             self.data: dict[str, str] = meta["data"]
             # BatchNorm groups matter to training only. One device divides every batch.
@@ -173,7 +173,7 @@ class Encoder:
 
     def _shapes(self) -> Model:
         """Shapes and dtypes of the model's variables, for restoring them."""
-        state = builders.state_shapes(self.method, optax.identity(), self.spec)
+        state = train_state.state_shapes(self.method, optax.identity(), self.spec)
         return state.evaluated(self.method)
 
 

@@ -10,20 +10,16 @@ from cssl_jax import recipes
 from cssl_jax.augment.view_group import first_group, number_groups
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.data.sources.base import Source
-from cssl_jax.data.sources.masks import MaskedSource
+from cssl_jax.data.sources.segmentation_masks import MaskedSource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
-from cssl_jax.evaluate.evaluator import (
-    Checkpoint,
-    Evaluator,
-    labelled_examples,
-    split_ranking_reporting,
-)
+from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.evaluate.protocols.segment_run import load_masked_splits, segment
-from cssl_jax.evaluate.results import Results
-from cssl_jax.experiment import builders
+from cssl_jax.evaluate.ranking_split import labelled_examples, split_ranking_reporting
+from cssl_jax.evaluate.results import Leakage, Results, SplitSizes
+from cssl_jax.experiment import data_splits, input_pipeline
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.modalities.base import require_images
 from cssl_jax.runtime import multihost, process
@@ -46,7 +42,7 @@ def evaluate_run(
         run: Folder of the run.
         protocol: Name of a protocol in ``protocols.PROTOCOLS``, or several names; None: all of
             them. "segment" must be requested alone and needs images with masks, see
-            ``data.sources.masks.load_masks``.
+            ``data.sources.segmentation_masks.load_masks``.
         data: Options of the images to fit and report on; None: the run's own data. If the source
             differs from the run's, the run's own validation_source, labels and classes do not
             apply.
@@ -84,11 +80,11 @@ def _evaluate_run(
 
     def prepare() -> tuple[Config, Source, Source, Evaluator]:
         config = _replace_data(run_config, data, options)
-        train, validation = builders.load_data(config)
+        train, validation = data_splits.load_data(config)
         for split in (train, validation):
             encoder.check_input(split)
         groups = number_groups(
-            builders.own_views(encoder.method), size=encoder.spec.size, policy=config.augment
+            input_pipeline.own_views(encoder.method), size=encoder.spec.size, policy=config.augment
         )
         evaluator = Evaluator(
             config,
@@ -112,24 +108,22 @@ def _evaluate_run(
     last = Checkpoint(encoder.step, encoder.model)
     best = load_encoder(run, checkpoint="best")
     transfer = config.data.identity != run_config.data.identity
-    results = {
-        "source": config.data.source,
-        "validation_source": config.data.validation_source or "held out of source",
-        "split": {"train": len(train), "validation": len(validation)},
-        "notes": list(dict.fromkeys((*train.notes, *validation.notes))),
-        **evaluator.report(
-            last,
-            last if best.step == last.step else Checkpoint(best.step, best.model),
-            encoder.untrained,
-            names,
-            chose_best=not transfer or validation.fingerprint() == encoder.data["validation"],
-            ranked=_ranking_images(run_config) if transfer else None,
-        ),
-    }
+    results = evaluator.report(
+        last,
+        last if best.step == last.step else Checkpoint(best.step, best.model),
+        encoder.untrained,
+        names,
+        chose_best=not transfer or validation.fingerprint() == encoder.data["validation"],
+        ranked=_ranking_images(run_config) if transfer else None,
+    )
     if transfer:
-        results["leakage"]["pretraining"] = _pretraining_leakage(encoder, validation)
+        results = _with_pretraining_leakage(results, encoder, validation)
+    results = dataclasses.replace(
+        _with_data(results, config, len(train), len(validation)),
+        notes=list(dict.fromkeys((*train.notes, *validation.notes))),
+    )
     multihost.run_on_primary(lambda: _save(encoder.run / "results.json", results, transfer))
-    return Results.from_json(results)
+    return results
 
 
 def _segment(encoder: Encoder, data: DataConfig | None, options: EvaluateConfig | None) -> Results:
@@ -144,15 +138,21 @@ def _segment(encoder: Encoder, data: DataConfig | None, options: EvaluateConfig 
     classes = [train.num_classes, validation.num_classes]
     properties = {"protocols": (protocols.SEGMENT,), "classes of masks": classes}
     _require_same(encoder, config, train.images, validation.images, properties)
-    results = {
-        "source": config.data.source,
-        "validation_source": config.data.validation_source or "held out of source",
-        "split": {"train": len(train), "validation": len(validation)},
-        **segment(encoder, config, train, validation),
-    }
-    results["leakage"]["pretraining"] = _pretraining_leakage(encoder, validation.images)
+    results = segment(encoder, config, train, validation)
+    results = _with_pretraining_leakage(results, encoder, validation.images)
+    results = _with_data(results, config, len(train), len(validation))
     multihost.run_on_primary(lambda: _save(encoder.run / "results.json", results, transfer=True))
-    return Results.from_json(results)
+    return results
+
+
+def _with_data(results: Results, config: Config, train: int, validation: int) -> Results:
+    """The results with the data of the evaluation: their sources, and the sizes of the splits."""
+    return dataclasses.replace(
+        results,
+        source=config.data.source,
+        validation_source=config.data.validation_source or "held out of source",
+        split=SplitSizes(train=train, validation=validation),
+    )
 
 
 def _require_same(
@@ -198,7 +198,7 @@ def _replace_data(
 def _ranking_images(run_config: Config) -> Source | None:
     """Images of the run's own data that ranked its checkpoints; None if the data are missing."""
     try:
-        validation = builders.load_data(run_config)[1]
+        validation = data_splits.load_data(run_config)[1]
     except UserError:
         return None
     return labelled_examples(validation).take(
@@ -206,27 +206,29 @@ def _ranking_images(run_config: Config) -> Source | None:
     )
 
 
-def _pretraining_leakage(encoder: Encoder, validation: Source) -> dict[str, Any]:
-    """Leakage from the run's training images into other validation images."""
+def _with_pretraining_leakage(results: Results, encoder: Encoder, validation: Source) -> Results:
+    """Adds leakage from the run's training images into other validation images."""
     learnt_from = "images that the encoder was pretrained on"
     try:
-        train = builders.load_data(encoder.config)[0]
-        return leakage.find_leakage(train, validation, learnt_from, encoder.modality)
+        train = data_splits.load_data(encoder.config)[0]
+        found = leakage.find_leakage(train, validation, learnt_from, encoder.modality)
     except UserError as error:  # such as data that were moved; the evaluation itself is valid
-        return {"words": f"leakage from the {learnt_from}: not checked; {error}"}
+        found = {"words": f"leakage from the {learnt_from}: not checked; {error}"}
+    leaking = {**(results.leakage or {}), "pretraining": Leakage.from_json(found)}
+    return dataclasses.replace(results, leakage=leaking)
 
 
-def _save(path: pathlib.Path, results: dict[str, Any], transfer: bool) -> None:
+def _save(path: pathlib.Path, results: Results, transfer: bool) -> None:
     """Writes metrics into the results.json of a finished run; without that file does nothing."""
     if not path.is_file():
         return
     saved = json.loads(path.read_text())
     if transfer:
-        sources = {**saved.get("transfer", {}), results["source"]: results}
+        sources = {**saved.get("transfer", {}), results.source: results.to_json()}
         write_json(path, {**saved, "transfer": sources})
-    elif saved.get("step") == results["step"]:
-        nested = (*results["baseline_labels"], "best", "last")
-        write_json(path, _merge(saved, results, nested))
+    elif saved.get("step") == results.step:
+        nested = (*results.labels, "best", "last")
+        write_json(path, _merge(saved, results.to_json(), nested))
 
 
 def _merge(saved: dict[str, Any], new: dict[str, Any], nested: tuple[str, ...]) -> dict[str, Any]:

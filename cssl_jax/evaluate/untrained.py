@@ -10,7 +10,7 @@ from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import Source
 from cssl_jax.evaluate.features import Model
 from cssl_jax.evaluate.norm_statistics import reestimate_norm_statistics
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import train_state
 from cssl_jax.runtime import spmd
 
 
@@ -36,7 +36,7 @@ def untrained_model(
         {"params", "model_state"}, replicated over the mesh.
     """
     untrained = dataclasses.replace(method, encoder=method.encoder.with_live_branches())
-    state = builders.init_state(untrained, optax.identity(), spec, seed)
+    state = train_state.init_state(untrained, optax.identity(), spec, seed)
     modules = {"encoder": untrained.encoder}
     # A classifier's logits depend on its head, whose statistics are estimated as well.
     if getattr(untrained, "head", None) is not None:

@@ -9,10 +9,10 @@ import jax
 from cssl_jax import recipes
 from cssl_jax.config import Config, code_names
 from cssl_jax.data.input_spec import InputSpec
-from cssl_jax.data.pipeline import base as pipelines
+from cssl_jax.data.pipeline.base import Pipeline
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import Source
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits, input_pipeline
 from cssl_jax.experiment.computation import Computation, computation_of
 from cssl_jax.methods.adaptation import TARGET
 from cssl_jax.methods.registry import method_entry
@@ -39,7 +39,7 @@ class Experiment(Computation):
     train: Source
     validation: Source
     spec: InputSpec
-    pipeline: pipelines.Pipeline
+    pipeline: Pipeline
     input_reason: str
     meta: dict[str, Any]
     facts: dict[str, Any]
@@ -61,7 +61,8 @@ class Experiment(Computation):
             devices: Devices that share each batch; None takes ``runtime.devices``.
             splits: (training split, validation split) in place of ``data.source``.
             target: Training images of the other domain in place of ``adapt.target``.
-            pipeline: Name in ``pipelines.PIPELINES``; "" chooses by the data and the devices.
+            pipeline: Name of an input pipeline in ``PIPELINES``; "" chooses by the data and the
+                devices.
 
         Raises:
             UserError: The config, the data and the devices do not fit each other.
@@ -71,18 +72,18 @@ class Experiment(Computation):
         else:
             mesh = spmd.make_mesh(devices)
         batch_size, micro_batch = config.train.batch_size, config.train.micro_batch
-        train, validation = splits or builders.load_data(config)
-        spec = builders.input_spec(config, train)
+        train, validation = splits or data_splits.load_data(config)
+        spec = data_splits.input_spec(config, train)
         sampler = Sampler(len(train), batch_size, config.train.seed)
         computation = computation_of(config, mesh, sampler)
         paired = method_entry(config.method.name).paired
         memory = process.device_memory(mesh.local_devices[0])
-        made, reason = builders.make_pipeline(
+        made, reason = input_pipeline.make_pipeline(
             config,
             sampler,
             spec,
             train,
-            views=builders.own_views(computation.method),
+            views=input_pipeline.own_views(computation.method),
             rows=spmd.process_rows(batch_size, mesh, micro_batch),
             memory=memory,
             devices=1 if paired else mesh.size,  # both images of a pair are on the same device
@@ -90,9 +91,9 @@ class Experiment(Computation):
         )
         fingerprints = {"train": train.fingerprint(), "validation": validation.fingerprint()}
         if paired:
-            target = target or builders.load_target(config)[0]
+            target = target or data_splits.load_target(config)[0]
             views = computation.method.views[TARGET]
-            made, target_reason = builders.with_target(
+            made, target_reason = input_pipeline.with_target(
                 made, config, target, spec, views=views, memory=memory
             )
             reason += f"; {target_reason}"

@@ -11,7 +11,7 @@ from cssl_jax.config import Config
 from cssl_jax.data.profile import measure
 from cssl_jax.data.profile import result as profile_result
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits, input_pipeline
 from cssl_jax.modalities.base import require_images
 from cssl_jax.runtime import multihost, process, spmd
 
@@ -71,12 +71,12 @@ def bench_input(config: Config, *, seconds: float = 3.0) -> InputReport:
             "start it by itself"
         )
     config = recipes.canonical(config)
-    require_images(builders.modality_of(config), "bench-input")
+    require_images(data_splits.modality_of(config), "bench-input")
     process.set_compile_cache(config.runtime.compile_cache)
     mesh, batch_size = process.make_mesh(config.runtime.devices), config.train.batch_size
     spmd.per_device_batch(batch_size, mesh)
     most = MOST_EXAMPLES.get(mesh.devices.flat[0].platform, MOST_ON_ACCELERATOR)
     examples = min(batch_size, max(most // mesh.size, 1) * mesh.size)
-    pipeline, reason = builders.pipeline_alone(config, mesh, np.arange(examples))
+    pipeline, reason = input_pipeline.pipeline_alone(config, mesh, np.arange(examples))
     measured = measure.measure(pipeline, mesh, backend=config.runtime.backend, seconds=seconds)
     return InputReport(config.data.source, reason, batch_size, measured)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cssl_jax.augment.base import Parameters as Parameters
 from cssl_jax.augment.base import Policy
 from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.config.data import DataConfig
@@ -15,7 +16,6 @@ from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import Examples, Source
 from cssl_jax.errors import UserError
 
-Parameters = dict[str, jax.Array]
 Views = Any  # one array [n, k, ...] or a tree of them
 Inputs = Any  # one array [n, ...] or a tree of them, as an encoder takes it
 SHOWN_SIDE = 48  # side in pixels of a large thumbnail: a multiple of 16, the codec's block

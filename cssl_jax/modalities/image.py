@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cssl_jax.augment.base import Parameters
 from cssl_jax.augment.image import batched, geometry
 from cssl_jax.augment.image.policy import COLOR_OPERATIONS, ImagePolicy, sample_views
 from cssl_jax.augment.view_group import CROP_BOX, SizedGroup
@@ -16,7 +17,7 @@ from cssl_jax.data.sources.base import Examples, Images
 from cssl_jax.data.sources.open import is_array_source, load_source
 from cssl_jax.errors import UserError
 from cssl_jax.modalities import image_files
-from cssl_jax.modalities.base import EXACT_SIDE, SHOWN_SIDE, Baseline, Modality, Parameters
+from cssl_jax.modalities.base import EXACT_SIDE, SHOWN_SIDE, Baseline, Modality
 from cssl_jax.modalities.pixels import pixel_sides, pixels
 
 

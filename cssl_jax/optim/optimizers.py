@@ -12,8 +12,8 @@ import optax
 
 from cssl_jax.errors import UserError
 from cssl_jax.methods.parameter_group import ParameterGroup
+from cssl_jax.optim.exclusions import mask_of
 from cssl_jax.optim.groups import Groups, partitioned
-from cssl_jax.optim.masks import mask_of
 from cssl_jax.optim.norms import square_sum
 from cssl_jax.optim.registry import (
     OPTIMIZERS,

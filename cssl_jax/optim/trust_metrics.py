@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from cssl_jax.config import OptimizerConfig
-from cssl_jax.optim.masks import is_norm_or_bias
+from cssl_jax.optim.exclusions import is_norm_or_bias
 from cssl_jax.optim.registry import optimizer_entry
 from cssl_jax.optim.schedules import cosine_between
 from cssl_jax.optim.trust_ratio import trust_ratio

@@ -5,6 +5,7 @@ from typing import Any
 
 from cssl_jax import recipes
 from cssl_jax.config import Config
+from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.errors import UserError
 from cssl_jax.losses.core.similarity import choose_tile
 from cssl_jax.methods.registry import method_entry
@@ -143,7 +144,8 @@ def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
     """Cost of a recipe's step on one device, by closed formulas."""
     formulas.check_known(config.model.encoder)
     batch, micro_batch = config.train.batch_size, config.train.micro_batch
-    spec: Any = given.spec  # the formulas are of encoders of images
+    spec = given.spec
+    assert isinstance(spec, ImageSpec)  # RESNETS are encoders of images
     step = method_entry(config.method.name).cost(config)
     rows = step.views * batch
     tile = choose_tile(step.tile_size, rows // devices, rows) if step.contrasts else None

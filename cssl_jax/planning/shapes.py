@@ -11,11 +11,13 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from cssl_jax.augment.view_group import number_groups
 from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
-from cssl_jax.data.pipeline import base as pipelines
+from cssl_jax.data.pipeline.base import Pipeline
+from cssl_jax.data.pipeline.host_pipeline import HostPipeline
+from cssl_jax.data.pipeline.registry import PIPELINES
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource, Source
 from cssl_jax.errors import MissingDataError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits, input_pipeline, train_state
 from cssl_jax.experiment.computation import computation_of
 from cssl_jax.models import convolution
 from cssl_jax.runtime import spmd
@@ -31,7 +33,7 @@ class DataShapes:
 
     Attributes:
         spec: Input of the encoder; mean and standard deviation are placeholders.
-        pipeline: Name in ``data.pipeline.base.PIPELINES``.
+        pipeline: Name in ``data.pipeline.registry.PIPELINES``.
         examples: Shapes and dtypes [size, ...] of a data set of arrays; None for image files.
         note: Description of the data source and of the choice of pipeline.
     """
@@ -80,13 +82,15 @@ def data_shapes(config: Config, memory: int | None, devices: int) -> DataShapes:
         UserError: The size of the views depends on the data, and the data is not available.
     """
     name = config.data.source
-    modality = builders.modality_of(config)
+    modality = data_splits.modality_of(config)
     if modality.encoded(config.data) and modality.assumed is not None:
-        pipeline, reason = builders.choose_pipeline(config, None, memory=memory, devices=devices)
+        pipeline, reason = input_pipeline.choose_pipeline(
+            config, None, memory=memory, devices=devices
+        )
         spec, _ = modality.assumed(config.data, IMAGENET)
         return DataShapes(spec, pipeline, None, f"{name}, not read: {reason}")
     try:
-        train, _ = builders.load_data(config)
+        train, _ = data_splits.load_data(config)
     except MissingDataError:
         if modality.assumed is None:
             raise
@@ -94,7 +98,7 @@ def data_shapes(config: Config, memory: int | None, devices: int) -> DataShapes:
         note = f"{name} does not exist: assumed to be {spec.size} px {modality.noun} in host memory"
         return DataShapes(spec, "stream", examples, note)
     assert isinstance(train, ArraySource)
-    pipeline, reason = builders.choose_pipeline(config, train, memory=memory, devices=devices)
+    pipeline, reason = input_pipeline.choose_pipeline(config, train, memory=memory, devices=devices)
     spec = modality.input_spec(config.data, train)
     return DataShapes(spec, pipeline, _shapes(train.examples), f"{name}: {reason}")
 
@@ -124,16 +128,16 @@ def abstract_step(config: Config, mesh: Mesh, given: DataShapes) -> Step:
     sampler = Sampler(max(count, batch), batch, 0)
     computation = computation_of(config, mesh, sampler)
     method = computation.method
-    pipeline = pipelines.PIPELINES[given.pipeline](
+    pipeline = PIPELINES[given.pipeline](
         source=cast(Source, None),
         sampler=sampler,
         groups=number_groups(method.views, size=spec.size, policy=config.augment),
         spec=spec,
-        modality=builders.modality_of(config),
+        modality=data_splits.modality_of(config),
         rows=cast(Any, None),
     )
     function = computation.train_step(pipeline.make_batch)
-    state = builders.state_shapes(method, computation.optimizer, spec)
+    state = train_state.state_shapes(method, computation.optimizer, spec)
     constants, host_batch = _pipeline_shapes(given, batch, pipeline, mesh.size)
 
     def as_on_accelerators(state: PyTree, constants: PyTree, host_batch: PyTree) -> PyTree:
@@ -145,7 +149,7 @@ def abstract_step(config: Config, mesh: Mesh, given: DataShapes) -> Step:
 
 
 def _pipeline_shapes(
-    given: DataShapes, batch: int, pipeline: pipelines.Pipeline, devices: int
+    given: DataShapes, batch: int, pipeline: Pipeline, devices: int
 ) -> tuple[PyTree, PyTree]:
     """Shapes of (constants, host batch) of the pipeline; labels, a few bytes, are omitted.
 
@@ -167,7 +171,7 @@ def _pipeline_shapes(
         return {"examples": examples}, {"row": rows["index"]}
     if given.pipeline == "stream":
         return {}, {**rows, "examples": _with_rows(given.examples, batch)}
-    assert isinstance(pipeline, pipelines.HostPipeline)
+    assert isinstance(pipeline, HostPipeline)
     rows["views"] = {
         name: jax.ShapeDtypeStruct(
             (batch, group.count, group.size, group.size, pipeline.spec.channels), jnp.uint8

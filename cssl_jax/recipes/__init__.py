@@ -1,6 +1,7 @@
 """Recipes: configs by name or file, their JSON, their validity, and how two of them differ."""
 
 from cssl_jax.recipes.compare import (
+    changed_fields,
     config_hash,
     differences,
     differing_fields,
@@ -10,6 +11,7 @@ from cssl_jax.recipes.compare import (
 from cssl_jax.recipes.io import canonical, from_dict, override, read_json, to_dict, to_json
 from cssl_jax.recipes.library import (
     code_error,
+    describe,
     diff,
     import_file,
     load,
@@ -22,8 +24,10 @@ from cssl_jax.recipes.validation import validate
 
 __all__ = [
     "canonical",
+    "changed_fields",
     "code_error",
     "config_hash",
+    "describe",
     "diff",
     "differences",
     "differing_fields",

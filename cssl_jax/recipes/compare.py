@@ -9,6 +9,7 @@ from typing import Any
 
 from cssl_jax.config import Config
 from cssl_jax.recipes.io import canonical
+from cssl_jax.recipes.sections import with_method, with_modality
 
 # What a run may change when it is resumed: it determines no figure. on_nonfinite decides only how a
 # run continues that would otherwise end there; results.json reports how many steps were skipped.
@@ -76,20 +77,32 @@ def differing_fields(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
 
     None stands for the value of an option that only the method of the other config has.
     """
-
-    def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        leaves: dict[str, Any] = {}
-        for name, value in tree.items():
-            nested = isinstance(value, dict)
-            leaves |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-        return leaves
-
-    first, second = flat(dataclasses.asdict(a)), flat(dataclasses.asdict(b))
+    first, second = _flat(dataclasses.asdict(a)), _flat(dataclasses.asdict(b))
     return {
         name: (first.get(name), second.get(name))
         for name in first | second
         if first.get(name) != second.get(name) and not name.startswith(_NO_RESULT)
     }
+
+
+def changed_fields(config: Config) -> dict[str, tuple[Any, Any]]:
+    """(value, default) of every field that is not at the default of its method and modality."""
+    method, kind = config.method.name, config.data.modality
+    default = _flat(dataclasses.asdict(with_modality(with_method(Config(), method), kind)))
+    default |= {"method.name": Config().method.name, "data.modality": Config().data.modality}
+    values = _flat(dataclasses.asdict(config))
+    return {
+        name: (value, default[name]) for name, value in values.items() if value != default[name]
+    }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of a nested dictionary by dotted name."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, dict)
+        leaves |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return leaves
 
 
 def differences(old: Config, new: Config) -> list[str]:

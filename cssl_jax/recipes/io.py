@@ -9,7 +9,7 @@ import typing
 from typing import Any, Literal
 
 from cssl_jax.config import Config
-from cssl_jax.errors import UserError
+from cssl_jax.errors import UserError, cut, short
 from cssl_jax.recipes.sections import (
     check_section,
     dead_sections,
@@ -88,7 +88,7 @@ def _build(cls: type, content: Any, prefix: str, sections: dict[str, type] | Non
             hint = (
                 f"; did you mean {prefix}{near[0]}?" if near else f"; there are {', '.join(hints)}"
             )
-            raise UserError(f"no config field is called {prefix}{name}{hint}")
+            raise UserError(f"no config field is called {cut(prefix + name)}{hint}")
     values = {name: _convert(hints[name], content[name], prefix + name) for name in content}
     return cls(**values)
 
@@ -100,7 +100,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if origin is Literal:
         if value in arguments:
             return value
-        raise UserError(f"{name} is {value!r}; give one of {', '.join(map(repr, arguments))}")
+        raise UserError(f"{name} is {short(value)}; give one of {', '.join(map(repr, arguments))}")
     if origin in (types.UnionType, typing.Union):
         choices = [a for a in arguments if a is not type(None)]
         named = [a for a in choices if value in typing.get_args(a)]  # of a Literal
@@ -112,7 +112,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 
 def _convert_list(arguments: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise UserError(f"{name} is {value!r}; give a list")
+        raise UserError(f"{name} is {short(value)}; give a list")
     if Ellipsis not in arguments and len(value) != len(arguments):
         raise UserError(f"{name} has {len(value)} values; give {len(arguments)}")
     return tuple(_convert(arguments[0], item, name) for item in value)
@@ -126,7 +126,7 @@ def _convert_scalar(hint: type, value: Any, name: str) -> Any:
             raise UserError(f"{name} has {len(str(value))} digits; give a smaller number") from None
     # A bool is an int in Python, but not in a config.
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise UserError(f"{name} is {value!r}; give a value of type {hint.__name__}")
+        raise UserError(f"{name} is {short(value)}; give a value of type {hint.__name__}")
     return value
 
 

@@ -1,5 +1,6 @@
 """Recipes by name or by file."""
 
+import ast
 import difflib
 import importlib
 import importlib.util
@@ -13,8 +14,8 @@ import types
 import typing
 
 from cssl_jax.config import Config
-from cssl_jax.errors import UserError
-from cssl_jax.recipes.compare import differing_fields
+from cssl_jax.errors import UserError, short
+from cssl_jax.recipes.compare import changed_fields, differing_fields
 from cssl_jax.recipes.io import canonical, read_json
 from cssl_jax.registries import execute
 
@@ -27,8 +28,31 @@ def recipe_names() -> list[str]:
 
 def recipe_summary(name: str) -> str:
     """First line of a recipe's header."""
-    module = importlib.import_module(f"{_recipes().__name__}.{name}")
-    return (module.__doc__ or "").strip().splitlines()[0]
+    return _header(name).splitlines()[0]
+
+
+def _header(recipe: str) -> str:
+    """Docstring of a recipe's file; "" for a JSON file, which has none."""
+    path = pathlib.Path(recipe).expanduser()
+    if path.suffix == ".json":
+        return ""
+    if path.suffix == ".py":
+        return ast.get_docstring(ast.parse(path.read_bytes())) or ""
+    return (importlib.import_module(f"{_recipes().__name__}.{recipe}").__doc__ or "").strip()
+
+
+def describe(recipe: str) -> str:
+    """Header of a recipe, and a table of the fields that it sets to other than their defaults.
+
+    Args:
+        recipe: Name or file of the recipe, see ``load``.
+
+    Raises:
+        UserError: There is no such recipe, or it holds no valid config.
+    """
+    fields = changed_fields(load(recipe))
+    table = _table(("field", "value", "default"), fields) if fields else "all fields at default"
+    return "\n\n".join(filter(None, (_header(recipe), table)))
 
 
 def load(recipe: str) -> Config:
@@ -54,7 +78,7 @@ def load(recipe: str) -> Config:
         if path.is_dir():
             hint = f"to train on the images there: folder --data.source {recipe}; "
         raise UserError(
-            f"no recipe is called {recipe!r}; {hint}there are {', '.join(names)}, or give the "
+            f"no recipe is called {short(recipe)}; {hint}there are {', '.join(names)}, or give the "
             "path of a .py or .json file"
         )
     module = importlib.import_module(f"{_recipes().__name__}.{recipe}")
@@ -104,7 +128,12 @@ def diff(a: str, b: str) -> str:
     fields = differing_fields(load(a), load(b))
     if not fields:
         return f"{a} and {b} compute the same"
-    rows = [("field", a, b)]
+    return _table(("field", a, b), fields)
+
+
+def _table(head: tuple[str, str, str], fields: dict[str, tuple[typing.Any, typing.Any]]) -> str:
+    """Table of two values per field, as JSON."""
+    rows = [head]
     rows += [
         (name, json.dumps(first), json.dumps(second)) for name, (first, second) in fields.items()
     ]

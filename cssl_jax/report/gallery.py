@@ -13,7 +13,7 @@ from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.knn import nearest
 from cssl_jax.evaluate.protocols.linear import standardiser
 from cssl_jax.evaluate.solvers.logistic import fit_logistic
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits
 from cssl_jax.modalities.base import Modality
 from cssl_jax.modalities.image import IMAGE
 from cssl_jax.report import projections
@@ -115,7 +115,7 @@ def open_gallery(run: RunFolder, *, images: int = IMAGES) -> tuple[Gallery, Enco
     """
     encoder = _load_newest(run)
     process.set_compile_cache(run.config.runtime.compile_cache)
-    _, validation = builders.load_data(encoder.config)
+    _, validation = data_splits.load_data(encoder.config)
     subset = seeded_subset(validation, images, seed=encoder.config.train.seed)
     gallery = Gallery(
         step=encoder.step or 0,
@@ -195,7 +195,7 @@ def confusion(run: RunFolder, gallery: Gallery, encoder: Encoder, images: int) -
     probe = run.results.linear if run.results else None
     if probe is not None and probe.confusion is not None:
         return Confusion(np.asarray(probe.confusion), "linear probe of results.json")
-    train, _ = builders.load_data(encoder.config)
+    train, _ = data_splits.load_data(encoder.config)
     fit_images = seeded_subset(_labelled(train), images, seed=gallery.seed)
     labels = gallery.labels
     if fit_images.labels is None or labels is None or not len(fit_images):

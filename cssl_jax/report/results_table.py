@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from cssl_jax.evaluate.accuracy import shows_top5
-from cssl_jax.evaluate.results import Accuracy, BaselineScores, Results, Scores, Shot
+from cssl_jax.evaluate.results import Results
+from cssl_jax.evaluate.scores import Accuracy, BaselineScores, Scores, Shot
 from cssl_jax.report.table import NONE, Cell, Column, Table, to_terminal
 
 Row = tuple[str, Scores]  # label and metrics of one encoder

@@ -20,7 +20,7 @@ from cssl_jax.data.sources.base import Images
 from cssl_jax.data.view_log.parameters import view_parameters
 from cssl_jax.data.view_log.writer import FOLDER, read_view_log
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import builders, data_splits, input_pipeline
 from cssl_jax.files import existing_run
 from cssl_jax.modalities.base import require_images
 from cssl_jax.runtime import process, spmd
@@ -53,9 +53,9 @@ def draw_views(config: Config, *, step: int = 0, examples: int = 6) -> PIL.Image
             f"{examples} examples; a sheet shows 1 to {limit}"
             + (f", one batch (--train.batch-size {limit})" if limit < MAX_EXAMPLES else "")
         )
-    require_images(builders.modality_of(config), "a sheet of views")
+    require_images(data_splits.modality_of(config), "a sheet of views")
     process.set_compile_cache(config.runtime.compile_cache)
-    pipeline, reason = builders.pipeline_alone(config, _one_device(), np.arange(examples))
+    pipeline, reason = input_pipeline.pipeline_alone(config, _one_device(), np.arange(examples))
     last = config.train.epochs * pipeline.sampler.steps_per_epoch - 1
     _check_steps(step, step + 1, last)
     views = _views(pipeline, step)
@@ -109,11 +109,11 @@ def load_views(run: str | pathlib.Path | Config, start: int, stop: int) -> dict[
         if 0 <= start < stop and (recorded := read_view_log(folder / FOLDER, start, stop)):
             return recorded
         config = recipes.read_json(folder / "config.json")
-    require_images(builders.modality_of(config), "a log of views")
-    train, _ = builders.load_data(config)
+    require_images(data_splits.modality_of(config), "a log of views")
+    train, _ = data_splits.load_data(config)
     sampler = Sampler(len(train), config.train.batch_size, config.train.seed)
     _check_steps(start, stop, config.train.epochs * sampler.steps_per_epoch - 1)
-    views = builders.own_views(builders.make_method(config, _one_device()))
+    views = input_pipeline.own_views(builders.make_method(config, _one_device()))
     data: Any = config.data
     job = ViewJob(
         source=cast(Images, train),

@@ -8,7 +8,7 @@ import numpy as np
 
 from cssl_jax.config import Config
 from cssl_jax.errors import MissingDataError, UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits
 from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.models.registry import encoder_entry
 
@@ -75,7 +75,7 @@ def examples_of(config: Config, path: pathlib.Path) -> tuple[Config, str]:
     """
     count = BATCHES * config.train.batch_size
     try:
-        train, _ = builders.load_data(config)
+        train, _ = data_splits.load_data(config)
         description = (
             f"the first {min(count, len(train))} training examples of {config.data.source}"
         )

@@ -11,7 +11,7 @@ import optax
 from cssl_jax.config import Config
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import Source
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import train_state
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import spmd
 from cssl_jax.step.state import TrainState
@@ -83,7 +83,7 @@ class Trial:
             train: Training split.
             devices: Devices to split a batch over; with several processes, those of all.
             backend: Backend of ``spmd.data_parallel``: "shard_map" or "pmap".
-            pipeline: Name in ``data.pipeline.base.PIPELINES``; "" chooses as a run does.
+            pipeline: Name in ``data.pipeline.registry.PIPELINES``; "" chooses as a run does.
             target: Training images of the other domain, in place of ``adapt.target``.
             first_state: Initial state of another trial of this config, reused to save time; None
                 initialises one.
@@ -96,7 +96,7 @@ class Trial:
         self.sampler, self.method = self.experiment.sampler, self.experiment.method
         self.pipeline, self.total_steps = self.experiment.pipeline, self.experiment.total_steps
         self.optimizer, self.schedule = self.experiment.optimizer, self.experiment.schedule
-        self.first_state = first_state or builders.init_state(
+        self.first_state = first_state or train_state.init_state(
             self.method, self.optimizer, self.experiment.spec, config.train.seed
         )
         self.constants = spmd.put_constants(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from cssl_jax import recipes
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits
 from cssl_jax.runtime import process, subprocesses
 from cssl_jax.selfcheck.short_run import Trial
 from cssl_jax.step.state import TrainState
@@ -47,7 +47,7 @@ def main(
     path = pathlib.Path(folder)
     config = recipes.read_json(path / "config.json")
     process.set_compile_cache(config.runtime.compile_cache)
-    source = builders.modality_of(config).open(config.data.source, config.data)
+    source = data_splits.modality_of(config).open(config.data.source, config.data)
     first_states: dict[str, TrainState] = {}
     for precision, devices, backend, steps in cases:
         start = time.monotonic()

@@ -6,8 +6,8 @@ from typing import Any
 
 from cssl_jax.config import Config
 from cssl_jax.errors import StoppedRunError, UserError
-from cssl_jax.evaluate.results import Scores
-from cssl_jax.experiment import builders
+from cssl_jax.evaluate.scores import Scores
+from cssl_jax.experiment import data_splits
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.report.run_reader import open_run
 from cssl_jax.sweeps.space import Space
@@ -29,7 +29,7 @@ def metric(config: Config, space: Space) -> str:
     Raises:
         UserError: The data cannot be read, or the space would change what the metric measures.
     """
-    splits = builders.load_data(config)
+    splits = data_splits.load_data(config)
     if method_entry(config.method.name).evaluation == "classifier":
         return "classifier.selection_top1"
     if all(split.labels is not None and split.labels.max() >= 0 for split in splits):

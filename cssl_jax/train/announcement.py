@@ -2,7 +2,7 @@
 
 import jax
 
-from cssl_jax.optim import masks
+from cssl_jax.optim import exclusions
 from cssl_jax.optim.registry import optimizer_entry
 from cssl_jax.runtime import multihost
 from cssl_jax.train.hooks import Run
@@ -39,7 +39,7 @@ def announce(run: Run, evaluation: OnlineEvaluation, cache: str | None) -> None:
     if not run.step:
         options = run.config.optimizer
         run.say(
-            masks.describe_exclusions(
+            exclusions.describe_exclusions(
                 run.state.params,
                 options.exclude_norm_and_bias,
                 adapts=optimizer_entry(options.name).trust_ratios,

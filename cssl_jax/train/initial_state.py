@@ -8,11 +8,11 @@ import jax
 
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.evaluator import variables_hash
+from cssl_jax.evaluate.encoder_hash import variables_hash
 from cssl_jax.evaluate.features import Model
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.untrained import untrained_model
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import train_state
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import spmd
 from cssl_jax.step.state import TrainState
@@ -43,13 +43,13 @@ def first_state(experiment: Experiment) -> tuple[TrainState, Origin]:
         UserError: The encoder or the images of that run differ from this config's.
     """
     config = experiment.config
-    state = builders.init_state(
+    state = train_state.init_state(
         experiment.method, experiment.optimizer, experiment.spec, config.train.seed
     )
     if not config.train.init:
         if experiment.method.needs_statistics:
             untrained = untrained_of(experiment)(experiment.train)
-            state = builders.with_model(experiment.method, state, jax.device_get(untrained))
+            state = train_state.with_model(experiment.method, state, jax.device_get(untrained))
         return spmd.replicate(state, experiment.mesh), {}
     source = load_encoder(config.train.init)
     _check(experiment, source)
@@ -68,7 +68,7 @@ def first_state(experiment: Experiment) -> tuple[TrainState, Origin]:
         "encoder_hash": variables_hash(source.model),
         "modules": copied,
     }
-    state = builders.with_model(experiment.method, state, model)
+    state = train_state.with_model(experiment.method, state, model)
     return spmd.replicate(state, experiment.mesh), origin
 
 

@@ -7,6 +7,7 @@ from cssl_jax.evaluate.classifier_evaluator import ClassifierEvaluator
 from cssl_jax.evaluate.evaluator import Evaluator
 from cssl_jax.evaluate.features import Model
 from cssl_jax.evaluate.health import Health
+from cssl_jax.evaluate.scores import Scores
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.modalities.registry import modality_entry
@@ -24,7 +25,7 @@ class OnlineEvaluation:
     evaluator: Evaluator | ClassifierEvaluator
     health: Health | None
 
-    def evaluate(self, model: Model, *, full: bool) -> tuple[dict[str, Any], dict[str, float]]:
+    def evaluate(self, model: Model, *, full: bool) -> tuple[Scores, dict[str, float]]:
         """Evaluates a model; a collective call.
 
         Args:
@@ -37,7 +38,7 @@ class OnlineEvaluation:
         features = self.evaluator.features(model)
         metrics = self.evaluator.evaluate(features, full=full)
         found = self.health.metrics(features) if self.health else {}
-        return metrics, {**self.evaluator.flat(metrics), **found}
+        return metrics, {**metrics.flat(), **found}
 
 
 def _of_features(experiment: Experiment) -> OnlineEvaluation:

@@ -1,12 +1,13 @@
 """Results of a finished run: results.json."""
 
+import dataclasses
 import json
-from typing import Any
 
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.evaluate.evaluator import Checkpoint
-from cssl_jax.evaluate.results import Results
+from cssl_jax.evaluate.results import Results, SplitSizes
+from cssl_jax.evaluate.scores import Scores
 from cssl_jax.files import write_json
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train.hooks import Run
@@ -19,7 +20,7 @@ def write_results(
     run: Run,
     evaluation: OnlineEvaluation,
     checkpoints: Checkpoints,
-    metrics: dict[str, Any] | None,
+    metrics: Scores | None,
 ) -> Results:
     """Writes results.json, unless a finished run has it, and returns its content.
 
@@ -34,21 +35,21 @@ def write_results(
         return Results.from_json(json.loads(path.read_text()))
     last = Checkpoint(run.total_steps, run.state.evaluated(experiment.method))
     best = _best(last, run, checkpoints)
-    results = {
-        "config_hash": recipes.config_hash(config),
-        "seed": config.train.seed,
-        "skipped_steps": int(run.state.skipped[0]),
-        "epochs": config.train.epochs,
-        "source": config.data.source,
-        "validation_source": config.data.validation_source or "held out of source",
-        "split": {"train": len(experiment.train), "validation": len(experiment.validation)},
-        "notes": list(dict.fromkeys((*experiment.train.notes, *experiment.validation.notes))),
-        **{name: experiment.meta[name] for name in (ORIGIN,) if name in experiment.meta},
-        **evaluation.evaluator.report(last, best, untrained_of(experiment), metrics=metrics),
-        "versions": process.versions(),
-    }
-    multihost.run_on_primary(lambda: write_json(path, results))
-    return Results.from_json(results)
+    results = dataclasses.replace(
+        evaluation.evaluator.report(last, best, untrained_of(experiment), metrics=metrics),
+        config_hash=recipes.config_hash(config),
+        seed=config.train.seed,
+        skipped_steps=int(run.state.skipped[0]),
+        epochs=config.train.epochs,
+        source=config.data.source,
+        validation_source=config.data.validation_source or "held out of source",
+        split=SplitSizes(train=len(experiment.train), validation=len(experiment.validation)),
+        notes=list(dict.fromkeys((*experiment.train.notes, *experiment.validation.notes))),
+        init=experiment.meta.get(ORIGIN),
+        versions=process.versions(),
+    )
+    multihost.run_on_primary(lambda: write_json(path, results.to_json()))
+    return results
 
 
 def _best(last: Checkpoint, run: Run, checkpoints: Checkpoints) -> Checkpoint:

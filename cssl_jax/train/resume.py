@@ -6,7 +6,7 @@ from typing import Any
 
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import train_state
 from cssl_jax.experiment.experiment import KERNELS, Experiment
 from cssl_jax.train.hooks import Run
 from cssl_jax.train.initial_state import first_state
@@ -29,7 +29,7 @@ def start(folder: pathlib.Path, experiment: Experiment, checkpoints: Checkpoints
         state, origin = first_state(experiment)
         experiment.meta.update({ORIGIN: origin} if origin else {})
         return Run(folder, experiment, state)
-    shapes = builders.state_shapes(experiment.method, experiment.optimizer, experiment.spec)
+    shapes = train_state.state_shapes(experiment.method, experiment.optimizer, experiment.spec)
     state, meta = checkpoints.resume(shapes, experiment.mesh)
     _check_unchanged(experiment, meta)
     if ORIGIN in meta:

@@ -36,7 +36,7 @@ def check(run: pathlib.Path, config: Config) -> None:
     if config.train.init and not begun and not has_checkpoint(pathlib.Path(config.train.init)):
         raise UserError(
             f"train.init {config.train.init} holds no checkpoint; give the folder of a run, or "
-            "leave it out to start from random weights"
+            "omit it to start from random weights"
         )
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file; give --workdir a folder")

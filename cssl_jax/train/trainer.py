@@ -10,6 +10,7 @@ from typing import Any
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.errors import InterruptedRunError, StoppedRunError
+from cssl_jax.evaluate.scores import Scores
 from cssl_jax.runtime import multihost, process, spmd
 from cssl_jax.train.compiled_step import compiled_step
 from cssl_jax.train.guards.nonfinite import RollbackRequest
@@ -47,7 +48,7 @@ class Trainer:
         self._intervals = Intervals(run.config.train, run.experiment.sampler.steps_per_epoch)
         self._stop_vote = StopVote(run.experiment.mesh)
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> Scores:
         """Runs the remaining steps; returns the metrics of the last evaluation.
 
         Raises:
@@ -56,7 +57,7 @@ class Trainer:
             RunError: The run cannot continue.
         """
         run = self._run
-        metrics: dict[str, Any] = {}
+        metrics = Scores()
         with contextlib.ExitStack() as ends:
             multihost.run_on_all(lambda: self._start(ends))
             if run.unscored:
@@ -86,10 +87,10 @@ class Trainer:
             hook.on_start(self._run)
             ends.push(functools.partial(_end, hook, self._run))
 
-    def _steps(self, step: Callable[..., Any], constants: Any) -> dict[str, Any]:
+    def _steps(self, step: Callable[..., Any], constants: Any) -> Scores:
         """Trains to the end of the run; returns the metrics of the last evaluation."""
         run, experiment = self._run, self._run.experiment
-        metrics: dict[str, Any] = {}
+        metrics = Scores()
         host_batches = place_host_batches(
             experiment.pipeline,
             experiment.mesh,
@@ -110,7 +111,7 @@ class Trainer:
             host_batches.close()
         return metrics
 
-    def _after_step(self) -> dict[str, Any]:
+    def _after_step(self) -> Scores:
         """Does what is due after a step: evaluate, save, stop for a signal."""
         done = self._run.step
         request = self._signals.signal_number or 0
@@ -119,13 +120,13 @@ class Trainer:
         agreed = self._stop_vote.poll(done, request)
         stop = agreed > _SAVE and done < self._run.total_steps
         if not agreed and not self._intervals.regular(done):
-            return {}
+            return Scores()
         metrics = self._finish(evaluate=self._intervals.evaluates(done))
         if stop:
             self._stop()
         return metrics
 
-    def _finish(self, *, evaluate: bool, again: bool = False) -> dict[str, Any]:
+    def _finish(self, *, evaluate: bool, again: bool = False) -> Scores:
         """Evaluates and saves; returns the metrics, empty without an evaluation.
 
         Args:
@@ -133,7 +134,7 @@ class Trainer:
             again: True if the state was saved when its evaluation was interrupted.
         """
         run = self._run
-        metrics: dict[str, Any] = {}
+        metrics = Scores()
         scores: dict[str, float] = {}
         for hook in self._hooks:  # also reports a non-finite step before its state is saved
             hook.before_save(run)

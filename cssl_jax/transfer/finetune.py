@@ -15,10 +15,10 @@ from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import FINETUNE_STEPS, Config
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.evaluator import labelled_examples
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
-from cssl_jax.experiment import builders
+from cssl_jax.evaluate.ranking_split import labelled_examples
+from cssl_jax.experiment import data_splits
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.optim.schedules import scaled_learning_rate
 from cssl_jax.runtime import multihost, process
@@ -47,7 +47,7 @@ def finetune_config(run: str | pathlib.Path) -> Config:
     with Checkpoints(folder, read_only=True) as checkpoints:
         meta = checkpoints.read_meta()
     base = recipes.from_dict(meta["config"])
-    modality = builders.modality_of(base)
+    modality = data_splits.modality_of(base)
     spec = modality.spec.from_dict(meta["input"])
     split_seed = base.train.seed if base.data.split_seed is None else base.data.split_seed
     return recipes.with_method(base, "classifier").replace(
@@ -132,9 +132,7 @@ def finetune(
         metrics: dict[str, Any] = {"labels": len(sources[0])}
         for start in STARTS:
             init = resolved.train.init if start == "pretrained" else ""
-            start_config = dataclasses.replace(
-                resolved, train=dataclasses.replace(resolved.train, init=init)
-            )
+            start_config = resolved.replace({"train.init": init})
             trained = pretrain(start_config, folder / f"{fraction:g}-{start}")
             assert trained.classifier is not None
             metrics[start] = {
@@ -159,7 +157,7 @@ def _resolve(
 ) -> tuple[Config, tuple[Source, Source]]:
     """Config of one fraction of the labels, with its training and validation images."""
     classifier = dataclasses.replace(config.classifier, label_fraction=fraction)
-    train, validation = builders.load_data(dataclasses.replace(config, classifier=classifier))
+    train, validation = data_splits.load_data(dataclasses.replace(config, classifier=classifier))
     num_classes = max(train.num_classes, validation.num_classes)
     classifier = dataclasses.replace(classifier, num_classes=classifier.num_classes or num_classes)
     config = dataclasses.replace(config, classifier=classifier)
@@ -179,9 +177,8 @@ def adjust_to_labels(config: Config, labels: int, min_steps: int) -> Config:
     scaled = _peak_rate(config, size)
     rate = max(scaled, _peak_rate(config, min(requested, _REFERENCE_BATCH)))
     if size < requested and rate > scaled:
-        optimizer = dataclasses.replace(config.optimizer, learning_rate=rate, scaling="none")
-        config = dataclasses.replace(config, optimizer=optimizer)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=size))
+        config = config.replace({"optimizer.learning_rate": rate, "optimizer.scaling": "none"})
+    config = config.replace({"train.batch_size": size})
     epochs = math.ceil(min_steps / (labels // size))
     return _stretch(config, epochs) if epochs > config.train.epochs else config
 
@@ -195,17 +192,13 @@ def _peak_rate(config: Config, batch_size: int) -> float:
 def _stretch(config: Config, epochs: int) -> Config:
     """Config with more epochs and unchanged numbers of evaluations and checkpoints."""
     train, factor = config.train, epochs / config.train.epochs
-    return dataclasses.replace(
-        config,
-        optimizer=dataclasses.replace(
-            config.optimizer, warmup_epochs=factor * config.optimizer.warmup_epochs
-        ),
-        train=dataclasses.replace(
-            train,
-            epochs=epochs,
-            evaluate_every=round(factor * train.evaluate_every),
-            checkpoint_every=round(factor * train.checkpoint_every),
-        ),
+    return config.replace(
+        {
+            "optimizer.warmup_epochs": factor * config.optimizer.warmup_epochs,
+            "train.epochs": epochs,
+            "train.evaluate_every": round(factor * train.evaluate_every),
+            "train.checkpoint_every": round(factor * train.checkpoint_every),
+        }
     )
 
 

@@ -9,7 +9,8 @@ import statistics
 from collections.abc import Sequence
 
 from cssl_jax.evaluate.json_record import JsonRecord
-from cssl_jax.evaluate.results import BASELINES, Accuracy, ClassAccuracy, Leakage, Selection
+from cssl_jax.evaluate.results import BASELINES, Leakage, Selection
+from cssl_jax.evaluate.scores import Accuracy, ClassAccuracy
 
 # Key of a training run in finetune.json -> label in tables.
 STARTS = {"pretrained": "fine-tuned from the run", "random": "trained from random weights"}

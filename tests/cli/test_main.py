@@ -131,6 +131,15 @@ def test_recipes_lists_names_and_first_lines(capsys):
     assert re.search(r"^cifar10_resnet18 +SimCLR on CIFAR-10", out, re.MULTILINE)
 
 
+def test_recipes_with_a_name_shows_that_recipe(capsys):
+    assert cli.main(["recipes", "debug"]) == 0
+    out = capsys.readouterr().out
+    assert "Command: cssl-jax pretrain debug" in out
+    assert re.search(r"^data.size +8 +32$", out, re.MULTILINE)
+    assert cli.main(["recipes", "debgu"]) == 2
+    assert "did you mean 'debug'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("recipe", ["small", pytest.param("debug", marks=pytest.mark.slow)])
 def test_demo_runs_a_recipe_into_a_folder(tmp_path, capsys, recipe):
     recipe = str(tiny.write_recipe(tmp_path)) if recipe == "small" else recipe

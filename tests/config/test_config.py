@@ -203,3 +203,10 @@ def test_configs_are_frozen_and_json_is_plain():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().train.seed = 3
     assert json.loads(recipes.to_json(Config()))["augment"]["crop_area"] == [0.08, 1.0]
+
+
+def test_a_message_quotes_the_start_of_a_long_name_or_value():
+    for content in ({"[" * 5000: {}}, {"data": {"source": "x", "size": "9" * 5000}}):
+        with pytest.raises(UserError) as error:
+            recipes.from_dict(content)
+        assert len(str(error.value)) < 400

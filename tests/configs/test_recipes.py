@@ -6,6 +6,7 @@ recipes' headers name.
 
 import dataclasses
 import importlib
+import json
 import math
 import operator
 import pathlib
@@ -20,7 +21,7 @@ from cssl_jax.config import Config
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import builders, train_state
 from cssl_jax.runtime import spmd
 
 IMAGENET, CIFAR = 1_281_167, 50_000  # training images
@@ -272,7 +273,7 @@ def test_the_model_has_the_heads_widths(name):
     spec = ImageSpec(size=size, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
     sampler = Sampler(IMAGENET, config.train.batch_size, 0)
     optimizer, _, _ = builders.make_optimizer(config, sampler, method)
-    state = builders.state_shapes(method, optimizer, spec)
+    state = train_state.state_shapes(method, optimizer, spec)
     head = state.params["projector"]
     features = {"resnet18": 512, "resnet50": 2048}[config.model.encoder]
     hidden = FACTS[name].get("model.projector_hidden", features)
@@ -351,6 +352,29 @@ def test_the_diff_shows_what_two_recipes_set_differently():
         'optimizer.scaling        "linear"           "sqrt"',
         "optimizer.weight_decay   1e-06              0.0001",
     ]
+
+
+def test_a_description_has_the_header_and_exactly_the_fields_that_give_the_recipe(tmp_path):
+    *_, table = recipes.describe("digits").split("\n\n")
+    assert recipes.describe("digits").startswith(header("digits").strip())
+    rows = [re.split(r" {2,}", row) for row in table.splitlines()]
+    assert rows[0] == ["field", "value", "default"]
+    values = {name: json.loads(value) for name, value, _ in rows[1:]}
+    assert recipes.override(Config(), values) == recipes.load("digits")
+    assert ["train.batch_size", "128", "256"] in rows
+    assert all(value != default for _, value, default in rows[1:])
+
+    path = tmp_path / "finetune.json"
+    classifier = recipes.with_method(Config(), "classifier").replace({"classifier.num_classes": 3})
+    path.write_text(recipes.to_json(classifier))
+    rows = {tuple(line.split()) for line in recipes.describe(str(path)).splitlines()[1:]}
+    assert rows == {
+        ("method.name", '"classifier"', '"simclr"'),
+        ("classifier.num_classes", "3", "0"),
+    }
+    path = tmp_path / "mine.py"
+    path.write_text('"""Mine."""\nfrom cssl_jax.config import Config as get_config\n')
+    assert recipes.describe(str(path)) == "Mine.\n\nall fields at default"
 
 
 def test_the_diff_of_the_same_says_so_and_omits_what_determines_no_result(tmp_path):

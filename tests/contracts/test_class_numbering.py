@@ -8,7 +8,7 @@ import pytest
 from cssl_jax import adapt, finetune, finetune_config, load_encoder, pretrain
 from cssl_jax.cli import main as cli
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits
 from cssl_jax.report.gallery import class_names
 from cssl_jax.sweeps import objective
 from helpers import solid_images, tiny
@@ -48,7 +48,7 @@ def run(sources, tmp_path_factory):
 
 def nearest_colour(encoder):
     """Fraction of validation images whose nearest training image lies in a folder of their name."""
-    train, held = builders.load_data(encoder.config)
+    train, held = data_splits.load_data(encoder.config)
     names = np.array([name.partition("/")[0] for name in train.names])
     bank, queries = (encoder.embed(part) for part in (train, held))
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank, queries)]
@@ -67,7 +67,7 @@ def test_pretraining_reports_and_chooses_by_the_right_classes(run):
     found = load_encoder(folder)
     assert results["knn"]["by_k"]["1"]["top1"] == nearest_colour(found)
     assert found.meta["classes"] == list(TRAIN)
-    assert class_names(builders.load_data(found.config)[1]) == list(TRAIN)
+    assert class_names(data_splits.load_data(found.config)[1]) == list(TRAIN)
 
 
 @pytest.mark.parametrize("kind", ["", "mixed "])

@@ -24,8 +24,8 @@ from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.cleaning import scan
 from cssl_jax.data.formats import walk
 from cssl_jax.data.sources import decode
-from cssl_jax.data.sources.masks import load_masks
 from cssl_jax.data.sources.open import load_source, open_records
+from cssl_jax.data.sources.segmentation_masks import load_masks
 from cssl_jax.errors import UserError
 from helpers.fuzzing.samples import GOOD, encoded
 

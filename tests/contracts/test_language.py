@@ -33,7 +33,7 @@ def trees(*folders):
 
 def help_texts():
     """(place, text) of every option's and command's help."""
-    for path, tree in trees("cli", "config", "augment/image"):
+    for path, tree in trees("cli", "config", "augment"):
         for node in ast.walk(tree):
             is_config = isinstance(node, ast.ClassDef) and any(
                 "dataclass" in ast.dump(decorator) for decorator in node.decorator_list

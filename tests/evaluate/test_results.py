@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from cssl_jax.evaluate.results import BASELINES, Results, Shot
+from cssl_jax.evaluate.results import BASELINES, Results
+from cssl_jax.evaluate.scores import Shot
 
 LINEAR = {"top1": 0.9, "top5": 1.0, "l2": 0.1, "confusion": [[3, 1], [0, 4]]}
 CONTENT = {

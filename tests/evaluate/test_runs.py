@@ -11,12 +11,12 @@ from sklearn.neighbors import KNeighborsClassifier
 import cssl_jax
 from cssl_jax.cli import main as cli
 from cssl_jax.errors import RunError, UserError
-from cssl_jax.evaluate import evaluator as module
-from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator, variables_hash
+from cssl_jax.evaluate.encoder_hash import variables_hash
+from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
 from cssl_jax.evaluate.load import load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
-from cssl_jax.evaluate.results import Results
-from cssl_jax.experiment import builders
+from cssl_jax.evaluate.ranking_split import split_ranking_reporting
+from cssl_jax.experiment import data_splits
 from cssl_jax.report.results_table import format_results
 from helpers import tiny
 
@@ -47,7 +47,7 @@ def run(config, tmp_path_factory):
 def parts(run, config):
     """Encoder of the last checkpoint, training split, validation split, and their evaluator."""
     encoder = load_encoder(run[0])
-    train, validation = builders.load_data(config)
+    train, validation = data_splits.load_data(config)
     evaluator = Evaluator(
         config, encoder.method.encoder, encoder.spec, train, validation, encoder.mesh
     )
@@ -94,15 +94,15 @@ def test_half_of_the_validation_images_rank_checkpoints_and_the_other_half_repor
 
 def test_the_same_images_rank_with_labels_and_without():
     labelled = tiny.image_source(21)
-    chose, report = module.split_ranking_reporting(labelled, 3)
-    bare = module.split_ranking_reporting(dataclasses.replace(labelled, labels=None), 3)
+    chose, report = split_ranking_reporting(labelled, 3)
+    bare = split_ranking_reporting(dataclasses.replace(labelled, labels=None), 3)
     np.testing.assert_array_equal(bare[0], chose)
     np.testing.assert_array_equal(bare[1], report)
     labels = labelled.labels.copy()
     labels[::3] = -1  # some images have no label
     some = dataclasses.replace(labelled, labels=labels)
     kept = np.flatnonzero(labels >= 0)
-    ranked, reported = module.split_ranking_reporting(some, 3)
+    ranked, reported = split_ranking_reporting(some, 3)
     np.testing.assert_array_equal(kept[ranked], np.intersect1d(chose, kept))
     np.testing.assert_array_equal(kept[reported], np.intersect1d(report, kept))
 
@@ -113,7 +113,7 @@ def test_the_last_and_the_best_stand_side_by_side_where_they_differ(parts):
     best = Checkpoint(1, encoder.untrained(train))
     found = evaluator.report(last, best, encoder.untrained, ("knn",))
     assert found["best"]["last"]["knn"].keys() == found["best"]["knn"].keys()
-    text = format_results(Results.from_json(found))
+    text = format_results(found)
     assert "on 6 images that were not used for selection" in text
     assert "best checkpoint: step 1, selected by online kNN top-1 on 6 of the 12" in text
     elsewhere = evaluator.report(last, best, encoder.untrained, ("knn",), chose_best=False)
@@ -196,7 +196,7 @@ def test_images_that_chose_the_best_checkpoint_do_not_report_on_it_in_another_sp
     *_, own, evaluator = parts
     chose = {image.tobytes() for image in own.images[evaluator._selection]}
     data = dataclasses.replace(config.data, **change)
-    _, validation = builders.load_data(dataclasses.replace(config, data=data))
+    _, validation = data_splits.load_data(dataclasses.replace(config, data=data))
     among = [image.tobytes() in chose for image in validation.images]
     assert 0 < sum(among) < len(among)
     metrics = cssl_jax.evaluate_run(folder, "knn", data=data)
@@ -204,7 +204,7 @@ def test_images_that_chose_the_best_checkpoint_do_not_report_on_it_in_another_sp
     words = f"reported on the {len(among) - sum(among)} of {len(among)} here that are not among"
     assert words in metrics["selection"]["words"]
     best = load_encoder(folder, checkpoint="best")
-    train, _ = builders.load_data(dataclasses.replace(config, data=data))
+    train, _ = data_splits.load_data(dataclasses.replace(config, data=data))
     rows = np.flatnonzero(~np.array(among))
     expected = scikit_learn_knn(best, train, validation, rows)
     assert metrics["best"]["knn"]["top1"] == pytest.approx(expected)
@@ -257,7 +257,7 @@ def test_without_labels_checkpoints_are_ranked_by_views_of_one_half(config, run,
     bare = [dataclasses.replace(part, labels=None) for part in (train, validation)]
     evaluator = Evaluator(config, encoder.method.encoder, encoder.spec, *bare, encoder.mesh)
     last = Checkpoint(encoder.step, encoder.model)
-    flat = evaluator.flat(evaluator.evaluate(evaluator.features(last.model)))
+    flat = evaluator.evaluate(evaluator.features(last.model)).flat()
     assert 0 <= flat["selection_view_retrieval"] <= 1
     chosen = evaluator._describe_selection(last, last, True, 6)
     assert "online view retrieval on 6 of the 12" in chosen["words"]

@@ -8,7 +8,7 @@ from cssl_jax import recipes
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.evaluate.features import encoder_variables
 from cssl_jax.evaluate.untrained import untrained_model
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import train_state
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import spmd
 from cssl_jax.train.initial_state import first_state
@@ -82,7 +82,7 @@ def test_the_seed_decides(run, model):
     other = untrained_model(IMAGES, method=run.method, spec=SPEC, mesh=mesh, seed=1, batch_size=16)
     kernels = [m["params"]["encoder"]["conv1"]["kernel"] for m in (model, jax.device_get(other))]
     assert not np.array_equal(*kernels)
-    state = builders.init_state(run.method, run.optimizer, SPEC, 1)
+    state = train_state.init_state(run.method, run.optimizer, SPEC, 1)
     np.testing.assert_array_equal(kernels[1], state.params["encoder"]["conv1"]["kernel"])
 
 

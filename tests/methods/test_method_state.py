@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import train_state
 from cssl_jax.methods.base import Context
 from cssl_jax.methods.registry import METHODS
 from cssl_jax.runtime import spmd
@@ -210,7 +210,7 @@ def test_pretrained_weights_start_the_momentum_copy_as_well(history):
     method, states = history
     first, donor = states[0], states[-1]
     model = method.adopt(first.model, donor.model)
-    state = builders.with_model(method, first, model)
+    state = train_state.with_model(method, first, model)
     for name in ("encoder", "projector"):
         jax.tree.map(
             np.testing.assert_array_equal, state.method_state["params"][name], donor.params[name]
@@ -220,7 +220,7 @@ def test_pretrained_weights_start_the_momentum_copy_as_well(history):
 
 def test_copies_are_buffers_of_their_own():
     run = tiny.Run(config("queue"), 1)
-    first = builders.with_model(run.method, run.first_state, run.first_state.model)
+    first = train_state.with_model(run.method, run.first_state, run.first_state.model)
     own, copy = first.params["encoder"], first.method_state["params"]["encoder"]
     for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(copy), strict=True):
         assert a.unsafe_buffer_pointer() != b.unsafe_buffer_pointer()

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from cssl_jax.errors import UserError
-from cssl_jax.optim import masks, optimizers, schedules, trust_ratio
+from cssl_jax.optim import exclusions, optimizers, schedules, trust_ratio
 from cssl_jax.optim.registry import OPTIMIZERS, OptimizerOptions, optimizer_entry
 
 # NumPy and XLA compute the same float64 formula and differ in the order of additions only.
@@ -355,24 +355,24 @@ def test_trust_clip_is_rejected_without_lars():
 # this structure. The LARS transformations themselves are checked above.
 CHAINS = {
     "lars": lambda rate: (
-        optax.add_decayed_weights(0.1, masks.decay_mask),
-        optax.masked(trust_ratio.adapted_by_trust_ratio(0.001), masks.decay_mask),
+        optax.add_decayed_weights(0.1, exclusions.decay_mask),
+        optax.masked(trust_ratio.adapted_by_trust_ratio(0.001), exclusions.decay_mask),
         optax.scale_by_learning_rate(rate),
         optax.trace(0.9),
     ),
     "sgd": lambda rate: (
-        optax.add_decayed_weights(0.1, masks.decay_mask),
+        optax.add_decayed_weights(0.1, exclusions.decay_mask),
         optax.trace(0.9),
         optax.scale_by_learning_rate(rate),
     ),
     "adam": lambda rate: (
-        optax.add_decayed_weights(0.1, masks.decay_mask),
+        optax.add_decayed_weights(0.1, exclusions.decay_mask),
         optax.scale_by_adam(0.9, 0.999, 1e-8),
         optax.scale_by_learning_rate(rate),
     ),
     "adamw": lambda rate: (
         optax.scale_by_adam(0.9, 0.999, 1e-8),
-        optax.add_decayed_weights(0.1, masks.decay_mask),
+        optax.add_decayed_weights(0.1, exclusions.decay_mask),
         optax.scale_by_learning_rate(rate),
     ),
 }

@@ -185,7 +185,7 @@ def test_the_page_has_every_section_and_the_metrics_of_the_run(report, run):
 def test_the_map_has_every_validation_image_with_its_label_and_thumbnail(report, run):
     (map_data,) = read(report).data["maps"]
     config = open_run(run).config
-    _, validation = cssl_jax.experiment.builders.load_data(config)
+    _, validation = cssl_jax.experiment.data_splits.load_data(config)
     assert map_data["labels"] == validation.labels.tolist()
     uri = re.search(r"\.s0\{[^}]*url\(data:image/webp;base64,([^)]*)\)", report.read_text())
     sheet = PIL.Image.open(io.BytesIO(base64.b64decode(uri[1]))).convert("L")
@@ -274,7 +274,7 @@ def test_the_confusion_matrix_is_scikit_learns(run):
     opened = open_run(run)
     images, encoder = gallery.open_gallery(opened, images=1000)
     confusion = gallery.confusion(opened, images, encoder, 1000)
-    train, validation = cssl_jax.experiment.builders.load_data(opened.config)
+    train, validation = cssl_jax.experiment.data_splits.load_data(opened.config)
     x, y = (np.float64(encoder.embed(split)) for split in (train, validation))
     mean, std = x.mean(axis=0), x.std(axis=0)
     x, y = (x - mean) / std, (y - mean) / std

@@ -23,7 +23,7 @@ from helpers import tiny
 from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.runtime import spmd
 from cssl_jax.data.pipeline.prefetch import place_host_batches
-from cssl_jax.data.pipeline.base import PIPELINES
+from cssl_jax.data.pipeline.registry import PIPELINES
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError

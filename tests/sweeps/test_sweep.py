@@ -15,7 +15,7 @@ import pytest
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import FOLDER
 from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError, UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits
 from cssl_jax.report.run_reader import open_run
 from cssl_jax.sweeps.report import write_report
 from cssl_jax.sweeps.sweep import sweep
@@ -213,7 +213,7 @@ def test_a_signal_before_the_first_trial_interrupts_and_leaves_no_folder(tmp_pat
         signal.raise_signal(signal.SIGTERM)
         raise AssertionError("the signal did not interrupt the call")
 
-    monkeypatch.setattr(builders, "load_data", slow)
+    monkeypatch.setattr(data_splits, "load_data", slow)
     with pytest.raises(InterruptedRunError, match="SIGTERM before the first trial"):
         sweep(configured(tmp_path), tmp_path / "sweep", write(tmp_path / "space.py", CALM))
     assert not (tmp_path / "sweep").exists()

@@ -19,8 +19,8 @@ import cssl_jax
 from cssl_jax import recipes
 from cssl_jax.checkpoint import checkpoints
 from cssl_jax.cli import main as cli
-from cssl_jax.data.pipeline import base as pipelines
 from cssl_jax.data.pipeline import prefetch
+from cssl_jax.data.pipeline.array_pipelines import StreamPipeline
 from cssl_jax.errors import InterruptedRunError, RunError, UserError
 from cssl_jax.evaluate.evaluator import Evaluator
 from cssl_jax.train import pretrain as pretrain_module
@@ -146,7 +146,7 @@ def test_a_kill_while_the_evaluation_is_repeated_duplicates_no_line(
 def test_a_signal_does_not_wait_for_an_input_that_hangs(
     config, whole, tmp_path, monkeypatch, last, late
 ):
-    host_batches, freed = pipelines.StreamPipeline.host_batches, threading.Event()
+    host_batches, freed = StreamPipeline.host_batches, threading.Event()
     after, reached = trainer.Trainer._after_step, threading.Event()
 
     def noted(self):
@@ -172,7 +172,7 @@ def test_a_signal_does_not_wait_for_an_input_that_hangs(
 
     with monkeypatch.context() as patch:
         patch.setattr(prefetch, "HANGING", 0.5)
-        patch.setattr(pipelines.StreamPipeline, "host_batches", hanging)
+        patch.setattr(StreamPipeline, "host_batches", hanging)
         patch.setattr(trainer.Trainer, "_after_step", noted)
         begun = time.monotonic()
         with pytest.raises(InterruptedRunError, match=f"SIGTERM at step {last} of 9: saved"):

@@ -13,7 +13,7 @@ import pytest
 import cssl_jax
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
-from cssl_jax.data.pipeline import base as pipelines
+from cssl_jax.data.pipeline.array_pipelines import StreamPipeline
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.runtime import spmd
 from cssl_jax.train import compiled_step
@@ -165,14 +165,14 @@ def test_a_run_that_waits_for_input_says_so_and_what_to_change(
 ):
     # Nine steps are few: check each alone, since some find their input made while XLA compiled.
     monkeypatch.setattr(metrics.InputWatch, "seconds", 0.0)
-    host_batches = pipelines.StreamPipeline.host_batches
+    host_batches = StreamPipeline.host_batches
 
     def slow(self, start, stop):
         for host_batch in host_batches(self, start, stop):
             time.sleep(0.8)
             yield host_batch
 
-    monkeypatch.setattr(pipelines.StreamPipeline, "host_batches", slow)
+    monkeypatch.setattr(StreamPipeline, "host_batches", slow)
     config = make_config(arrays, resident=False)
     # Compiling, saving and evaluating give the input time to catch up: few of them, and long waits.
     config = tiny.replace(config, "train", checkpoint_every=0, evaluate_every=0)

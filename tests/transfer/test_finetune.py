@@ -13,7 +13,7 @@ from cssl_jax import finetune, finetune_config, load_encoder, pretrain, recipes
 from cssl_jax.cli import main as cli
 from cssl_jax.data.sources.base import labelled_fraction
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits
 from cssl_jax.methods.base import Context
 from cssl_jax.methods.classifier import Classifier
 from cssl_jax.models.registry import build_encoder
@@ -246,7 +246,7 @@ def test_results_include_random_weights_and_pixel_baselines(tuned):
 def test_the_reported_accuracy_is_that_of_the_saved_model(tuned):
     folder, results = tuned
     encoder = load_encoder(folder / "1-pretrained")
-    _, validation = builders.load_data(encoder.config)
+    _, validation = data_splits.load_data(encoder.config)
     params = encoder.model["params"]["classifier"]
     logits = encoder.embed(validation) @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
     top1 = np.mean(logits.argmax(1) == validation.labels)
@@ -266,8 +266,8 @@ def test_a_linear_probe_by_sgd_does_not_change_the_encoder(small, tmp_path):
 
 def test_the_held_out_images_do_not_depend_on_the_seed(small):
     chosen = tiny.replace(finetune_config(small), "train", seed=7)
-    _, before = builders.load_data(load_encoder(small).config)
-    _, after = builders.load_data(chosen)
+    _, before = data_splits.load_data(load_encoder(small).config)
+    _, after = data_splits.load_data(chosen)
     assert before.fingerprint() == after.fingerprint()
 
 

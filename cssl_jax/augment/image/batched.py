@@ -8,9 +8,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.augment.base import Parameters
 from cssl_jax.augment.image.color import color_jitter, luma
 from cssl_jax.augment.image.geometry import affine_matrix, crop_and_resize, crop_box, transform
-from cssl_jax.augment.image.policy import ImagePolicy, Parameters
+from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.errors import UserError
 
 

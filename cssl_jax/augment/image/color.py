@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cssl_jax.augment.image.policy import Parameters
+from cssl_jax.augment.base import Parameters
 
 # Weights of red, green and blue by ``ImagePolicy.color_mode``: those of ITU-R BT.601 as in Pillow's
 # convert("L"), and the rounded ones of ``tf.image.rgb_to_grayscale``.

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cssl_jax.augment.image.policy import ImagePolicy, Parameters
+from cssl_jax.augment.base import Parameters
+from cssl_jax.augment.image.policy import ImagePolicy
 
 
 def crop_box(

@@ -22,7 +22,7 @@ WHITE = 255.0
 # OpenCV 4 rounds the positions that an affine map samples to 1/32 of a pixel.
 EXACT_AFFINE = int(cv2.__version__.split(".")[0]) >= 5
 _REACH = 4.0  # radius of the blur in standard deviations; 6e-5 of the weight lies beyond
-Parameters = Mapping[str, Any]
+Values = Mapping[str, Any]  # sampled parameters of one view as NumPy values, by name
 
 
 class Canvas:
@@ -46,8 +46,9 @@ class Canvas:
         self.pixels, self._spare = np.empty((2, size, size, channels), np.float32)
         self._bytes = np.empty((size, size, channels), np.uint8)
         self._radius = batched.blur_radius(policy, size) if policy.uses("blur") else 0
+        self._identity = np.eye(channels, channels + 1)
 
-    def finish(self, parameters: Parameters) -> None:
+    def finish(self, parameters: Values) -> None:
         """Applies the operations that keep the size to ``pixels``, in place.
 
         Flips are applied only if the policy has an affine map; ``write`` does them otherwise.
@@ -68,7 +69,7 @@ class Canvas:
             x = self.pixels
             x[...] = np.where(x >= policy.solarize_threshold * WHITE, WHITE - x, x)
 
-    def write(self, out: np.ndarray, parameters: Parameters | None = None) -> None:
+    def write(self, out: np.ndarray, parameters: Values | None = None) -> None:
         """Rounds ``pixels`` to uint8 and flips them, unless the affine map has done so.
 
         Flips may come last, since every other operation of ``finish`` commutes with them.
@@ -86,7 +87,7 @@ class Canvas:
     def _swap(self) -> None:
         self.pixels, self._spare = self._spare, self.pixels
 
-    def _affine(self, parameters: Parameters) -> None:
+    def _affine(self, parameters: Values) -> None:
         flip = _flip(parameters)
         if flip is not None:
             cv2.flip(self.pixels, flip, dst=self._spare)
@@ -104,7 +105,7 @@ class Canvas:
             )
             self._swap()
 
-    def _colors(self, parameters: Parameters) -> None:
+    def _colors(self, parameters: Values) -> None:
         """Applies colour jitter and grayscale.
 
         Each operation except the hue (and the saturation in mode "tf") is a linear map of a pixel's
@@ -113,7 +114,7 @@ class Canvas:
         """
         # In the order of the numbers in ``policy.JITTER_ORDERS``.
         operations = (self._brightness, self._contrast, self._saturation, self._hue)
-        linear = np.eye(self._channels, self._channels + 1)
+        linear = self._identity.copy()
         for number in parameters["order"] if self._policy.uses("jitter") else ():
             linear, needs_clip = operations[int(number)](linear, parameters)
             if needs_clip:
@@ -126,13 +127,13 @@ class Canvas:
     # Each jitter operation takes the linear map that is not applied yet. It returns the map that
     # includes the operation, and whether a value may then leave [0, 255].
 
-    def _brightness(self, linear: np.ndarray, parameters: Parameters) -> tuple[np.ndarray, bool]:
+    def _brightness(self, linear: np.ndarray, parameters: Values) -> tuple[np.ndarray, bool]:
         factor, shift = float(parameters["brightness"]), parameters["brightness_shift"]
         linear *= factor
         linear[:, -1] += shift * WHITE
         return linear, factor > 1 or bool(shift != 0)
 
-    def _contrast(self, linear: np.ndarray, parameters: Parameters) -> tuple[np.ndarray, bool]:
+    def _contrast(self, linear: np.ndarray, parameters: Values) -> tuple[np.ndarray, bool]:
         factor, count = float(parameters["contrast"]), self._channels
         if factor == 1:
             return linear, False
@@ -144,7 +145,7 @@ class Canvas:
         linear[:, -1] += (1 - factor) * means
         return linear, factor > 1
 
-    def _saturation(self, linear: np.ndarray, parameters: Parameters) -> tuple[np.ndarray, bool]:
+    def _saturation(self, linear: np.ndarray, parameters: Values) -> tuple[np.ndarray, bool]:
         factor, mode = float(parameters["saturation"]), self._policy.color_mode
         if self._channels != 3:
             return linear, False
@@ -156,7 +157,7 @@ class Canvas:
             self._in_hsv(saturation=factor)
         return linear, False
 
-    def _hue(self, linear: np.ndarray, parameters: Parameters) -> tuple[np.ndarray, bool]:
+    def _hue(self, linear: np.ndarray, parameters: Values) -> tuple[np.ndarray, bool]:
         if self._channels == 3 and parameters["hue"] != 0:
             linear = self._apply(linear)
             self._in_hsv(turn=float(parameters["hue"]))
@@ -164,11 +165,10 @@ class Canvas:
 
     def _apply(self, linear: np.ndarray) -> np.ndarray:
         """Applies a linear map [C, C + 1] to every pixel, and returns the identity map."""
-        identity = np.eye(*linear.shape)
-        if not np.array_equal(linear, identity):
+        if linear.tobytes() != self._identity.tobytes():  # ten times as fast as np.array_equal
             cv2.transform(self.pixels, linear.astype(np.float32), dst=self._spare)
             self._swap()
-        return identity
+        return self._identity.copy()
 
     def _in_hsv(self, turn: float = 0.0, saturation: float = 1.0) -> None:
         hsv = self._spare
@@ -180,7 +180,7 @@ class Canvas:
         cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=self.pixels)
 
 
-def _flip(parameters: Parameters) -> int | None:
+def _flip(parameters: Values) -> int | None:
     """OpenCV's code for the flips of a view; None if the view is not flipped."""
     codes = {(False, False): None, (True, False): 1, (False, True): 0, (True, True): -1}
     return codes[bool(parameters["horizontal_flip"]), bool(parameters["vertical_flip"])]

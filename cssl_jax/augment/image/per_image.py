@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cssl_jax.augment.base import Parameters
 from cssl_jax.augment.image import batched
 from cssl_jax.augment.image.color import LUMA, saturation_limit, shift_hue_planes
 from cssl_jax.augment.image.geometry import affine_matrix, transform
-from cssl_jax.augment.image.policy import ImagePolicy, Parameters
+from cssl_jax.augment.image.policy import ImagePolicy
 
 BLUR_STEP = 2  # pixels between the blur radii for which code is compiled
 

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cssl_jax.augment.base import Policy, sample_each_view
+from cssl_jax.augment.base import Parameters, Policy, sample_each_view
 from cssl_jax.errors import UserError
 
 CROP_ATTEMPTS = 10  # candidates per crop, as in torchvision's RandomResizedCrop
-Parameters = dict[str, jax.Array]
 JITTER_ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
 
 # One uniform number per slot. With JAX's partitionable threefry, the i-th number of a draw depends
@@ -104,17 +103,11 @@ class ImagePolicy(Policy):
     solarize_threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        self._check_probabilities()
+        super().__post_init__()
         self._check_intervals()
         self._check_numbers()
         self._check_hue()
         self._check_affine()
-
-    def _check_probabilities(self) -> None:
-        for name in PROBABILITIES:
-            values = getattr(self, name)
-            if not values or any(not 0.0 <= p <= 1.0 for p in values):
-                raise UserError(f"augment.{name} is {values}; give probabilities between 0 and 1")
 
     def _check_intervals(self) -> None:
         for name in ("crop_area", "crop_ratio", "scaling", "blur_sigma"):
@@ -160,10 +153,6 @@ class ImagePolicy(Policy):
     def per_view(self) -> tuple[str, ...]:
         """Names of the probabilities."""
         return PROBABILITIES
-
-    def uses(self, name: str) -> bool:
-        """True if any view may apply the operation; unused operations are not compiled."""
-        return any(p > 0.0 for p in getattr(self, name))
 
 
 # Operations on values; the others move pixels. Fine-tuning omits them.

@@ -52,10 +52,7 @@ class SeriesPolicy(Policy):
     mask_length: tuple[float, float] = (0.05, 0.2)
 
     def __post_init__(self) -> None:
-        for name in PROBABILITIES:
-            values = getattr(self, name)
-            if not values or not all(0.0 <= p <= 1.0 for p in values):
-                raise UserError(f"augment.{name} is {values}; give probabilities within [0, 1]")
+        super().__post_init__()
         for name in ("crop_length", "mask_length"):
             low, high = getattr(self, name)
             if not 0.0 < low <= high <= 1.0:
@@ -72,10 +69,6 @@ class SeriesPolicy(Policy):
     def per_view(self) -> tuple[str, ...]:
         """Names of the probabilities."""
         return PROBABILITIES
-
-    def uses(self, name: str) -> bool:
-        """True if any view may apply the operation; unused operations are not compiled."""
-        return any(p > 0.0 for p in getattr(self, name))
 
 
 def sample(

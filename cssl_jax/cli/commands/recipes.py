@@ -1,4 +1,4 @@
-"""Commands `recipes` and `recipes diff`: the recipes, and how two of them differ."""
+"""Commands `recipes` and `recipes diff`: all recipes, one of them, and how two differ."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,14 +11,24 @@ from cssl_jax.cli.parsing import parse
 
 @dataclasses.dataclass(frozen=True)
 class Recipes:
-    """List the recipes that come with the package."""
+    """List the recipes that come with the package, or show one of them.
+
+    Attributes:
+        recipe: Recipe to show: its header, and the fields that are not at their defaults. Empty:
+            all recipes are listed.
+    """
+
+    recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]] = ""
 
 
-def list_recipes(argv: Sequence[str]) -> int:
-    """`cssl-jax recipes`."""
+def show_recipes(argv: Sequence[str]) -> int:
+    """`cssl-jax recipes [RECIPE]`."""
     from cssl_jax import recipes
 
-    parse(Recipes, "recipes", argv)
+    options = parse(Recipes, "recipes", argv)
+    if options.recipe:
+        print(recipes.describe(options.recipe))
+        return 0
     for name in recipes.recipe_names():
         print(f"{name:<24} {recipes.recipe_summary(name)}")
     return 0

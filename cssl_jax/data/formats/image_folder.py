@@ -15,9 +15,9 @@ import numpy as np
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats.layout import check_are_classes, why_unlabelled
 from cssl_jax.data.formats.registry import FormatEntry
-from cssl_jax.data.formats.schema import is_whole_number, note_on_no_label, number_labels, short
+from cssl_jax.data.formats.schema import is_whole_number, note_on_no_label, number_labels
 from cssl_jax.data.formats.walk import describe_others, note_on_others, walk_images
-from cssl_jax.errors import UserError
+from cssl_jax.errors import UserError, short
 from cssl_jax.files import csv_value, stamp
 
 PATH_COLUMNS = (

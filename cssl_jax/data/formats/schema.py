@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cssl_jax.errors import UserError
+from cssl_jax.errors import UserError, short
 
 MAX_CLASSES = 1_000_000
 # If the largest label is IDENTIFIERS_FROM or more and less than the fraction OCCURRING of the
@@ -63,12 +63,6 @@ def note_on_no_label(kind: str, others: Sequence[str], way_out: str) -> tuple[st
     return (
         f"no labels: the {kind} {listing} are not read; if one of them is the label, {way_out}",
     )
-
-
-def short(value: object) -> str:
-    """``repr`` of a value, cut to 80 characters. Messages use it to quote contents of files."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def is_whole_number(text: str) -> bool:

@@ -4,6 +4,7 @@ NumPy gathers the input pixels and compiled JAX weights them. The images have va
 compiled function has fixed ones. The set of input pixels per output pixel has a fixed shape.
 """
 
+import math
 import sys
 from typing import NamedTuple
 
@@ -82,7 +83,9 @@ def gather(packed: np.ndarray, boxes: np.ndarray, size: int, interpolation: str)
     return Taps(pixels, row_weights, column_weights)
 
 
-def tap_positions(length: int, size: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
+def tap_positions(
+    length: int, size: int, interpolation: str, antialias: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Input pixels that each output pixel reads along one axis, and their weights.
 
     Pixel centres lie at half-integer coordinates. A tap beyond the border has weight 0, and the
@@ -92,14 +95,16 @@ def tap_positions(length: int, size: int, interpolation: str) -> tuple[np.ndarra
         length: Number of input pixels along the axis.
         size: Number of output pixels along the axis.
         interpolation: Kernel, "bilinear" or "bicubic".
+        antialias: True to widen the kernel in proportion to the reduction.
 
     Returns:
         Positions int [T, size] within [0, length), and weights float32 [T, size].
     """
-    reach = REACH[interpolation]
+    stretch = max(length / size, 1.0) if antialias else 1.0
+    reach = math.ceil(REACH[interpolation] * stretch)
     centres = (np.arange(size) + 0.5) * (length / size) - 0.5
     taps = np.floor(centres).astype(int) + np.arange(1 - reach, reach + 1)[:, None]
-    weights = KERNELS[interpolation](np.abs(taps - centres), np)
+    weights = KERNELS[interpolation](np.abs(taps - centres) / stretch, np)
     weights = np.where((taps >= 0) & (taps < length), weights, 0.0)
     return taps.clip(0, length - 1), (weights / weights.sum(axis=0)).astype(np.float32)
 

@@ -13,8 +13,9 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from cssl_jax.augment.base import Parameters
 from cssl_jax.augment.image import per_image
-from cssl_jax.augment.image.policy import ImagePolicy, Parameters, sample
+from cssl_jax.augment.image.policy import ImagePolicy, sample
 from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline import host_draws, interpolation
 from cssl_jax.data.pipeline.host_draws import Drawn

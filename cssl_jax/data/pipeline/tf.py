@@ -8,7 +8,6 @@ import atexit
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import tensorflow as tf
 
@@ -93,42 +92,54 @@ def _opencv_views(
     """
     draw, paint = host_draws.draws(job, pack), painter.painter(job)
     rows, task_examples = len(job.rows), painter.TASK_EXAMPLES
+    tasks = -(-rows // task_examples)  # per step
+    work_by_step: dict[int, tuple[Any, ...]] = {}
     views_by_step: dict[int, dict[str, np.ndarray]] = {}
 
-    def drawn_at(step: int) -> tuple[Any, ...]:
-        index, key = job.sampler.draw(step, job.rows)
-        return (index, *draw(index, key))
+    # TensorFlow hands over numbers only: each array would be converted to a tensor and back.
+    def prepare(step: np.ndarray) -> np.ndarray:
+        index, key = job.sampler.draw(int(step), job.rows)
+        views = views_by_step[int(step)] = job.empty_views()
+        work_by_step[int(step)] = (index, *draw(index, key), views)
+        return step
 
-    # tf.numpy_function passes flat lists of arrays.
-    first_drawn, structure = jax.tree.flatten(drawn_at(start))
+    def fill(task: np.ndarray) -> np.ndarray:
+        step, number = divmod(int(task), tasks)
+        paint(*host_draws.take_rows(work_by_step[step], number * task_examples, task_examples))
+        return task
 
-    def tasks() -> Iterator[tuple[Any, ...]]:
-        for step in range(start, stop):
-            flat = jax.tree.leaves(drawn_at(step))
-            views_by_step[step] = job.empty_views()
-            for first in range(0, rows, task_examples):
-                yield step, first, *host_draws.take_rows(flat, first, task_examples)
+    def tasks_of(step: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.range(step * tasks, (step + 1) * tasks)
 
-    def fill(step: np.ndarray, first: np.ndarray, *flat: np.ndarray) -> np.ndarray:
-        views = host_draws.take_rows(views_by_step[int(step)], int(first), task_examples)
+    def views_of(element: np.ndarray) -> dict[str, np.ndarray]:
+        step = int(element[0]) // tasks
+        del work_by_step[step]
+        return views_by_step.pop(step)
+
+    dataset = tf.data.Dataset.range(start, stop).map(_python(prepare, errors)).flat_map(tasks_of)
+    dataset = dataset.map(_python(fill, errors), num_parallel_calls=job.workers, deterministic=True)
+    return dataset.batch(tasks), views_of  # one element per step: the numbers of its tasks
+
+
+def _python(
+    function: Callable[[np.ndarray], np.ndarray], errors: list[BaseException]
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """TensorFlow operation that calls a function of a number, int64, and returns its result."""
+
+    def called(number: np.ndarray) -> np.ndarray:
         try:
-            index, halvings, drawn = jax.tree.unflatten(structure, flat)
-            paint(index, halvings, drawn, views)
+            return function(number)
         except BaseException as error:  # TensorFlow would keep only the name of the error
             errors.append(error)
             raise
-        return step
 
-    def run_task(*task: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(fill, task, tf.int64, stateful=True), ())
+    def operation(number: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(called, [number], tf.int64, stateful=True), ())
 
-    scalar = tf.TensorSpec((), tf.int64)
-    specs = (tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in first_drawn)
-    dataset = tf.data.Dataset.from_generator(tasks, output_signature=(scalar, scalar, *specs))
-    as_written = tf.autograph.experimental.do_not_convert(run_task)
-    dataset = dataset.map(as_written, num_parallel_calls=job.workers, deterministic=True)
-    # One element per step: its tasks, each of which returns the step number.
-    return dataset.batch(-(-rows // task_examples)), lambda step: views_by_step.pop(int(step[0]))
+    as_written: Callable[[tf.Tensor], tf.Tensor] = tf.autograph.experimental.do_not_convert(
+        operation
+    )
+    return as_written
 
 
 def _options(parallelism: int) -> tf.data.Options:

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from cssl_jax.data.pipeline.base import HostPipeline, Pipeline, ResidentPipeline
+from cssl_jax.data.pipeline.array_pipelines import ResidentPipeline
+from cssl_jax.data.pipeline.base import Pipeline
+from cssl_jax.data.pipeline.host_pipeline import HostPipeline
 from cssl_jax.data.pipeline.paired import PairPipeline
 from cssl_jax.data.pipeline.thread_map import cores
 from cssl_jax.data.sources.base import ArraySource

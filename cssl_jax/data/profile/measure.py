@@ -20,8 +20,10 @@ from jax.sharding import Mesh
 
 from cssl_jax.augment.image.policy import NEUTRAL_AFFINE, PROBABILITIES, ImagePolicy
 from cssl_jax.augment.view_group import count_views
-from cssl_jax.data.pipeline.base import HostPipeline, Pipeline, ResidentPipeline, StreamPipeline
+from cssl_jax.data.pipeline.array_pipelines import ResidentPipeline, StreamPipeline
+from cssl_jax.data.pipeline.base import Pipeline
 from cssl_jax.data.pipeline.host_draws import PREFETCH
+from cssl_jax.data.pipeline.host_pipeline import HostPipeline
 from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.data.pipeline.thread_map import cores, map_ahead
 from cssl_jax.data.profile.result import Measurement, Stage

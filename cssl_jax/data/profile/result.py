@@ -4,7 +4,9 @@ import collections
 import dataclasses
 from typing import Literal
 
-from cssl_jax.data.pipeline.base import HostPipeline, Pipeline, StreamPipeline
+from cssl_jax.data.pipeline.array_pipelines import StreamPipeline
+from cssl_jax.data.pipeline.base import Pipeline
+from cssl_jax.data.pipeline.host_pipeline import HostPipeline
 from cssl_jax.data.pipeline.thread_map import cores
 from cssl_jax.data.profile.advice import PLAIN_RESIZE, change, host_cores
 

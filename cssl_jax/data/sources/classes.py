@@ -5,9 +5,9 @@ from typing import Literal
 
 import numpy as np
 
-from cssl_jax.data.formats.schema import is_whole_number, short
+from cssl_jax.data.formats.schema import is_whole_number
 from cssl_jax.data.sources.base import Source
-from cssl_jax.errors import UserError
+from cssl_jax.errors import UserError, short
 
 Unknown = Literal["refuse", "exclude"]
 SHOWN = 8  # maximum number of class names in a message

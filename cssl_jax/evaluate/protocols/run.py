@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +15,14 @@ from cssl_jax.evaluate.protocols.few_shot import few_shot
 from cssl_jax.evaluate.protocols.knn import accuracies, knn_hits
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
 from cssl_jax.evaluate.protocols.retrieval import retrieval
+from cssl_jax.evaluate.scores import (
+    Accuracy,
+    FewShotScores,
+    KnnScores,
+    LinearScores,
+    RetrievalScores,
+    Scores,
+)
 from cssl_jax.modalities.base import Modality
 
 Features = Callable[[Source], np.ndarray]  # source of N images -> float32 [N, D]
@@ -76,7 +83,7 @@ def labelled(
     options: ProtocolOptions,
     *,
     selection: np.ndarray | None = None,
-) -> dict[str, Any]:
+) -> Scores:
     """Runs protocols on frozen features: fitted on ``train``, evaluated on ``validation``.
 
     Args:
@@ -87,10 +94,9 @@ def labelled(
         selection: Rows int [r] of ``validation`` that rank checkpoints; None: none do.
 
     Returns:
-        {"knn": {"top1", "top5", "k"}, "linear": see ``linear_probe``, "few_shot": see ``few_shot``,
-        "retrieval": see ``retrieval``}, as fractions in [0, 1]. "knn" also has "by_k" if
-        ``options.knn_ks`` is not empty, and "selection_top1", the top-1 accuracy on ``selection``,
-        if it is given.
+        Metrics of the requested protocols, as fractions in [0, 1]. ``knn`` has ``by_k`` if
+        ``options.knn_ks`` is not empty, and ``selection_top1``, the top-1 accuracy on
+        ``selection``, if it is given.
 
     Raises:
         UserError: A protocol is unknown, or the features or settings are invalid.
@@ -101,38 +107,47 @@ def labelled(
     classes = max(train.num_classes, validation.num_classes)
     # Every protocol takes these four arrays in this order.
     arrays = features(train), train.labels, features(validation), validation.labels
-    results: dict[str, Any] = {}
+    scores = Scores()
     if "knn" in options.protocols:
         ks = (options.knn_k, *options.knn_ks)
         hits = knn_hits(*arrays, num_classes=classes, ks=ks, temperature=options.knn_temperature)
-        k = min(options.knn_k, len(train))
-        results["knn"] = {**accuracies(hits[k]), "k": k}
-        if options.knn_ks:
-            results["knn"]["by_k"] = {
-                str(number): accuracies(hits[number]) for number in sorted(hits)
-            }
-        if selection is not None:
-            results["knn"]["selection_top1"] = float(np.mean(hits[k][0, selection]))
+        scores = dataclasses.replace(scores, knn=_knn_scores(hits, options, len(train), selection))
     if "linear" in options.protocols:
-        results["linear"] = linear_probe(
+        found = linear_probe(
             *arrays,
             num_classes=classes,
             l2_values=tuple(options.l2_values),
             seed=options.seed,
             seeds=options.probe_seeds,
         )
+        scores = dataclasses.replace(scores, linear=LinearScores.from_json(found))
     if "few-shot" in options.protocols:
-        results["few_shot"] = few_shot(
+        found = few_shot(
             *arrays,
             num_classes=classes,
             shots=options.shots,
             draws=options.draws,
             seed=options.seed,
         )
+        scores = dataclasses.replace(scores, few_shot=FewShotScores.from_json(found))
     if "retrieval" in options.protocols:
-        recall_at = options.recall_at
-        results["retrieval"] = retrieval(*arrays, num_classes=classes, recall_at=recall_at)
-    return results
+        found = retrieval(*arrays, num_classes=classes, recall_at=options.recall_at)
+        scores = dataclasses.replace(scores, retrieval=RetrievalScores.from_json(found))
+    return scores
+
+
+def _knn_scores(
+    hits: dict[int, np.ndarray], options: ProtocolOptions, bank: int, selection: np.ndarray | None
+) -> KnnScores:
+    """Metrics from the hits per number of neighbours, see ``knn_hits``; ``bank``: its size."""
+    k = min(options.knn_k, bank)
+    by_k = {str(number): Accuracy.from_json(accuracies(hits[number])) for number in sorted(hits)}
+    return KnnScores(
+        **Accuracy.from_json(accuracies(hits[k])),
+        k=k,
+        by_k=by_k if options.knn_ks else None,
+        selection_top1=None if selection is None else float(np.mean(hits[k][0, selection])),
+    )
 
 
 def embed_pairs(features: Features, blocks: Iterable[Examples]) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +177,7 @@ def unlabelled(
     seed: int,
     modality: Modality,
     selection: np.ndarray | None = None,
-) -> dict[str, float]:
+) -> Scores:
     """Label-free metrics on two views per held-out image.
 
     Args:
@@ -175,20 +190,19 @@ def unlabelled(
         selection: Rows int [r] of ``validation`` that rank checkpoints; None: none do.
 
     Returns:
-        {"view_retrieval": fraction in [0, 1], "alignment", "uniformity", "rankme"}, see
-        ``diagnostics``. With ``selection`` also "selection_view_retrieval", computed among its rows
-        only.
+        ``view_retrieval``, a fraction in [0, 1], ``alignment``, ``uniformity`` and ``rankme``, see
+        ``diagnostics``. With ``selection`` also ``selection_view_retrieval``.
     """
     blocks = view_pairs(validation, policy, size=size, seed=seed, modality=modality)
     z1, z2 = embed_pairs(features, blocks)
-    metrics = {
-        "view_retrieval": float(diagnostics.view_retrieval(z1, z2)),
-        "alignment": float(diagnostics.alignment(z1, z2)),
-        "uniformity": float(diagnostics.uniformity(z1)),
-        "rankme": float(diagnostics.rankme(z1)),
-    }
+    selected = None
     if selection is not None:
         # Computed among the selected rows only, so that the reporting half has no influence.
-        selected = diagnostics.view_retrieval(z1[selection], z2[selection])
-        metrics["selection_view_retrieval"] = float(selected)
-    return metrics
+        selected = float(diagnostics.view_retrieval(z1[selection], z2[selection]))
+    return Scores(
+        view_retrieval=float(diagnostics.view_retrieval(z1, z2)),
+        alignment=float(diagnostics.alignment(z1, z2)),
+        uniformity=float(diagnostics.uniformity(z1)),
+        rankme=float(diagnostics.rankme(z1)),
+        selection_view_retrieval=selected,
+    )

@@ -1,17 +1,20 @@
 """Segment protocol on a run's encoder: loads its data, evaluates baselines, builds the report."""
 
+import dataclasses
 import functools
 from typing import Any
 
 from cssl_jax.config import Config
 from cssl_jax.data.sources import base as sources
-from cssl_jax.data.sources.masks import MaskedSource, load_masks
-from cssl_jax.errors import RunError, UserError
+from cssl_jax.data.sources.segmentation_masks import MaskedSource, load_masks
+from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
-from cssl_jax.evaluate.evaluator import variables_hash
-from cssl_jax.evaluate.features import encoder_variables
+from cssl_jax.evaluate.encoder_hash import require_unchanged, variables_hash
+from cssl_jax.evaluate.features import Model, encoder_variables
 from cssl_jax.evaluate.load import Encoder
 from cssl_jax.evaluate.protocols.segmentation import SegmentProbe, pixel_maps, stage_maps
+from cssl_jax.evaluate.results import UNTRAINED, EncoderHash, Leakage, Results, Selection
+from cssl_jax.evaluate.scores import BaselineScores, SegmentScores
 from cssl_jax.evaluate.untrained import describe_untrained
 from cssl_jax.modalities.image import prepare
 
@@ -28,9 +31,7 @@ def load_masked_splits(config: Config) -> tuple[MaskedSource, MaskedSource]:
     return train, validation
 
 
-def segment(
-    encoder: Encoder, config: Config, train: MaskedSource, test: MaskedSource
-) -> dict[str, Any]:
+def segment(encoder: Encoder, config: Config, train: MaskedSource, test: MaskedSource) -> Results:
     """Evaluates a run's last checkpoint, the untrained encoder and raw pixels by segmentation.
 
     Args:
@@ -40,9 +41,8 @@ def segment(
         test: Images and masks that are evaluated.
 
     Returns:
-        {"step", "num_classes", "segment": metrics of ``SegmentProbe``, "random_init" and "pixels":
-        {"segment"} of the two baselines, "stages": stage numbers from 1, "selection",
-        "encoder_hash", "leakage"}.
+        Metrics ``segment`` of ``SegmentProbe``, those of the two baselines, and ``stages``, the
+        numbers of the stages from 1.
 
     Raises:
         UserError: The encoder does not take images with these channels, or has no such stage.
@@ -74,40 +74,35 @@ def segment(
     }
     models = encoder.model, encoder.untrained(train.images)
     trained, untrained = map(encoder_variables, models)
-    results = {
-        "step": encoder.step,
-        "num_classes": settings["num_classes"],
-        "stages": list(stages),
-        "segment": encoder_probe(trained, train, test, **settings),
-        "random_init": {
-            "segment": _without_confusion(encoder_probe(untrained, train, test, **settings)),
-            "description": describe_untrained(len(train)),
-        },
-        "pixels": {"segment": _without_confusion(pixel_probe({}, train, test, **settings))},
+
+    def scores(probe: SegmentProbe, variables: Model) -> SegmentScores:
+        return SegmentScores.from_json(probe(variables, train, test, **settings))
+
+    found = scores(encoder_probe, trained)
+    baselines = {
+        UNTRAINED: BaselineScores(
+            segment=dataclasses.replace(scores(encoder_probe, untrained), confusion=None),
+            description=describe_untrained(len(train)),
+        ),
+        "pixels": BaselineScores(
+            segment=dataclasses.replace(scores(pixel_probe, {}), confusion=None)
+        ),
     }
-    if variables_hash(encoder.model) != hash_before:
-        raise RunError(
-            f"the segment protocol changed the encoder: its SHA-256 was {hash_before[:12]} before "
-            "the evaluation"
-        )
+    require_unchanged(encoder.model, hash_before, "the encoder")
     description = (
         f"last checkpoint: step {encoder.step}, not selected on any data, reported on all "
         f"{len(test):,} validation images at {spec.size} x {spec.size} px; fitted on "
-        f"{results['segment']['pixels']:,} pixels of {len(train):,} images, stages "
-        f"{', '.join(map(str, stages))}"
+        f"{found.pixels:,} pixels of {len(train):,} images, stages {', '.join(map(str, stages))}"
     )
-    return {
-        **results,
-        "selection": {"words": description},
-        "encoder_hash": {"last": hash_before, "unchanged": True},
-        "leakage": {
-            "train": leakage.find_leakage(
-                train.images, test.images, "training images", encoder.modality
-            )
-        },
-    }
-
-
-def _without_confusion(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics of a baseline; its confusion matrix is not reported."""
-    return {name: value for name, value in metrics.items() if name != "confusion"}
+    leaking = leakage.find_leakage(train.images, test.images, "training images", encoder.modality)
+    return Results(
+        step=encoder.step,
+        num_classes=settings["num_classes"],
+        stages=list(stages),
+        segment=found,
+        baselines=baselines,
+        selection=Selection(words=description),
+        encoder_hash=EncoderHash(last=hash_before, unchanged=True),
+        leakage={"train": Leakage.from_json(leaking)},
+        key_order=(*Results.key_order, "stages", "segment", *baselines),
+    )

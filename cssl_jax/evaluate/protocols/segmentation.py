@@ -16,7 +16,7 @@ from cssl_jax.augment.image.geometry import resize_matrix
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sampler import epoch_key, permute
 from cssl_jax.data.sources.base import Examples
-from cssl_jax.data.sources.masks import IGNORED, MaskedSource
+from cssl_jax.data.sources.segmentation_masks import IGNORED, MaskedSource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.features import own_blocks
 from cssl_jax.evaluate.protocols.linear import choose_penalty, held_out_mask, standardisation

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.evaluator import variables_hash
+from cssl_jax.evaluate.encoder_hash import variables_hash
 from cssl_jax.evaluate.features import Model
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.norm_statistics import reestimate_norm_statistics

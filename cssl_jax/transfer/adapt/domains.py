@@ -7,8 +7,8 @@ from cssl_jax.config import Config
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.classes import align_class_numbers, names_of
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.evaluator import labelled_examples
-from cssl_jax.experiment import builders
+from cssl_jax.evaluate.ranking_split import labelled_examples
+from cssl_jax.experiment import data_splits
 
 
 class Domains:
@@ -30,15 +30,15 @@ class Domains:
         Raises:
             UserError: The source has no labels, or the domains are incompatible.
         """
-        self.source, source_test = builders.load_data(recipes.with_method(config, "classifier"))
+        self.source, source_test = data_splits.load_data(recipes.with_method(config, "classifier"))
         self.source_test = labelled_examples(source_test)
-        splits = builders.load_target(config)
+        splits = data_splits.load_target(config)
         self.target, target_test = (self._renumber(split, config) for split in splits)
         self.target_test = labelled_examples(target_test)
         unchanged = all(map(_same_labels, splits, (self.target, target_test)))
         self.target_classes = () if unchanged else names_of(self.source)
         self.target_labels = _count_labels(self.target)
-        builders.check_target(config, self.target, builders.input_spec(config, self.source))
+        data_splits.check_target(config, self.target, data_splits.input_spec(config, self.source))
         self._check_classes()
 
     def held_out(self) -> dict[str, Source]:

@@ -7,7 +7,7 @@ from typing import Any
 from cssl_jax import recipes
 from cssl_jax.config import AdaptConfig, Config
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits
 from cssl_jax.runtime import process
 from cssl_jax.transfer.adapt.domains import Domains
 from cssl_jax.transfer.transfer_results import SETTINGS
@@ -34,7 +34,7 @@ def training_configs(config: Config, methods: Sequence[str], domains: Domains) -
         method: _with_method(config, method, config.adapt) for method in methods if method != "bn"
     }
     if domains.target_labels and "target" in domains.held_out():
-        target = builders.target_config(config, domains.target_classes)
+        target = data_splits.target_config(config, domains.target_classes)
         configs["target"] = _with_method(
             target.replace({"classifier.label_fraction": 1.0}),
             "classifier",
@@ -59,9 +59,6 @@ def check_batches(configs: dict[str, Config]) -> None:
 
 
 def _with_method(config: Config, method: Any, adapt: AdaptConfig, **train: Any) -> Config:
-    return dataclasses.replace(
-        config,
-        method=recipes.with_method(config, method).method,
-        adapt=adapt,
-        train=dataclasses.replace(config.train, **train),
-    )
+    config = recipes.with_method(config, method)
+    config = config.replace({f"train.{name}": value for name, value in train.items()})
+    return dataclasses.replace(config, adapt=adapt)

@@ -8,9 +8,9 @@ from cssl_jax import recipes
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
-from cssl_jax.evaluate.evaluator import variables_hash
+from cssl_jax.evaluate.encoder_hash import variables_hash
 from cssl_jax.evaluate.load import load_encoder
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train.pretrain import pretrain
@@ -91,7 +91,7 @@ def _adapt(
         }
     )
     encoder_hash = variables_hash(load_encoder(origin).model)
-    modality = builders.modality_of(config)
+    modality = data_splits.modality_of(config)
     rows = _evaluate_settings(folder, methods, seeds, config, domains)
     content = {
         "run": origin.name,
@@ -147,7 +147,7 @@ def _evaluate_settings(
             if row == "source" and "bn" in methods:
                 adapted = reestimated_run(encoder, domains.target, folder / f"bn-seed{seed}")
                 record("bn", evaluate(encoder, adapted))
-    modality = builders.modality_of(config)
+    modality = data_splits.modality_of(config)
     for name, baseline in evaluate_baselines(config, domains, modality).items():
         record(name, baseline)
     return {

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from cssl_jax.data.pipeline import base as pipelines
+from cssl_jax.data.pipeline import registry
 from cssl_jax.data.pipeline.prefetch import prefetch
 from cssl_jax.errors import UserError
 from helpers import tiny
@@ -110,7 +110,7 @@ def test_views_do_not_depend_on_the_first_step():
 
 
 def choose(**options):
-    return pipelines.choose(
+    return registry.choose(
         tiny.image_source(),
         **{"augment_on": "auto", "resident": None, "memory": None, "engine": "auto", "devices": 1}
         | options,

@@ -13,9 +13,9 @@ from cssl_jax.augment.view_group import SizedGroup, ViewGroup, number_groups
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.pipeline import host_draws
-from cssl_jax.data.pipeline.base import PIPELINES
 from cssl_jax.data.pipeline.host_draws import ViewJob
 from cssl_jax.data.pipeline.paired import PairPipeline, target_sampler
+from cssl_jax.data.pipeline.registry import PIPELINES
 from cssl_jax.data.sampler import Sampler, example_key
 from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.data.sources.open import load_source

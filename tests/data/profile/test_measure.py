@@ -11,11 +11,11 @@ import pytest
 import cssl_jax
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.cli import main as cli
-from cssl_jax.data.pipeline.base import HostPipeline
+from cssl_jax.data.pipeline.host_pipeline import HostPipeline
 from cssl_jax.data.profile import measure
 from cssl_jax.data.profile import result as profile_result
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import input_pipeline
 from cssl_jax.runtime import spmd
 from helpers import tiny
 
@@ -86,7 +86,7 @@ def test_a_stage_that_is_slowed_down_becomes_the_limit(photos, monkeypatch):
     """Reading takes 20 ms per image, in one thread per core."""
     options = {"source": str(photos), "size": 8, **PLACEMENTS["threads-split"]}
     mesh = spmd.make_mesh(jax.devices()[:1])
-    pipeline, _ = builders.pipeline_alone(config(**options), mesh, np.arange(8))
+    pipeline, _ = input_pipeline.pipeline_alone(config(**options), mesh, np.arange(8))
     records = type(pipeline.source.records)
     read = records.read
 
@@ -106,7 +106,7 @@ def test_a_stage_that_is_slowed_down_becomes_the_limit(photos, monkeypatch):
 def test_images_decoded_beforehand_have_the_median_size(photos):
     options = {"source": str(photos), "size": 8, **PLACEMENTS["threads"]}
     mesh = spmd.make_mesh(jax.devices()[:1])
-    pipeline, _ = builders.pipeline_alone(config(**options), mesh, np.arange(4))
+    pipeline, _ = input_pipeline.pipeline_alone(config(**options), mesh, np.arange(4))
     decoded = measure._with_decoded(pipeline, pipeline.source)
     assert decoded.source.images.shape[2:] == (24, 3)
     assert not decoded.whole

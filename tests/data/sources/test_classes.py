@@ -12,7 +12,7 @@ from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import data_splits
 from cssl_jax.transfer.adapt.domains import Domains
 from helpers import solid_images, tiny
 
@@ -42,7 +42,7 @@ def assert_numbered_by(source, names, unlabelled=()):
 def test_a_second_source_is_numbered_as_the_first(tmp_path, kind, held):
     train = solid_images.write(kind, tmp_path / "train", TRAIN)
     validation = solid_images.write(kind, tmp_path / "validation", held, seed=1)
-    for split in builders.load_data(config(train, validation)):
+    for split in data_splits.load_data(config(train, validation)):
         assert_numbered_by(split, TRAIN)
         assert split.classes == TRAIN
         assert split.num_classes == 3
@@ -52,7 +52,7 @@ def test_a_source_of_another_kind_is_numbered_as_the_first(tmp_path):
     train = solid_images.write("folder", tmp_path / "train", TRAIN)
     for number, kind in enumerate(set(solid_images.KINDS) - {"mixed sizes"}):
         validation = solid_images.write(kind, tmp_path / str(number), ("bee", "cat"), seed=1)
-        _, held_out = builders.load_data(config(train, validation))
+        _, held_out = data_splits.load_data(config(train, validation))
         assert_numbered_by(held_out, TRAIN)
 
 
@@ -66,29 +66,29 @@ def test_classes_that_the_first_source_lacks_are_refused_by_name(tmp_path, kind,
     validation = solid_images.write(kind, tmp_path / "validation", held, seed=1)
     message = rf"data\.source lacks: {lacking} \(data\.source has ant, bee, cat\)"
     with pytest.raises(UserError, match=message) as refused:
-        builders.load_data(config(train, validation))
+        data_splits.load_data(config(train, validation))
     remedy = "--data.unknown-classes exclude"
     assert (remedy in str(refused.value)) == bool({*held} & {*TRAIN})
     if remedy in str(refused.value):
         chosen = config(train, validation, unknown_classes="exclude")
-        _, held_out = builders.load_data(chosen)
+        _, held_out = data_splits.load_data(chosen)
         assert_numbered_by(held_out, TRAIN, unlabelled=("aphid",))
         assert "8 images of classes that data.source lacks (aphid)" in held_out.notes[-1]
     else:
         with pytest.raises(UserError, match=message):
-            builders.load_data(config(train, validation, unknown_classes="exclude"))
+            data_splits.load_data(config(train, validation, unknown_classes="exclude"))
 
 
 def test_numbers_stay_numbers(tmp_path):
     images = np.zeros((4, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "train.npz", images=images, labels=[0, 1, 2, 3])
     np.savez(tmp_path / "some.npz", images=images, labels=[3, 1, -1, 3])
-    _, held_out = builders.load_data(
+    _, held_out = data_splits.load_data(
         config(str(tmp_path / "train.npz"), str(tmp_path / "some.npz"))
     )
     np.testing.assert_array_equal(held_out.labels, [3, 1, -1, 3])
     np.savez(tmp_path / "more.npz", images=images, labels=[0, 5, 1, 2])
-    _, held_out = builders.load_data(
+    _, held_out = data_splits.load_data(
         config(str(tmp_path / "train.npz"), str(tmp_path / "more.npz"))
     )
     np.testing.assert_array_equal(held_out.labels, [0, 5, 1, 2])
@@ -143,11 +143,11 @@ def test_classes_that_cannot_be_matched_are_refused(labels, classes, names, mess
 def test_class_names_given_by_an_option_number_the_source(tmp_path):
     train = solid_images.write("folder", tmp_path / "train", TRAIN)
     names = ("cat", "ant", "bee", "dog")
-    for split in builders.load_data(config(train, classes=names)):
+    for split in data_splits.load_data(config(train, classes=names)):
         assert_numbered_by(split, names)
         assert split.num_classes == 4
     with pytest.raises(UserError, match=r"data\.source has classes that data\.classes lacks: ant"):
-        builders.load_data(config(train, classes=("bee", "cat")))
+        data_splits.load_data(config(train, classes=("bee", "cat")))
 
 
 def test_numbers_can_be_given_names_by_an_option(tmp_path):
@@ -157,8 +157,8 @@ def test_numbers_can_be_given_names_by_an_option(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.uint8([image for _, image in images]), labels=labels)
     train = str(tmp_path / "a.npz")
     with pytest.raises(UserError, match=r"--data\.classes ant"):
-        builders.load_data(config(train, validation))
-    _, held_out = builders.load_data(config(train, validation, classes=TRAIN))
+        data_splits.load_data(config(train, validation))
+    _, held_out = data_splits.load_data(config(train, validation, classes=TRAIN))
     assert_numbered_by(held_out, TRAIN)
 
 
@@ -198,8 +198,8 @@ def test_a_classifier_has_an_output_for_every_label(tmp_path):
         (4, "validation .* up to 4"),
     ):
         with pytest.raises(UserError, match=message):
-            builders.load_data(tiny.replace(chosen, "classifier", num_classes=classes))
-    builders.load_data(tiny.replace(chosen, "classifier", num_classes=5))
+            data_splits.load_data(tiny.replace(chosen, "classifier", num_classes=classes))
+    data_splits.load_data(tiny.replace(chosen, "classifier", num_classes=5))
 
 
 @pytest.mark.parametrize("kind", ["folder", "mixed sizes", "npz"])
@@ -211,8 +211,8 @@ def test_a_target_domain_is_numbered_as_the_source_in_every_training_run(tmp_pat
     for split in (domains.target, domains.target_test):
         assert_numbered_by(split, TRAIN)
     # The setting that trains on the labels of the target has the same class numbers.
-    target_only = builders.target_config(domains.resolved(chosen), domains.target_classes)
-    for split in builders.load_data(target_only):
+    target_only = data_splits.target_config(domains.resolved(chosen), domains.target_classes)
+    for split in data_splits.load_data(target_only):
         assert_numbered_by(split, TRAIN)
     other = solid_images.write(kind, tmp_path / "other", ("ant", "dog"), seed=1)
     chosen = tiny.replace(chosen, "adapt", target=other)

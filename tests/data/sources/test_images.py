@@ -243,7 +243,7 @@ def test_a_process_ends_with_unused_batches(photos, name):
 import numpy as np
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.augment.view_group import SizedGroup
-from cssl_jax.data.pipeline.base import PIPELINES
+from cssl_jax.data.pipeline.registry import PIPELINES
 from cssl_jax.data.sources.open import load_source
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.input_spec import ImageSpec

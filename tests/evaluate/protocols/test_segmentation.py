@@ -14,8 +14,8 @@ from cssl_jax.cli import main as cli
 from cssl_jax.config import EvaluateConfig, ImageData
 from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.input_spec import ImageSpec
-from cssl_jax.data.sources.masks import load_masks
 from cssl_jax.data.sources.open import load_source
+from cssl_jax.data.sources.segmentation_masks import load_masks
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.protocols import segmentation
 from cssl_jax.evaluate.protocols.segmentation import (

@@ -170,7 +170,7 @@ def fuzz_masks(draw, broken, folder):
 
 def check_masks(spec):
     from cssl_jax.config.images import ImageOptions
-    from cssl_jax.data.sources.masks import load_masks
+    from cssl_jax.data.sources.segmentation_masks import load_masks
 
     source = one_message(load_masks, str(spec), ImageOptions(max_pixels=MOST_PIXELS))
     assert 2 <= source.num_classes <= 255

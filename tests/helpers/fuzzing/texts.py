@@ -146,8 +146,9 @@ def fuzz_resume(draw, broken, folder):
         content = broken(draw, content, draw(st.sampled_from(configs())))
     (folder / "config.json").write_bytes(content)
     tree = recipes.to_dict(config)
+    fields = sorted(leaves(tree))  # of the whole config: a value drawn below may be a dict
     for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):  # none where all is to be read
-        section, field = draw(st.sampled_from(sorted(leaves(tree)))).split(".", 1)
+        section, field = draw(st.sampled_from(fields)).split(".", 1)
         tree[section][field] = draw(st.one_of(ANYTHING, st.just(tree[section][field])))
     other = one_message(recipes.canonical, one_message(recipes.from_dict, tree))
     one_message(check, folder, other)

@@ -87,7 +87,7 @@ def logged(folder):
 
 
 def test_a_non_finite_update_changes_only_the_counters(make):
-    run = tiny.Run(make(), source=cssl_jax.experiment.builders.load_data(make())[0])
+    run = tiny.Run(make(), source=cssl_jax.experiment.data_splits.load_data(make())[0])
     step = run.train_step()
     state, row = run.state(), 0
     for done, host_batch in enumerate(run.host_batches(0, 6), 1):
@@ -111,7 +111,7 @@ def test_a_non_finite_update_changes_only_the_counters(make):
 
 
 def test_norms_are_reported_per_parameter_group(make):
-    run = tiny.Run(make(), source=cssl_jax.experiment.builders.load_data(make())[0])
+    run = tiny.Run(make(), source=cssl_jax.experiment.data_splits.load_data(make())[0])
     state = run.state()
     groups = parameter_groups(state.params)
     _, metrics = run.train_step()(state, run.constants, next(run.host_batches(0, 1)))
@@ -163,7 +163,7 @@ def test_skip_omits_the_update_and_counts_it(make, tmp_path):
 
 def expected_losses(config):
     """Loss per step of a run that rolls back, by an independent loop over the same steps."""
-    run = tiny.Run(config, source=cssl_jax.experiment.builders.load_data(config)[0])
+    run = tiny.Run(config, source=cssl_jax.experiment.data_splits.load_data(config)[0])
     step = run.train_step()
     state, saved, losses = run.state(), run.state(), {}
     for done, host_batch in enumerate(run.host_batches(0, EPOCHS * STEPS_PER_EPOCH), 1):

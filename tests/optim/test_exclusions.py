@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from cssl_jax.optim import masks
+from cssl_jax.optim import exclusions
 
 PARAMS = {
     "encoder": {
@@ -19,7 +19,7 @@ PARAMS = {
 
 
 def test_the_mask_selects_kernels_and_excludes_norms_and_biases():
-    mask = masks.decay_mask(PARAMS)
+    mask = exclusions.decay_mask(PARAMS)
     assert mask == jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1].key == "kernel", PARAMS
     )
@@ -28,28 +28,28 @@ def test_the_mask_selects_kernels_and_excludes_norms_and_biases():
 def test_exclusion_depends_on_the_last_key_or_the_number_of_axes():
     key = jax.tree_util.DictKey
     matrix, vector, scalar = np.ones((2, 2)), np.ones(2), np.ones(())
-    assert masks.is_norm_or_bias((key("norm"), key("scale")), matrix)
-    assert masks.is_norm_or_bias((key("dense"), key("bias")), matrix)
-    assert masks.is_norm_or_bias((key("prelu"), key("slope")), vector)
-    assert masks.is_norm_or_bias((key("logit_temperature"),), scalar)
-    assert not masks.is_norm_or_bias((key("scale"), key("kernel")), matrix)
-    assert not masks.is_norm_or_bias((), matrix)
+    assert exclusions.is_norm_or_bias((key("norm"), key("scale")), matrix)
+    assert exclusions.is_norm_or_bias((key("dense"), key("bias")), matrix)
+    assert exclusions.is_norm_or_bias((key("prelu"), key("slope")), vector)
+    assert exclusions.is_norm_or_bias((key("logit_temperature"),), scalar)
+    assert not exclusions.is_norm_or_bias((key("scale"), key("kernel")), matrix)
+    assert not exclusions.is_norm_or_bias((), matrix)
 
 
 def test_the_description_counts_excluded_tensors_by_name():
-    table = masks.describe_exclusions(PARAMS).splitlines()
+    table = exclusions.describe_exclusions(PARAMS).splitlines()
     # Kernels have 3*3*3*4 + 1*1*4*4 + 4*3 = 136 entries. The others are four vectors of 4 and one
     # of 3.
     assert table[1].split() == ["applied", "3", "136"]
     assert table[2].split(maxsplit=3) == ["excluded", "5", "19", "(bias 3, scale 2)"]
     assert table[0].startswith("weight decay, LARS adaptation ")
-    other = masks.describe_exclusions(PARAMS, adapts=False).splitlines()
+    other = exclusions.describe_exclusions(PARAMS, adapts=False).splitlines()
     assert other[0].split() == ["weight", "decay", "tensors", "parameters"]
     assert other[1:] == table[1:]
 
 
 def test_the_description_needs_only_shapes():
     shapes = jax.eval_shape(lambda: PARAMS)
-    assert masks.describe_exclusions(shapes) == masks.describe_exclusions(PARAMS)
-    table = masks.describe_exclusions(shapes, exclude_norm_and_bias=False).splitlines()
+    assert exclusions.describe_exclusions(shapes) == exclusions.describe_exclusions(PARAMS)
+    table = exclusions.describe_exclusions(shapes, exclude_norm_and_bias=False).splitlines()
     assert [row.split() for row in table[1:]] == [["applied", "8", "155"], ["excluded", "0", "0"]]
