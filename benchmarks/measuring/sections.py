@@ -12,7 +12,7 @@ BUSY = (
     "load average {load:.1f} on {cores} cores before: threads that wait for each other lose most, "
     "so compare times on an idle machine only"
 )
-PATHS = ("results", "peer_python", "own_python", "photos")  # of this machine
+PATHS = ("results", "peer_python", "own_python", "photos", "train", "test", "workdir")  # local
 
 
 def run(sections: dict, options: argparse.Namespace, *, command: str, path: pathlib.Path) -> None:
