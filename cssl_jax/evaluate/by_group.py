@@ -7,7 +7,7 @@ import numpy as np
 
 from cssl_jax.config import Config
 from cssl_jax.data.sources.base import Source
-from cssl_jax.evaluate.evaluator import variables_hash
+from cssl_jax.evaluate.encoder_hash import variables_hash
 from cssl_jax.evaluate.features import encoder_variables, make_embed
 from cssl_jax.evaluate.load import Encoder
 from cssl_jax.evaluate.protocols.leave_group_out import leave_group_out
