@@ -159,6 +159,41 @@ def targets() -> str:
     return markdown(head, rows) + provenance(last, "compiled, run nowhere")
 
 
+def series(name: str) -> Callable[[], str]:
+    """TS2Vec on one set of ``series.json``, with the cross-validation that chose the setting."""
+
+    def build() -> str:
+        report = load("series")[name]
+        labels = {
+            "trained": f"TS2Vec, {report['chosen']}",
+            "untrained": "untrained encoder",
+            "raw": "raw values",
+        }
+        rows = {
+            label: [_mean(report["results"][row], probe) for probe in ("linear", "svm", "1-NN")]
+            for row, label in labels.items()
+        }
+        scores = {
+            setting: spread([100 * score for score in found])
+            for setting, found in report["cross_validation"].items()
+        }
+        tried = "; ".join(f"{setting} {score}" for setting, score in scores.items())
+        head = [f"top-1 on the {report['test']} test series, %", "linear probe", "SVM", "1-NN"]
+        chosen = f"\nCross-validation on the {report['train']} training series, SVM, %: {tried}.\n"
+        seeds = f"{len(report['seeds'])} seeds, mean +- standard deviation"
+        return markdown(head, rows) + chosen + provenance(report, seeds)
+
+    return build
+
+
+def _mean(found: list[dict[str, float]], probe: str) -> str:
+    """Mean and standard deviation of a probe in percent, "-" where it was not run."""
+    values = [100 * row[probe] for row in found if probe in row]
+    if len(values) < 2:
+        return f"{values[0]:.1f}" if values else "-"
+    return spread(values)
+
+
 ADAPTATION_ROWS = {
     "source": "source only",
     "bn": "`bn`",
@@ -173,6 +208,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "photos": summary("photos"),
     "cifar": summary("cifar"),
     **{f"protocols-{name}": protocols(name) for name in ("digits", "photos", "cifar")},
+    **{f"series-{name}": series(name) for name in ("OSULeaf", "JapaneseVowels")},
     "targets": targets,
     "input": lambda: inputs.host(load("input")["host"]) + inputs.split(load("input")["host"]),
     "input-plain": lambda: (

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cssl_jax.evaluate.run import evaluate_run
     from cssl_jax.experiment.image_sets import check_data, split_data
     from cssl_jax.experiment.input_profile import bench_input
+    from cssl_jax.experiment.series_sets import check_series, split_series
     from cssl_jax.planning.planner import plan
     from cssl_jax.planning.scaling import plan_scaling
     from cssl_jax.planning.target_plan import plan_target
@@ -49,6 +50,7 @@ __all__ = [
     "bench_input",
     "check_data",
     "check_installation",
+    "check_series",
     "describe_recipe",
     "diff_recipes",
     "draw_plot",
@@ -66,6 +68,7 @@ __all__ = [
     "recipe_names",
     "run_selfcheck",
     "split_data",
+    "split_series",
     "sweep",
     "trusting_code",
     "write_report",

@@ -17,10 +17,11 @@ from cssl_jax.experiment import train_state
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import process, spmd
 from cssl_jax.step.state import TrainState
+from cssl_jax.train.compiled_step import compiled_step
 from cssl_jax.train.hooks import Run
 from cssl_jax.train.logging.logger import RunLogger
 from cssl_jax.train.online import online_evaluation
-from cssl_jax.train.trainer import Trainer, compiled_step
+from cssl_jax.train.trainer import Trainer
 
 LOOP, SAVE = 0.03, 0.05  # most that may be lost
 

@@ -56,5 +56,6 @@ def config_of(name: str, options, seed: int = 0):
             "train.checkpoint_every": epochs,
             "train.tensorboard": False,
             "evaluate.batch_size": 512,
+            "evaluate.probe_seeds": 1,
         },
     )

@@ -14,8 +14,12 @@ class SeriesData(DataConfig):
 
     Attributes:
         source: Training series: an .npz file with values (float [N, T, C] or [N, T]; NaN is a
-            missing value) and optionally lengths (int [N]) and labels (int or str [N]); or a .ts
-            file of the UCR and UEA archives.
+            missing value) and optionally lengths (int [N]), labels and groups (int or str [N]); a
+            .csv or .parquet table with one row per step (columns id, time, one per channel,
+            optionally label and group); or a .ts file of the UCR and UEA archives.
+        labels: Labels of the series: "auto" takes those of the file, "none" ignores them.
+        validation_fraction: Fraction of the source that is held out if there is no
+            validation_source. Groups are held out as a whole.
         length: Maximum number of steps of a view; 0 is the number of steps of the longest series.
         normalize: "dataset" subtracts the mean and divides by the standard deviation per channel of
             the training split; "example" does so with the statistics of each series; "none" keeps

@@ -90,7 +90,8 @@ class Evaluator:
         limit = config.evaluate.train_limit
         if limit == 1:
             raise UserError(
-                "evaluate.train_limit is 1; give at least 2 images, or 0 for all of them"
+                f"evaluate.train_limit is 1; give at least 2 {self._modality.noun}, or 0 for all "
+                "of them"
             )
         self._train = seeded_subset(train, limit or len(train), seed=config.train.seed)
         self._validation = labelled_examples(validation)
@@ -305,7 +306,7 @@ class Evaluator:
             chose_best: Whether the images of this validation split ranked the run's checkpoints.
             reporting: Number of validation images that report on ``best``.
         """
-        total = len(self._validation)
+        total, noun = len(self._validation), self._modality.noun
         selection = Selection(
             by="kNN top-1" if self.labelled else "view retrieval",
             images=len(self._selection) if chose_best else total - reporting,
@@ -313,15 +314,15 @@ class Evaluator:
         )
         text = (
             f"last checkpoint: step {last.step}, not selected on any data, reported on all "
-            f"{total:,} validation images\n"
+            f"{total:,} validation {noun}\n"
         )
         if best is None:
             text += "best checkpoint: not evaluated"
         elif not reporting:
-            text += "best checkpoint: not reported, since all validation images ranked checkpoints"
+            text += f"best checkpoint: not reported, since all validation {noun} ranked checkpoints"
         else:
             suffix = ", the last one" if best.step == last.step else ""
-            images = describe_split(selection, total, chose_best)
+            images = describe_split(selection, total, chose_best, noun)
             text += (
                 f"best checkpoint: step {best.step}{suffix}, selected by online {selection.by} "
                 f"{images}"

@@ -38,21 +38,22 @@ def split_ranking_reporting(validation: Source, seed: int) -> tuple[np.ndarray, 
     return np.flatnonzero(is_ranking), np.flatnonzero(~is_ranking)
 
 
-def describe_split(selection: Selection, total: int, chose_best: bool) -> str:
+def describe_split(selection: Selection, total: int, chose_best: bool, noun: str) -> str:
     """Describes the images that ranked checkpoints and those that report on the best one.
 
     Args:
         selection: Numbers of both.
         total: Number of validation images.
         chose_best: Whether images of this validation split ranked the run's checkpoints.
+        noun: Plural noun for the examples, such as "images".
     """
     reporting = selection.reporting_images or 0
     if chose_best:
         return (
-            f"on {selection.images:,} of the {total:,} validation images; it is reported on the "
+            f"on {selection.images:,} of the {total:,} validation {noun}; it is reported on the "
             f"other {reporting:,}"
         )
     subset = f"all {reporting:,} here"
     if reporting < total:
         subset = f"the {reporting:,} of {total:,} here that are not among them"
-    return f"on the run's own validation images; it is reported on {subset}"
+    return f"on the run's own validation {noun}; it is reported on {subset}"

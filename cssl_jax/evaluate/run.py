@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from cssl_jax import recipes
 from cssl_jax.augment.view_group import first_group, number_groups
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
@@ -13,9 +15,11 @@ from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.segmentation_masks import MaskedSource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
+from cssl_jax.evaluate.by_group import evaluate_groups
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
 from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
+from cssl_jax.evaluate.protocols.leave_group_out import check_groups
 from cssl_jax.evaluate.protocols.segment_run import load_masked_splits, segment
 from cssl_jax.evaluate.ranking_split import labelled_examples, split_ranking_reporting
 from cssl_jax.evaluate.results import Leakage, Results, SplitSizes
@@ -42,7 +46,8 @@ def evaluate_run(
         run: Folder of the run.
         protocol: Name of a protocol in ``protocols.PROTOCOLS``, or several names; None: all of
             them. "segment" must be requested alone and needs images with masks, see
-            ``data.sources.segmentation_masks.load_masks``.
+            ``data.sources.segmentation_masks.load_masks``. "groups" must be requested alone and
+            needs examples with groups; it holds out one group of the source after another.
         data: Options of the images to fit and report on; None: the run's own data. If the source
             differs from the run's, the run's own validation_source, labels and classes do not
             apply.
@@ -77,6 +82,8 @@ def _evaluate_run(
     process.set_compile_cache(run_config.runtime.compile_cache)
     if protocols.SEGMENT in names:
         return _segment(encoder, data, options)
+    if protocols.GROUPS in names:
+        return _by_group(encoder, data, options)
 
     def prepare() -> tuple[Config, Source, Source, Evaluator]:
         config = _replace_data(run_config, data, options)
@@ -97,8 +104,10 @@ def _evaluate_run(
         )
         if protocol is not None and not evaluator.labelled:
             raise UserError(
-                f"protocol {names[0]!r} needs labels on both splits; training images have "
-                f"{'some' if train.labels is not None else 'none'}, validation images "
+                f"protocol {names[0]!r} needs labels on both splits; training "
+                f"{encoder.modality.noun} have "
+                f"{'some' if train.labels is not None else 'none'}, validation "
+                f"{encoder.modality.noun} "
                 f"{'some' if validation.labels is not None else 'none'}"
             )
         return config, train, validation, evaluator
@@ -155,6 +164,30 @@ def _with_data(results: Results, config: Config, train: int, validation: int) ->
     )
 
 
+def _by_group(encoder: Encoder, data: DataConfig | None, options: EvaluateConfig | None) -> Results:
+    """Evaluates an encoder with one group held out after another; saves its metrics."""
+
+    def prepare() -> tuple[Config, Source, np.ndarray]:
+        config = _replace_data(encoder.config, data, options)
+        source = labelled_examples(data_splits.load_whole(config))
+        encoder.check_input(source)
+        return config, source, check_groups(source)
+
+    config, source, groups = multihost.run_on_all(prepare)
+    _require_same(encoder, config, source, source, {"protocols": (protocols.GROUPS,)})
+    found = Results.from_json(evaluate_groups(encoder, config, source, groups))
+    results = dataclasses.replace(
+        _with_data(found, config, len(source), len(source)),
+        validation_source="one group after another",
+        notes=list(source.notes),
+    )
+    transfer = config.data.identity != encoder.config.data.identity
+    # In the results of the run's own data the context is that of the other protocols.
+    saved = results if transfer else found
+    multihost.run_on_primary(lambda: _save(encoder.run / "results.json", saved, transfer))
+    return results
+
+
 def _require_same(
     encoder: Encoder, config: Config, train: Source, validation: Source, properties: dict[str, Any]
 ) -> None:
@@ -208,7 +241,7 @@ def _ranking_images(run_config: Config) -> Source | None:
 
 def _with_pretraining_leakage(results: Results, encoder: Encoder, validation: Source) -> Results:
     """Adds leakage from the run's training images into other validation images."""
-    learnt_from = "images that the encoder was pretrained on"
+    learnt_from = f"{encoder.modality.noun} that the encoder was pretrained on"
     try:
         train = data_splits.load_data(encoder.config)[0]
         found = leakage.find_leakage(train, validation, learnt_from, encoder.modality)

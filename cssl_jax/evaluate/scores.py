@@ -148,6 +148,34 @@ class SegmentScores(JsonRecord):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GroupAccuracy(JsonRecord):
+    """Accuracy on one group, fitted on all others.
+
+    Attributes:
+        top1: Fraction of examples whose class has the highest score.
+        examples: Number of examples of the group.
+    """
+
+    top1: float | None = None
+    examples: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GroupScores(JsonRecord):
+    """Metrics of the linear probe with one group held out after another.
+
+    Attributes:
+        top1: Mean accuracy over the groups.
+        top1_std: Standard deviation of the accuracy over the groups.
+        by_group: Accuracy per group.
+    """
+
+    top1: float | None = None
+    top1_std: float | None = None
+    by_group: dict[str, GroupAccuracy] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Scores(JsonRecord):
     """Metrics of one encoder by the protocols that ran; None for a protocol that did not.
 
@@ -157,6 +185,7 @@ class Scores(JsonRecord):
         few_shot: Linear probe with few labels.
         retrieval: Retrieval of images of the same class.
         segment: Segmentation by a linear probe on pixels.
+        groups: Linear probe with one group held out after another.
         classifier: Accuracy of a run that trains a classifier.
         view_retrieval: Fraction of images whose other view is their nearest neighbour.
         alignment: Mean squared distance of two views of an image.
@@ -170,6 +199,7 @@ class Scores(JsonRecord):
     few_shot: FewShotScores | None = None
     retrieval: RetrievalScores | None = None
     segment: SegmentScores | None = None
+    groups: GroupScores | None = None
     classifier: ClassAccuracy | None = None
     view_retrieval: float | None = None
     alignment: float | None = None

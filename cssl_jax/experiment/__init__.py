@@ -8,13 +8,17 @@ if TYPE_CHECKING:
     from cssl_jax.experiment.experiment import Experiment
     from cssl_jax.experiment.image_sets import DataCheck, check_data, split_data
     from cssl_jax.experiment.input_profile import InputReport, bench_input
+    from cssl_jax.experiment.series_sets import SeriesCheck, check_series, split_series
 
 __all__ = [
     "DataCheck",
     "Experiment",
     "InputReport",
+    "SeriesCheck",
     "bench_input",
     "check_data",
+    "check_series",
     "split_data",
+    "split_series",
 ]
 __getattr__, __dir__ = public_names(__name__)

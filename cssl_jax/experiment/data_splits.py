@@ -42,11 +42,14 @@ def load_data(config: Config) -> tuple[Source, Source]:
         for name, split in loaded.items():
             if split.labels is None or split.labels.max(initial=-1) < 0:
                 raise UserError(
-                    f"the {name} images have no labels; method {config.method.name} needs them"
+                    f"the {name} {modality_of(config).noun} have no labels; method "
+                    f"{config.method.name} needs them"
                 )
     if entry.evaluation == "classifier":
         for name, split in loaded.items():
-            _check_labels(split, config.classifier.num_classes, name)
+            _check_labels(
+                split, config.classifier.num_classes, f"{name} {modality_of(config).noun}"
+            )
         train = sources.labelled_fraction(
             train, config.classifier.label_fraction, seed=config.train.seed
         )
@@ -54,28 +57,40 @@ def load_data(config: Config) -> tuple[Source, Source]:
 
 
 def _check_labels(split: Source, num_classes: int, name: str) -> None:
-    """Raises UserError for a label without an output; ``num_classes`` 0 is not known yet."""
+    """Raises UserError for a label without an output; ``num_classes`` 0 is not known yet.
+
+    ``name`` is a plural noun, such as "training images".
+    """
     largest = 0 if split.labels is None else int(split.labels.max())
     if num_classes and largest >= num_classes:
         raise UserError(
-            f"the {name} images have labels up to {largest} and classifier.num_classes is "
+            f"the {name} have labels up to {largest} and classifier.num_classes is "
             f"{num_classes}; number the classes from 0 to {num_classes - 1}, or give "
             f"--classifier.num-classes {largest + 1}"
         )
 
 
+def load_whole(config: Config) -> Source:
+    """Loads ``data.source`` without a split.
+
+    Raises:
+        UserError: The data cannot be read, or its classes do not fit data.classes.
+    """
+    source = modality_of(config).open(config.data.source, config.data)
+    if not config.data.classes:
+        return source
+    return align_class_numbers(
+        source,
+        config.data.classes,
+        option="data.source",
+        reference="data.classes",
+        unknown=config.data.unknown_classes,
+    )
+
+
 def _load_splits(config: Config) -> tuple[Source, Source]:
-    modality = modality_of(config)
-    source = modality.open(config.data.source, config.data)
+    modality, source = modality_of(config), load_whole(config)
     unknown = config.data.unknown_classes
-    if config.data.classes:
-        source = align_class_numbers(
-            source,
-            config.data.classes,
-            option="data.source",
-            reference="data.classes",
-            unknown=unknown,
-        )
     if config.data.validation_source:
         validation = modality.open(config.data.validation_source, config.data)
         if modality.layout(source) != modality.layout(validation):
@@ -93,7 +108,9 @@ def _load_splits(config: Config) -> tuple[Source, Source]:
             )
         return source, validation
     seed = config.train.seed if config.data.split_seed is None else config.data.split_seed
-    train, held_out = sources.split(len(source), config.data.validation_fraction, seed)
+    train, held_out = sources.split(
+        len(source), config.data.validation_fraction, seed, sources.groups_of(source)
+    )
     return source.take(train), source.take(held_out)
 
 

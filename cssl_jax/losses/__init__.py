@@ -9,9 +9,11 @@ from cssl_jax.losses.coral import coral
 from cssl_jax.losses.cosine import negative_cosine, unit_std
 from cssl_jax.losses.dcl import dcl
 from cssl_jax.losses.hard_negatives import hard_nt_xent
+from cssl_jax.losses.hierarchical import hierarchical_contrast
 from cssl_jax.losses.infonce import clip, info_nce
 from cssl_jax.losses.margin import contrastive, triplet
 from cssl_jax.losses.ntxent import nt_xent
+from cssl_jax.losses.predictive import predictive_contrast
 from cssl_jax.losses.registry import LOSSES, LossEntry, loss_entry
 from cssl_jax.losses.sigmoid import nt_logistic, siglip
 from cssl_jax.losses.supcon import sup_con
@@ -27,11 +29,13 @@ __all__ = [
     "coral",
     "dcl",
     "hard_nt_xent",
+    "hierarchical_contrast",
     "info_nce",
     "loss_entry",
     "negative_cosine",
     "nt_logistic",
     "nt_xent",
+    "predictive_contrast",
     "siglip",
     "sinkhorn",
     "sup_con",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cssl_jax.methods.byol import BYOL, BYOLConfig
     from cssl_jax.methods.classifier import Classifier
     from cssl_jax.methods.coral import DeepCORAL
+    from cssl_jax.methods.cpc import CPC, CPCConfig
     from cssl_jax.methods.dann import DANN
     from cssl_jax.methods.entry import MethodEntry, Modules
     from cssl_jax.methods.moco_v2 import MoCoV2, MoCoV2Config
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from cssl_jax.methods.simclr import SimCLR
     from cssl_jax.methods.simsiam import SimSiam, SimSiamConfig
     from cssl_jax.methods.swav import SwAV, SwAVConfig
+    from cssl_jax.methods.ts2vec import TS2Vec, TS2VecConfig
     from cssl_jax.methods.vicreg import VICReg, VICRegConfig
 
 __all__ = [
     "BYOL",
+    "CPC",
     "DANN",
     "METHODS",
     "NNCLR",
@@ -31,6 +34,7 @@ __all__ = [
     "BYOLConfig",
     "BarlowTwins",
     "BarlowTwinsConfig",
+    "CPCConfig",
     "Classifier",
     "Context",
     "DeepCORAL",
@@ -48,6 +52,8 @@ __all__ = [
     "StepOutputs",
     "SwAV",
     "SwAVConfig",
+    "TS2Vec",
+    "TS2VecConfig",
     "VICReg",
     "VICRegConfig",
     "copied",

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 
@@ -27,6 +27,42 @@ class Modules:
     head: Callable[..., nn.Module]
 
 
+class StepSizes(NamedTuple):
+    """Sizes that the cost of a loss of steps depends on.
+
+    Attributes:
+        batch: Global batch size N in examples.
+        devices: Number of devices that the batch is split over.
+        steps: Number of steps T of a view.
+        features: Width D of the encoder's features.
+    """
+
+    batch: int
+    devices: int
+    steps: int
+    features: int
+
+
+class LossCost(NamedTuple):
+    """Cost of a loss on one device.
+
+    Attributes:
+        flops: Operations, forward and backward.
+        gathered: Bytes of the all-gathers' results that are differentiated.
+        gathered_masks: Bytes of the results of the other all-gathers.
+        all_reduce: Bytes of the all-reduces' operands, besides gradient and metrics.
+        metrics: Number of scalars that are averaged along with the gradient.
+        parameters: Number of parameters of modules that only the loss uses.
+    """
+
+    flops: int
+    gathered: int
+    gathered_masks: int
+    all_reduce: int
+    metrics: int
+    parameters: int = 0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepCost:
     """What the closed formulas of ``cssl-jax plan`` must know of a method's step.
@@ -36,12 +72,15 @@ class StepCost:
         targets: Number of views per example that are encoded without a gradient.
         contrasts: True if each projection is compared with those of the global batch.
         tile_size: Tiles of that comparison, see ``choose_tile``.
+        loss: Cost of a loss of the steps of series, in place of a projection head and its
+            comparison; None: the method has the head of ``model.projector_*``.
     """
 
     views: int = 2
     targets: int = 0
     contrasts: bool = True
     tile_size: TileSize = None
+    loss: Callable[[StepSizes], LossCost] | None = None
 
 
 def _accept(config: Config) -> None:

@@ -16,6 +16,8 @@ METHODS: dict[str, str | MethodEntry] = {
     "classifier": "cssl_jax.methods.classifier:ENTRY",
     "coral": "cssl_jax.methods.coral:ENTRY",
     "dann": "cssl_jax.methods.dann:ENTRY",
+    "ts2vec": "cssl_jax.methods.ts2vec:ENTRY",
+    "cpc": "cssl_jax.methods.cpc:ENTRY",
 }
 
 

@@ -55,6 +55,7 @@ class Modality:
 
     Attributes:
         noun: Plural noun for the examples in messages, such as "images".
+        unit: Unit of the size of a view, such as "px".
         data: Class of the config section ``data``.
         augment: Class of the config section ``augment``.
         spec: Class of the encoder's input specification.
@@ -115,6 +116,7 @@ class Modality:
     reduced: Callable[[Any], dict[str, Any]] = lambda data: {}
     write: Callable[[Any, Any, int, Any], str] | None = None
     encoded: Callable[[Any], bool] = lambda data: False
+    unit: str = "px"
     assumed: Callable[[Any, int], tuple[InputSpec, Examples | None]] | None = None
     images: bool = False
 
@@ -123,3 +125,12 @@ def require_images(modality: Modality, subject: str) -> None:
     """Raises UserError if the examples are no images; ``subject`` is what needs them, a noun."""
     if not modality.images:
         raise UserError(f"{subject} takes images only, and data.modality is of {modality.noun}")
+
+
+def refuse_images(modality: Modality, subject: str) -> None:
+    """Raises UserError if the examples are images; ``subject`` is what needs steps, a noun."""
+    if modality.images:
+        raise UserError(
+            f"{subject} needs examples with steps, and data.modality is of {modality.noun}; give "
+            "another method, or start from recipe series"
+        )

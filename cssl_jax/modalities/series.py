@@ -16,7 +16,7 @@ from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.config.series import SeriesData
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import ArraySource, Examples, Source
-from cssl_jax.data.sources.series import open_series, series_examples
+from cssl_jax.data.sources.series import check_labels, open_series, series_examples
 from cssl_jax.errors import UserError
 from cssl_jax.modalities.base import SHOWN_SIDE, Baseline, Inputs, Modality, Parameters, Views
 
@@ -42,7 +42,7 @@ class SeriesSpec(InputSpec):
 
 def open_source(text: str | os.PathLike[str], data: SeriesData) -> Source:
     """Opens the series of ``data.source``."""
-    return open_series(text)
+    return open_series(text, data.labels)
 
 
 def checked_series(values: Any, spec: SeriesSpec) -> Examples:
@@ -207,12 +207,26 @@ def write(source: ArraySource | None, data: SeriesData, count: int, path: pathli
         arrays = {"values": source.examples["values"], "lengths": source.examples["length"]}
         if source.labels is not None:
             arrays["labels"] = source.labels
+            if source.classes:
+                arrays["classes"] = np.array(source.classes)
+        if source.groups is not None:
+            arrays["groups"] = source.groups
     np.savez(path, **arrays)
     return str(path)
 
 
+def check(data: SeriesData, policy: SeriesPolicy) -> None:
+    """Refuses rules for labels that series do not have.
+
+    Raises:
+        UserError: ``data.labels`` is neither "auto" nor "none".
+    """
+    check_labels(data.labels)
+
+
 SERIES = Modality(
     noun="series",
+    unit="steps",
     data=SeriesData,
     augment=SeriesPolicy,
     spec=SeriesSpec,
@@ -231,6 +245,7 @@ SERIES = Modality(
         "moments": Baseline(label="mean and standard deviation", features=mean_and_std),
     },
     show=show,
+    check=check,
     supervised=lambda spec: {"data.length": spec.size, "data.normalize": spec.normalize},
     reduced=lambda data: {"length": min(data.length or REDUCED_LENGTH, REDUCED_LENGTH)},
     write=write,

@@ -66,6 +66,7 @@ ENCODERS: dict[str, str | EncoderEntry] = {
     "lstm": "cssl_jax.models.sequence.recurrent:LSTM",
     "bigru": "cssl_jax.models.sequence.recurrent:BIGRU",
     "bilstm": "cssl_jax.models.sequence.recurrent:BILSTM",
+    "conv_gru": "cssl_jax.models.sequence.conv_gru:CONV_GRU",
     "transformer": "cssl_jax.models.sequence.transformer:TRANSFORMER",
 }
 

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterator
 
+from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.planning.plan import GIB, Plan
 
 WIDTH = 100
@@ -24,9 +25,10 @@ def plan_text(plan: Plan) -> str:
 
 def _recipe(plan: Plan) -> Iterator[str]:
     model, batch = plan.config.model, plan.config.train.batch_size
+    unit = modality_entry(plan.config.data.modality).unit
     width = "" if model.width == 1 else f" of width {model.width:g}"
     yield (
-        f"recipe    {model.encoder}{width}, {model.dtype}, {plan.given.spec.size} px, "
+        f"recipe    {model.encoder}{width}, {model.dtype}, {plan.given.spec.size} {unit}, "
         f"batch {batch} over {plan.devices} device(s), {batch // plan.devices} examples of two "
         "views each"
     )

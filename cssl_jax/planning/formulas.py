@@ -50,7 +50,8 @@ def check_known(encoder: str) -> None:
     """Raises UserError if an encoder is not in ``RESNETS``."""
     if encoder not in RESNETS:
         raise UserError(
-            f"the cost of encoder {encoder!r} is not known; use one of {', '.join(RESNETS)}"
+            f"the cost of encoder {encoder!r} is not known; use one of {', '.join(RESNETS)}, or an "
+            "encoder of series"
         )
 
 
@@ -185,8 +186,8 @@ def cost(  # noqa: PLR0913  each argument is a fact of its own
     norms = [layer.outputs for layer in layers]
     norms += [out for _, out in head] if model.projector_norm else []
     scales = 2 * sum(norms) - (model.projector_dim if model.projector_norm else 0)
-    groups = _groups(model, batch // micro_batches)
-    per_norm, recomputed, waits = _norm_reductions(model, groups, devices, micro_batches)
+    groups = group_count(model, batch // micro_batches)
+    per_norm, recomputed, waits = norm_reductions(model, groups, devices, micro_batches)
     biases = 0 if model.projector_norm else sum(out for _, out in head)
     parameters = sum(layer.parameters for layer in layers) + dense + scales + biases
     return Cost(
@@ -205,12 +206,12 @@ def cost(  # noqa: PLR0913  each argument is a fact of its own
     )
 
 
-def _groups(model: ModelConfig, encoded: int) -> int:
+def group_count(model: ModelConfig, encoded: int) -> int:
     """Number of BatchNorm groups among ``encoded`` examples that are encoded at once."""
     return encoded // (model.norm_group or encoded)
 
 
-def _norm_reductions(
+def norm_reductions(
     model: ModelConfig, groups: int, devices: int, micro_batches: int
 ) -> tuple[int, int, int]:
     """How often BatchNorm reduces two numbers per channel over devices in one step.

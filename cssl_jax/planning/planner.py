@@ -5,7 +5,6 @@ from typing import Any
 
 from cssl_jax import recipes
 from cssl_jax.config import Config
-from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.errors import UserError
 from cssl_jax.losses.core.similarity import choose_tile
 from cssl_jax.methods.registry import method_entry
@@ -13,6 +12,7 @@ from cssl_jax.planning import formulas
 from cssl_jax.planning import jaxpr as program
 from cssl_jax.planning.advice import warnings
 from cssl_jax.planning.plan import GIB, Plan, Shapes
+from cssl_jax.planning.sequence_formulas import SEQUENCE_ENCODERS, sequence_cost
 from cssl_jax.planning.shapes import DataShapes, abstract_mesh, abstract_step, data_shapes
 from cssl_jax.runtime import spmd, subprocesses
 
@@ -142,25 +142,29 @@ def held_bytes(config: Config, devices: int, given: DataShapes) -> int:
 
 def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
     """Cost of a recipe's step on one device, by closed formulas."""
-    formulas.check_known(config.model.encoder)
+    sequences = config.model.encoder in SEQUENCE_ENCODERS
+    if not sequences:
+        formulas.check_known(config.model.encoder)
     batch, micro_batch = config.train.batch_size, config.train.micro_batch
-    spec = given.spec
-    assert isinstance(spec, ImageSpec)  # RESNETS are encoders of images
+    spec: Any = given.spec
     step = method_entry(config.method.name).cost(config)
     rows = step.views * batch
     tile = choose_tile(step.tile_size, rows // devices, rows) if step.contrasts else None
-    return formulas.cost(
-        config.model,
-        views=step.views,
-        targets=step.targets,
-        contrasts=step.contrasts,
-        size=spec.size,
-        channels=spec.channels,
-        batch=batch,
-        devices=devices,
-        tiled=tile is not None,
-        micro_batches=batch // micro_batch if micro_batch else 1,
-    )
+    sizes: dict[str, Any] = {
+        "views": step.views,
+        "targets": step.targets,
+        "contrasts": step.contrasts,
+        "batch": batch,
+        "devices": devices,
+        "tiled": tile is not None,
+        "micro_batches": batch // micro_batch if micro_batch else 1,
+    }
+    if sequences:
+        channels = len(spec.mean)
+        return sequence_cost(
+            config.model, steps=spec.size, channels=channels, loss=step.loss, **sizes
+        )
+    return formulas.cost(config.model, size=spec.size, channels=spec.channels, **sizes)
 
 
 # ----------------------------------------------------------------------------------- largest batch

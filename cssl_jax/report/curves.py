@@ -125,7 +125,7 @@ _ONLINE = (
 )
 # Charts of timings: (title, unit, factor, note, metric name).
 _TIMINGS = (
-    ("Throughput", "images/s", 1.0, "", "images_per_second"),
+    ("Throughput", "examples/s", 1.0, "", "images_per_second"),
     ("Waiting for input", "% of the time", 100.0, "", "input_wait"),
 )
 

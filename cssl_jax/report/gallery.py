@@ -212,8 +212,8 @@ def confusion(run: RunFolder, gallery: Gallery, encoder: Encoder, images: int) -
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (labels[labelled], scores.argmax(axis=1)), 1)
     origin = (
-        f"linear probe fitted for this page on {len(fit_images):,} training images, "
-        f"{labelled.sum():,} validation images counted"
+        f"linear probe fitted for this page on {len(fit_images):,} training examples, "
+        f"{labelled.sum():,} validation examples counted"
     )
     return Confusion(counts, origin)
 

@@ -125,7 +125,7 @@ def _summary(contents: Sequence[RunContent]) -> str:
     body = f'<div class="runs">{"".join(cards)}</div>'
     runs = [content.run for content in contents]
     if results := report_tables.encoder_tables(runs):
-        body += "<h3>Results on images outside the training split</h3>"
+        body += "<h3>Results outside the training split</h3>"
         body += "".join(map(to_html, results))
     diagnostics = report_tables.diagnostics_table(runs)
     if diagnostics is not None:
@@ -162,9 +162,9 @@ def _maps(contents: Sequence[RunContent]) -> str:
             continue
         gallery = content.gallery
         note = (
-            f"{len(gallery):,} of {gallery.total:,} validation images, step {gallery.step}. "
-            "Hover over a point or use the arrow keys to see an image. Click a point to see the "
-            "image's neighbours. Hold Ctrl and scroll to zoom, drag to move."
+            f"{len(gallery):,} of {gallery.total:,} validation examples, step {gallery.step}. "
+            "Hover over a point or use the arrow keys to see an example. Click a point to see its "
+            "neighbours. Hold Ctrl and scroll to zoom, drag to move."
         )
         if len(gallery.classes) > 8:  # the palette has 8 colours
             note += " Colours repeat with other shapes: click a class to show it alone."
@@ -239,7 +239,7 @@ def _confusion(content: RunContent) -> str:
     pairs = [(int(i), int(j)) for i, j in zip(*np.unravel_index(order, off.shape), strict=True)]
     rows = [[names[i], names[j], str(off[i, j])] for i, j in pairs if off[i, j]]
     if rows:
-        table = to_html(Table(["true class", "predicted class", "images"], rows))
+        table = to_html(Table(["true class", "predicted class", "examples"], rows))
         body += f"<details><summary>Most frequent confusions</summary>{table}</details>"
     return f'{body}<p class="note">{text(content.confusion.origin)}.</p>'
 

@@ -34,7 +34,7 @@ def results_tables(rows: Sequence[Row], classes: int) -> list[Table]:
         classes: Number of classes; top-5 accuracy is shown if there are enough of them.
     """
     tables = [_accuracies(rows, classes), _by_k(rows), _few_shot(rows), _retrieval(rows)]
-    return [found for found in (*tables, *_segment(rows)) if found is not None]
+    return [found for found in (*tables, *_segment(rows), *_groups(rows)) if found is not None]
 
 
 def _table(
@@ -137,13 +137,31 @@ def _segment(rows: Sequence[Row]) -> list[Table]:
     return tables
 
 
+def _groups(rows: Sequence[Row]) -> list[Table]:
+    """Mean over the groups, and the accuracy on each, at most ``CLASSES`` groups per table."""
+    found = [(label, scores.groups) for label, scores in rows if scores.groups is not None]
+    names = list(dict.fromkeys(name for _, groups in found for name in groups.by_group or ()))
+    if not names:
+        return []
+    columns = [Column("mean", "%"), Column("std over groups", "%")]
+    tables = [Table(["held-out groups", *columns], [[a, g.top1, g.top1_std] for a, g in found])]
+    for start in range(0, len(names), CLASSES):
+        shown = names[start : start + CLASSES]
+        cells = [
+            [label, *(getattr((groups.by_group or {}).get(name), "top1", None) for name in shown)]
+            for label, groups in found
+        ]
+        tables.append(Table(["by group", *(Column(name, "%", width=9) for name in shown)], cells))
+    return tables
+
+
 def _checkpoints(results: Results) -> str:
     best = results.best
     if best is None or best.last is None:
         return ""
     rows = [(f"last, step {results.step}", best.last), (f"best, step {best.step}", best)]
     found = _accuracies(rows, results.num_classes or 0)
-    title = f"on {best.images:,} images that were not used for selection"
+    title = f"on {best.images:,} examples that were not used for selection"
     return "" if found is None else f"{title}\n{to_terminal(found)}"
 
 
@@ -154,7 +172,7 @@ def sentences(results: Results) -> list[str]:
     if linear is not None and linear.top1_std is not None:
         lines.append(
             f"linear: penalty {linear.l2:.2g} selected on a held-out fifth of the training "
-            f"images; over {linear.seeds} such fifths top-1 has a standard deviation of "
+            f"examples; over {linear.seeds} such fifths top-1 has a standard deviation of "
             f"{100 * linear.top1_std:.2f} points"
         )
     if few_shot is not None:
@@ -162,7 +180,7 @@ def sentences(results: Results) -> list[str]:
         if few_shot.left_out:
             lines[-1] += (
                 f"; skipped: {', '.join(map(str, few_shot.left_out))} per class, because the "
-                f"smallest class has {few_shot.smallest_class} images"
+                f"smallest class has {few_shot.smallest_class} examples"
             )
     if results.selection is not None and results.selection.words:
         lines.append(results.selection.words)

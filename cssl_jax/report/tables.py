@@ -171,7 +171,7 @@ def speed(run: RunFolder) -> str:
     if not seconds:
         return ""
     images = sum(line["images_per_second"] * line["seconds"] for line in lines)
-    return f"{images / seconds:,.0f} images/s over {seconds / 60:.1f} min of steps"
+    return f"{images / seconds:,.0f} examples/s over {seconds / 60:.1f} min of steps"
 
 
 def repeat_command(run: RunFolder) -> str:

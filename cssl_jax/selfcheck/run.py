@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import pathlib
 import socket
 import sys
@@ -130,8 +131,9 @@ def selfcheck(
     with tempfile.TemporaryDirectory(prefix="cssl-jax-selfcheck-") as name:
         folder = pathlib.Path(name)
         config, data = examples_of(config, folder / "data")
-        cache = config.runtime.compile_cache or str(cache_folder("compile"))
-        config = config.replace({"runtime.compile_cache": cache})
+        # Children have a temporary CSSL_JAX_CACHE, and the rest of this process's environment.
+        if not config.runtime.compile_cache and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            config = config.replace({"runtime.compile_cache": str(cache_folder("compile"))})
         write_text(folder / "config.json", recipes.to_json(config))
         trials = _Trials(folder, simulated, timeout, progress)
         plan, skipped = plan_trials(machine, simulated, devices, steps)

@@ -34,12 +34,12 @@ def metric(config: Config, space: Space) -> str:
         return "classifier.selection_top1"
     if all(split.labels is not None and split.labels.max() >= 0 for split in splits):
         return "knn.selection_top1"
-    # Weaker augmentation makes two views of an image easier to match, without better features.
+    # Weaker augmentation makes two views of an example easier to match, without better features.
     if changed := [name for name in space.fields if name.startswith(("augment.", "data.size"))]:
         raise UserError(
-            f"space {space.path} sets {', '.join(changed)}, but the images have no labels: trials "
-            "are then ranked by view retrieval, which easier views raise by themselves; remove "
-            "the field from the space, or provide labels (data.labels)"
+            f"space {space.path} sets {', '.join(changed)}, but the examples have no labels: "
+            "trials are then ranked by view retrieval, which easier views raise by themselves; "
+            "remove the field from the space, or provide labels (data.labels)"
         )
     return "selection_view_retrieval"
 

@@ -23,7 +23,7 @@ _IMPORTANCE = (
 )
 _PARALLEL = (
     "Each line is a trial. It crosses the axes of the parameters and ends at the trial's score on "
-    "the selection images. A stronger line is a better score. The score of a pruned trial is its "
+    "the selection examples. A stronger line is a better score. The score of a pruned trial is its "
     "best score before pruning."
 )
 _TITLES = {
@@ -124,7 +124,7 @@ def _curves(sweep: Sweep) -> str:
     chart = charts.curves(sweep)
     if chart is None:
         return ""
-    note = f"{chart.title} on the selection images, the metric by which trials are pruned."
+    note = f"{chart.title} on the selection examples, the metric by which trials are pruned."
     figure = _figure(svg.line_chart(chart), note, _legend(sweep))
     return f'<div style="max-width:600px">{figure}</div>'
 

@@ -124,7 +124,7 @@ class Trials:
         callback.replay(run)
         title = objective.METRICS[self._metric]
         if not callback.scores:
-            return _Outcome("failed", f"no evaluation has a {title} on the selection images")
+            return _Outcome("failed", f"no evaluation has a {title} on the selection examples")
         score, best = max(callback.scores.values()), results.best
         selection = results.selection.images if results.selection else None
         images = [selection or 0, (best and best.images) or 0]

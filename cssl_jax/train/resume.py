@@ -6,7 +6,7 @@ from typing import Any
 
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import train_state
+from cssl_jax.experiment import data_splits, train_state
 from cssl_jax.experiment.experiment import KERNELS, Experiment
 from cssl_jax.train.hooks import Run
 from cssl_jax.train.initial_state import first_state
@@ -39,11 +39,12 @@ def start(folder: pathlib.Path, experiment: Experiment, checkpoints: Checkpoints
 
 
 def _check_unchanged(experiment: Experiment, meta: dict[str, Any]) -> None:
-    """Raises UserError if the images or the user's code differ from those of a checkpoint."""
+    """Raises UserError if the examples or the user's code differ from those of a checkpoint."""
+    noun = data_splits.modality_of(experiment.config).noun
     for split, fingerprint in experiment.meta["data"].items():
         if meta["data"][split] != fingerprint:
             raise UserError(
-                f"the {split} images have changed since the run began: {meta['data'][split]}, now "
+                f"the {split} {noun} have changed since the run began: {meta['data'][split]}, now "
                 f"{fingerprint}; restore them, or start from scratch in another --workdir"
             )
     for field, digest in experiment.meta["code"].items():

@@ -11,9 +11,8 @@ from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.data.pipeline.prefetch import place_host_batches
 from cssl_jax.errors import InterruptedRunError, StoppedRunError
 from cssl_jax.evaluate.scores import Scores
-from cssl_jax.experiment.experiment import Experiment
-from cssl_jax.optim.trust_metrics import make_trust_ratio_metrics
 from cssl_jax.runtime import multihost, process, spmd
+from cssl_jax.train.compiled_step import compiled_step
 from cssl_jax.train.guards.nonfinite import RollbackRequest
 from cssl_jax.train.guards.rollback import roll_back
 from cssl_jax.train.guards.stop_vote import StopVote
@@ -205,21 +204,6 @@ class Trainer:
                     self._finish(evaluate=False)
                 self._stop()
             yield host_batch, time.perf_counter() - start
-
-
-def compiled_step(experiment: Experiment) -> Callable[..., Any]:
-    """The train step over the devices of the experiment's mesh."""
-    config = experiment.config
-    return spmd.data_parallel(
-        experiment.train_step(
-            experiment.pipeline.make_batch,
-            extra_metrics=make_trust_ratio_metrics(config.optimizer, experiment.total_steps),
-        ),
-        experiment.mesh,
-        config.runtime.backend,
-        split_constants=experiment.pipeline.split_constants,
-        deterministic=config.runtime.deterministic,
-    )
 
 
 def _end(hook: Hook, run: Run, kind: Any, error: BaseException | None, traceback: Any) -> None:

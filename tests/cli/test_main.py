@@ -140,9 +140,9 @@ def test_recipes_with_a_name_shows_that_recipe(capsys):
     assert "did you mean 'debug'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", ["small", pytest.param("debug", marks=pytest.mark.slow)])
-def test_demo_runs_a_recipe_into_a_folder(tmp_path, capsys, recipe):
-    recipe = str(tiny.write_recipe(tmp_path)) if recipe == "small" else recipe
+# contracts/test_wheel.py runs a recipe by its name.
+def test_demo_runs_a_recipe_into_a_folder(tmp_path, capsys):
+    recipe = str(tiny.write_recipe(tmp_path))
     assert cli.main(["demo", "--recipe", recipe, "--workdir", str(tmp_path / "demo")]) == 0
     assert "raw pixels" in capsys.readouterr().out
     assert (tmp_path / "demo" / "results.json").is_file()

@@ -47,6 +47,7 @@ def test_the_wheel_holds_recipes_digits_and_types_and_no_tests(installed):
 def test_the_installed_command_runs_the_first_steps_of_the_demo(installed, tmp_path):
     _, target = installed
     environment = {**os.environ, "PYTHONPATH": str(target), "PYTHONSAFEPATH": "1"}
+    environment["XLA_FLAGS"] = os.environ["CSSL_TEST_XLA_FLAGS"]  # one device, not eight
     where = subprocess.run(
         [sys.executable, "-c", "import cssl_jax, cssl_jax.configs as c; print(c.__file__)"],
         capture_output=True,

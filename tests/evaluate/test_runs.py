@@ -114,7 +114,7 @@ def test_the_last_and_the_best_stand_side_by_side_where_they_differ(parts):
     found = evaluator.report(last, best, encoder.untrained, ("knn",))
     assert found["best"]["last"]["knn"].keys() == found["best"]["knn"].keys()
     text = format_results(found)
-    assert "on 6 images that were not used for selection" in text
+    assert "on 6 examples that were not used for selection" in text
     assert "best checkpoint: step 1, selected by online kNN top-1 on 6 of the 12" in text
     elsewhere = evaluator.report(last, best, encoder.untrained, ("knn",), chose_best=False)
     assert elsewhere["best"]["images"] == 12

@@ -191,13 +191,15 @@ def variables(name, rows):
 
 
 def local_norms():
-    """BatchNorm statistics are those of this device's rows."""
-    apart = normalization._cell_statistics
-
-    def local(x, running, mask, members, axis_name):
-        return apart(x, running, mask, members, None)
-
-    return mock.patch.object(normalization, "_cell_statistics", local)
+    """BatchNorm statistics are those of this device's rows, in one group."""
+    joint, apart = normalization.group_statistics, normalization._cell_statistics
+    return mock.patch.multiple(
+        normalization,
+        group_statistics=lambda x, shift, axis_name, groups: joint(x, shift, None, 1),
+        _cell_statistics=lambda x, running, mask, members, axis_name: apart(
+            x, running, mask, members, None
+        ),
+    )
 
 
 def unfaulty():

@@ -122,7 +122,7 @@ def test_a_drawing_follows_the_values():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("series")
-    np.savez(folder / "sines.npz", **arrays())
+    np.savez(folder / "sines.npz", **arrays(), groups=np.arange(60) // 12)
     trained = config(data={"source": str(folder / "sines.npz"), "length": 16})
     return folder / "run", trained, cssl_jax.pretrain(trained, folder / "run")
 
@@ -163,19 +163,27 @@ def test_the_command_embed_writes_features_and_labels(run, tmp_path, capsys):
     assert "unknown option --data.channels" in capsys.readouterr().err
 
 
+def test_the_command_evaluates_one_held_out_group_after_another(run, capsys):
+    before = json.loads((run[0] / "results.json").read_text())
+    assert cli.main(["evaluate", str(run[0]), "--protocol", "groups"]) == 0
+    text = capsys.readouterr().out
+    for part in ("held-out groups", "untrained encoder", "raw values, 64 steps"):
+        assert part in text
+    content = json.loads((run[0] / "results.json").read_text())
+    groups = content["groups"]["by_group"]
+    assert {name: row["examples"] for name, row in groups.items()} == dict.fromkeys("01234", 12)
+    assert content["raw"]["groups"]["top1"] > 1 / 3  # sines of three frequencies
+    assert (content["linear"], content["split"]) == (before["linear"], before["split"])
+    assert cli.main(["evaluate", str(run[0]), "--protocol", "groups", "linear"]) == 2
+    assert "request it alone" in capsys.readouterr().err
+
+
 def test_an_image_encoder_and_images_are_refused_for_series(tmp_path):
     with pytest.raises(UserError, match="resnet18"):
         recipes.canonical(config("resnet18", data={"source": "x.npz"}))
     np.savez(tmp_path / "images.npz", images=np.zeros((20, 8, 8, 1), np.uint8))
     with pytest.raises(UserError, match="needs an array named 'values'"):
         cssl_jax.pretrain(config(data={"source": str(tmp_path / "images.npz")}), tmp_path / "run")
-
-
-def test_the_formulas_of_plan_name_the_encoders_that_they_know(tmp_path):
-    np.savez(tmp_path / "sines.npz", **arrays())
-    planned = config(data={"source": str(tmp_path / "sines.npz")})
-    with pytest.raises(UserError, match="the cost of encoder 'gru' is not known; use one of resne"):
-        cssl_jax.plan(planned, devices=2, memory_gb=1, compile=False)
 
 
 def outcome(encoder, devices, norm_group=0, **train):

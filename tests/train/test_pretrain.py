@@ -16,6 +16,7 @@ from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.data.pipeline.array_pipelines import StreamPipeline
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.runtime import spmd
+from cssl_jax.train import compiled_step
 from cssl_jax.train.logging import writers as metrics
 from helpers import tiny
 from helpers.stops import AfterStep, CrashError, crash_after
@@ -61,6 +62,7 @@ def run(config, compiled, tmp_path_factory):
         compiled.append(make(*arguments, **options))
         return compiled[-1]
 
+    compiled_step._compiled.cache_clear()  # other files may have left the same step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spmd, "data_parallel", remember)
         results = cssl_jax.pretrain(config, folder)

@@ -1,8 +1,8 @@
-"""Commands `data check` and `data split`: examine a set of images, write lists of it."""
+"""Commands `data check` and `data split`: examine a set of images or series, split it."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import tyro
 
@@ -13,11 +13,11 @@ from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output, w
 
 @dataclasses.dataclass(frozen=True)
 class DataCheck:
-    """Examine a set of images: damaged files, duplicates, sizes, classes.
+    """Examine a set of images or series: damaged files, duplicates, sizes, classes.
 
     Attributes:
         source: Images: a folder, a .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar, a .parquet file or
-            file.py:NAME:PLACE.
+            file.py:NAME:PLACE. Series: an .npz file, a .csv or .parquet table or a .ts file.
         options: How images are read; the options of a run named data.*.
         rejected: File (.csv) for the images that a run would exclude, with the reasons; - is
             standard output.
@@ -34,15 +34,15 @@ class DataCheck:
 
 @dataclasses.dataclass(frozen=True)
 class DataSplit:
-    """Write train.csv, validation.csv and test.csv: lists for data.source.
+    """Write train.csv, validation.csv and test.csv: lists for data.source; of series .npz files.
 
     Every list has the same fraction of each class, near-duplicates are in the same list, and the
-    same images and seed give the same lists on any machine.
+    same images and seed give the same lists on any machine. Groups of series stay together.
 
     Attributes:
-        source: Folder or .csv list of images.
-        output: Folder to write the lists to.
-        fractions: Fractions of the images in train.csv, validation.csv and test.csv.
+        source: Folder or .csv list of images, or a file of series.
+        output: Folder to write the lists or files to.
+        fractions: Fractions of the images or series in the training, validation and test split.
         seed: Seed of the random split.
         options: How images are read; the options of a run named data.*.
     """
@@ -56,16 +56,29 @@ class DataSplit:
     )
 
 
+class DataSet(Protocol):
+    """What an examination finds, as the command prints and writes it."""
+
+    def to_json(self) -> dict[str, Any]: ...  # noqa: D102
+    def rejected_csv(self) -> str: ...  # noqa: D102
+
+
 def check_data(argv: Sequence[str]) -> int:
     """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
+    from cssl_jax.data.sources.series import is_series_file
     from cssl_jax.experiment.image_sets import check_data
+    from cssl_jax.experiment.series_sets import check_series
 
     options = parse(DataCheck, "data check", argv)
     for option in ("rejected", "json"):
         if path := getattr(options, option):
             check_output(path, option=f"--{option}")
     with stdout_kept_for(options.rejected, options.json):
-        found = check_data(options.source, options.options)
+        found: DataSet
+        if is_series_file(options.source):
+            found = check_series(options.source)
+        else:
+            found = check_data(options.source, options.options)
         print(found)
     if options.rejected:
         write_output(options.rejected, found.rejected_csv())
@@ -76,9 +89,17 @@ def check_data(argv: Sequence[str]) -> int:
 
 def split_data(argv: Sequence[str]) -> int:
     """`cssl-jax data split SOURCE --output FOLDER`."""
+    from cssl_jax.data.sources.series import is_series_file
     from cssl_jax.experiment.image_sets import split_data
+    from cssl_jax.experiment.series_sets import split_series
 
     options = parse(DataSplit, "data split", argv)
+    if is_series_file(options.source):
+        for path, count in split_series(
+            options.source, options.output, fractions=options.fractions, seed=options.seed
+        ):
+            print(f"{path}: {count} series")
+        return 0
     for path, count in split_data(
         options.source,
         options.output,

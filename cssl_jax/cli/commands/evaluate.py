@@ -10,7 +10,7 @@ from cssl_jax.cli.parsing import OptionalFile, Run, parse, run_first
 from cssl_jax.config import Config, DataConfig, EvaluateConfig, ImageData
 from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output
 
-Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment"]
+Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment", "groups"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Evaluate:
     Attributes:
         run: Run folder; its config gives the defaults of the other options.
         protocol: Evaluation protocols to run, see docs/evaluation.md; segment takes images with
-            masks.
+            masks, groups takes examples with groups.
         json: File (.json) for all metrics; - is standard output.
         data: Labelled images to fit on and to report on.
         evaluate: Settings of the protocols.
@@ -39,6 +39,7 @@ def run(argv: Sequence[str]) -> int:
     """`cssl-jax evaluate RUN [--protocol NAME ...] [--data.source SOURCE] [--json FILE]`."""
     from cssl_jax import recipes
     from cssl_jax.evaluate.run import evaluate_run
+    from cssl_jax.modalities.registry import modality_entry
     from cssl_jax.report.results_table import format_results
     from cssl_jax.runtime import multihost
 
@@ -54,10 +55,10 @@ def run(argv: Sequence[str]) -> int:
         )
         if not multihost.is_primary():
             return 0
-        split = results.split
+        split, noun = results.split, modality_entry(options.data.modality).noun
         assert split is not None
         print(
-            f"step {results.step} of {options.run}, fitted on {split.train:,} images of "
+            f"step {results.step} of {options.run}, fitted on {split.train:,} {noun} of "
             f"{results.source}, reported on {split.validation:,} ({results.validation_source})\n"
             + "".join(f"note: {note}\n" for note in results.notes or ())
             + f"\n{format_results(results)}"

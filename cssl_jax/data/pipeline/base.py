@@ -1,8 +1,8 @@
 """Base class of input pipelines, and what it asks of a modality."""
 
 import dataclasses
-from collections.abc import Callable, Generator
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Generator, Hashable
+from typing import Any, ClassVar, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,17 @@ class Pipeline:
         """Description of the views, for the host backends and for code that repeats the draws."""
         source: Any = self.source  # only images have view jobs
         return ViewJob(source=source, sampler=self.sampler, groups=self.groups, rows=self.rows)
+
+    @property
+    def identity(self) -> Hashable:
+        """Value that is equal for pipelines whose ``make_batch`` computes the same."""
+        names = {field.name for field in dataclasses.fields(self)} - {"source", "groups", "rows"}
+        facts = tuple((name, getattr(self, name)) for name in sorted(names))
+        return type(self), tuple(self.groups.items()), facts
+
+    def without_examples(self) -> "Pipeline":
+        """Copy for ``make_batch`` alone, which keeps no training data in memory."""
+        return dataclasses.replace(self, source=cast(Source, None), rows=np.zeros(0, int))
 
     @property
     def kernels(self) -> str:

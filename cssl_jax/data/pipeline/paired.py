@@ -1,7 +1,7 @@
 """Pipeline of paired batches: examples of two sources, each source in its own random order."""
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from typing import Any
 
 import jax
@@ -60,6 +60,15 @@ class PairPipeline(Pipeline):
     def kernels(self) -> str:
         """Library that makes the views of the first pipeline, "opencv" or "jax"."""
         return self.first.kernels
+
+    @property
+    def identity(self) -> Hashable:
+        """Value that is equal for pairs whose ``make_batch`` computes the same."""
+        return type(self), self.first.identity, self.second.identity
+
+    def without_examples(self) -> "PairPipeline":
+        """Copy for ``make_batch`` alone, which keeps no training data in memory."""
+        return PairPipeline.of(self.first.without_examples(), self.second.without_examples())
 
     def with_kernels(self, kernels: str) -> "PairPipeline":
         """Copy in which both pipelines use other kernels."""

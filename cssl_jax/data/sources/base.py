@@ -129,6 +129,8 @@ class ArraySource:
         classes: Class names in the order of the class numbers; () if the labels are numbers without
             names, or missing.
         notes: Sentences about the quality of the examples and about files that are not read.
+        groups: str [size], group of every example, such as a patient, which no split divides; None
+            without groups.
 
     Raises:
         ValueError: The arrays differ in their number of rows.
@@ -141,6 +143,7 @@ class ArraySource:
     rejected: Rejected = ()
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.examples, Mapping):
@@ -185,6 +188,8 @@ class ArraySource:
         leaves, check = jax.tree.leaves(self.examples), 0  # in the order of their names
         if self.labels is not None:
             leaves.append(self.labels)
+        if self.groups is not None:
+            leaves.append(np.char.encode(self.groups, "utf-8"))
         for leaf in leaves:
             check = zlib.crc32(np.ascontiguousarray(leaf).data, check)
         labels = "unlabelled" if self.labels is None else "labelled"
@@ -200,7 +205,10 @@ class ArraySource:
         examples = jax.tree.map(lambda leaf: leaf[index], self.examples)
         labels = None if self.labels is None else self.labels[index]
         names = None if self.names is None else self.names[index]
-        return dataclasses.replace(self, examples=examples, labels=labels, names=names)
+        groups = None if self.groups is None else self.groups[index]
+        return dataclasses.replace(
+            self, examples=examples, labels=labels, names=names, groups=groups
+        )
 
     def renumber_classes(
         self, to: np.ndarray, classes: tuple[str, ...], note: str = ""
@@ -267,13 +275,24 @@ def labelled_fraction(source: Source, fraction: float, *, seed: int) -> Source:
     return source.take(np.sort(np.concatenate(chosen)).astype(np.int64))
 
 
-def split(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def groups_of(source: Source) -> np.ndarray | None:
+    """Group of every example, str [size]; None for a source without groups."""
+    groups: np.ndarray | None = getattr(source, "groups", None)
+    return groups
+
+
+def split(
+    size: int, fraction: float, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Splits the indices 0 to ``size`` - 1 into training and validation by a seeded permutation.
 
     Args:
         size: Number of examples.
         fraction: Fraction of the examples for validation, in [0, 1).
         seed: Seed of the permutation.
+        groups: Group of every example, str [size]. Groups are held out as a whole: in the order of
+            the permutation, every group that brings the number of held-out examples nearer to the
+            fraction. None: every example is a group of its own.
 
     Returns:
         (training, validation): int64 indices, each sorted.
@@ -284,14 +303,35 @@ def split(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray
     """
     if not 0.0 <= fraction < 1.0:
         raise UserError(f"data.validation_fraction is {fraction}; give a fraction in [0, 1)")
+    if groups is not None and fraction > 0.0:
+        is_held = np.isin(groups, _held_out_groups(groups, fraction, seed))
+        return np.flatnonzero(~is_held), np.flatnonzero(is_held)
     held_out = round(size * fraction)
     if held_out == size or (fraction > 0.0 and held_out == 0):
         raise UserError(
-            f"data.validation_fraction {fraction} of {size} images leaves {held_out} for "
+            f"data.validation_fraction {fraction} of {size} examples leaves {held_out} for "
             f"validation and {size - held_out} for training; neither split may be empty"
         )
     order = sampler.permute(np.arange(size), sampler.epoch_key(seed, 0), size)
     return np.sort(order[held_out:]).astype(np.int64), np.sort(order[:held_out]).astype(np.int64)
+
+
+def _held_out_groups(groups: np.ndarray, fraction: float, seed: int) -> list[str]:
+    """Names of the groups for validation, at least one and not all of them."""
+    names, counts = np.unique(groups, return_counts=True)
+    if len(names) < 2:
+        raise UserError(
+            f"all {len(groups)} examples are of group {str(names[0])!r}, and a split keeps a group "
+            "together; give --data.validation-source, or data without groups"
+        )
+    order = sampler.permute(np.arange(len(names)), sampler.epoch_key(seed, 0), len(names))
+    wanted, total = len(groups) * fraction, 0
+    held: list[str] = []
+    for number in order:
+        if len(held) < len(names) - 1 and 2 * (wanted - total) > counts[number]:
+            held.append(str(names[number]))
+            total += counts[number]
+    return held or [str(names[np.argmin(counts)])]
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

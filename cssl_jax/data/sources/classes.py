@@ -78,7 +78,7 @@ def align_class_numbers(
     assert source.labels is not None
     count = int(np.isin(source.labels, [own.index(name) for name in unknown_names]).sum())
     note = (
-        f"{option}: {count:,} images of classes that {reference} lacks ({listed(unknown_names)}) "
+        f"{option}: {count:,} examples of classes that {reference} lacks ({listed(unknown_names)}) "
         "are excluded from evaluations with labels"
     )
     return source.renumber_classes(by_name, target, note)

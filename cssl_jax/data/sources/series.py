@@ -1,7 +1,9 @@
-"""Sources of series: .npz files, and the .ts files of the UCR and UEA archives."""
+"""Sources of series: .npz files, long tables, and the .ts files of the UCR and UEA archives."""
 
+import dataclasses
 import os
 import pathlib
+import zipfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,19 +12,22 @@ import numpy as np
 from cssl_jax.data.formats.schema import dense_numbers
 from cssl_jax.data.sources.arrays import read_npz
 from cssl_jax.data.sources.base import ArraySource
+from cssl_jax.data.sources.long_table import LAYOUT, is_long_table, read_long_table
 from cssl_jax.errors import MissingDataError, UserError
 
+LABEL_RULES = ("auto", "none")
 _HELP = (
     "give an .npz file with an array 'values' (float [N, T, C] or [N, T]) and optionally 'lengths' "
-    "(int [N]) and 'labels', or a .ts file"
+    f"(int [N]), 'labels' and 'groups'; a .csv or .parquet table, {LAYOUT}; or a .ts file"
 )
 
 
-def open_series(source: str | os.PathLike[str]) -> ArraySource:
+def open_series(source: str | os.PathLike[str], labels: str = "auto") -> ArraySource:
     """Opens a file of series.
 
     Args:
-        source: Path of an .npz or .ts file; see ``config.series.SeriesData``.
+        source: Path of an .npz, .csv, .parquet or .ts file; see ``config.series.SeriesData``.
+        labels: "auto" for the labels of the file, "none" to ignore them.
 
     Returns:
         Source whose examples are {"values": float32 [N, T, C], "length": int32 [N]}. NaN is a
@@ -35,11 +40,36 @@ def open_series(source: str | os.PathLike[str]) -> ArraySource:
     path = pathlib.Path(source).expanduser()
     if not path.is_file():
         raise MissingDataError(f"data source {str(source)!r} is no file; {_HELP}")
-    if path.suffix == ".npz":
-        return _npz(path)
-    if path.suffix == ".ts":
-        return _ts(path)
-    raise UserError(f"data source {str(source)!r} has an unknown suffix; {_HELP}")
+    if path.suffix not in _READERS:
+        raise UserError(f"data source {str(source)!r} has an unknown suffix; {_HELP}")
+    check_labels(labels)
+    opened = _READERS[path.suffix](path)
+    return opened if labels == "auto" else dataclasses.replace(opened, labels=None, classes=())
+
+
+def is_series_file(source: str) -> bool:
+    """True if a file holds series rather than images, by its suffix and the names in it.
+
+    A file that cannot be read is none.
+    """
+    path = pathlib.Path(source).expanduser()
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as content:
+                return "values" in content.files
+        return path.suffix == ".ts" or (path.suffix in (".csv", ".parquet") and is_long_table(path))
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+
+
+def check_labels(labels: str) -> None:
+    """Raises UserError if ``data.labels`` is a rule that series do not have."""
+    if labels not in LABEL_RULES:
+        raise UserError(
+            f"data.labels is {labels!r}, which is for images in folders; series have the labels of "
+            "their file (array labels of an .npz, column label of a .csv or .parquet table, end of "
+            "a line of a .ts file): give --data.labels auto, or none to ignore them"
+        )
 
 
 def series_examples(values: Any, where: str, lengths: Any = None) -> dict[str, np.ndarray]:
@@ -105,8 +135,28 @@ def _padded(series: Sequence[np.ndarray], where: str) -> tuple[np.ndarray, np.nd
 
 
 def _npz(path: pathlib.Path) -> ArraySource:
-    arrays = read_npz(path, ("values",), ("lengths", "labels", "classes"))
+    arrays = read_npz(path, ("values",), ("lengths", "labels", "classes", "groups"))
     examples = series_examples(arrays["values"], str(path), arrays.get("lengths"))
+    groups = _groups(path, arrays.get("groups"), len(examples["length"]))
+    return dataclasses.replace(_labelled_npz(path, examples, arrays), groups=groups)
+
+
+def _groups(path: pathlib.Path, groups: np.ndarray | None, count: int) -> np.ndarray | None:
+    """Groups as text, str [N]."""
+    if groups is None:
+        return None
+    if groups.shape != (count,) or groups.dtype.kind not in "iuU":
+        raise UserError(
+            f"{path}: groups are {groups.dtype} {groups.shape}, but there are {count} series; give "
+            "one whole number or name per series"
+        )
+    return groups.astype(str)
+
+
+def _labelled_npz(
+    path: pathlib.Path, examples: dict[str, np.ndarray], arrays: dict[str, np.ndarray]
+) -> ArraySource:
+    """Source with the labels of an .npz file, if it has some."""
     labels = arrays.get("labels")
     if labels is None:
         return ArraySource(path.name, examples)
@@ -128,6 +178,21 @@ def _npz(path: pathlib.Path) -> ArraySource:
                 "one string per class number, starting at 0"
             )
     return ArraySource(path.name, examples, numbers, classes=classes)
+
+
+def _table(path: pathlib.Path) -> ArraySource:
+    """Source of a long table, whose examples are named by their ids."""
+    table = read_long_table(path)
+    return ArraySource(
+        path.name,
+        series_examples(table.series, str(path)),
+        table.labels,
+        names=table.names,
+        classes=table.classes,
+        # A column that was not meant as a channel is seen here.
+        notes=(f"{path.name}: the channels are the columns {', '.join(table.channels)}",),
+        groups=table.groups,
+    )
 
 
 def _labelled(path: pathlib.Path, examples: Any, names: Sequence[str]) -> ArraySource:
@@ -183,3 +248,6 @@ def _split_header(lines: Iterable[str]) -> tuple[dict[str, str], list[tuple[int,
 
 def _number(word: str) -> float:
     return np.nan if word.strip() == "?" else float(word)
+
+
+_READERS = {".npz": _npz, ".csv": _table, ".parquet": _table, ".ts": _ts}

@@ -28,6 +28,7 @@ from cssl_jax.modalities.base import Modality
 Features = Callable[[Source], np.ndarray]  # source of N images -> float32 [N, D]
 PROTOCOLS = ("knn", "linear", "few-shot", "retrieval")
 SEGMENT = "segment"  # needs images with masks and runs alone; see ``segment_run``
+GROUPS = "groups"  # needs groups and runs alone; see ``leave_group_out``
 ONLINE = ("knn", "linear")  # protocols evaluated during a run and at its end
 
 
@@ -35,12 +36,14 @@ def check_names(names: tuple[str, ...]) -> None:
     """Checks the names of requested protocols.
 
     Raises:
-        UserError: A name is unknown, or "segment" is combined with another protocol.
+        UserError: A name is unknown, or "segment" or "groups" is combined with another protocol.
     """
     for name in names:
-        if name not in (*PROTOCOLS, SEGMENT):
-            valid = " or ".join((*PROTOCOLS, SEGMENT))
+        if name not in (*PROTOCOLS, SEGMENT, GROUPS):
+            valid = " or ".join((*PROTOCOLS, SEGMENT, GROUPS))
             raise UserError(f"protocol {name!r} is unknown; use {valid}")
+    if GROUPS in names and len(names) > 1:
+        raise UserError(f"protocol {GROUPS!r} holds out groups of its own; request it alone")
     if SEGMENT in names and len(names) > 1:
         raise UserError(f"protocol {SEGMENT!r} needs images with masks; request it alone")
 

@@ -6,12 +6,14 @@ from cssl_jax.lazy import public_names
 
 if TYPE_CHECKING:
     from cssl_jax.models.sequence.base import SequenceEncoder, sequence_entry
+    from cssl_jax.models.sequence.conv_gru import ConvGRU
     from cssl_jax.models.sequence.dilated import DilatedConvolutions
     from cssl_jax.models.sequence.recurrent import RecurrentEncoder
     from cssl_jax.models.sequence.resnet1d import ResNet1d
     from cssl_jax.models.sequence.transformer import Transformer
 
 __all__ = [
+    "ConvGRU",
     "DilatedConvolutions",
     "RecurrentEncoder",
     "ResNet1d",

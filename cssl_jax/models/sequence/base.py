@@ -1,7 +1,7 @@
 """What the encoders of sequences share: fields that a run sets, and their registry entries."""
 
 import dataclasses
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ class SequenceEncoder(nn.Module):
     where the number of steps is preserved "tokens" [n, T, d], which are 0 at padding.
 
     Attributes:
+        encodes_omitted: True if a step that ``keep`` omits still has a token; a constant per class.
         width: Multiplier of every channel count.
         axis_name: Mapped axis of cross-replica BatchNorm; None on a single device.
         norm_groups: Groups of the global batch with separate BatchNorm statistics, or their number.
@@ -27,6 +28,8 @@ class SequenceEncoder(nn.Module):
         remat: True to recompute a block's activations in the backward pass instead of storing them.
         dtype: Compute dtype; None: promoted from the inputs and the parameters.
     """
+
+    encodes_omitted: ClassVar[bool] = False
 
     width: float = 1.0
     axis_name: str | None = None

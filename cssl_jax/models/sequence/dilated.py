@@ -1,6 +1,6 @@
 """Dilated residual convolutions of TS2Vec (arXiv 2106.10466)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -68,6 +68,8 @@ class DilatedConvolutions(SequenceEncoder):
         depth: Number of hidden blocks.
         dropout: Rate of dropout on the tokens in training; 0.1 in the reference code.
     """
+
+    encodes_omitted: ClassVar[bool] = True
 
     depth: int = 10
     dropout: float = 0.1

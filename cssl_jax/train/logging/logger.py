@@ -197,7 +197,8 @@ class RunLogger(Hook):
                 say(f"step {step}: {verdict}")
 
     def _write(self, step: int, values: dict[str, float], timing: dict[str, float]) -> None:
-        values = {**values, "chance_level": self._chance}
+        # A method whose chance level depends on the batch reports its own.
+        values = {**values, "chance_level": values.get("chance_level", self._chance)}
         self._guard.remember(step, values)
         self._progress.show(values, timing)
         if waiting := self._watch.check(timing):

@@ -73,7 +73,7 @@ def test_classes_that_the_first_source_lacks_are_refused_by_name(tmp_path, kind,
         chosen = config(train, validation, unknown_classes="exclude")
         _, held_out = data_splits.load_data(chosen)
         assert_numbered_by(held_out, TRAIN, unlabelled=("aphid",))
-        assert "8 images of classes that data.source lacks (aphid)" in held_out.notes[-1]
+        assert "8 examples of classes that data.source lacks (aphid)" in held_out.notes[-1]
     else:
         with pytest.raises(UserError, match=message):
             data_splits.load_data(config(train, validation, unknown_classes="exclude"))

@@ -235,8 +235,9 @@ def test_tensorflow_and_threads_agree_on_reduced_jpegs(photos):
         assert (difference > 0).mean() < 2e-3
 
 
+@pytest.mark.parametrize("attempt", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["tf", "threads"])
-def test_a_process_ends_with_unused_batches(photos, name):
+def test_a_process_ends_with_unused_batches(photos, name, attempt):
     if name == "tf":
         pytest.importorskip("tensorflow")
     code = f"""
@@ -258,12 +259,11 @@ for _ in range(5):
     next(batches)
 print("done")
 """
-    for _ in range(2):
-        ran = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-        )
-        assert ran.stdout == "done\n", ran.stderr
-        assert ran.returncode == 0
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ran.stdout == "done\n", ran.stderr
+    assert ran.returncode == 0
 
 
 @pytest.mark.parametrize("name", ["tf", "threads"])

@@ -122,7 +122,7 @@ def test_arrays_that_are_no_series_are_refused(tmp_path, arrays, message):
 def test_a_file_that_is_missing_or_of_another_kind_is_refused_with_what_to_give(tmp_path):
     with pytest.raises(MissingDataError, match=r"give an \.npz file with an array 'values'"):
         open_series(tmp_path / "none.npz")
-    other = tmp_path / "x.csv"
+    other = tmp_path / "x.txt"
     other.write_text("a")
     with pytest.raises(UserError, match="unknown suffix"):
         open_series(other)

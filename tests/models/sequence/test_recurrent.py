@@ -7,21 +7,9 @@ import pytest
 
 from cssl_jax.models.sequence.recurrent import RecurrentLayer
 from helpers import sequences
-from helpers.sequences import dense, run_float64, sigmoid
+from helpers.sequences import dense, gru_states, run_float64, sigmoid
 
 EXACT = 1e-9  # both sides compute in float64
-
-
-def gru_states(row, params):
-    """All states [length, H] of a GRU layer: h' = (1 - z) n + z h."""
-    h, states = np.zeros(len(params["recurrent_bias"])), []
-    for x in row:
-        xr, xz, xn = np.split(dense(x, params["input"]), 3)
-        hr, hz, hn = np.split(h @ params["recurrent_kernel"], 3)
-        r, z = sigmoid(xr + hr), sigmoid(xz + hz)
-        h = (1 - z) * np.tanh(xn + r * (hn + params["recurrent_bias"])) + z * h
-        states.append(h)
-    return np.array(states)
 
 
 def lstm_states(row, params):

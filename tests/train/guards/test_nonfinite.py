@@ -21,6 +21,7 @@ from cssl_jax.errors import RunError
 from cssl_jax.optim.norms import parameter_groups
 from cssl_jax.optim.step_counter import is_schedule
 from cssl_jax.runtime import spmd
+from cssl_jax.train import compiled_step
 from helpers import tiny
 from helpers.stops import CrashError, crash_after
 
@@ -186,6 +187,7 @@ def test_rollback_continues_with_the_next_batch_from_the_last_checkpoint(
         compiled.append(data_parallel(*arguments, **options))
         return compiled[-1]
 
+    compiled_step._compiled.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(spmd, "data_parallel", record)
         results = cssl_jax.pretrain(config, tmp_path / "run")

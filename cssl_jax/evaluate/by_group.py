@@ -1,0 +1,68 @@
+"""Protocol "groups" on a run's encoder, the untrained one and the baselines of the modality."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cssl_jax.config import Config
+from cssl_jax.data.sources.base import Source
+from cssl_jax.evaluate.encoder_hash import variables_hash
+from cssl_jax.evaluate.features import encoder_variables, make_embed
+from cssl_jax.evaluate.load import Encoder
+from cssl_jax.evaluate.protocols.leave_group_out import leave_group_out
+from cssl_jax.evaluate.protocols.linear import L2_VALUES
+from cssl_jax.evaluate.results import BASELINES, UNTRAINED
+from cssl_jax.evaluate.untrained import describe_untrained
+
+
+def evaluate_groups(
+    encoder: Encoder, config: Config, source: Source, groups: np.ndarray
+) -> dict[str, Any]:
+    """Evaluates the last checkpoint and its baselines, one held-out group after another.
+
+    Args:
+        encoder: Encoder of the run.
+        config: Config of the run, with the evaluation options to use.
+        source: Labelled examples of all groups.
+        groups: Group of every example, str [N].
+
+    Returns:
+        {"step", "num_classes", "groups": see ``leave_group_out``, "random_init" and the baselines
+        of the modality: {"groups"}, "baseline_labels", "encoder_hash"}.
+    """
+    labels = source.labels
+    assert labels is not None
+    embed = make_embed(
+        encoder.method.encoder, encoder.mesh, encoder.spec, batch_size=config.evaluate.batch_size
+    )
+    untrained = encoder_variables(encoder.untrained(source))
+    own = encoder.modality.baselines
+    rows: dict[str, Callable[[Source], np.ndarray]] = {
+        UNTRAINED: lambda source: embed(untrained, source),
+        **{name: baseline.features for name, baseline in own.items()},
+    }
+
+    def scores(features: np.ndarray) -> dict[str, Any]:
+        return leave_group_out(
+            features,
+            labels,
+            groups,
+            num_classes=source.num_classes,
+            l2_values=config.evaluate.l2_values or L2_VALUES,
+            seed=config.train.seed,
+        )
+
+    results: dict[str, Any] = {
+        "step": encoder.step,
+        "num_classes": source.num_classes,
+        "groups": scores(encoder.embed(source)),
+        **{name: {"groups": scores(features(source))} for name, features in rows.items()},
+        "baseline_labels": {
+            UNTRAINED: BASELINES[UNTRAINED],
+            **{name: baseline.label for name, baseline in own.items()},
+        },
+        "encoder_hash": {"last": variables_hash(encoder.model), "unchanged": True},
+    }
+    results[UNTRAINED]["description"] = describe_untrained(len(source))
+    return results

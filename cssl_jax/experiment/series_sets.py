@@ -1,0 +1,108 @@
+"""Examination and splitting of a set of series."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cssl_jax.config import SeriesData
+from cssl_jax.data.cleaning import series_check, splits
+from cssl_jax.data.sources.base import ArraySource, groups_of
+from cssl_jax.data.sources.series import open_series
+from cssl_jax.errors import UserError
+from cssl_jax.files import csv_text
+from cssl_jax.modalities import series
+
+
+@dataclasses.dataclass(frozen=True)
+class SeriesCheck:
+    """Result of ``check_series``; its text is the report of ``cssl-jax data check``.
+
+    Attributes:
+        content: All values of the report as JSON types; docs/data.md describes the keys.
+    """
+
+    content: dict[str, Any]
+
+    def __str__(self) -> str:
+        return series_check.report(self.content)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all values of the report as JSON types."""
+        return self.content
+
+    def rejected_csv(self) -> str:
+        """Returns a list without rows: a run excludes no series."""
+        return csv_text([("name", "reason", "detail")])
+
+
+def check_series(source: str) -> SeriesCheck:
+    """Examines a set of series: lengths, missing values, constant channels, duplicates, labels.
+
+    Args:
+        source: Series, given as ``data.source`` of a run: an .npz, .csv, .parquet or .ts file.
+
+    Raises:
+        UserError: The source does not exist, or is no set of series.
+    """
+    return SeriesCheck(series_check.summarize(open_series(source)))
+
+
+def split_series(
+    source: str,
+    output: str | pathlib.Path,
+    *,
+    fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+) -> list[tuple[pathlib.Path, int]]:
+    """Writes train.npz, validation.npz and test.npz for ``data.source``.
+
+    Without groups, every file has about the same fraction of each class, and identical series are
+    in one file. A group is in one file. The same file and seed give the same result on any machine.
+
+    Args:
+        source: An .npz, .csv, .parquet or .ts file.
+        output: Folder to write the files to; it is created if it does not exist.
+        fractions: Fractions of the series in the training, validation and test split. They sum to
+            1.
+        seed: Seed of the order.
+
+    Returns:
+        Path and number of series of every file that is not empty.
+
+    Raises:
+        UserError: The source is no set of series, the fractions do not sum to 1, or the output
+            cannot be written.
+    """
+    opened = open_series(source)
+    numbers = range(len(opened))
+    names = [f"{number:09}" for number in numbers]
+    if opened.names is not None:
+        names = opened.names.tolist()
+    # A group mostly has series of several classes: their number decides, not the classes.
+    labels = opened.labels if groups_of(opened) is None else None
+    parts = splits.split(names, labels, _units(opened), fractions=fractions, seed=seed)
+    folder = pathlib.Path(output).expanduser().absolute()
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, part in zip(splits.PARTS, parts, strict=True):
+            path = folder / f"{name}.npz"
+            # A file of an earlier division would overlap with these.
+            path.unlink(missing_ok=True)
+            if len(part):
+                series.write(opened.take(part), SeriesData(), 0, path)
+                written.append((path, len(part)))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    return written
+
+
+def _units(source: ArraySource) -> list[tuple[int, ...]]:
+    """Sets of series that stay together: groups, and identical series without groups."""
+    groups = groups_of(source)
+    if groups is None:
+        return [tuple(numbers) for numbers in series_check.duplicates(source)]
+    return [tuple(np.flatnonzero(groups == name).tolist()) for name in np.unique(groups)]

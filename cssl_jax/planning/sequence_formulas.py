@@ -1,0 +1,261 @@
+"""Closed-form cost of a step with an encoder of sequences; see ``formulas`` for images.
+
+The formulas share no code with the models, so that tests can check one against the other.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from cssl_jax.config import ModelConfig
+from cssl_jax.methods.entry import LossCost, StepSizes
+from cssl_jax.planning.formulas import (
+    FLOAT,
+    METRICS,
+    Cost,
+    group_count,
+    norm_reductions,
+    projector,
+)
+
+HEAD = 32  # channels per head of the Transformer
+RESNET_STAGES = (2, 2, 2, 2)  # blocks per stage of resnet1d
+DILATED_BLOCKS = 11
+
+
+class Layer(NamedTuple):
+    """One layer of an encoder of sequences, or several in one.
+
+    Attributes:
+        parameters: Number of parameters, biases and scales included.
+        flops: Operations per sequence forward: a multiplication and an addition per product.
+        norm: Number of channels of the BatchNorm that follows; 0 for none.
+        first: Operations whose inputs need no gradient, because they are data.
+        block: True if ``model.remat`` recomputes the layer in the backward pass.
+    """
+
+    parameters: int
+    flops: int
+    norm: int = 0
+    first: int = 0
+    block: bool = True
+
+
+def _dense(
+    inputs: int, outputs: int, steps: int, *, kernel: int = 1, bias: bool = True
+) -> tuple[int, int]:
+    """(parameters, operations) of a dense layer or convolution with ``steps`` outputs."""
+    weights = kernel * inputs * outputs
+    return weights + bias * outputs, 2 * weights * steps
+
+
+def _dilated(channels: Callable[[int], int], c: int, steps: int, stem: str) -> Iterator[Layer]:
+    """Input projection and blocks of two convolutions of 3 steps; the last one is wider."""
+    hidden = channels(64)
+    parameters, flops = _dense(c, hidden, steps)
+    yield Layer(parameters, flops, first=flops, block=False)
+    for number in range(DILATED_BLOCKS):
+        last = number == DILATED_BLOCKS - 1
+        width = channels(320) if last else hidden
+        parts = [_dense(hidden, width, steps, kernel=3), _dense(width, width, steps, kernel=3)]
+        parts += [_dense(hidden, width, steps)] if last else []
+        yield Layer(sum(one for one, _ in parts), sum(flops for _, flops in parts))
+
+
+def _recurrent(gates: int, directions: int) -> Callable[..., Iterator[Layer]]:
+    """Two layers of ``directions`` recurrences with ``gates`` gates."""
+
+    def layers(channels: Callable[[int], int], c: int, steps: int, stem: str) -> Iterator[Layer]:
+        width = channels(128)
+        for number, inputs in enumerate((c, directions * width)):
+            projection, from_inputs = _dense(inputs, gates * width, steps)
+            recurrence, from_state = _dense(width, gates * width, steps, bias=False)
+            yield Layer(
+                directions * (projection + recurrence + width),
+                directions * (from_inputs + from_state),
+                first=0 if number else directions * from_inputs,
+            )
+
+    return layers
+
+
+def _transformer(channels: Callable[[int], int], c: int, steps: int, stem: str) -> Iterator[Layer]:
+    """Input projection, four blocks of attention and MLP, a LayerNorm."""
+    width = HEAD * channels(4)
+    parameters, flops = _dense(c, width, steps)
+    yield Layer(parameters + 2 * width, flops, first=flops, block=False)  # with the last norm
+    for _ in range(4):
+        parts = [
+            *(_dense(width, 3 * width, steps), _dense(width, width, steps)),
+            *(_dense(width, 4 * width, steps), _dense(4 * width, width, steps)),
+        ]
+        parameters, flops = map(sum, zip(*parts, strict=True))
+        scores = 2 * 2 * steps * steps * width  # query times key, weights times value
+        yield Layer(parameters + 2 * 2 * width, flops + scores)
+
+
+def _resnet1d(channels: Callable[[int], int], c: int, steps: int, stem: str) -> Iterator[Layer]:
+    """ResNet-18 of one dimension; convolutions have no bias, a BatchNorm follows each."""
+
+    def convolution(kernel: int, inputs: int, outputs: int, block: bool = True) -> Layer:
+        weights, flops = _dense(inputs, outputs, steps, kernel=kernel, bias=False)
+        return Layer(weights + 2 * outputs, flops, outputs, 0 if block else flops, block)
+
+    is_wide = stem == "imagenet"
+    steps = -(-steps // 2) if is_wide else steps
+    yield convolution(7 if is_wide else 3, c, channels(64), block=False)
+    steps = -(-steps // 2) if is_wide else steps  # max-pool
+    inputs = channels(64)
+    for stage, blocks in enumerate(RESNET_STAGES):
+        outputs = channels(64) * 2**stage
+        for block in range(blocks):
+            is_strided = stage > 0 and block == 0
+            steps = -(-steps // 2) if is_strided else steps
+            yield convolution(3, inputs, outputs)
+            yield convolution(3, outputs, outputs)
+            if is_strided or inputs != outputs:
+                yield convolution(1, inputs, outputs)  # the shortcut
+            inputs = outputs
+
+
+def _conv_gru(channels: Callable[[int], int], c: int, steps: int, stem: str) -> Iterator[Layer]:
+    """Two convolutions of stride 2, each with a LayerNorm, and a GRU."""
+    width = channels(128)
+    for number, inputs in enumerate((c, width)):
+        steps = -(-steps // 2)
+        parameters, flops = _dense(inputs, width, steps, kernel=3)
+        yield Layer(parameters + 2 * width, flops, first=0 if number else flops)
+    projection, from_inputs = _dense(width, 3 * width, steps)
+    recurrence, from_state = _dense(width, 3 * width, steps, bias=False)
+    yield Layer(projection + recurrence + width, from_inputs + from_state)
+
+
+# Encoder: (layers, width of the features from the scaled channel counts).
+Channels = Callable[[int], int]
+SEQUENCE_ENCODERS: dict[str, tuple[Callable[..., Iterator[Layer]], Callable[[Channels], int]]] = {
+    "resnet1d": (_resnet1d, lambda channels: 8 * channels(64)),
+    "dilated": (_dilated, lambda channels: channels(320)),
+    "gru": (_recurrent(3, 1), lambda channels: channels(128)),
+    "lstm": (_recurrent(4, 1), lambda channels: channels(128)),
+    "bigru": (_recurrent(3, 2), lambda channels: 2 * channels(128)),
+    "bilstm": (_recurrent(4, 2), lambda channels: 2 * channels(128)),
+    "conv_gru": (_conv_gru, lambda channels: channels(128)),
+    "transformer": (_transformer, lambda channels: HEAD * channels(4)),
+}
+
+
+def sequence_layers(model: ModelConfig, steps: int, channels: int) -> tuple[list[Layer], int]:
+    """(layers of an encoder of sequences, width of its features).
+
+    Args:
+        model: Encoder, its stem and width.
+        steps: Number of steps of a view.
+        channels: Channels of a view.
+
+    Raises:
+        KeyError: The encoder is not in ``SEQUENCE_ENCODERS``.
+    """
+
+    def scaled(base: int) -> int:
+        return max(1, round(base * model.width))
+
+    build, features = SEQUENCE_ENCODERS[model.encoder]
+    return list(build(scaled, channels, steps, model.stem)), features(scaled)
+
+
+def sequence_cost(  # noqa: PLR0913  each argument is a fact of its own
+    model: ModelConfig,
+    *,
+    steps: int,
+    channels: int,
+    batch: int,
+    devices: int,
+    tiled: bool,
+    micro_batches: int = 1,
+    views: int = 2,
+    targets: int = 0,
+    contrasts: bool = True,
+    loss: Callable[[StepSizes], LossCost] | None = None,
+) -> Cost:
+    """Cost of one step with an encoder of sequences; arguments as in ``formulas.cost``.
+
+    All steps of a view count, as the program computes them whatever the lengths are.
+
+    Args:
+        model: Encoder and projection head.
+        steps: Number of steps of a view.
+        channels: Channels of a view.
+        batch: Global batch size N in examples.
+        devices: Number of devices that the batch is split over.
+        tiled: Whether the loss is computed in tiles.
+        micro_batches: Number of micro-batches that the batch is encoded in.
+        views: Number of views per example that are encoded and differentiated.
+        targets: Number of views per example that are encoded without a gradient.
+        contrasts: Whether each projection is compared with those of the global batch.
+        loss: Cost of a loss of steps in place of a projection head; None: there is a head.
+
+    Raises:
+        KeyError: The encoder is not in ``SEQUENCE_ENCODERS``.
+    """
+    layers, features = sequence_layers(model, steps, channels)
+    head = [] if loss else projector(model, features)
+    has_norm = bool(head) and model.projector_norm
+    rows, local = views * batch, views * batch // devices
+    dense = sum(a * b for a, b in head)
+    inside = sum(layer.flops for layer in layers if layer.block)
+    forward = sum(layer.flops for layer in layers) + 2 * dense
+    encoder = 3 * forward - sum(layer.first for layer in layers)
+    encoder += forward if micro_batches > 1 else 0  # recomputed: GradCache stores none
+    encoder += inside if model.remat else 0
+    norms = [out for _, out in head] if has_norm else []
+    scales = 2 * sum(norms) - (model.projector_dim if has_norm else 0)
+    biases = 0 if has_norm else sum(out for _, out in head)
+    parameters = sum(layer.parameters for layer in layers) + dense + scales + biases
+    groups = group_count(model, batch // micro_batches)
+    per_norm, _, waits = norm_reductions(model, groups, devices, micro_batches)
+    masked = [layer for layer in layers if layer.norm]
+    is_global = bool(masked) or model.norm_views == "apart"
+    norm_bytes = 2 * FLOAT * per_norm * sum(norms)
+    norm_bytes += FLOAT * _masked_reductions(model, masked, groups, micro_batches)
+    shared: dict[str, int] = {
+        "encoder_flops": local * encoder + targets * batch // devices * forward,
+        "norm_all_reduce": norm_bytes,
+        "waits": waits * len(norms) + (3 if micro_batches > 1 else 2) * micro_batches * len(masked),
+        "norm_devices": devices if is_global else max(devices // groups, 1),
+    }
+    if loss:
+        found = loss(StepSizes(batch, devices, steps, features))
+        parameters += found.parameters
+        return Cost(
+            parameters=parameters,
+            loss_flops=found.flops,
+            all_gather=found.gathered + found.gathered_masks,
+            all_reduce=FLOAT * (parameters + found.metrics) + found.all_reduce,
+            reduce_scatter=found.gathered,
+            **shared,
+        )
+    gathered = rows * FLOAT if contrasts else 0
+    return Cost(
+        parameters=parameters,
+        loss_flops=3 * 2 * local * rows * model.projector_dim if contrasts else 0,
+        all_gather=gathered * (model.projector_dim + (1 if tiled else 0)),
+        all_reduce=FLOAT * (parameters + METRICS),
+        reduce_scatter=0 if tiled else gathered * model.projector_dim,
+        **shared,
+    )
+
+
+def _masked_reductions(
+    model: ModelConfig, layers: list[Layer], groups: int, micro_batches: int
+) -> int:
+    """Numbers that the BatchNorm layers with a padding mask reduce over the devices.
+
+    Forward, each reduces two sums per channel and a count, of every group, or of every view of it
+    if views are apart. Backward it reduces the gradient of the sums.
+    """
+    cells = groups * (2 if model.norm_views == "apart" else 1)
+    passes = 2 if micro_batches > 1 else 1  # GradCache encodes twice
+    total = 0
+    for layer in layers:
+        forward = passes + (1 if model.remat and layer.block else 0)
+        total += 2 * layer.norm * (forward + 1) + forward
+    return cells * micro_batches * total

@@ -1,0 +1,112 @@
+"""Closed formulas of encoders of sequences: parameters, products and bytes are those traced."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cssl_jax
+from cssl_jax import recipes
+from cssl_jax.config import ModelConfig
+from cssl_jax.modalities.series import SeriesSpec
+from cssl_jax.models.registry import build_encoder, encoders_for
+from cssl_jax.planning import planner, shapes
+from cssl_jax.planning.sequence_formulas import SEQUENCE_ENCODERS, sequence_layers
+from helpers import tiny
+
+STEPS, CHANNELS = 21, 3
+ENCODERS = encoders_for("series")
+
+
+def products(jaxpr):
+    """Operations of all matrix products and convolutions of a program, loops included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        inner = [
+            leaf
+            for leaf in jax.tree.leaves(
+                list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+            )
+            if hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
+        ]
+        for one in inner:
+            total += repeats * products(getattr(one, "jaxpr", one))
+        if equation.primitive.name == "dot_general":
+            contracted = equation.params["dimension_numbers"][0][0]
+            sides = [equation.invars[0].aval.shape[axis] for axis in contracted]
+            total += 2 * int(np.prod(sides)) * equation.outvars[0].aval.size
+        if equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval
+            outputs = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * kernel.size // outputs * equation.outvars[0].aval.size
+    return total
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_has_the_counted_parameters_and_products(name, stem):
+    if stem == "cifar" and name != "resnet1d":
+        pytest.skip("the encoder has no stem")
+    model = ModelConfig(encoder=name, width=0.25, stem=stem)
+    encoder = build_encoder(name, width=0.25, stem=stem)
+    x = {"values": jnp.zeros((2, STEPS, CHANNELS)), "length": jnp.full(2, STEPS)}
+    variables = jax.eval_shape(encoder.init, jax.random.key(0), x)
+    layers, features = sequence_layers(model, STEPS, CHANNELS)
+    leaves = jax.tree.leaves(variables["params"])
+    assert sum(layer.parameters for layer in layers) == sum(leaf.size for leaf in leaves)
+    traced = jax.make_jaxpr(encoder.apply)(variables, x)
+    assert 2 * sum(layer.flops for layer in layers) == products(traced.jaxpr)
+    assert jax.eval_shape(encoder.apply, variables, x)["features"].shape == (2, features)
+
+
+def test_every_encoder_is_counted():
+    assert set(SEQUENCE_ENCODERS) == set(ENCODERS)
+
+
+def planned(encoder, method="simclr", steps=12, **values):
+    config = recipes.with_modality(tiny.config(), "series")
+    config = recipes.with_method(config, method)
+    config = tiny.replace(config, "model", encoder=encoder, width=1 / 8)
+    config = config.replace({"train.batch_size": 16, "data.source": "none.npz", **values})
+    spec = SeriesSpec(
+        kind="series", size=steps, mean=(0.0,) * 2, std=(1.0,) * 2, normalize="dataset"
+    )
+    examples = {
+        "values": jax.ShapeDtypeStruct((64, steps, 2), jnp.float32),
+        "length": jax.ShapeDtypeStruct((64,), jnp.int32),
+    }
+    return config, shapes.DataShapes(spec, "resident", examples, "")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "values"),
+    [
+        ("resnet1d", {}),
+        ("resnet1d", {"model.norm_group": 4, "model.remat": True}),
+        ("resnet1d", {"model.norm_views": "apart", "train.micro_batch": 8}),
+        ("dilated", {"train.micro_batch": 8, "model.remat": True}),
+        ("gru", {}),
+        ("dilated", {"method": "ts2vec"}),
+        ("conv_gru", {"method": "cpc", "train.micro_batch": 8}),
+    ],
+)
+def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(encoder, values):
+    config, given = planned(encoder, **values)
+    found = planner.shapes_of(config, 4, given)
+    cost = found.cost
+    assert dict(found.collectives) == {
+        "all-gather": cost.all_gather,
+        "all-reduce": cost.all_reduce + cost.norm_all_reduce,
+        "reduce-scatter": cost.reduce_scatter,
+    }
+
+
+def test_plan_prints_the_cost_of_a_recipe_of_series(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", values=rng.normal(size=(64, 12, 2)))
+    config, _ = planned("gru", **{"data.source": str(tmp_path / "x.npz")})
+    found = cssl_jax.plan(config, devices=2, memory_gb=1, compile=False)
+    assert found.largest["plain"] > 0
+    text = str(cssl_jax.plan_scaling(config, [1, 2, 4]))
+    assert text.count("\n") == 4
