@@ -135,7 +135,7 @@ def test_recipes_with_a_name_shows_that_recipe(capsys):
     assert cli.main(["recipes", "debug"]) == 0
     out = capsys.readouterr().out
     assert "Command: cssl-jax pretrain debug" in out
-    assert re.search(r"^data.size +8 +32$", out, re.MULTILINE)
+    assert re.search(r"^data.size +8 +0$", out, re.MULTILINE)
     assert cli.main(["recipes", "debgu"]) == 2
     assert "did you mean 'debug'?" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ class Recipes:
             all recipes are listed.
     """
 
-    recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]] = ""
+    recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="[RECIPE]")]] = ""
 
 
 def show_recipes(argv: Sequence[str]) -> int:
