@@ -15,6 +15,7 @@ from cssl_jax import recipes
 from cssl_jax.cli import main as cli
 from cssl_jax.config import Config
 from cssl_jax.data.sources.open import load_source
+from cssl_jax.methods.registry import METHODS
 from helpers import compilation
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -107,6 +108,8 @@ def test_every_block_runs(documents, language, tmp_path):
 def test_every_option_and_command_that_is_written_exists(path):
     text = path.read_text()
     known = dataclasses.asdict(Config())
+    for name in METHODS:
+        known["method"] |= dataclasses.asdict(recipes.with_method(Config(), name).method)
     if path.name == "series.md":
         series = recipes.with_modality(Config(), "series")
         known |= {name: dataclasses.asdict(getattr(series, name)) for name in ("data", "augment")}
