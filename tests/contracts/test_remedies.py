@@ -13,7 +13,9 @@ import cssl_jax
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import FOLDER
 from cssl_jax.cli import main as cli
+from cssl_jax.config import Config
 from cssl_jax.errors import UserError
+from cssl_jax.methods.registry import METHODS
 from cssl_jax.recipes import compare
 from cssl_jax.train import run_dir
 from helpers import tiny
@@ -84,6 +86,9 @@ def known():
 
 def test_every_option_in_a_message_exists(known):
     everywhere = set().union(*known.values()) | FOREIGN | PROCESSES
+    for name in METHODS:  # each has options of its own
+        fields = dataclasses.fields(recipes.with_method(Config(), name).method)
+        everywhere |= {f"method.{field.name.replace('_', '-')}" for field in fields}
     count = 0
     for path in sorted(PACKAGE.rglob("*.py")):
         for line, option in named(path):

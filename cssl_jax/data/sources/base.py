@@ -322,7 +322,7 @@ def _held_out_groups(groups: np.ndarray, fraction: float, seed: int) -> list[str
     if len(names) < 2:
         raise UserError(
             f"all {len(groups)} examples are of group {str(names[0])!r}, and a split keeps a group "
-            "together; give --data.validation-source, or data without groups"
+            "together; set data.validation_source, or give data without groups"
         )
     order = sampler.permute(np.arange(len(names)), sampler.epoch_key(seed, 0), len(names))
     wanted, total = len(groups) * fraction, 0
