@@ -19,7 +19,7 @@ def host(section: dict[str, Any]) -> str:
             continue
         ratios = [ratio_of(found, name, peer) for peer in ("opencv", "albumentations")]
         rows[LABELS[name]] = [
-            f"{row['views_s']:,.0f} ({span(row['round_views_s'], ',.0f')})",
+            f"{row['views_s']:,.0f} {span(row['round_views_s'], ',.0f')}",
             f"{row['cpu_ms']:.2f}" if "cpu_ms" in row else "",
             *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
             megabytes(row["memory_bytes"]) if "memory_bytes" in row else "",

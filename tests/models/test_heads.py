@@ -1,5 +1,6 @@
 """Heads: agreement with a forward pass written in NumPy, and the forms of published methods."""
 
+import functools
 import math
 
 import jax
@@ -27,6 +28,12 @@ def draw(head, features, seed=0):
     return jax.tree.map(lambda leaf: rng.uniform(0.1, 1.0, leaf.shape).astype(leaf.dtype), shapes)
 
 
+@functools.partial(jax.jit, static_argnames=("head", "train"))
+def computed(head, variables, features, train):
+    """Outputs of a head, and what it updates: one program in place of one per operation."""
+    return head.apply(variables, features, train, mutable=["batch_stats"])
+
+
 def forward(variables, features, layers, train):
     """Forward pass: dense, BatchNorm if present, and ReLU on all layers except the last."""
     x = features
@@ -51,7 +58,7 @@ def test_projections_match_the_formula(float64, layers, norm, train):
     features = np.random.default_rng(1).normal(size=(6, 5))
     head = projection_head(layers=layers, hidden=7, out=3, norm=norm)
     variables = draw(head, features)
-    projections, _ = head.apply(variables, features, train, mutable=["batch_stats"])
+    projections, _ = computed(head, variables, features, train)
     assert projections.shape == (6, 3)
     assert projections.dtype == jnp.float64
     # Both sides are float64 and differ in the order of additions.
@@ -91,7 +98,7 @@ def test_projections_and_statistics_are_float32_under_bfloat16_compute():
     features = np.random.default_rng(1).normal(size=(64, 5)).astype(np.float32)
     head = projection_head(hidden=7, out=3, dtype=jnp.bfloat16)
     variables = draw(head, features)
-    projections, updates = head.apply(variables, features, True, mutable=["batch_stats"])
+    projections, updates = computed(head, variables, features, True)
     assert projections.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(jnp.float32)}
     expected = forward(variables, features.astype(np.float64), 2, train=True)
@@ -255,7 +262,7 @@ def test_a_published_head_matches_the_formula(float64, name, train):
     features = np.random.default_rng(1).normal(size=(6, inputs))
     head = MLP(layers, **options)
     variables = draw(head, features)
-    outputs, _ = head.apply(variables, features, train, mutable=["batch_stats"])
+    outputs, _ = computed(head, variables, features, train)
     x = features
     for i, layer in enumerate(layers, start=1):
         dense = variables["params"][f"dense{i}"]
@@ -325,7 +332,7 @@ def test_batch_norm_of_a_head_normalises_views_apart(float64):
         layers=2, hidden=7, out=3, norm_groups=NormGroups(examples=4, views="apart")
     )
     variables = draw(head, features)
-    outputs, _ = apart.apply(variables, features, True, mutable=["batch_stats"])
+    outputs, _ = computed(apart, variables, features, True)
     for view in (0, 1):
         expected = forward(variables, features[view::2], 2, train=True)
         np.testing.assert_allclose(outputs[view::2], expected, rtol=1e-9, atol=1e-11)
