@@ -1,15 +1,17 @@
 """Closed-form cost of a step: operations and bytes between devices, from the sizes alone.
 
 The formulas share no code with the training step, so that tests can check one against the other.
+Heads are counted from the description of their layers.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from cssl_jax.config import ModelConfig
 from cssl_jax.errors import UserError
+from cssl_jax.models.heads import MLP, Layer, projection_head
 
 FLOAT = 4  # bytes
 METRICS = 3  # scalars that are averaged along with the gradient: loss, accuracy, entropy
@@ -99,12 +101,62 @@ def projector(model: ModelConfig, features: int) -> list[tuple[int, int]]:
 
 
 @dataclasses.dataclass(frozen=True)
+class HeadSizes:
+    """Sizes of the heads that follow each other on an encoder.
+
+    Attributes:
+        dense: Number of weights of each head's dense layers.
+        norms: Number of channels of each BatchNorm.
+        vectors: Number of biases and scales.
+    """
+
+    dense: list[int]
+    norms: list[int]
+    vectors: int
+
+
+def head_sizes(heads: Sequence[Sequence[Layer]], features: int) -> HeadSizes:
+    """Sizes of heads, given the width of the encoder's features."""
+    dense, norms, vectors, width = [], [], 0, features
+    for layers in heads:
+        inputs, weights = width, 0
+        for layer in layers:
+            out = layer.width or inputs
+            weights += width * out
+            vectors += out * (layer.bias + _NORM_VECTORS[layer.norm])
+            norms += [out] if layer.norm != "none" else []
+            width = out
+        dense.append(weights)
+    return HeadSizes(dense, norms, vectors)
+
+
+_NORM_VECTORS = {"none": 0, "bn": 2, "bn_no_bias": 1, "bn_plain": 0}
+
+
+def heads_of(method: object, model: ModelConfig) -> list[Sequence[Layer]]:
+    """Layers of a method's projection head and predictor; of SimCLR's head if it has neither."""
+    modules = (getattr(method, name, None) for name in ("projector", "predictor"))
+    heads: list[Sequence[Layer]] = [head.layers for head in modules if isinstance(head, MLP)]
+    return heads or [simclr_head(model)]
+
+
+def simclr_head(model: ModelConfig) -> Sequence[Layer]:
+    """Layers of the projection head of ``model.projector_*`` as SimCLR has it."""
+    return projection_head(
+        layers=model.projector_layers,
+        hidden=model.projector_hidden,
+        out=model.projector_dim,
+        norm=model.projector_norm,
+    ).layers
+
+
+@dataclasses.dataclass(frozen=True)
 class Cost:
     """Cost of one training step on one device.
 
     Attributes:
-        parameters: Number of parameters of encoder and projection head.
-        encoder_flops: Operations of encoder and head, forward and backward.
+        parameters: Number of parameters of encoder and heads.
+        encoder_flops: Operations of encoder and heads, forward and backward.
         loss_flops: Operations of the loss, forward and backward.
         all_gather: Bytes of the all-gather's result.
         all_reduce: Bytes of the all-reduce's operands for gradient and metrics.
@@ -148,6 +200,7 @@ def cost(  # noqa: PLR0913  each argument is a fact of its own
     views: int = 2,
     targets: int = 0,
     contrasts: bool = True,
+    heads: Sequence[Sequence[Layer]] = (),
 ) -> Cost:
     """Cost of one step of a method, of SimCLR by default, by closed formulas.
 
@@ -163,14 +216,16 @@ def cost(  # noqa: PLR0913  each argument is a fact of its own
         views: Number of views per example that are encoded and differentiated.
         targets: Number of views per example that are encoded without a gradient.
         contrasts: Whether each projection is compared with those of the global batch.
+        heads: Layers of the projection head and of the predictor, see ``heads_of``; by default
+            ``simclr_head``.
 
     Raises:
         UserError: The encoder is not in ``RESNETS``.
     """
     stem, *blocks = convolutions(model, size, channels)
-    head = projector(model, blocks[-1].outputs)
+    head = head_sizes(heads or [simclr_head(model)], blocks[-1].outputs)
     rows, images = views * batch, views * batch // devices
-    dense = sum(a * b for a, b in head)
+    dense = sum(head.dense)
     inside = sum(layer.flops for layer in blocks)
     forward = stem.flops + inside + 2 * dense
     # The backward pass costs one forward pass for the weights and one for the inputs, except that
@@ -183,16 +238,17 @@ def cost(  # noqa: PLR0913  each argument is a fact of its own
     loss = 3 * 2 * images * rows * model.projector_dim if contrasts else 0
     gathered = rows * FLOAT if contrasts else 0  # bytes of one number per row
     layers = [stem, *blocks]
-    norms = [layer.outputs for layer in layers]
-    norms += [out for _, out in head] if model.projector_norm else []
-    scales = 2 * sum(norms) - (model.projector_dim if model.projector_norm else 0)
+    encoder_norms = [layer.outputs for layer in layers]
+    norms = [*encoder_norms, *head.norms]
     groups = group_count(model, batch // micro_batches)
     per_norm, recomputed, waits = norm_reductions(model, groups, devices, micro_batches)
-    biases = 0 if model.projector_norm else sum(out for _, out in head)
-    parameters = sum(layer.parameters for layer in layers) + dense + scales + biases
+    vectors = 2 * sum(encoder_norms) + head.vectors
+    parameters = sum(layer.parameters for layer in layers) + dense + vectors
+    # Without a gradient only the encoder and the projection head run.
+    target = stem.flops + inside + 2 * head.dense[0]
     return Cost(
         parameters=parameters,
-        encoder_flops=images * encoder + targets * batch // devices * forward,
+        encoder_flops=images * encoder + targets * batch // devices * target,
         loss_flops=loss,
         # In tiles each anchor's log-sum-exp is gathered too, and the gradient needs no collective.
         all_gather=gathered * (model.projector_dim + (1 if tiled else 0)),

@@ -6,6 +6,7 @@ from typing import Any
 from cssl_jax import recipes
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
+from cssl_jax.experiment import builders
 from cssl_jax.losses.core.similarity import choose_tile
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.planning import formulas
@@ -164,7 +165,9 @@ def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
         return sequence_cost(
             config.model, steps=spec.size, channels=channels, loss=step.loss, **sizes
         )
-    return formulas.cost(config.model, size=spec.size, channels=spec.channels, **sizes)
+    method = builders.make_method(config, abstract_mesh(1))
+    heads = formulas.heads_of(method, config.model)
+    return formulas.cost(config.model, size=spec.size, channels=spec.channels, heads=heads, **sizes)
 
 
 # ----------------------------------------------------------------------------------- largest batch

@@ -67,7 +67,10 @@ def test_a_recipe_has_as_many_parameters_as_counted(name):
     method = builders.make_method(config, spmd.make_mesh(jax.devices()[:1]))
     batch = {"views": {"main": jax.ShapeDtypeStruct((2, 2, spec.size, spec.size, 3), "float32")}}
     params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
-    cost = formulas.cost(config.model, size=spec.size, channels=3, batch=2, devices=1, tiled=False)
+    heads = formulas.heads_of(method, config.model)
+    cost = formulas.cost(
+        config.model, size=spec.size, channels=3, batch=2, devices=1, tiled=False, heads=heads
+    )
     assert cost.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
