@@ -178,8 +178,13 @@ def test_a_queue_of_one_devices_rows_is_caught(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_statistics_of_one_devices_rows_are_caught(name):
-    with method_cases.local_norms(), pytest.raises(RuntimeError, match="replicas differ"):
-        trained(name, 4, micro_batch=MICRO_BATCH)
+    with method_cases.local_norms():
+        if method_cases.config(name).model.norm_views == "apart":
+            with pytest.raises(RuntimeError, match="replicas differ"):
+                trained(name, 4, micro_batch=MICRO_BATCH)
+        else:  # running statistics are averaged over the devices, so only the result is another
+            found = differences(name, trained(name, 4, micro_batch=MICRO_BATCH))
+            assert min(found["loss"], found["params"]) > 1e3 * FLOAT64_BOUND, found
 
 
 @pytest.mark.slow
