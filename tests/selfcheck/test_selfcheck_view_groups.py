@@ -27,9 +27,9 @@ def test_the_check_passes_two_view_groups_in_one_process_and_in_several(tmp_path
     np.savez(tmp_path / "images.npz", images=source.images, labels=source.labels)
     config = tiny.config().replace({"model.encoder": "resnet10"})  # known to child processes
     changes = {"method.name": f"{FILE}:MULTI_CROP", "data.source": str(tmp_path / "images.npz")}
-    check = selfcheck(config.replace(changes), devices=4, steps=2)
+    check = selfcheck(config.replace(changes), devices=2, steps=2)
     assert check.passed, str(check)
-    assert {row.processes for row in check.rows} == {1, 2, 4}
+    assert {row.processes for row in check.rows} == {1, 2}
     assert max(row.difference.gradient for row in check.rows if row.precision == "float64") < 1e-9
 
 
