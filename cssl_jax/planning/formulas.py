@@ -5,7 +5,6 @@ Heads are counted from the description of their layers.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -91,13 +90,6 @@ def convolutions(model: ModelConfig, size: int, channels: int) -> Iterator[Convo
             if width != outer or before != side:
                 yield Convolution(1, width, outer, side)  # the shortcut
             width = outer
-
-
-def projector(model: ModelConfig, features: int) -> list[tuple[int, int]]:
-    """(input, output) widths of each dense layer of the projection head."""
-    hidden = model.projector_hidden or features
-    widths = [features, *[hidden] * (model.projector_layers - 1), model.projector_dim]
-    return list(itertools.pairwise(widths))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -159,15 +159,14 @@ def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
         "devices": devices,
         "tiled": tile is not None,
         "micro_batches": batch // micro_batch if micro_batch else 1,
+        "heads": formulas.heads_of(builders.make_method(config, abstract_mesh(1)), config.model),
     }
     if sequences:
         channels = len(spec.mean)
         return sequence_cost(
             config.model, steps=spec.size, channels=channels, loss=step.loss, **sizes
         )
-    method = builders.make_method(config, abstract_mesh(1))
-    heads = formulas.heads_of(method, config.model)
-    return formulas.cost(config.model, size=spec.size, channels=spec.channels, heads=heads, **sizes)
+    return formulas.cost(config.model, size=spec.size, channels=spec.channels, **sizes)
 
 
 # ----------------------------------------------------------------------------------- largest batch

@@ -3,18 +3,20 @@
 The formulas share no code with the models, so that tests can check one against the other.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from cssl_jax.config import ModelConfig
 from cssl_jax.methods.entry import LossCost, StepSizes
+from cssl_jax.models import heads as head_modules
 from cssl_jax.planning.formulas import (
     FLOAT,
     METRICS,
     Cost,
     group_count,
+    head_sizes,
     norm_reductions,
-    projector,
+    simclr_head,
 )
 
 HEAD = 32  # channels per head of the Transformer
@@ -175,6 +177,7 @@ def sequence_cost(  # noqa: PLR0913  each argument is a fact of its own
     targets: int = 0,
     contrasts: bool = True,
     loss: Callable[[StepSizes], LossCost] | None = None,
+    heads: Sequence[Sequence[head_modules.Layer]] = (),
 ) -> Cost:
     """Cost of one step with an encoder of sequences; arguments as in ``formulas.cost``.
 
@@ -192,34 +195,34 @@ def sequence_cost(  # noqa: PLR0913  each argument is a fact of its own
         targets: Number of views per example that are encoded without a gradient.
         contrasts: Whether each projection is compared with those of the global batch.
         loss: Cost of a loss of steps in place of a projection head; None: there is a head.
+        heads: Layers of the heads, as in ``formulas.cost``.
 
     Raises:
         KeyError: The encoder is not in ``SEQUENCE_ENCODERS``.
     """
     layers, features = sequence_layers(model, steps, channels)
-    head = [] if loss else projector(model, features)
-    has_norm = bool(head) and model.projector_norm
+    head = head_sizes([] if loss else heads or [simclr_head(model)], features)
     rows, local = views * batch, views * batch // devices
-    dense = sum(a * b for a, b in head)
+    dense = sum(head.dense)
     inside = sum(layer.flops for layer in layers if layer.block)
     forward = sum(layer.flops for layer in layers) + 2 * dense
+    # Without a gradient only the encoder and the projection head run.
+    target = forward - 2 * sum(head.dense[1:])
     encoder = 3 * forward - sum(layer.first for layer in layers)
     encoder += forward if micro_batches > 1 else 0  # recomputed: GradCache stores none
     encoder += inside if model.remat else 0
-    norms = [out for _, out in head] if has_norm else []
-    scales = 2 * sum(norms) - (model.projector_dim if has_norm else 0)
-    biases = 0 if has_norm else sum(out for _, out in head)
-    parameters = sum(layer.parameters for layer in layers) + dense + scales + biases
+    parameters = sum(layer.parameters for layer in layers) + dense + head.vectors
     groups = group_count(model, batch // micro_batches)
     per_norm, _, waits = norm_reductions(model, groups, devices, micro_batches)
     masked = [layer for layer in layers if layer.norm]
     is_global = bool(masked) or model.norm_views == "apart"
-    norm_bytes = 2 * FLOAT * per_norm * sum(norms)
+    norm_bytes = 2 * FLOAT * per_norm * sum(head.norms)
     norm_bytes += FLOAT * _masked_reductions(model, masked, groups, micro_batches)
     shared: dict[str, int] = {
-        "encoder_flops": local * encoder + targets * batch // devices * forward,
+        "encoder_flops": local * encoder + targets * batch // devices * target,
         "norm_all_reduce": norm_bytes,
-        "waits": waits * len(norms) + (3 if micro_batches > 1 else 2) * micro_batches * len(masked),
+        "waits": waits * len(head.norms)
+        + (3 if micro_batches > 1 else 2) * micro_batches * len(masked),
         "norm_devices": devices if is_global else max(devices // groups, 1),
     }
     if loss:
