@@ -27,6 +27,16 @@ from cssl_jax.config import (
     TrainConfig,
 )
 
+# augmentations/asymmetric.yaml, of several other methods.
+ASYMMETRIC = {
+    "augment.brightness": 0.4,
+    "augment.contrast": 0.4,
+    "augment.saturation": 0.2,
+    "augment.hue": 0.1,
+    "augment.blur": (0.0,),
+    "augment.solarize": (0.0, 0.2),
+}
+
 
 def get_config() -> Config:
     """The recipe."""

@@ -28,12 +28,7 @@ def get_config() -> Config:
     config = dataclasses.replace(base, method=BarlowTwinsConfig(off_diagonal=0.0051, scale=0.1))
     return config.replace(
         {
-            "augment.brightness": 0.4,
-            "augment.contrast": 0.4,
-            "augment.saturation": 0.2,
-            "augment.hue": 0.1,
-            "augment.blur": (0.0,),
-            "augment.solarize": (0.0, 0.2),
+            **solo_cifar10.ASYMMETRIC,
             "model.norm_views": "apart",
             "model.projector_layers": 3,
             "model.projector_dim": 2048,

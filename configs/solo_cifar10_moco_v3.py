@@ -34,12 +34,7 @@ def get_config() -> Config:
     )
     return config.replace(
         {
-            "augment.brightness": 0.4,
-            "augment.contrast": 0.4,
-            "augment.saturation": 0.2,
-            "augment.hue": 0.1,
-            "augment.blur": (0.0,),
-            "augment.solarize": (0.0, 0.2),
+            **solo_cifar10.ASYMMETRIC,
             "model.norm_views": "apart",
             "model.projector_hidden": 4096,
             "model.projector_norm": True,

@@ -10,8 +10,8 @@ from cssl_jax.config import Config, MethodConfig
 from cssl_jax.config.ranges import FRACTION, POSITIVE, Range
 from cssl_jax.losses.cosine import negative_cosine, unit_std
 from cssl_jax.methods.base import Batch, Context, PyTree, StepOutputs
-from cssl_jax.methods.core.momentum import Momentum, follow, start_copy
-from cssl_jax.methods.core.two_views import Predicting
+from cssl_jax.methods.core.momentum import Momentum, follow
+from cssl_jax.methods.core.two_views import Following
 from cssl_jax.methods.entry import MethodEntry, Modules, StepCost, options_of
 
 
@@ -38,30 +38,16 @@ class BYOLConfig(MethodConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class BYOL(Predicting):
+class BYOL(Following):
     """The objective of BYOL: sum of both directions of 2 - 2 cos (eq. 2), within [0, 8].
 
     The copy follows after each update with the momentum of the step, as in the authors' code. It
     starts with the weights of the trained encoder and projector. In the authors' code it starts
     with other random weights, which according to a comment there makes no difference. The loss is a
     mean over examples.
-
-    Attributes:
-        momentum: Momentum of the copy of encoder and projector.
     """
 
-    momentum: Momentum
     separable = True
-
-    def start(self, params: PyTree, model_state: PyTree) -> PyTree:
-        """The copy: {"params", "model_state"} of encoder and projector."""
-        return start_copy(params, model_state)
-
-    def targets(
-        self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
-    ) -> tuple[PyTree, PyTree]:
-        """Projections of the copy [n, 2, d], and its next running statistics."""
-        return self.project_views(method_state["params"], method_state["model_state"], batch, ctx)
 
     def objective(
         self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context

@@ -14,8 +14,8 @@ from cssl_jax.losses.core.similarity import TileSize
 from cssl_jax.losses.infonce import query_contrast
 from cssl_jax.methods.base import Batch, Context, PyTree, StepOutputs
 from cssl_jax.methods.core.contrasts import contrast_metrics, mean_loss
-from cssl_jax.methods.core.momentum import Momentum, follow, start_copy
-from cssl_jax.methods.core.two_views import Predicting
+from cssl_jax.methods.core.momentum import Momentum, follow
+from cssl_jax.methods.core.two_views import Following
 from cssl_jax.methods.entry import MethodEntry, Modules, StepCost, options_of
 
 
@@ -49,31 +49,19 @@ class MoCoV3Config(MethodConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class MoCoV3(Predicting):
+class MoCoV3(Following):
     """The objective of MoCo v3: sum of both directions of 2 tau InfoNCE (Alg. 1).
 
     A query's candidates are the copy's keys of the other view for the whole global batch. The copy
     follows before the keys of the next step are computed, with the momentum of the next step.
 
     Attributes:
-        momentum: Momentum of the copy of encoder and projector.
         temperature: tau of InfoNCE.
         tile_size: Rows per tile of the similarity matrix; see ``info_nce``.
     """
 
-    momentum: Momentum
     temperature: float = 0.2
     tile_size: TileSize = None
-
-    def start(self, params: PyTree, model_state: PyTree) -> PyTree:
-        """The copy: {"params", "model_state"} of encoder and projector."""
-        return start_copy(params, model_state)
-
-    def targets(
-        self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
-    ) -> tuple[PyTree, PyTree]:
-        """Keys of the copy [n, 2, d], and its next running statistics."""
-        return self.project_views(method_state["params"], method_state["model_state"], batch, ctx)
 
     def objective(
         self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context

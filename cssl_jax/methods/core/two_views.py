@@ -18,6 +18,7 @@ from cssl_jax.methods.base import (
     run_module,
     split_variables,
 )
+from cssl_jax.methods.core.momentum import Momentum, start_copy
 
 _PREDICTOR = 0x70726564  # the predictor's key is folded with it: the other keys stay as they are
 
@@ -121,6 +122,27 @@ class Predicting(TwoViews):
             "predictions": predictions.reshape(projections.shape),
         }
         return outputs, {**state, "predictor": predictor_state}
+
+
+@dataclasses.dataclass(frozen=True)
+class Following(Predicting):
+    """Base of the methods whose targets are projections by a momentum copy.
+
+    Attributes:
+        momentum: Momentum of the copy of encoder and projector.
+    """
+
+    momentum: Momentum
+
+    def start(self, params: PyTree, model_state: PyTree) -> PyTree:
+        """The copy: {"params", "model_state"} of encoder and projector."""
+        return start_copy(params, model_state)
+
+    def targets(
+        self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
+    ) -> tuple[PyTree, PyTree]:
+        """Projections of the copy [n, 2, d], and its next running statistics."""
+        return self.project_views(method_state["params"], method_state["model_state"], batch, ctx)
 
 
 def one_view(batch: Batch, number: int) -> Batch:
