@@ -93,5 +93,5 @@ def test_a_validation_split_holds_out_whole_groups(fraction):
 
 
 def test_one_group_cannot_be_split():
-    with pytest.raises(UserError, match=r"all 4 examples are of group 'a'.*validation-source"):
+    with pytest.raises(UserError, match=r"all 4 examples are of group 'a'.*validation_source"):
         sources.split(4, 0.5, 0, np.array(["a"] * 4))
