@@ -105,7 +105,8 @@ def checked_audio(recordings: Any, spec: AudioSpec) -> Examples:
                 f"a recording is a {type(recording).__name__}; give (wave, rate), such as (float "
                 f"[T], {spec.rate}), or a list of them"
             )
-        pieces.append(_converted(*recording, spec.rate))
+        wave, rate = recording
+        pieces.append(_converted(wave, rate, spec.rate))
     if not pieces:
         raise UserError("there are no recordings; give a list of (wave, rate)")
     return padded(pieces)
@@ -131,7 +132,7 @@ def _converted(wave: Any, rate: Any, new_rate: int) -> np.ndarray:
             f"a recording has shape {wave.shape} and rate {rate}; give samples [T] or [T, channels]"
             " and a positive number of samples per second"
         )
-    floats = np.asarray(to_float(_checked_wave(wave)))
+    floats = np.asarray(to_float(jnp.asarray(_checked_wave(wave))))
     mixed = floats.reshape(len(wave), -1).mean(axis=1, dtype=np.float64).astype(np.float32)
     return to_int16(resample(mixed, int(rate), new_rate))
 

@@ -188,7 +188,7 @@ class SpectrogramResNet(ResNet1d):
 
     A stride of 2 halves both axes. Features are the mean over the frequencies of the last stage,
     and of that the mean and the maximum over the steps that count, side by side, [n, 1024 width]:
-    BYOL-A (arXiv 2204.07402, sec. 3.3) pools over time so. At width 1, ResNet-10 has 4,898,496
+    BYOL-A (arXiv 2204.07402, sec. 3.3) pools over time so. At width 1, ResNet-10 has 4,899,520
     parameters and ResNet-18 11,170,240 with the stem "imagenet", 2,560 fewer with "cifar".
     """
 
