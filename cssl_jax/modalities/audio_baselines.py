@@ -1,4 +1,4 @@
-"""Features and pictures of recordings that need no encoder: log-mel spectrograms."""
+"""Features and drawings of recordings that need no encoder: log-mel spectrograms."""
 
 import functools
 from collections.abc import Iterator

@@ -20,6 +20,7 @@ from cssl_jax.modalities.audio import AUDIO, AudioSpec
 from cssl_jax.selfcheck.short_run import compare
 from helpers import recordings, tiny
 from helpers.recordings import RATE
+from helpers.stops import CrashError, crash_after
 
 FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1
 DATA = AudioData(rate=RATE, mels=12, seconds=0.15)
@@ -197,6 +198,18 @@ def test_the_command_evaluates_one_held_out_speaker_after_another(run, capsys):
     assert "log-mel spectrogram" in capsys.readouterr().out
     content = json.loads((run[0] / "results.json").read_text())
     assert content["groups"]["by_group"].keys() == {f"speaker {i}" for i in range(5)}
+
+
+@pytest.mark.slow
+def test_a_run_that_crashed_within_an_epoch_ends_with_the_same_bits(run, tmp_path):
+    trained = tiny.replace(run[1], "train", checkpoint_steps=2)
+    cssl_jax.pretrain(trained, tmp_path / "whole")
+    with pytest.raises(CrashError):
+        cssl_jax.pretrain(trained, tmp_path / "run", hooks=[crash_after(5)])
+    cssl_jax.pretrain(trained, tmp_path / "run")
+    for name in ("metrics.jsonl", "results.json"):
+        whole = (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "run" / name).read_bytes() == whole
 
 
 def outcome(encoder, devices, pipeline="resident", data=None, norm_group=0, augment=None, **train):

@@ -56,6 +56,10 @@ def decode(content: bytes, rate: int | None) -> Recording:
         raise ValueError("no samples")
     if not np.isfinite(values).all():
         raise ValueError("samples that are not finite")
+    if file_rate < 1:
+        raise ValueError(f"a rate of {file_rate} samples per second")
+    # A header may claim a rate so low that the resampled recording has no end.
+    _check_size(len(values) * (rate or file_rate) // file_rate)
     clipped = float((np.abs(values) >= (FULL_SCALE - 1) / FULL_SCALE).mean())
     mixed = values.mean(axis=1, dtype=np.float64).astype(np.float32)
     samples = to_int16(resample(mixed, file_rate, rate or file_rate))

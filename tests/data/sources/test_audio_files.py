@@ -88,6 +88,12 @@ def test_a_broken_file_is_a_value_error_of_one_kind(content):
         decode(content[:44], RATE)
 
 
+def test_a_rate_that_would_make_a_recording_endless_is_refused():
+    content = wav(numbers(2, channels=1, size=20_000), rate=1)
+    with pytest.raises(ValueError, match="more than 268,435,456 samples"):
+        decode(content, 16_000)
+
+
 def test_a_folder_has_labels_by_sub_folder_and_a_list_of_what_is_excluded(tmp_path):
     for number, tone in enumerate(recordings.tones(12)):
         folder = tmp_path / "ab"[number % 2]
