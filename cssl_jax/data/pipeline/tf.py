@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from cssl_jax.data.pipeline import host_draws, painter, tf_kernels
+from cssl_jax.data.pipeline import host_draws, tf_kernels
 from cssl_jax.data.pipeline.host_draws import PREFETCH, ViewJob
-from cssl_jax.data.pipeline.render import pack
+from cssl_jax.data.pipeline.rendering import painter
+from cssl_jax.data.pipeline.rendering.render import pack
 from cssl_jax.errors import RunError
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow would reserve all memory of JAX's devices
