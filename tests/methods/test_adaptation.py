@@ -12,10 +12,10 @@ import scipy.special
 
 from cssl_jax import recipes
 from cssl_jax.errors import UserError
-from cssl_jax.methods import coral as coral_module
 from cssl_jax.methods.base import Context
-from cssl_jax.methods.coral import DeepCORAL
-from cssl_jax.methods.dann import DANN, DomainClassifier, reversal, reverse_gradient
+from cssl_jax.methods.supervised import coral as coral_module
+from cssl_jax.methods.supervised.coral import DeepCORAL
+from cssl_jax.methods.supervised.dann import DANN, DomainClassifier, reversal, reverse_gradient
 from cssl_jax.runtime import spmd
 from helpers import tiny
 

@@ -13,7 +13,7 @@ from cssl_jax import recipes
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.results import Results
-from cssl_jax.methods.core import two_views
+from cssl_jax.methods.core import two_view_methods
 from cssl_jax.modalities.registry import MODALITIES
 from cssl_jax.models.dropout import view_keys
 from cssl_jax.models.registry import ENCODERS
@@ -88,7 +88,7 @@ def test_dropout_keys_of_a_device_are_caught(one_device, monkeypatch):
         keys = jax.vmap(lambda row: jax.random.key_data(jax.random.key(row)))(rows)
         return view_keys(keys, views)
 
-    monkeypatch.setattr(two_views, "mask_keys", of_device)
+    monkeypatch.setattr(two_view_methods, "mask_keys", of_device)
     found = [outcome(devices, steps=2) for devices in (1, 4)]
     assert differences(found[1], found[0]).loss > 1e-4
 

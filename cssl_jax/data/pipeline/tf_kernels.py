@@ -9,7 +9,7 @@ import tensorflow as tf
 from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.host_draws import Drawn, ViewJob
-from cssl_jax.data.pipeline.render import finisher, pack
+from cssl_jax.data.pipeline.rendering.render import finisher, pack
 from cssl_jax.data.sources.base import ArraySource, Images
 from cssl_jax.data.sources.images import ImageSource
 

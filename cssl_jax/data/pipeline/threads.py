@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cssl_jax.data.pipeline import host_draws, painter
+from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.host_draws import PREFETCH, Drawn, ViewJob
-from cssl_jax.data.pipeline.render import pack, viewer
+from cssl_jax.data.pipeline.rendering import painter
+from cssl_jax.data.pipeline.rendering.render import pack, viewer
 
 HostBatch = dict[str, Any]
 

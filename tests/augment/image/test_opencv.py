@@ -9,9 +9,10 @@ import pytest
 from cssl_jax.augment.image import batched, opencv
 from cssl_jax.augment.image.policy import sample_views
 from cssl_jax.augment.view_group import SizedGroup
-from cssl_jax.data.pipeline import host_draws, painter
+from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.host_draws import ViewJob
-from cssl_jax.data.pipeline.render import pack, parameters_of
+from cssl_jax.data.pipeline.rendering import painter
+from cssl_jax.data.pipeline.rendering.render import pack, parameters_of
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource
 from helpers.augment_oracles import POLICIES, noise, view
