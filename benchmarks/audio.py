@@ -32,7 +32,7 @@ from sklearn.preprocessing import StandardScaler
 import cssl_jax
 from cssl_jax import recipes
 from cssl_jax.data.sources.audio import AudioSource, open_audio, padded
-from cssl_jax.evaluate.features import encoder_variables, make_embed
+from cssl_jax.evaluate.encoders.features import encoder_variables, make_embed
 from cssl_jax.modalities.audio_baselines import BASELINES
 from cssl_jax.modalities.audio_files import write_recordings
 from cssl_jax.runtime import process
