@@ -12,7 +12,7 @@ labels are not needed, and are used for evaluation only. pip install 'cssl-jax[a
 Command: cssl-jax pretrain cola --data.source recordings --workdir RUN
 """
 
-from cssl_jax.augment.audio.policy import SPECTROGRAM_OPERATIONS, AudioPolicy
+from cssl_jax.augment.audio.policy import AudioPolicy
 from cssl_jax.config import (
     AudioData,
     Config,
@@ -26,10 +26,19 @@ from cssl_jax.methods.cola import COLAConfig
 
 def get_config() -> Config:
     """The recipe."""
-    untouched = dict.fromkeys(("gain", *SPECTROGRAM_OPERATIONS), (0.0,))
+    policy = AudioPolicy(
+        crop_length=(1.0, 1.0),
+        gain=(0.0,),
+        noise_snr_db=(20.0, 60.0),
+        stretch=(0.0,),
+        warp=(0.0,),
+        tilt=(0.0,),
+        time_mask=(0.0,),
+        mel_mask=(0.0,),
+    )
     return Config(
         data=AudioData(source="recordings", seconds=1.0),
-        augment=AudioPolicy(crop_length=(1.0, 1.0), noise_snr_db=(20.0, 60.0), **untouched),
+        augment=policy,
         model=ModelConfig(
             encoder="spectrogram_resnet18",
             projector_layers=1,

@@ -12,7 +12,7 @@ from jax import lax
 from cssl_jax.config import Config, MethodConfig
 from cssl_jax.losses.core.similarity import first_row, gather, product
 from cssl_jax.methods.base import Batch, Context, PyTree
-from cssl_jax.methods.core.two_views import TwoViews
+from cssl_jax.methods.core.two_view_methods import TwoViews
 from cssl_jax.methods.entry import MethodEntry, Modules, StepCost
 
 _BILINEAR = 0x62696C69  # the key of the bilinear map is folded with it
