@@ -3,8 +3,8 @@
 Source: the settings are this project's own for short recordings and small hardware; the method is
 SimCLR (arXiv 2002.05709). The views resize the spectrogram along time and bands, as BYOL-A does
 (arXiv 2204.07402), tilt it and mask it (SpecAugment, arXiv 1904.08779).
-Expected: see docs/audio.md for the set that was measured.
-Hardware and time: see docs/audio.md.
+Expected: not measured yet; benchmarks/audio.py is the measurement.
+Hardware and time: not measured yet.
 Needs: data.source, a folder of recordings or a .csv list with path and optionally label and group;
 labels are not needed, and are used for evaluation only. pip install 'cssl-jax[audio]'
 Command: cssl-jax pretrain speech --data.source recordings --workdir RUN
