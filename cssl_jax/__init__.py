@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cssl_jax.selfcheck.run import selfcheck as run_selfcheck
     from cssl_jax.sweeps.report import write_report as write_sweep_report
     from cssl_jax.sweeps.sweep import sweep
+    from cssl_jax.train.imported_run import import_weights
     from cssl_jax.train.pretrain import pretrain
     from cssl_jax.transfer.adapt.run import adapt
     from cssl_jax.transfer.finetune import finetune, finetune_config
@@ -58,6 +59,7 @@ __all__ = [
     "evaluate_run",
     "finetune",
     "finetune_config",
+    "import_weights",
     "load_encoder",
     "load_recipe",
     "load_views",

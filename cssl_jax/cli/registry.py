@@ -57,6 +57,7 @@ class Command:
 
 COMMANDS = {
     "pretrain": Command("pretrain", "Pretrain", shared=True),
+    "import": Command("import_weights", "Import"),
     "views": Command("views", "Views"),
     "bench-input": Command("bench_input", "BenchInput"),
     "plan": Command("plan", "Plan"),

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import pickletools
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -108,11 +108,11 @@ class Tensor:
     stride: Any
 
 
-def load(file: IO[bytes], storages: dict[str, Storage] | None = None) -> Any:
+def load(file: Any, storages: dict[str, Storage] | None = None) -> Any:
     """Interprets one pickle from the position of a file, up to its end opcode.
 
     Args:
-        file: File to read.
+        file: Binary file that is open for reading, or an object with its methods.
         storages: Dict that receives one storage per key that the pickle refers to.
 
     Returns:

@@ -4,6 +4,7 @@ import io
 import math
 import os
 import pathlib
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,6 +26,9 @@ _MAX_COPIES = 4
 _NO_WEIGHTS = frozenset(
     ("optimizer", "optimizers", "optimizer_states", "lr_schedulers", "scaler", "amp", "callbacks")
 )
+
+# PickleError and UnicodeDecodeError are ValueErrors; the others are raised by zipfile.
+_DAMAGE = (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, OverflowError, struct.error)
 
 Values = Callable[[Storage], np.ndarray]
 
@@ -50,12 +54,12 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             is_zip = file.read(4) == b"PK\x03\x04"
             file.seek(0)
             return _read_zip(file, path) if is_zip else _read_legacy(file, path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (PickleError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise UserError(f"{path} is damaged or no PyTorch file: {cut(str(error))}") from error
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f"{path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except _DAMAGE as error:
+        raise UserError(f"{path} is damaged or no PyTorch file: {cut(str(error))}") from error
 
 
 def _read_zip(file: io.BufferedReader, path: pathlib.Path) -> dict[str, Any]:
@@ -101,16 +105,17 @@ def _read_zip(file: io.BufferedReader, path: pathlib.Path) -> dict[str, Any]:
 def _read_legacy(file: io.BufferedReader, path: pathlib.Path) -> dict[str, Any]:
     """Reads a file of torch before 1.6: five pickles, then the values of every storage."""
     total = os.fstat(file.fileno()).st_size
-    if inert_pickle.load(file) != _MAGIC or inert_pickle.load(file) != _PROTOCOL:
+    pickles = _Clamped(file, total)
+    if inert_pickle.load(pickles) != _MAGIC or inert_pickle.load(pickles) != _PROTOCOL:
         raise UserError(
             f"{path} is a pickle, but none that torch.save wrote; open it with its own program and "
             "save the arrays as safetensors"
         )
-    system = inert_pickle.load(file)
+    system = inert_pickle.load(pickles)
     if not (isinstance(system, dict) and system.get("little_endian") is True):
         raise UserError(f"{path} has big-endian values, which are not supported")
     storages: dict[str, Storage] = {}
-    tree, keys = inert_pickle.load(file, storages), inert_pickle.load(file)
+    tree, keys = inert_pickle.load(pickles, storages), inert_pickle.load(pickles)
     if not isinstance(keys, list):
         raise PickleError("the list of storages is missing")
     blobs: dict[str, np.ndarray] = {}
@@ -129,6 +134,18 @@ def _read_legacy(file: io.BufferedReader, path: pathlib.Path) -> dict[str, Any]:
         return _typed(blobs[storage.key], storage)
 
     return _Weights(values, total).of(tree, path)
+
+
+class _Clamped:
+    """File whose ``read`` allocates no more than the rest of the file, whatever is requested."""
+
+    def __init__(self, file: io.BufferedReader, total: int) -> None:
+        self._file, self._total = file, total
+        self.readline, self.tell = file.readline, file.tell
+
+    def read(self, count: int) -> bytes:
+        """Reads at most ``count`` bytes."""
+        return self._file.read(min(count, self._total - self._file.tell()))
 
 
 def _typed(blob: np.ndarray, storage: Storage) -> np.ndarray:
