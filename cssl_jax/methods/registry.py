@@ -13,9 +13,9 @@ METHODS: dict[str, str | MethodEntry] = {
     "moco_v3": "cssl_jax.methods.moco_v3:ENTRY",
     "nnclr": "cssl_jax.methods.nnclr:ENTRY",
     "swav": "cssl_jax.methods.swav:ENTRY",
-    "classifier": "cssl_jax.methods.classifier:ENTRY",
-    "coral": "cssl_jax.methods.coral:ENTRY",
-    "dann": "cssl_jax.methods.dann:ENTRY",
+    "classifier": "cssl_jax.methods.supervised.classifier:ENTRY",
+    "coral": "cssl_jax.methods.supervised.coral:ENTRY",
+    "dann": "cssl_jax.methods.supervised.dann:ENTRY",
     "ts2vec": "cssl_jax.methods.ts2vec:ENTRY",
     "cpc": "cssl_jax.methods.cpc:ENTRY",
 }

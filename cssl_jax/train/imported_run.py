@@ -11,7 +11,7 @@ from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.foreign import ForeignWeights, open_weights
+from cssl_jax.evaluate.encoders.foreign import ForeignWeights, open_weights
 from cssl_jax.evaluate.results import Results
 from cssl_jax.experiment import builders, train_state
 from cssl_jax.files import write_json, write_text

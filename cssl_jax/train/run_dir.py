@@ -15,7 +15,7 @@ from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import FOLDER
 from cssl_jax.config import Config
 from cssl_jax.errors import RunError, UserError
-from cssl_jax.evaluate.foreign import is_foreign
+from cssl_jax.evaluate.encoders.foreign import is_foreign
 from cssl_jax.files import is_unfinished, remove_unfinished, write_text
 from cssl_jax.runtime import multihost
 

@@ -45,7 +45,7 @@ class Import:
 
 def run(argv: Sequence[str]) -> int:
     """`cssl-jax import WEIGHTS --workdir RUN [--encoder NAME] [--prefix PREFIX]`."""
-    from cssl_jax.evaluate.foreign import open_weights
+    from cssl_jax.evaluate.encoders.foreign import open_weights
     from cssl_jax.train.imported_run import import_weights
 
     options = parse(Import, "import", argv)

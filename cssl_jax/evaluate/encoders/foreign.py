@@ -9,7 +9,7 @@ from cssl_jax import recipes
 from cssl_jax.config import Config
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.features import Model
+from cssl_jax.evaluate.encoders.features import Model
 from cssl_jax.interop import preprocessing, weight_files
 from cssl_jax.interop.preprocessing import Preprocessing
 from cssl_jax.interop.resnet_weights import Use, find_resnet
