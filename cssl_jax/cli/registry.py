@@ -67,6 +67,7 @@ COMMANDS = {
     "adapt": Command("adapt", "Adapt", shared=True),
     "sweep": Command("sweep", "Sweep"),
     "embed": Command("embed", "Embed", shared=True, batch_option="--batch-size"),
+    "export": Command("export", "Export"),
     "report": Command("report", "Report"),
     "plot": Command("plot", "Plot"),
     "data check": Command("data", "DataCheck", "check_data"),

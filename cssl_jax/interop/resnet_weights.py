@@ -113,7 +113,7 @@ def find_resnet(tree: Mapping[str, Any], wanted: str = "") -> ResNetWeights:
 
 def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Torchvision's names of all weights of a ResNet encoder, and their shapes in torch's order."""
-    stages, bottleneck = next(key for key, name in _NAMES.items() if name == architecture.encoder)
+    stages, bottleneck = blocks_of(architecture.encoder)
     base = round(64 * architecture.width)
     kernel = next(size for size, stem in _STEMS.items() if stem == architecture.stem)
     expected: dict[str, tuple[int, ...]] = {}
@@ -138,6 +138,18 @@ def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
                 add(f"{name}.downsample.0", f"{name}.downsample.1", out, inputs, 1)
             inputs = out
     return expected
+
+
+def blocks_of(encoder: str) -> tuple[tuple[int, ...], bool]:
+    """(blocks per stage, whether they are bottlenecks) of an encoder.
+
+    Raises:
+        UserError: It is no ResNet of images.
+    """
+    for blocks, name in _NAMES.items():
+        if name == encoder:
+            return blocks
+    raise UserError(f"encoder {encoder!r} is no ResNet of images; use {', '.join(_NAMES.values())}")
 
 
 def _recognise(weights: StateDict) -> Architecture:
