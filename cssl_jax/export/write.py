@@ -16,7 +16,7 @@ from cssl_jax.evaluate.encoders.features import encoder_variables
 from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
 from cssl_jax.export import card, stablehlo
 from cssl_jax.files import write_json, write_text
-from cssl_jax.interop import resnet_export, safetensors, weight_files
+from cssl_jax.interop import resnet_export, safetensors
 from cssl_jax.interop.preprocessing import KEY
 from cssl_jax.interop.resnet_weights import Architecture
 
@@ -199,8 +199,3 @@ def _write_weights(folder: pathlib.Path, encoder: Encoder, architecture: Archite
 def _read_back(folder: pathlib.Path, encoder: Encoder) -> np.ndarray:
     """Features of the written encoder, read as any file of weights."""
     return load_encoder(folder / WEIGHTS)(_images(encoder))
-
-
-def weights_hash(folder: pathlib.Path) -> str:
-    """SHA-256 of an exported file of weights."""
-    return weight_files.file_sha256(folder / WEIGHTS)
