@@ -243,6 +243,8 @@ def _with_pretraining_leakage(results: Results, encoder: Encoder, validation: So
     """Adds leakage from the run's training images into other validation images."""
     learnt_from = f"{encoder.modality.noun} that the encoder was pretrained on"
     try:
+        if encoder.is_imported:
+            raise UserError("the weights were imported, and their training data are not known")
         train = data_splits.load_data(encoder.config)[0]
         found = leakage.find_leakage(train, validation, learnt_from, encoder.modality)
     except UserError as error:  # such as data that were moved; the evaluation itself is valid
