@@ -173,6 +173,15 @@ def test_the_table_lists_milliseconds_per_view_on_one_core():
     assert "about 0" in text
 
 
+def test_one_host_core_supplies_the_inverse_of_all_core_time_on_the_host():
+    measured = costing("tf", "gpu", host_decode=0.001, host_augment=0.004, device_normalise=9.0)
+    assert measured.views_per_core == pytest.approx(100)  # 2 cores: 2 + 8 ms of a core per view
+    assert "--views-per-core 100`" in profile_result.format_table(measured)
+    on_device = costing("resident", "gpu", device_augment=2.0)
+    assert on_device.views_per_core == 0
+    assert "views-per-core" not in profile_result.format_table(on_device)
+
+
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
 def test_a_duration_that_is_not_positive_is_an_error(seconds):
     with pytest.raises(UserError, match=r"--seconds .*; give more than 0"):
