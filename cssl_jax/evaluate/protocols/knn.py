@@ -47,6 +47,12 @@ def knn(
 
     Raises:
         UserError: The features, labels, k or temperature are invalid.
+
+    Example:
+        >>> bank = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> found = knn(bank, np.array([0, 0, 1]), bank[:, ::-1], np.array([1, 1, 1]), k=1)
+        >>> round(found.top1, 2), found.k
+        (0.67, 1)
     """
     ks = (k,) if isinstance(k, int | np.integer) else tuple(k)
     if num_classes is None:
