@@ -17,6 +17,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
 from cssl_jax.evaluate.ranking_split import labelled_examples
+from cssl_jax.evaluate.results import Selection
 from cssl_jax.evaluate.scores import Accuracy
 from cssl_jax.experiment import data_splits
 from cssl_jax.files import existing_run, write_json
@@ -123,11 +124,10 @@ def finetune(
     if min_steps < 0:
         raise UserError(f"min_steps is {min_steps}; give 0 or more")
     encoder: Encoder = load_encoder(run)
-    baselines = encoder.modality.baselines
-    labels = {name: baseline.label for name, baseline in baselines.items()}
+    baselines = encoder.modality.baselines.items()
     results = FinetuneResults(
         run=pathlib.Path(run).name,
-        baseline_labels=labels,
+        baseline_labels={name: baseline.label for name, baseline in baselines},
         fractions={},
         key_order=("run", "baseline_labels"),
     )
@@ -135,39 +135,57 @@ def finetune(
         resolved, sources = multihost.run_on_all(
             functools.partial(_resolve, config, fraction, min_steps)
         )
-        trained_scores = {}
-        for start in STARTS:
-            init = resolved.train.init if start == "pretrained" else ""
-            start_config = resolved.replace({"train.init": init})
-            trained = pretrain(start_config, folder / f"{fraction:g}-{start}")
-            assert trained.classifier is not None
-            trained_scores[start] = TrainedScores.from_json(
-                {
-                    **trained.classifier,
-                    "batch_size": start_config.train.batch_size,
-                    "epochs": start_config.train.epochs,
-                    "steps": trained.step,
-                    "learning_rate": _peak_rate(start_config, start_config.train.batch_size),
-                }
-            )
-        scores = FractionScores(
-            labels=len(sources[0]),
-            pretrained=trained_scores["pretrained"],
-            random=trained_scores["random"],
-            features=_logistic_regression(encoder.embed, *sources, resolved),
-            extra={
-                name: _logistic_regression(baseline.features, *sources, resolved)
-                for name, baseline in baselines.items()
-            },
+        scores, selection = _fraction_scores(
+            encoder, resolved, sources, str(folder / f"{fraction:g}-")
         )
         results = dataclasses.replace(
             results,
             fractions={**results.fractions, f"{fraction:g}": scores},
-            selection=trained.selection,
+            selection=selection,
         )
         content = results.to_json()
         multihost.run_on_primary(functools.partial(write_json, folder / FINETUNE, content))
     return results
+
+
+def _fraction_scores(
+    encoder: Encoder, config: Config, sources: tuple[Source, Source], folder: str
+) -> tuple[FractionScores, Selection | None]:
+    """Trains and evaluates all classifiers of one fraction of the labels.
+
+    Args:
+        encoder: Encoder of the pretrained run.
+        config: Config of the training runs, see ``_resolve``.
+        sources: Labelled training images and validation images.
+        folder: Start of the paths of the runs' folders.
+    """
+    trained: dict[str, TrainedScores] = {}
+    for start in STARTS:
+        start_config = config.replace(
+            {"train.init": config.train.init if start == "pretrained" else ""}
+        )
+        results = pretrain(start_config, f"{folder}{start}")
+        assert results.classifier is not None
+        trained[start] = TrainedScores.from_json(
+            {
+                **results.classifier,
+                "batch_size": config.train.batch_size,
+                "epochs": config.train.epochs,
+                "steps": results.step,
+                "learning_rate": _peak_rate(config, config.train.batch_size),
+            }
+        )
+    scores = FractionScores(
+        labels=len(sources[0]),
+        pretrained=trained["pretrained"],
+        random=trained["random"],
+        features=_logistic_regression(encoder.embed, *sources, config),
+        extra={
+            name: _logistic_regression(baseline.features, *sources, config)
+            for name, baseline in encoder.modality.baselines.items()
+        },
+    )
+    return scores, results.selection
 
 
 def _resolve(
