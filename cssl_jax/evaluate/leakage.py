@@ -114,6 +114,13 @@ def find_leakage(
 
     Raises:
         UserError: The sources have different numbers of channels.
+
+    Example:
+        >>> from cssl_jax.data import ArraySource
+        >>> images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+        >>> found = find_leakage(ArraySource("a", images), ArraySource("b", images[:1]), "images")
+        >>> found.exact, found.share
+        (1, 1.0)
     """
     finding = find(train, test, modality)
     words = describe_leakage(finding, learnt_from, modality.noun)

@@ -54,6 +54,13 @@ def few_shot(
 
     Raises:
         UserError: The features or labels are invalid, or ``draws`` or a shot count is too small.
+
+    Example:
+        >>> x = np.float32([[1, 0], [1, 0], [0, 1], [0, 1]])
+        >>> labels = np.array([0, 0, 1, 1])
+        >>> found = few_shot(x, labels, x, labels, num_classes=2, shots=(1, 5), draws=2)
+        >>> found.shots["1"].top1, found.left_out
+        (1.0, [5])
     """
     labels = checked_labels(train_labels, train_features, num_classes=num_classes, name="training")
     test_labels = checked_labels(test_labels, test_features, num_classes=num_classes, name="test")

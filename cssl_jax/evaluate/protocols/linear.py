@@ -54,6 +54,13 @@ def linear_probe(
     Raises:
         UserError: The features or labels are invalid, there are fewer than 2 training rows, no
             penalty or a negative one, or ``seeds`` is below 1.
+
+    Example:
+        >>> x = np.float32([[-1], [-2], [-3], [1], [2], [3]])
+        >>> labels = np.array([0, 0, 0, 1, 1, 1])
+        >>> found = linear_probe(x, labels, x, labels, num_classes=2, l2_values=(1e-3,))
+        >>> found.top1, found.confusion
+        (1.0, [[3, 0], [0, 3]])
     """
     labels = checked_labels(train_labels, train_features, num_classes=num_classes, name="training")
     test_labels = checked_labels(test_labels, test_features, num_classes=num_classes, name="test")

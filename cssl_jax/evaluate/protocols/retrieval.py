@@ -47,6 +47,16 @@ def retrieval(
 
     Raises:
         UserError: The features or labels are invalid, or a k is below 1.
+
+    Example:
+        >>> import numpy as np
+        >>> gallery = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+        >>> labels = np.array([0, 1, 1])
+        >>> found = retrieval(
+        ...     gallery, labels, gallery[1:2], labels[1:2], num_classes=2, recall_at=(1,)
+        ... )
+        >>> found.recall, round(found.map, 4)  # precision 1 and 2/3 at the ranks of class 1
+        ({'1': 1.0}, 0.8333)
     """
     labels = checked_labels(gallery_labels, gallery, num_classes=num_classes, name="gallery")
     query_labels = checked_labels(query_labels, queries, num_classes=num_classes, name="query")
