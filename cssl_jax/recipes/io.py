@@ -59,6 +59,11 @@ def canonical(config: Config) -> Config:
 
     Raises:
         UserError: A value of the wrong type, or one that cannot work.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> canonical(Config()) == Config()
+        True
     """
     check_section(config)
     return from_dict(to_dict(config))
