@@ -21,6 +21,7 @@ from cssl_jax.selfcheck.short_run import compare
 from cssl_jax.transfer.transfer_tables import format_results
 from helpers import tiny, waves
 from helpers.stops import CrashError, crash_after
+from tests.helpers.marks import slow
 
 MODALITIES["waves"] = waves.WAVES
 ENCODERS["waves"] = waves.ENCODER
@@ -51,10 +52,6 @@ def differences(found, reference):
     return compare(found, reference)._replace(scale=0.0)
 
 
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 # ------------------------------------------------------------------------------------- invariance
 
 
@@ -72,7 +69,8 @@ def test_20_float64_steps_do_not_depend_on_devices_or_pipeline(one_device, devic
     assert len(set(found.loss.tolist())) == 20
 
 
-@pytest.mark.parametrize("devices", [1, slow(4)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 4])
 def test_micro_batches_give_the_plain_step(devices):
     plain = outcome(1, steps=5, norm_group=MICRO_BATCH)
     found = outcome(devices, steps=5, micro_batch=MICRO_BATCH)

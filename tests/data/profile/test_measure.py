@@ -18,6 +18,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.experiment import input_pipeline
 from cssl_jax.runtime import spmd
 from helpers import tiny
+from tests.helpers.marks import fast, slow
 
 PLACEMENTS = {
     "resident": {},
@@ -59,7 +60,7 @@ MEASURED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("placement", fast(PLACEMENTS, ["resident", "threads-split"]))
 def test_every_placement_of_arrays_is_divided_into_stages(placement):
     report = cssl_jax.bench_input(config(**PLACEMENTS[placement]), seconds=0.01)
     assert report.reason.startswith(f"{placement}: ")
@@ -67,7 +68,7 @@ def test_every_placement_of_arrays_is_divided_into_stages(placement):
     assert report.measured.whole > 0
 
 
-@pytest.mark.parametrize("placement", ["tf", "threads-split"])
+@pytest.mark.parametrize("placement", [slow("tf"), "threads-split"])
 def test_photos_have_stages_for_reading_and_decoding(photos, placement):
     options = {"source": str(photos), "size": 8, **PLACEMENTS[placement]}
     report = cssl_jax.bench_input(config(**options), seconds=0.01)
