@@ -60,13 +60,16 @@ ENCODERS: dict[str, str | EncoderEntry] = {
     "resnet101": "cssl_jax.models.resnet:RESNET101",
     "resnet152": "cssl_jax.models.resnet:RESNET152",
     "resnet200": "cssl_jax.models.resnet:RESNET200",
-    "resnet1d": "cssl_jax.models.sequence.resnet1d:RESNET1D",
+    "resnet1d": "cssl_jax.models.sequence.resnets:RESNET1D",
+    "spectrogram_resnet10": "cssl_jax.models.sequence.resnets:SPECTROGRAM_RESNET10",
+    "spectrogram_resnet18": "cssl_jax.models.sequence.resnets:SPECTROGRAM_RESNET18",
     "dilated": "cssl_jax.models.sequence.dilated:DILATED",
     "gru": "cssl_jax.models.sequence.recurrent:GRU",
     "lstm": "cssl_jax.models.sequence.recurrent:LSTM",
     "bigru": "cssl_jax.models.sequence.recurrent:BIGRU",
     "bilstm": "cssl_jax.models.sequence.recurrent:BILSTM",
     "conv_gru": "cssl_jax.models.sequence.conv_gru:CONV_GRU",
+    "wave_gru": "cssl_jax.models.sequence.conv_gru:WAVE_GRU",
     "transformer": "cssl_jax.models.sequence.transformer:TRANSFORMER",
 }
 

@@ -110,8 +110,8 @@ def test_every_option_and_command_that_is_written_exists(path):
     known = dataclasses.asdict(Config())
     for name in METHODS:
         known["method"] |= dataclasses.asdict(recipes.with_method(Config(), name).method)
-    if path.name == "series.md":
-        series = recipes.with_modality(Config(), "series")
+    if path.stem in ("series", "audio"):
+        series = recipes.with_modality(Config(), path.stem)
         known |= {name: dataclasses.asdict(getattr(series, name)) for name in ("data", "augment")}
     for section, field in re.findall(r"--(?!section\.)([a-z]+)\.([a-z0-9-]*[a-z0-9])", text):
         name = field.replace("-", "_")

@@ -1,4 +1,4 @@
-"""Commands `data check` and `data split`: examine a set of images or series, split it."""
+"""Commands `data check` and `data split`: examine a set of images, series or recordings."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,13 +13,14 @@ from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output, w
 
 @dataclasses.dataclass(frozen=True)
 class DataCheck:
-    """Examine a set of images or series: damaged files, duplicates, sizes, classes.
+    """Examine images, series or recordings: damaged files, duplicates, sizes, classes.
 
     Attributes:
         source: Images: a folder, a .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar, a .parquet file or
             file.py:NAME:PLACE. Series: an .npz file, a .csv or .parquet table or a .ts file.
+            Recordings: a folder or a .csv list.
         options: How images are read; the options of a run named data.*.
-        rejected: File (.csv) for the images that a run would exclude, with the reasons; - is
+        rejected: File (.csv) for the files that a run would exclude, with the reasons; - is
             standard output.
         json: File (.json) for all metrics; - is standard output.
     """
@@ -37,12 +38,13 @@ class DataSplit:
     """Write train.csv, validation.csv and test.csv: lists for data.source; of series .npz files.
 
     Every list has the same fraction of each class, near-duplicates are in the same list, and the
-    same images and seed give the same lists on any machine. Groups of series stay together.
+    same images and seed give the same lists on any machine. Groups of series and recordings stay
+    together.
 
     Attributes:
-        source: Folder or .csv list of images, or a file of series.
+        source: Folder or .csv list of images or recordings, or a file of series.
         output: Folder to write the lists or files to.
-        fractions: Fractions of the images or series in the training, validation and test split.
+        fractions: Fractions of the examples in the training, validation and test split.
         seed: Seed of the random split.
         options: How images are read; the options of a run named data.*.
     """
@@ -65,7 +67,9 @@ class DataSet(Protocol):
 
 def check_data(argv: Sequence[str]) -> int:
     """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
+    from cssl_jax.data.sources.audio import is_audio_source
     from cssl_jax.data.sources.series import is_series_file
+    from cssl_jax.experiment.audio_sets import check_audio
     from cssl_jax.experiment.image_sets import check_data
     from cssl_jax.experiment.series_sets import check_series
 
@@ -77,6 +81,8 @@ def check_data(argv: Sequence[str]) -> int:
         found: DataSet
         if is_series_file(options.source):
             found = check_series(options.source)
+        elif is_audio_source(options.source):
+            found = check_audio(options.source, options.options.labels)
         else:
             found = check_data(options.source, options.options)
         print(found)
@@ -89,7 +95,9 @@ def check_data(argv: Sequence[str]) -> int:
 
 def split_data(argv: Sequence[str]) -> int:
     """`cssl-jax data split SOURCE --output FOLDER`."""
+    from cssl_jax.data.sources.audio import is_audio_source
     from cssl_jax.data.sources.series import is_series_file
+    from cssl_jax.experiment.audio_sets import split_audio
     from cssl_jax.experiment.image_sets import split_data
     from cssl_jax.experiment.series_sets import split_series
 
@@ -99,6 +107,15 @@ def split_data(argv: Sequence[str]) -> int:
             options.source, options.output, fractions=options.fractions, seed=options.seed
         ):
             print(f"{path}: {count} series")
+        return 0
+    if is_audio_source(options.source):
+        for path, count in split_audio(
+            *(options.source, options.output),
+            labels=options.options.labels,
+            fractions=options.fractions,
+            seed=options.seed,
+        ):
+            print(f"{path}: {count} recordings")
         return 0
     for path, count in split_data(
         options.source,
