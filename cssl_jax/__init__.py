@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cssl_jax.experiment.image_sets import check_data, split_data
     from cssl_jax.experiment.input_profile import bench_input
     from cssl_jax.experiment.series_sets import check_series, split_series
-    from cssl_jax.export.write import export_run
+    from cssl_jax.export.exported import export_run
     from cssl_jax.planning.planner import plan
     from cssl_jax.planning.scaling import plan_scaling
     from cssl_jax.planning.targets.target_plan import plan_target

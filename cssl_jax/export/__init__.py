@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from cssl_jax.lazy import public_names
 
 if TYPE_CHECKING:
-    from cssl_jax.export.write import Exported, export_run
+    from cssl_jax.export.exported import Exported, export_run
 
 __all__ = [
     "Exported",

@@ -27,7 +27,7 @@ class Export:
 
 def run(argv: Sequence[str]) -> int:
     """`cssl-jax export RUN --output FOLDER [--format FORMAT]`."""
-    from cssl_jax.export.write import export_run
+    from cssl_jax.export.exported import export_run
     from cssl_jax.files import existing_run
 
     options = parse(Export, "export", argv)
