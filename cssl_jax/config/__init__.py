@@ -14,6 +14,7 @@ from cssl_jax.config.optimizer import OptimizerConfig
 from cssl_jax.config.run import Config, code_names
 from cssl_jax.config.runtime import RuntimeConfig
 from cssl_jax.config.series import SeriesData
+from cssl_jax.config.text import TextData
 from cssl_jax.config.train import TrainConfig
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "RuntimeConfig",
     "SeriesData",
     "SimCLRConfig",
+    "TextData",
     "TrainConfig",
     "code_names",
 ]

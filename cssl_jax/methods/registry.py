@@ -18,6 +18,7 @@ METHODS: dict[str, str | MethodEntry] = {
     "dann": "cssl_jax.methods.dann:ENTRY",
     "ts2vec": "cssl_jax.methods.ts2vec:ENTRY",
     "cpc": "cssl_jax.methods.cpc:ENTRY",
+    "simcse": "cssl_jax.methods.simcse:ENTRY",
 }
 
 

@@ -10,7 +10,7 @@ from cssl_jax.cli.parsing import OptionalFile, Run, parse, run_first
 from cssl_jax.config import Config, DataConfig, EvaluateConfig, ImageData
 from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output
 
-Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment", "groups"]
+Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment", "groups", "sts"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Evaluate:
     Attributes:
         run: Run folder; its config gives the defaults of the other options.
         protocol: Evaluation protocols to run, see docs/evaluation.md; segment takes images with
-            masks, groups takes examples with groups.
+            masks, groups takes examples with groups, sts takes pairs of sentences.
         json: File (.json) for all metrics; - is standard output.
         data: Labelled images to fit on and to report on.
         evaluate: Settings of the protocols.
