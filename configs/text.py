@@ -5,8 +5,8 @@ tokens; deleted tokens, no head, and the learning rate are this project's own, f
 random weights instead of BERT's.
 Expected: see docs/text.md for the sets that were measured.
 Hardware and time: see docs/text.md.
-Needs: data.source, a .txt file with one text per line, or a .jsonl, .csv, .tsv or .parquet file with
-a column text; labels are not needed, and are used for evaluation only.
+Needs: data.source, a .txt file with one text per line, or a .jsonl, .csv, .tsv or .parquet file
+with a column text; labels are not needed, and are used for evaluation only.
 Command: cssl-jax pretrain text --data.source corpus.txt --workdir RUN
 """
 

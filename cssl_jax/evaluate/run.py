@@ -213,7 +213,7 @@ def _sts(encoder: Encoder, data: DataConfig | None, options: EvaluateConfig | No
     results = _with_pretraining_leakage(found, encoder, sentences)
     results = dataclasses.replace(
         _with_data(results, config, len(corpus or ()), len(pairs.score)),
-        validation_source="pairs of the source",
+        validation_source=f"pairs of {config.data.source}",
         notes=[note] if note else [],
     )
     multihost.run_on_primary(lambda: _save(encoder.run / "results.json", results, transfer=True))

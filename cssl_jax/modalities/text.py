@@ -80,9 +80,7 @@ def input_spec(data: TextData, train: ArraySource) -> TextSpec:
             train.examples["text"].tolist(), vocabulary=data.vocabulary, lowercase=data.lowercase
         )
     return _fitting(
-        TextSpec(
-            kind=data.modality, size=data.length, tokenizer=made, vocabulary=data.vocabulary
-        )
+        TextSpec(kind=data.modality, size=data.length, tokenizer=made, vocabulary=data.vocabulary)
     )
 
 

@@ -144,9 +144,7 @@ def finetune(
             }
         metrics["features"] = _logistic_regression(encoder.embed, *sources, resolved)
         for name, baseline in baselines.items():
-            metrics[name] = _logistic_regression(
-                baseline.fitted_on(sources[0]), *sources, resolved
-            )
+            metrics[name] = _logistic_regression(baseline.fitted_on(sources[0]), *sources, resolved)
         results["fractions"][f"{fraction:g}"] = metrics
         assert trained.selection is not None
         results["selection"] = trained.selection.to_json()

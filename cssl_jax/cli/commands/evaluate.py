@@ -57,9 +57,12 @@ def run(argv: Sequence[str]) -> int:
             return 0
         split, noun = results.split, modality_entry(options.data.modality).noun
         assert split is not None
+        on = f"fitted on {split.train:,} {noun} of {results.source}, reported on "
+        if results.sts is not None:
+            on = f"TF-IDF fitted on {split.train:,} {noun} of the run, reported on "
         print(
-            f"step {results.step} of {options.run}, fitted on {split.train:,} {noun} of "
-            f"{results.source}, reported on {split.validation:,} ({results.validation_source})\n"
+            f"step {results.step} of {options.run}, {on}"
+            f"{split.validation:,} ({results.validation_source})\n"
             + "".join(f"note: {note}\n" for note in results.notes or ())
             + f"\n{format_results(results)}"
         )

@@ -70,7 +70,8 @@ def open_text(
         raise UserError(f"{path} has no text; {HELP}")
     empty = len(texts) - len(kept)
     groups = _groups(table, kept, path) if GROUP in table.names else None
-    numbers, classes = None, ()
+    numbers: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
     if LABEL in table.names and labels == "auto":
         values = [_column(table, LABEL)[i] for i in kept]
         numbers, classes = number_labels(_typed(values), str(path))
@@ -147,7 +148,7 @@ def _jsonl(path: pathlib.Path) -> Table:
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"line {number} is no JSON: {error}") from error
             if not isinstance(found, dict):
-                raise ValueError(f"line {number} is no object such as {{\"text\": ...}}")
+                raise ValueError(f'line {number} is no object such as {{"text": ...}}')
             names.update(dict.fromkeys(found))
             objects.append(found)
     return Table(list(names), [[found.get(name) for name in names] for found in objects])
@@ -211,7 +212,9 @@ def _groups(table: Table, kept: list[int], path: pathlib.Path) -> np.ndarray:
     values = _column(table, GROUP)
     groups = ["" if values[i] is None else str(values[i]).strip() for i in kept]
     if "" in groups:
-        raise UserError(f"{path}: row {kept[groups.index('')] + 1} has no group; give every text one")
+        raise UserError(
+            f"{path}: row {kept[groups.index('')] + 1} has no group; give every text one"
+        )
     return np.array(groups, str)
 
 

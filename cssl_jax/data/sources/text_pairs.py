@@ -62,8 +62,10 @@ def open_pairs(source: str | os.PathLike[str]) -> Pairs:
             f"{path} has {len(scores)} pairs and {len(np.unique(scores))} different scores; a rank "
             "correlation needs at least two"
         )
-    texts = [[_text(pair[k], path, i) for i, pair in enumerate(pairs, start=1)] for k in (0, 1)]
-    return Pairs(path.name, *texts, scores)
+    left, right = (
+        [_text(pair[k], path, i) for i, pair in enumerate(pairs, start=1)] for k in (0, 1)
+    )
+    return Pairs(path.name, left, right, scores)
 
 
 def _sts_benchmark(path: pathlib.Path) -> Table | None:

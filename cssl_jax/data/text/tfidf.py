@@ -94,7 +94,9 @@ class TfIdf:
         ends = [0]
         for text in texts:
             counts = collections.Counter(
-                column for term in self.terms(text) if (column := self.columns.get(term)) is not None
+                column
+                for term in self.terms(text)
+                if (column := self.columns.get(term)) is not None
             )
             columns += counts.keys()
             values += counts.values()

@@ -10,6 +10,7 @@ import numpy as np
 from cssl_jax.errors import MissingDataError, UserError, short
 
 FILE = "tokenizer.json"  # name of a tokenizer in a folder
+BUCKETS = (16, 32, 64, 128, 256, 512)  # numbers of tokens that texts are padded to
 PAD, UNKNOWN, START, END = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")  # numbered from 0
 
 
@@ -85,22 +86,26 @@ def tokenize(tokenizer: str, texts: Sequence[str], length: int) -> dict[str, np.
     Args:
         tokenizer: Tokenizer as JSON.
         texts: N texts.
-        length: Maximum number of tokens T per text; the rest of a longer text is omitted.
+        length: Maximum number of tokens per text; the rest of a longer text is omitted.
 
     Returns:
-        {"tokens": int32 [N, T], 0 from the length on, "length": int32 [N], at least 1}.
+        {"tokens": int32 [N, T], 0 from the length on, "length": int32 [N], at least 1}. T is the
+        smallest number of ``BUCKETS`` that holds all texts, at most ``length``: few shapes are
+        compiled, and short texts are not padded to the length of long ones.
     """
     encoded = _opened(tokenizer, length).encode_batch_fast(list(texts))
     counts = np.array([len(one.ids) for one in encoded], np.int32)
-    tokens = np.zeros((len(encoded), length), np.int32)
-    filled = np.arange(length) < counts[:, None]
+    longest = int(counts.max(initial=1))
+    steps = min(length, next(size for size in BUCKETS if size >= longest))
+    tokens = np.zeros((len(encoded), steps), np.int32)
+    filled = np.arange(steps) < counts[:, None]
     tokens[filled] = np.concatenate([one.ids for one in encoded]) if encoded else []
     # A tokenizer without special tokens gives an empty text no token; padding stands for one.
     return {"tokens": tokens, "length": np.maximum(counts, 1)}
 
 
 def count_tokens(tokenizer: str, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Number of tokens per text without truncation, and of unknown ones among them; int [N] each."""
+    """Numbers of tokens and of unknown tokens per text, without truncation; int [N] each."""
     opened = _opened(tokenizer, 0)
     unknown = opened.token_to_id(UNKNOWN)
     encoded = [one.ids for one in opened.encode_batch_fast(list(texts))]

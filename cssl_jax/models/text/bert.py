@@ -94,7 +94,9 @@ class Bert(SequenceEncoder):
         block, stages = self.block(BertBlock), []
         inner = self.channels(self.inner)
         for i in range(self.layers):
-            made = block(self.heads, inner, self.dropout, 1 + 3 * i, self.dtype, name=f"block{i + 1}")
+            made = block(
+                self.heads, inner, self.dropout, 1 + 3 * i, self.dtype, name=f"block{i + 1}"
+            )
             y = made(y, mask, train, keys)
             stages.append(zero_outside(y, mask))
         encoded = stages[-1].astype(jnp.promote_types(y.dtype, jnp.float32))
@@ -147,7 +149,8 @@ class BertBlock(nn.Module):
         y = jnp.einsum("nhqk,nkhc->nqhc", weights, value).reshape(n, steps, channels)
         x = _norm("norm1", self.dtype)(x + drop(dense("out")(y), 1))
         y = nn.gelu(dense("mlp1", self.inner)(x), approximate=False)
-        return _norm("norm2", self.dtype)(x + drop(dense("mlp2")(y), 2))
+        encoded: jax.Array = _norm("norm2", self.dtype)(x + drop(dense("mlp2")(y), 2))
+        return encoded
 
 
 def _embedding(count: int, width: int, name: str, dtype: Any) -> nn.Embed:
