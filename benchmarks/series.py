@@ -29,7 +29,7 @@ import cssl_jax
 from cssl_jax import recipes
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.data.sources.series import open_series
-from cssl_jax.evaluate.features import encoder_variables, make_embed
+from cssl_jax.evaluate.encoders.features import encoder_variables, make_embed
 from cssl_jax.evaluate.protocols.linear import linear_probe
 from cssl_jax.runtime import process
 

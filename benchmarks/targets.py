@@ -16,7 +16,7 @@ from measuring.report import machine, versions
 
 from cssl_jax import recipes
 from cssl_jax.errors import RunError, UserError
-from cssl_jax.planning.target_plan import TargetPlan, plan_target
+from cssl_jax.planning.targets.target_plan import TargetPlan, plan_target
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results" / "targets.json"
 RECIPES = ("imagenet_resnet50", "imagenet_resnet50_small", "cifar10_resnet18", "cifar10_resnet50")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cssl_jax.augment.image.policy import ImagePolicy
     from cssl_jax.config import Config
     from cssl_jax.errors import InterruptedRunError, RunError, UserError
-    from cssl_jax.evaluate.load import load_encoder
+    from cssl_jax.evaluate.encoders.load import load_encoder
     from cssl_jax.evaluate.results import Results
     from cssl_jax.evaluate.run import evaluate_run
     from cssl_jax.experiment.image_sets import check_data, split_data
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from cssl_jax.experiment.series_sets import check_series, split_series
     from cssl_jax.planning.planner import plan
     from cssl_jax.planning.scaling import plan_scaling
-    from cssl_jax.planning.target_plan import plan_target
+    from cssl_jax.planning.targets.target_plan import plan_target
     from cssl_jax.recipes import describe as describe_recipe
     from cssl_jax.recipes import diff as diff_recipes
     from cssl_jax.recipes import load as load_recipe
     from cssl_jax.recipes import recipe_names
     from cssl_jax.registries import trusting_code
-    from cssl_jax.report.plots import draw as draw_plot
+    from cssl_jax.report.figures.plots import draw as draw_plot
     from cssl_jax.report.views import draw_views, load_views
     from cssl_jax.report.write import write_report
     from cssl_jax.runtime.doctor import check_installation
     from cssl_jax.selfcheck.run import selfcheck as run_selfcheck
-    from cssl_jax.sweeps.report import write_report as write_sweep_report
     from cssl_jax.sweeps.sweep import sweep
+    from cssl_jax.sweeps.sweep_report import write_report as write_sweep_report
     from cssl_jax.train.pretrain import pretrain
     from cssl_jax.transfer.adapt.run import adapt
     from cssl_jax.transfer.finetune import finetune, finetune_config

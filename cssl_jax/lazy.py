@@ -3,7 +3,7 @@
 A package with slow imports lists its public names in its ``__init__.py``, and nowhere else::
 
     if TYPE_CHECKING:
-        from cssl_jax.evaluate.load import load_encoder
+        from cssl_jax.evaluate.encoders.load import load_encoder
         from cssl_jax.evaluate.run import evaluate_run
 
     __all__ = ["evaluate_run", "load_encoder"]

@@ -71,8 +71,9 @@ class _Bench:
         from cssl_jax.augment.image.policy import ImagePolicy
         from cssl_jax.augment.view_group import SizedGroup
         from cssl_jax.config.images import ImageOptions
-        from cssl_jax.data.pipeline import host_draws, painter, render
-        from cssl_jax.data.pipeline.resizer import Resizer
+        from cssl_jax.data.pipeline import host_draws
+        from cssl_jax.data.pipeline.rendering import painter, render
+        from cssl_jax.data.pipeline.rendering.resizer import Resizer
         from cssl_jax.data.sampler import Sampler
         from cssl_jax.data.sources.open import load_source
 

@@ -28,7 +28,7 @@ def measure(rows: int, side: int) -> dict:
 
     from cssl_jax.data.sources.base import ArraySource
     from cssl_jax.evaluate.protocols.knn import nearest
-    from cssl_jax.report import projections, thumbnails
+    from cssl_jax.report.figures import projections, thumbnails
     from report.made import made_images
 
     rng = np.random.default_rng(0)

@@ -11,8 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cssl_jax.checkpoint import digests
-from cssl_jax.checkpoint import policy as checkpoint_policy
+from cssl_jax.checkpoint import checkpoint_policy, digests
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.runtime import multihost
 from cssl_jax.step.state import Evaluated, TrainState, join_state, split_state, trained_model

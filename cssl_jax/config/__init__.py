@@ -1,5 +1,6 @@
 """The typed truth about a run: frozen dataclasses and what makes their values valid."""
 
+from cssl_jax.config.config import Config, code_names
 from cssl_jax.config.data import DataConfig, ImageData
 from cssl_jax.config.evaluate import EvaluateConfig
 from cssl_jax.config.method import (
@@ -11,7 +12,6 @@ from cssl_jax.config.method import (
 )
 from cssl_jax.config.model import ModelConfig
 from cssl_jax.config.optimizer import OptimizerConfig
-from cssl_jax.config.run import Config, code_names
 from cssl_jax.config.runtime import RuntimeConfig
 from cssl_jax.config.series import SeriesData
 from cssl_jax.config.text import TextData

@@ -6,9 +6,9 @@ from cssl_jax.lazy import public_names
 
 if TYPE_CHECKING:
     from cssl_jax.evaluate.diagnostics import alignment, rankme, uniformity, view_retrieval
+    from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
     from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
     from cssl_jax.evaluate.leakage import find_leakage
-    from cssl_jax.evaluate.load import Encoder, load_encoder
     from cssl_jax.evaluate.protocols.few_shot import few_shot
     from cssl_jax.evaluate.protocols.linear import linear_probe
     from cssl_jax.evaluate.protocols.retrieval import retrieval

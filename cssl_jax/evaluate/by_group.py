@@ -7,13 +7,13 @@ import numpy as np
 
 from cssl_jax.config import Config
 from cssl_jax.data.sources.base import Source
-from cssl_jax.evaluate.encoder_hash import variables_hash
-from cssl_jax.evaluate.features import encoder_variables, make_embed
-from cssl_jax.evaluate.load import Encoder
+from cssl_jax.evaluate.encoders.encoder_hash import variables_hash
+from cssl_jax.evaluate.encoders.features import encoder_variables, make_embed
+from cssl_jax.evaluate.encoders.load import Encoder
+from cssl_jax.evaluate.encoders.untrained import describe_untrained
 from cssl_jax.evaluate.protocols.leave_group_out import leave_group_out
 from cssl_jax.evaluate.protocols.linear import L2_VALUES
 from cssl_jax.evaluate.results import BASELINES, UNTRAINED
-from cssl_jax.evaluate.untrained import describe_untrained
 
 
 def evaluate_groups(

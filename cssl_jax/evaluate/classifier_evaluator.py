@@ -11,12 +11,12 @@ from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import Source
 from cssl_jax.evaluate.accuracy import classification, top1_top5
+from cssl_jax.evaluate.encoders.features import Model, make_embed
 from cssl_jax.evaluate.evaluator import Checkpoint
-from cssl_jax.evaluate.features import Model, make_embed
 from cssl_jax.evaluate.ranking_split import labelled_examples, split_ranking_reporting
 from cssl_jax.evaluate.results import Results, Selection
 from cssl_jax.evaluate.scores import BestScores, ClassAccuracy, Scores
-from cssl_jax.methods.classifier import Classifier
+from cssl_jax.methods.supervised.classifier import Classifier
 
 Logits = Callable[[Source], np.ndarray]  # source of N images -> float32 [N, C]
 NAME = "classifier"

@@ -14,8 +14,9 @@ from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import Source, seeded_subset
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
-from cssl_jax.evaluate.encoder_hash import require_unchanged, variables_hash
-from cssl_jax.evaluate.features import Model, encoder_variables, make_embed
+from cssl_jax.evaluate.encoders.encoder_hash import require_unchanged, variables_hash
+from cssl_jax.evaluate.encoders.features import Model, encoder_variables, make_embed
+from cssl_jax.evaluate.encoders.untrained import describe_untrained
 from cssl_jax.evaluate.protocols import linear
 from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.evaluate.ranking_split import (
@@ -32,7 +33,6 @@ from cssl_jax.evaluate.results import (
     Selection,
 )
 from cssl_jax.evaluate.scores import BaselineScores, BestScores, Scores
-from cssl_jax.evaluate.untrained import describe_untrained
 from cssl_jax.modalities.base import Baseline
 from cssl_jax.modalities.registry import modality_entry
 

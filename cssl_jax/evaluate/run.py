@@ -17,8 +17,8 @@ from cssl_jax.data.sources.text_pairs import Pairs, open_pairs
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.by_group import evaluate_groups
+from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
-from cssl_jax.evaluate.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.evaluate.protocols.leave_group_out import check_groups
 from cssl_jax.evaluate.protocols.segment_run import load_masked_splits, segment

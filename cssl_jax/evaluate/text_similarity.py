@@ -11,9 +11,9 @@ from cssl_jax.data.sources.text import text_examples
 from cssl_jax.data.sources.text_pairs import Pairs
 from cssl_jax.data.text.tfidf import KINDS
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.encoder_hash import variables_hash
-from cssl_jax.evaluate.features import encoder_variables, make_embed
-from cssl_jax.evaluate.load import Encoder
+from cssl_jax.evaluate.encoders.encoder_hash import variables_hash
+from cssl_jax.evaluate.encoders.features import encoder_variables, make_embed
+from cssl_jax.evaluate.encoders.load import Encoder
 from cssl_jax.evaluate.protocols.sts import cosines, sts
 from cssl_jax.evaluate.results import BASELINES, UNTRAINED
 

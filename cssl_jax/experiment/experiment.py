@@ -14,8 +14,8 @@ from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import Source
 from cssl_jax.experiment import data_splits, input_pipeline
 from cssl_jax.experiment.computation import Computation, computation_of
-from cssl_jax.methods.adaptation import TARGET
 from cssl_jax.methods.registry import method_entry
+from cssl_jax.methods.supervised.adaptation import TARGET
 from cssl_jax.registries import code_digest
 from cssl_jax.runtime import process, spmd
 

@@ -17,8 +17,8 @@ from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
 from cssl_jax.experiment.builders import make_method
 from cssl_jax.experiment.data_splits import check_target, input_spec, load_data, modality_of
-from cssl_jax.methods.adaptation import TARGET
 from cssl_jax.methods.base import Method
+from cssl_jax.methods.supervised.adaptation import TARGET
 from cssl_jax.runtime import process
 
 

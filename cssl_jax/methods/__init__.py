@@ -5,14 +5,10 @@ from typing import TYPE_CHECKING
 from cssl_jax.lazy import public_names
 
 if TYPE_CHECKING:
-    from cssl_jax.methods.adaptation import Adaptation
     from cssl_jax.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
     from cssl_jax.methods.base import Context, Method, StepOutputs, copied
     from cssl_jax.methods.byol import BYOL, BYOLConfig
-    from cssl_jax.methods.classifier import Classifier
-    from cssl_jax.methods.coral import DeepCORAL
     from cssl_jax.methods.cpc import CPC, CPCConfig
-    from cssl_jax.methods.dann import DANN
     from cssl_jax.methods.entry import MethodEntry, Modules
     from cssl_jax.methods.moco_v2 import MoCoV2, MoCoV2Config
     from cssl_jax.methods.moco_v3 import MoCoV3, MoCoV3Config
@@ -20,6 +16,10 @@ if TYPE_CHECKING:
     from cssl_jax.methods.registry import METHODS, method_entry
     from cssl_jax.methods.simclr import SimCLR
     from cssl_jax.methods.simsiam import SimSiam, SimSiamConfig
+    from cssl_jax.methods.supervised.adaptation import Adaptation
+    from cssl_jax.methods.supervised.classifier import Classifier
+    from cssl_jax.methods.supervised.coral import DeepCORAL
+    from cssl_jax.methods.supervised.dann import DANN
     from cssl_jax.methods.swav import SwAV, SwAVConfig
     from cssl_jax.methods.ts2vec import TS2Vec, TS2VecConfig
     from cssl_jax.methods.vicreg import VICReg, VICRegConfig

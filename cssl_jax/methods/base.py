@@ -279,7 +279,9 @@ def run_module(
         argument: value for argument, value in optional.items() if value is not None
     }
     variables = {"params": params[name], "batch_stats": model_state[name]}
-    with jax.named_scope(name):  # by which traces and ``planning.kernels`` attribute operations
+    with jax.named_scope(
+        name
+    ):  # by which traces and ``planning.targets.kernels`` attribute operations
         output, updated = module.apply(variables, x, train=train, mutable=["batch_stats"], **given)
     return output, updated.get("batch_stats", {})
 

@@ -11,7 +11,7 @@ from cssl_jax.config.ranges import FRACTION, POSITIVE, Range
 from cssl_jax.losses.cosine import negative_cosine, unit_std
 from cssl_jax.methods.base import Batch, Context, PyTree, StepOutputs
 from cssl_jax.methods.core.momentum import Momentum, follow
-from cssl_jax.methods.core.two_views import Following
+from cssl_jax.methods.core.two_view_methods import Following
 from cssl_jax.methods.entry import MethodEntry, Modules, StepCost, options_of
 
 

@@ -15,7 +15,7 @@ from cssl_jax.losses.infonce import query_contrast
 from cssl_jax.methods.base import Batch, Context, PyTree, StepOutputs
 from cssl_jax.methods.core.contrasts import contrast_metrics, mean_loss
 from cssl_jax.methods.core.momentum import Momentum, follow
-from cssl_jax.methods.core.two_views import Following
+from cssl_jax.methods.core.two_view_methods import Following
 from cssl_jax.methods.entry import MethodEntry, Modules, StepCost, options_of
 
 

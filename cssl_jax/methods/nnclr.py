@@ -16,7 +16,7 @@ from cssl_jax.losses.infonce import query_contrast
 from cssl_jax.methods.base import Batch, Context, PyTree, StepOutputs
 from cssl_jax.methods.core.contrasts import contrast_metrics, mean_loss
 from cssl_jax.methods.core.queue import enqueue, start_queue
-from cssl_jax.methods.core.two_views import Predicting
+from cssl_jax.methods.core.two_view_methods import Predicting
 from cssl_jax.methods.entry import MethodEntry, Modules, StepCost, options_of
 
 

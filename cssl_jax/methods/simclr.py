@@ -12,7 +12,7 @@ from cssl_jax.losses.core.similarity import Contrast, TileSize
 from cssl_jax.losses.core.two_views import two_view_contrast
 from cssl_jax.losses.registry import LossEntry, loss_entry
 from cssl_jax.methods.base import Batch, Context, PyTree
-from cssl_jax.methods.core.two_views import TwoViews
+from cssl_jax.methods.core.two_view_methods import TwoViews
 from cssl_jax.methods.entry import MethodEntry, Modules, StepCost, options_of
 
 

@@ -10,7 +10,7 @@ from cssl_jax.config import Config, MethodConfig
 from cssl_jax.config.ranges import POSITIVE, Range
 from cssl_jax.losses.cosine import negative_cosine, unit_std
 from cssl_jax.methods.base import Batch, Context, PyTree
-from cssl_jax.methods.core.two_views import Predicting
+from cssl_jax.methods.core.two_view_methods import Predicting
 from cssl_jax.methods.entry import MethodEntry, Modules, StepCost, options_of
 from cssl_jax.methods.parameter_group import ParameterGroup
 

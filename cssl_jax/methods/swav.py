@@ -13,7 +13,7 @@ from cssl_jax.config.ranges import NOT_NEGATIVE, POSITIVE, Range
 from cssl_jax.losses.core.similarity import normalize_rows, product
 from cssl_jax.losses.swav import swapped_prediction
 from cssl_jax.methods.base import Batch, Context, PyTree
-from cssl_jax.methods.core.two_views import TwoViews
+from cssl_jax.methods.core.two_view_methods import TwoViews
 from cssl_jax.methods.entry import MethodEntry, Modules, StepCost, options_of
 from cssl_jax.methods.parameter_group import ParameterGroup
 

@@ -12,7 +12,7 @@ from cssl_jax.config.ranges import NOT_NEGATIVE, Range
 from cssl_jax.losses.vicreg import chance_level as collapsed_loss
 from cssl_jax.losses.vicreg import vicreg
 from cssl_jax.methods.base import Batch, Context, PyTree
-from cssl_jax.methods.core.two_views import TwoViews
+from cssl_jax.methods.core.two_view_methods import TwoViews
 from cssl_jax.methods.entry import MethodEntry, Modules, options_of
 
 

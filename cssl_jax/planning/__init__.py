@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from cssl_jax.planning.format import plan_text
     from cssl_jax.planning.plan import Plan
     from cssl_jax.planning.scaling import Hardware, ScalingPlan, plan_scaling
-    from cssl_jax.planning.target_plan import TargetPlan, plan_target
-    from cssl_jax.planning.target_text import report as target_plan_text
+    from cssl_jax.planning.targets.target_plan import TargetPlan, plan_target
+    from cssl_jax.planning.targets.target_text import report as target_plan_text
 
 __all__ = [
     "Hardware",

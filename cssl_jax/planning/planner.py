@@ -11,7 +11,7 @@ from cssl_jax.losses.core.similarity import choose_tile
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.planning import formulas
 from cssl_jax.planning import jaxpr as program
-from cssl_jax.planning.advice import warnings
+from cssl_jax.planning.config_warnings import warnings
 from cssl_jax.planning.plan import GIB, Plan, Shapes
 from cssl_jax.planning.sequence_formulas import SEQUENCE_ENCODERS, sequence_cost
 from cssl_jax.planning.shapes import DataShapes, abstract_mesh, abstract_step, data_shapes

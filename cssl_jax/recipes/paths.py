@@ -3,7 +3,7 @@
 import operator
 
 from cssl_jax.config import Config, code_names
-from cssl_jax.config.run import SOURCE_FIELDS
+from cssl_jax.config.config import SOURCE_FIELDS
 from cssl_jax.data.sources.open import LABEL_RULES, absolute_spec
 from cssl_jax.registries import absolute_name
 

@@ -4,6 +4,7 @@ import math
 import operator
 from typing import Any
 
+from cssl_jax.config.config import Config
 from cssl_jax.config.ranges import (
     BELOW_ONE,
     NOT_NEGATIVE,
@@ -12,7 +13,6 @@ from cssl_jax.config.ranges import (
     SHARE,
     Range,
 )
-from cssl_jax.config.run import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.modalities.base import require_images

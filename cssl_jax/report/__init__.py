@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from cssl_jax.lazy import public_names
 
 if TYPE_CHECKING:
-    from cssl_jax.report.plots import draw as draw_plot
+    from cssl_jax.report.figures.plots import draw as draw_plot
     from cssl_jax.report.run_reader import RunFolder, open_run
     from cssl_jax.report.table import Column, Table
     from cssl_jax.report.views import draw_views, load_views

@@ -10,10 +10,11 @@ import numpy as np
 
 from cssl_jax import recipes
 from cssl_jax.modalities.base import EXACT_SIDE
-from cssl_jax.report import svg
 from cssl_jax.report import tables as report_tables
-from cssl_jax.report.curves import Chart, charts
 from cssl_jax.report.escape import text
+from cssl_jax.report.figures import svg
+from cssl_jax.report.figures.curves import Chart, charts
+from cssl_jax.report.figures.thumbnails import Sprite, data_uri
 from cssl_jax.report.html_data import (
     RunContent,
     assign_sprites,
@@ -23,7 +24,6 @@ from cssl_jax.report.html_data import (
 )
 from cssl_jax.report.run_reader import RunFolder
 from cssl_jax.report.table import Table, to_html
-from cssl_jax.report.thumbnails import Sprite, data_uri
 from cssl_jax.version import __version__
 
 # The browser enforces that the page loads nothing: the policy blocks all network requests.

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from cssl_jax.report import projections, svg
-from cssl_jax.report.curves import Chart
 from cssl_jax.report.escape import printable
-from cssl_jax.report.gallery import Confusion, Gallery
+from cssl_jax.report.figures import projections, svg
+from cssl_jax.report.figures.curves import Chart
+from cssl_jax.report.figures.gallery import Confusion, Gallery
+from cssl_jax.report.figures.thumbnails import Sprite
 from cssl_jax.report.run_reader import RunFolder
-from cssl_jax.report.thumbnails import Sprite
 
 MAX_COORDINATE = 9999  # coordinates of a map are integers from 0 to this value
 

@@ -4,10 +4,10 @@ import datetime
 from collections.abc import Sequence
 
 from cssl_jax.report import tables as report_tables
-from cssl_jax.report.curves import charts
 from cssl_jax.report.escape import one_line, plain, printable
+from cssl_jax.report.figures.curves import charts
+from cssl_jax.report.figures.svg import describe
 from cssl_jax.report.run_reader import RunFolder
-from cssl_jax.report.svg import describe
 from cssl_jax.report.table import to_markdown
 
 

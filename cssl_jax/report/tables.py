@@ -6,9 +6,9 @@ from typing import Any
 
 from cssl_jax import recipes
 from cssl_jax.evaluate import verdicts
+from cssl_jax.report.figures.svg import number
 from cssl_jax.report.results_table import results_tables
 from cssl_jax.report.run_reader import RunFolder
-from cssl_jax.report.svg import number
 from cssl_jax.report.table import NONE, Table
 
 

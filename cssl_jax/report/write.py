@@ -10,9 +10,9 @@ import numpy as np
 
 from cssl_jax.errors import UserError
 from cssl_jax.outputs import check_output, is_stream, write_output, write_png
-from cssl_jax.report import gallery as galleries
-from cssl_jax.report import plots, projections
-from cssl_jax.report.gallery import Gallery
+from cssl_jax.report.figures import gallery as galleries
+from cssl_jax.report.figures import plots, projections
+from cssl_jax.report.figures.gallery import Gallery
 from cssl_jax.report.html import page
 from cssl_jax.report.html_data import RunContent
 from cssl_jax.report.markdown import markdown

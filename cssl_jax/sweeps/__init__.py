@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from cssl_jax.lazy import public_names
 
 if TYPE_CHECKING:
-    from cssl_jax.sweeps.report import write_report
-    from cssl_jax.sweeps.results import Axis, Sweep, Trial, is_sweep
-    from cssl_jax.sweeps.results import read as read_sweep
+    from cssl_jax.sweeps.sweep_report import write_report
+    from cssl_jax.sweeps.sweep_results import Axis, Sweep, Trial, is_sweep
+    from cssl_jax.sweeps.sweep_results import read as read_sweep
 
 __all__ = [
     "Axis",

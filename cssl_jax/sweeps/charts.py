@@ -8,10 +8,10 @@ from typing import Any
 
 import PIL.Image
 
-from cssl_jax.report import plots, svg
-from cssl_jax.report.curves import Chart, Series
-from cssl_jax.report.svg import number
-from cssl_jax.sweeps.results import Axis, Sweep, Trial, format_value
+from cssl_jax.report.figures import plots, svg
+from cssl_jax.report.figures.curves import Chart, Series
+from cssl_jax.report.figures.svg import number
+from cssl_jax.sweeps.sweep_results import Axis, Sweep, Trial, format_value
 
 # Parallel coordinates, in pixels: margins, distance between two axes, total height.
 LEFT, RIGHT, TOP, BOTTOM = 70, 70, 46, 34

@@ -14,8 +14,8 @@ from cssl_jax.sweeps.space import Space
 from cssl_jax.train.hooks import Hook, Run
 
 # Metric name in an online evaluation -> title for people. Checkpoints are ranked by the same
-# metrics (``checkpoint.policy.RANKING_METRICS``), so that a trial's score is that of its best
-# checkpoint.
+# metrics (``checkpoint.checkpoint_policy.RANKING_METRICS``), so that a trial's score is that of its
+# best checkpoint.
 METRICS = {
     "knn.selection_top1": "kNN top-1",
     "selection_view_retrieval": "view retrieval",

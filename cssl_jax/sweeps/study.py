@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from cssl_jax.errors import UserError
-from cssl_jax.sweeps.results import Axis, Trial
+from cssl_jax.sweeps.sweep_results import Axis, Trial
 
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("median", "none")

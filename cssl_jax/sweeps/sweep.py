@@ -10,9 +10,9 @@ from cssl_jax.config import Config
 from cssl_jax.errors import InterruptedRunError, UserError
 from cssl_jax.runtime import multihost, process
 from cssl_jax.sweeps import objective, study
-from cssl_jax.sweeps.results import Sweep
 from cssl_jax.sweeps.space import Space
 from cssl_jax.sweeps.sweep_dir import claim, open_study
+from cssl_jax.sweeps.sweep_results import Sweep
 from cssl_jax.sweeps.trials import Say, Trials
 from cssl_jax.train.run_dir import while_running
 

@@ -8,8 +8,7 @@ from typing import Any
 from cssl_jax import recipes
 from cssl_jax.errors import UserError
 from cssl_jax.files import write_json
-from cssl_jax.sweeps import results as sweep_results
-from cssl_jax.sweeps import study
+from cssl_jax.sweeps import study, sweep_results
 from cssl_jax.sweeps.space import Space
 from cssl_jax.train.run_dir import LOCK, Claim, writable
 

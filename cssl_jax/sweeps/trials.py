@@ -11,10 +11,9 @@ import jax
 from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError, UserError
 from cssl_jax.files import write_json
 from cssl_jax.runtime import process
-from cssl_jax.sweeps import objective, study
-from cssl_jax.sweeps import results as sweep_results
-from cssl_jax.sweeps.results import Sweep
+from cssl_jax.sweeps import objective, study, sweep_results
 from cssl_jax.sweeps.space import Space
+from cssl_jax.sweeps.sweep_results import Sweep
 from cssl_jax.train.pretrain import pretrain
 
 RUNS = "trials"

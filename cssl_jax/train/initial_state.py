@@ -8,10 +8,10 @@ import jax
 
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.encoder_hash import variables_hash
-from cssl_jax.evaluate.features import Model
-from cssl_jax.evaluate.load import Encoder, load_encoder
-from cssl_jax.evaluate.untrained import untrained_model
+from cssl_jax.evaluate.encoders.encoder_hash import variables_hash
+from cssl_jax.evaluate.encoders.features import Model
+from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
+from cssl_jax.evaluate.encoders.untrained import untrained_model
 from cssl_jax.experiment import train_state
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import spmd

@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from cssl_jax.evaluate.classifier_evaluator import ClassifierEvaluator
+from cssl_jax.evaluate.encoders.features import Model
 from cssl_jax.evaluate.evaluator import Evaluator
-from cssl_jax.evaluate.features import Model
 from cssl_jax.evaluate.health import Health
 from cssl_jax.evaluate.scores import Scores
 from cssl_jax.experiment.experiment import Experiment

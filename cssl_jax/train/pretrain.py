@@ -20,7 +20,7 @@ from cssl_jax.train.logging.logger import RunLogger
 from cssl_jax.train.online import OnlineEvaluation, online_evaluation
 from cssl_jax.train.profile import FOLDER as TRACES
 from cssl_jax.train.profile import Profile
-from cssl_jax.train.results import write_results
+from cssl_jax.train.results_file import write_results
 from cssl_jax.train.trainer import Trainer
 
 

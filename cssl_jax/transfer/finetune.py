@@ -15,7 +15,7 @@ from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import FINETUNE_STEPS, Config
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.load import Encoder, load_encoder
+from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
 from cssl_jax.evaluate.ranking_split import labelled_examples
 from cssl_jax.experiment import data_splits

@@ -9,7 +9,7 @@ from cssl_jax import adapt, finetune, finetune_config, load_encoder, pretrain
 from cssl_jax.cli import main as cli
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import data_splits
-from cssl_jax.report.gallery import class_names
+from cssl_jax.report.figures.gallery import class_names
 from cssl_jax.sweeps import objective
 from helpers import solid_images, tiny
 

@@ -9,6 +9,7 @@ from cssl_jax.losses.core import two_views
 from cssl_jax.runtime import spmd
 from helpers import tiny
 from helpers.comparison import FLOAT32_BOUND, largest_difference
+from tests.helpers.marks import slow
 
 
 def gradient_on(devices, backend="shard_map", mutate=lambda grads: grads, **options):
@@ -27,10 +28,6 @@ def gradient_on(devices, backend="shard_map", mutate=lambda grads: grads, **opti
 @pytest.fixture(scope="module")
 def one_device():
     return gradient_on(1)
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sources.base import ArraySource
-from cssl_jax.evaluate.features import make_embed
+from cssl_jax.evaluate.encoders.features import make_embed
 from cssl_jax.modalities.image import prepare
 from cssl_jax.modalities.pixels import area_matrix, pixels
 from cssl_jax.models.resnet import BasicBlock, ResNet

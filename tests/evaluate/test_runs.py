@@ -11,9 +11,9 @@ from sklearn.neighbors import KNeighborsClassifier
 import cssl_jax
 from cssl_jax.cli import main as cli
 from cssl_jax.errors import RunError, UserError
-from cssl_jax.evaluate.encoder_hash import variables_hash
+from cssl_jax.evaluate.encoders.encoder_hash import variables_hash
+from cssl_jax.evaluate.encoders.load import load_encoder
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
-from cssl_jax.evaluate.load import load_encoder
 from cssl_jax.evaluate.protocols import run as protocols
 from cssl_jax.evaluate.ranking_split import split_ranking_reporting
 from cssl_jax.experiment import data_splits

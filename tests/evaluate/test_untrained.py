@@ -6,8 +6,8 @@ import pytest
 
 from cssl_jax import recipes
 from cssl_jax.data.input_spec import ImageSpec
-from cssl_jax.evaluate.features import encoder_variables
-from cssl_jax.evaluate.untrained import untrained_model
+from cssl_jax.evaluate.encoders.features import encoder_variables
+from cssl_jax.evaluate.encoders.untrained import untrained_model
 from cssl_jax.experiment import train_state
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import spmd

@@ -19,6 +19,7 @@ from cssl_jax.losses.core.online_softmax import tile_pair
 from cssl_jax.losses.infonce import query_contrast
 from cssl_jax.runtime import spmd
 from helpers import losses_numpy
+from tests.helpers.marks import slow
 
 N, D = 8, 5
 RNG = np.random.default_rng(0)
@@ -168,13 +169,8 @@ def computed(devices, tile):
 @pytest.mark.parametrize(
     ("devices", "tile"),
     [
-        (1, None),
-        (8, None),
-        (1, 3),
-        (1, 16),
-        (2, 5),
-        (4, 3),
-        (8, 7),
+        *[(1, None), (8, 7), slow(8, None), slow(1, 3)],
+        *[slow(1, 16), slow(2, 5), slow(4, 3)],
     ],  # most tile sizes do not divide the rows
 )
 @pytest.mark.parametrize("name", ALL)
@@ -197,7 +193,7 @@ def host_stops(compiled):
     return len(loops), unknown + [line for line in lines if " conditional(" in line]
 
 
-@pytest.mark.parametrize(("devices", "tile"), [(1, None), (8, None), (1, 3), (8, 7)])
+@pytest.mark.parametrize(("devices", "tile"), [(1, None), (8, 7), slow(8, None), slow(1, 3)])
 def test_no_loss_makes_an_accelerator_wait_for_the_host(devices, tile):
     count, stops = host_stops(program(devices, tile))
     assert stops == []
@@ -263,7 +259,7 @@ def test_gradients_of_scalar_hyperparameters(ours, loop, at, tile):
     assert float(slope) == pytest.approx(np.imag(loop(at + 1e-30j)) / 1e-30, rel=1e-10)
 
 
-@pytest.mark.parametrize("tile", [None, 4])
+@pytest.mark.parametrize("tile", [slow(None), 4])
 @pytest.mark.parametrize("name", LOSSES)
 def test_bfloat16_rows_give_a_float32_loss_and_bfloat16_gradients(name, tile):
     ours, loop = LOSSES[name]
@@ -294,8 +290,8 @@ def in_float32(tile):
     return jax.jit(all_losses)
 
 
-@pytest.mark.parametrize("tile", [None, 4])
-@pytest.mark.parametrize("magnitude", [1e-30, 1e30])
+@pytest.mark.parametrize("tile", [slow(None), 4])
+@pytest.mark.parametrize("magnitude", [1e-30, slow(1e30)])
 def test_losses_are_invariant_to_extreme_norms(magnitude, tile):
     z1, z2 = Z1.astype(np.float32), Z2.astype(np.float32)
     scaled = in_float32(tile)(z1 * np.float32(magnitude), z2 * np.float32(magnitude))

@@ -17,6 +17,7 @@ from cssl_jax.losses.core.two_views import two_view_contrast
 from cssl_jax.losses.ntxent import accuracy_from, chance_level, entropy_from, loss_from
 from cssl_jax.runtime import process, spmd
 from helpers import losses_numpy
+from tests.helpers.marks import slow
 
 TILES = [None, 3]
 
@@ -102,8 +103,8 @@ def test_tiles_of_any_size_give_the_loss_of_the_whole(n, d, tile, temperature):
 
 
 @pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("devices", [1, 4])
-@pytest.mark.parametrize("n", [8, 16])
+@pytest.mark.parametrize("devices", [slow(1), 4])
+@pytest.mark.parametrize("n", [8, slow(16)])
 def test_equal_vectors_give_the_chance_level(n, devices, tile):
     equal = np.ones((n, 7), np.float32)
     step = on_devices(lambda a, b: nt_xent(a, b, axis_name="data", tile_size=tile), devices)
@@ -150,7 +151,7 @@ def test_bfloat16_projections_give_float32_similarities(tile):
 
 
 @pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("magnitude", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("magnitude", [1e-30, slow(1.0), 1e30])
 def test_magnitudes_whose_squares_overflow_or_underflow(magnitude, tile):
     z1, z2 = draw(4, 6, seed=7)
     a, b = (z1 * magnitude).astype(np.float32), (z2 * magnitude).astype(np.float32)
@@ -160,7 +161,7 @@ def test_magnitudes_whose_squares_overflow_or_underflow(magnitude, tile):
 
 
 @pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("temperature", [0.01, 0.05, 5.0])
+@pytest.mark.parametrize("temperature", [0.01, slow(0.05), slow(5.0)])
 def test_temperatures_whose_exponentials_exceed_float32(temperature, tile):
     """At 0.01 logits range from -100 to 100: e^100 overflows and e^-100 is subnormal in float32."""
     z1, z2 = draw(6, 8, seed=9)
@@ -192,7 +193,7 @@ def test_a_zero_vector_stays_finite(tile):
 
 
 @pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("n", [2, 5])
+@pytest.mark.parametrize("n", [2, slow(5)])
 def test_duplicates_among_examples_and_views(n, tile):
     z1, _ = draw(n, 4, seed=11)
     z1[1] = z1[0]

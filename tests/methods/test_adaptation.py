@@ -12,12 +12,13 @@ import scipy.special
 
 from cssl_jax import recipes
 from cssl_jax.errors import UserError
-from cssl_jax.methods import coral as coral_module
 from cssl_jax.methods.base import Context
-from cssl_jax.methods.coral import DeepCORAL
-from cssl_jax.methods.dann import DANN, DomainClassifier, reversal, reverse_gradient
+from cssl_jax.methods.supervised import coral as coral_module
+from cssl_jax.methods.supervised.coral import DeepCORAL
+from cssl_jax.methods.supervised.dann import DANN, DomainClassifier, reversal, reverse_gradient
 from cssl_jax.runtime import spmd
 from helpers import tiny
+from tests.helpers.marks import slow
 
 CLASSES = 3
 BOUND = 1e-5  # of the tree's largest gradient; docs/architecture.md, rule 1
@@ -66,7 +67,7 @@ def one_device():
     return {name: Pairs(config(name)).gradients() for name in ("coral", "dann")}
 
 
-@pytest.mark.parametrize("name", ["coral", "dann"])
+@pytest.mark.parametrize("name", ["coral", slow("dann")])
 def test_raw_gradients_do_not_depend_on_devices(one_device, name):
     grads, metrics = Pairs(config(name), 8).gradients()
     reference, metrics = one_device[name]

@@ -14,14 +14,11 @@ from cssl_jax.runtime import spmd
 from helpers import losses_numpy, method_cases, tiny
 from helpers.comparison import largest_difference
 from helpers.method_cases import CASES, MICRO_BATCH
+from tests.helpers.marks import fast, slow
 
 N = 8  # rows of the comparison with loops
 FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1
 FAULTS = [(name, fault) for name, case in CASES.items() for fault in case.faults]
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 # ------------------------------------------------------------------------------------- the formula
@@ -155,7 +152,7 @@ def differences(name, results):
     return found
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", fast(CASES, ["moco_v2"]))
 @pytest.mark.parametrize(
     ("devices", "micro_batch", "backend"),
     [
@@ -205,7 +202,7 @@ def test_twenty_steps_agree_on_eight_devices(name):
 # ------------------------------------------------------------------------------- momentum copies
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].copies])
+@pytest.mark.parametrize("name", fast([x for x in CASES if CASES[x].copies], ["moco_v2"]))
 def test_a_copy_starts_as_the_weights_and_follows_their_first_update(name):
     _, state = plain(name)
     run = tiny.Run(method_cases.config(name), 1)
@@ -221,7 +218,7 @@ def test_a_copy_starts_as_the_weights_and_follows_their_first_update(name):
     assert "predictor" not in statistics
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", fast(CASES, ["moco_v2"]))
 def test_the_trained_weights_are_evaluated(name):
     _, state = plain(name)
     method = tiny.Run(method_cases.config(name), 1).method
@@ -229,7 +226,7 @@ def test_the_trained_weights_are_evaluated(name):
     assert model == {"params": state.params, "model_state": state.model_state}
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].queues])
+@pytest.mark.parametrize("name", fast([x for x in CASES if CASES[x].queues], ["moco_v2"]))
 def test_queues_hold_the_newest_rows_in_the_order_of_the_global_batch(name):
     _, state = plain(name)  # 5 steps of 16 rows into 20 places
     for queue in CASES[name].queues:

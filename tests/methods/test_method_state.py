@@ -1,5 +1,7 @@
 """State of a method: momentum copies, queues, centres and constraints in the one training step."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from cssl_jax.runtime import spmd
 from cssl_jax.step.state import join_state, split_state, trained_model
 from helpers import momentum_queue, tiny
 from helpers.comparison import largest_difference
+from tests.helpers.marks import slow
 
 METHODS |= {"queue": momentum_queue.QUEUE, "in_batch": momentum_queue.IN_BATCH}
 N, MICRO_BATCH, QUEUE = 16, 8, 20
@@ -30,17 +33,13 @@ def trained(method, devices, *, backend="shard_map", steps=5, **options):
         return tiny.Run(config(method, **options), devices, backend).train(steps, np.float64)
 
 
-@pytest.fixture(scope="module")
-def plain():
+@functools.cache
+def plain(method):
     """One device, no micro-batches; BatchNorm groups as large as the micro-batches."""
-    return {m: trained(m, 1, norm_group=MICRO_BATCH) for m in ("queue", "in_batch")}
+    return trained(method, 1, norm_group=MICRO_BATCH)
 
 
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("method", ["queue", "in_batch"])
+@pytest.mark.parametrize("method", ["queue", slow("in_batch")])
 @pytest.mark.parametrize(
     ("devices", "micro_batch", "backend"),
     [
@@ -49,31 +48,29 @@ def slow(*values):
         *[slow(2, 0, "shard_map"), slow(4, 0, "pmap"), slow(8, MICRO_BATCH, "shard_map")],
     ],
 )
-def test_state_does_not_depend_on_devices_or_micro_batches(
-    plain, method, devices, micro_batch, backend
-):
+def test_state_does_not_depend_on_devices_or_micro_batches(method, devices, micro_batch, backend):
     group = 0 if micro_batch else MICRO_BATCH
     losses, state = trained(
         method, devices, micro_batch=micro_batch, norm_group=group, backend=backend
     )
-    expected_losses, expected = plain[method]
+    expected_losses, expected = plain(method)
     np.testing.assert_allclose(losses, expected_losses, rtol=FLOAT64_BOUND)
     for name in ("params", "model_state", "method_state"):
         difference = largest_difference(getattr(state, name), getattr(expected, name))
         assert difference < FLOAT64_BOUND, name
 
 
-def test_rows_in_the_order_of_devices_are_caught(plain, monkeypatch):
+def test_rows_in_the_order_of_devices_are_caught(monkeypatch):
     def in_device_order(x, axis_name, micro_batches):
         return jax.lax.all_gather(x, axis_name, tiled=True)
 
     monkeypatch.setattr(spmd, "global_rows", in_device_order)
     _, state = trained("queue", 4, micro_batch=MICRO_BATCH)
-    expected = plain["queue"][1].method_state["queue"]
+    expected = plain("queue")[1].method_state["queue"]
     assert largest_difference(state.method_state["queue"], expected) > 0.01
 
 
-def test_a_target_state_of_one_micro_batch_is_caught(plain, monkeypatch):
+def test_a_target_state_of_one_micro_batch_is_caught(monkeypatch):
     after_update = momentum_queue.MomentumQueue.after_update
 
     def mutant(self, params, method_state, step, ctx):
@@ -82,7 +79,7 @@ def test_a_target_state_of_one_micro_batch_is_caught(plain, monkeypatch):
 
     monkeypatch.setattr(momentum_queue.MomentumQueue, "after_update", mutant)
     _, state = trained("queue", 1, norm_group=MICRO_BATCH)
-    assert largest_difference(state.method_state, plain["queue"][1].method_state) > FLOAT64_BOUND
+    assert largest_difference(state.method_state, plain("queue")[1].method_state) > FLOAT64_BOUND
 
 
 # ------------------------------------------------------------------------------------ closed forms

@@ -10,6 +10,7 @@ from cssl_jax.methods.registry import METHODS
 from cssl_jax.planning import shapes
 from helpers import multi_crop, tiny
 from helpers.comparison import largest_difference
+from tests.helpers.marks import fast, slow
 
 METHODS |= {"multi_crop": multi_crop.MULTI_CROP}
 MICRO_BATCH = 8
@@ -37,7 +38,7 @@ def one_device():
 @pytest.mark.parametrize(
     ("devices", "micro_batch"),
     [
-        *[(4, 0), pytest.param(1, MICRO_BATCH, marks=pytest.mark.slow)],
+        *[slow(4, 0), slow(1, MICRO_BATCH)],
         (4, MICRO_BATCH),
     ],
 )
@@ -62,7 +63,7 @@ def test_local_views_and_their_boxes_enter_the_loss(one_device, monkeypatch):
     assert np.all(losses < one_device[0][: len(losses)] - 1e-4)
 
 
-@pytest.mark.parametrize("pipeline", ["resident", "threads", "threads-split"])
+@pytest.mark.parametrize("pipeline", fast(["resident", "threads", "threads-split"], ["threads"]))
 def test_a_plan_knows_the_shapes_of_every_group(pipeline):
     images = {"image": jax.ShapeDtypeStruct((48, 8, 8, 1), np.uint8)}
     spec = ImageSpec(8, 1, (0.5,), (0.25,))
@@ -75,7 +76,7 @@ def test_a_plan_knows_the_shapes_of_every_group(pipeline):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), planned.host_batch) == as_shapes
 
 
-@pytest.mark.parametrize("placement", [{}, {"augment_on": "split", "engine": "threads"}])
+@pytest.mark.parametrize("placement", [slow({}), {"augment_on": "split", "engine": "threads"}])
 def test_the_sheet_and_the_measurement_of_views_cover_every_group(tmp_path, placement):
     source = tiny.image_source(60, channels=3)
     np.savez(tmp_path / "images.npz", images=source.images, labels=source.labels)

@@ -17,6 +17,7 @@ from cssl_jax.methods.ts2vec import draw_crops, shifted
 from cssl_jax.selfcheck.short_run import compare
 from helpers import tiny
 from helpers.stops import CrashError, crash_after
+from tests.helpers.marks import fast
 
 STEPS = 12
 FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1
@@ -92,7 +93,7 @@ def outcome(method, devices, norm_group=0, augment=None, **train):
         return tiny.Run(changed, devices, source=source()).run(5, np.float64)
 
 
-@pytest.mark.parametrize("method", ENCODERS)
+@pytest.mark.parametrize("method", fast(ENCODERS, ["ts2vec"]))
 def test_float64_training_does_not_depend_on_the_number_of_devices(method):
     one, eight = outcome(method, 1), outcome(method, 8)
     assert max(compare(eight, one)._replace(scale=0.0)) < FLOAT64_BOUND
@@ -118,7 +119,7 @@ def test_micro_batches_give_the_plain_step(method):
     assert max(compare(found, plain)._replace(scale=0.0)) < FLOAT64_BOUND
 
 
-@pytest.fixture(scope="module", params=list(ENCODERS))
+@pytest.fixture(scope="module", params=fast(ENCODERS, ["ts2vec"]))
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     np.savez(folder / "x.npz", **arrays())

@@ -13,7 +13,7 @@ from cssl_jax import recipes
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.results import Results
-from cssl_jax.methods.core import two_views
+from cssl_jax.methods.core import two_view_methods
 from cssl_jax.modalities.registry import MODALITIES
 from cssl_jax.models.dropout import view_keys
 from cssl_jax.models.registry import ENCODERS
@@ -21,6 +21,7 @@ from cssl_jax.selfcheck.short_run import compare
 from cssl_jax.transfer.transfer_tables import format_results
 from helpers import tiny, waves
 from helpers.stops import CrashError, crash_after
+from tests.helpers.marks import slow
 
 MODALITIES["waves"] = waves.WAVES
 ENCODERS["waves"] = waves.ENCODER
@@ -51,10 +52,6 @@ def differences(found, reference):
     return compare(found, reference)._replace(scale=0.0)
 
 
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 # ------------------------------------------------------------------------------------- invariance
 
 
@@ -72,7 +69,8 @@ def test_20_float64_steps_do_not_depend_on_devices_or_pipeline(one_device, devic
     assert len(set(found.loss.tolist())) == 20
 
 
-@pytest.mark.parametrize("devices", [1, slow(4)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 4])
 def test_micro_batches_give_the_plain_step(devices):
     plain = outcome(1, steps=5, norm_group=MICRO_BATCH)
     found = outcome(devices, steps=5, micro_batch=MICRO_BATCH)
@@ -88,7 +86,7 @@ def test_dropout_keys_of_a_device_are_caught(one_device, monkeypatch):
         keys = jax.vmap(lambda row: jax.random.key_data(jax.random.key(row)))(rows)
         return view_keys(keys, views)
 
-    monkeypatch.setattr(two_views, "mask_keys", of_device)
+    monkeypatch.setattr(two_view_methods, "mask_keys", of_device)
     found = [outcome(devices, steps=2) for devices in (1, 4)]
     assert differences(found[1], found[0]).loss > 1e-4
 

@@ -17,6 +17,7 @@ from cssl_jax.interop.torchvision import from_torchvision, to_torchvision
 from cssl_jax.models.registry import build_encoder
 from cssl_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from cssl_jax.runtime.spmd import AXIS, make_mesh
+from tests.helpers.marks import slow
 
 GOLDENS = pathlib.Path(__file__).resolve().parents[1] / "goldens"
 # Imported by path: torchvision.npz was created with the same functions.
@@ -103,7 +104,7 @@ def encoded(goldens):
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize("case", ["resnet18", "resnet18_cifar", "resnet50"])
+@pytest.mark.parametrize("case", [slow("resnet18"), "resnet18_cifar", slow("resnet50")])
 def test_features_and_stages_match_torchvision(goldens, encoded, case, mode):
     output = encoded(case)[1][mode]
     for i, stage in enumerate(output["stages"], start=1):
@@ -122,7 +123,7 @@ def test_float32_features_are_close_to_torchvision(goldens):
     assert relative_error(output["features"], goldens["resnet50/eval/features"]) < 1e-5
 
 
-@pytest.mark.parametrize("case", ["resnet18", "resnet18_cifar", "resnet50"])
+@pytest.mark.parametrize("case", [slow("resnet18"), "resnet18_cifar", slow("resnet50")])
 def test_running_statistics_match_torchvision(goldens, encoded, case):
     before, output, after = encoded(case)
     n, height, width, _ = goldens[f"{case}/input_shape"]
@@ -152,13 +153,13 @@ def test_resnet200_is_resnet152_with_16_more_blocks_in_its_second_stage():
     assert round((count + 2_049_000) / 1e6, 2) == 64.67  # from the model table of timm
 
 
-@pytest.mark.parametrize(("width", "millions"), [(1, 24), (2, 94), (4, 375)])
+@pytest.mark.parametrize(("width", "millions"), [(1, 24), slow(2, 94), slow(4, 375)])
 def test_wide_resnet50_has_the_size_reported_by_simclr(width, millions):
     """Sizes of table 6 of arXiv 2002.05709 and table 1 of arXiv 2006.10029."""
     assert round(parameter_count(build_encoder("resnet50", width=width)) / 1e6) == millions
 
 
-@pytest.mark.parametrize("width", [1, 2, 0.125])
+@pytest.mark.parametrize("width", [slow(1), slow(2), 0.125])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_feature_width_scales_with_the_width(name, width):
     encoder = build_encoder(name, width=width)

@@ -17,6 +17,7 @@ from cssl_jax.planning.formulas import convolutions
 from cssl_jax.planning.shapes import data_shapes
 from cssl_jax.runtime import spmd
 from helpers import tiny
+from tests.helpers.marks import fast
 
 # From torchvision's documentation of its weights: (10^9 multiply-additions at 224 px, parameters,
 # features). Both counts include a classifier of 1000 classes, which the tests subtract.
@@ -46,14 +47,6 @@ def test_every_encoder_is_counted_with_the_blocks_it_has(name):
     built = encoder_entry(name).build
     assert built.args == (stages, built.args[1])
     assert bottleneck == (built.args[1] is Bottleneck)
-
-
-def fast(names, kept):
-    """``names`` as test parameters; those that are not in ``kept`` are marked slow."""
-    return [
-        pytest.param(name, marks=[] if name in kept else pytest.mark.slow, id=name)
-        for name in names
-    ]
 
 
 # Encoders of series are counted in test_sequence_formulas.py.
@@ -97,9 +90,7 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", fast(STEPS, {"plain", "GradCache and remat", "groups of two devices", "views apart"})
-)
+@pytest.mark.parametrize("name", fast(STEPS, {"plain", "GradCache and remat"}))
 def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(name):
     config = recipes.load("debug")
     for section, values in STEPS[name].items():

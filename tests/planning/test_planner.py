@@ -12,7 +12,7 @@ from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.cli import main as cli
 from cssl_jax.errors import UserError
 from cssl_jax.planning import planner
-from cssl_jax.planning.advice import warnings
+from cssl_jax.planning.config_warnings import warnings
 from cssl_jax.planning.format import plan_text
 from cssl_jax.planning.scaling import Hardware, rows
 from cssl_jax.planning.shapes import data_shapes

@@ -13,6 +13,7 @@ from cssl_jax.models.registry import build_encoder, encoders_for
 from cssl_jax.planning import planner, shapes
 from cssl_jax.planning.sequence_formulas import SEQUENCE_ENCODERS, sequence_layers
 from helpers import tiny
+from tests.helpers.marks import slow
 
 STEPS, CHANNELS = 21, 3
 ENCODERS = encoders_for("series")
@@ -45,7 +46,14 @@ def products(jaxpr):
 
 # Only resnet1d has a stem.
 @pytest.mark.parametrize(
-    ("name", "stem"), [*((name, "imagenet") for name in ENCODERS), ("resnet1d", "cifar")]
+    ("name", "stem"),
+    [
+        *(
+            (slow if name in ("gru", "lstm", "bilstm") else pytest.param)(name, "imagenet")
+            for name in ENCODERS
+        ),
+        ("resnet1d", "cifar"),
+    ],
 )
 def test_an_encoder_has_the_counted_parameters_and_products(name, stem):
     model = ModelConfig(encoder=name, width=0.25, stem=stem)
@@ -82,13 +90,13 @@ def planned(encoder, method="simclr", steps=12, **values):
 @pytest.mark.parametrize(
     ("encoder", "values"),
     [
-        ("resnet1d", {}),
-        ("resnet1d", {"model.norm_group": 4, "model.remat": True}),
+        slow("resnet1d", {}),
+        slow("resnet1d", {"model.norm_group": 4, "model.remat": True}),
         ("resnet1d", {"model.norm_views": "apart", "train.micro_batch": 8}),
-        ("dilated", {"train.micro_batch": 8, "model.remat": True}),
-        ("gru", {}),
+        slow("dilated", {"train.micro_batch": 8, "model.remat": True}),
+        slow("gru", {}),
         ("dilated", {"method": "ts2vec"}),
-        ("conv_gru", {"method": "cpc", "train.micro_batch": 8}),
+        slow("conv_gru", {"method": "cpc", "train.micro_batch": 8}),
     ],
 )
 def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(encoder, values):

@@ -11,11 +11,11 @@ import pytest
 from cssl_jax.cli import main as cli
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
-from cssl_jax.planning import kernels, target_plan
-from cssl_jax.planning.chips import GPUS, TPUS, parse_target
-from cssl_jax.planning.gpu_targets import TARGET_CONFIGS
-from cssl_jax.planning.target_plan import TargetPlan
-from cssl_jax.planning.target_text import report
+from cssl_jax.planning.targets import kernels, target_plan
+from cssl_jax.planning.targets.chips import GPUS, TPUS, parse_target
+from cssl_jax.planning.targets.gpu_targets import TARGET_CONFIGS
+from cssl_jax.planning.targets.target_plan import TargetPlan
+from cssl_jax.planning.targets.target_text import report
 from cssl_jax.recipes import load, override
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
@@ -153,9 +153,10 @@ sys.path.insert(0, {tests!r})
 import jax
 from helpers import tiny
 from cssl_jax.runtime import spmd
-from cssl_jax.planning import compiled, jaxpr, kernels
+from cssl_jax.planning import compiled, jaxpr
+from cssl_jax.planning.targets import kernels
 from cssl_jax.planning.shapes import abstract_mesh, abstract_step, data_shapes
-from cssl_jax.planning.target_worker import compile_step, devices
+from cssl_jax.planning.targets.target_worker import compile_step, devices
 config = tiny.config(batch_size=32)
 mesh = spmd.make_mesh(devices("tpu", "v5e", "2x4"))
 given = data_shapes(config, 16 * 2**30, mesh.size)

@@ -4,7 +4,7 @@ import sklearn.decomposition
 import sklearn.neighbors
 
 from cssl_jax.errors import UserError
-from cssl_jax.report import projections
+from cssl_jax.report.figures import projections
 
 
 def blobs(per=30, classes=4, width=20, seed=0):

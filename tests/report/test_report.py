@@ -20,10 +20,11 @@ from cssl_jax.cli import main as cli
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.results import Results
-from cssl_jax.report import gallery, html_data, plots, projections
+from cssl_jax.report import html_data
 from cssl_jax.report.escape import printable
+from cssl_jax.report.figures import gallery, plots, projections
+from cssl_jax.report.figures.thumbnails import make_sprite
 from cssl_jax.report.run_reader import open_run
-from cssl_jax.report.thumbnails import make_sprite
 from cssl_jax.report.write import write_report
 from helpers import tiny
 

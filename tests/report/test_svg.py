@@ -3,8 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from cssl_jax.report import svg
-from cssl_jax.report.curves import Chart, Series
+from cssl_jax.report.figures import svg
+from cssl_jax.report.figures.curves import Chart, Series
 
 
 def points(text):

@@ -14,6 +14,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.train.logging import logger
 from helpers import tiny
+from tests.helpers.marks import slow
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,10 @@ def drawn_examples(monkeypatch, config, **options):
 
 PLACEMENTS = [
     {},
-    {"resident": False},
+    slow({"resident": False}),
     {"augment_on": "split", "engine": "threads"},
-    {"augment_on": "host", "engine": "threads"},
-    {"augment_on": "host", "engine": "tf"},
+    slow({"augment_on": "host", "engine": "threads"}),
+    slow({"augment_on": "host", "engine": "tf"}),
 ]
 
 
@@ -139,7 +140,7 @@ def test_recorded_views_equal_those_drawn_from_the_config(arrays, plain, tmp_pat
 
 @pytest.mark.parametrize(
     "crash",
-    [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)],
+    [slow(2), 4, slow(6)],
 )
 def test_a_killed_run_records_every_step_exactly_once(arrays, tmp_path, monkeypatch, crash):
     monkeypatch.setattr(view_log, "SHARD", 2)

@@ -24,6 +24,7 @@ from cssl_jax.step.state import TrainState
 from helpers import tiny
 from helpers.comparison import FLOAT32_BOUND, largest_difference
 from helpers.stops import CrashError, crash_after
+from tests.helpers.marks import slow
 
 N, MICRO_BATCH = 32, 8
 FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1; the measured difference is 3e-15
@@ -159,14 +160,10 @@ def plain_step():
     return vector_gradient(norm_group=MICRO_BATCH)
 
 
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 @pytest.mark.parametrize(
     ("devices", "backend"),
     [
-        *[(1, "shard_map"), slow(2, "shard_map"), slow(4, "shard_map"), (8, "shard_map")],
+        *[slow(1, "shard_map"), slow(2, "shard_map"), slow(4, "shard_map"), (8, "shard_map")],
         *[slow(1, "pmap"), (2, "pmap"), slow(4, "pmap"), slow(8, "pmap")],
     ],
 )
@@ -309,7 +306,9 @@ def test_only_views_and_activations_of_one_micro_batch_are_held(pipeline, micro_
     assert maximum_images_held(run) == 2 * examples // 2  # 2 views on 2 devices
 
 
-@pytest.mark.parametrize("pipeline", ["resident", "stream", "threads", "threads-split", "tf"])
+@pytest.mark.parametrize(
+    "pipeline", ["resident", slow("stream"), "threads", slow("threads-split"), slow("tf")]
+)
 def test_every_loader_gives_each_device_its_rows_of_every_micro_batch(pipeline):
     if pipeline == "tf":
         pytest.importorskip("tensorflow")

@@ -17,8 +17,8 @@ from cssl_jax.checkpoint.checkpoints import FOLDER
 from cssl_jax.errors import InterruptedRunError, RunError, StoppedRunError, UserError
 from cssl_jax.experiment import data_splits
 from cssl_jax.report.run_reader import open_run
-from cssl_jax.sweeps.report import write_report
 from cssl_jax.sweeps.sweep import sweep
+from cssl_jax.sweeps.sweep_report import write_report
 from cssl_jax.train.hooks import Hook
 from cssl_jax.train.pretrain import pretrain
 from helpers import kills, tiny

@@ -11,10 +11,9 @@ import pytest
 
 from cssl_jax.cli import main as cli
 from cssl_jax.errors import UserError
-from cssl_jax.sweeps import charts
-from cssl_jax.sweeps import results as sweep_results
-from cssl_jax.sweeps.results import Axis, Sweep, Trial
+from cssl_jax.sweeps import charts, sweep_results
 from cssl_jax.sweeps.study import FILE, Study
+from cssl_jax.sweeps.sweep_results import Axis, Sweep, Trial
 
 optuna = pytest.importorskip("optuna")
 SETTINGS = {"seed": 3, "sampler": "tpe", "pruner": "median", "prune_after": 0}

@@ -9,7 +9,7 @@ import pytest
 import cssl_jax
 from cssl_jax import recipes
 from cssl_jax.cli import main as cli
-from cssl_jax.data.pipeline import painter
+from cssl_jax.data.pipeline.rendering import painter
 from cssl_jax.errors import UserError
 from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.train import resume

@@ -28,12 +28,9 @@ from cssl_jax.train import run_dir as folder
 from cssl_jax.train import trainer
 from helpers import tiny
 from helpers.stops import AfterStep
+from tests.helpers.marks import slow
 
 TOTAL = 9
-
-
-def slow(value):
-    return pytest.param(value, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +118,7 @@ def test_a_signal_interrupts_an_evaluation_which_is_repeated_on_resume(
     )
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_evaluation_is_repeated_duplicates_no_line(
     config, whole, tmp_path, monkeypatch
 ):

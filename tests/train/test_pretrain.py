@@ -20,12 +20,9 @@ from cssl_jax.train import compiled_step
 from cssl_jax.train.logging import writers as metrics
 from helpers import tiny
 from helpers.stops import AfterStep, CrashError, crash_after
+from tests.helpers.marks import slow
 
 EPOCHS, STEPS_PER_EPOCH = 3, 3
-
-
-def slow(value):
-    return pytest.param(value, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")

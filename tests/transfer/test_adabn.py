@@ -7,7 +7,7 @@ import pytest
 
 from cssl_jax import recipes
 from cssl_jax.data.input_spec import ImageSpec
-from cssl_jax.evaluate.norm_statistics import reestimate_norm_statistics
+from cssl_jax.evaluate.encoders.norm_statistics import reestimate_norm_statistics
 from cssl_jax.models.normalization import BatchNorm
 from cssl_jax.runtime import spmd
 from helpers import tiny

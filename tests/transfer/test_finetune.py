@@ -15,7 +15,7 @@ from cssl_jax.data.sources.base import labelled_fraction
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import data_splits
 from cssl_jax.methods.base import Context
-from cssl_jax.methods.classifier import Classifier
+from cssl_jax.methods.supervised.classifier import Classifier
 from cssl_jax.models.registry import build_encoder
 from cssl_jax.optim.schedules import scaled_learning_rate
 from cssl_jax.runtime import spmd

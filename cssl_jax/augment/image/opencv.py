@@ -21,7 +21,7 @@ cv2.setNumThreads(0)
 WHITE = 255.0
 # OpenCV 4 rounds the positions that an affine map samples to 1/32 of a pixel.
 EXACT_AFFINE = int(cv2.__version__.split(".")[0]) >= 5
-_REACH = 4.0  # radius of the blur in standard deviations; 6e-5 of the weight lies beyond
+_REACH = 3.5  # radius of the blur in standard deviations; 5e-4 of the weight lies beyond
 Values = Mapping[str, Any]  # sampled parameters of one view as NumPy values, by name
 
 

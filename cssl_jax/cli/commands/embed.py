@@ -77,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
     from cssl_jax import recipes
     from cssl_jax.data.sources.base import Source
     from cssl_jax.data.sources.open import load_source
-    from cssl_jax.evaluate.load import load_encoder
+    from cssl_jax.evaluate.encoders.load import load_encoder
     from cssl_jax.runtime import multihost
 
     named = pathlib.Path(argv[0] if argv else "").expanduser() / "config.json"

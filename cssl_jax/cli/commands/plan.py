@@ -59,8 +59,8 @@ def run(argv: Sequence[str]) -> int:
     options = parse(Plan, "plan", argv, Plan(tyro.MISSING, config=config))
     chosen = fit_warmup(options.config, config, argv)
     if options.target:
-        from cssl_jax.planning.target_plan import plan_target
-        from cssl_jax.planning.target_text import report
+        from cssl_jax.planning.targets.target_plan import plan_target
+        from cssl_jax.planning.targets.target_text import report
 
         planned = plan_target(
             chosen,

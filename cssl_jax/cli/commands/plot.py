@@ -28,7 +28,7 @@ class Plot:
 
 def run(argv: Sequence[str]) -> int:
     """`cssl-jax plot RUN --kind tsne --output tsne.png`."""
-    from cssl_jax.report.plots import draw
+    from cssl_jax.report.figures.plots import draw
 
     options = parse(Plot, "plot", argv)
     check_output(options.output, ".png")

@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
     """`cssl-jax report RUN [RUN ...] [--output report.html]`."""
     from cssl_jax.report.run_reader import open_run
     from cssl_jax.report.write import write_report
-    from cssl_jax.sweeps import results as sweep_results
+    from cssl_jax.sweeps import sweep_results
     from cssl_jax.transfer import transfer_report
 
     options = parse(Report, "report", argv)
@@ -66,8 +66,8 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _report_sweep(options: Report, folder: pathlib.Path) -> int:
-    from cssl_jax.sweeps import results as sweep_results
-    from cssl_jax.sweeps.report import write_report
+    from cssl_jax.sweeps import sweep_results
+    from cssl_jax.sweeps.sweep_report import write_report
 
     if len(options.runs) > 1:
         raise UserError(f"{folder} is a sweep; a sweep has a report of its own: name it alone")

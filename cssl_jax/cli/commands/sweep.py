@@ -53,8 +53,8 @@ class Sweep:
 
 def run(argv: Sequence[str]) -> int:
     """`cssl-jax sweep RECIPE --space space.py [--trials 20] [--section.field VALUE ...]`."""
-    from cssl_jax.sweeps.report import write_report
     from cssl_jax.sweeps.sweep import sweep
+    from cssl_jax.sweeps.sweep_report import write_report
 
     config = recipe_first("sweep", "--space space.py", argv)
     options = parse(Sweep, "sweep", argv, Sweep(tyro.MISSING, tyro.MISSING, config=config))

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from cssl_jax.augment.view_group import SizedGroup
-from cssl_jax.data.pipeline import painter
 from cssl_jax.data.pipeline import threads as thread_pipeline
 from cssl_jax.data.pipeline.base import ViewFunctions
 from cssl_jax.data.pipeline.host_draws import ViewJob
+from cssl_jax.data.pipeline.rendering import painter
 from cssl_jax.data.sampler import Sampler, example_key
 from cssl_jax.data.sources.base import ArraySource, Examples, Source
 

@@ -12,9 +12,10 @@ import numpy as np
 from cssl_jax.augment.image import batched, geometry
 from cssl_jax.augment.view_group import CROP_BOX, Groups
 from cssl_jax.data.input_spec import ImageSpec
-from cssl_jax.data.pipeline import host_draws, painter
+from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.base import Batch, HostBatch, Pipeline
 from cssl_jax.data.pipeline.host_draws import ViewJob
+from cssl_jax.data.pipeline.rendering import painter
 from cssl_jax.data.sources.base import Images
 
 

@@ -5,7 +5,6 @@ import importlib.util
 from collections.abc import Callable
 from typing import Literal
 
-from cssl_jax.data.pipeline import painter
 from cssl_jax.data.pipeline.array_pipelines import (
     ResidentPipeline,
     SplitResidentPipeline,
@@ -13,6 +12,7 @@ from cssl_jax.data.pipeline.array_pipelines import (
 )
 from cssl_jax.data.pipeline.base import Pipeline
 from cssl_jax.data.pipeline.host_pipeline import HostPipeline
+from cssl_jax.data.pipeline.rendering import painter
 from cssl_jax.data.sources.base import ArraySource, Source
 from cssl_jax.errors import UserError
 from cssl_jax.runtime import spmd

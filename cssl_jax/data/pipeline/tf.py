@@ -5,21 +5,22 @@ CPU), so TensorFlow draws no random numbers.
 """
 
 import atexit
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from cssl_jax.data.pipeline import host_draws, painter, tf_kernels
+from cssl_jax.data.pipeline import tf_kernels, threads
 from cssl_jax.data.pipeline.host_draws import PREFETCH, ViewJob
-from cssl_jax.data.pipeline.render import pack
+from cssl_jax.data.pipeline.threads import HostBatch
 from cssl_jax.errors import RunError
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow would reserve all memory of JAX's devices
 
 
-def batches(job: ViewJob, start: int, stop: int) -> Iterator[dict[str, Any]]:
+def batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
     """Yields the augmented batches of the steps [start, stop).
 
     The bits of a step do not depend on ``job.parallelism`` or ``start``. Closing the generator
@@ -39,26 +40,59 @@ def batches(job: ViewJob, start: int, stop: int) -> Iterator[dict[str, Any]]:
         UserError: JAX runs without its CPU backend.
         RunError: An image has changed since it was scanned, or TensorFlow cannot decode it.
     """
+    with_views = _opencv_batches if job.kernels == "opencv" else _tensorflow_batches
+    return with_views(job, start, stop)
+
+
+def _opencv_batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
+    """Yields batches whose views OpenCV makes.
+
+    tf.data orders and prefetches steps; a pool of Python threads makes their views. As elements of
+    the dataset the views would be copied three times, and TensorFlow's threads spend a sixth more
+    CPU time on the same work, since they give up their Python state after every call.
+    """
     errors: list[BaseException] = []
-    build = _opencv_views if job.kernels == "opencv" else tf_kernels.views
-    dataset, fetch_views = build(job, start, stop, errors)
-    dataset = dataset.prefetch(PREFETCH).with_options(_options(job.workers))
-    running = [dataset.as_numpy_iterator()]
-    # The iterator's threads call Python. A process whose interpreter exits first would never end.
-    atexit.register(running.clear)
-    try:
+    started: dict[int, Callable[[], HostBatch]] = {}
+    with threads.task_pool(job.workers) as pool:
+        start_step = threads.step_starter(job, pool)
+
+        def enter(step: np.ndarray) -> np.ndarray:
+            try:
+                started[int(step)] = start_step(int(step))
+            except BaseException as error:  # TensorFlow would keep only the name of the error
+                errors.append(error)
+                raise
+            return step
+
+        def entered(step: tf.Tensor) -> tf.Tensor:
+            return tf.ensure_shape(tf.numpy_function(enter, [step], tf.int64, stateful=True), ())
+
+        as_written = tf.autograph.experimental.do_not_convert(entered)
+        dataset = tf.data.Dataset.range(start, stop).map(as_written)
+        with _iterator(dataset, workers=1) as steps:
+            for _ in range(start, stop):
+                try:
+                    step = int(next(steps[0]))
+                except tf.errors.OpError:
+                    raise errors[0] from None
+                yield started.pop(step)()
+
+
+def _tensorflow_batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
+    """Yields batches whose views TensorFlow operations and compiled JAX make."""
+    errors: list[BaseException] = []
+    with _iterator(tf_kernels.views(job, start, stop, errors), job.workers) as elements:
         for step in range(start, stop):
             index, key = job.sampler.draw(step, job.rows)
             try:
-                element = next(running[0])
+                views = next(elements[0])
             except tf.errors.OpError as error:
                 # Without a Python error the decoder failed. Reading the images of this step and of
                 # the prefetched next one with Pillow raises an error that names a damaged file.
                 if not errors:
-                    for number in (*index, *job.sampler.draw(step + 1, job.rows)[0]):
-                        job.source.image(int(number))
-                if not errors:
                     numbers = {*index, *job.sampler.draw(step + 1, job.rows)[0]}
+                    for number in sorted(numbers):
+                        job.source.image(int(number))
                     names = tf_kernels.undecodable(job.source, sorted(map(int, numbers)))
                     raise RunError(
                         f"{names}: TensorFlow cannot decode it, and Pillow can "
@@ -66,80 +100,24 @@ def batches(job: ViewJob, start: int, stop: int) -> Iterator[dict[str, Any]]:
                         "--data.engine threads to continue"
                     ) from error
                 raise errors[0] from None
-            yield {"views": fetch_views(element), "index": index, "key": key}
+            yield {"views": views, "index": index, "key": key}
+
+
+@contextlib.contextmanager
+def _iterator(dataset: tf.data.Dataset, workers: int) -> Iterator[list[Any]]:
+    """Iterator of a prefetched dataset, in a list that the end of the context empties.
+
+    The iterator's threads call Python. A process whose interpreter exits first would never end, so
+    an exit also empties the list.
+    """
+    dataset = dataset.prefetch(PREFETCH).with_options(_options(workers))
+    running = [dataset.as_numpy_iterator()]
+    atexit.register(running.clear)
+    try:
+        yield running
     finally:
         atexit.unregister(running.clear)
         running.clear()
-
-
-def _opencv_views(
-    job: ViewJob, start: int, stop: int, errors: list[BaseException]
-) -> tuple[tf.data.Dataset, Callable[[np.ndarray], dict[str, np.ndarray]]]:
-    """Builds a dataset of steps whose views OpenCV makes.
-
-    The views stay in the arrays that OpenCV writes to. As tensors they would be copied three times,
-    each time into newly allocated memory.
-
-    Args:
-        job: Description of the views.
-        start: First step.
-        stop: Last step plus one.
-        errors: List that receives errors of Python code in TensorFlow's threads.
-
-    Returns:
-        The dataset, whose elements hold the step number, and the function that maps an element to
-        its views uint8 [r, count, size, size, C] by group.
-    """
-    draw, paint = host_draws.draws(job, pack), painter.painter(job)
-    rows, task_examples = len(job.rows), painter.TASK_EXAMPLES
-    tasks = -(-rows // task_examples)  # per step
-    work_by_step: dict[int, tuple[Any, ...]] = {}
-    views_by_step: dict[int, dict[str, np.ndarray]] = {}
-
-    # TensorFlow hands over numbers only: each array would be converted to a tensor and back.
-    def prepare(step: np.ndarray) -> np.ndarray:
-        index, key = job.sampler.draw(int(step), job.rows)
-        views = views_by_step[int(step)] = job.empty_views()
-        work_by_step[int(step)] = (index, *draw(index, key), views)
-        return step
-
-    def fill(task: np.ndarray) -> np.ndarray:
-        step, number = divmod(int(task), tasks)
-        paint(*host_draws.take_rows(work_by_step[step], number * task_examples, task_examples))
-        return task
-
-    def tasks_of(step: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.range(step * tasks, (step + 1) * tasks)
-
-    def views_of(element: np.ndarray) -> dict[str, np.ndarray]:
-        step = int(element[0]) // tasks
-        del work_by_step[step]
-        return views_by_step.pop(step)
-
-    dataset = tf.data.Dataset.range(start, stop).map(_python(prepare, errors)).flat_map(tasks_of)
-    dataset = dataset.map(_python(fill, errors), num_parallel_calls=job.workers, deterministic=True)
-    return dataset.batch(tasks), views_of  # one element per step: the numbers of its tasks
-
-
-def _python(
-    function: Callable[[np.ndarray], np.ndarray], errors: list[BaseException]
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """TensorFlow operation that calls a function of a number, int64, and returns its result."""
-
-    def called(number: np.ndarray) -> np.ndarray:
-        try:
-            return function(number)
-        except BaseException as error:  # TensorFlow would keep only the name of the error
-            errors.append(error)
-            raise
-
-    def operation(number: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(called, [number], tf.int64, stateful=True), ())
-
-    as_written: Callable[[tf.Tensor], tf.Tensor] = tf.autograph.experimental.do_not_convert(
-        operation
-    )
-    return as_written
 
 
 def _options(parallelism: int) -> tf.data.Options:

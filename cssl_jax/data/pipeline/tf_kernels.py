@@ -9,16 +9,14 @@ import tensorflow as tf
 from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.host_draws import Drawn, ViewJob
-from cssl_jax.data.pipeline.render import finisher, pack
+from cssl_jax.data.pipeline.rendering.render import finisher, pack
 from cssl_jax.data.sources.base import ArraySource, Images
 from cssl_jax.data.sources.images import ImageSource
 
 CALL_EXAMPLES = 16  # examples per call, which spreads the overhead of Python over several examples
 
 
-def views(
-    job: ViewJob, start: int, stop: int, errors: list[BaseException]
-) -> tuple[tf.data.Dataset, Callable[[Any], dict[str, np.ndarray]]]:
+def views(job: ViewJob, start: int, stop: int, errors: list[BaseException]) -> tf.data.Dataset:
     """Builds a dataset of the views of every step.
 
     Args:
@@ -29,8 +27,7 @@ def views(
             would report only their names.
 
     Returns:
-        The dataset, whose elements are views uint8 [r, count, size, size, C] by group, and the
-        function that maps an element to its views (the identity).
+        The dataset, whose elements are views uint8 [r, count, size, size, C] by group.
     """
     draw, open_image = host_draws.draws(job, pack), _opener(job.source)
 
@@ -71,7 +68,7 @@ def views(
             for name, group in job.groups.items()
         }
         dataset = dataset.batch(call_examples).map(as_written(finish_views), **parallel).unbatch()
-    return dataset.batch(len(job.rows)), lambda views: views
+    return dataset.batch(len(job.rows))
 
 
 class _ArrayOpener:

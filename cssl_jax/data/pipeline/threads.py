@@ -1,15 +1,17 @@
 """Host backend on Python threads: equivalent to ``pipeline.tf``, without TensorFlow."""
 
 import collections
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from cssl_jax.data.pipeline import host_draws, painter
+from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.host_draws import PREFETCH, Drawn, ViewJob
-from cssl_jax.data.pipeline.render import pack, viewer
+from cssl_jax.data.pipeline.rendering import painter
+from cssl_jax.data.pipeline.rendering.render import pack, viewer
 
 HostBatch = dict[str, Any]
 
@@ -33,33 +35,63 @@ def batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
         UserError: JAX runs without its CPU backend.
         RunError: An image has changed since it was scanned.
     """
-    draw = host_draws.draws(job, pack)
-    task_examples, paint = _painter(job)
-    pool = ThreadPoolExecutor(job.workers, thread_name_prefix="cssl-views")
-    pending: collections.deque[tuple[HostBatch, list[Future[None]]]] = collections.deque()
-
-    def wait_for_oldest() -> HostBatch:
-        host_batch, tasks = pending.popleft()
-        for task in tasks:
-            task.result()
-        return host_batch
-
-    try:
+    with task_pool(job.workers) as pool:
+        start_step = step_starter(job, pool)
+        pending: collections.deque[Callable[[], HostBatch]] = collections.deque()
         for step in range(start, stop):
-            index, key = job.sampler.draw(step, job.rows)
-            views = job.empty_views()
-            inputs = (index, *draw(index, key), views)
-            tasks = [
-                pool.submit(paint, *host_draws.take_rows(inputs, first, task_examples))
-                for first in range(0, len(job.rows), task_examples)
-            ]
-            pending.append(({"views": views, "index": index, "key": key}, tasks))
+            pending.append(start_step(step))
             if len(pending) > PREFETCH:
-                yield wait_for_oldest()
+                yield pending.popleft()()
         while pending:
-            yield wait_for_oldest()
+            yield pending.popleft()()
+
+
+@contextlib.contextmanager
+def task_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Pool of threads that drops the tasks that have not begun when the context ends."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="cssl-views")
+    try:
+        yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def step_starter(
+    job: ViewJob, pool: ThreadPoolExecutor
+) -> Callable[[int], Callable[[], HostBatch]]:
+    """Builds the function that submits the tasks of one step to a pool.
+
+    Args:
+        job: Description of the views.
+        pool: Threads that make the views.
+
+    Returns:
+        A function that takes a step and returns without waiting for its views. What it returns
+        waits for them and gives the host batch, as ``batches`` yields it.
+
+    Raises:
+        UserError: JAX runs without its CPU backend.
+    """
+    draw = host_draws.draws(job, pack)
+    task_examples, paint = _painter(job)
+
+    def start_step(step: int) -> Callable[[], HostBatch]:
+        index, key = job.sampler.draw(step, job.rows)
+        views = job.empty_views()
+        inputs = (index, *draw(index, key), views)
+        tasks = [
+            pool.submit(paint, *host_draws.take_rows(inputs, first, task_examples))
+            for first in range(0, len(job.rows), task_examples)
+        ]
+
+        def wait() -> HostBatch:
+            for task in tasks:
+                task.result()
+            return {"views": views, "index": index, "key": key}
+
+        return wait
+
+    return start_step
 
 
 def _painter(job: ViewJob) -> tuple[int, painter.Paint]:

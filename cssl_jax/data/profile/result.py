@@ -67,6 +67,14 @@ class Measurement:
             stages = [stage for stage in stages if stage.side == slowest]
         return max(stages, key=lambda stage: stage.seconds)
 
+    @property
+    def views_per_core(self) -> float:
+        """Views per second that one host core supplies; 0 if no stage on the host has a cost."""
+        core_seconds = sum(
+            stage.seconds * stage.workers for stage in self.stages if stage.side == "host"
+        )
+        return 1 / core_seconds if core_seconds else 0.0
+
 
 def format_table(measured: Measurement) -> str:
     """Table of all stages, with views per second and milliseconds per view on one worker."""
@@ -78,6 +86,12 @@ def format_table(measured: Measurement) -> str:
     lines.append(_line("entire pipeline", "all", measured.whole, cores()))
     lines.append("")
     lines.append("core-ms/view: milliseconds of one core (or of one device) per view")
+    if measured.views_per_core:
+        lines.append(
+            f"one host core supplies {measured.views_per_core:,.0f} views/s; `cssl-jax plan RECIPE "
+            f"--target ... --views-per-core {measured.views_per_core:.0f}` counts the cores that a "
+            "target needs"
+        )
     return "\n".join(lines)
 
 

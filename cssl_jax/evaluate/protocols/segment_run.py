@@ -9,13 +9,13 @@ from cssl_jax.data.sources import base as sources
 from cssl_jax.data.sources.segmentation_masks import MaskedSource, load_masks
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
-from cssl_jax.evaluate.encoder_hash import require_unchanged, variables_hash
-from cssl_jax.evaluate.features import Model, encoder_variables
-from cssl_jax.evaluate.load import Encoder
+from cssl_jax.evaluate.encoders.encoder_hash import require_unchanged, variables_hash
+from cssl_jax.evaluate.encoders.features import Model, encoder_variables
+from cssl_jax.evaluate.encoders.load import Encoder
+from cssl_jax.evaluate.encoders.untrained import describe_untrained
 from cssl_jax.evaluate.protocols.segmentation import SegmentProbe, pixel_maps, stage_maps
 from cssl_jax.evaluate.results import UNTRAINED, EncoderHash, Leakage, Results, Selection
 from cssl_jax.evaluate.scores import BaselineScores, SegmentScores
-from cssl_jax.evaluate.untrained import describe_untrained
 from cssl_jax.modalities.image import prepare
 
 

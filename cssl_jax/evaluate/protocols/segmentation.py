@@ -18,7 +18,7 @@ from cssl_jax.data.sampler import epoch_key, permute
 from cssl_jax.data.sources.base import Examples
 from cssl_jax.data.sources.segmentation_masks import IGNORED, MaskedSource
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.features import own_blocks
+from cssl_jax.evaluate.encoders.features import own_blocks
 from cssl_jax.evaluate.protocols.linear import choose_penalty, held_out_mask, standardisation
 from cssl_jax.evaluate.solvers.logistic import fit_all
 from cssl_jax.modalities.image import prepare

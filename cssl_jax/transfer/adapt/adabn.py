@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.encoder_hash import variables_hash
-from cssl_jax.evaluate.features import Model
-from cssl_jax.evaluate.load import Encoder, load_encoder
-from cssl_jax.evaluate.norm_statistics import reestimate_norm_statistics
+from cssl_jax.evaluate.encoders.encoder_hash import variables_hash
+from cssl_jax.evaluate.encoders.features import Model
+from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
+from cssl_jax.evaluate.encoders.norm_statistics import reestimate_norm_statistics
 from cssl_jax.files import write_text
-from cssl_jax.methods.classifier import Classifier
+from cssl_jax.methods.supervised.classifier import Classifier
 from cssl_jax.recipes import to_json
 from cssl_jax.runtime import multihost, spmd
 from cssl_jax.step.state import TrainState

@@ -8,15 +8,15 @@ from cssl_jax import recipes
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
-from cssl_jax.evaluate.encoder_hash import variables_hash
-from cssl_jax.evaluate.load import load_encoder
+from cssl_jax.evaluate.encoders.encoder_hash import variables_hash
+from cssl_jax.evaluate.encoders.load import load_encoder
 from cssl_jax.experiment import data_splits
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train.pretrain import pretrain
 from cssl_jax.transfer.adapt.adabn import reestimated_run
+from cssl_jax.transfer.adapt.domain_evaluator import DomainEvaluator, evaluate_baselines
 from cssl_jax.transfer.adapt.domains import Domains
-from cssl_jax.transfer.adapt.evaluate import DomainEvaluator, evaluate_baselines
 from cssl_jax.transfer.adapt.experiments import METHODS, check_batches, training_configs
 from cssl_jax.transfer.transfer_report import ADAPTATION
 from cssl_jax.transfer.transfer_results import (

@@ -15,6 +15,7 @@ from cssl_jax.augment.image.policy import PROBABILITIES, ImagePolicy, sample_vie
 from cssl_jax.data.sampler import example_key
 from cssl_jax.errors import UserError
 from helpers.augment_oracles import LARGEST, POLICIES, assert_agree, crop_box, noise, only, view
+from tests.helpers.marks import slow
 
 SIZE = 16
 
@@ -57,7 +58,7 @@ def test_views_match_the_oracle(name):
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("shape", [(7, 10), (45, 31), (40, 12)])
+@pytest.mark.parametrize("shape", [(7, 10), slow((45, 31)), slow((40, 12))])
 def test_crops_of_any_shape_are_resized_as_pillow_does(shape, interpolation):
     policy = only(crop=(1.0,), interpolation=interpolation)
     assert_agree(*pair(noise(12, *shape, 3), policy), FLOAT32, FLOAT32)
@@ -74,7 +75,7 @@ def test_images_that_are_not_rgb_pass_everything_but_the_colour_operations(chann
     assert_agree(*pair(images, POLICIES["everything"]), FLOAT32, FLOAT32)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [slow(1), 3, slow(4)])
 def test_the_identity_policy_returns_the_image(channels):
     images = noise(2, SIZE, SIZE, channels)
     drawn = drawn_for(only(), 2)

@@ -9,12 +9,14 @@ import pytest
 from cssl_jax.augment.image import batched, opencv
 from cssl_jax.augment.image.policy import sample_views
 from cssl_jax.augment.view_group import SizedGroup
-from cssl_jax.data.pipeline import host_draws, painter
+from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.host_draws import ViewJob
-from cssl_jax.data.pipeline.render import pack, parameters_of
+from cssl_jax.data.pipeline.rendering import painter
+from cssl_jax.data.pipeline.rendering.render import pack, parameters_of
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource
 from helpers.augment_oracles import POLICIES, noise, view
+from tests.helpers.marks import slow
 
 SIZE, COUNT = 16, 24
 CASES = {**POLICIES, "tf": dataclasses.replace(POLICIES["everything"], color_mode="tf")}
@@ -39,7 +41,10 @@ def make_views(policy, channels, shape=(20, 14), size=SIZE):
 
 @pytest.mark.parametrize(
     ("name", "channels"),
-    [*((name, 3) for name in CASES), ("everything", 1), ("everything", 4), ("tf", 1)],
+    [
+        *((name, 3) for name in CASES),
+        *[slow("everything", 1), slow("everything", 4), slow("tf", 1)],
+    ],
 )
 def test_views_match_the_devices_up_to_rounding(name, channels):
     policy = CASES[name]
@@ -61,7 +66,7 @@ def test_views_match_the_oracle(name):
         assert np.abs(views[number, 0] - expected).max() < 1
 
 
-@pytest.mark.parametrize("shape", [(7, 10), (45, 31), (16, 40)])
+@pytest.mark.parametrize("shape", [(7, 10), slow((45, 31)), slow((16, 40))])
 @pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("antialias", [True, False])
 def test_images_smaller_and_larger_than_a_view(shape, kernel, antialias):

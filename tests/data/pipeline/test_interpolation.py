@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from cssl_jax.data.pipeline import interpolation as taps
+from cssl_jax.data.pipeline.rendering import interpolation as taps
 from helpers import dirty_images
 
 weigh = functools.partial(jax.jit, static_argnames="channels")(taps.weigh)

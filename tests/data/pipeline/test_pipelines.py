@@ -11,6 +11,7 @@ from cssl_jax.data.pipeline import registry
 from cssl_jax.data.pipeline.prefetch import prefetch
 from cssl_jax.errors import UserError
 from helpers import tiny
+from tests.helpers.marks import slow
 
 
 def batches(name, steps, source=None, **augment):
@@ -38,8 +39,8 @@ def test_resident_and_streamed_batches_are_equal():
         )
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", ["tf", "tf-split", "threads", "threads-split"])
+@pytest.mark.parametrize("channels", [slow(1), 3])
+@pytest.mark.parametrize("name", ["tf", slow("tf-split"), slow("threads"), "threads-split"])
 def test_batches_computed_on_the_host_match_within_two_grey_levels(name, channels):
     if name.startswith("tf"):
         pytest.importorskip("tensorflow")

@@ -8,7 +8,7 @@ import pytest
 import scipy.ndimage
 
 from cssl_jax.augment.image.policy import ImagePolicy
-from cssl_jax.data.pipeline.resizer import Resizer
+from cssl_jax.data.pipeline.rendering.resizer import Resizer
 from helpers import dirty_images
 
 SHAPES = ((40, 56), (200, 90), (20, 30), (24, 70), (60, 24), (1, 3), (24, 24))

@@ -18,12 +18,13 @@ from cssl_jax.data.sampler import Sampler
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
 from helpers.augment_oracles import POLICIES, assert_agree, noise, only, view
+from tests.helpers.marks import slow
 
 SIZE = 16
 EVERYTHING = POLICIES["everything"]
 
 
-@pytest.fixture(params=["opencv", "jax"])
+@pytest.fixture(params=["opencv", slow("jax")])
 def kernels(request):
     return request.param
 
@@ -94,7 +95,7 @@ def test_crops_of_any_shape_are_resized_as_pillow_does(shape, interpolation, ker
     assert_agree(batch["views"][:, 0], oracle_views(images, batch, policy))
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [slow(1), 3, slow(4)])
 def test_views_match_those_of_the_device(channels, kernels):
     images = noise(64, 20, 14, channels)
     (batch,) = batches(images, batch=64, kernels=kernels)
@@ -105,7 +106,7 @@ def test_views_match_those_of_the_device(channels, kernels):
     assert_agree(batch["views"], on_device)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [slow(1), 3, slow(4)])
 def test_the_identity_policy_returns_the_bits_of_the_image(channels, kernels):
     images = noise(8, SIZE, SIZE, channels)
     (batch,) = batches(images, only(), kernels=kernels)

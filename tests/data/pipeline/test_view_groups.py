@@ -24,20 +24,16 @@ from cssl_jax.errors import UserError
 from cssl_jax.modalities.image import IMAGE
 from helpers import multi_crop, tiny
 from helpers.augment_oracles import LARGEST, MEAN, only
+from tests.helpers.marks import slow
 
 # The main views flip never and always, the local ones always, never and always.
 POLICY = dataclasses.replace(tiny.config().augment, horizontal_flip=(0.0, 1.0))
 FLIPS = {"main": [False, True], "local": [True, False, True]}
 SHAPES = {"main": (16, 2, 8, 8, 3), "local": (16, 3, 5, 5, 3)}
 HOST = [
-    *[("threads", "opencv"), ("threads-split", "jax"), ("tf", "jax"), ("tf-split", "opencv")],
-    *[
-        pytest.param(name, kernels, marks=pytest.mark.slow)
-        for name, kernels in [
-            *[("threads", "jax"), ("threads-split", "opencv")],
-            *[("tf", "opencv"), ("tf-split", "jax")],
-        ]
-    ],
+    *[("threads", "opencv"), ("tf-split", "opencv"), slow("tf", "opencv")],
+    *[slow("threads", "jax"), slow("threads-split", "jax"), slow("threads-split", "opencv")],
+    *[slow("tf", "jax"), slow("tf-split", "jax")],
 ]
 
 
@@ -111,7 +107,7 @@ def test_groups_of_the_host_match_those_of_the_device(resident, name, kernels):
 
 @pytest.mark.parametrize(
     ("name", "kernels"),
-    [("resident", "jax"), ("threads", "opencv"), ("threads", "jax"), ("tf", "opencv")],
+    [("resident", "jax"), slow("threads", "opencv"), slow("threads", "jax"), ("tf", "opencv")],
 )
 def test_the_bits_repeat_and_do_not_depend_on_the_first_step(name, kernels):
     pipeline = make_pipeline(name, kernels)
@@ -195,7 +191,7 @@ CROPS = {
 }
 
 
-@pytest.mark.parametrize("name", ["resident", "threads", "threads-split", "tf-split"])
+@pytest.mark.parametrize("name", ["resident", slow("threads"), "threads-split", slow("tf-split")])
 def test_the_box_of_a_batch_is_the_region_that_the_view_shows(folder, name):
     """The box, cropped and resized by Pillow, equals the view."""
     source = tiny.image_source(channels=3) if name == "resident" else folder
@@ -217,7 +213,7 @@ def test_the_box_of_a_batch_is_the_region_that_the_view_shows(folder, name):
 
 
 @pytest.mark.parametrize(
-    ("engine", "kernels"), [("threads", "opencv"), ("threads", "jax"), ("tf", "opencv")]
+    ("engine", "kernels"), [("threads", "opencv"), slow("threads", "jax"), slow("tf", "opencv")]
 )
 def test_an_image_is_decoded_once_for_all_groups(folder, monkeypatch, engine, kernels):
     decoded, image = collections.Counter(), ImageSource.image

@@ -18,6 +18,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.experiment import input_pipeline
 from cssl_jax.runtime import spmd
 from helpers import tiny
+from tests.helpers.marks import fast, slow
 
 PLACEMENTS = {
     "resident": {},
@@ -59,7 +60,7 @@ MEASURED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("placement", fast(PLACEMENTS, ["resident", "threads-split"]))
 def test_every_placement_of_arrays_is_divided_into_stages(placement):
     report = cssl_jax.bench_input(config(**PLACEMENTS[placement]), seconds=0.01)
     assert report.reason.startswith(f"{placement}: ")
@@ -67,7 +68,7 @@ def test_every_placement_of_arrays_is_divided_into_stages(placement):
     assert report.measured.whole > 0
 
 
-@pytest.mark.parametrize("placement", ["tf", "threads-split"])
+@pytest.mark.parametrize("placement", [slow("tf"), "threads-split"])
 def test_photos_have_stages_for_reading_and_decoding(photos, placement):
     options = {"source": str(photos), "size": 8, **PLACEMENTS[placement]}
     report = cssl_jax.bench_input(config(**options), seconds=0.01)
@@ -171,6 +172,15 @@ def test_the_table_lists_milliseconds_per_view_on_one_core():
     )
     assert "1,000           2.000" in text  # two cores make a view in 1 ms
     assert "about 0" in text
+
+
+def test_one_host_core_supplies_the_inverse_of_all_core_time_on_the_host():
+    measured = costing("tf", "gpu", host_decode=0.001, host_augment=0.004, device_normalise=9.0)
+    assert measured.views_per_core == pytest.approx(100)  # 2 cores: 2 + 8 ms of a core per view
+    assert "--views-per-core 100`" in profile_result.format_table(measured)
+    on_device = costing("resident", "gpu", device_augment=2.0)
+    assert on_device.views_per_core == 0
+    assert "views-per-core" not in profile_result.format_table(on_device)
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])

@@ -24,6 +24,7 @@ from cssl_jax.errors import RunError, UserError
 from cssl_jax.modalities.image import IMAGE
 from helpers import lossless_jpeg
 from helpers.augment_oracles import POLICIES, only
+from tests.helpers.marks import slow
 
 SIZE = 24
 SIZES = [(31, 45), (60, 40), (24, 24), (25, 90), (17, 16), (48, 48)]
@@ -120,7 +121,7 @@ def test_the_option_channels_converts_to_grey(folder):
     np.testing.assert_array_equal(source.image(number)[..., 0], grey)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [slow(1), 3])
 def test_tensorflow_and_threads_crop_the_same_views(folder, channels):
     source = load_source(str(folder), ImageOptions(channels=channels))
     assert 0 < source.plain_jpeg.sum() < len(source)
@@ -160,7 +161,7 @@ def test_tensorflow_and_threads_apply_the_same_policy(folder):
         assert difference.mean() <= 0.3
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("whole", [slow(False), True])
 def test_tensorflow_and_threads_agree_without_antialiasing(folder, whole):
     source = load_source(str(folder))
     policy = dataclasses.replace(
@@ -210,7 +211,7 @@ def test_large_jpegs_are_decoded_reduced_if_both_windows_allow_it(photos):
     assert {0, 1, 2} <= observed
 
 
-@pytest.mark.parametrize("name", ["tf", "threads"])
+@pytest.mark.parametrize("name", [slow("tf"), "threads"])
 def test_views_of_reduced_jpegs_match_those_of_full_size_to_less_than_a_pixel(photos, name):
     source = load_source(str(photos))
     policy = only(crop=(1.0,), crop_area=(0.3, 1.0), interpolation="bilinear")
@@ -235,7 +236,7 @@ def test_tensorflow_and_threads_agree_on_reduced_jpegs(photos):
         assert (difference > 0).mean() < 2e-3
 
 
-@pytest.mark.parametrize("attempt", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("attempt", [1, slow(2)])
 @pytest.mark.parametrize("name", ["tf", "threads"])
 def test_a_process_ends_with_unused_batches(photos, name, attempt):
     if name == "tf":
@@ -267,7 +268,9 @@ print("done")
 
 
 @pytest.mark.parametrize("name", ["tf", "threads"])
-@pytest.mark.parametrize(("kernels", "whole"), [("jax", False), ("jax", True), ("opencv", True)])
+@pytest.mark.parametrize(
+    ("kernels", "whole"), [slow("jax", False), slow("jax", True), ("opencv", True)]
+)
 def test_the_views_do_not_depend_on_start_parallelism_or_rows(folder, name, whole, kernels):
     source = load_source(str(folder))
     batches = loader(name)
@@ -279,7 +282,7 @@ def test_the_views_do_not_depend_on_start_parallelism_or_rows(folder, name, whol
     assert_same_bits(batches(job(source, whole=whole, rows=rows), 0, 4), expected)
 
 
-@pytest.mark.parametrize("kernels", ["jax", "opencv"])
+@pytest.mark.parametrize("kernels", [slow("jax"), "opencv"])
 @pytest.mark.parametrize("name", ["tf", "threads"])
 def test_without_a_crop_a_view_is_the_centre_square(folder, name, kernels):
     source = load_source(str(folder))
@@ -290,7 +293,7 @@ def test_without_a_crop_a_view_is_the_centre_square(folder, name, kernels):
     assert difference.max() <= 1
 
 
-@pytest.mark.parametrize("kernels", ["jax", "opencv"])
+@pytest.mark.parametrize("kernels", [slow("jax"), "opencv"])
 @pytest.mark.parametrize("name", ["tf", "threads"])
 def test_an_image_that_changed_during_the_run_is_named(folder, name, kernels):
     source = load_source(str(folder))

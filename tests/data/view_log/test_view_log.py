@@ -9,6 +9,7 @@ from cssl_jax.data.view_log.parameters import view_parameters
 from cssl_jax.data.view_log.writer import ViewLogWriter, read_view_log
 from cssl_jax.errors import UserError
 from helpers import tiny
+from tests.helpers.marks import slow
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_steps_are_written_to_files_of_fixed_size_and_read_back(tmp_path, job):
         assert logged[name].dtype == value.dtype
 
 
-@pytest.mark.parametrize("start", [0, 3, 4, 5, 8, 9])
+@pytest.mark.parametrize("start", [slow(0), slow(3), 4, slow(5), slow(8), 9])
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_resumed_run_logs_every_step_exactly_once(tmp_path, job, start, killed):
     run(tmp_path, job, 0, 10, killed=killed)

@@ -14,6 +14,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
 from cssl_jax.evaluate.solvers import logistic
 from cssl_jax.evaluate.solvers.logistic import fit_all, fit_logistic
+from tests.helpers.marks import slow
 
 
 @functools.cache
@@ -54,7 +55,7 @@ def blobs(rows=100, width=6, classes=3, spread=1.5, seed=0):
     return (centres[labels] + spread * rng.normal(size=(rows, width))).astype(np.float32), labels
 
 
-@pytest.mark.parametrize("l2", [1e-4, 1e-3, 1e-2, 1.0])
+@pytest.mark.parametrize("l2", [slow(1e-4), slow(1e-3), 1e-2, slow(1.0)])
 def test_the_fit_reaches_scikit_learns_objective_and_accuracy_on_digits(l2):
     train, labels, test, test_labels = digits()
     x, y = standardise(train, train), standardise(train, test)
@@ -137,7 +138,7 @@ def test_the_penalty_is_the_best_on_a_held_out_fifth_of_the_training_rows():
     assert min(L2_VALUES) < metrics["l2"] < max(L2_VALUES)  # not an end of the range
 
 
-@pytest.mark.parametrize("count", [1, 3, 45])
+@pytest.mark.parametrize("count", [slow(1), 3, slow(45)])
 def test_penalties_fitted_together_each_reach_scikit_learns_objective(count):
     train, labels, _, _ = digits()
     x = standardise(train, train)

@@ -19,14 +19,10 @@ from cssl_jax.models.sequence.transformer import attention
 from cssl_jax.runtime.spmd import AXIS, make_mesh
 from helpers import sequences, waves
 from helpers.sequences import SMALL, STEPS
+from tests.helpers.marks import fast, slow
 
 ENCODERS = ["resnet1d", "dilated", "gru", "lstm", "bigru", "bilstm", "conv_gru", "transformer"]
 KEYED = [name for name, encoder in SMALL.items() if hasattr(encoder, "dropout")]
-
-
-def fast(*names):
-    """The small encoders; those without a name here are slow tests."""
-    return [name if name in names else pytest.param(name, marks=pytest.mark.slow) for name in SMALL]
 
 
 def padding_difference(name, train):
@@ -48,7 +44,9 @@ def padding_difference(name, train):
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("name", fast("resnet1d", "dilated", "bigru", "bilstm", "transformer"))
+@pytest.mark.parametrize(
+    "name", fast(SMALL, ["resnet1d", "dilated", "bigru", "bilstm", "transformer"])
+)
 def test_padding_has_no_influence(name, train):
     """Also on the masks of dropout and on BatchNorm; padding is NaN first, then 9.
 
@@ -57,7 +55,7 @@ def test_padding_has_no_influence(name, train):
     assert padding_difference(name, train) < 1e-6
 
 
-@pytest.mark.parametrize("name", fast("resnet1d", "dilated", "bigru", "transformer"))
+@pytest.mark.parametrize("name", fast(SMALL, ["resnet1d", "dilated", "bigru", "transformer"]))
 def test_a_mask_that_is_ignored_is_caught(name, monkeypatch):
     def unmasked(x):
         values, mask = split_input(x)
@@ -90,7 +88,7 @@ def test_a_layer_without_its_mask_is_caught(name, attribute, replacement, monkey
     assert padding_difference(name, train=True) > 1e-3
 
 
-@pytest.mark.parametrize("name", fast("resnet1d", "transformer"))
+@pytest.mark.parametrize("name", fast(SMALL, ["resnet1d", "transformer"]))
 def test_gradients_are_finite_for_one_step_and_for_none(name):
     encoder = SMALL[name]
     x = sequences.inputs((1, 0, 13, 1, 2, 1))
@@ -115,7 +113,7 @@ def test_gradients_are_finite_for_one_step_and_for_none(name):
     np.testing.assert_array_equal(np.asarray(by_values)[np.isnan(x["values"])], 0)
 
 
-@pytest.mark.parametrize("name", fast("resnet1d", "transformer"))
+@pytest.mark.parametrize("name", fast(SMALL, ["resnet1d", "transformer"]))
 def test_four_devices_compute_what_one_computes(name):
     encoder = SMALL[name]
     sharded = encoder.clone(axis_name=AXIS)
@@ -149,7 +147,7 @@ def test_four_devices_compute_what_one_computes(name):
     "name",
     [
         *("dilated", "transformer"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("gru", "bilstm")),
+        *(slow(name) for name in ("gru", "bilstm")),
     ],
 )
 def test_random_masks_follow_the_keys_not_the_position_in_the_batch(name):
@@ -176,7 +174,7 @@ def test_a_draw_without_keys_is_refused(name):
         jax.eval_shape(lambda: SMALL[name].apply(variables, x, True))
 
 
-@pytest.mark.parametrize("name", fast("transformer"))
+@pytest.mark.parametrize("name", fast(SMALL, ["transformer"]))
 def test_bfloat16_features_are_float32_and_close(name):
     encoder = SMALL[name]
     variables, x, keys = sequences.variables(encoder), sequences.inputs(), sequences.keys()
@@ -196,7 +194,7 @@ def test_bfloat16_features_are_float32_and_close(name):
     assert 1e-5 < np.abs(full["features"] - half["features"]).max() / scale < 0.05
 
 
-@pytest.mark.parametrize("name", fast("gru"))
+@pytest.mark.parametrize("name", fast(SMALL, ["gru"]))
 def test_remat_preserves_outputs_and_stores_less(name):
     encoder = SMALL[name]
     variables, x, keys = sequences.variables(encoder), sequences.inputs(), sequences.keys()

@@ -24,11 +24,7 @@ from cssl_jax.runtime import spmd
 from cssl_jax.train import compiled_step
 from helpers import tiny
 from helpers.stops import CrashError, crash_after
-
-
-def slow(value):
-    return pytest.param(value, marks=pytest.mark.slow)
-
+from tests.helpers.marks import slow
 
 POISONED, EPOCHS, STEPS_PER_EPOCH, BATCH = 5, 3, 3, 16
 
@@ -223,7 +219,8 @@ def test_a_non_finite_last_step_is_evaluated_and_saved(make, tmp_path, mode):
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("knn.top1") == 1
 
 
-@pytest.mark.parametrize("mode", [slow("skip"), "rollback"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["skip", "rollback"])
 def test_a_killed_run_repeats_its_skipped_steps_exactly(make, tmp_path, mode):
     config = make(on_nonfinite=mode)
     cssl_jax.pretrain(config, tmp_path / "whole")

@@ -7,10 +7,10 @@ import jax
 
 from cssl_jax.config import Config
 from cssl_jax.losses.coral import coral
-from cssl_jax.methods.adaptation import Adaptation, adaptation_entry
 from cssl_jax.methods.base import Context, PyTree
-from cssl_jax.methods.classifier import classifier_fields, logits_of
 from cssl_jax.methods.entry import Modules
+from cssl_jax.methods.supervised.adaptation import Adaptation, adaptation_entry
+from cssl_jax.methods.supervised.classifier import classifier_fields, logits_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,13 @@ from cssl_jax.augment.view_group import ViewGroup
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
 from cssl_jax.methods.base import Batch, Context, PyTree, flat_views, mask_keys
-from cssl_jax.methods.classifier import Classifier, chance_level, check_classifier, logits_of
 from cssl_jax.methods.entry import MethodEntry, Modules, StepCost
+from cssl_jax.methods.supervised.classifier import (
+    Classifier,
+    chance_level,
+    check_classifier,
+    logits_of,
+)
 
 TARGET = "target"  # group of views of the domain without labels; "main" is the labelled one
 

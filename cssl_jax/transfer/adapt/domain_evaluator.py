@@ -6,10 +6,10 @@ from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import Source
 from cssl_jax.evaluate.classifier_evaluator import NAME, ClassifierEvaluator
-from cssl_jax.evaluate.features import Model
-from cssl_jax.evaluate.load import Encoder
+from cssl_jax.evaluate.encoders.features import Model
+from cssl_jax.evaluate.encoders.load import Encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
-from cssl_jax.methods.classifier import Classifier
+from cssl_jax.methods.supervised.classifier import Classifier
 from cssl_jax.modalities.base import Baseline, Modality
 from cssl_jax.transfer.adapt.domains import Domains
 

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from cssl_jax.config import Config
-from cssl_jax.methods.adaptation import Adaptation, adaptation_entry
 from cssl_jax.methods.base import Batch, Context, PyTree
-from cssl_jax.methods.classifier import classifier_fields
 from cssl_jax.methods.entry import Modules
 from cssl_jax.methods.parameter_group import ParameterGroup
+from cssl_jax.methods.supervised.adaptation import Adaptation, adaptation_entry
+from cssl_jax.methods.supervised.classifier import classifier_fields
 
 GAMMA = 10.0  # of the schedule, sec. 5.2.2
 _DOMAIN = 0x646F6D61  # what the domain classifier's key is folded with: the others stay as they are

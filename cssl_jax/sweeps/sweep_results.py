@@ -9,7 +9,7 @@ from typing import Any
 
 from cssl_jax.errors import UserError
 from cssl_jax.files import csv_text, write_json, write_text
-from cssl_jax.report.svg import number
+from cssl_jax.report.figures.svg import number
 from cssl_jax.report.table import NONE, Table
 
 SETTINGS, TABLE, TABLE_CSV = "sweep.json", "trials.json", "trials.csv"

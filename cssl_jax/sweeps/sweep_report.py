@@ -8,14 +8,13 @@ import PIL.Image
 
 from cssl_jax.outputs import check_output, is_stream, write_output, write_png
 from cssl_jax.report import markdown as md
-from cssl_jax.report import plots, svg
 from cssl_jax.report.escape import one_line, plain, text
+from cssl_jax.report.figures import plots, svg
 from cssl_jax.report.html import document
 from cssl_jax.report.table import to_html, to_markdown
 from cssl_jax.report.tables import quoted
-from cssl_jax.sweeps import charts
-from cssl_jax.sweeps import results as sweep_results
-from cssl_jax.sweeps.results import Sweep
+from cssl_jax.sweeps import charts, sweep_results
+from cssl_jax.sweeps.sweep_results import Sweep
 
 _IMPORTANCE = (
     "Fraction of the variance of the score that each parameter explains (fANOVA, Hutter et al. "

@@ -9,9 +9,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cssl_jax import recipes
-from cssl_jax.planning import compiled, kernels
-from cssl_jax.planning.gpu_targets import TARGET_CONFIGS
+from cssl_jax.planning import compiled
 from cssl_jax.planning.shapes import Step, abstract_step, data_shapes
+from cssl_jax.planning.targets import kernels
+from cssl_jax.planning.targets.gpu_targets import TARGET_CONFIGS
 from cssl_jax.runtime import spmd, subprocesses
 
 PyTree = Any

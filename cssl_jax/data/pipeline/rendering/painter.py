@@ -8,8 +8,8 @@ import numpy as np
 from cssl_jax.augment.image.policy import ImagePolicy
 from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.data.pipeline.host_draws import Drawn, ViewJob
-from cssl_jax.data.pipeline.render import parameters_of
-from cssl_jax.data.pipeline.resizer import Resizer
+from cssl_jax.data.pipeline.rendering.render import parameters_of
+from cssl_jax.data.pipeline.rendering.resizer import Resizer
 
 # Function (examples int [n], halvings int [n], drawn, out) that writes the views of n examples to
 # ``out``, uint8 [n, count, size, size, C] by group. ``drawn`` has by group what ``render.pack``

@@ -14,14 +14,14 @@ import PIL.ImageFont
 
 from cssl_jax.data.sources import decode
 from cssl_jax.errors import UserError
-from cssl_jax.report import gallery as galleries
-from cssl_jax.report import projections
-from cssl_jax.report.curves import Chart, charts
 from cssl_jax.report.escape import printable
-from cssl_jax.report.gallery import Confusion, Gallery
+from cssl_jax.report.figures import gallery as galleries
+from cssl_jax.report.figures import projections
+from cssl_jax.report.figures.curves import Chart, charts
+from cssl_jax.report.figures.gallery import Confusion, Gallery
+from cssl_jax.report.figures.thumbnails import make_sprite
 from cssl_jax.report.html_data import RunContent
 from cssl_jax.report.run_reader import RunFolder, open_run
-from cssl_jax.report.thumbnails import make_sprite
 
 KINDS = ("curves", *projections.KINDS, "confusion", "neighbours", "views")
 NAMED_CLASSES = 24  # maximum number of classes named in a map's legend or beside a matrix

@@ -17,8 +17,9 @@ from cssl_jax.augment.base import Parameters
 from cssl_jax.augment.image import per_image
 from cssl_jax.augment.image.policy import ImagePolicy, sample
 from cssl_jax.augment.view_group import SizedGroup
-from cssl_jax.data.pipeline import host_draws, interpolation
+from cssl_jax.data.pipeline import host_draws
 from cssl_jax.data.pipeline.host_draws import Drawn
+from cssl_jax.data.pipeline.rendering import interpolation
 from cssl_jax.data.sources import decode
 
 Viewer = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sampler import epoch_key, example_key, permute
 from cssl_jax.data.sources.base import Source
-from cssl_jax.evaluate.features import Model
+from cssl_jax.evaluate.encoders.features import Model
 from cssl_jax.modalities.base import Modality
 from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.runtime import spmd

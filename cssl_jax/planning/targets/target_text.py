@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cssl_jax.planning.target_plan import TargetPlan
+from cssl_jax.planning.targets.target_plan import TargetPlan
 
 GB = 1e9
 

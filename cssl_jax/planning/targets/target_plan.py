@@ -11,11 +11,11 @@ from typing import Any
 from cssl_jax import recipes
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
-from cssl_jax.planning.chips import Target, parse_target
 from cssl_jax.planning.planner import KINDS, MICRO_BATCH, step_fits, with_step
+from cssl_jax.planning.targets.chips import Target, parse_target
 from cssl_jax.runtime import subprocesses
 
-CHILD = "cssl_jax.planning.target_worker"
+CHILD = "cssl_jax.planning.targets.target_worker"
 # Platform: (module that contains its compiler, command that installs it).
 COMPILERS = {
     "tpu": ("libtpu", 'pip install "cssl-jax[plan-tpu]"'),

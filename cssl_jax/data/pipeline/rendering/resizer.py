@@ -12,7 +12,7 @@ import scipy.sparse
 from scipy.sparse._sparsetools import csr_matvecs
 
 from cssl_jax.augment.image.policy import ImagePolicy
-from cssl_jax.data.pipeline.interpolation import tap_positions
+from cssl_jax.data.pipeline.rendering.interpolation import tap_positions
 
 # Matrices kept, one per length of a crop's side; each takes about 16 bytes per pixel of the side.
 _MATRICES = 1024

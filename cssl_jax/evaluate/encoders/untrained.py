@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import Source
-from cssl_jax.evaluate.features import Model
-from cssl_jax.evaluate.norm_statistics import reestimate_norm_statistics
+from cssl_jax.evaluate.encoders.features import Model
+from cssl_jax.evaluate.encoders.norm_statistics import reestimate_norm_statistics
 from cssl_jax.experiment import train_state
 from cssl_jax.runtime import spmd
 

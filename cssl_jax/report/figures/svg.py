@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cssl_jax.report.curves import Chart
+from cssl_jax.report.figures.curves import Chart
 
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 42

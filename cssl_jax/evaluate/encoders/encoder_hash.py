@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from cssl_jax.errors import RunError
-from cssl_jax.evaluate.features import Model, encoder_variables
+from cssl_jax.evaluate.encoders.features import Model, encoder_variables
 
 
 def variables_hash(model: Model) -> str:

@@ -17,9 +17,9 @@ from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import ArraySource, Examples, Source
 from cssl_jax.errors import UserError
-from cssl_jax.evaluate.features import Model, encoder_variables, make_embed, padded
+from cssl_jax.evaluate.encoders.features import Model, encoder_variables, make_embed, padded
+from cssl_jax.evaluate.encoders.untrained import untrained_model
 from cssl_jax.evaluate.protocols.segmentation import stage_maps
-from cssl_jax.evaluate.untrained import untrained_model
 from cssl_jax.experiment import builders, data_splits, train_state
 from cssl_jax.files import existing_run
 from cssl_jax.runtime import distributed, multihost, process, spmd

@@ -9,17 +9,17 @@ import PIL.Image
 from cssl_jax.data.sampler import epoch_key, permute
 from cssl_jax.data.sources.base import Source, seeded_subset
 from cssl_jax.errors import RunError, UserError
-from cssl_jax.evaluate.load import Encoder, load_encoder
+from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.knn import nearest
 from cssl_jax.evaluate.protocols.linear import standardiser
 from cssl_jax.evaluate.solvers.logistic import fit_logistic
 from cssl_jax.experiment import data_splits
 from cssl_jax.modalities.base import Modality
 from cssl_jax.modalities.image import IMAGE
-from cssl_jax.report import projections
 from cssl_jax.report.escape import printable
+from cssl_jax.report.figures import projections
+from cssl_jax.report.figures.thumbnails import Sprite, make_sprite
 from cssl_jax.report.run_reader import RunFolder
-from cssl_jax.report.thumbnails import Sprite, make_sprite
 from cssl_jax.runtime import process
 
 IMAGES = 10_000  # default maximum number of embedded images

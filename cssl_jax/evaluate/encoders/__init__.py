@@ -1,0 +1,5 @@
+"""Trained and untrained encoders of runs, and their features."""
+
+from cssl_jax.lazy import submodules
+
+__getattr__ = submodules(__name__)
