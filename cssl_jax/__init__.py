@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cssl_jax.experiment.image_sets import check_data, split_data
     from cssl_jax.experiment.input_profile import bench_input
     from cssl_jax.experiment.series_sets import check_series, split_series
+    from cssl_jax.experiment.text_sets import check_texts, split_texts
     from cssl_jax.planning.planner import plan
     from cssl_jax.planning.scaling import plan_scaling
     from cssl_jax.planning.targets.target_plan import plan_target
@@ -51,6 +52,7 @@ __all__ = [
     "check_data",
     "check_installation",
     "check_series",
+    "check_texts",
     "describe_recipe",
     "diff_recipes",
     "draw_plot",
@@ -69,6 +71,7 @@ __all__ = [
     "run_selfcheck",
     "split_data",
     "split_series",
+    "split_texts",
     "sweep",
     "trusting_code",
     "write_report",

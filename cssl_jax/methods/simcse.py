@@ -16,7 +16,7 @@ from cssl_jax.losses.core.similarity import TileSize
 from cssl_jax.losses.infonce import query_contrast
 from cssl_jax.methods.base import Batch, Context, PyTree, mask_keys
 from cssl_jax.methods.core.contrasts import contrast_metrics, mean_loss
-from cssl_jax.methods.core.two_views import TwoViews
+from cssl_jax.methods.core.two_view_methods import TwoViews
 from cssl_jax.methods.entry import MethodEntry, Modules, StepCost, options_of
 from cssl_jax.models.heads import MLP, Layer
 
