@@ -1,6 +1,7 @@
 """SimCSE (arXiv 2104.08821): the same text twice, with two dropout masks."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -17,7 +18,14 @@ from cssl_jax.losses.infonce import query_contrast
 from cssl_jax.methods.base import Batch, Context, PyTree, mask_keys
 from cssl_jax.methods.core.contrasts import contrast_metrics, mean_loss
 from cssl_jax.methods.core.two_view_methods import TwoViews
-from cssl_jax.methods.entry import MethodEntry, Modules, StepCost, options_of
+from cssl_jax.methods.entry import (
+    LossCost,
+    MethodEntry,
+    Modules,
+    StepCost,
+    StepSizes,
+    options_of,
+)
 from cssl_jax.models.heads import MLP, Layer
 
 HEADS: dict[str, tuple[Layer, ...]] = {"tanh": (Layer(0, activation="tanh"),), "none": ()}
@@ -110,10 +118,30 @@ def _build(config: Config, modules: Modules) -> SimCSE:
     )
 
 
+def _loss_cost(head: str, sizes: StepSizes) -> LossCost:
+    """Cost of the head and of the comparison of n first views with N second ones."""
+    local, width = sizes.batch // sizes.devices, sizes.features
+    dense = width * width if head == "tanh" else 0
+    return LossCost(
+        flops=3 * 2 * (local * sizes.batch * width + 2 * local * dense),
+        gathered=4 * sizes.batch * width,
+        gathered_masks=0,
+        all_reduce=0,
+        metrics=3,
+        parameters=dense + width if head == "tanh" else 0,
+    )
+
+
+def _cost(config: Config) -> StepCost:
+    options = options_of(config, SimCSEConfig)
+    loss = functools.partial(_loss_cost, options.head)
+    return StepCost(tile_size=options.tile_size, loss=loss)
+
+
 ENTRY = MethodEntry(
     build=_build,
     chance_level=lambda config: math.log(config.train.batch_size),
     config=SimCSEConfig,
     contrastive=True,
-    cost=lambda config: StepCost(tile_size=options_of(config, SimCSEConfig).tile_size),
+    cost=_cost,
 )

@@ -13,7 +13,7 @@ from cssl_jax.planning import formulas
 from cssl_jax.planning import jaxpr as program
 from cssl_jax.planning.config_warnings import warnings
 from cssl_jax.planning.plan import GIB, Plan, Shapes
-from cssl_jax.planning.sequence_formulas import SEQUENCE_ENCODERS, sequence_cost
+from cssl_jax.planning.sequence_formulas import BERTS, SEQUENCE_ENCODERS, sequence_cost
 from cssl_jax.planning.shapes import DataShapes, abstract_mesh, abstract_step, data_shapes
 from cssl_jax.runtime import spmd, subprocesses
 
@@ -162,7 +162,8 @@ def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
         "heads": formulas.heads_of(builders.make_method(config, abstract_mesh(1)), config.model),
     }
     if sequences:
-        channels = len(spec.mean)
+        text = config.model.encoder in BERTS
+        channels = spec.vocabulary if text else len(spec.mean)
         return sequence_cost(
             config.model, steps=spec.size, channels=channels, loss=step.loss, **sizes
         )

@@ -131,6 +131,36 @@ def _conv_gru(channels: Callable[[int], int], c: int, steps: int, stem: str) -> 
     yield Layer(projection + recurrence + width, from_inputs + from_state)
 
 
+def _bert(blocks: int, hidden: int, heads: int) -> Callable[..., Iterator[Layer]]:
+    """Embeddings of ``c`` words, 512 positions and 2 types, and blocks of attention and MLP."""
+
+    def layers(channels: Callable[[int], int], c: int, steps: int, stem: str) -> Iterator[Layer]:
+        width, inner = _bert_width(channels, hidden, heads), channels(4 * hidden)
+        yield Layer((c + 512 + 2 + 2) * width, 0, block=False)  # with the LayerNorm
+        for _ in range(blocks):
+            parts = [_dense(width, width, steps)] * 4
+            parts += [_dense(width, inner, steps), _dense(inner, width, steps)]
+            parameters, flops = map(sum, zip(*parts, strict=True))
+            yield Layer(parameters + 2 * 2 * width, flops + 2 * 2 * steps * steps * width)
+
+    return layers
+
+
+def _bert_width(channels: Callable[[int], int], hidden: int, heads: int) -> int:
+    """Number of channels, a multiple of the number of heads."""
+    # ``channels`` rounds, so that it is asked for a number that rounding hardly changes.
+    scale = channels(1 << 20) / (1 << 20)
+    return max(1, round(hidden * scale / heads)) * heads
+
+
+# Encoder of text: number of blocks, of channels and of heads.
+BERTS = {
+    "bert_tiny": (2, 128, 2),
+    "bert_mini": (4, 256, 4),
+    "bert_small": (4, 512, 8),
+    "bert_base": (12, 768, 12),
+    "minilm": (6, 384, 12),
+}
 # Encoder: (layers, width of the features from the scaled channel counts).
 Channels = Callable[[int], int]
 SEQUENCE_ENCODERS: dict[str, tuple[Callable[..., Iterator[Layer]], Callable[[Channels], int]]] = {
@@ -142,6 +172,10 @@ SEQUENCE_ENCODERS: dict[str, tuple[Callable[..., Iterator[Layer]], Callable[[Cha
     "bilstm": (_recurrent(4, 2), lambda channels: 2 * channels(128)),
     "conv_gru": (_conv_gru, lambda channels: channels(128)),
     "transformer": (_transformer, lambda channels: HEAD * channels(4)),
+    **{
+        name: (_bert(*size), lambda channels, size=size: _bert_width(channels, *size[1:]))
+        for name, size in BERTS.items()
+    },
 }
 
 
@@ -151,7 +185,7 @@ def sequence_layers(model: ModelConfig, steps: int, channels: int) -> tuple[list
     Args:
         model: Encoder, its stem and width.
         steps: Number of steps of a view.
-        channels: Channels of a view.
+        channels: Channels of a view; of text the size of the vocabulary.
 
     Raises:
         KeyError: The encoder is not in ``SEQUENCE_ENCODERS``.
