@@ -36,7 +36,7 @@ def sweep(  # noqa: PLR0913 - the options of the command, as keywords
 
     Each trial is a run folder, WORKDIR/trials/0000 and so on. A trial that a signal or a kill
     interrupted resumes from its checkpoint, with the same number and the same parameters. A trial
-    is ranked by its best checkpoint on the seeded half of the validation images that ranks
+    is ranked by its best checkpoint on the seeded half of the validation examples that ranks
     checkpoints in any run. Its reported metrics are from the other half.
 
     Args:

@@ -124,17 +124,17 @@ class Sweep:
         lines.append(f"best: trial {best.number} ({params}), epoch {best.epoch}")
         lines.append(
             f"selected among {self.count('complete')} trials and their checkpoints by "
-            f"{self.metric} on {selection:,} validation images, {100 * best.score:.1f} %: a "
+            f"{self.metric} on {selection:,} validation examples, {100 * best.score:.1f} %: a "
             "maximum, therefore biased upwards and not a result to quote"
         )
         if best.reported:
             metrics = ", ".join(f"{k} {100 * v:.1f} %" for k, v in best.reported.items())
             lines.append(
-                f"result on the other {reporting:,} validation images, which selected nothing: "
+                f"result on the other {reporting:,} validation examples, which selected nothing: "
                 f"{metrics}"
             )
         else:
-            lines.append("no result: all validation images were used for selection")
+            lines.append("no result: all validation examples were used for selection")
         return lines
 
     def table(self) -> Table:

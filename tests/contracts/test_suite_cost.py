@@ -1,12 +1,14 @@
 """What a run of the suite costs is counted, and growth and leftovers are found."""
 
+import json
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 
-from helpers import cost, leftovers
+from helpers import cost, leftovers, order
 
 
 def costs(cpu, children=0.0, programs=0):
@@ -33,6 +35,18 @@ def test_a_suite_that_has_grown_is_reported_by_file_and_limit():
     assert whole.startswith(f"{cost.PROGRAMS + 1} compiled programs in all")
     (programs,) = cost.excesses(costs(1.0), large)
     assert programs.startswith(f"a.py: {cost.FILE_PROGRAMS + 1} compiled programs")
+
+
+def test_files_that_took_longest_come_first_with_their_tests_in_order(tmp_path):
+    names = ["a.py::1", "a.py::2", "b.py::x", "new.py::1", "c.py::1"]
+    items = [types.SimpleNamespace(nodeid=name) for name in names]
+    (tmp_path / "seconds.json").write_text(json.dumps({"a.py": 1.0, "b.py": 2.0, "c.py": 99.0}))
+    found = order.longest_first(items, order.read(tmp_path / "seconds.json"))
+    assert [item.nodeid for item in found] == [
+        *["c.py::1", "new.py::1", "b.py::x", "a.py::1", "a.py::2"]
+    ]
+    (tmp_path / "broken.json").write_text("{")
+    assert order.read(tmp_path / "broken.json") == order.read(tmp_path / "none.json") == {}
 
 
 def test_programs_and_the_cpu_time_of_children_are_measured():

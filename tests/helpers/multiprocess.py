@@ -15,6 +15,12 @@ CLI = (
     "import sys; from helpers import tiny; from cssl_jax.cli.main import main; "
     "sys.exit(main(sys.argv[1:]))"
 )
+# Several commands, one after another; the last argument is a JSON file with the words of each.
+CLI_SEVERAL = (
+    "import json, pathlib, sys; from helpers import tiny; from cssl_jax.cli.main import main; "
+    "calls = json.loads(pathlib.Path(sys.argv[-1]).read_text()); "
+    "sys.exit(max(main([*sys.argv[1:-1], *words]) for words in calls))"
+)
 
 
 class End(NamedTuple):

@@ -126,7 +126,7 @@ def test_the_best_trial_has_the_highest_selection_score_whatever_it_reports(whol
     assert whole.best.score == max(score(**t.params) for t in complete)
     assert whole.best.reported["kNN top-1"] == min(t.reported["kNN top-1"] for t in complete)
     assert whole.best.epoch == 10
-    assert "on the other 179 validation images, which selected nothing" in whole.summary[3]
+    assert "on the other 179 validation examples, which selected nothing" in whole.summary[3]
 
 
 def test_the_table_is_sorted_and_the_files_hold_the_same(whole):
