@@ -153,6 +153,11 @@ def _bert_width(channels: Callable[[int], int], hidden: int, heads: int) -> int:
     return max(1, round(hidden * scale / heads)) * heads
 
 
+def _bert_features(blocks: int, hidden: int, heads: int) -> Callable[[Callable[[int], int]], int]:
+    """Width of the features from the scaled channel counts."""
+    return lambda channels: _bert_width(channels, hidden, heads)
+
+
 # Encoder of text: number of blocks, of channels and of heads.
 BERTS = {
     "bert_tiny": (2, 128, 2),
@@ -172,10 +177,7 @@ SEQUENCE_ENCODERS: dict[str, tuple[Callable[..., Iterator[Layer]], Callable[[Cha
     "bilstm": (_recurrent(4, 2), lambda channels: 2 * channels(128)),
     "conv_gru": (_conv_gru, lambda channels: channels(128)),
     "transformer": (_transformer, lambda channels: HEAD * channels(4)),
-    **{
-        name: (_bert(*size), lambda channels, size=size: _bert_width(channels, *size[1:]))
-        for name, size in BERTS.items()
-    },
+    **{name: (_bert(*size), _bert_features(*size)) for name, size in BERTS.items()},
 }
 
 
