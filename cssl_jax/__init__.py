@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cssl_jax.evaluate.encoders.load import load_encoder
     from cssl_jax.evaluate.results import Results
     from cssl_jax.evaluate.run import evaluate_run
+    from cssl_jax.experiment.audio_sets import check_audio, split_audio
     from cssl_jax.experiment.image_sets import check_data, split_data
     from cssl_jax.experiment.input_profile import bench_input
     from cssl_jax.experiment.series_sets import check_series, split_series
@@ -49,6 +50,7 @@ __all__ = [
     "__version__",
     "adapt",
     "bench_input",
+    "check_audio",
     "check_data",
     "check_installation",
     "check_series",
@@ -69,6 +71,7 @@ __all__ = [
     "pretrain",
     "recipe_names",
     "run_selfcheck",
+    "split_audio",
     "split_data",
     "split_series",
     "split_texts",

@@ -1,5 +1,6 @@
 """The typed truth about a run: frozen dataclasses and what makes their values valid."""
 
+from cssl_jax.config.audio import AudioData
 from cssl_jax.config.config import Config, code_names
 from cssl_jax.config.data import DataConfig, ImageData
 from cssl_jax.config.evaluate import EvaluateConfig
@@ -20,6 +21,7 @@ from cssl_jax.config.train import TrainConfig
 __all__ = [
     "FINETUNE_STEPS",
     "AdaptConfig",
+    "AudioData",
     "ClassifierConfig",
     "Config",
     "DataConfig",

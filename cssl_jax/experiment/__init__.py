@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from cssl_jax.lazy import public_names
 
 if TYPE_CHECKING:
+    from cssl_jax.experiment.audio_sets import AudioCheck, check_audio, split_audio
     from cssl_jax.experiment.experiment import Experiment
     from cssl_jax.experiment.image_sets import DataCheck, check_data, split_data
     from cssl_jax.experiment.input_profile import InputReport, bench_input
@@ -12,15 +13,18 @@ if TYPE_CHECKING:
     from cssl_jax.experiment.text_sets import TextCheck, check_texts, split_texts
 
 __all__ = [
+    "AudioCheck",
     "DataCheck",
     "Experiment",
     "InputReport",
     "SeriesCheck",
     "TextCheck",
     "bench_input",
+    "check_audio",
     "check_data",
     "check_series",
     "check_texts",
+    "split_audio",
     "split_data",
     "split_series",
     "split_texts",

@@ -28,7 +28,8 @@ from cssl_jax.methods.entry import LossCost, MethodEntry, Modules, StepCost, Ste
 from cssl_jax.modalities.base import refuse_images
 from cssl_jax.modalities.registry import modality_entry
 
-STRIDE = 4  # steps of a series per output of encoder conv_gru, for the formulas of plan
+# Steps of the input per output of an encoder, for the formulas of plan.
+STRIDES = {"conv_gru": 4, "wave_gru": 160}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ def _cost(config: Config) -> StepCost:
 
     def loss(sizes: StepSizes) -> LossCost:
         n, width = sizes.batch // sizes.devices, sizes.features
-        steps = -(-sizes.steps // STRIDE)
+        steps = -(-sizes.steps // STRIDES.get(config.model.encoder, 4))
         ahead = [steps - k for k in range(1, min(options.future_steps, steps - 1) + 1)]
         candidates = sizes.batch + options.same_series * steps
         predicted = options.future_steps * steps * width * width

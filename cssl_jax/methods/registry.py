@@ -17,6 +17,7 @@ METHODS: dict[str, str | MethodEntry] = {
     "coral": "cssl_jax.methods.supervised.coral:ENTRY",
     "dann": "cssl_jax.methods.supervised.dann:ENTRY",
     "ts2vec": "cssl_jax.methods.ts2vec:ENTRY",
+    "cola": "cssl_jax.methods.cola:ENTRY",
     "cpc": "cssl_jax.methods.cpc:ENTRY",
     "simcse": "cssl_jax.methods.simcse:ENTRY",
 }

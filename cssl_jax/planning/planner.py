@@ -6,7 +6,7 @@ from typing import Any
 from cssl_jax import recipes
 from cssl_jax.config import Config
 from cssl_jax.errors import UserError
-from cssl_jax.experiment import builders
+from cssl_jax.experiment import builders, data_splits
 from cssl_jax.losses.core.similarity import choose_tile
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.planning import formulas
@@ -162,11 +162,12 @@ def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
         "heads": formulas.heads_of(builders.make_method(config, abstract_mesh(1)), config.model),
     }
     if sequences:
-        text = config.model.encoder in BERTS
-        channels = spec.vocabulary if text else len(spec.mean)
-        return sequence_cost(
-            config.model, steps=spec.size, channels=channels, loss=step.loss, **sizes
-        )
+        if config.model.encoder in BERTS:
+            steps, channels = spec.size, spec.vocabulary
+        else:
+            view = data_splits.modality_of(config).zeros(spec, spec.size, 1, 1)["values"]
+            steps, channels = view.shape[2:]
+        return sequence_cost(config.model, steps=steps, channels=channels, loss=step.loss, **sizes)
     return formulas.cost(config.model, size=spec.size, channels=spec.channels, **sizes)
 
 

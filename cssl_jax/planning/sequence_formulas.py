@@ -3,6 +3,7 @@
 The formulas share no code with the models, so that tests can check one against the other.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,6 @@ from cssl_jax.planning.formulas import (
 )
 
 HEAD = 32  # channels per head of the Transformer
-RESNET_STAGES = (2, 2, 2, 2)  # blocks per stage of resnet1d
 DILATED_BLOCKS = 11
 
 
@@ -95,40 +95,54 @@ def _transformer(channels: Callable[[int], int], c: int, steps: int, stem: str) 
         yield Layer(parameters + 2 * 2 * width, flops + scores)
 
 
-def _resnet1d(channels: Callable[[int], int], c: int, steps: int, stem: str) -> Iterator[Layer]:
-    """ResNet-18 of one dimension; convolutions have no bias, a BatchNorm follows each."""
+def _resnet(stages: Sequence[int], axes: int) -> Callable[..., Iterator[Layer]]:
+    """ResNet over time, or over time and bands: no biases, a BatchNorm follows each convolution."""
 
-    def convolution(kernel: int, inputs: int, outputs: int, block: bool = True) -> Layer:
-        weights, flops = _dense(inputs, outputs, steps, kernel=kernel, bias=False)
-        return Layer(weights + 2 * outputs, flops, outputs, 0 if block else flops, block)
+    def layers(channels: Callable[[int], int], c: int, steps: int, stem: str) -> Iterator[Layer]:
+        shape: tuple[int, ...] = (steps,) if axes == 1 else (steps, c)
 
-    is_wide = stem == "imagenet"
-    steps = -(-steps // 2) if is_wide else steps
-    yield convolution(7 if is_wide else 3, c, channels(64), block=False)
-    steps = -(-steps // 2) if is_wide else steps  # max-pool
-    inputs = channels(64)
-    for stage, blocks in enumerate(RESNET_STAGES):
-        outputs = channels(64) * 2**stage
-        for block in range(blocks):
-            is_strided = stage > 0 and block == 0
-            steps = -(-steps // 2) if is_strided else steps
-            yield convolution(3, inputs, outputs)
-            yield convolution(3, outputs, outputs)
-            if is_strided or inputs != outputs:
-                yield convolution(1, inputs, outputs)  # the shortcut
-            inputs = outputs
+        def convolution(kernel: int, inputs: int, outputs: int, block: bool = True) -> Layer:
+            places = math.prod(shape)
+            weights, flops = _dense(inputs, outputs, places, kernel=kernel**axes, bias=False)
+            return Layer(weights + 2 * outputs, flops, outputs, 0 if block else flops, block)
+
+        def halved() -> tuple[int, ...]:
+            return tuple(-(-size // 2) for size in shape)
+
+        is_wide = stem == "imagenet"
+        shape = halved() if is_wide else shape
+        yield convolution(7 if is_wide else 3, c if axes == 1 else 1, channels(64), block=False)
+        shape = halved() if is_wide else shape  # max-pool
+        inputs = channels(64)
+        for stage, blocks in enumerate(stages):
+            outputs = channels(64) * 2**stage
+            for block in range(blocks):
+                is_strided = stage > 0 and block == 0
+                shape = halved() if is_strided else shape
+                yield convolution(3, inputs, outputs)
+                yield convolution(3, outputs, outputs)
+                if is_strided or inputs != outputs:
+                    yield convolution(1, inputs, outputs)  # the shortcut
+                inputs = outputs
+
+    return layers
 
 
-def _conv_gru(channels: Callable[[int], int], c: int, steps: int, stem: str) -> Iterator[Layer]:
-    """Two convolutions of stride 2, each with a LayerNorm, and a GRU."""
-    width = channels(128)
-    for number, inputs in enumerate((c, width)):
-        steps = -(-steps // 2)
-        parameters, flops = _dense(inputs, width, steps, kernel=3)
-        yield Layer(parameters + 2 * width, flops, first=0 if number else flops)
-    projection, from_inputs = _dense(width, 3 * width, steps)
-    recurrence, from_state = _dense(width, 3 * width, steps, bias=False)
-    yield Layer(projection + recurrence + width, from_inputs + from_state)
+def _conv_gru(strides: Sequence[int], kernels: Sequence[int]) -> Callable[..., Iterator[Layer]]:
+    """Convolutions with strides, each with a LayerNorm, and a GRU."""
+
+    def layers(channels: Callable[[int], int], c: int, steps: int, stem: str) -> Iterator[Layer]:
+        width, inputs = channels(128), c
+        for number, (stride, kernel) in enumerate(zip(strides, kernels, strict=True)):
+            steps = -(-steps // stride)
+            parameters, flops = _dense(inputs, width, steps, kernel=kernel)
+            yield Layer(parameters + 2 * width, flops, first=0 if number else flops)
+            inputs = width
+        projection, from_inputs = _dense(width, 3 * width, steps)
+        recurrence, from_state = _dense(width, 3 * width, steps, bias=False)
+        yield Layer(projection + recurrence + width, from_inputs + from_state)
+
+    return layers
 
 
 def _bert(blocks: int, hidden: int, heads: int) -> Callable[..., Iterator[Layer]]:
@@ -169,13 +183,25 @@ BERTS = {
 # Encoder: (layers, width of the features from the scaled channel counts).
 Channels = Callable[[int], int]
 SEQUENCE_ENCODERS: dict[str, tuple[Callable[..., Iterator[Layer]], Callable[[Channels], int]]] = {
-    "resnet1d": (_resnet1d, lambda channels: 8 * channels(64)),
+    "resnet1d": (_resnet((2, 2, 2, 2), axes=1), lambda channels: 8 * channels(64)),
+    "spectrogram_resnet10": (
+        _resnet((1, 1, 1, 1), axes=2),
+        lambda channels: 16 * channels(64),  # mean and maximum
+    ),
+    "spectrogram_resnet18": (
+        _resnet((2, 2, 2, 2), axes=2),
+        lambda channels: 16 * channels(64),
+    ),
     "dilated": (_dilated, lambda channels: channels(320)),
     "gru": (_recurrent(3, 1), lambda channels: channels(128)),
     "lstm": (_recurrent(4, 1), lambda channels: channels(128)),
     "bigru": (_recurrent(3, 2), lambda channels: 2 * channels(128)),
     "bilstm": (_recurrent(4, 2), lambda channels: 2 * channels(128)),
-    "conv_gru": (_conv_gru, lambda channels: channels(128)),
+    "conv_gru": (_conv_gru((2, 2), (3, 3)), lambda channels: channels(128)),
+    "wave_gru": (
+        _conv_gru((5, 4, 2, 2, 2), (10, 8, 4, 4, 4)),
+        lambda channels: channels(128),
+    ),
     "transformer": (_transformer, lambda channels: HEAD * channels(4)),
     **{name: (_bert(*size), _bert_features(*size)) for name, size in BERTS.items()},
 }

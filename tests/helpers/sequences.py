@@ -10,6 +10,7 @@ from cssl_jax.models.sequence import (
     DilatedConvolutions,
     RecurrentEncoder,
     ResNet1d,
+    SpectrogramResNet,
     Transformer,
 )
 
@@ -19,12 +20,14 @@ LENGTHS = (13, 1, 5, 8, 12, 2, 9, 13)
 SMALL = {
     "resnet1d": ResNet1d(width=1 / 16, stage_sizes=(1, 1), zero_init_residual=False),
     "cifar1d": ResNet1d(width=1 / 16, stage_sizes=(1, 1), stem="cifar", zero_init_residual=False),
+    "spectrogram": SpectrogramResNet(width=1 / 16, stage_sizes=(1, 1), zero_init_residual=False),
     "dilated": DilatedConvolutions(width=1 / 16, depth=2, dropout=0.3),
     "gru": RecurrentEncoder(width=1 / 32, dropout=0.3),
     "lstm": RecurrentEncoder(width=1 / 32, cell="lstm", dropout=0.3),
     "bigru": RecurrentEncoder(width=1 / 32, bidirectional=True, dropout=0.3),
     "bilstm": RecurrentEncoder(width=1 / 32, cell="lstm", bidirectional=True, dropout=0.3),
     "conv_gru": ConvGRU(width=1 / 32),
+    "wave_gru": ConvGRU(width=1 / 32, strides=(5, 2), kernels=(10, 4)),
     "transformer": Transformer(width=0.5, layers=2, dropout=0.3, drop_path=0.3),
 }
 

@@ -1,4 +1,4 @@
-"""Commands `data check` and `data split`: examine a set of images, series or texts, split it."""
+"""Commands `data check` and `data split`: examine and split images, series, recordings, texts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,14 +13,15 @@ from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output, w
 
 @dataclasses.dataclass(frozen=True)
 class DataCheck:
-    """Examine a set of images, series or texts: damaged files, duplicates, sizes, classes.
+    """Examine images, series, recordings or texts: damaged files, duplicates, sizes, classes.
 
     Attributes:
         source: Images: a folder, a .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar, a .parquet file or
-            file.py:NAME:PLACE. Series: an .npz file, a .csv or .parquet table or a .ts file. Texts:
-            a .txt, .jsonl or .tsv file, or a .csv or .parquet table with the column text.
+            file.py:NAME:PLACE. Series: an .npz file, a .csv or .parquet table or a .ts file.
+            Recordings: a folder or a .csv list. Texts: a .txt, .jsonl or .tsv file, or a .csv or
+            .parquet table with the column text.
         options: How images are read; the options of a run named data.*.
-        rejected: File (.csv) for the images that a run would exclude, with the reasons; - is
+        rejected: File (.csv) for the files that a run would exclude, with the reasons; - is
             standard output.
         json: File (.json) for all metrics; - is standard output.
     """
@@ -41,7 +42,7 @@ class DataSplit:
     same images and seed give the same lists on any machine. Groups stay together.
 
     Attributes:
-        source: Folder or .csv list of images, or a file of series or texts.
+        source: Folder or .csv list of images or recordings, or a file of series or texts.
         output: Folder to write the lists or files to.
         fractions: Fractions of the examples in the training, validation and test split.
         seed: Seed of the random split.
@@ -66,8 +67,10 @@ class DataSet(Protocol):
 
 def check_data(argv: Sequence[str]) -> int:
     """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
+    from cssl_jax.data.sources.audio import is_audio_source
     from cssl_jax.data.sources.series import is_series_file
     from cssl_jax.data.sources.text import is_text_file
+    from cssl_jax.experiment.audio_sets import check_audio
     from cssl_jax.experiment.image_sets import check_data
     from cssl_jax.experiment.series_sets import check_series
     from cssl_jax.experiment.text_sets import check_texts
@@ -82,6 +85,8 @@ def check_data(argv: Sequence[str]) -> int:
             found = check_series(options.source)
         elif is_text_file(options.source):
             found = check_texts(options.source)
+        elif is_audio_source(options.source):
+            found = check_audio(options.source, options.options.labels)
         else:
             found = check_data(options.source, options.options)
         print(found)
@@ -94,8 +99,10 @@ def check_data(argv: Sequence[str]) -> int:
 
 def split_data(argv: Sequence[str]) -> int:
     """`cssl-jax data split SOURCE --output FOLDER`."""
+    from cssl_jax.data.sources.audio import is_audio_source
     from cssl_jax.data.sources.series import is_series_file
     from cssl_jax.data.sources.text import is_text_file
+    from cssl_jax.experiment.audio_sets import split_audio
     from cssl_jax.experiment.image_sets import split_data
     from cssl_jax.experiment.series_sets import split_series
     from cssl_jax.experiment.text_sets import split_texts
@@ -112,6 +119,15 @@ def split_data(argv: Sequence[str]) -> int:
             options.source, options.output, fractions=options.fractions, seed=options.seed
         ):
             print(f"{path}: {count} series")
+        return 0
+    if is_audio_source(options.source):
+        for path, count in split_audio(
+            *(options.source, options.output),
+            labels=options.options.labels,
+            fractions=options.fractions,
+            seed=options.seed,
+        ):
+            print(f"{path}: {count} recordings")
         return 0
     for path, count in split_data(
         options.source,

@@ -80,15 +80,15 @@ def report(content: dict[str, Any]) -> str:
     ]
     if any(content["missing_by_channel"]) and content["channels"] > 1:
         rates = [f"{i}: {100 * rate:.2f} %" for i, rate in enumerate(content["missing_by_channel"])]
-        lines.insert(5, f"          by channel {_first(rates)}")
+        lines.insert(5, f"          by channel {first_names(rates)}")
     if empty := content["series_without_values"]:
-        lines.append(f"empty     {len(empty):,} series without any value: {_first(empty)}")
+        lines.append(f"empty     {len(empty):,} series without any value: {first_names(empty)}")
     if constant := content["constant_channels"]:
-        shown = _first([str(i) for i in constant])
+        shown = first_names([str(i) for i in constant])
         lines.append(f"constant  channel {shown} has one value in the whole set")
     if count := content["series_with_constant_channel"]:
         lines.append(f"constant  {count:,} series have a channel of one value")
-    lines += _label_lines(content)
+    lines += label_lines(content, "series")
     if groups := content.get("groups"):
         sizes = sorted(groups.values())
         lines += [
@@ -104,15 +104,16 @@ def report(content: dict[str, Any]) -> str:
             f"identical series: {len(repeated):,} sets, {of_labels:,} of them with different "
             f"labels, {across:,} across groups",
         ]
-        lines += [f"  {_first(names)}" for names in repeated[:SHOWN]]
+        lines += [f"  {first_names(names)}" for names in repeated[:SHOWN]]
     return "\n".join([*lines, *(f"\n{note}" for note in content["notes"])])
 
 
-def _label_lines(content: dict[str, Any]) -> list[str]:
+def label_lines(content: dict[str, Any], noun: str) -> list[str]:
+    """Lines of a report with the number of examples per class; ``noun`` is a plural noun."""
     if "classes" not in content:
         return ["", "labels    none"]
     counts = sorted(content["classes"].items(), key=lambda item: (-item[1], item[0]))
-    title = f"labels    {len(counts):,} classes, {content['unlabelled']:,} series without label"
+    title = f"labels    {len(counts):,} classes, {content['unlabelled']:,} {noun} without label"
     half = CLASSES_SHOWN // 2  # shows the most and the least frequent classes
     shown = counts if len(counts) <= CLASSES_SHOWN else [*counts[:half], *counts[-half:]]
     width = max(len(name) for name, _ in shown)
@@ -136,6 +137,7 @@ def duplicates(source: ArraySource) -> list[list[int]]:
     return [numbers for numbers in found.values() if len(numbers) > 1]
 
 
-def _first(names: list[str]) -> str:
+def first_names(names: list[str]) -> str:
+    """Up to ``SHOWN`` names, and the number of the others."""
     more = f", ... {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -1,4 +1,4 @@
-"""Image files in a folder or in a CSV list."""
+"""Files in a folder or in a CSV list: images, or another kind such as recordings."""
 
 import codecs
 import csv
@@ -8,7 +8,8 @@ import os
 import pathlib
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from cssl_jax.config.images import ImageOptions
 from cssl_jax.data.formats.layout import check_are_classes, why_unlabelled
 from cssl_jax.data.formats.registry import FormatEntry
 from cssl_jax.data.formats.schema import is_whole_number, note_on_no_label, number_labels
-from cssl_jax.data.formats.walk import describe_others, note_on_others, walk_images
+from cssl_jax.data.formats.walk import describe_others, note_on_others, walk_files
+from cssl_jax.data.sources.decode import is_image_name
 from cssl_jax.errors import UserError, short
 from cssl_jax.files import csv_value, stamp
 
@@ -30,13 +32,41 @@ LABEL_COLUMNS = (
 )
 # Columns with the name of a class, for tables whose label column holds its number.
 NAME_COLUMNS = ("class", "class_name", "label_name", "category_name")
+# Columns with the origin of a file, which no split divides.
+GROUP_COLUMNS = ("group", "speaker", "patient", "subject")
 # Maximum size of an image file. data.max_pixels applies only after the file has been read.
 MAX_BYTES = 2**30
 
 
+class FileKind(NamedTuple):
+    """Kind of files that a folder is searched for.
+
+    Attributes:
+        noun: Plural noun for messages.
+        suffixes: Suffixes for messages.
+        matches: Name of a file -> True if it has such a suffix.
+    """
+
+    noun: str
+    suffixes: str
+    matches: Callable[[str], bool]
+
+
+class Row(NamedTuple):
+    """Line of a list of files; "" is a missing value."""
+
+    name: str
+    label: str
+    class_name: str
+    group: str
+
+
+IMAGE_FILES = FileKind("images", ".jpg, .png, .webp, .bmp, .gif, .tif or .ppm files", is_image_name)
+
+
 @dataclasses.dataclass(frozen=True)
 class FileRecords:
-    """Image files of a folder or a list, as ``Records``.
+    """Files of a folder or a list, such as images, as ``Records``.
 
     Attributes:
         name: Absolute path of the folder or list.
@@ -48,6 +78,8 @@ class FileRecords:
         classes: Class names in the order of the class numbers.
         notes: Sentences for the user about labels and files that are not read.
         not_read: Number of files of the folder that are not images, per suffix.
+        groups: Group of every file, such as a speaker; None if a list has no such column.
+        noun: Plural noun for the files in messages.
     """
 
     name: str
@@ -58,6 +90,8 @@ class FileRecords:
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     not_read: dict[str, int] = dataclasses.field(default_factory=dict)
+    groups: tuple[str, ...] | None = None
+    noun: str = "images"
 
     def path(self, index: int) -> pathlib.Path:
         """Path of one image file."""
@@ -90,34 +124,39 @@ def read_regular(path: pathlib.Path) -> bytes:
         return file.read(status.st_size)
 
 
-def open_folder(path: str | pathlib.Path, labels: str = "auto") -> FileRecords:
-    """Opens the image files of a folder, at any depth. Files with other suffixes are ignored.
+def open_folder(
+    path: str | pathlib.Path, labels: str = "auto", kind: FileKind = IMAGE_FILES
+) -> FileRecords:
+    """Opens the files of a folder, at any depth. Files with other suffixes are ignored.
 
     Args:
-        path: Folder with the images.
+        path: Folder with the files.
         labels: Source of the labels. "auto": the first level of sub-folders is the class if there
             are two or more and every image is in one, else there are no labels. "folder": the same,
             but an error where "auto" gives no labels. "none": no labels. Anything else: path of a
             CSV file with columns path (relative to the folder) and label; images that it does not
             list have no label.
+        kind: Kind of the files, images by default.
 
     Raises:
-        UserError: The folder has no images, or the labels do not fit the images.
+        UserError: The folder has no such files, or the labels do not fit them.
     """
     root = pathlib.Path(path).expanduser().absolute()
     if not root.is_dir():
-        raise UserError(f"{path} is not a folder; give the folder that contains the images")
-    images, suffix_counts = walk_images(root)
-    if not images:
+        raise UserError(f"{path} is not a folder; give the folder that contains the {kind.noun}")
+    files, suffix_counts = walk_files(root, kind.matches)
+    if not files:
         other_files = describe_others(suffix_counts, texts=True)
         raise UserError(
-            f"{path} contains no images (.jpg, .png, .webp, .bmp, .gif, .tif or .ppm files)"
+            f"{path} contains no {kind.noun} ({kind.suffixes})"
             f"{other_files and f', only {other_files}'}; "
             f"for shards in sub-folders give a pattern such as '{path}/**/*.tar'"
         )
-    names, stamps = zip(*images, strict=True)
+    names, stamps = zip(*files, strict=True)
     notes = note_on_others(str(root), suffix_counts, len(names))
-    records = FileRecords(str(root), root, names, stamps, notes=notes, not_read=suffix_counts)
+    records = FileRecords(
+        *(str(root), root, names, stamps), notes=notes, not_read=suffix_counts, noun=kind.noun
+    )
     if labels == "none":
         return records
     if labels not in ("auto", "folder"):
@@ -141,46 +180,51 @@ def _label_by_sub_folder(
         return dataclasses.replace(
             records, labels=np.array([numbers[top] for top in tops]), classes=classes
         )
-    reason = why_unlabelled(path, records.names)
+    reason = why_unlabelled(path, records.names, records.noun)
     if insist:
         stray = f"{records.names[tops.index('')]} is in none" if "" in classes else ""
-        remedy = reason.partition("; ")[2] or "sort the images into one sub-folder per class"
+        remedy = (
+            reason.partition("; ")[2] or f"sort the {records.noun} into one sub-folder per class"
+        )
         raise UserError(
-            f"data.labels=folder needs two or more sub-folders that contain every image of {path}; "
+            f"data.labels=folder needs two or more sub-folders that contain all {records.noun} of "
+            f"{path}; "
             f"{stray or 'there is only one'}; {remedy}, or omit data.labels"
         )
     return dataclasses.replace(records, notes=(*records.notes, reason)) if reason else records
 
 
-def open_list(path: str | pathlib.Path) -> FileRecords:
-    """Opens the image files that a CSV file lists.
+def open_list(path: str | pathlib.Path, noun: str = "images") -> FileRecords:
+    """Opens the files that a CSV file lists.
 
     Args:
         path: CSV file with the columns path (relative to the folder of the CSV file) and, optional,
-            label (class number or name) and class (name of a class number).
+            label (class number or name), class (name of a class number) and group.
+        noun: Plural noun for the files in messages.
 
     Raises:
-        UserError: The file is not such a list, or an image file is missing.
+        UserError: The file is not such a list, or a file is missing.
     """
     table = pathlib.Path(path).expanduser().absolute()
-    rows, other_columns = _read_table(table)
+    rows, other_columns = _read_table(table, noun=noun)
     missing, stamps = [], []
-    for name, _, _ in rows:
+    for row in rows:
         try:
-            stamps.append(stamp((table.parent / name).stat()))
+            stamps.append(stamp((table.parent / row.name).stat()))
         except (OSError, ValueError):  # a name with a zero byte
-            missing.append(name)
+            missing.append(row.name)
     if missing:
         raise UserError(
             f"{path} lists {_abbreviated(missing)}, which {table.parent} does not contain; give "
             "paths relative to the folder of the list"
         )
-    names = tuple(name for name, _, _ in rows)
+    names = tuple(row.name for row in rows)
     notes = note_on_no_label("columns", other_columns, "rename it to 'label'")
-    records = FileRecords(str(table), table.parent, names, tuple(stamps), notes=notes)
-    return _labelled(
-        records, {name: (label, class_name) for name, label, class_name in rows}, str(table)
+    groups = tuple(row.group for row in rows) if any(row.group for row in rows) else None
+    records = FileRecords(
+        *(str(table), table.parent, names, tuple(stamps)), notes=notes, groups=groups, noun=noun
     )
+    return _labelled(records, {row.name: (row.label, row.class_name) for row in rows}, str(table))
 
 
 def _open_without_blocking(path: str, flags: int) -> int:
@@ -189,19 +233,17 @@ def _open_without_blocking(path: str, flags: int) -> int:
 
 
 def _label_by_table(records: FileRecords, table: pathlib.Path) -> FileRecords:
-    rows = [
-        (_relative_to(records.root, name), label, class_name)
-        for name, label, class_name in _read_table(table, labelled=True)[0]
-    ]
-    unknown = sorted({name for name, _, _ in rows} - set(records.names))
+    rows = {
+        _relative_to(records.root, row.name): (row.label, row.class_name)
+        for row in _read_table(table, labelled=True, noun=records.noun)[0]
+    }
+    unknown = sorted(set(rows) - set(records.names))
     if unknown:
         raise UserError(
             f"{table} lists {_abbreviated(unknown)}, which {records.name} does not contain; give "
             "paths relative to that folder"
         )
-    return _labelled(
-        records, {name: (label, class_name) for name, label, class_name in rows}, str(table)
-    )
+    return _labelled(records, rows, str(table))
 
 
 def _relative_to(root: pathlib.Path, name: str) -> str:
@@ -231,26 +273,27 @@ def _labelled(records: FileRecords, table: dict[str, tuple[str, str]], where: st
 
 
 def _read_table(
-    path: pathlib.Path, *, labelled: bool = False
-) -> tuple[list[tuple[str, str, str]], list[str]]:
+    path: pathlib.Path, *, labelled: bool = False, noun: str = "images"
+) -> tuple[list[Row], list[str]]:
     """Reads a CSV file with a header; the separator is "," or ";" or a tab.
 
     Args:
         path: The CSV file.
         labelled: True if the file must have a label column.
+        noun: Plural noun for the files in messages.
 
     Returns:
-        (rows, other columns). A row is (path, label, class name), "" for a missing value. The other
-        columns are all columns but the path if there is no label column, else [].
+        (rows, other columns). The other columns are all columns but path and group if there is no
+        label column, else [].
 
     Raises:
-        UserError: The file cannot be read, has no path column, lists an image twice with different
-            labels, lists no image, or lacks a label column that is required.
+        UserError: The file cannot be read, has no path column, lists a file twice with different
+            labels, lists no file, or lacks a label column that is required.
     """
     try:
         text = _decoded(path.read_bytes())
     except (OSError, UnicodeError) as error:
-        raise UserError(f"{path} cannot be read as a list of images: {error}") from error
+        raise UserError(f"{path} cannot be read as a list of {noun}: {error}") from error
     header = re.split(r"[\r\n]", text, maxsplit=1)[0]
     separator = max(",;\t", key=header.count)
     reader = csv.DictReader(
@@ -260,8 +303,8 @@ def _read_table(
     path_column = next((columns[name] for name in PATH_COLUMNS if name in columns), None)
     if path_column is None:
         raise UserError(
-            f"{path} has the columns {_columns(columns)}, none of which is the path of an image "
-            f"({', '.join(PATH_COLUMNS)}); the first line of the file must be path,label"
+            f"{path} has the columns {_columns(columns)}, none of which is the path of one of the "
+            f"{noun} ({', '.join(PATH_COLUMNS)}); the first line of the file must be path,label"
         )
     label = next((columns[name] for name in LABEL_COLUMNS if name in columns), None)
     if labelled and label is None:
@@ -273,19 +316,21 @@ def _read_table(
     class_column = next(
         (columns[name] for name in NAME_COLUMNS if columns.get(name, label) != label), None
     )
-    rows: dict[str, tuple[str, str, str]] = {}
+    group = next((columns[name] for name in GROUP_COLUMNS if name in columns), None)
+    rows: dict[str, Row] = {}
     for line in _lines(reader, path):
         name = pathlib.PurePath(csv_value((line[path_column] or "").strip())).as_posix()
-        values = [csv_value((line[c] or "").strip()) if c else "" for c in (label, class_column)]
-        row = (name, values[0], values[1])
+        values = (label, class_column, group)
+        row = Row(name, *(csv_value((line[c] or "").strip()) if c else "" for c in values))
         if rows.setdefault(name, row) != row:
             raise UserError(
                 f"{path} lists {_abbreviated([name])} twice with different labels; keep one of the "
                 "lines"
             )
     if not rows:
-        raise UserError(f"{path} lists no images; add one line per image below the header")
-    return list(rows.values()), [] if label else [c for c in columns.values() if c != path_column]
+        raise UserError(f"{path} lists no {noun}; add one line per file below the header")
+    others = [] if label else [c for c in columns.values() if c not in (path_column, group)]
+    return list(rows.values()), others
 
 
 def _decoded(content: bytes) -> str:

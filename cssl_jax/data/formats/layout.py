@@ -58,12 +58,13 @@ def check_are_classes(path: object, folders: Sequence[str]) -> None:
         )
 
 
-def why_unlabelled(path: object, names: Sequence[str]) -> str:
-    """Explains why images in sub-folders have no labels, and how to get labels.
+def why_unlabelled(path: object, names: Sequence[str], noun: str = "images") -> str:
+    """Explains why files in sub-folders have no labels, and how to get labels.
 
     Args:
         path: The folder.
-        names: Paths of the images relative to the folder, with "/".
+        names: Paths of the files relative to the folder, with "/".
+        noun: Plural noun for the files.
 
     Returns:
         The sentence for the user; "" if the folder has no sub-folders.
@@ -73,19 +74,21 @@ def why_unlabelled(path: object, names: Sequence[str]) -> str:
     if not tops:
         return ""
     if stray:
-        count = "1 image is" if len(stray) == 1 else f"{len(stray):,} images are"
+        count = (
+            f"1 {noun.removesuffix('s')} is" if len(stray) == 1 else f"{len(stray):,} {noun} are"
+        )
         return (
-            f"no labels: {count} in no sub-folder ({stray[0]}); move images without a class out of "
+            f"no labels: {count} in no sub-folder ({stray[0]}); move {noun} without a class out of "
             f"{path} to use its {len(tops):,} sub-folder(s) as classes"
         )
     (top,) = tops
     below = {name.split("/")[1] for name in names if name.count("/") > 1}
     if len(below) > 1:
         return (
-            f"no labels: all images are in one sub-folder, {top}; give {path}/{top} to use its "
+            f"no labels: all {noun} are in one sub-folder, {top}; give {path}/{top} to use its "
             f"{len(below):,} sub-folders as classes"
         )
-    return f"no labels: all images are in one sub-folder, {top}; classes need two or more"
+    return f"no labels: all {noun} are in one sub-folder, {top}; classes need two or more"
 
 
 def _validation_hint(path: object, folders: Sequence[str], first: str) -> str:

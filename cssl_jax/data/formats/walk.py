@@ -1,10 +1,10 @@
-"""Finds image files below a folder by suffix, and counts the other files."""
+"""Finds files of one kind below a folder by suffix, and counts the other files."""
 
 import collections
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cssl_jax.data.sources.decode import HEIF_SUFFIXES, is_image_name
 from cssl_jax.errors import UserError
@@ -62,23 +62,29 @@ def walk(root: pathlib.Path) -> Iterator[tuple[str, str]]:
                 yield relative, stamp(status)
 
 
-def walk_images(root: pathlib.Path) -> tuple[list[tuple[str, str]], dict[str, int]]:
-    """Finds all images below a folder.
+def walk_files(
+    root: pathlib.Path, matches: Callable[[str], bool]
+) -> tuple[list[tuple[str, str]], dict[str, int]]:
+    """Finds all files of one kind below a folder.
+
+    Args:
+        root: Folder.
+        matches: Name of a file -> True if it is of the kind.
 
     Returns:
-        (images, others): the sorted (relative path, stamp) of every image, and the number of other
-        files per suffix in lower case, most frequent first.
+        (files, others): the sorted (relative path, stamp) of every file of the kind, and the number
+        of other files per suffix in lower case, most frequent first.
 
     Raises:
         UserError: See ``walk``.
     """
-    images, others = [], collections.Counter[str]()
+    files, others = [], collections.Counter[str]()
     for relative, file_stamp in walk(root):
-        if is_image_name(relative):
-            images.append((relative, file_stamp))
+        if matches(relative):
+            files.append((relative, file_stamp))
         else:
             others[pathlib.PurePath(relative).suffix.lower()] += 1
-    return sorted(images), dict(others.most_common())
+    return sorted(files), dict(others.most_common())
 
 
 def has_images(root: pathlib.Path, count: int) -> bool:

@@ -205,7 +205,7 @@ class ArraySource:
         """Mean and standard deviation per channel of images; see ``channel_statistics``."""
         return channel_statistics(self.images)
 
-    def take(self, index: np.ndarray) -> "ArraySource":
+    def take(self, index: np.ndarray) -> Self:
         """Source of the examples at ``index``, int [n], in that order."""
         examples = jax.tree.map(lambda leaf: leaf[index], self.examples)
         labels = None if self.labels is None else self.labels[index]
@@ -215,9 +215,7 @@ class ArraySource:
             self, examples=examples, labels=labels, names=names, groups=groups
         )
 
-    def renumber_classes(
-        self, to: np.ndarray, classes: tuple[str, ...], note: str = ""
-    ) -> "ArraySource":
+    def renumber_classes(self, to: np.ndarray, classes: tuple[str, ...], note: str = "") -> Self:
         """Source of the same examples with new class numbers; see ``Source.renumber_classes``."""
         labels = None if self.labels is None else new_numbers(self.labels, to)
         notes = (*self.notes, note) if note else self.notes

@@ -110,7 +110,12 @@ def is_text_file(source: str) -> bool:
     if path.suffix in (".txt", ".jsonl", ".tsv"):
         return path.is_file()
     try:
-        return path.suffix in (".csv", ".parquet") and "text" in _header(path)
+        # A list of images or recordings may have a column of their descriptions.
+        return (
+            path.suffix in (".csv", ".parquet")
+            and "text" in (names := _header(path))
+            and not {"path", "image"} & set(names)
+        )
     except (OSError, ValueError, csv.Error, UserError):
         return False
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from cssl_jax.models.sequence.conv_gru import ConvGRU
     from cssl_jax.models.sequence.dilated import DilatedConvolutions
     from cssl_jax.models.sequence.recurrent import RecurrentEncoder
-    from cssl_jax.models.sequence.resnet1d import ResNet1d
+    from cssl_jax.models.sequence.resnets import ResNet1d, SpectrogramResNet
     from cssl_jax.models.sequence.transformer import Transformer
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "RecurrentEncoder",
     "ResNet1d",
     "SequenceEncoder",
+    "SpectrogramResNet",
     "Transformer",
     "sequence_entry",
 ]

@@ -52,11 +52,14 @@ class SequenceEncoder(nn.Module):
         return max(1, round(base * self.width))
 
 
-def sequence_entry(cls: type[SequenceEncoder], **fixed: Any) -> EncoderEntry:
+def sequence_entry(
+    cls: type[SequenceEncoder], modalities: tuple[str, ...] = ("series", "audio"), **fixed: Any
+) -> EncoderEntry:
     """Registry entry of an encoder; options without a field of that name are ignored.
 
     Args:
         cls: Class of the encoder.
+        modalities: Names of the modalities whose examples it takes.
         fixed: Values of fields that the name of the encoder stands for.
     """
     names = {field.name for field in dataclasses.fields(cls)}
@@ -64,4 +67,4 @@ def sequence_entry(cls: type[SequenceEncoder], **fixed: Any) -> EncoderEntry:
     def build(**options: Any) -> SequenceEncoder:
         return cls(**{name: value for name, value in options.items() if name in names}, **fixed)
 
-    return EncoderEntry(build=build, modalities=("series",))
+    return EncoderEntry(build=build, modalities=modalities)

@@ -17,19 +17,19 @@ from cssl_jax.models.sequence.masks import (
 )
 from cssl_jax.models.sequence.recurrent import RecurrentLayer
 
-KERNEL = 3  # steps; a stride of 2 then overlaps neighbours by one step
-
 
 class StridedBlock(nn.Module):
     """Convolution with a stride, LayerNorm over the channels of each step, ReLU.
 
     Attributes:
         channels: Number of output channels.
+        kernel: Steps that an output sees.
         stride: Steps between two outputs.
         dtype: Compute dtype; None: promoted from the inputs and the parameters.
     """
 
     channels: int
+    kernel: int
     stride: int
     dtype: Any = None
 
@@ -42,10 +42,11 @@ class StridedBlock(nn.Module):
             mask: bool [n, ceil(T / stride)], True at the outputs that count.
             train: Not used.
         """
-        pad = (KERNEL // 2, KERNEL // 2)
+        # In total one step less than the kernel, so that there are ceil(T / stride) outputs.
+        pad = ((self.kernel - 1) // 2, self.kernel // 2)
         convolution = nn.Conv(
             self.channels,
-            (KERNEL,),
+            (self.kernel,),
             (self.stride,),
             padding=(pad,),
             dtype=self.dtype,
@@ -60,19 +61,23 @@ class ConvGRU(SequenceEncoder):
     """Strided convolutions z, and a GRU c over them from the first step to the last.
 
     Features are the mean of the GRU's outputs over the steps that count, [n, 128 width]. There are
-    no "tokens": an output stands for 4 steps of the input. A length L becomes ceil(L / 2) at every
-    stride of 2. Steps that ``keep`` omits are 0 for the first convolution.
+    no "tokens": an output stands for 4 steps of the input, or 160 of "wave_gru". A length L becomes
+    ceil(L / s) at every stride s. Steps that ``keep`` omits are 0 for the first convolution.
 
     The paper encodes sound at 16 kHz by five convolutions with strides 5, 4, 2, 2, 2 and a GRU of
-    256. Series have tens to hundreds of steps, so there are two convolutions of stride 2 here.
+    256: encoder "wave_gru", at 128 channels per unit of width in place of the paper's 512. Series
+    have tens to hundreds of steps, so "conv_gru" has two convolutions of stride 2, whose kernels of
+    3 overlap neighbours by one step.
 
     At width 1 it has 148,736 + 384 C parameters for C channels.
 
     Attributes:
         strides: Stride of every convolution.
+        kernels: Kernel size of every convolution.
     """
 
     strides: Sequence[int] = (2, 2)
+    kernels: Sequence[int] = (3, 3)
 
     @property
     def num_stages(self) -> int:
@@ -107,9 +112,9 @@ class ConvGRU(SequenceEncoder):
         mask = with_omitted(mask, keep)
         y = zero_outside(y, mask)
         block, stages, channels = self.block(StridedBlock), [], self.channels(128)
-        for i, stride in enumerate(self.strides):
+        for i, (kernel, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
             mask = strided(mask, stride)
-            y = block(channels, stride, self.dtype, name=f"block{i + 1}")(y, mask, train)
+            y = block(channels, kernel, stride, self.dtype, name=f"block{i + 1}")(y, mask, train)
             stages.append(y)
         layer = self.block(RecurrentLayer)
         contexts, _ = layer(channels, "gru", False, self.dtype, name="context")(y, mask, train)
@@ -124,3 +129,6 @@ class ConvGRU(SequenceEncoder):
 
 
 CONV_GRU = sequence_entry(ConvGRU)
+WAVE_GRU = sequence_entry(
+    ConvGRU, modalities=("audio",), strides=(5, 4, 2, 2, 2), kernels=(10, 8, 4, 4, 4)
+)

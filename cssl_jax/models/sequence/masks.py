@@ -51,11 +51,12 @@ def with_omitted(mask: jax.Array, keep: jax.Array | None) -> jax.Array:
 
 
 def zero_outside(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """X [n, T, C] with 0 where the mask [n, T] is False.
+    """X [n, T, ..., C] with 0 where the mask [n, T] is False.
 
     A selection, not a product: 0 times NaN is NaN.
     """
-    return jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
+    kept = mask.reshape(*mask.shape, *[1] * (x.ndim - mask.ndim))
+    return jnp.where(kept, x, jnp.zeros((), x.dtype))
 
 
 def strided(mask: jax.Array, stride: int) -> jax.Array:

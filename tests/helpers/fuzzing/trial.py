@@ -12,7 +12,7 @@ import tempfile
 import hypothesis
 from hypothesis import strategies as st
 
-from helpers.fuzzing import readers, samples, texts
+from helpers.fuzzing import audio_files, readers, samples, texts
 from helpers.fuzzing.contract import RefusedError
 from helpers.fuzzing.mutations import broken
 from helpers.fuzzing.tfds_samples import prepared_sets
@@ -25,7 +25,7 @@ FUZZERS = {
     "tfrecord": readers.fuzz_tfrecord, "npz": readers.fuzz_npz, "list": readers.fuzz_list,
     "config": texts.fuzz_config, "options": texts.fuzz_options, "run": texts.fuzz_run,
     "tfds": readers.fuzz_tfds, "masks": readers.fuzz_masks, "labels": readers.fuzz_labels,
-    "resume": texts.fuzz_resume,
+    "resume": texts.fuzz_resume, "audio": audio_files.fuzz_audio,
 }  # fmt: skip
 # Images are the largest part of what can go wrong.
 SHARES = [*FUZZERS, "folder", "folder", "folder", "tar", "parquet", "npz"]
@@ -33,7 +33,14 @@ SHARES = [*FUZZERS, "folder", "folder", "folder", "tar", "parquet", "npz"]
 
 def prepare(with_tfds):
     """Makes all samples beforehand: their memory is none of a reader's."""
-    for make in (samples.tars, samples.parquets, samples.npzs, samples.configs, texts.option_names):
+    for make in (
+        audio_files.recordings,
+        samples.tars,
+        samples.parquets,
+        samples.npzs,
+        samples.configs,
+        texts.option_names,
+    ):
         make()
     texts.resumed()
     if with_tfds:

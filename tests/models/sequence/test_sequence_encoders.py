@@ -45,7 +45,7 @@ def padding_difference(name, train):
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(
-    "name", fast(SMALL, ["resnet1d", "dilated", "bigru", "bilstm", "transformer"])
+    "name", fast(SMALL, ["resnet1d", "spectrogram", "dilated", "bigru", "bilstm", "transformer"])
 )
 def test_padding_has_no_influence(name, train):
     """Also on the masks of dropout and on BatchNorm; padding is NaN first, then 9.
@@ -261,6 +261,33 @@ def test_parameters_and_widths_are_the_stated_ones(name):
     assert f"{slope:,} C" in document
 
 
+@pytest.mark.parametrize(
+    ("name", "blocks"), [("spectrogram_resnet10", 1), ("spectrogram_resnet18", 2)]
+)
+def test_parameters_of_a_spectrogram_resnet_are_the_stated_ones(name, blocks):
+    """Convolutions of 3 x 3 by hand, each with a scale and a bias per channel."""
+    total = 49 * 64 + 2 * 64
+    for stage, wide in enumerate((64, 128, 256, 512)):
+        narrow = wide // 2 if stage else wide
+        total += 9 * wide * narrow + 2 * wide + (2 * blocks - 1) * (9 * wide * wide + 2 * wide)
+        total += (narrow * wide + 2 * wide) * (stage > 0)
+    x = {"values": jnp.zeros((2, 40, 20)), "length": jnp.full(2, 40)}
+    encoder = build_encoder(name)
+    outputs, variables = jax.eval_shape(encoder.init_with_output, jax.random.key(0), x)
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == total
+    assert f"{total:,}" in type(encoder).__doc__
+    assert outputs["features"].shape == (2, 1024)
+    assert [leaf.shape[1:3] for leaf in outputs["stages"]] == [(10, 5), (5, 3), (3, 2), (2, 1)]
+
+
+def test_the_encoder_of_waveforms_has_the_strides_of_the_paper():
+    x = {"values": jnp.zeros((2, 20_480, 1)), "length": jnp.array([20_480, 161])}
+    encoder = build_encoder("wave_gru", width=1 / 16)
+    outputs = jax.eval_shape(encoder.init_with_output, jax.random.key(0), x)[0]
+    assert outputs["contexts"].shape == (2, 128, 8)  # of the paper's windows of 1.28 s at 16 kHz
+    assert math.prod(encoder.strides) == 160
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_stage_has_parameters_and_the_names_are_registered(name):
     encoder = build_encoder(name, width=1 / 16)
@@ -268,6 +295,8 @@ def test_every_stage_has_parameters_and_the_names_are_registered(name):
     depths = {encoder.depth_of(path) for path, _ in paths}
     assert set(range(1, encoder.num_stages + 1)) <= depths <= set(range(encoder.num_stages + 1))
     assert encoders_for("series") == ENCODERS
+    own = {"spectrogram_resnet10", "spectrogram_resnet18", "wave_gru"}
+    assert set(encoders_for("audio")) == {*ENCODERS, *own}
 
 
 def test_options_of_a_run_reach_the_fields_that_exist():
