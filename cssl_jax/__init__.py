@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cssl_jax.experiment.input_profile import bench_input
     from cssl_jax.experiment.series_sets import check_series, split_series
     from cssl_jax.experiment.text_sets import check_texts, split_texts
+    from cssl_jax.export.write import export_run
     from cssl_jax.planning.planner import plan
     from cssl_jax.planning.scaling import plan_scaling
     from cssl_jax.planning.targets.target_plan import plan_target
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from cssl_jax.selfcheck.run import selfcheck as run_selfcheck
     from cssl_jax.sweeps.sweep import sweep
     from cssl_jax.sweeps.sweep_report import write_report as write_sweep_report
+    from cssl_jax.train.imported_run import import_weights
     from cssl_jax.train.pretrain import pretrain
     from cssl_jax.transfer.adapt.run import adapt
     from cssl_jax.transfer.finetune import finetune, finetune_config
@@ -60,8 +62,10 @@ __all__ = [
     "draw_plot",
     "draw_views",
     "evaluate_run",
+    "export_run",
     "finetune",
     "finetune_config",
+    "import_weights",
     "load_encoder",
     "load_recipe",
     "load_views",

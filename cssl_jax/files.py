@@ -27,12 +27,12 @@ def existing_run(run: str | pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(run).expanduser().absolute()
     if not (path / "config.json").is_file():
         runs_inside = sorted([*path.glob("*/config.json"), *path.glob("trials/*/config.json")])
-        remedy = (
-            f"name one of the runs in it, such as {runs_inside[0].parent}" if runs_inside else ""
-        )
-        raise UserError(
-            f"{run} is no run folder: it has no config.json; {remedy or 'pretrain into it first'}"
-        )
+        remedy = "pretrain into it first"
+        if runs_inside:
+            remedy = f"name one of the runs in it, such as {runs_inside[0].parent}"
+        elif path.is_file():
+            remedy = f"if it holds weights, use `cssl-jax import {run} --workdir RUN` first"
+        raise UserError(f"{run} is no run folder: it has no config.json; {remedy}")
     return path
 
 

@@ -57,6 +57,7 @@ class Command:
 
 COMMANDS = {
     "pretrain": Command("pretrain", "Pretrain", shared=True),
+    "import": Command("import_weights", "Import"),
     "views": Command("views", "Views"),
     "bench-input": Command("bench_input", "BenchInput"),
     "plan": Command("plan", "Plan"),
@@ -66,6 +67,7 @@ COMMANDS = {
     "adapt": Command("adapt", "Adapt", shared=True),
     "sweep": Command("sweep", "Sweep"),
     "embed": Command("embed", "Embed", shared=True, batch_option="--batch-size"),
+    "export": Command("export", "Export"),
     "report": Command("report", "Report"),
     "plot": Command("plot", "Plot"),
     "data check": Command("data", "DataCheck", "check_data"),

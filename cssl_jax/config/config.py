@@ -79,7 +79,12 @@ class Config:
 
 
 def code_names(config: Config) -> dict[str, str]:
-    """Names of the config's extensions that are code in a file, "file.py:NAME", by field."""
+    """Names of the config's extensions that are code in a file, "file.py:NAME", by field.
+
+    Example:
+        >>> code_names(Config().replace({"model.encoder": "mine.py:Mine"}))
+        {'model.encoder': 'mine.py:Mine'}
+    """
     names = {}
     for field in (*CODE_FIELDS, *SOURCE_FIELDS):
         section, _, name = field.partition(".")

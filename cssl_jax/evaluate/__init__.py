@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
     from cssl_jax.evaluate.leakage import find_leakage
     from cssl_jax.evaluate.protocols.few_shot import few_shot
+    from cssl_jax.evaluate.protocols.knn import knn
     from cssl_jax.evaluate.protocols.linear import linear_probe
     from cssl_jax.evaluate.protocols.retrieval import retrieval
     from cssl_jax.evaluate.results import BASELINES, Results
@@ -29,6 +30,7 @@ __all__ = [
     "evaluate_run",
     "few_shot",
     "find_leakage",
+    "knn",
     "linear_probe",
     "load_encoder",
     "rankme",

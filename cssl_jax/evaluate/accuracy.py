@@ -1,11 +1,10 @@
 """Classification metrics as fractions in [0, 1], and the check of their labels."""
 
-from typing import Any
-
 import chex
 import numpy as np
 
 from cssl_jax.errors import UserError
+from cssl_jax.evaluate.scores import Accuracy, ClassAccuracy
 
 CONFUSION_LIMIT = 256  # maximum number of classes for which a confusion matrix is computed
 TOP5_CLASSES = 6  # minimum number of classes for top-5 accuracy: with five it is always 100 %
@@ -48,9 +47,9 @@ def top_k_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     return hits
 
 
-def top1_top5(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracies {"top1", "top5"} in [0, 1] of scores [N, classes] for labels int [N]."""
-    return {f"top{k}": top_k_accuracy(scores, labels, k) for k in (1, 5)}
+def top1_top5(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
+    """Accuracies in [0, 1] of scores [N, classes] for labels int [N]."""
+    return Accuracy(top1=top_k_accuracy(scores, labels, 1), top5=top_k_accuracy(scores, labels, 5))
 
 
 def shows_top5(num_classes: int) -> bool:
@@ -58,8 +57,8 @@ def shows_top5(num_classes: int) -> bool:
     return not 0 < num_classes < TOP5_CLASSES
 
 
-def classification(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Accuracy per class and confusion matrix, ready for JSON.
+def classification(scores: np.ndarray, labels: np.ndarray) -> ClassAccuracy:
+    """Accuracies, accuracy per class and confusion matrix.
 
     Args:
         scores: Scores per class, float [N, classes]. Of equal scores the lower class is predicted.
@@ -67,10 +66,10 @@ def classification(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         labels: Class per row, int [N] in [0, classes).
 
     Returns:
-        {"per_class": fraction of correct rows per class, None for a class without rows;
-        "confusion": counts [classes][classes], one row per true class and one column per predicted
-        class}. "confusion" is omitted above ``CONFUSION_LIMIT`` classes, where it would be too
-        large to read and to store.
+        ``top1`` and ``top5``; ``per_class``, the fraction of correct rows per class, None for a
+        class without rows; ``confusion``, counts [classes][classes], one row per true class and one
+        column per predicted class. ``confusion`` is None above ``CONFUSION_LIMIT`` classes, where
+        it would be too large to read and to store.
     """
     chex.assert_rank(scores, 2)
     chex.assert_shape(labels, scores.shape[:1])
@@ -81,13 +80,14 @@ def classification(scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     np.add.at(confusion, (labels[has_prediction], predicted), 1)
     totals = np.bincount(labels, minlength=classes)
     correct = np.diagonal(confusion)
-    metrics: dict[str, Any] = {
-        "per_class": [
+    return ClassAccuracy(
+        **top1_top5(scores, labels),
+        per_class=[
             float(hits / total) if total else None
             for hits, total in zip(correct, totals, strict=True)
-        ]
-    }
-    return metrics | ({"confusion": confusion.tolist()} if classes <= CONFUSION_LIMIT else {})
+        ],
+        confusion=confusion.tolist() if classes <= CONFUSION_LIMIT else None,
+    )
 
 
 def checked_labels(

@@ -1,7 +1,6 @@
 """Protocol "groups" on a run's encoder, the untrained one and the baselines of the modality."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -13,12 +12,13 @@ from cssl_jax.evaluate.encoders.load import Encoder
 from cssl_jax.evaluate.encoders.untrained import describe_untrained
 from cssl_jax.evaluate.protocols.leave_group_out import leave_group_out
 from cssl_jax.evaluate.protocols.linear import L2_VALUES
-from cssl_jax.evaluate.results import BASELINES, UNTRAINED
+from cssl_jax.evaluate.results import BASELINES, UNTRAINED, EncoderHash, Results
+from cssl_jax.evaluate.scores import BaselineScores, GroupScores
 
 
 def evaluate_groups(
     encoder: Encoder, config: Config, source: Source, groups: np.ndarray
-) -> dict[str, Any]:
+) -> Results:
     """Evaluates the last checkpoint and its baselines, one held-out group after another.
 
     Args:
@@ -28,8 +28,8 @@ def evaluate_groups(
         groups: Group of every example, str [N].
 
     Returns:
-        {"step", "num_classes", "groups": see ``leave_group_out``, "random_init" and the baselines
-        of the modality: {"groups"}, "baseline_labels", "encoder_hash"}.
+        Metrics ``groups`` of ``leave_group_out``, and those of the untrained encoder and of the
+        baselines of the modality.
     """
     labels = source.labels
     assert labels is not None
@@ -43,7 +43,7 @@ def evaluate_groups(
         **{name: baseline.fitted_on(source) for name, baseline in own.items()},
     }
 
-    def scores(features: np.ndarray) -> dict[str, Any]:
+    def scores(features: np.ndarray) -> GroupScores:
         return leave_group_out(
             features,
             labels,
@@ -53,16 +53,23 @@ def evaluate_groups(
             seed=config.train.seed,
         )
 
-    results: dict[str, Any] = {
-        "step": encoder.step,
-        "num_classes": source.num_classes,
-        "groups": scores(encoder.embed(source)),
-        **{name: {"groups": scores(features(source))} for name, features in rows.items()},
-        "baseline_labels": {
+    trained = scores(encoder.embed(source))
+    baselines = {
+        name: BaselineScores(
+            groups=scores(features(source)),
+            description=describe_untrained(len(source)) if name == UNTRAINED else None,
+        )
+        for name, features in rows.items()
+    }
+    return Results(
+        step=encoder.step,
+        num_classes=source.num_classes,
+        groups=trained,
+        baselines=baselines,
+        baseline_labels={
             UNTRAINED: BASELINES[UNTRAINED],
             **{name: baseline.label for name, baseline in own.items()},
         },
-        "encoder_hash": {"last": variables_hash(encoder.model), "unchanged": True},
-    }
-    results[UNTRAINED]["description"] = describe_untrained(len(source))
-    return results
+        encoder_hash=EncoderHash(last=variables_hash(encoder.model), unchanged=True),
+        key_order=("step", "num_classes", "groups", *baselines),
+    )

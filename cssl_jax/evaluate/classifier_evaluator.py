@@ -1,5 +1,6 @@
 """Evaluates a classifier during and after its training."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from cssl_jax.evaluate.encoders.features import Model, make_embed
 from cssl_jax.evaluate.evaluator import Checkpoint
 from cssl_jax.evaluate.ranking_split import labelled_examples, split_ranking_reporting
 from cssl_jax.evaluate.results import Results, Selection
-from cssl_jax.evaluate.scores import BestScores, ClassAccuracy, Scores
+from cssl_jax.evaluate.scores import BestScores, Scores
 from cssl_jax.methods.supervised.classifier import Classifier
 
 Logits = Callable[[Source], np.ndarray]  # source of N images -> float32 [N, C]
@@ -88,11 +89,8 @@ class ClassifierEvaluator:
         selection_top1, ranking = None, self._selection
         if rows is None and len(ranking):
             selection_top1 = top1_top5(scores[ranking], self._labels[ranking])["top1"]
-        metrics = {
-            **top1_top5(scores[reported], self._labels[reported]),
-            **classification(scores[reported], self._labels[reported]),
-        }
-        return Scores(classifier=ClassAccuracy(**metrics, selection_top1=selection_top1))
+        found = classification(scores[reported], self._labels[reported])
+        return Scores(classifier=dataclasses.replace(found, selection_top1=selection_top1))
 
     def report(
         self,

@@ -28,6 +28,12 @@ def alignment(z1: Array, z2: Array) -> jax.Array:
 
     Raises:
         UserError: The shapes differ or are not [N, D] with N of at least 1.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.eye(2, dtype=np.float32)
+        >>> float(alignment(x, 2 * x)), float(alignment(x, -x))
+        (0.0, 4.0)
     """
     _check_views(z1, z2)
     a, b = normalize_rows(jnp.asarray(z1)), normalize_rows(jnp.asarray(z2))
@@ -49,6 +55,11 @@ def uniformity(z: Array, *, block_size: int = 1024) -> jax.Array:
 
     Raises:
         UserError: ``z`` is no matrix with at least two rows.
+
+    Example:
+        >>> import numpy as np
+        >>> round(float(uniformity(np.eye(3, dtype=np.float32))), 4)  # all squared distances are 2
+        -4.0
     """
     if z.ndim != 2 or len(z) < 2:
         raise UserError(f"uniformity of features {z.shape}; give [N, D] with at least two rows")
@@ -82,6 +93,11 @@ def rankme(features: Array, *, epsilon: float = 1e-7) -> jax.Array:
 
     Returns:
         Scalar, an effective number of dimensions.
+
+    Example:
+        >>> import numpy as np
+        >>> round(float(rankme(np.eye(3, dtype=np.float32))), 3)
+        3.0
     """
     chex.assert_rank(features, 2)
     x = jnp.asarray(features)
@@ -116,6 +132,12 @@ def view_retrieval(z1: np.ndarray, z2: np.ndarray, *, block_size: int = 1024) ->
 
     Raises:
         UserError: The shapes differ or are not [N, D] with N of at least 1.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.eye(3, dtype=np.float32)
+        >>> view_retrieval(x, x), view_retrieval(x, np.roll(x, 1, axis=0))
+        (1.0, 0.0)
     """
     _check_views(z1, z2)
     a, b = normalize_rows(jnp.asarray(z1)), normalize_rows(jnp.asarray(z2))

@@ -28,7 +28,6 @@ from cssl_jax.evaluate.results import (
     BASELINES,
     UNTRAINED,
     EncoderHash,
-    Leakage,
     Results,
     Selection,
 )
@@ -241,7 +240,7 @@ class Evaluator:
                 **{name: own.label for name, own in self._modality.baselines.items()},
             },
             encoder_hash=EncoderHash(last=hashes["last"], best=hashes.get("best"), unchanged=True),
-            leakage={"train": Leakage.from_json(leaking)},
+            leakage={"train": leaking},
         )
 
     def _best_scores(

@@ -1,8 +1,9 @@
 """Leakage: detects evaluation images that also occur in the training data, exactly or nearly."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from cssl_jax.data.sources.base import Images, Source, row_bytes
 from cssl_jax.data.sources.classes import is_numbered
 from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.errors import UserError
+from cssl_jax.evaluate.results import Leakage
 from cssl_jax.modalities.base import Modality
 from cssl_jax.modalities.image import IMAGE
 
@@ -25,7 +27,7 @@ CORRELATION = 0.985
 NAMED = 20  # maximum number of leaking pairs that are listed by name
 
 
-def find(train: Source, test: Source, modality: Modality = IMAGE) -> dict[str, Any]:
+def find(train: Source, test: Source, modality: Modality = IMAGE) -> Leakage:
     """Finds the test images that also occur among the training images.
 
     An exact copy has the same bytes: of the file, or of the pixels if one of the sources does not
@@ -40,18 +42,15 @@ def find(train: Source, test: Source, modality: Modality = IMAGE) -> dict[str, A
         modality: Modality of both sources.
 
     Returns:
-        {"exact": number of test images with an exact copy in ``train``, "near": number of those
-        with only a near copy (None if none are searched for), "test": number of test images,
-        "share": fraction of test images that leak, "other_labels": number of leaking images whose
-        label differs from their copy's, "pairs": [{"test", "train", "kind"}], the names of the
-        first ``NAMED`` pairs}.
+        Numbers of leaking images, without a description; ``pairs`` has the names of the first
+        ``NAMED`` pairs, and ``near`` is None if near copies are not searched for.
 
     Raises:
         UserError: The sources have different numbers of channels.
     """
     if not modality.images:
         copies = _exact_copies(_digests(train), _digests(test))
-        return {**_report(train, test, copies), "near": None}
+        return _report(train, test, copies, near=False)
     train, test = cast(Images, train), cast(Images, test)
     if train.channels != test.channels:
         raise UserError(
@@ -77,26 +76,31 @@ def _exact_copies(train: list[bytes], test: list[bytes]) -> dict[int, tuple[int,
     return {j: (first_row[digest], "exact") for j, digest in enumerate(test) if digest in first_row}
 
 
-def _report(train: Source, test: Source, copies: dict[int, tuple[int, str]]) -> dict[str, Any]:
+def _report(
+    train: Source, test: Source, copies: dict[int, tuple[int, str]], near: bool = True
+) -> Leakage:
     """Result of ``find`` from row of a test example -> (row of its copy, kind of the copy)."""
     kinds = [kind for _, kind in copies.values()]
     pairs = [
         {"test": _name(test, j), "train": _name(train, i), "kind": kind}
         for j, (i, kind) in sorted(copies.items())
     ]
-    return {
-        "exact": kinds.count("exact"),
-        "near": kinds.count("near"),
-        "test": len(test),
-        "share": len(copies) / len(test),
-        "other_labels": sum(_labels_differ(test, j, train, i) for j, (i, _) in copies.items()),
-        "pairs": pairs[:NAMED],
-    }
+    # ``from_json`` keeps a null number of near copies, so that results.json has its key.
+    return Leakage.from_json(
+        {
+            "exact": kinds.count("exact"),
+            "near": kinds.count("near") if near else None,
+            "test": len(test),
+            "share": len(copies) / len(test),
+            "other_labels": sum(_labels_differ(test, j, train, i) for j, (i, _) in copies.items()),
+            "pairs": pairs[:NAMED],
+        }
+    )
 
 
 def find_leakage(
     train: Source, test: Source, learnt_from: str, modality: Modality = IMAGE
-) -> dict[str, Any]:
+) -> Leakage:
     """Finds leaking test images and describes the finding.
 
     Args:
@@ -106,17 +110,25 @@ def find_leakage(
         modality: Modality of both sources.
 
     Returns:
-        The result of ``find``, with its description as "words".
+        The result of ``find``, with its description as ``words``.
 
     Raises:
         UserError: The sources have different numbers of channels.
+
+    Example:
+        >>> from cssl_jax.data import ArraySource
+        >>> images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+        >>> found = find_leakage(ArraySource("a", images), ArraySource("b", images[:1]), "images")
+        >>> found.exact, found.share
+        (1, 1.0)
     """
     finding = find(train, test, modality)
-    return {**finding, "words": describe_leakage(finding, learnt_from, modality.noun)}
+    words = describe_leakage(finding, learnt_from, modality.noun)
+    return dataclasses.replace(finding, words=words)
 
 
 def describe_leakage(
-    finding: dict[str, Any], learnt_from: str = "training images", noun: str = "images"
+    finding: Leakage, learnt_from: str = "training images", noun: str = "images"
 ) -> str:
     """Describes the result of ``find`` in one or two sentences.
 
@@ -125,15 +137,15 @@ def describe_leakage(
         learnt_from: Name of the training examples, a plural noun.
         noun: Name of the examples, a plural noun.
     """
-    searched = finding["near"] is not None
-    leaking = finding["exact"] + (finding["near"] or 0)
+    searched = finding.near is not None
+    leaking = finding["exact"] + (finding.near or 0)
     if not leaking:
         return (
             f"no leakage found: none of the {finding['test']:,} test {noun} is among the "
             f"{learnt_from}, exactly{' or nearly' if searched else ''}"
         )
     pair = finding["pairs"][0]
-    nearly = f", {finding['near']:,} nearly" if searched else ""
+    nearly = f", {finding.near:,} nearly" if searched else ""
     other_labels = (
         f"; {finding['other_labels']:,} of them with another label"
         if finding["other_labels"]

@@ -181,7 +181,7 @@ def _by_group(encoder: Encoder, data: DataConfig | None, options: EvaluateConfig
 
     config, source, groups = multihost.run_on_all(prepare)
     _require_same(encoder, config, source, source, {"protocols": (protocols.GROUPS,)})
-    found = Results.from_json(evaluate_groups(encoder, config, source, groups))
+    found = evaluate_groups(encoder, config, source, groups)
     results = dataclasses.replace(
         _with_data(found, config, len(source), len(source)),
         validation_source="one group after another",
@@ -275,11 +275,13 @@ def _with_pretraining_leakage(results: Results, encoder: Encoder, validation: So
     """Adds leakage from the run's training images into other validation images."""
     learnt_from = f"{encoder.modality.noun} that the encoder was pretrained on"
     try:
+        if encoder.is_imported:
+            raise UserError("the weights were imported, and their training data are not known")
         train = data_splits.load_data(encoder.config)[0]
         found = leakage.find_leakage(train, validation, learnt_from, encoder.modality)
     except UserError as error:  # such as data that were moved; the evaluation itself is valid
-        found = {"words": f"leakage from the {learnt_from}: not checked; {error}"}
-    leaking = {**(results.leakage or {}), "pretraining": Leakage.from_json(found)}
+        found = Leakage(words=f"leakage from the {learnt_from}: not checked; {error}")
+    leaking = {**(results.leakage or {}), "pretraining": found}
     return dataclasses.replace(results, leakage=leaking)
 
 

@@ -58,6 +58,11 @@ class LinearScores(ClassAccuracy):
     seeds: int | None = None
     l2: float | None = None
     l2_by_seed: list[float] | None = None
+    key_order: tuple[str, ...] = dataclasses.field(
+        default=("top1", "top1_std", "top5", "top5_std", "seeds", "l2", "l2_by_seed"),
+        repr=False,
+        metadata={"key": False},
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -23,6 +23,12 @@ def negative_cosine(predictions: jax.Array, targets: jax.Array) -> jax.Array:
 
     Raises:
         UserError: The shapes differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.eye(2)
+        >>> float(negative_cosine(x, 3 * x))
+        -1.0
     """
     check_pairs(predictions, targets, "predictions and targets")
     targets = lax.stop_gradient(normalize_rows(targets))
@@ -39,6 +45,13 @@ def unit_std(z: jax.Array, axis_name: str | None) -> jax.Array:
     Returns:
         Scalar in [0, 1] without gradient: 0 if all rows have one direction, 1 if directions are
         spread about the origin.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(unit_std(jnp.array([[2.0, 0.0], [-1.0, 0.0]]), None))  # opposite directions
+        1.0
+        >>> float(unit_std(jnp.ones((4, 1)), None))  # one direction: collapse
+        0.0
     """
     _, variance = centred(normalize_rows(lax.stop_gradient(z)), axis_name)
     return jnp.sqrt(jnp.sum(variance))

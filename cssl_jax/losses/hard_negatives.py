@@ -46,6 +46,12 @@ def hard_nt_xent(
     Raises:
         UserError: The shapes differ, a number is out of range, or the global batch has one pair and
             therefore no negative.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.eye(2)  # without weights it is NT-Xent, here ln(e + 2) - 1
+        >>> round(float(hard_nt_xent(z, z, temperature=1.0, beta=0.0, tau_plus=0.0)), 4)
+        0.5514
     """
     check_positive(temperature=temperature)
     if isinstance(beta, int | float) and not beta >= 0:

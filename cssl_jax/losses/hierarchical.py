@@ -62,6 +62,12 @@ def hierarchical_contrast(
     Returns:
         Scalar, the local loss, float32 or wider. The mean of the local losses over the axis is the
         loss of the global batch, also if the devices hold different numbers of steps.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.zeros((2, 1, 4))  # two series of one step: half of ln 3, the instance loss
+        >>> round(float(hierarchical_contrast(z, z, jnp.array([1, 1]))), 4)
+        0.5493
     """
     terms = hierarchical_terms(
         z1, z2, lengths, instance_weight=instance_weight, axis_name=axis_name

@@ -61,6 +61,12 @@ def info_nce(  # noqa: PLR0913  the arguments are the parameters of the formula
     Raises:
         UserError: The shapes differ, there are no negatives, ``num_negatives`` exceeds the number
             of available negatives, or ``example_keys`` is missing.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.eye(2)  # one negative per query: ln(e + 1) - 1
+        >>> round(float(info_nce(x, x, temperature=1.0)), 4)
+        0.3133
     """
     contrast = query_contrast(
         queries,
@@ -98,6 +104,12 @@ def clip(
 
     Raises:
         UserError: The shapes differ, or the temperature is a number that is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.eye(2)  # ln(e + 1) - 1 in either direction
+        >>> round(float(clip(x, x, temperature=1.0)), 4)
+        0.3133
     """
     first_to_second = info_nce(
         first, second, temperature=temperature, axis_name=axis_name, tile_size=tile_size

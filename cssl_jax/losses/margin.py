@@ -40,6 +40,12 @@ def contrastive(
 
     Raises:
         UserError: The shapes differ, or the margin is a number that is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.ones((2, 8))  # all rows alike: margin^2 / 2
+        >>> round(float(contrastive(z, z, margin=1.0)), 4)
+        0.5
     """
     check_positive(margin=margin)
     views = lay_out(z1, z2, axis_name)
@@ -100,6 +106,12 @@ def triplet(
 
     Raises:
         UserError: The shapes differ, the mining is unknown, or the margin is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.eye(2)  # cosine 1 of the positive, 0 of the negatives: 0 - 1 + margin
+        >>> float(triplet(z, z, margin=1.5, mining="hard"))
+        0.5
     """
     check_positive(margin=margin)
     if mining not in MININGS:

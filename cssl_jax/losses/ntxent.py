@@ -40,6 +40,15 @@ def nt_xent(
     Raises:
         UserError: The shapes differ, the temperature is a number that is not positive, or a tiled
             loss is differentiated twice.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.eye(2)  # two examples, both views alike: ln(e + 2) - 1
+        >>> round(float(nt_xent(z, z, temperature=1.0)), 4)
+        0.5514
+        >>> z = jnp.ones((2, 8))  # the chance level, ln 3
+        >>> round(float(nt_xent(z, z)), 4)
+        1.0986
     """
     return loss_from(
         two_view_contrast(z1, z2, temperature=temperature, axis_name=axis_name, tile_size=tile_size)

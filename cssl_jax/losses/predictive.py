@@ -49,6 +49,13 @@ def predictive_contrast(
     Returns:
         Scalar, the local loss, float32 or wider; 0 if no series is longer than one step. The mean
         of the local losses over the axis is the loss of the global batch.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> predictions, targets = jnp.zeros((2, 1, 3, 4)), jnp.zeros((2, 3, 4))
+        >>> loss = predictive_contrast(predictions, targets, jnp.array([3, 3]))
+        >>> round(float(loss), 4)  # one negative without any difference: ln 2
+        0.6931
     """
     terms = predictive_terms(
         predictions, targets, lengths, same_series=same_series, axis_name=axis_name

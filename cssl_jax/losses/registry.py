@@ -107,5 +107,9 @@ def loss_entry(name: str) -> LossEntry:
 
     Raises:
         UserError: There is no such loss.
+
+    Example:
+        >>> round(loss_entry("nt_xent").chance_level(2, 0.1), 4)  # ln(2 x 2 - 1)
+        1.0986
     """
     return look_up("loss", name, LOSSES, LossEntry)

@@ -47,6 +47,12 @@ def siglip(
 
     Raises:
         UserError: The shapes differ, or the scale is a number that is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.eye(2)  # ln 2 for the pair, ln(1 + e^-10) for the other row
+        >>> round(float(siglip(x, x)), 4)
+        0.6932
     """
     check_pairs(first, second, "first and second")
     check_positive(scale=scale)
@@ -84,6 +90,12 @@ def nt_logistic(
     the 2n anchors of this device.
 
     Arguments, return value and errors are documented in ``nt_xent``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.eye(2)  # ln(1 + 1/e) for the positive, ln 2 for the negatives
+        >>> round(float(nt_logistic(z, z, temperature=1.0)), 4)
+        1.0064
     """
     check_positive(temperature=temperature)
     views = lay_out(z1, z2, axis_name)

@@ -46,6 +46,13 @@ def sup_con(
 
     Raises:
         UserError: The shapes do not match, or the temperature is a number that is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])[:, None]  # one view per example
+        >>> labels = jnp.array([0, 0, 1])
+        >>> round(float(sup_con(z, labels, temperature=1.0)), 4)  # 2/3 (ln(e + 1) - 1)
+        0.2088
     """
     check_positive(temperature=temperature)
     if z.ndim != 3 or labels.shape != z.shape[:1]:

@@ -44,6 +44,13 @@ def vicreg(
 
     Raises:
         UserError: The shapes differ, or the global batch has one row.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+        >>> loss, terms = vicreg(z, -z)  # invariance: the mean of 2^2; no other term
+        >>> float(loss), float(terms["invariance"])
+        (100.0, 4.0)
     """
     check_pairs(z1, z2)
     rows = count_rows(z1, axis_name)

@@ -235,7 +235,14 @@ class Method(abc.ABC):
 
 
 def copied(tree: PyTree) -> PyTree:
-    """Copies of the arrays of a tree, in new buffers, also inside of a compiled function."""
+    """Copies of the arrays of a tree, in new buffers, also inside of a compiled function.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> tree = {"weights": jnp.ones(2)}
+        >>> copied(tree)["weights"] is tree["weights"]
+        False
+    """
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 

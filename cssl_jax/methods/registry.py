@@ -31,5 +31,9 @@ def method_entry(name: str) -> MethodEntry:
 
     Raises:
         UserError: There is no such method.
+
+    Example:
+        >>> method_entry("simclr").contrastive
+        True
     """
     return look_up("method", name, METHODS, MethodEntry)

@@ -114,7 +114,10 @@ def kept(examples: Examples, drawn: Parameters, group: SizedGroup) -> Parameters
 
 
 def prepare(examples: Examples, spec: ImageSpec) -> jax.Array:
-    """Test-time preprocessing: crops the centre square, resizes it bilinearly and normalises it.
+    """Test-time preprocessing: crops a centre square, resizes and normalises it.
+
+    Squares of side ``spec.size`` are only normalised, squares of side ``spec.resized`` are cropped
+    without resizing. Of other images the square of ``spec.crop_fraction`` is resized.
 
     Args:
         examples: Images, {"image": uint8 [n, H, W, C]}.
@@ -125,11 +128,14 @@ def prepare(examples: Examples, spec: ImageSpec) -> jax.Array:
     """
     x, size = batched.to_float(examples["image"]), spec.size
     height, width = x.shape[1:3]
-    if (height, width) != (size, size):
-        side = min(height, width)
+    if (height, width) == (spec.resized, spec.resized):
+        start = (spec.resized - size) // 2
+        x = x[:, start : start + size, start : start + size]
+    elif (height, width) != (size, size):
+        side = round(min(height, width) * spec.crop_fraction)
         box = ((height - side) // 2, (width - side) // 2, side, side)
         boxes = tuple(jnp.full(len(x), value) for value in box)
-        x = geometry.crop_and_resize(x, boxes, size, "bilinear")
+        x = geometry.crop_and_resize(x, boxes, size, spec.interpolation)
     return batched.normalize(x, spec.mean, spec.std)
 
 

@@ -19,5 +19,9 @@ def modality_entry(name: str) -> Modality:
 
     Raises:
         UserError: There is no such modality.
+
+    Example:
+        >>> modality_entry("series").noun
+        'series'
     """
     return look_up("modality", name, MODALITIES, Modality)

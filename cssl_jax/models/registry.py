@@ -88,6 +88,10 @@ def encoder_entry(name: str) -> EncoderEntry:
 
     Raises:
         UserError: There is no such encoder.
+
+    Example:
+        >>> encoder_entry("resnet18").modalities
+        ('image',)
     """
     return look_up("encoder", name, ENCODERS, EncoderEntry)
 
@@ -102,5 +106,9 @@ def build_encoder(name: str, **options: Any) -> nn.Module:
 
     Raises:
         UserError: There is no such encoder.
+
+    Example:
+        >>> build_encoder("resnet18", axis_name=None, norm_groups=1).num_stages
+        4
     """
     return encoder_entry(name).build(**options)

@@ -60,6 +60,14 @@ def make_optimizer(
     Raises:
       UserError: The name is unknown, a maximum norm is not positive, or the optimizer has no
         Nesterov momentum or no trust ratios and they are requested.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = make_optimizer("sgd", lambda step: 0.1, OptimizerOptions(weight_decay=0.0))
+        >>> weights = {"kernel": jnp.ones((1, 1))}
+        >>> updates, _ = optimizer.update(weights, optimizer.init(weights), weights)
+        >>> round(float(updates["kernel"][0, 0]), 4)  # the gradient is 1
+        -0.1
     """
     entry, options = optimizer_entry(name), options or OptimizerOptions()
     if options.nesterov and not entry.nesterov:

@@ -85,5 +85,9 @@ def optimizer_entry(name: str) -> OptimizerEntry:
 
     Raises:
         UserError: There is no such optimizer.
+
+    Example:
+        >>> optimizer_entry("lars").trust_ratios
+        True
     """
     return look_up("optimizer", name, OPTIMIZERS, OptimizerEntry)

@@ -33,6 +33,10 @@ def scaled_learning_rate(base: float, batch_size: int, rule: str) -> float:
 
     Raises:
       UserError: The rule is unknown.
+
+    Example:
+        >>> scaled_learning_rate(0.3, 4096, "linear")  # 0.3 x 4096 / 256
+        4.8
     """
     rates = {"none": base, "linear": base * batch_size / 256, "sqrt": base * math.sqrt(batch_size)}
     return _choose("learning-rate scaling rule", rates, rule)
@@ -60,6 +64,11 @@ def warmup_cosine(
 
     Raises:
       UserError: The run has no steps, or the warm-up is negative or longer than the run.
+
+    Example:
+        >>> rate = warmup_cosine(1.0, warmup_steps=10, total_steps=30)
+        >>> [round(float(rate(step)), 2) for step in (5, 10, 20, 30)]
+        [0.5, 1.0, 0.5, 0.0]
     """
     unit = optax.cosine_decay_schedule(1.0, max(total_steps - warmup_steps, 1))
     return _with_warmup(
@@ -74,6 +83,11 @@ def make_schedule(name: str, peak: float, warmup_steps: int, total_steps: int) -
 
     Raises:
       UserError: The name is unknown, or ``warmup_cosine`` rejects the numbers of steps.
+
+    Example:
+        >>> rate = make_schedule("constant", 0.1, warmup_steps=0, total_steps=30)
+        >>> round(float(rate(20)), 4)
+        0.1
     """
     builders: dict[str, Callable[[], optax.Schedule]] = {
         "cosine": lambda: warmup_cosine(peak, warmup_steps, total_steps),

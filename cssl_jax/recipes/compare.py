@@ -42,6 +42,12 @@ def config_hash(config: Config) -> str:
     """12 hexadecimal digits of all that determines the result.
 
     Sources, tables of labels and earlier runs count by their names, wherever they lie.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> a, b = Config(), Config().replace({"train.epochs": 50})
+        >>> config_hash(a) == config_hash(Config()), config_hash(a) == config_hash(b)
+        (True, False)
     """
     content = dataclasses.asdict(canonical(config))
     for name in _NO_RESULT:
@@ -76,6 +82,11 @@ def differing_fields(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     """(value in a, value in b) of every field that determines the result and differs.
 
     None stands for the value of an option that only the method of the other config has.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> differing_fields(Config(), Config().replace({"train.epochs": 50}))
+        {'train.epochs': (100, 50)}
     """
     first, second = _flat(dataclasses.asdict(a)), _flat(dataclasses.asdict(b))
     return {
@@ -86,7 +97,13 @@ def differing_fields(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def changed_fields(config: Config) -> dict[str, tuple[Any, Any]]:
-    """(value, default) of every field that is not at the default of its method and modality."""
+    """(value, default) of every field that is not at the default of its method and modality.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> changed_fields(Config().replace({"train.epochs": 50}))
+        {'train.epochs': (50, 100)}
+    """
     method, kind = config.method.name, config.data.modality
     default = _flat(dataclasses.asdict(with_modality(with_method(Config(), method), kind)))
     default |= {"method.name": Config().method.name, "data.modality": Config().data.modality}
@@ -106,7 +123,13 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Lines "field: old -> new" for every field that determines the result and differs."""
+    """Lines "field: old -> new" for every field that determines the result and differs.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> differences(Config(), Config().replace({"train.epochs": 50}))
+        ['train.epochs: 100 -> 50']
+    """
     fields = differing_fields(old, new)
     return [f"{name}: {before!r} -> {after!r}" for name, (before, after) in fields.items()]
 
@@ -116,6 +139,11 @@ def resume_differences(old: Config, new: Config) -> list[str]:
 
     A run's data may lie elsewhere, and be read otherwise: their fingerprints are compared. The run
     of ``train.init`` may lie in another folder under the same name; it is not read again.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> resume_differences(Config(), Config().replace({"train.keep": 5}))
+        []
     """
     fields = differing_fields(old, new)
     init = fields.get("train.init")

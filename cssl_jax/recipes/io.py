@@ -25,6 +25,11 @@ def to_dict(config: Config) -> dict[str, Any]:
     """Plain nested dict, ready for JSON; sections that the method does not use are omitted.
 
     One that was changed is kept: another method may be trained from the same config.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> to_dict(Config())["train"]["epochs"] == Config().train.epochs
+        True
     """
     content, default = dataclasses.asdict(config), dataclasses.asdict(Config())
     unused = [name for name in dead_sections(config) if content[name] == default[name]]
@@ -36,6 +41,11 @@ def from_dict(content: dict[str, Any]) -> Config:
 
     Raises:
         UserError: An unknown field, with the nearest right name, or a value of the wrong type.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> from_dict({"train": {"epochs": 50}}) == Config().replace({"train.epochs": 50})
+        True
     """
     if not isinstance(content, dict):
         raise UserError("a config must hold named sections")
@@ -49,6 +59,11 @@ def canonical(config: Config) -> Config:
 
     Raises:
         UserError: A value of the wrong type, or one that cannot work.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> canonical(Config()) == Config()
+        True
     """
     check_section(config)
     return from_dict(to_dict(config))
@@ -66,6 +81,11 @@ def override(config: Config, values: dict[str, Any]) -> Config:
 
     Raises:
         UserError: A field is unknown, with the nearest right name, or a value cannot work.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> override(Config(), {"train.epochs": 50}).train.epochs
+        50
     """
     name = values.get("method.name", config.method.name)
     if isinstance(name, str) and name != config.method.name:
@@ -131,7 +151,14 @@ def _convert_scalar(hint: type, value: Any, name: str) -> Any:
 
 
 def to_json(config: Config) -> str:
-    """Readable JSON, the form in every run folder."""
+    """Readable JSON, the form in every run folder.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> import json
+        >>> json.loads(to_json(Config()))["method"]["name"]
+        'simclr'
+    """
     return json.dumps(to_dict(config), indent=2) + "\n"
 
 

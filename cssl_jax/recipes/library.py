@@ -21,13 +21,23 @@ from cssl_jax.registries import execute
 
 
 def recipe_names() -> list[str]:
-    """Names that ``load`` resolves."""
+    """Names that ``load`` resolves.
+
+    Example:
+        >>> "digits" in recipe_names()
+        True
+    """
     package = _recipes()
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name[0] != "_")
 
 
 def recipe_summary(name: str) -> str:
-    """First line of a recipe's header."""
+    """First line of a recipe's header.
+
+    Example:
+        >>> recipe_summary("debug")
+        'A few steps of a tiny encoder on the embedded digits: seconds; for trying commands out.'
+    """
     return _header(name).splitlines()[0]
 
 
@@ -60,6 +70,10 @@ def load(recipe: str) -> Config:
 
     Raises:
         UserError: There is none, or it holds no valid config.
+
+    Example:
+        >>> load("debug").data.source
+        'digits'
     """
     path = pathlib.Path(recipe).expanduser()
     if path.suffix == ".json":

@@ -49,6 +49,11 @@ def with_modality(config: Config, name: str) -> Config:
 
     Raises:
         UserError: There is no such modality.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> with_modality(Config(), "series").data.modality
+        'series'
     """
     modality = modality_entry(name)
     return dataclasses.replace(

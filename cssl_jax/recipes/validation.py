@@ -62,7 +62,13 @@ _RANGES: tuple[tuple[tuple[str, ...], Range], ...] = (
 
 
 def validate(config: Config) -> Config:
-    """Returns the config, or raises UserError at the first value that cannot work."""
+    """Returns the config, or raises UserError at the first value that cannot work.
+
+    Example:
+        >>> from cssl_jax.config import Config
+        >>> validate(Config()) == Config()
+        True
+    """
     check_section(config)
     _check_ranges(config)
     _check_model(config)

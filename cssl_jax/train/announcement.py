@@ -52,4 +52,8 @@ def _origin(run: Run) -> str:
     if not init:
         return ""
     modules = " and ".join(init["modules"])
-    return f"\nweights   {modules} of {init['run']}, step {init['step']}; the rest from the seed"
+    note = f"\nnote      {init['note']}" if "note" in init else ""
+    where = f"{init['run']}, step {init['step']}"
+    if "branch" in init:
+        where = f"{init['file']}, {init['branch']}"
+    return f"\nweights   {modules} of {where}; the rest from the seed{note}"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
@@ -27,9 +28,9 @@ Origin = dict[str, Any]
 def first_state(experiment: Experiment) -> tuple[TrainState, Origin]:
     """Builds the state before the first step, on every device.
 
-    With ``train.init`` the encoder of that run's newest checkpoint is copied and, if it has the
-    same shapes, the projection head, each with its running statistics. Step and optimizer start
-    from scratch.
+    With ``train.init`` the encoder of that run's newest checkpoint, or of that file of weights, is
+    copied and, if it has the same shapes, the projection head, each with its running statistics.
+    Step and optimizer start from scratch.
 
     Without it, a classifier with frozen stages starts from ``untrained_model``: at initialisation
     every residual branch is zero and the running statistics are those of no image, so that frozen
@@ -37,7 +38,9 @@ def first_state(experiment: Experiment) -> tuple[TrainState, Origin]:
 
     Returns:
         (state, origin). The origin is JSON: {"run", "step", "encoder_hash" (see
-        ``variables_hash``), "modules" (names of the copied modules)}; empty for random weights.
+        ``variables_hash``), "modules" (names of the copied modules)}, of a file also "file",
+        "sha256", "branch" and "preprocessing", and "note" if that run's images were normalised
+        otherwise; empty for random weights.
 
     Raises:
         UserError: The encoder or the images of that run differ from this config's.
@@ -67,7 +70,10 @@ def first_state(experiment: Experiment) -> tuple[TrainState, Origin]:
         "step": source.step,
         "encoder_hash": variables_hash(source.model),
         "modules": copied,
+        **source.meta.get("imported", {}),
     }
+    if note := _note(experiment, source):
+        origin["note"] = note
     state = train_state.with_model(experiment.method, state, model)
     return spmd.replicate(state, experiment.mesh), origin
 
@@ -81,6 +87,26 @@ def untrained_of(experiment: Experiment) -> Callable[[Source], Model]:
         mesh=experiment.mesh,
         seed=experiment.config.train.seed,
         batch_size=experiment.config.evaluate.batch_size,
+    )
+
+
+def _note(experiment: Experiment, source: Encoder) -> str:
+    """Note if the weights were trained on images that were normalised otherwise; else ""."""
+    fields = ("mean", "std")
+    theirs, own = (
+        [np.round(getattr(spec, name, ()), 3).tolist() for name in fields]
+        for spec in (source.spec, experiment.spec)
+    )
+    if theirs == own:
+        return ""
+    options = " ".join(
+        f"--data.{name} {' '.join(f'{x:.4g}' for x in getattr(source.spec, name))}"
+        for name in fields
+        if hasattr(source.spec, name)
+    )
+    return (
+        f"the weights of {source.run.name} were trained on images normalised otherwise than here: "
+        f"for the same input give {options}"
     )
 
 

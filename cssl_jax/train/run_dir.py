@@ -15,10 +15,12 @@ from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import FOLDER
 from cssl_jax.config import Config
 from cssl_jax.errors import RunError, UserError
+from cssl_jax.evaluate.encoders.foreign import is_foreign
 from cssl_jax.files import is_unfinished, remove_unfinished, write_text
 from cssl_jax.runtime import multihost
 
 LOCK = ".lock"
+IMPORTED = "import.json"  # in a folder with imported weights: file, SHA-256, what was taken
 _APPEARS = 10.0  # seconds after which a network file system shows a host's writes to all hosts
 # Errors of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
@@ -32,11 +34,17 @@ def check(run: pathlib.Path, config: Config) -> None:
         UserError: The folder holds something else, or ``train.init`` is not a run.
     """
     path = run / "config.json"
-    begun = has_checkpoint(run)
-    if config.train.init and not begun and not has_checkpoint(pathlib.Path(config.train.init)):
+    if (run / IMPORTED).is_file():
         raise UserError(
-            f"train.init {config.train.init} holds no checkpoint; give the folder of a run, or "
-            "omit it to start from random weights"
+            f"{run} holds imported weights, which are not trained in place; use another --workdir "
+            f"and --init {run}"
+        )
+    begun = has_checkpoint(run)
+    init = pathlib.Path(config.train.init)
+    if config.train.init and not begun and not (has_checkpoint(init) or is_foreign(init)):
+        raise UserError(
+            f"train.init {init} holds no checkpoint and is no file of weights; give the folder of "
+            "a run or such a file, or omit it to start from random weights"
         )
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file; give --workdir a folder")

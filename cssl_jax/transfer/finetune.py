@@ -5,7 +5,6 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,13 +17,20 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
 from cssl_jax.evaluate.ranking_split import labelled_examples
+from cssl_jax.evaluate.results import Selection
+from cssl_jax.evaluate.scores import Accuracy
 from cssl_jax.experiment import data_splits
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.optim.schedules import scaled_learning_rate
 from cssl_jax.runtime import multihost, process
 from cssl_jax.train.pretrain import pretrain
 from cssl_jax.transfer.transfer_report import FINETUNE
-from cssl_jax.transfer.transfer_results import STARTS, FinetuneResults
+from cssl_jax.transfer.transfer_results import (
+    STARTS,
+    FinetuneResults,
+    FractionScores,
+    TrainedScores,
+)
 
 _REFERENCE_BATCH = 256  # images: batch size to which stated learning rates refer
 
@@ -118,38 +124,68 @@ def finetune(
     if min_steps < 0:
         raise UserError(f"min_steps is {min_steps}; give 0 or more")
     encoder: Encoder = load_encoder(run)
-    baselines = encoder.modality.baselines
-    labels = {name: baseline.label for name, baseline in baselines.items()}
-    results: dict[str, Any] = {
-        "run": pathlib.Path(run).name,
-        "baseline_labels": labels,
-        "fractions": {},
-    }
+    baselines = encoder.modality.baselines.items()
+    results = FinetuneResults(
+        run=pathlib.Path(run).name,
+        baseline_labels={name: baseline.label for name, baseline in baselines},
+        fractions={},
+        key_order=("run", "baseline_labels"),
+    )
     for fraction in fractions:
         resolved, sources = multihost.run_on_all(
             functools.partial(_resolve, config, fraction, min_steps)
         )
-        metrics: dict[str, Any] = {"labels": len(sources[0])}
-        for start in STARTS:
-            init = resolved.train.init if start == "pretrained" else ""
-            start_config = resolved.replace({"train.init": init})
-            trained = pretrain(start_config, folder / f"{fraction:g}-{start}")
-            assert trained.classifier is not None
-            metrics[start] = {
-                **trained.classifier.to_json(),
-                "batch_size": start_config.train.batch_size,
-                "epochs": start_config.train.epochs,
-                "steps": trained.step,
-                "learning_rate": _peak_rate(start_config, start_config.train.batch_size),
+        scores, selection = _fraction_scores(
+            encoder, resolved, sources, str(folder / f"{fraction:g}-")
+        )
+        results = dataclasses.replace(
+            results,
+            fractions={**results.fractions, f"{fraction:g}": scores},
+            selection=selection,
+        )
+        content = results.to_json()
+        multihost.run_on_primary(functools.partial(write_json, folder / FINETUNE, content))
+    return results
+
+
+def _fraction_scores(
+    encoder: Encoder, config: Config, sources: tuple[Source, Source], folder: str
+) -> tuple[FractionScores, Selection | None]:
+    """Trains and evaluates all classifiers of one fraction of the labels.
+
+    Args:
+        encoder: Encoder of the pretrained run.
+        config: Config of the training runs, see ``_resolve``.
+        sources: Labelled training images and validation images.
+        folder: Start of the paths of the runs' folders.
+    """
+    trained: dict[str, TrainedScores] = {}
+    for start in STARTS:
+        start_config = config.replace(
+            {"train.init": config.train.init if start == "pretrained" else ""}
+        )
+        results = pretrain(start_config, f"{folder}{start}")
+        assert results.classifier is not None
+        trained[start] = TrainedScores.from_json(
+            {
+                **results.classifier,
+                "batch_size": config.train.batch_size,
+                "epochs": config.train.epochs,
+                "steps": results.step,
+                "learning_rate": _peak_rate(config, config.train.batch_size),
             }
-        metrics["features"] = _logistic_regression(encoder.embed, *sources, resolved)
-        for name, baseline in baselines.items():
-            metrics[name] = _logistic_regression(baseline.fitted_on(sources[0]), *sources, resolved)
-        results["fractions"][f"{fraction:g}"] = metrics
-        assert trained.selection is not None
-        results["selection"] = trained.selection.to_json()
-        multihost.run_on_primary(lambda: write_json(folder / FINETUNE, results))
-    return FinetuneResults.from_json(results)
+        )
+    scores = FractionScores(
+        labels=len(sources[0]),
+        pretrained=trained["pretrained"],
+        random=trained["random"],
+        features=_logistic_regression(encoder.embed, *sources, config),
+        extra={
+            name: _logistic_regression(baseline.fitted_on(sources[0]), *sources, config)
+            for name, baseline in encoder.modality.baselines.items()
+        },
+    )
+    return scores, results.selection
 
 
 def _resolve(
@@ -204,7 +240,7 @@ def _stretch(config: Config, epochs: int) -> Config:
 
 def _logistic_regression(
     features: Callable[[Source], np.ndarray], train: Source, validation: Source, config: Config
-) -> dict[str, float]:
+) -> Accuracy:
     validation = labelled_examples(validation)
     metrics = linear_probe(
         features(train),
@@ -215,4 +251,4 @@ def _logistic_regression(
         l2_values=config.evaluate.l2_values or L2_VALUES,
         seed=config.train.seed,
     )
-    return {name: metrics[name] for name in ("top1", "top5")}
+    return Accuracy(top1=metrics.top1, top5=metrics.top5)

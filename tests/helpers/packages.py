@@ -8,7 +8,8 @@ import cssl_jax
 PACKAGE = pathlib.Path(cssl_jax.__file__).parent
 # A package may import those that follow it, at the top of a module or inside a function.
 ORDER = (
-    *("__main__", "cli", "sweeps", "transfer", "selfcheck", "report", "train", "planning"),
+    *("__main__", "cli", "sweeps", "transfer", "selfcheck", "report", "train"),
+    *("export", "planning"),
     *(
         "evaluate",
         "experiment",

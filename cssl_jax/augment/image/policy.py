@@ -255,5 +255,11 @@ def sample_views(keys: jax.Array, policy: ImagePolicy, views: int, first: int = 
 
     Returns:
         Parameters as in ``sample``, leaves [n, views, ...].
+
+    Example:
+        >>> keys = jax.random.bits(jax.random.key(0), (4, 2), "uint32")  # four examples
+        >>> drawn = sample_views(keys, ImagePolicy(), views=2)
+        >>> {leaf.shape[:2] for leaf in drawn.values()}
+        {(4, 2)}
     """
     return sample_each_view(lambda key, view: sample(key, policy, view, first), keys, views)

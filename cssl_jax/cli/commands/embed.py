@@ -108,6 +108,8 @@ def run(argv: Sequence[str]) -> int:
     also = "".join(f", {name}" for name in arrays if name != "features")
     with stdout_kept_for(options.output):
         print(f"{options.output}: features float32 [{shape[0]}, {shape[1]}]{also}")
+        if preparation := encoder.spec.preparation:
+            print(f"input: {preparation}")
         if rejected:
             every = len(rejected) + len(source)
             print(f"{len(rejected)} of {every} {encoder.modality.noun} omitted:")

@@ -18,7 +18,8 @@ class Pretrain:
         recipe: Name of a recipe (see `cssl-jax recipes`), or a .py or .json file; its values are
             the defaults of the other options.
         workdir: Folder of the run; a run that is in it is resumed.
-        init: Folder of an earlier run to take the initial weights from; short for --train.init.
+        init: Folder of an earlier run, or file of weights, to take the initial weights from; short
+            for --train.init.
         profile_steps: First and last step to trace for the profiler xprof, such as 10:20; the trace
             is written to RUN/profile.
         config: Every field of the config; defaults are the recipe's.

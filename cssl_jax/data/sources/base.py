@@ -66,13 +66,14 @@ class Source(Protocol):
         """
         ...
 
-    def blocks(self, rows: int, size: int) -> Iterator[Examples]:
+    def blocks(self, rows: int, size: int, interpolation: str = "bilinear") -> Iterator[Examples]:
         """Yields all examples in order, as trees of arrays [r, ...] with r <= ``rows``.
 
         Args:
             rows: Maximum number of examples per block.
             size: Side in pixels. Encoded images become their centre square of this side; arrays in
                 memory keep their size.
+            interpolation: Kernel that encoded images are resized with, "bilinear" or "bicubic".
 
         Yields:
             The next r examples; images are {"image": uint8 [r, h, w, C]}.
@@ -227,7 +228,7 @@ class ArraySource:
         image: np.ndarray = self.images[index]
         return image
 
-    def blocks(self, rows: int, size: int) -> Iterator[Examples]:
+    def blocks(self, rows: int, size: int, interpolation: str = "bilinear") -> Iterator[Examples]:
         """Yields all examples in order and at their size, at most ``rows`` per block."""
         for start in range(0, len(self), rows):
             yield jax.tree.map(lambda leaf, i=start: leaf[i : i + rows], self.examples)

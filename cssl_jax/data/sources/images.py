@@ -190,9 +190,11 @@ class ImageSource:
             raise self._change_error(number, f"its shape is {image.shape}, it was {expected}")
         return image
 
-    def blocks(self, rows: int, size: int) -> Iterator[Examples]:
+    def blocks(self, rows: int, size: int, interpolation: str = "bilinear") -> Iterator[Examples]:
         """Yields all centre squares in order, {"image": uint8 [r, size, size, C]}."""
-        squares = map_ahead(lambda i: _centre_square(self.image(i), size), range(len(self)))
+        squares = map_ahead(
+            lambda i: _centre_square(self.image(i), size, interpolation), range(len(self))
+        )
         while block := list(itertools.islice(squares, rows)):
             yield {"image": np.stack(block)}
 
@@ -203,12 +205,12 @@ class ImageSource:
         )
 
 
-def _centre_square(image: np.ndarray, size: int) -> np.ndarray:
+def _centre_square(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
     """Centre square of an image [h, w, C], resized to [size, size, C]."""
     height, width, _ = image.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return decode.resize(image[top : top + side, left : left + side], size, "bilinear")
+    return decode.resize(image[top : top + side, left : left + side], size, interpolation)
 
 
 def load_images(records: Records, options: ImageOptions) -> Images:

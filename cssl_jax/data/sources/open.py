@@ -46,6 +46,11 @@ def load_source(spec: str | os.PathLike[str], options: ImageOptions | None = Non
     Raises:
         MissingDataError: The source does not exist, or is a TFDS data set that is not prepared.
         UserError: The source is not a set of images.
+
+    Example:
+        >>> digits = load_source("digits")
+        >>> len(digits), digits.num_classes
+        (1797, 10)
     """
     spec = as_text(spec)
     if spec == "digits":

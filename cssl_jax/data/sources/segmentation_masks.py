@@ -58,7 +58,9 @@ class MaskedSource:
         mask = self.masks[index]
         return mask if isinstance(mask, np.ndarray) else _read_mask(mask, self.max_pixels)
 
-    def blocks(self, rows: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks(
+        self, rows: int, size: int, interpolation: str = "bilinear"
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields blocks of images and of the masks of their centre squares.
 
         A mask is resized by the nearest pixel, because interpolated values would be other classes.
@@ -66,12 +68,13 @@ class MaskedSource:
         Args:
             rows: Maximum number of images per block.
             size: Side of the masks in pixels; for the images see ``Source.blocks``.
+            interpolation: Kernel that images are resized with, "bilinear" or "bicubic".
 
         Yields:
             (images uint8 [r, h, w, C] as in ``Source.blocks``, masks uint8 [r, size, size]).
         """
         masks = map_ahead(lambda i: _centre_square(self.mask(i), size), range(len(self)))
-        for examples in self.images.blocks(rows, size):
+        for examples in self.images.blocks(rows, size, interpolation):
             images = examples["image"]
             yield images, np.stack([next(masks) for _ in range(len(images))])
 

@@ -65,7 +65,7 @@ def make_embed(
     def embed(variables: dict[str, PyTree], source: Source) -> np.ndarray:
         source = modality.to_arrays(source, spec)
         starts = range(0, len(source), rows)
-        blocks = own_blocks(source, starts, process_rows, spec.size)
+        blocks = own_blocks(source, starts, process_rows, **spec.reading)
         batches = []
         for start, block in zip(starts, blocks, strict=False):
             batch = spmd.put_batch(padded(block, len(process_rows)), mesh)
@@ -110,13 +110,13 @@ class Blocks(Protocol[Block]):
         """Selects examples by their row numbers, like ``Source.take``."""
         ...
 
-    def blocks(self, rows: int, size: int) -> Iterator[Block]:
+    def blocks(self, rows: int, size: int, interpolation: str = "bilinear") -> Iterator[Block]:
         """Yields blocks of examples, or of images and masks, like ``Source.blocks``."""
         ...
 
 
 def own_blocks(
-    source: Blocks[Block], starts: range, process_rows: np.ndarray, size: int
+    source: Blocks[Block], starts: range, process_rows: np.ndarray, size: int, **reading: Any
 ) -> Iterator[Block]:
     """Yields this process's rows of every batch.
 
@@ -126,6 +126,7 @@ def own_blocks(
         process_rows: This process's rows of a batch, int [r], ascending; see
             ``spmd.process_rows``.
         size: Side of the images in pixels, see ``Source.blocks``.
+        reading: Other arguments of ``Source.blocks``.
 
     Yields:
         One block of r rows per batch. The block of the last batch has fewer rows if the source
@@ -133,7 +134,7 @@ def own_blocks(
         several processes the last block repeats without end: stop after the last batch.
     """
     if len(process_rows) == starts.step:  # single process
-        yield from source.blocks(len(process_rows), size)
+        yield from source.blocks(len(process_rows), size, **reading)
         return
     numbers = (np.asarray(starts)[:, None] + process_rows).ravel()
     numbers = numbers[numbers < len(source)]
@@ -141,6 +142,6 @@ def own_blocks(
     # call. Results beyond the source are cut off by the caller, so that any row will do.
     if not len(numbers):
         numbers = np.zeros(1, int)
-    for block in source.take(numbers).blocks(len(process_rows), size):
+    for block in source.take(numbers).blocks(len(process_rows), size, **reading):
         yield block
     yield from itertools.repeat(block)  # for batches after this process's last row

@@ -1,4 +1,4 @@
-"""Opens the trained encoder of a run folder."""
+"""Opens the trained encoder of a run folder or of a file of weights."""
 
 import contextlib
 import logging
@@ -10,6 +10,7 @@ from typing import Any, overload
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
@@ -17,11 +18,14 @@ from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import ArraySource, Examples, Source
 from cssl_jax.errors import UserError
+from cssl_jax.evaluate.encoders import foreign
 from cssl_jax.evaluate.encoders.features import Model, encoder_variables, make_embed, padded
 from cssl_jax.evaluate.encoders.untrained import untrained_model
 from cssl_jax.evaluate.protocols.segmentation import stage_maps
 from cssl_jax.experiment import builders, data_splits, train_state
 from cssl_jax.files import existing_run
+from cssl_jax.methods.base import Method
+from cssl_jax.modalities.base import Modality
 from cssl_jax.runtime import distributed, multihost, process, spmd
 
 
@@ -29,8 +33,8 @@ class Encoder:
     """Callable from examples, such as images, to features, with the weights of a checkpoint.
 
     Attributes:
-        run: Folder of the run.
-        config: Config of the run.
+        run: Folder of the run, or file of weights.
+        config: Config of the run; of a file, the config that its weights imply.
         mesh: Devices that batches are sharded over.
         modality: Modality of the run's examples.
         spec: Size and normalisation of the encoder's input.
@@ -41,33 +45,28 @@ class Encoder:
         meta: Metadata saved with the checkpoint: config, data, versions, environment.
     """
 
+    run: pathlib.Path
+    config: Config
+    mesh: Mesh
+    modality: Modality
+    spec: InputSpec
+    data: dict[str, str]
+    method: Method
+    step: int
+    model: Model
+    meta: dict[str, Any]
+
     def __init__(
         self, run: str | pathlib.Path, *, batch_size: int = 0, checkpoint: str = "last"
     ) -> None:
-        """Opens a run; arguments and errors as in ``load_encoder``."""
+        """Opens a run or a file of weights; arguments and errors as in ``load_encoder``."""
         distributed.start()
         if checkpoint not in ("last", "best"):
             raise UserError(f"checkpoint {checkpoint!r} is unknown; use 'last' or 'best'")
-        self.run = existing_run(run)
-        with _quiet(), Checkpoints(self.run, read_only=True) as checkpoints:
-            meta = checkpoints.read_meta()
-            self.meta: dict[str, Any] = meta
-            self.config: Config = recipes.from_dict(meta["config"])
-            # No more devices than there are here, so that a run of a larger machine opens. With
-            # several processes 0 requests all devices.
-            devices = (
-                min(self.config.runtime.devices, jax.device_count()) * multihost.is_single_process()
-            )
-            self.mesh = process.make_mesh(devices)
-            self.modality = data_splits.modality_of(self.config)
-            self.spec: InputSpec = self.modality.spec.from_dict(meta["input"])
-            self.data: dict[str, str] = meta["data"]
-            # BatchNorm groups matter to training only. One device divides every batch.
-            self.method = builders.make_method(self.config, spmd.make_mesh(jax.devices()[:1]))
-            step = checkpoints.best if checkpoint == "best" else checkpoints.latest
-            assert step is not None  # read_meta() raises if there is no checkpoint
-            self.step = step
-            self.model: Model = checkpoints.restore_model(self._shapes(), self.mesh, self.step)
+        if foreign.is_foreign(run):
+            self._open_foreign(pathlib.Path(run).expanduser().absolute())
+        else:
+            self._open_run(existing_run(run), checkpoint)
         self._batch_size = batch_size or self.config.evaluate.batch_size
         self._embed = make_embed(
             self.method.encoder,
@@ -75,6 +74,40 @@ class Encoder:
             self.spec,
             batch_size=self._batch_size,
         )
+
+    def _open_foreign(self, path: pathlib.Path) -> None:
+        """Sets the attributes from a file of weights of another library, on all devices."""
+        opened = foreign.open_weights(path)
+        self.run, self.meta, self.config = path, opened.meta, opened.config
+        self.mesh = process.make_mesh(0)
+        self.modality = data_splits.modality_of(self.config)
+        self.spec, self.step = opened.spec, 0
+        self.data = dict.fromkeys(("train", "validation"), "unknown")
+        self.method = builders.make_method(self.config, spmd.make_mesh(jax.devices()[:1]))
+        self.model = spmd.replicate(opened.model, self.mesh)
+
+    def _open_run(self, run: pathlib.Path, checkpoint: str) -> None:
+        """Sets the attributes from a run folder."""
+        self.run = run
+        with _quiet(), Checkpoints(self.run, read_only=True) as checkpoints:
+            meta = checkpoints.read_meta()
+            self.meta = meta
+            self.config = recipes.from_dict(meta["config"])
+            # No more devices than there are here, so that a run of a larger machine opens. With
+            # several processes 0 requests all devices.
+            devices = (
+                min(self.config.runtime.devices, jax.device_count()) * multihost.is_single_process()
+            )
+            self.mesh = process.make_mesh(devices)
+            self.modality = data_splits.modality_of(self.config)
+            self.spec = self.modality.spec.from_dict(meta["input"])
+            self.data = meta["data"]
+            # BatchNorm groups matter to training only. One device divides every batch.
+            self.method = builders.make_method(self.config, spmd.make_mesh(jax.devices()[:1]))
+            step = checkpoints.best if checkpoint == "best" else checkpoints.latest
+            assert step is not None  # read_meta() raises if there is no checkpoint
+            self.step = step
+            self.model = checkpoints.restore_model(self._shapes(), self.mesh, self.step)
 
     @overload
     def __call__(self, images: Any) -> np.ndarray: ...
@@ -122,6 +155,11 @@ class Encoder:
         self.check_input(source)
         return self._embed(encoder_variables(self.model), source)
 
+    @property
+    def is_imported(self) -> bool:
+        """True if the weights are those of another library, whose training data are not known."""
+        return "imported" in self.meta
+
     def check_input(self, source: Source) -> None:
         """Checks that the encoder can take a source's examples.
 
@@ -164,7 +202,7 @@ class Encoder:
         variables = encoder_variables(self.model)
         rows = min(self._batch_size, len(source))
         stage_blocks: list[list[np.ndarray]] = [[] for _ in layers]
-        for block in source.blocks(rows, self.spec.size):
+        for block in source.blocks(rows, **self.spec.reading):
             count = len(jax.tree.leaves(block)[0])
             # Padded, so that the last block does not compile a separate program.
             computed = apply(variables, padded(block, rows))
@@ -196,7 +234,8 @@ def load_encoder(
     """Opens a run's encoder as a callable from examples, such as uint8 images, to features.
 
     Args:
-        run: Folder of the run, which may still be training.
+        run: Folder of the run, which may still be training; or weights of another library, see
+            ``foreign.open_weights``.
         batch_size: Number of images embedded at once; 0: ``evaluate.batch_size`` of the run's
             config.
         checkpoint: "last", or "best" by online kNN (without labels: by view retrieval) on the half
@@ -206,6 +245,7 @@ def load_encoder(
         The encoder, which computes features float32 [N, D] of images uint8 [N, H, W, C].
 
     Raises:
-        UserError: The folder contains no run or no checkpoint yet, or ``checkpoint`` is unknown.
+        UserError: The folder contains no run or no checkpoint yet, the file no encoder, or
+            ``checkpoint`` is unknown.
     """
     return Encoder(run, batch_size=batch_size, checkpoint=checkpoint)

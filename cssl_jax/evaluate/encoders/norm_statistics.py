@@ -79,7 +79,7 @@ def reestimate_norm_statistics(
         padded_size = -(-len(rows) // mesh.size) * mesh.size
         # Rows are repeated until the batch divides over the devices; the repetitions are cut off.
         process_rows = np.resize(rows, padded_size)[spmd.process_rows(padded_size, mesh)]
-        (examples,) = source.take(process_rows).blocks(len(process_rows), spec.size)
+        (examples,) = source.take(process_rows).blocks(len(process_rows), **spec.reading)
         batch = spmd.put_batch({"examples": examples, "key": keys[process_rows]}, mesh)
         batch_statistics.append(jax.device_get(compute(model, batch, count=len(rows))))
         weights.append(len(rows) / count)

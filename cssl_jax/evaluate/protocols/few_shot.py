@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import scipy.stats
 
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.accuracy import checked_labels, top1_top5
+from cssl_jax.evaluate.scores import FewShotScores, Shot
 from cssl_jax.evaluate.solvers import lbfgs
 from cssl_jax.losses.core.similarity import normalize_rows
 
@@ -28,7 +28,7 @@ def few_shot(
     shots: Sequence[int] = (1, 5, 10),
     draws: int = 100,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> FewShotScores:
     """Accuracy on all test rows of classifiers fitted on k training rows per class.
 
     The classifier is a logistic regression on unit-norm features. Its objective is the sum of the
@@ -48,13 +48,19 @@ def few_shot(
         seed: Seed of the draws.
 
     Returns:
-        {"shots": {"K": {"top1": mean over draws, "ci95": half the width of its 95 % confidence
-        interval by Student's t, "std": standard deviation of top-1 over draws, "top5": mean over
-        draws}}, "draws", "left_out": the skipped numbers, "smallest_class": number of rows of the
-        smallest training class}. Accuracies are fractions in [0, 1].
+        ``shots`` has per number of labels the means of top-1 and top-5 over the draws, half the
+        width of the 95 % confidence interval of top-1 by Student's t, and its standard deviation.
+        ``left_out`` has the skipped numbers. Accuracies are fractions in [0, 1].
 
     Raises:
         UserError: The features or labels are invalid, or ``draws`` or a shot count is too small.
+
+    Example:
+        >>> x = np.float32([[1, 0], [1, 0], [0, 1], [0, 1]])
+        >>> labels = np.array([0, 0, 1, 1])
+        >>> found = few_shot(x, labels, x, labels, num_classes=2, shots=(1, 5), draws=2)
+        >>> found.shots["1"].top1, found.left_out
+        (1.0, [5])
     """
     labels = checked_labels(train_labels, train_features, num_classes=num_classes, name="training")
     test_labels = checked_labels(test_labels, test_features, num_classes=num_classes, name="test")
@@ -66,7 +72,7 @@ def few_shot(
     smallest = min(order.shape[1] for order in shuffled)
     x = np.asarray(normalize_rows(jnp.asarray(train_features)))
     x_test = np.asarray(normalize_rows(jnp.asarray(test_features)))
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Shot] = {}
     for k in sorted(set(shots)):
         if k > smallest:
             continue
@@ -74,14 +80,14 @@ def few_shot(
         accuracies = _accuracies(x, labels, rows, x_test, test_labels, num_classes)
         deviation = accuracies.std(axis=0, ddof=1)
         width = scipy.stats.t.ppf(0.975, draws - 1) / np.sqrt(draws)
-        metrics[str(k)] = {
-            "top1": float(accuracies[:, 0].mean()),
-            "ci95": float(width * deviation[0]),
-            "std": float(deviation[0]),
-            "top5": float(accuracies[:, 1].mean()),
-        }
+        metrics[str(k)] = Shot(
+            top1=float(accuracies[:, 0].mean()),
+            ci95=float(width * deviation[0]),
+            std=float(deviation[0]),
+            top5=float(accuracies[:, 1].mean()),
+        )
     skipped = sorted(k for k in set(shots) if k > smallest)
-    return {"shots": metrics, "draws": draws, "left_out": skipped, "smallest_class": smallest}
+    return FewShotScores(shots=metrics, draws=draws, left_out=skipped, smallest_class=int(smallest))
 
 
 def _shuffle_classes(labels: np.ndarray, draws: int, seed: int) -> list[np.ndarray]:

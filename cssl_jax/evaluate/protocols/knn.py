@@ -3,7 +3,6 @@
 import concurrent.futures
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import numpy as np
 
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.accuracy import checked_labels, top_k_hits
+from cssl_jax.evaluate.scores import Accuracy, KnnScores
 from cssl_jax.losses.core.similarity import normalize_rows
 
 BANK_BLOCK = 2**16  # maximum number of bank rows per matrix product
@@ -28,7 +28,7 @@ def knn(
     num_classes: int | None = None,
     k: int | Sequence[int] = 200,
     temperature: float = 0.1,
-) -> dict[str, Any]:
+) -> KnnScores:
     """Accuracy of the weighted kNN vote of ``knn_predict`` (arXiv 1805.01978, section 3.4).
 
     Args:
@@ -42,11 +42,17 @@ def knn(
         temperature: Positive temperature of the vote. Small values trust the nearest neighbours.
 
     Returns:
-        {"top1", "top5"} of the first k, fractions in [0, 1]. With several k also "by_k":
-        {"K": {"top1", "top5"}}.
+        ``top1`` and ``top5`` of the first k, fractions in [0, 1], and that ``k``. With several k
+        also ``by_k``, the accuracies per k.
 
     Raises:
         UserError: The features, labels, k or temperature are invalid.
+
+    Example:
+        >>> bank = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> found = knn(bank, np.array([0, 0, 1]), bank[:, ::-1], np.array([1, 1, 1]), k=1)
+        >>> round(found.top1, 2), found.k
+        (0.67, 1)
     """
     ks = (k,) if isinstance(k, int | np.integer) else tuple(k)
     if num_classes is None:
@@ -61,15 +67,23 @@ def knn(
         ks=ks,
         temperature=temperature,
     )
-    first: dict[str, Any] = accuracies(hits[min(ks[0], len(bank))])
-    if isinstance(k, int | np.integer):
-        return first
-    return {**first, "by_k": {str(number): accuracies(hits[number]) for number in sorted(hits)}}
+    return knn_scores(hits, min(ks[0], len(bank)), several=not isinstance(k, int | np.integer))
 
 
-def accuracies(hits: np.ndarray) -> dict[str, float]:
-    """Accuracies {"top1", "top5"} from the hits bool [2, Q] of one k, see ``knn_hits``."""
-    return {f"top{top}": float(np.mean(hit)) for top, hit in zip((1, 5), hits, strict=True)}
+def knn_scores(hits: dict[int, np.ndarray], k: int, *, several: bool) -> KnnScores:
+    """Accuracies from the hits bool [2, Q] per number of neighbours, see ``knn_hits``.
+
+    Args:
+        hits: Hits by the number of neighbours.
+        k: Number of neighbours whose accuracies are the main ones, a key of ``hits``.
+        several: Whether the result has the accuracies for every number of neighbours.
+    """
+    by_k = {
+        number: Accuracy(top1=float(np.mean(top1)), top5=float(np.mean(top5)))
+        for number, (top1, top5) in sorted(hits.items())
+    }
+    named = {str(number): accuracy for number, accuracy in by_k.items()}
+    return KnnScores(**by_k[k], k=k, by_k=named if several else None)
 
 
 def knn_hits(

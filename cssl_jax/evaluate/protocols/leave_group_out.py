@@ -1,13 +1,13 @@
 """Linear probe with one group held out after another: does it hold for a new subject or device?"""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from cssl_jax.data.sources.base import Source, groups_of
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.protocols.linear import linear_probe
+from cssl_jax.evaluate.scores import GroupAccuracy, GroupScores
 
 
 def check_groups(source: Source) -> np.ndarray:
@@ -36,7 +36,7 @@ def leave_group_out(
     num_classes: int,
     l2_values: Sequence[float],
     seed: int = 0,
-) -> dict[str, Any]:
+) -> GroupScores:
     """Fits a linear probe without one group and evaluates it on that group, for every group.
 
     Args:
@@ -48,10 +48,10 @@ def leave_group_out(
         seed: Seed of that fifth.
 
     Returns:
-        {"top1": mean over the groups, each of equal weight, "top1_std": standard deviation over the
-        groups, "by_group": {name: {"top1", "examples"}}}.
+        Mean and standard deviation of the accuracy over the groups, each of equal weight, and the
+        accuracy per group.
     """
-    by_group: dict[str, dict[str, Any]] = {}
+    by_group: dict[str, GroupAccuracy] = {}
     for name in np.unique(groups):
         held_out = groups == name
         found = linear_probe(
@@ -63,10 +63,10 @@ def leave_group_out(
             l2_values=tuple(l2_values),
             seed=seed,
         )
-        by_group[str(name)] = {"top1": found["top1"], "examples": int(held_out.sum())}
+        by_group[str(name)] = GroupAccuracy(top1=found.top1, examples=int(held_out.sum()))
     accuracies = [row["top1"] for row in by_group.values()]
-    return {
-        "top1": float(np.mean(accuracies)),
-        "top1_std": float(np.std(accuracies, ddof=1)),
-        "by_group": by_group,
-    }
+    return GroupScores(
+        top1=float(np.mean(accuracies)),
+        top1_std=float(np.std(accuracies, ddof=1)),
+        by_group=by_group,
+    )

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import scipy.special
@@ -10,6 +9,7 @@ import scipy.special
 from cssl_jax.data.sampler import epoch_key, permute
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.accuracy import checked_labels, classification, top1_top5
+from cssl_jax.evaluate.scores import LinearScores
 from cssl_jax.evaluate.solvers.logistic import fit_all
 
 # 45 penalties from 1e-6 to 1e5, four per decade (arXiv 2002.05709, B.8.1).
@@ -27,7 +27,7 @@ def linear_probe(
     l2_values: tuple[float, ...] = L2_VALUES,
     seed: int = 0,
     seeds: int = 1,
-) -> dict[str, Any]:
+) -> LinearScores:
     """Fits a linear classifier on training features and evaluates it on test features.
 
     Features are standardised by the training rows. All penalties are fitted in one sweep on four
@@ -46,13 +46,21 @@ def linear_probe(
             problem is convex: nothing else depends on a seed.
 
     Returns:
-        {"top1", "top5"}: fractions in [0, 1], means over the seeds; "top1_std", "top5_std": their
-        standard deviations (0 for one seed); "seeds"; "l2", "per_class" and "confusion" (see
-        ``accuracy.classification``) for the first seed; "l2_by_seed": the penalty per seed.
+        ``top1`` and ``top5``, fractions in [0, 1], are means over the seeds, ``top1_std`` and
+        ``top5_std`` their standard deviations (0 for one seed). ``l2``, ``per_class`` and
+        ``confusion`` (see ``accuracy.classification``) are those of the first seed, and
+        ``l2_by_seed`` has the penalty per seed.
 
     Raises:
         UserError: The features or labels are invalid, there are fewer than 2 training rows, no
             penalty or a negative one, or ``seeds`` is below 1.
+
+    Example:
+        >>> x = np.float32([[-1], [-2], [-3], [1], [2], [3]])
+        >>> labels = np.array([0, 0, 0, 1, 1, 1])
+        >>> found = linear_probe(x, labels, x, labels, num_classes=2, l2_values=(1e-3,))
+        >>> found.top1, found.confusion
+        (1.0, [[3, 0], [0, 3]])
     """
     labels = checked_labels(train_labels, train_features, num_classes=num_classes, name="training")
     test_labels = checked_labels(test_labels, test_features, num_classes=num_classes, name="test")
@@ -77,19 +85,20 @@ def linear_probe(
     ]
     kernels, biases = fit_all(x, labels, num_classes=num_classes, l2_values=tuple(penalties))
     scores = [x_test @ kernel.T + bias for kernel, bias in zip(kernels, biases, strict=True)]
-    accuracies = [top1_top5(seed_scores, test_labels) for seed_scores in scores]
-    metrics: dict[str, Any] = {}
-    for name in ("top1", "top5"):
-        values = [accuracy[name] for accuracy in accuracies]
-        metrics[name] = statistics.fmean(values)
-        metrics[f"{name}_std"] = statistics.stdev(values) if seeds > 1 else 0.0
-    return {
-        **metrics,
-        "seeds": seeds,
-        "l2": penalties[0],
-        "l2_by_seed": penalties,
-        **classification(scores[0], test_labels),
-    }
+    first = classification(scores[0], test_labels)
+    accuracies = [first, *(top1_top5(seed_scores, test_labels) for seed_scores in scores[1:])]
+    top1, top5 = ([accuracy[name] for accuracy in accuracies] for name in ("top1", "top5"))
+    return LinearScores(
+        top1=statistics.fmean(top1),
+        top5=statistics.fmean(top5),
+        top1_std=statistics.stdev(top1) if seeds > 1 else 0.0,
+        top5_std=statistics.stdev(top5) if seeds > 1 else 0.0,
+        seeds=seeds,
+        l2=penalties[0],
+        l2_by_seed=penalties,
+        per_class=first.per_class,
+        confusion=first.confusion,
+    )
 
 
 def _seeded_penalty(

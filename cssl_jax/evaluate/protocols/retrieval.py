@@ -1,7 +1,6 @@
 """Retrieval by cosine similarity: recall@k and mean average precision by class."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import numpy as np
 from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.accuracy import checked_labels
+from cssl_jax.evaluate.scores import RetrievalScores
 from cssl_jax.losses.core.similarity import normalize_rows
 
 _BLOCK_FLOATS = 2**23  # maximum number of similarities per block of queries
@@ -23,7 +23,7 @@ def retrieval(
     *,
     num_classes: int,
     recall_at: Sequence[int] = (1, 5, 10),
-) -> dict[str, Any]:
+) -> RetrievalScores:
     """Recall@k and mean average precision of queries against a gallery.
 
     Recall@k is the fraction of queries with at least one row of their class among the k most
@@ -42,11 +42,21 @@ def retrieval(
         recall_at: Values of k, at least 1. Values above M count as M.
 
     Returns:
-        {"recall": {"K": fraction in [0, 1]}, "map": mean average precision in [0, 1], "queries":
-        number of queries that count}. The metrics are None if no query counts.
+        ``recall`` per k and ``map``, fractions in [0, 1], and ``queries``, the number of queries
+        that count. The metrics are None if no query counts.
 
     Raises:
         UserError: The features or labels are invalid, or a k is below 1.
+
+    Example:
+        >>> import numpy as np
+        >>> gallery = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+        >>> labels = np.array([0, 1, 1])
+        >>> found = retrieval(
+        ...     gallery, labels, gallery[1:2], labels[1:2], num_classes=2, recall_at=(1,)
+        ... )
+        >>> found.recall, round(found.map, 4)  # precision 1 and 2/3 at the ranks of class 1
+        ({'1': 1.0}, 0.8333)
     """
     labels = checked_labels(gallery_labels, gallery, num_classes=num_classes, name="gallery")
     query_labels = checked_labels(query_labels, queries, num_classes=num_classes, name="query")
@@ -60,7 +70,10 @@ def retrieval(
     ks = sorted({min(k, len(labels)) for k in recall_at})
     used = np.flatnonzero(np.isin(query_labels, labels))
     if not len(used):
-        return {"recall": dict.fromkeys(map(str, ks)), "map": None, "queries": 0}
+        # ``from_json`` keeps the null, so that results.json has the key.
+        return RetrievalScores.from_json(
+            {"recall": dict.fromkeys(map(str, ks)), "map": None, "queries": 0}
+        )
     # Sorted by class, so that a block of queries has few classes.
     used = used[np.argsort(query_labels[used], kind="stable")]
     class_rows = [np.flatnonzero(labels == label) for label in range(num_classes)]
@@ -82,11 +95,11 @@ def retrieval(
         first_ranks += block_ranks
         precisions += block_precisions
     ranks = np.array(first_ranks)
-    return {
-        "recall": {str(k): float(np.mean(ranks <= k)) for k in ks},
-        "map": float(np.mean(precisions)),
-        "queries": len(used),
-    }
+    return RetrievalScores(
+        recall={str(k): float(np.mean(ranks <= k)) for k in ks},
+        map=float(np.mean(precisions)),
+        queries=len(used),
+    )
 
 
 @jax.jit

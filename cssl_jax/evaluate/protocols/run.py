@@ -12,17 +12,10 @@ from cssl_jax.data.sources.base import ArraySource, Examples, Source
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import diagnostics
 from cssl_jax.evaluate.protocols.few_shot import few_shot
-from cssl_jax.evaluate.protocols.knn import accuracies, knn_hits
+from cssl_jax.evaluate.protocols.knn import knn_hits, knn_scores
 from cssl_jax.evaluate.protocols.linear import L2_VALUES, linear_probe
 from cssl_jax.evaluate.protocols.retrieval import retrieval
-from cssl_jax.evaluate.scores import (
-    Accuracy,
-    FewShotScores,
-    KnnScores,
-    LinearScores,
-    RetrievalScores,
-    Scores,
-)
+from cssl_jax.evaluate.scores import Scores
 from cssl_jax.modalities.base import Modality
 
 Features = Callable[[Source], np.ndarray]  # source of N images -> float32 [N, D]
@@ -117,43 +110,33 @@ def labelled(
     if "knn" in options.protocols:
         ks = (options.knn_k, *options.knn_ks)
         hits = knn_hits(*arrays, num_classes=classes, ks=ks, temperature=options.knn_temperature)
-        scores = dataclasses.replace(scores, knn=_knn_scores(hits, options, len(train), selection))
+        k = min(options.knn_k, len(train))
+        knn = knn_scores(hits, k, several=bool(options.knn_ks))
+        if selection is not None:
+            knn = dataclasses.replace(knn, selection_top1=float(np.mean(hits[k][0, selection])))
+        scores = dataclasses.replace(scores, knn=knn)
     if "linear" in options.protocols:
-        found = linear_probe(
+        linear = linear_probe(
             *arrays,
             num_classes=classes,
             l2_values=tuple(options.l2_values),
             seed=options.seed,
             seeds=options.probe_seeds,
         )
-        scores = dataclasses.replace(scores, linear=LinearScores.from_json(found))
+        scores = dataclasses.replace(scores, linear=linear)
     if "few-shot" in options.protocols:
-        found = few_shot(
+        few = few_shot(
             *arrays,
             num_classes=classes,
             shots=options.shots,
             draws=options.draws,
             seed=options.seed,
         )
-        scores = dataclasses.replace(scores, few_shot=FewShotScores.from_json(found))
+        scores = dataclasses.replace(scores, few_shot=few)
     if "retrieval" in options.protocols:
-        found = retrieval(*arrays, num_classes=classes, recall_at=options.recall_at)
-        scores = dataclasses.replace(scores, retrieval=RetrievalScores.from_json(found))
+        retrieved = retrieval(*arrays, num_classes=classes, recall_at=options.recall_at)
+        scores = dataclasses.replace(scores, retrieval=retrieved)
     return scores
-
-
-def _knn_scores(
-    hits: dict[int, np.ndarray], options: ProtocolOptions, bank: int, selection: np.ndarray | None
-) -> KnnScores:
-    """Metrics from the hits per number of neighbours, see ``knn_hits``; ``bank``: its size."""
-    k = min(options.knn_k, bank)
-    by_k = {str(number): Accuracy.from_json(accuracies(hits[number])) for number in sorted(hits)}
-    return KnnScores(
-        **Accuracy.from_json(accuracies(hits[k])),
-        k=k,
-        by_k=by_k if options.knn_ks else None,
-        selection_top1=None if selection is None else float(np.mean(hits[k][0, selection])),
-    )
 
 
 def embed_pairs(features: Features, blocks: Iterable[Examples]) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from cssl_jax.evaluate.encoders.features import Model, encoder_variables
 from cssl_jax.evaluate.encoders.load import Encoder
 from cssl_jax.evaluate.encoders.untrained import describe_untrained
 from cssl_jax.evaluate.protocols.segmentation import SegmentProbe, pixel_maps, stage_maps
-from cssl_jax.evaluate.results import UNTRAINED, EncoderHash, Leakage, Results, Selection
+from cssl_jax.evaluate.results import UNTRAINED, EncoderHash, Results, Selection
 from cssl_jax.evaluate.scores import BaselineScores, SegmentScores
 from cssl_jax.modalities.image import prepare
 
@@ -76,7 +76,7 @@ def segment(encoder: Encoder, config: Config, train: MaskedSource, test: MaskedS
     trained, untrained = map(encoder_variables, models)
 
     def scores(probe: SegmentProbe, variables: Model) -> SegmentScores:
-        return SegmentScores.from_json(probe(variables, train, test, **settings))
+        return probe(variables, train, test, **settings)
 
     found = scores(encoder_probe, trained)
     baselines = {
@@ -103,6 +103,6 @@ def segment(encoder: Encoder, config: Config, train: MaskedSource, test: MaskedS
         baselines=baselines,
         selection=Selection(words=description),
         encoder_hash=EncoderHash(last=hash_before, unchanged=True),
-        leakage={"train": Leakage.from_json(leaking)},
+        leakage={"train": leaking},
         key_order=(*Results.key_order, "stages", "segment", *baselines),
     )

@@ -20,6 +20,7 @@ from cssl_jax.data.sources.segmentation_masks import IGNORED, MaskedSource
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.encoders.features import own_blocks
 from cssl_jax.evaluate.protocols.linear import choose_penalty, held_out_mask, standardisation
+from cssl_jax.evaluate.scores import SegmentScores
 from cssl_jax.evaluate.solvers.logistic import fit_all
 from cssl_jax.modalities.image import prepare
 from cssl_jax.modalities.pixels import PIXEL_SIDE, area_matrix
@@ -129,7 +130,7 @@ class SegmentProbe:
         pixels: int,
         l2_values: tuple[float, ...],
         seed: int,
-    ) -> dict[str, Any]:
+    ) -> SegmentScores:
         """Fits on training masks and evaluates on test masks.
 
         Args:
@@ -173,7 +174,8 @@ class SegmentProbe:
         confusion = np.sum(multihost.gather(process_confusion.tolist()), axis=0)
         if not confusion.sum():
             raise UserError(_all_ignored("validation", len(test)))
-        return {**segmentation_metrics(confusion), "l2": float(l2), "pixels": len(labels)}
+        metrics = segmentation_metrics(confusion)
+        return dataclasses.replace(metrics, l2=float(l2), pixels=len(labels))
 
     def _draw_pixels(
         self, variables: PyTree, train: MaskedSource, pixels: int, seed: int
@@ -269,25 +271,28 @@ def pixel_confusion(masks: np.ndarray, predicted: np.ndarray, num_classes: int) 
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def segmentation_metrics(confusion: np.ndarray) -> dict[str, Any]:
-    """Metrics of a confusion matrix of pixels, int [C, C], ready for JSON.
+def segmentation_metrics(confusion: np.ndarray) -> SegmentScores:
+    """Metrics of a confusion matrix of pixels, int [C, C].
 
     Returns:
-        {"mean_iou": mean of the IoUs that are not None; "pixel_accuracy"; "per_class_iou":
-        intersection over union per class, None for a class that neither occurs nor is predicted;
-        "per_class_accuracy": None for a class that does not occur; "confusion"}. Metrics are
+        ``mean_iou``, the mean of the IoUs that are not None; ``pixel_accuracy``;
+        ``per_class_iou``, None for a class that neither occurs nor is predicted;
+        ``per_class_accuracy``, None for a class that does not occur; ``confusion``. Metrics are
         fractions in [0, 1]. A mean over no class or no pixel is None.
     """
     correct, true, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
     union = true + predicted - correct
     ious = [float(c / u) if u else None for c, u in zip(correct, union, strict=True)]
     defined = [iou for iou in ious if iou is not None]
-    return {
-        "mean_iou": float(np.mean(defined)) if defined else None,
-        "pixel_accuracy": float(correct.sum() / confusion.sum()) if confusion.sum() else None,
-        "per_class_iou": ious,
-        "per_class_accuracy": [
-            float(c / t) if t else None for c, t in zip(correct, true, strict=True)
-        ],
-        "confusion": confusion.tolist(),
-    }
+    # ``from_json`` keeps null for a mean over nothing, so that results.json has its key.
+    return SegmentScores.from_json(
+        {
+            "mean_iou": float(np.mean(defined)) if defined else None,
+            "pixel_accuracy": float(correct.sum() / confusion.sum()) if confusion.sum() else None,
+            "per_class_iou": ious,
+            "per_class_accuracy": [
+                float(c / t) if t else None for c, t in zip(correct, true, strict=True)
+            ],
+            "confusion": confusion.tolist(),
+        }
+    )

@@ -93,25 +93,24 @@ def _adapt(
     encoder_hash = variables_hash(load_encoder(origin).model)
     modality = data_splits.modality_of(config)
     rows = _evaluate_settings(folder, methods, seeds, config, domains)
-    content = {
-        "run": origin.name,
-        "encoder_hash": encoder_hash,
-        "source": config.data.source,
-        "target": config.adapt.target,
-        "images": domains.counts(),
-        "seeds": seeds,
-        "epochs": config.train.epochs,
-        "batch_size": config.train.batch_size,
-        "baseline_labels": {name: baseline.label for name, baseline in modality.baselines.items()},
-        "rows": {row: rows[row] for row in (*SETTINGS, *modality.baselines) if row in rows},
-        "leakage": {
+    results = AdaptationResults(
+        run=origin.name,
+        encoder_hash=encoder_hash,
+        source=config.data.source,
+        target=config.adapt.target,
+        images=domains.counts(),
+        seeds=seeds,
+        epochs=config.train.epochs,
+        batch_size=config.train.batch_size,
+        baseline_labels={name: baseline.label for name, baseline in modality.baselines.items()},
+        rows={row: rows[row] for row in (*SETTINGS, *modality.baselines) if row in rows},
+        leakage={
             name: leakage.find_leakage(
                 images, domains.target_test, f"{name} training images", modality
             )
             for name, images in (("source", domains.source), ("target", domains.target))
         },
-    }
-    results = AdaptationResults.from_json(content)
+    )
     multihost.run_on_primary(lambda: write_json(folder / ADAPTATION, results.to_json()))
     return results
 

@@ -3,12 +3,16 @@
 import functools
 import io
 import json
+import pathlib
 import struct
 import tarfile
+import tempfile
 
 import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
+
+GOLDENS = pathlib.Path(__file__).resolve().parents[2] / "goldens"
 
 
 def pixels(seed, height=24, width=20, channels=3):
@@ -152,3 +156,19 @@ def configs():
     from cssl_jax import recipes
 
     return [recipes.to_json(recipes.load(name)).encode() for name in ("digits", "folder")]
+
+
+@functools.cache
+def torch_files():
+    with np.load(GOLDENS / "pytorch_files.npz") as content:
+        return [content[f"file/{name}"].tobytes() for name in ("zip", "legacy", "protocol4")]
+
+
+@functools.cache
+def safetensors_files():
+    from cssl_jax.interop import safetensors
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "a.safetensors"
+        safetensors.write(path, {"a": pixels(0), "b": np.zeros((2, 3), np.float32)}, {"c": "d"})
+        return [path.read_bytes()]

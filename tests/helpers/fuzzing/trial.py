@@ -12,7 +12,7 @@ import tempfile
 import hypothesis
 from hypothesis import strategies as st
 
-from helpers.fuzzing import audio_files, readers, samples, texts
+from helpers.fuzzing import audio_files, readers, samples, texts, weights
 from helpers.fuzzing.contract import RefusedError
 from helpers.fuzzing.mutations import broken
 from helpers.fuzzing.tfds_samples import prepared_sets
@@ -26,6 +26,7 @@ FUZZERS = {
     "config": texts.fuzz_config, "options": texts.fuzz_options, "run": texts.fuzz_run,
     "tfds": readers.fuzz_tfds, "masks": readers.fuzz_masks, "labels": readers.fuzz_labels,
     "resume": texts.fuzz_resume, "audio": audio_files.fuzz_audio,
+    "safetensors": weights.fuzz_safetensors, "pytorch": weights.fuzz_pytorch,
 }  # fmt: skip
 # Images are the largest part of what can go wrong.
 SHARES = [*FUZZERS, "folder", "folder", "folder", "tar", "parquet", "npz"]
@@ -33,14 +34,9 @@ SHARES = [*FUZZERS, "folder", "folder", "folder", "tar", "parquet", "npz"]
 
 def prepare(with_tfds):
     """Makes all samples beforehand: their memory is none of a reader's."""
-    for make in (
-        audio_files.recordings,
-        samples.tars,
-        samples.parquets,
-        samples.npzs,
-        samples.configs,
-        texts.option_names,
-    ):
+    made = (audio_files.recordings, samples.torch_files, samples.safetensors_files)
+    sets = (samples.tars, samples.parquets, samples.npzs)
+    for make in (*sets, *made, samples.configs, texts.option_names):
         make()
     texts.resumed()
     if with_tfds:

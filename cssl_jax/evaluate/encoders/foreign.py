@@ -1,0 +1,127 @@
+"""Weights of other libraries as an encoder of this package: config, input and variables."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+from cssl_jax import recipes
+from cssl_jax.config import Config
+from cssl_jax.data.input_spec import ImageSpec
+from cssl_jax.errors import UserError
+from cssl_jax.evaluate.encoders.features import Model
+from cssl_jax.interop import preprocessing, weight_files
+from cssl_jax.interop.preprocessing import Preprocessing
+from cssl_jax.interop.resnet_weights import Use, find_resnet
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForeignWeights:
+    """An encoder from a file of weights.
+
+    Attributes:
+        config: Config that the weights imply; its data and training options are defaults.
+        spec: Size and normalisation of the encoder's input.
+        model: {"params", "model_state"} of the encoder alone.
+        meta: JSON: "imported" names the file, its SHA-256, the branch and the preprocessing.
+        uses: What became of the arrays of the file.
+        preprocessing: Preparation of the images.
+    """
+
+    config: Config
+    spec: ImageSpec
+    model: Model
+    meta: dict[str, Any]
+    uses: tuple[Use, ...]
+    preprocessing: Preprocessing
+
+    def describe(self) -> str:
+        """Lines on the architecture, the arrays of the file, and the preprocessing."""
+        model, spec = self.config.model, self.spec
+        rows = [(use.status, f"{use.count:,}", use.what) for use in self.uses]
+        width = max(len(count) for _, count, _ in rows)
+        return "\n".join(
+            [
+                f"encoder  {model.encoder}, width {model.width:g}, stem {model.stem}, "
+                f"{spec.channels} channels",
+                *(f"{status:<8} {count:>{width}}  {what}" for status, count, what in rows),
+                f"input    {spec.preparation}; {self.preprocessing.origin}",
+            ]
+        )
+
+
+def is_foreign(place: str | os.PathLike[str]) -> bool:
+    """True for a file, and for a folder with a file of weights of another library."""
+    return weight_files.weights_in(pathlib.Path(place).expanduser()) is not None
+
+
+def open_weights(
+    place: str | os.PathLike[str], *, prefix: str = "", prepared: Preprocessing | None = None
+) -> ForeignWeights:
+    """Reads an encoder from a file of weights; the architecture is that which its shapes imply.
+
+    Args:
+        place: File (safetensors, PyTorch, .npz), or a timm or Hugging Face folder.
+        prefix: Beginning of the encoder's keys, such as "module.encoder_k."; "" chooses the one
+            that the method's own evaluation takes.
+        prepared: Preparation of the images; None: that which the file states, or the usual one.
+
+    Raises:
+        UserError: The file cannot be read, or holds no encoder of this package.
+    """
+    path = pathlib.Path(place).expanduser().absolute()
+    file = weight_files.read_weights(path)
+    try:
+        found = find_resnet(file.tree, prefix)
+    except UserError as error:
+        raise UserError(f"{file.path}: {error}") from error
+    architecture = found.architecture
+    prepared = prepared or file.preprocessing
+    prepared = prepared or preprocessing.assumed(architecture.stem, architecture.channels)
+    if len(prepared.mean) != architecture.channels:
+        raise UserError(
+            f"{file.path}: the preprocessing has {len(prepared.mean)} means and the encoder takes "
+            f"{architecture.channels} channels"
+        )
+    spec = ImageSpec(
+        size=prepared.size,
+        channels=architecture.channels,
+        mean=prepared.mean,
+        std=prepared.std,
+        interpolation=prepared.interpolation,
+        crop_fraction=prepared.crop_fraction,
+    )
+    config = recipes.canonical(
+        Config().replace(
+            {
+                "model.encoder": architecture.encoder,
+                "model.width": architecture.width,
+                "model.stem": architecture.stem,
+                "data.channels": architecture.channels,
+                "data.size": spec.size,
+                "data.mean": spec.mean,
+                "data.std": spec.std,
+                "data.source": "",
+            }
+        )
+    )
+    return ForeignWeights(
+        config=config,
+        spec=spec,
+        model={
+            "params": {"encoder": found.variables["params"]},
+            "model_state": {"encoder": found.variables["batch_stats"]},
+        },
+        meta={
+            "config": recipes.to_dict(config),
+            "input": dataclasses.asdict(spec),
+            "imported": {
+                "file": str(file.path),
+                "sha256": file.sha256,
+                "branch": str(found.branch),
+                "preprocessing": prepared.origin,
+            },
+        },
+        uses=found.uses,
+        preprocessing=prepared,
+    )

@@ -1,0 +1,201 @@
+"""Writes a run's encoder for other libraries, and checks what was written."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from cssl_jax.data.input_spec import ImageSpec
+from cssl_jax.errors import RunError, UserError
+from cssl_jax.evaluate.encoders.features import encoder_variables
+from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
+from cssl_jax.export import card, stablehlo
+from cssl_jax.files import write_json, write_text
+from cssl_jax.interop import resnet_export, safetensors
+from cssl_jax.interop.preprocessing import KEY
+from cssl_jax.interop.resnet_weights import Architecture
+
+WEIGHTS = "model.safetensors"
+_CHECKED = 8  # images on which the written encoder is compared with the run's
+# Largest difference of a feature, relative to the largest feature. Both sides compute in float32.
+_TOLERANCE = 1e-5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An exported encoder.
+
+    Attributes:
+        folder: Folder with the weights and README.md, the model card.
+        difference: Largest difference of a feature from the run's, relative to the largest feature.
+        notes: What the target cannot express, and other remarks.
+    """
+
+    folder: pathlib.Path
+    difference: float
+    notes: tuple[str, ...]
+
+
+def export_run(
+    run: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    format: str = "torchvision",
+    checkpoint: str = "last",
+) -> Exported:
+    """Writes the encoder of a run for another library, with a model card, and checks it.
+
+    What was written is read back, and its features of 8 random images are compared with the run's.
+
+    Args:
+        run: Folder of the run.
+        output: Folder to write; it must be empty or missing.
+        format: Key of ``FORMATS``.
+        checkpoint: "last" or "best", see ``load_encoder``.
+
+    Raises:
+        UserError: The format is unknown or cannot express the encoder, or the folder is not empty.
+        RunError: The features of the written encoder differ from the run's.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format {format!r} is unknown; use {' or '.join(FORMATS)}")
+    folder = pathlib.Path(output).expanduser().absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty; use another --output")
+    encoder = load_encoder(pathlib.Path(run), checkpoint=checkpoint)
+    write = FORMATS[format](encoder)  # refuses before anything is written
+    folder.mkdir(parents=True, exist_ok=True)
+    features, usage, notes = write(folder)
+    expected = encoder(_images(encoder))
+    difference = float(np.abs(features - expected).max() / np.abs(expected).max())
+    if not difference <= _TOLERANCE:
+        raise RunError(
+            f"the features of the encoder in {folder} differ from the run's by {difference:.1e} of "
+            "the largest feature; please report this with the run's config"
+        )
+    text = card.model_card(encoder, format=format, usage=usage, difference=difference, notes=notes)
+    write_text(folder / "README.md", text)
+    return Exported(folder=folder, difference=difference, notes=notes)
+
+
+Writer = Callable[[pathlib.Path], tuple[np.ndarray, str, tuple[str, ...]]]
+
+
+def _torchvision(encoder: Encoder) -> Writer:
+    """Writer of a state dict with torchvision's names, which any ResNet of images has."""
+    architecture = _architecture(encoder)
+    obstacles = tuple(resnet_export.obstacles(architecture))
+
+    def write(folder: pathlib.Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
+        _write_weights(folder, encoder, architecture)
+        notes = tuple(f"torchvision and timm: {text}" for text in obstacles)
+        return _read_back(folder, encoder), resnet_export.torch_lines(architecture), notes
+
+    return write
+
+
+def _timm(encoder: Encoder) -> Writer:
+    """Writer of a folder that ``timm.create_model("local-dir:FOLDER")`` opens."""
+    architecture = _architecture(encoder)
+    if obstacles := resnet_export.obstacles(architecture):
+        raise UserError(
+            f"timm cannot build this encoder: {'; '.join(obstacles)}. --format torchvision writes "
+            "the same weights with the Python lines that build the module"
+        )
+
+    def write(folder: pathlib.Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
+        _write_weights(folder, encoder, architecture)
+        spec = _image_spec(encoder)
+        features = _read_back(folder, encoder)
+        write_json(
+            folder / "config.json",
+            {
+                "architecture": architecture.encoder,
+                "num_classes": 0,
+                "num_features": features.shape[1],
+                "global_pool": "avg",
+                "model_args": {"in_chans": architecture.channels},
+                "pretrained_cfg": {
+                    "input_size": [architecture.channels, spec.size, spec.size],
+                    "mean": spec.mean,
+                    "std": spec.std,
+                    "interpolation": spec.interpolation,
+                    "crop_pct": spec.crop_fraction,
+                    "num_classes": 0,
+                    "pool_size": None,
+                    "first_conv": "conv1",
+                    "classifier": "fc",
+                },
+            },
+        )
+        usage = (
+            "import timm\n\n"
+            f'model = timm.create_model("local-dir:{folder.name}", pretrained=True).eval()'
+        )
+        return features, usage, ()
+
+    return write
+
+
+def _stablehlo(encoder: Encoder) -> Writer:
+    """Writer of a compiled function from images to features."""
+
+    def write(folder: pathlib.Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
+        stablehlo.write(folder / stablehlo.FILE, encoder)
+        features = stablehlo.run(folder / stablehlo.FILE, _images(encoder))
+        return features, stablehlo.USAGE, (stablehlo.expiry(),)
+
+    _image_spec(encoder)
+    return write
+
+
+FORMATS: dict[str, Callable[[Encoder], Writer]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "stablehlo": _stablehlo,
+}
+
+
+def _image_spec(encoder: Encoder) -> ImageSpec:
+    if not isinstance(encoder.spec, ImageSpec):
+        raise UserError(f"an encoder of {encoder.modality.noun} cannot be exported; only of images")
+    return encoder.spec
+
+
+def _architecture(encoder: Encoder) -> Architecture:
+    model = encoder.config.model
+    return Architecture(
+        encoder=model.encoder,
+        width=model.width,
+        stem=model.stem,
+        channels=_image_spec(encoder).channels,
+    )
+
+
+def _images(encoder: Encoder) -> np.ndarray:
+    """Random images of the side that the encoder crops from, uint8 [8, H, H, C]."""
+    spec = _image_spec(encoder)
+    shape = (_CHECKED, spec.resized, spec.resized, spec.channels)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def _write_weights(folder: pathlib.Path, encoder: Encoder, architecture: Architecture) -> None:
+    variables: dict[str, Any] = jax.device_get(encoder_variables(encoder.model))
+    resnet_export.check(architecture)
+    stored = {
+        "input": dataclasses.asdict(_image_spec(encoder)),
+        "model": dataclasses.asdict(architecture),
+        "step": encoder.step,
+    }
+    metadata = {"format": "pt", KEY: json.dumps(stored)}
+    safetensors.write(folder / WEIGHTS, resnet_export.torch_state_dict(variables), metadata)
+
+
+def _read_back(folder: pathlib.Path, encoder: Encoder) -> np.ndarray:
+    """Features of the written encoder, read as any file of weights."""
+    return load_encoder(folder / WEIGHTS)(_images(encoder))
