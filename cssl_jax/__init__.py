@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cssl_jax.experiment.image_sets import check_data, split_data
     from cssl_jax.experiment.input_profile import bench_input
     from cssl_jax.experiment.series_sets import check_series, split_series
+    from cssl_jax.experiment.text_sets import check_texts, split_texts
     from cssl_jax.export.exported import export_run
     from cssl_jax.planning.planner import plan
     from cssl_jax.planning.scaling import plan_scaling
@@ -55,6 +56,7 @@ __all__ = [
     "check_data",
     "check_installation",
     "check_series",
+    "check_texts",
     "describe_recipe",
     "diff_recipes",
     "draw_plot",
@@ -76,6 +78,7 @@ __all__ = [
     "split_audio",
     "split_data",
     "split_series",
+    "split_texts",
     "sweep",
     "trusting_code",
     "write_report",

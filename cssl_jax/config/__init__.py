@@ -15,6 +15,7 @@ from cssl_jax.config.model import ModelConfig
 from cssl_jax.config.optimizer import OptimizerConfig
 from cssl_jax.config.runtime import RuntimeConfig
 from cssl_jax.config.series import SeriesData
+from cssl_jax.config.text import TextData
 from cssl_jax.config.train import TrainConfig
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "RuntimeConfig",
     "SeriesData",
     "SimCLRConfig",
+    "TextData",
     "TrainConfig",
     "code_names",
 ]

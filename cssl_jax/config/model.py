@@ -12,7 +12,8 @@ class ModelConfig:
         encoder: Encoder of images: resnet10, 14, 18, 34, 50, 101, 152 or 200. Encoder of series:
             resnet1d, dilated (the convolutions of TS2Vec), gru, lstm, bigru, bilstm, conv_gru (the
             encoder of CPC) or transformer. Encoder of recordings: those of series,
-            spectrogram_resnet10 or 18, or wave_gru (CPC on waveforms). Or file.py:NAME of your own.
+            spectrogram_resnet10 or 18, or wave_gru (CPC on waveforms). Encoder of text: bert_tiny,
+            bert_mini, bert_small, bert_base or minilm. Or file.py:NAME of your own.
         width: Multiplier of every channel count of the encoder.
         stem: First layers of a ResNet: "imagenet" (7x7 stride 2 and max-pool) or "cifar" (3x3
             stride 1); of resnet1d with kernels of 7 and 3 steps.

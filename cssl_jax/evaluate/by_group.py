@@ -40,7 +40,7 @@ def evaluate_groups(
     own = encoder.modality.baselines
     rows: dict[str, Callable[[Source], np.ndarray]] = {
         UNTRAINED: lambda source: embed(untrained, source),
-        **{name: baseline.features for name, baseline in own.items()},
+        **{name: baseline.fitted_on(source) for name, baseline in own.items()},
     }
 
     def scores(features: np.ndarray) -> GroupScores:

@@ -32,6 +32,7 @@ from cssl_jax.evaluate.results import (
     Selection,
 )
 from cssl_jax.evaluate.scores import BaselineScores, BestScores, Scores
+from cssl_jax.modalities.base import Baseline
 from cssl_jax.modalities.registry import modality_entry
 
 
@@ -138,7 +139,7 @@ class Evaluator:
         if not self.labelled:
             return protocols.unlabelled(
                 features,
-                validation,
+                self._modality.to_arrays(validation, self._spec),
                 self._views.policy,
                 size=self._views.size,
                 seed=self._config.train.seed,
@@ -278,7 +279,7 @@ class Evaluator:
         """Metrics of the untrained encoder and of the modality's baselines, by their keys."""
         functions = {
             UNTRAINED: self.features(untrained(self._train)),
-            **{name: own.features for name, own in self._modality.baselines.items()},
+            **{name: self._fitted(own) for name, own in self._modality.baselines.items()},
         }
         return {
             name: BaselineScores(
@@ -287,6 +288,11 @@ class Evaluator:
             )
             for name, features in functions.items()
         }
+
+    def _fitted(self, baseline: Baseline) -> protocols.Features:
+        """Features of a baseline, whose statistics are those of the training split."""
+        features = baseline.fitted_on(self._train)
+        return lambda source: features(self._modality.from_arrays(source, self._spec))
 
     def _unranked(self, ranked: Source | None) -> np.ndarray:
         """Rows of the validation split that are not among the images that ranked checkpoints."""

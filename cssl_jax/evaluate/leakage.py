@@ -12,7 +12,7 @@ import PIL.Image
 from cssl_jax.data.cleaning.near_duplicates import near_pairs
 from cssl_jax.data.cleaning.scan import perceptual_hash
 from cssl_jax.data.pipeline.thread_map import map_ahead
-from cssl_jax.data.sources.base import Images, Source
+from cssl_jax.data.sources.base import Images, Source, row_bytes
 from cssl_jax.data.sources.classes import is_numbered
 from cssl_jax.data.sources.images import ImageSource
 from cssl_jax.errors import UserError
@@ -188,7 +188,7 @@ def _digests(source: Source) -> list[bytes]:
         for row in range(len(leaves[0])):
             digest = hashlib.blake2b(digest_size=16, key=key)
             for leaf in leaves:
-                digest.update(leaf[row].tobytes())
+                digest.update(row_bytes(leaf[row]))
             digests.append(digest.digest())
     return digests
 

@@ -13,6 +13,7 @@ from cssl_jax.augment.view_group import first_group, number_groups
 from cssl_jax.config import Config, DataConfig, EvaluateConfig
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.segmentation_masks import MaskedSource
+from cssl_jax.data.sources.text_pairs import Pairs, open_pairs
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.by_group import evaluate_groups
@@ -23,6 +24,7 @@ from cssl_jax.evaluate.protocols.leave_group_out import check_groups
 from cssl_jax.evaluate.protocols.segment_run import load_masked_splits, segment
 from cssl_jax.evaluate.ranking_split import labelled_examples, split_ranking_reporting
 from cssl_jax.evaluate.results import Leakage, Results, SplitSizes
+from cssl_jax.evaluate.text_similarity import evaluate_pairs, require_text, sentences_of
 from cssl_jax.experiment import data_splits, input_pipeline
 from cssl_jax.files import existing_run, write_json
 from cssl_jax.modalities.base import require_images
@@ -47,7 +49,9 @@ def evaluate_run(
         protocol: Name of a protocol in ``protocols.PROTOCOLS``, or several names; None: all of
             them. "segment" must be requested alone and needs images with masks, see
             ``data.sources.segmentation_masks.load_masks``. "groups" must be requested alone and
-            needs examples with groups; it holds out one group of the source after another.
+            needs examples with groups; it holds out one group of the source after another. "sts"
+            must be requested alone and needs pairs of sentences with scores, see
+            ``data.sources.text_pairs.open_pairs``.
         data: Options of the images to fit and report on; None: the run's own data. If the source
             differs from the run's, the run's own validation_source, labels and classes do not
             apply.
@@ -84,6 +88,8 @@ def _evaluate_run(
         return _segment(encoder, data, options)
     if protocols.GROUPS in names:
         return _by_group(encoder, data, options)
+    if protocols.STS in names:
+        return _sts(encoder, data, options)
 
     def prepare() -> tuple[Config, Source, Source, Evaluator]:
         config = _replace_data(run_config, data, options)
@@ -185,6 +191,32 @@ def _by_group(encoder: Encoder, data: DataConfig | None, options: EvaluateConfig
     # In the results of the run's own data the context is that of the other protocols.
     saved = results if transfer else found
     multihost.run_on_primary(lambda: _save(encoder.run / "results.json", saved, transfer))
+    return results
+
+
+def _sts(encoder: Encoder, data: DataConfig | None, options: EvaluateConfig | None) -> Results:
+    """Evaluates an encoder on pairs of sentences and saves its metrics as "transfer"."""
+    require_text(encoder)
+
+    def prepare() -> tuple[Config, Pairs, Source | None, str]:
+        config = _replace_data(encoder.config, data, options)
+        pairs = open_pairs(config.data.source)
+        try:
+            return config, pairs, data_splits.load_data(encoder.config)[0], ""
+        except UserError as error:  # such as data that were moved; the evaluation itself is valid
+            return config, pairs, None, f"no TF-IDF: {error}"
+
+    config, pairs, corpus, note = multihost.run_on_all(prepare)
+    sentences = sentences_of(pairs)
+    _require_same(encoder, config, sentences, sentences, {"protocols": (protocols.STS,)})
+    found = Results.from_json(evaluate_pairs(encoder, config, pairs, corpus))
+    results = _with_pretraining_leakage(found, encoder, sentences)
+    results = dataclasses.replace(
+        _with_data(results, config, len(corpus or ()), len(pairs.score)),
+        validation_source=f"pairs of {config.data.source}",
+        notes=[note] if note else [],
+    )
+    multihost.run_on_primary(lambda: _save(encoder.run / "results.json", results, transfer=True))
     return results
 
 

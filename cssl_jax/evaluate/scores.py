@@ -181,6 +181,21 @@ class GroupScores(JsonRecord):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class StsScores(JsonRecord):
+    """Metrics of semantic textual similarity.
+
+    Attributes:
+        spearman: Rank correlation of the cosine of two sentences with people's scores.
+        pearson: Linear correlation of the same.
+        pairs: Number of pairs of sentences.
+    """
+
+    spearman: float | None = None
+    pearson: float | None = None
+    pairs: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Scores(JsonRecord):
     """Metrics of one encoder by the protocols that ran; None for a protocol that did not.
 
@@ -191,6 +206,7 @@ class Scores(JsonRecord):
         retrieval: Retrieval of images of the same class.
         segment: Segmentation by a linear probe on pixels.
         groups: Linear probe with one group held out after another.
+        sts: Semantic textual similarity of pairs of sentences.
         classifier: Accuracy of a run that trains a classifier.
         view_retrieval: Fraction of images whose other view is their nearest neighbour.
         alignment: Mean squared distance of two views of an image.
@@ -205,6 +221,7 @@ class Scores(JsonRecord):
     retrieval: RetrievalScores | None = None
     segment: SegmentScores | None = None
     groups: GroupScores | None = None
+    sts: StsScores | None = None
     classifier: ClassAccuracy | None = None
     view_retrieval: float | None = None
     alignment: float | None = None

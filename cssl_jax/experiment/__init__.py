@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cssl_jax.experiment.image_sets import DataCheck, check_data, split_data
     from cssl_jax.experiment.input_profile import InputReport, bench_input
     from cssl_jax.experiment.series_sets import SeriesCheck, check_series, split_series
+    from cssl_jax.experiment.text_sets import TextCheck, check_texts, split_texts
 
 __all__ = [
     "AudioCheck",
@@ -17,12 +18,15 @@ __all__ = [
     "Experiment",
     "InputReport",
     "SeriesCheck",
+    "TextCheck",
     "bench_input",
     "check_audio",
     "check_data",
     "check_series",
+    "check_texts",
     "split_audio",
     "split_data",
     "split_series",
+    "split_texts",
 ]
 __getattr__, __dir__ = public_names(__name__)

@@ -14,6 +14,7 @@ from cssl_jax.methods.base import Method
 from cssl_jax.methods.entry import Modules
 from cssl_jax.methods.parameter_group import ParameterGroup
 from cssl_jax.methods.registry import method_entry
+from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.models.heads import projection_head
 from cssl_jax.models.normalization import NormGroups
 from cssl_jax.models.registry import build_encoder
@@ -49,6 +50,7 @@ def make_method(config: Config, mesh: Mesh) -> Method:
         stem=config.model.stem,
         remat=config.model.remat,
         zero_init_residual=config.model.zero_init_residual,
+        **modality_entry(config.data.modality).encoder_options(config.data),
         **shared,
     )
     head = functools.partial(

@@ -56,6 +56,7 @@ def make_pipeline(  # noqa: PLR0913 - each argument is a fact of its own
         (pipeline, its name and why it was chosen).
     """
     modality, reason = modality_of(config), "requested by name"
+    train = modality.to_arrays(train, spec)
     if not name:
         name, reason = choose_pipeline(config, train, memory=memory, devices=devices)
     pipeline = PIPELINES[name](

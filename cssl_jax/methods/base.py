@@ -261,7 +261,7 @@ def mask_keys(batch: Batch, views: int) -> jax.Array | None:
 
 def split_variables(modules: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:
     """(params, model_state) from the initial variables of each module, by name."""
-    params = {name: variables["params"] for name, variables in modules.items()}
+    params = {name: variables.get("params", {}) for name, variables in modules.items()}
     state = {name: variables.get("batch_stats", {}) for name, variables in modules.items()}
     return params, state
 

@@ -19,6 +19,7 @@ METHODS: dict[str, str | MethodEntry] = {
     "ts2vec": "cssl_jax.methods.ts2vec:ENTRY",
     "cola": "cssl_jax.methods.cola:ENTRY",
     "cpc": "cssl_jax.methods.cpc:ENTRY",
+    "simcse": "cssl_jax.methods.simcse:ENTRY",
 }
 
 

@@ -31,17 +31,31 @@ def accept(data: Any, policy: Any) -> None:
     """Refuses nothing."""
 
 
+def unchanged(source: Any, spec: Any) -> Any:
+    """The source itself: its examples are arrays of numbers."""
+    return source
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Baseline:
     """Features that need no encoder, which every evaluation compares the encoder with.
 
     Attributes:
         label: Description for tables, such as "raw pixels".
-        features: Function from a source of N examples to features float32 [N, D].
+        features: Function from a source of N examples to features float32 [N, D]; None: ``fit``.
+        fit: Training split -> such a function, for features with statistics; None: ``features``.
     """
 
     label: str
-    features: Callable[[Source], np.ndarray]
+    features: Callable[[Source], np.ndarray] | None = None
+    fit: Callable[[Source], Callable[[Source], np.ndarray]] | None = None
+
+    def fitted_on(self, train: Source) -> Callable[[Source], np.ndarray]:
+        """Function from a source of N examples to features, with the statistics of ``train``."""
+        if self.fit is not None:
+            return self.fit(train)
+        assert self.features is not None, f"baseline {self.label!r} has neither features nor fit"
+        return self.features
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,6 +76,14 @@ class Modality:
         open: (text of ``data.source``, section ``data``) -> source.
         examples: (what a user passes to an encoder, specification) -> examples. Raises UserError.
         input_spec: (section ``data``, training split) -> specification. Raises UserError.
+        inherited: (specification, that of the run whose weights are taken) -> specification with
+            what the weights depend on, such as the numbers of tokens. Raises UserError. None:
+            weights depend on nothing but the config.
+        to_arrays: (source, specification) -> source whose examples are arrays of numbers, as the
+            functions below take them. Texts become tokens. Done on the host.
+        from_arrays: (source, specification) -> source of examples as files have them, which
+            baselines take; the inverse of ``to_arrays``.
+        encoder_options: Section ``data`` -> further options of ``EncoderEntry.build``.
         layout: Source -> description of what two sources must have in common, so that baselines
             and encoders that are fitted on one apply to the other.
         misfit: (source, specification) -> reason why the encoder cannot take the examples; "" if
@@ -110,6 +132,10 @@ class Modality:
     zeros: Callable[[Any, int, int, int], Views]
     baselines: Mapping[str, Baseline]
     show: Callable[[Any], tuple[int, Iterator[np.ndarray]]]
+    inherited: Callable[[Any, Any], InputSpec] | None = None
+    to_arrays: Callable[[Any, Any], Any] = unchanged
+    from_arrays: Callable[[Any, Any], Any] = unchanged
+    encoder_options: Callable[[Any], dict[str, Any]] = lambda data: {}
     kept: Callable[[Examples, Parameters, SizedGroup], Parameters] = all_parameters
     check: Callable[[Any, Any], None] = accept
     supervised: Callable[[Any], dict[str, Any]] = lambda spec: {}

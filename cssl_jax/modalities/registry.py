@@ -7,6 +7,7 @@ MODALITIES: dict[str, str | Modality] = {
     "image": "cssl_jax.modalities.image:IMAGE",
     "series": "cssl_jax.modalities.series:SERIES",
     "audio": "cssl_jax.modalities.audio:AUDIO",
+    "text": "cssl_jax.modalities.text:TEXT",
 }
 
 

@@ -14,7 +14,7 @@ from flax.linen.dtypes import promote_dtype
 from cssl_jax.models.normalization import BatchNorm, NormGroups
 
 Norm = Literal["none", "bn", "bn_no_bias", "bn_plain"]
-Activation = Literal["none", "relu", "gelu"]
+Activation = Literal["none", "relu", "gelu", "tanh"]
 Initialisation = Literal["lecun", "torch", "trunc02"]
 
 
@@ -26,6 +26,7 @@ _ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     "none": lambda x: x,
     "relu": nn.relu,
     "gelu": _gelu,
+    "tanh": jnp.tanh,
 }
 
 

@@ -39,7 +39,8 @@ class EncoderEntry:
     Attributes:
         build: Keyword arguments width, stem, remat, axis_name, norm_groups, zero_init_residual and
             dtype (see ``models.resnet.ResNet``) -> module. Those without a meaning for the encoder
-            are ignored.
+            are ignored. Further ones come from ``Modality.encoder_options``, such as the
+            vocabulary of text.
         reduced: Name of an encoder with the same kinds of layers that is as small as possible, for
             ``cssl-jax selfcheck``; "" is the encoder itself.
         modalities: Names of the package's modalities whose examples it takes; (): not stated, and
@@ -71,6 +72,11 @@ ENCODERS: dict[str, str | EncoderEntry] = {
     "conv_gru": "cssl_jax.models.sequence.conv_gru:CONV_GRU",
     "wave_gru": "cssl_jax.models.sequence.conv_gru:WAVE_GRU",
     "transformer": "cssl_jax.models.sequence.transformer:TRANSFORMER",
+    "bert_tiny": "cssl_jax.models.text.bert:BERT_TINY",
+    "bert_mini": "cssl_jax.models.text.bert:BERT_MINI",
+    "bert_small": "cssl_jax.models.text.bert:BERT_SMALL",
+    "bert_base": "cssl_jax.models.text.bert:BERT_BASE",
+    "minilm": "cssl_jax.models.text.bert:MINILM",
 }
 
 

@@ -13,7 +13,7 @@ from cssl_jax.planning import formulas
 from cssl_jax.planning import jaxpr as program
 from cssl_jax.planning.config_warnings import warnings
 from cssl_jax.planning.plan import GIB, Plan, Shapes
-from cssl_jax.planning.sequence_formulas import SEQUENCE_ENCODERS, sequence_cost
+from cssl_jax.planning.sequence_formulas import BERTS, SEQUENCE_ENCODERS, sequence_cost
 from cssl_jax.planning.shapes import DataShapes, abstract_mesh, abstract_step, data_shapes
 from cssl_jax.runtime import spmd, subprocesses
 
@@ -162,8 +162,11 @@ def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
         "heads": formulas.heads_of(builders.make_method(config, abstract_mesh(1)), config.model),
     }
     if sequences:
-        view = data_splits.modality_of(config).zeros(spec, spec.size, 1, 1)["values"]
-        steps, channels = view.shape[2:]
+        if config.model.encoder in BERTS:
+            steps, channels = spec.size, spec.vocabulary
+        else:
+            view = data_splits.modality_of(config).zeros(spec, spec.size, 1, 1)["values"]
+            steps, channels = view.shape[2:]
         return sequence_cost(config.model, steps=steps, channels=channels, loss=step.loss, **sizes)
     return formulas.cost(config.model, size=spec.size, channels=spec.channels, **sizes)
 

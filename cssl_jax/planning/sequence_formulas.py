@@ -145,6 +145,41 @@ def _conv_gru(strides: Sequence[int], kernels: Sequence[int]) -> Callable[..., I
     return layers
 
 
+def _bert(blocks: int, hidden: int, heads: int) -> Callable[..., Iterator[Layer]]:
+    """Embeddings of ``c`` words, 512 positions and 2 types, and blocks of attention and MLP."""
+
+    def layers(channels: Callable[[int], int], c: int, steps: int, stem: str) -> Iterator[Layer]:
+        width, inner = _bert_width(channels, hidden, heads), channels(4 * hidden)
+        yield Layer((c + 512 + 2 + 2) * width, 0, block=False)  # with the LayerNorm
+        for _ in range(blocks):
+            parts = [_dense(width, width, steps)] * 4
+            parts += [_dense(width, inner, steps), _dense(inner, width, steps)]
+            parameters, flops = map(sum, zip(*parts, strict=True))
+            yield Layer(parameters + 2 * 2 * width, flops + 2 * 2 * steps * steps * width)
+
+    return layers
+
+
+def _bert_width(channels: Callable[[int], int], hidden: int, heads: int) -> int:
+    """Number of channels, a multiple of the number of heads."""
+    # ``channels`` rounds, so that it is asked for a number that rounding hardly changes.
+    scale = channels(1 << 20) / (1 << 20)
+    return max(1, round(hidden * scale / heads)) * heads
+
+
+def _bert_features(blocks: int, hidden: int, heads: int) -> Callable[[Callable[[int], int]], int]:
+    """Width of the features from the scaled channel counts."""
+    return lambda channels: _bert_width(channels, hidden, heads)
+
+
+# Encoder of text: number of blocks, of channels and of heads.
+BERTS = {
+    "bert_tiny": (2, 128, 2),
+    "bert_mini": (4, 256, 4),
+    "bert_small": (4, 512, 8),
+    "bert_base": (12, 768, 12),
+    "minilm": (6, 384, 12),
+}
 # Encoder: (layers, width of the features from the scaled channel counts).
 Channels = Callable[[int], int]
 SEQUENCE_ENCODERS: dict[str, tuple[Callable[..., Iterator[Layer]], Callable[[Channels], int]]] = {
@@ -168,6 +203,7 @@ SEQUENCE_ENCODERS: dict[str, tuple[Callable[..., Iterator[Layer]], Callable[[Cha
         lambda channels: channels(128),
     ),
     "transformer": (_transformer, lambda channels: HEAD * channels(4)),
+    **{name: (_bert(*size), _bert_features(*size)) for name, size in BERTS.items()},
 }
 
 
@@ -177,7 +213,7 @@ def sequence_layers(model: ModelConfig, steps: int, channels: int) -> tuple[list
     Args:
         model: Encoder, its stem and width.
         steps: Number of steps of a view.
-        channels: Channels of a view.
+        channels: Channels of a view; of text the size of the vocabulary.
 
     Raises:
         KeyError: The encoder is not in ``SEQUENCE_ENCODERS``.

@@ -97,9 +97,10 @@ def data_shapes(config: Config, memory: int | None, devices: int) -> DataShapes:
         spec, examples = modality.assumed(config.data, IMAGENET)
         note = f"{name} does not exist: assumed to be {spec.size} px {modality.noun} in host memory"
         return DataShapes(spec, "stream", examples, note)
+    spec = data_splits.input_spec(config, train)
+    train = modality.to_arrays(train, spec)
     assert isinstance(train, ArraySource)
     pipeline, reason = input_pipeline.choose_pipeline(config, train, memory=memory, devices=devices)
-    spec = modality.input_spec(config.data, train)
     return DataShapes(spec, pipeline, _shapes(train.examples), f"{name}: {reason}")
 
 

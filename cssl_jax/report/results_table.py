@@ -34,7 +34,8 @@ def results_tables(rows: Sequence[Row], classes: int) -> list[Table]:
         classes: Number of classes; top-5 accuracy is shown if there are enough of them.
     """
     tables = [_accuracies(rows, classes), _by_k(rows), _few_shot(rows), _retrieval(rows)]
-    return [found for found in (*tables, *_segment(rows), *_groups(rows)) if found is not None]
+    more = (*_segment(rows), *_groups(rows), *_sts(rows))
+    return [found for found in (*tables, *more) if found is not None]
 
 
 def _table(
@@ -153,6 +154,19 @@ def _groups(rows: Sequence[Row]) -> list[Table]:
         ]
         tables.append(Table(["by group", *(Column(name, "%", width=9) for name in shown)], cells))
     return tables
+
+
+def _sts(rows: Sequence[Row]) -> list[Table]:
+    found = [(label, scores.sts) for label, scores in rows if scores.sts is not None]
+    if not found:
+        return []
+    columns = [Column("spearman x 100"), Column("pearson x 100")]
+    cells = [[label, *map(_hundredfold, (s.spearman, s.pearson))] for label, s in found]
+    return [Table([f"sts, {found[0][1].pairs:,} pairs", *columns], cells)]
+
+
+def _hundredfold(value: float | None) -> str:
+    return NONE if value is None else f"{100 * value:.2f}"
 
 
 def _checkpoints(results: Results) -> str:

@@ -43,7 +43,7 @@ class OnlineEvaluation:
 
 def _of_features(experiment: Experiment) -> OnlineEvaluation:
     config, spec, mesh = experiment.config, experiment.spec, experiment.mesh
-    group = experiment.pipeline.first_group
+    group, modality = experiment.pipeline.first_group, modality_entry(spec.kind)
     return OnlineEvaluation(
         Evaluator(
             config,
@@ -55,11 +55,11 @@ def _of_features(experiment: Experiment) -> OnlineEvaluation:
             group,
         ),
         Health(
-            experiment.validation,
+            modality.to_arrays(experiment.validation, spec),
             group.policy,
             size=group.size,
             seed=config.train.seed,
-            modality=modality_entry(spec.kind),
+            modality=modality,
         ),
     )
 

@@ -181,7 +181,7 @@ def _fraction_scores(
         random=trained["random"],
         features=_logistic_regression(encoder.embed, *sources, config),
         extra={
-            name: _logistic_regression(baseline.features, *sources, config)
+            name: _logistic_regression(baseline.fitted_on(sources[0]), *sources, config)
             for name, baseline in encoder.modality.baselines.items()
         },
     )

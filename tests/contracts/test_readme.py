@@ -110,9 +110,9 @@ def test_every_option_and_command_that_is_written_exists(path):
     known = dataclasses.asdict(Config())
     for name in METHODS:
         known["method"] |= dataclasses.asdict(recipes.with_method(Config(), name).method)
-    if path.stem in ("series", "audio"):
-        series = recipes.with_modality(Config(), path.stem)
-        known |= {name: dataclasses.asdict(getattr(series, name)) for name in ("data", "augment")}
+    if path.stem in ("series", "audio", "text"):
+        other = recipes.with_modality(Config(), path.stem)
+        known |= {name: dataclasses.asdict(getattr(other, name)) for name in ("data", "augment")}
     for section, field in re.findall(r"--(?!section\.)([a-z]+)\.([a-z0-9-]*[a-z0-9])", text):
         name = field.replace("-", "_")
         assert section in known, f"--{section}.{field}"

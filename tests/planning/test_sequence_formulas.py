@@ -70,7 +70,7 @@ def test_an_encoder_has_the_counted_parameters_and_products(name, stem):
 
 
 def test_every_encoder_is_counted():
-    assert set(SEQUENCE_ENCODERS) == set(ENCODERS)
+    assert set(SEQUENCE_ENCODERS) == {*ENCODERS, *encoders_for("text")}
 
 
 def planned(encoder, method="simclr", steps=12, **values):
@@ -119,3 +119,17 @@ def test_plan_prints_the_cost_of_a_recipe_of_series(tmp_path):
     assert found.largest["plain"] > 0
     text = str(cssl_jax.plan_scaling(config, [1, 2, 4]))
     assert text.count("\n") == 4
+
+
+@pytest.mark.parametrize("name", encoders_for("text"))
+@pytest.mark.parametrize("width", [1.0, 0.3])
+def test_an_encoder_of_text_has_the_counted_parameters_and_products(name, width):
+    encoder = build_encoder(name, width=width, vocabulary=300)
+    x = {"tokens": jnp.zeros((2, STEPS), jnp.int32), "length": jnp.full(2, STEPS)}
+    variables = jax.eval_shape(encoder.init, jax.random.key(0), x)
+    layers, features = sequence_layers(ModelConfig(encoder=name, width=width), STEPS, 300)
+    leaves = jax.tree.leaves(variables["params"])
+    assert sum(layer.parameters for layer in layers) == sum(leaf.size for leaf in leaves)
+    traced = jax.make_jaxpr(encoder.apply)(variables, x)
+    assert 2 * sum(layer.flops for layer in layers) == products(traced.jaxpr)
+    assert jax.eval_shape(encoder.apply, variables, x)["features"].shape == (2, features)

@@ -1,4 +1,4 @@
-"""Commands `data check` and `data split`: examine a set of images, series or recordings."""
+"""Commands `data check` and `data split`: examine and split images, series, recordings, texts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,12 +13,13 @@ from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output, w
 
 @dataclasses.dataclass(frozen=True)
 class DataCheck:
-    """Examine images, series or recordings: damaged files, duplicates, sizes, classes.
+    """Examine images, series, recordings or texts: damaged files, duplicates, sizes, classes.
 
     Attributes:
         source: Images: a folder, a .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar, a .parquet file or
             file.py:NAME:PLACE. Series: an .npz file, a .csv or .parquet table or a .ts file.
-            Recordings: a folder or a .csv list.
+            Recordings: a folder or a .csv list. Texts: a .txt, .jsonl or .tsv file, or a .csv or
+            .parquet table with the column text.
         options: How images are read; the options of a run named data.*.
         rejected: File (.csv) for the files that a run would exclude, with the reasons; - is
             standard output.
@@ -35,14 +36,13 @@ class DataCheck:
 
 @dataclasses.dataclass(frozen=True)
 class DataSplit:
-    """Write train.csv, validation.csv and test.csv: lists for data.source; of series .npz files.
+    """Write lists train.csv, validation.csv and test.csv; .npz files of series, .jsonl of texts.
 
     Every list has the same fraction of each class, near-duplicates are in the same list, and the
-    same images and seed give the same lists on any machine. Groups of series and recordings stay
-    together.
+    same images and seed give the same lists on any machine. Groups stay together.
 
     Attributes:
-        source: Folder or .csv list of images or recordings, or a file of series.
+        source: Folder or .csv list of images or recordings, or a file of series or texts.
         output: Folder to write the lists or files to.
         fractions: Fractions of the examples in the training, validation and test split.
         seed: Seed of the random split.
@@ -69,9 +69,11 @@ def check_data(argv: Sequence[str]) -> int:
     """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
     from cssl_jax.data.sources.audio import is_audio_source
     from cssl_jax.data.sources.series import is_series_file
+    from cssl_jax.data.sources.text import is_text_file
     from cssl_jax.experiment.audio_sets import check_audio
     from cssl_jax.experiment.image_sets import check_data
     from cssl_jax.experiment.series_sets import check_series
+    from cssl_jax.experiment.text_sets import check_texts
 
     options = parse(DataCheck, "data check", argv)
     for option in ("rejected", "json"):
@@ -81,6 +83,8 @@ def check_data(argv: Sequence[str]) -> int:
         found: DataSet
         if is_series_file(options.source):
             found = check_series(options.source)
+        elif is_text_file(options.source):
+            found = check_texts(options.source)
         elif is_audio_source(options.source):
             found = check_audio(options.source, options.options.labels)
         else:
@@ -97,11 +101,19 @@ def split_data(argv: Sequence[str]) -> int:
     """`cssl-jax data split SOURCE --output FOLDER`."""
     from cssl_jax.data.sources.audio import is_audio_source
     from cssl_jax.data.sources.series import is_series_file
+    from cssl_jax.data.sources.text import is_text_file
     from cssl_jax.experiment.audio_sets import split_audio
     from cssl_jax.experiment.image_sets import split_data
     from cssl_jax.experiment.series_sets import split_series
+    from cssl_jax.experiment.text_sets import split_texts
 
     options = parse(DataSplit, "data split", argv)
+    if is_text_file(options.source):
+        for path, count in split_texts(
+            options.source, options.output, fractions=options.fractions, seed=options.seed
+        ):
+            print(f"{path}: {count} texts")
+        return 0
     if is_series_file(options.source):
         for path, count in split_series(
             options.source, options.output, fractions=options.fractions, seed=options.seed

@@ -10,7 +10,7 @@ from cssl_jax.cli.parsing import OptionalFile, Run, parse, run_first
 from cssl_jax.config import Config, DataConfig, EvaluateConfig, ImageData
 from cssl_jax.outputs import check_output, stdout_kept_for, write_json_output
 
-Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment", "groups"]
+Protocol = Literal["knn", "linear", "few-shot", "retrieval", "segment", "groups", "sts"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Evaluate:
     Attributes:
         run: Run folder; its config gives the defaults of the other options.
         protocol: Evaluation protocols to run, see docs/evaluation.md; segment takes images with
-            masks, groups takes examples with groups.
+            masks, groups takes examples with groups, sts takes pairs of sentences.
         json: File (.json) for all metrics; - is standard output.
         data: Labelled images to fit on and to report on.
         evaluate: Settings of the protocols.
@@ -57,9 +57,12 @@ def run(argv: Sequence[str]) -> int:
             return 0
         split, noun = results.split, modality_entry(options.data.modality).noun
         assert split is not None
+        on = f"fitted on {split.train:,} {noun} of {results.source}, reported on "
+        if results.sts is not None:
+            on = f"TF-IDF fitted on {split.train:,} {noun} of the run, reported on "
         print(
-            f"step {results.step} of {options.run}, fitted on {split.train:,} {noun} of "
-            f"{results.source}, reported on {split.validation:,} ({results.validation_source})\n"
+            f"step {results.step} of {options.run}, {on}"
+            f"{split.validation:,} ({results.validation_source})\n"
             + "".join(f"note: {note}\n" for note in results.notes or ())
             + f"\n{format_results(results)}"
         )

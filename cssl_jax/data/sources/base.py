@@ -121,8 +121,8 @@ class ArraySource:
     Attributes:
         name: Name of the source in messages and results.
         examples: Tree of arrays [size, ...]: a dictionary of arrays by name, such as {"image":
-            uint8 [size, H, W, C]} or {"values": float32 [size, T, C], "length": int32 [size]}. A
-            bare array is taken as the images.
+            uint8 [size, H, W, C]}, {"values": float32 [size, T, C], "length": int32 [size]} or
+            {"text": object [size]}, str each. A bare array is taken as the images.
         labels: int64 [size], class number of every example in [0, num_classes), -1 for no label;
             None if no example has a label.
         names: str [size], name of the file of every example; None if they are not from files.
@@ -159,7 +159,8 @@ class ArraySource:
     @property
     def nbytes(self) -> int:
         """Size of the examples in bytes."""
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.examples))
+        leaves = jax.tree.leaves(self.examples)
+        return sum(_nbytes(leaf) for leaf in leaves)
 
     @property
     def images(self) -> np.ndarray:
@@ -192,7 +193,11 @@ class ArraySource:
         if self.groups is not None:
             leaves.append(np.char.encode(self.groups, "utf-8"))
         for leaf in leaves:
-            check = zlib.crc32(np.ascontiguousarray(leaf).data, check)
+            if leaf.dtype == object:
+                for text in leaf:
+                    check = zlib.crc32(row_bytes(text) + b"\0", check)
+            else:
+                check = zlib.crc32(np.ascontiguousarray(leaf).data, check)
         labels = "unlabelled" if self.labels is None else "labelled"
         shapes = ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(self.examples))
         return f"{shapes} {labels} {check:08x}"
@@ -227,6 +232,15 @@ class ArraySource:
         """Yields all examples in order and at their size, at most ``rows`` per block."""
         for start in range(0, len(self), rows):
             yield jax.tree.map(lambda leaf, i=start: leaf[i : i + rows], self.examples)
+
+
+def _nbytes(leaf: np.ndarray) -> int:
+    return sum(len(text.encode()) for text in leaf) if leaf.dtype == object else leaf.nbytes
+
+
+def row_bytes(value: Any) -> bytes:
+    """Bytes of one row of an array of numbers, or of one text of an array of texts."""
+    return value.encode("utf-8") if isinstance(value, str) else np.asarray(value).tobytes()
 
 
 def new_numbers(labels: np.ndarray, to: np.ndarray) -> np.ndarray:

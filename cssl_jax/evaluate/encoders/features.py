@@ -57,13 +57,13 @@ def make_embed(
         spec: Size and normalisation of the encoder's input, and its modality.
         batch_size: Number of examples per batch, rounded up to a multiple of the devices.
     """
-    embed_batch = functools.partial(
-        _embed_batch, encoder=encoder, modality=modality_entry(spec.kind), spec=spec
-    )
+    modality = modality_entry(spec.kind)
+    embed_batch = functools.partial(_embed_batch, encoder=encoder, modality=modality, spec=spec)
     rows = -(-batch_size // mesh.size) * mesh.size
     process_rows = spmd.process_rows(rows, mesh)
 
     def embed(variables: dict[str, PyTree], source: Source) -> np.ndarray:
+        source = modality.to_arrays(source, spec)
         starts = range(0, len(source), rows)
         blocks = own_blocks(source, starts, process_rows, **spec.reading)
         batches = []

@@ -131,7 +131,8 @@ class Encoder:
             UserError: The examples have the wrong dtype, shape or channels, or a stage does not
                 exist.
         """
-        source = ArraySource("the array", self.modality.examples(images, self.spec))
+        examples = self.modality.examples(images, self.spec)
+        source = self.modality.to_arrays(ArraySource("the array", examples), self.spec)
         features = self.embed(source)
         if layers is None:
             return features

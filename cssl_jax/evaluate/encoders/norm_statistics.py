@@ -55,6 +55,10 @@ def reestimate_norm_statistics(
     Returns:
         The model with new statistics in "model_state" and unchanged "params".
     """
+    if not jax.tree.leaves([model["model_state"][name] for name in modules]):
+        return model  # without BatchNorm there is nothing to estimate
+    modality = modality_entry(spec.kind)
+    source = modality.to_arrays(source, spec)
     count = len(source)
     order = permute(np.arange(count), epoch_key(seed, _ORDER), count).astype(np.int64)
     # Without an axis name the compiler sees the whole batch, independent of its sharding. At
@@ -65,7 +69,7 @@ def reestimate_norm_statistics(
     compute = functools.partial(
         _statistics,
         modules=clones,
-        modality=modality_entry(spec.kind),
+        modality=modality,
         spec=spec,
         replicated=replicated,
     )

@@ -22,6 +22,7 @@ Features = Callable[[Source], np.ndarray]  # source of N images -> float32 [N, D
 PROTOCOLS = ("knn", "linear", "few-shot", "retrieval")
 SEGMENT = "segment"  # needs images with masks and runs alone; see ``segment_run``
 GROUPS = "groups"  # needs groups and runs alone; see ``leave_group_out``
+STS = "sts"  # needs pairs of sentences and runs alone; see ``text_similarity``
 ONLINE = ("knn", "linear")  # protocols evaluated during a run and at its end
 
 
@@ -29,12 +30,14 @@ def check_names(names: tuple[str, ...]) -> None:
     """Checks the names of requested protocols.
 
     Raises:
-        UserError: A name is unknown, or "segment" or "groups" is combined with another protocol.
+        UserError: A name is unknown, or a protocol that runs alone is combined with another one.
     """
     for name in names:
-        if name not in (*PROTOCOLS, SEGMENT, GROUPS):
-            valid = " or ".join((*PROTOCOLS, SEGMENT, GROUPS))
+        if name not in (*PROTOCOLS, SEGMENT, GROUPS, STS):
+            valid = " or ".join((*PROTOCOLS, SEGMENT, GROUPS, STS))
             raise UserError(f"protocol {name!r} is unknown; use {valid}")
+    if STS in names and len(names) > 1:
+        raise UserError(f"protocol {STS!r} needs pairs of sentences; request it alone")
     if GROUPS in names and len(names) > 1:
         raise UserError(f"protocol {GROUPS!r} holds out groups of its own; request it alone")
     if SEGMENT in names and len(names) > 1:

@@ -63,13 +63,17 @@ class TwoViews(Method):
         views = batch["views"]["main"]
         n, k = jax.tree.leaves(views)[0].shape[:2]
         encoded, encoder_state = self._run(
-            "encoder", params, model_state, flat_views(views), ctx, keys=mask_keys(batch, k)
+            "encoder", params, model_state, flat_views(views), ctx, keys=self.row_keys(batch, k)
         )
         projections, projector_state = self._run(
             "projector", params, model_state, encoded["features"], ctx
         )
         state = {"encoder": encoder_state, "projector": projector_state}
         return projections.reshape(n, k, -1), state
+
+    def row_keys(self, batch: Batch, views: int) -> jax.Array | None:
+        """Keys of the encoder's random masks, uint32 [n views, 2]; see ``mask_keys``."""
+        return mask_keys(batch, views)
 
     def _run(
         self,

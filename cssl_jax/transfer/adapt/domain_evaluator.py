@@ -75,12 +75,13 @@ def evaluate_baselines(
 
 
 def _evaluate_baseline(config: Config, domains: Domains, baseline: Baseline) -> dict[str, float]:
-    train = baseline.features(domains.source)
+    features = baseline.fitted_on(domains.source)
+    train = features(domains.source)
     return {
         name: linear_probe(
             train,
             np.asarray(domains.source.labels),
-            baseline.features(test),
+            features(test),
             np.asarray(test.labels),
             num_classes=config.classifier.num_classes,
             l2_values=config.evaluate.l2_values or L2_VALUES,
