@@ -14,11 +14,12 @@ from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.evaluate.encoders.features import encoder_variables
 from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
-from cssl_jax.export import card, stablehlo
+from cssl_jax.export import card, sentence_transformer, stablehlo
 from cssl_jax.files import write_json, write_text
 from cssl_jax.interop import resnet_export, safetensors
 from cssl_jax.interop.preprocessing import KEY
 from cssl_jax.interop.resnet_weights import Architecture
+from cssl_jax.modalities.text import TextSpec
 
 WEIGHTS = "model.safetensors"
 _CHECKED = 8  # images on which the written encoder is compared with the run's
@@ -50,7 +51,8 @@ def export_run(
 ) -> Exported:
     """Writes the encoder of a run for another library, with a model card, and checks it.
 
-    What was written is read back, and its features of 8 random images are compared with the run's.
+    What was written is read back, and its features of 8 random images or texts are compared with
+    the run's.
 
     Args:
         run: Folder of the run.
@@ -71,7 +73,7 @@ def export_run(
     write = FORMATS[format](encoder)  # refuses before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     features, usage, notes = write(folder)
-    expected = encoder(_images(encoder))
+    expected = encoder(_examples(encoder))
     difference = float(np.abs(features - expected).max() / np.abs(expected).max())
     if not difference <= _TOLERANCE:
         raise RunError(
@@ -154,16 +156,24 @@ def _stablehlo(encoder: Encoder) -> Writer:
     return write
 
 
+def _sentence_transformers(encoder: Encoder) -> Writer:
+    """Writer of a folder that ``sentence_transformers.SentenceTransformer`` opens."""
+    return sentence_transformer.writer(encoder, _examples)
+
+
 FORMATS: dict[str, Callable[[Encoder], Writer]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "stablehlo": _stablehlo,
+    "sentence-transformers": _sentence_transformers,
 }
 
 
 def _image_spec(encoder: Encoder) -> ImageSpec:
     if not isinstance(encoder.spec, ImageSpec):
-        raise UserError(f"an encoder of {encoder.modality.noun} cannot be exported; only of images")
+        raise UserError(
+            f"this format takes encoders of images; this is one of {encoder.modality.noun}"
+        )
     return encoder.spec
 
 
@@ -175,6 +185,15 @@ def _architecture(encoder: Encoder) -> Architecture:
         stem=model.stem,
         channels=_image_spec(encoder).channels,
     )
+
+
+def _examples(encoder: Encoder) -> Any:
+    """Random images, or texts of 1 to 8 words for an encoder of text."""
+    if isinstance(encoder.spec, TextSpec):
+        return [
+            " ".join(["text", "of", "some", "words"][i % 4] for i in range(n)) for n in range(1, 9)
+        ]
+    return _images(encoder)
 
 
 def _images(encoder: Encoder) -> np.ndarray:

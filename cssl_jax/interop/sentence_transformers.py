@@ -114,6 +114,12 @@ def to_bert(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return tensors
 
 
+def is_bert(place: str | pathlib.Path) -> bool:
+    """True for a folder whose config.json describes a BERT encoder."""
+    path = pathlib.Path(place).expanduser() / "config.json"
+    return path.is_file() and _read_json(path).get("model_type") == "bert"
+
+
 def read_sentence_transformer(folder: str | pathlib.Path) -> SentenceTransformer:
     """Reads a BERT encoder with mean pooling.
 

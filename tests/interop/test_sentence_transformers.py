@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import cssl_jax
+from cssl_jax.cli import main as cli
 from cssl_jax.errors import UserError
 from cssl_jax.interop.sentence_transformers import (
     SentenceTransformer,
@@ -88,13 +89,25 @@ def test_a_size_that_is_not_in_the_registry_is_refused(tmp_path):
         import_sentence_transformer(tmp_path / "model", tmp_path / "run")
 
 
+def test_the_commands_say_what_a_folder_of_text_needs(tmp_path, capsys):
+    folder, run = tmp_path / "model", str(tmp_path / "run")
+    write_sentence_transformer(folder, small())
+    assert cli.main(["import", str(folder), "--workdir", run]) == 2
+    assert "no encoder of text has layers 2, hidden 12" in capsys.readouterr().err
+    assert cli.main(["import", str(folder), "--workdir", run, "--encoder", "resnet18"]) == 2
+    assert "give --workdir alone" in capsys.readouterr().err
+    with pytest.raises(UserError, match="holds an encoder of text; `cssl-jax import"):
+        cssl_jax.load_encoder(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE) is None, reason=f"the package {PACKAGE} is not installed"
 )
 def test_features_of_minilm_are_those_of_its_own_library(tmp_path):
     (folder,) = importlib.util.find_spec(PACKAGE).submodule_search_locations
-    import_sentence_transformer(pathlib.Path(folder) / "model", tmp_path / "run")
+    words = ["import", f"{folder}/model", "--workdir", str(tmp_path / "run")]
+    assert cli.main(words) == 0
     with np.load(GOLDEN) as golden:
         texts, expected = golden["texts"].tolist(), golden["features"]
     encoder = cssl_jax.load_encoder(tmp_path / "run", batch_size=8)

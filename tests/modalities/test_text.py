@@ -15,6 +15,7 @@ from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.data.sources.text import open_text, text_examples
 from cssl_jax.data.text import tokenizer
 from cssl_jax.errors import UserError
+from cssl_jax.interop.sentence_transformers import read_sentence_transformer
 from cssl_jax.modalities import text
 from cssl_jax.modalities.text import TEXT, TextSpec
 from cssl_jax.selfcheck.short_run import compare
@@ -185,6 +186,20 @@ def test_the_command_evaluates_pairs_of_sentences(run, tmp_path, capsys):
     assert found["tfidf_words"]["sts"]["spearman"] > 0.5  # the subject is one of few words
     assert found["sts"]["pairs"] == 36
     assert cli.main(["evaluate", str(run[0]), *words, "--protocol", "sts", "knn"]) == 2
+
+
+def test_a_run_is_exported_to_a_folder_of_sentence_transformers(run, tmp_path, capsys):
+    words = ["--output", str(tmp_path / "out"), "--format", "sentence-transformers"]
+    assert cli.main(["export", str(run[0]), *words]) == 0
+    assert "features differ by 0.0e+00" in capsys.readouterr().out
+    written = read_sentence_transformer(tmp_path / "out")
+    encoder = cssl_jax.load_encoder(run[0])
+    assert (written.tokenizer, written.length) == (encoder.spec.tokenizer, encoder.spec.size)
+    assert (written.hidden, written.heads, written.layers) == (16, 2, 2)
+    params = encoder.model["params"]["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, written.params, jax.device_get(params))
+    with pytest.raises(UserError, match="takes encoders of images; this is one of text"):
+        cssl_jax.export_run(run[0], tmp_path / "other", format="stablehlo")
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from cssl_jax.cli.parsing import Folder, parse
+from cssl_jax.errors import UserError
 
 Weights = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="WEIGHTS")]]
 
@@ -16,8 +17,9 @@ class Import:
     """Make a run folder from weights of another library.
 
     Attributes:
-        weights: File of weights (.safetensors, .pth, .pt, .ckpt, .npz), or a folder of timm or
-            Hugging Face with model.safetensors. Nothing in the file is executed.
+        weights: File of weights (.safetensors, .pth, .pt, .ckpt, .npz), or a folder of timm,
+            Hugging Face or sentence-transformers with model.safetensors. Nothing in the file is
+            executed.
         workdir: Run folder to write; it must be empty or missing.
         encoder: Encoder that the weights must be of, such as resnet50; "" takes any ResNet.
         prefix: Beginning of the encoder's keys, such as module.encoder_k.; "" takes the encoder
@@ -46,9 +48,22 @@ class Import:
 def run(argv: Sequence[str]) -> int:
     """`cssl-jax import WEIGHTS --workdir RUN [--encoder NAME] [--prefix PREFIX]`."""
     from cssl_jax.evaluate.encoders.foreign import open_weights
+    from cssl_jax.interop import sentence_transformers
     from cssl_jax.train.imported_run import import_weights
+    from cssl_jax.train.text_import import import_sentence_transformer
 
     options = parse(Import, "import", argv)
+    if sentence_transformers.is_bert(options.weights):
+        if options != Import(weights=options.weights, workdir=options.workdir):
+            raise UserError(
+                f"{options.weights} holds an encoder of text; give --workdir alone, since the "
+                "other options describe ResNets and their images"
+            )
+        import_sentence_transformer(options.weights, options.workdir)
+        print(
+            f"weights  BERT encoder and tokenizer of {options.weights}\nrun      {options.workdir}"
+        )
+        return 0
     given = {
         name: value
         for name in ("size", "mean", "std", "interpolation", "crop_fraction")

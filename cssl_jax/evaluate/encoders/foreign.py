@@ -10,7 +10,7 @@ from cssl_jax.config import Config
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.encoders.features import Model
-from cssl_jax.interop import preprocessing, weight_files
+from cssl_jax.interop import preprocessing, sentence_transformers, weight_files
 from cssl_jax.interop.preprocessing import Preprocessing
 from cssl_jax.interop.resnet_weights import Use, find_resnet
 
@@ -70,6 +70,11 @@ def open_weights(
         UserError: The file cannot be read, or holds no encoder of this package.
     """
     path = pathlib.Path(place).expanduser().absolute()
+    if sentence_transformers.is_bert(path):
+        raise UserError(
+            f"{path} holds an encoder of text; `cssl-jax import {path} --workdir RUN` makes a run "
+            "of it, which takes its place here"
+        )
     file = weight_files.read_weights(path)
     try:
         found = find_resnet(file.tree, prefix)
