@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.evaluate.encoders.encoder_hash import variables_hash
 from cssl_jax.evaluate.encoders.load import Encoder
 from cssl_jax.version import __version__
@@ -24,12 +25,11 @@ def model_card(
         notes: Remarks.
     """
     config = encoder.config
-    model = config.model
     facts = [
-        ("encoder", f"{model.encoder}, width {model.width:g}, stem {model.stem}"),
+        ("encoder", _encoder_text(encoder)),
         ("method", config.method.name),
         ("data", config.data.source or "unknown"),
-        ("epochs, seed", f"{config.train.epochs}, {config.train.seed}"),
+        ("epochs, seed", f"{config.train.epochs}, {config.train.seed}" if encoder.step else ""),
         ("step", f"{encoder.step}"),
         ("input", encoder.spec.preparation),
         ("SHA-256 of the encoder's variables", variables_hash(encoder.model)),
@@ -39,10 +39,16 @@ def model_card(
     if "imported" in encoder.meta:
         facts.insert(1, ("imported from", encoder.meta["imported"]["file"]))
     lines = [f"# {encoder.run.name}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in facts]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in facts if value]
     lines += _quality(encoder)
     lines += [f"\n- {note}" for note in notes]
     return "\n".join([*lines, "", "```python", usage, "```", ""])
+
+
+def _encoder_text(encoder: Encoder) -> str:
+    model = encoder.config.model
+    stem = f", stem {model.stem}" if isinstance(encoder.spec, ImageSpec) else ""
+    return f"{model.encoder}, width {model.width:g}{stem}"
 
 
 def _quality(encoder: Encoder) -> list[str]:

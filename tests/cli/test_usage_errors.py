@@ -94,7 +94,7 @@ def test_a_process_ends_with_the_answer_and_status_2(argv, error):
 
 def test_a_command_that_is_like_no_other_is_answered_with_all(capsys):
     assert cli.main(["xyzzy"]) == 2
-    assert "no command 'xyzzy'; there are pretrain, views" in capsys.readouterr().err
+    assert "no command 'xyzzy'; there are pretrain, import, views" in capsys.readouterr().err
 
 
 def test_a_value_that_the_options_themselves_refuse_keeps_their_message(capsys):

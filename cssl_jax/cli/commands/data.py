@@ -18,8 +18,8 @@ class DataCheck:
     Attributes:
         source: Images: a folder, a .csv list, tfds:NAME@SPLIT, wds:SHARDS.tar, a .parquet file or
             file.py:NAME:PLACE. Series: an .npz file, a .csv or .parquet table or a .ts file.
-            Recordings: a folder or a .csv list. Texts: a .txt, .jsonl or .tsv file, or a .csv or
-            .parquet table with the column text.
+            Recordings: a folder or a .csv list. Texts: a .txt, .jsonl or .tsv file, or one of
+            the tables with a column text.
         options: How images are read; the options of a run named data.*.
         rejected: File (.csv) for the files that a run would exclude, with the reasons; - is
             standard output.
