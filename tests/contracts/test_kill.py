@@ -26,7 +26,7 @@ def test_a_methods_run_killed_five_times_ends_with_the_same_bits(tmp_path, name)
     if CASES[name].predicts:
         words += ["--method.predictor-hidden", "32"]
     if CASES[name].queues:
-        words += ["--method.queue", "40000"]  # half full after 15 epochs of 25 batches of 64
+        words += ["--method.queue", "4096"]  # full after 64 of 330 steps
     report = kills.torture(tmp_path, kills=5, epochs=15, words=words)
     assert report["kills"] == 5
 
