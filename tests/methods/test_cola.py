@@ -67,7 +67,14 @@ def test_recordings_train_with_the_method():
             "data.seconds": 0.15,
             "model.encoder": "gru",
             "model.width": 0.125,
+            # The random bilinear map begins with logits of about 10, far above log 16: a larger
+            # step would only add to them.
+            "optimizer.name": "adam",
+            "optimizer.learning_rate": 3e-4,
+            "optimizer.scaling": "none",
+            "optimizer.warmup_epochs": 0.0,
+            "train.epochs": 40,
         },
     )
-    losses, _ = tiny.Run(config, 2, source=recordings.source()).train(12)
-    assert losses[-1] < losses[0]
+    losses, _ = tiny.Run(config, 2, source=recordings.source()).train(60)
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
