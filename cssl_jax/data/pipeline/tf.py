@@ -90,10 +90,11 @@ def _tensorflow_batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBat
                 # Without a Python error the decoder failed. Reading the images of this step and of
                 # the prefetched next one with Pillow raises an error that names a damaged file.
                 if not errors:
-                    numbers = {*index, *job.sampler.draw(step + 1, job.rows)[0]}
-                    for number in sorted(numbers):
-                        job.source.image(int(number))
-                    names = tf_kernels.undecodable(job.source, sorted(map(int, numbers)))
+                    following, _ = job.sampler.draw(step + 1, job.rows)
+                    numbers = sorted({int(number) for number in (*index, *following)})
+                    for number in numbers:
+                        job.source.image(number)
+                    names = tf_kernels.undecodable(job.source, numbers)
                     raise RunError(
                         f"{names}: TensorFlow cannot decode it, and Pillow can "
                         f"({error.message.splitlines()[0]}); run the same command with "
