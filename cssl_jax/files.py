@@ -36,6 +36,17 @@ def existing_run(run: str | pathlib.Path) -> pathlib.Path:
     return path
 
 
+def require_empty(folder: pathlib.Path, option: str) -> None:
+    """Raises UserError unless a folder is missing or empty.
+
+    Args:
+        folder: Folder that is about to be written.
+        option: Option that chose it, for the message, such as "--workdir".
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty; use another {option}")
+
+
 def cache_folder(name: str) -> pathlib.Path:
     """Folder below ~/.cache/cssl_jax (or $CSSL_JAX_CACHE); may not exist or not be writable."""
     root = os.environ.get("CSSL_JAX_CACHE") or "~/.cache/cssl_jax"

@@ -5,20 +5,19 @@ from typing import TYPE_CHECKING
 from cssl_jax.lazy import public_names
 
 if TYPE_CHECKING:
-    from cssl_jax.experiment.audio_sets import AudioCheck, check_audio, split_audio
+    from cssl_jax.experiment.audio_sets import check_audio, split_audio
     from cssl_jax.experiment.experiment import Experiment
     from cssl_jax.experiment.image_sets import DataCheck, check_data, split_data
     from cssl_jax.experiment.input_profile import InputReport, bench_input
-    from cssl_jax.experiment.series_sets import SeriesCheck, check_series, split_series
-    from cssl_jax.experiment.text_sets import TextCheck, check_texts, split_texts
+    from cssl_jax.experiment.series_sets import check_series, split_series
+    from cssl_jax.experiment.set_check import SetCheck
+    from cssl_jax.experiment.text_sets import check_texts, split_texts
 
 __all__ = [
-    "AudioCheck",
     "DataCheck",
     "Experiment",
     "InputReport",
-    "SeriesCheck",
-    "TextCheck",
+    "SetCheck",
     "bench_input",
     "check_audio",
     "check_data",

@@ -1,6 +1,5 @@
 """Examination and splitting of a set of recordings."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -10,33 +9,11 @@ import numpy as np
 
 from cssl_jax.data.cleaning import audio_check, splits
 from cssl_jax.data.sources.audio import decode_files
-from cssl_jax.errors import UserError
+from cssl_jax.experiment.set_check import SetCheck
 from cssl_jax.files import csv_text, write_text
 
 
-@dataclasses.dataclass(frozen=True)
-class AudioCheck:
-    """Result of ``check_audio``; its text is the report of ``cssl-jax data check``.
-
-    Attributes:
-        content: All values of the report as JSON types; docs/audio.md describes the keys.
-    """
-
-    content: dict[str, Any]
-
-    def __str__(self) -> str:
-        return audio_check.report(self.content)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns all values of the report as JSON types."""
-        return self.content
-
-    def rejected_csv(self) -> str:
-        """Returns a list of the files that a run would exclude, with the reasons."""
-        return csv_text([("name", "reason", "detail"), *self.content["rejected"]])
-
-
-def check_audio(source: str, labels: str = "auto") -> AudioCheck:
+def check_audio(source: str, labels: str = "auto") -> SetCheck:
     """Examines recordings: rates, lengths, silence, clipping, duplicates, labels, damaged files.
 
     Args:
@@ -46,7 +23,8 @@ def check_audio(source: str, labels: str = "auto") -> AudioCheck:
     Raises:
         UserError: The source does not exist, or is no set of recordings.
     """
-    return AudioCheck(audio_check.summarize(decode_files(source, labels=labels)))
+    content = audio_check.summarize(decode_files(source, labels=labels))
+    return SetCheck(content, audio_check.report(content))
 
 
 def split_audio(
@@ -91,20 +69,12 @@ def split_audio(
     folder = pathlib.Path(output).expanduser().absolute()
     header = ["path", *(["label"] if records.labels is not None else [])]
     header += ["group"] if records.groups is not None else []
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, part in zip(splits.PARTS, parts, strict=True):
-            path = folder / f"{name}.csv"
-            # A list of an earlier division would overlap with these.
-            path.unlink(missing_ok=True)
-            if len(part):
-                rows = [_row(records, int(kept[i]), folder) for i in part]
-                write_text(path, csv_text([header, *rows]))
-                written.append((path, len(part)))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    return written
+
+    def write(part: np.ndarray, path: pathlib.Path) -> None:
+        rows = [_row(records, int(kept[i]), folder) for i in part]
+        write_text(path, csv_text([header, *rows]))
+
+    return splits.write_parts(folder, parts, "csv", write)
 
 
 def _row(records: Any, number: int, folder: pathlib.Path) -> list[str]:

@@ -1,9 +1,7 @@
 """Examination and splitting of a set of series."""
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,34 +9,11 @@ from cssl_jax.config import SeriesData
 from cssl_jax.data.cleaning import series_check, splits
 from cssl_jax.data.sources.base import ArraySource, groups_of
 from cssl_jax.data.sources.series import open_series
-from cssl_jax.errors import UserError
-from cssl_jax.files import csv_text
+from cssl_jax.experiment.set_check import SetCheck
 from cssl_jax.modalities import series
 
 
-@dataclasses.dataclass(frozen=True)
-class SeriesCheck:
-    """Result of ``check_series``; its text is the report of ``cssl-jax data check``.
-
-    Attributes:
-        content: All values of the report as JSON types; docs/data.md describes the keys.
-    """
-
-    content: dict[str, Any]
-
-    def __str__(self) -> str:
-        return series_check.report(self.content)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns all values of the report as JSON types."""
-        return self.content
-
-    def rejected_csv(self) -> str:
-        """Returns a list without rows: a run excludes no series."""
-        return csv_text([("name", "reason", "detail")])
-
-
-def check_series(source: str) -> SeriesCheck:
+def check_series(source: str) -> SetCheck:
     """Examines a set of series: lengths, missing values, constant channels, duplicates, labels.
 
     Args:
@@ -47,7 +22,8 @@ def check_series(source: str) -> SeriesCheck:
     Raises:
         UserError: The source does not exist, or is no set of series.
     """
-    return SeriesCheck(series_check.summarize(open_series(source)))
+    content = series_check.summarize(open_series(source))
+    return SetCheck(content, series_check.report(content))
 
 
 def split_series(
@@ -84,20 +60,11 @@ def split_series(
     # A group mostly has series of several classes: their number decides, not the classes.
     labels = opened.labels if groups_of(opened) is None else None
     parts = splits.split(names, labels, _units(opened), fractions=fractions, seed=seed)
-    folder = pathlib.Path(output).expanduser().absolute()
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, part in zip(splits.PARTS, parts, strict=True):
-            path = folder / f"{name}.npz"
-            # A file of an earlier division would overlap with these.
-            path.unlink(missing_ok=True)
-            if len(part):
-                series.write(opened.take(part), SeriesData(), 0, path)
-                written.append((path, len(part)))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    return written
+
+    def write(part: np.ndarray, path: pathlib.Path) -> None:
+        series.write(opened.take(part), SeriesData(), 0, path)
+
+    return splits.write_parts(pathlib.Path(output), parts, "npz", write)
 
 
 def _units(source: ArraySource) -> list[tuple[int, ...]]:

@@ -1,43 +1,18 @@
 """Examination and splitting of a set of texts."""
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from cssl_jax.config import TextData
 from cssl_jax.data.cleaning import splits, text_check
 from cssl_jax.data.sources.text import open_text
-from cssl_jax.errors import UserError
-from cssl_jax.files import csv_text
+from cssl_jax.experiment.set_check import SetCheck
 from cssl_jax.modalities import text
 
 
-@dataclasses.dataclass(frozen=True)
-class TextCheck:
-    """Result of ``check_texts``; its text is the report of ``cssl-jax data check``.
-
-    Attributes:
-        content: All values of the report as JSON types.
-    """
-
-    content: dict[str, Any]
-
-    def __str__(self) -> str:
-        return text_check.report(self.content)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns all values of the report as JSON types."""
-        return self.content
-
-    def rejected_csv(self) -> str:
-        """Returns a list without rows: a run excludes empty texts only."""
-        return csv_text([("name", "reason", "detail")])
-
-
-def check_texts(source: str) -> TextCheck:
+def check_texts(source: str) -> SetCheck:
     """Examines a set of texts: lengths, duplicates, undecoded characters, labels.
 
     Args:
@@ -47,7 +22,8 @@ def check_texts(source: str) -> TextCheck:
     Raises:
         UserError: The source does not exist, or is no set of texts.
     """
-    return TextCheck(text_check.summarize(open_text(source)))
+    content = text_check.summarize(open_text(source))
+    return SetCheck(content, text_check.report(content))
 
 
 def split_texts(
@@ -84,17 +60,8 @@ def split_texts(
         labels = None
     names = [f"{number:09}" for number in range(len(opened))]
     parts = splits.split(names, labels, units, fractions=fractions, seed=seed)
-    folder = pathlib.Path(output).expanduser().absolute()
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, part in zip(splits.PARTS, parts, strict=True):
-            path = folder / f"{name}.jsonl"
-            # A file of an earlier division would overlap with these.
-            path.unlink(missing_ok=True)
-            if len(part):
-                text.write(opened.take(part), TextData(), 0, path)
-                written.append((path, len(part)))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    return written
+
+    def write(part: np.ndarray, path: pathlib.Path) -> None:
+        text.write(opened.take(part), TextData(), 0, path)
+
+    return splits.write_parts(pathlib.Path(output), parts, "jsonl", write)

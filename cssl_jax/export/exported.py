@@ -15,7 +15,7 @@ from cssl_jax.errors import RunError, UserError
 from cssl_jax.evaluate.encoders.features import encoder_variables
 from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
 from cssl_jax.export import card, sentence_transformer, stablehlo
-from cssl_jax.files import write_json, write_text
+from cssl_jax.files import require_empty, write_json, write_text
 from cssl_jax.interop import resnet_export, safetensors
 from cssl_jax.interop.preprocessing import KEY
 from cssl_jax.interop.resnet_weights import Architecture
@@ -67,8 +67,7 @@ def export_run(
     if format not in FORMATS:
         raise UserError(f"format {format!r} is unknown; use {' or '.join(FORMATS)}")
     folder = pathlib.Path(output).expanduser().absolute()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty; use another --output")
+    require_empty(folder, "--output")
     encoder = load_encoder(pathlib.Path(run), checkpoint=checkpoint)
     write = FORMATS[format](encoder)  # refuses before anything is written
     folder.mkdir(parents=True, exist_ok=True)

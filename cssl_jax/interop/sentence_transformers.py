@@ -12,6 +12,7 @@ import numpy as np
 from cssl_jax.errors import UserError, cut
 from cssl_jax.interop import safetensors
 
+WEIGHTS_FILE = "model.safetensors"
 # Hugging Face's module of a BERT -> ours. Weights of dense layers are [out, in] there.
 _EMBEDDINGS = {
     "embeddings.word_embeddings": ("word",),
@@ -139,7 +140,7 @@ def read_sentence_transformer(folder: str | pathlib.Path) -> SentenceTransformer
                 f"text has {value!r}"
             )
     _check_pooling(folder)
-    params = from_bert(safetensors.read(folder / "model.safetensors"))
+    params = from_bert(safetensors.read(folder / WEIGHTS_FILE))
     sizes = {
         ours: _integer(config, theirs, folder)
         for ours, theirs in (
@@ -197,7 +198,7 @@ def write_sentence_transformer(folder: str | pathlib.Path, model: SentenceTransf
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(model.tokenizer, encoding="utf-8")
-    safetensors.write(folder / "model.safetensors", to_bert(model.params), {"format": "pt"})
+    safetensors.write(folder / WEIGHTS_FILE, to_bert(model.params), {"format": "pt"})
 
 
 def _tokenizer_config(model: SentenceTransformer) -> dict[str, Any]:

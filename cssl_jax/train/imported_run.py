@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import optax
@@ -10,12 +12,15 @@ import optax
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import Config
+from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.errors import UserError
+from cssl_jax.evaluate.encoders.features import Model
 from cssl_jax.evaluate.encoders.foreign import ForeignWeights, open_weights
 from cssl_jax.evaluate.results import Results
 from cssl_jax.experiment import builders, train_state
-from cssl_jax.files import write_json, write_text
+from cssl_jax.files import require_empty, write_json, write_text
 from cssl_jax.interop.preprocessing import Preprocessing
+from cssl_jax.interop.resnet_weights import Use
 from cssl_jax.recipes.paths import with_absolute_paths
 from cssl_jax.runtime import process, spmd
 from cssl_jax.train import run_dir
@@ -51,8 +56,7 @@ def import_weights(
             ``encoder``, or the folder is not empty.
     """
     run = pathlib.Path(workdir).expanduser().absolute()
-    if run.exists() and not (run.is_dir() and not any(run.iterdir())):
-        raise UserError(f"{run} is not empty; use another --workdir")
+    require_empty(run, "--workdir")
     found = open_weights(place, prefix=prefix, prepared=prepared)
     name = found.config.model.encoder
     if encoder not in ("", name):
@@ -61,40 +65,64 @@ def import_weights(
             "omit it"
         )
     config = with_absolute_paths(found.config.replace({"data.source": source}))
+    found = dataclasses.replace(found, config=config)
+    write_imported(run, config, found.spec, found.model, found.meta["imported"], found.uses)
+    return found
+
+
+def write_imported(
+    run: pathlib.Path,
+    config: Config,
+    spec: InputSpec,
+    model: Model,
+    origin: dict[str, Any],
+    arrays: Sequence[Use] = (),
+) -> None:
+    """Writes a run folder with weights that were not trained here, as a checkpoint of step 0.
+
+    Args:
+        run: Folder to write.
+        config: Config of the run.
+        spec: Input that the encoder takes.
+        model: {"params", "model_state"} of the encoder alone.
+        origin: "file" and "sha256" of the weights, and what else is known of them, as JSON.
+        arrays: What became of the arrays of the file.
+    """
     with run_dir.writable(run):
         run.mkdir(parents=True, exist_ok=True)
-        _write(run, config, found)
-    return dataclasses.replace(found, config=config)
+        mesh = spmd.make_mesh(jax.devices()[:1])
+        method = builders.make_method(config, mesh)
+        # Without an optimizer's state: the checkpoint is no state that a run could resume from.
+        state = train_state.init_state(method, optax.identity(), spec, config.train.seed)
+        state = train_state.with_model(method, state, method.adopt(state.model, model))
+        with Checkpoints(run, evaluated=method.evaluated) as checkpoints:
+            meta = _meta(config, spec, origin, mesh)
+            checkpoints.save(spmd.replicate(state, mesh), meta, {})
+        uses = [dataclasses.asdict(use) for use in arrays]
+        write_json(run / run_dir.IMPORTED, {**origin, "arrays": uses})
+        # The metrics of later evaluations are merged into this file.
+        results = Results(
+            step=0,
+            seed=config.train.seed,
+            epochs=0,
+            source=config.data.source,
+            notes=[f"weights imported from {origin['file']}, SHA-256 {origin['sha256']}"],
+            versions=process.versions(),
+        )
+        write_json(run / "results.json", results.to_json())
+        write_text(run / "config.json", recipes.to_json(config))
 
 
-def _write(run: pathlib.Path, config: Config, found: ForeignWeights) -> None:
-    mesh = spmd.make_mesh(jax.devices()[:1])
-    method = builders.make_method(config, mesh)
-    # Without an optimizer's state: the checkpoint is no state that a run could resume from.
-    state = train_state.init_state(method, optax.identity(), found.spec, config.train.seed)
-    state = train_state.with_model(method, state, method.adopt(state.model, found.model))
-    origin = found.meta["imported"]
-    meta = {
-        **found.meta,
+def _meta(
+    config: Config, spec: InputSpec, origin: dict[str, Any], mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+    return {
         "config": recipes.to_dict(config),
+        "input": dataclasses.asdict(spec),
+        "imported": origin,
         "data": dict.fromkeys(("train", "validation"), "unknown"),
         "code": {},
         "classes": [],
         "versions": process.versions(),
         "environment": process.environment(mesh),
     }
-    with Checkpoints(run, evaluated=method.evaluated) as checkpoints:
-        checkpoints.save(spmd.replicate(state, mesh), meta, {})
-    uses = [dataclasses.asdict(use) for use in found.uses]
-    write_json(run / run_dir.IMPORTED, {**origin, "arrays": uses})
-    # The metrics of later evaluations are merged into this file.
-    results = Results(
-        step=0,
-        seed=config.train.seed,
-        epochs=0,
-        source=config.data.source,
-        notes=[f"weights imported from {origin['file']}, SHA-256 {origin['sha256']}"],
-        versions=process.versions(),
-    )
-    write_json(run / "results.json", results.to_json())
-    write_text(run / "config.json", recipes.to_json(config))

@@ -1,6 +1,6 @@
 """Writes a run folder with the weights of a sentence-transformers folder."""
 
-import dataclasses
+import hashlib
 import pathlib
 from typing import Any
 
@@ -8,9 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from cssl_jax import recipes
 from cssl_jax.augment.text.policy import TextPolicy
-from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.config import (
     Config,
     EvaluateConfig,
@@ -21,13 +19,18 @@ from cssl_jax.config import (
 )
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders, train_state
-from cssl_jax.files import write_text
-from cssl_jax.interop.sentence_transformers import SentenceTransformer, read_sentence_transformer
+from cssl_jax.files import require_empty
+from cssl_jax.interop.sentence_transformers import (
+    WEIGHTS_FILE,
+    SentenceTransformer,
+    read_sentence_transformer,
+)
 from cssl_jax.methods.simcse import SimCSEConfig
 from cssl_jax.modalities.text import TextSpec
 from cssl_jax.models.registry import build_encoder, encoders_for
 from cssl_jax.models.text.bert import Bert
-from cssl_jax.runtime import process, spmd
+from cssl_jax.runtime import spmd
+from cssl_jax.train.imported_run import write_imported
 
 
 def import_sentence_transformer(
@@ -51,27 +54,23 @@ def import_sentence_transformer(
     """
     model = read_sentence_transformer(folder)
     run = pathlib.Path(workdir).expanduser().absolute()
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UserError(f"{run} exists and is not empty; give another folder")
+    require_empty(run, "--workdir")
     config = _config(model)
     spec = TextSpec(
         kind="text", size=model.length, tokenizer=model.tokenizer, vocabulary=model.vocabulary
     )
-    mesh = spmd.make_mesh(jax.devices()[:1])
-    method = builders.make_method(config, mesh)
+    method = builders.make_method(config, spmd.make_mesh(jax.devices()[:1]))
     shapes = train_state.state_shapes(method, optax.identity(), spec)
     _check_shapes(shapes.params["encoder"], model.params)
-    state = train_state.init_state(method, optax.identity(), spec, config.train.seed)
-    params = {**state.params, "encoder": model.params}
-    state = train_state.with_model(
-        method, state, {"params": params, "model_state": state.model_state}
-    )
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(run / "config.json", recipes.to_json(config))
-    with Checkpoints(run) as checkpoints:
-        checkpoints.save(spmd.replicate(state, mesh), _meta(config, spec, folder), {})
-        checkpoints.wait()
+    weights = {"params": {"encoder": model.params}, "model_state": {}}
+    write_imported(run, config, spec, weights, _origin(folder))
     return run
+
+
+def _origin(folder: str | pathlib.Path) -> dict[str, str]:
+    path = pathlib.Path(folder).expanduser().absolute() / WEIGHTS_FILE
+    with path.open("rb") as file:
+        return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _config(model: SentenceTransformer) -> Config:
@@ -110,15 +109,3 @@ def _check_shapes(expected: Any, found: Any) -> None:
         wanted, given = (shape.get(name) for shape in shapes)
         if wanted != given:
             raise UserError(f"parameter {name} has shape {given}; the encoder's is {wanted}")
-
-
-def _meta(config: Config, spec: TextSpec, folder: str | pathlib.Path) -> dict[str, Any]:
-    origin = f"imported from {pathlib.Path(folder).name}"
-    return {
-        "config": recipes.to_dict(config),
-        "input": dataclasses.asdict(spec),
-        "data": {"train": origin, "validation": origin},
-        "code": {},
-        "classes": [],
-        "versions": process.versions(),
-    }

@@ -1,6 +1,7 @@
 """Commands `data check` and `data split`: examine and split images, series, recordings, texts."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
 
@@ -108,33 +109,16 @@ def split_data(argv: Sequence[str]) -> int:
     from cssl_jax.experiment.text_sets import split_texts
 
     options = parse(DataSplit, "data split", argv)
-    if is_text_file(options.source):
-        for path, count in split_texts(
-            options.source, options.output, fractions=options.fractions, seed=options.seed
-        ):
-            print(f"{path}: {count} texts")
-        return 0
-    if is_series_file(options.source):
-        for path, count in split_series(
-            options.source, options.output, fractions=options.fractions, seed=options.seed
-        ):
-            print(f"{path}: {count} series")
-        return 0
-    if is_audio_source(options.source):
-        for path, count in split_audio(
-            *(options.source, options.output),
-            labels=options.options.labels,
-            fractions=options.fractions,
-            seed=options.seed,
-        ):
-            print(f"{path}: {count} recordings")
-        return 0
-    for path, count in split_data(
-        options.source,
-        options.output,
-        options.options,
-        fractions=options.fractions,
-        seed=options.seed,
-    ):
-        print(f"{path}: {count} images")
+    source, more = options.source, options.options
+    if is_text_file(source):
+        split, noun = split_texts, "texts"
+    elif is_series_file(source):
+        split, noun = split_series, "series"
+    elif is_audio_source(source):
+        split, noun = functools.partial(split_audio, labels=more.labels), "recordings"
+    else:
+        split, noun = functools.partial(split_data, options=more), "images"
+    parts = split(source, options.output, fractions=options.fractions, seed=options.seed)
+    for path, count in parts:
+        print(f"{path}: {count} {noun}")
     return 0

@@ -1,10 +1,11 @@
 """Train, validation and test lists of a set of images, identical on every machine."""
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,39 +74,44 @@ def split(
     return [np.array(sorted(part), np.int64) for part in parts]
 
 
-def write_lists(
-    records: FileRecords, parts: Sequence[np.ndarray], folder: pathlib.Path
+def write_parts(
+    folder: pathlib.Path,
+    parts: Sequence[np.ndarray],
+    suffix: str,
+    write: Callable[[np.ndarray, pathlib.Path], None],
 ) -> list[tuple[pathlib.Path, int]]:
-    """Writes one CSV list per split, with path (relative to the list), label number and class name.
+    """Writes one file per split.
 
-    An existing list of an empty split is deleted: it would belong to an earlier division, whose
+    An existing file of an empty split is deleted: it would belong to an earlier division, whose
     splits overlap with these.
 
     Args:
-        records: Records that are divided.
-        parts: Record numbers of the training, validation and test split.
-        folder: Folder of the lists; created if it does not exist.
+        folder: Folder of the files; created if it does not exist.
+        parts: Numbers of the examples in the training, validation and test split.
+        suffix: Suffix of the files, such as "csv".
+        write: Writes the examples of a split to a path.
 
     Returns:
-        Path of the list and number of images, for every split that is not empty.
+        Path of the file and number of examples, for every split that is not empty.
 
     Raises:
         UserError: The folder cannot be written.
     """
     folder = folder.expanduser().absolute()
+    written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{name}.csv" for name in PARTS]
+        paths = [folder / f"{name}.{suffix}" for name in PARTS]
         for path in paths:
             if (target := pathlib.Path(os.path.realpath(path))).is_file():
                 target.unlink()  # deletes the target of a symbolic link and keeps the link
-        return [
-            (_write(records, part, path), len(part))
-            for path, part in zip(paths, parts, strict=True)
-            if len(part)
-        ]
+        for path, part in zip(paths, parts, strict=True):
+            if len(part):
+                write(part, path)
+                written.append((path, len(part)))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    return written
 
 
 def split_source(
@@ -151,7 +157,26 @@ def split_source(
     return write_lists(records, parts, folder)
 
 
-def _write(records: FileRecords, part: np.ndarray, path: pathlib.Path) -> pathlib.Path:
+def write_lists(
+    records: FileRecords, parts: Sequence[np.ndarray], folder: pathlib.Path
+) -> list[tuple[pathlib.Path, int]]:
+    """Writes one CSV list per split, with path (relative to the list), label number and class name.
+
+    Args:
+        records: Records that are divided.
+        parts: Record numbers of the training, validation and test split.
+        folder: Folder of the lists; created if it does not exist.
+
+    Returns:
+        Path of the list and number of images, for every split that is not empty.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    return write_parts(folder, parts, "csv", functools.partial(_write, records))
+
+
+def _write(records: FileRecords, part: np.ndarray, path: pathlib.Path) -> None:
     labelled = records.labels is not None
     rows: list[tuple[Any, ...]] = [("path", "label", "class") if labelled else ("path",)]
     prefix = os.path.relpath(records.root, path.parent)
@@ -161,4 +186,3 @@ def _write(records: FileRecords, part: np.ndarray, path: pathlib.Path) -> pathli
         label = (number, records.classes[number]) if number >= 0 else ("", "")
         rows.append((path_in_list, *label) if labelled else (path_in_list,))
     write_text(path, csv_text(rows))
-    return path
