@@ -1,6 +1,8 @@
 # `make demo`, `make test`, `make test-full`, `make fuzz`, `make test-lowest`; PYTHON=... chooses the interpreter, VENV=... the environment.
+# INSTALLER='uv pip install --quiet --python $(BIN)/python' takes seconds where pip takes minutes.
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALLER ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo install lint types test test-full test-fast test-lowest fuzz clean
 
@@ -18,11 +20,11 @@ $(VENV)/.installed: setup.py setup.cfg requirements.txt
 		echo "environment: $(VENV), made by $$python"; \
 		"$$python" -m venv $(VENV); \
 	fi
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(INSTALLER) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,dev]"
+	@$(INSTALLER) --editable ".[test,dev]"
 	@touch $@
 
 lint: $(VENV)/.installed-dev
@@ -38,7 +40,7 @@ test: $(VENV)/.installed-dev
 
 # The TPU compiler lies apart: beside jax it would make every command look for a TPU.
 $(VENV)/libtpu: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+	$(INSTALLER) --no-deps --target $@ \
 		"$$($(BIN)/python tests/helpers/libtpu.py)"
 
 test-full: test $(VENV)/libtpu

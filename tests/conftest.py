@@ -18,8 +18,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and child processes inher
     os.environ["CSSL_TEST_XLA_FLAGS"] = compilation.cheap_flags()
     given = [os.environ.get("XLA_FLAGS", ""), os.environ["CSSL_TEST_XLA_FLAGS"]]
     os.environ["XLA_FLAGS"] = " ".join([*given, "--xla_force_host_platform_device_count=8"]).strip()
-    # Whatever a library keeps in the home directory goes with the run; pip's downloads stay.
+    # Whatever a library keeps in the home directory goes with the run; downloads stay.
     os.environ.setdefault("PIP_CACHE_DIR", str(pathlib.Path("~/.cache/pip").expanduser()))
+    os.environ.setdefault("UV_CACHE_DIR", str(pathlib.Path("~/.cache/uv").expanduser()))
     os.environ["HOME"] = tempfile.mkdtemp(prefix="cssl-jax-home-")
     atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
     os.environ |= {

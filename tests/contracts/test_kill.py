@@ -11,7 +11,7 @@ from helpers.method_cases import CASES
 
 @pytest.mark.slow
 def test_a_run_killed_five_times_ends_with_the_same_bits(tmp_path):
-    report = kills.torture(tmp_path, kills=5, epochs=15)
+    report = kills.torture(tmp_path, kills=5, epochs=10)
     assert report["kills"] == 5
     # A save every 30 steps, written while the next steps run; a line every 3 steps.
     assert report["most logged steps lost by a kill"] <= 2 * 30 + 3
@@ -21,14 +21,14 @@ def test_a_run_killed_five_times_ends_with_the_same_bits(tmp_path):
 # method is stopped within an epoch in test_method_runs.py.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["byol", "moco_v2"])
-def test_a_methods_run_killed_five_times_ends_with_the_same_bits(tmp_path, name):
+def test_a_methods_run_killed_three_times_ends_with_the_same_bits(tmp_path, name):
     words = ["--method.name", name, "--model.projector-hidden", "32", "--model.projector-dim", "16"]
     if CASES[name].predicts:
         words += ["--method.predictor-hidden", "32"]
     if CASES[name].queues:
-        words += ["--method.queue", "4096"]  # full after 64 of 330 steps
-    report = kills.torture(tmp_path, kills=5, epochs=15, words=words)
-    assert report["kills"] == 5
+        words += ["--method.queue", "2048"]  # full after 32 of 154 steps
+    report = kills.torture(tmp_path, kills=3, epochs=7, words=words)
+    assert report["kills"] == 3
 
 
 @pytest.mark.slow

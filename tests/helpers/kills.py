@@ -30,11 +30,14 @@ ARGUMENTS = [
     *("--train.batch-size", "64", "--train.log-every", "3", "--runtime.devices", "1"),
     *("--train.checkpoint-steps", "30", "--train.checkpoint-every", "0"),
     *("--train.record-views", "--train.no-tensorboard"),
+    # Few probes: what is killed is the run, and evaluating takes a third of a short one.
+    *("--evaluate.probe-seeds", "1", "--evaluate.l2-values", "0.01"),
+    *("--evaluate.online-l2-values", "0.01"),
 ]
 
 
 def start(folder, epochs, words=()):
-    rest = ["--train.epochs", str(epochs), "--train.evaluate-every", str(max(epochs // 4, 1))]
+    rest = ["--train.epochs", str(epochs), "--train.evaluate-every", str(max(epochs // 2, 1))]
     command = [sys.executable, "-m", "cssl_jax", *ARGUMENTS, *rest, *words]
     command += ["--workdir", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -93,7 +93,7 @@ def colab(tmp_path_factory):
     shutil.copy(ROOT / "LICENSE", checkout)
     venv.create(folder / "venv", with_pip=True, symlinks=True)
     python = folder / "venv" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python]
     subprocess.run([*install, *PREINSTALLED], check=True, timeout=900)
     return checkout, python
 
@@ -119,6 +119,8 @@ def ran(notebook, colab, tmp_path_factory):
     specs = KernelSpecManager(kernel_dirs=[str(spec.parent)], ensure_native_kernel=False)
     before = jax_version(python)
     fresh = nbformat.from_dict(notebook)
+    for cell in fresh.cells:  # a user's choice in the form: the demo is trained whole, this is not
+        cell.source = re.sub(r"^EPOCHS = 10 ", "EPOCHS = 2 ", cell.source, flags=re.MULTILINE)
     client = NotebookClient(
         fresh,
         km=AsyncKernelManager(kernel_name="colab", kernel_spec_manager=specs),
@@ -164,8 +166,8 @@ def test_it_runs_where_only_colabs_packages_are(ran, colab, tmp_path):
 def test_the_digits_recipe_is_accused_of_nothing(ran, colab):
     # The notebook's demo trains the recipe as a user does, without the suite's compiler options,
     # which make runs of minutes several times slower.
-    outputs = [o for cell in ran.cells if cell.cell_type == "code" for o in cell.outputs]
-    printed = "".join(output.get("text", "") for output in outputs)
+    (demo,) = [cell for cell in ran.cells if cell.source.startswith('cssl("demo"')]
+    printed = "".join(output.get("text", "") for output in demo.outputs)
     assert "trained encoder" in printed
     for title in (
         *("at chance:", "worse than chance:", "views too"),
