@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Callable
 from unittest import mock
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -14,42 +13,10 @@ from cssl_jax.losses import infonce, swav
 from cssl_jax.losses.core import batch_statistics
 from cssl_jax.methods.base import Context
 from cssl_jax.models import normalization
-from cssl_jax.models.normalization import BatchNorm, NormGroups
-from cssl_jax.models.registry import ENCODERS, EncoderEntry
 from helpers import losses_numpy, methods_numpy, tiny
 
 WIDTH, QUEUE = 6, 20  # 20 is no multiple of the batch of 16: the queue wraps within a batch
 MICRO_BATCH = 8
-
-
-class Linear(nn.Module):
-    """A dense layer with BatchNorm and ReLU: the smallest encoder with batch statistics."""
-
-    axis_name: str | None = None
-    norm_groups: int | NormGroups = 1
-    norm_momentum: float = 0.9
-    num_stages = 1
-
-    def depth_of(self, path):
-        return 1
-
-    def with_live_branches(self):
-        return self
-
-    @nn.compact
-    def __call__(self, x, train=False, keys=None, keep=None):
-        x = nn.Dense(12, name="dense")(x.reshape(len(x), -1))
-        x = BatchNorm(self.axis_name, self.norm_groups, self.norm_momentum, name="norm")(
-            x, train=train
-        )
-        return {"features": nn.relu(x)}
-
-
-def build(*, axis_name, norm_groups, **others):
-    return Linear(axis_name, norm_groups)
-
-
-ENCODERS["linear"] = EncoderEntry(build=build)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,10 @@ def configured(folder, **train):
     images = rng.integers(0, 200, (96, 8, 8, 1)) + 8 * labels[:, None, None, None]
     np.savez(folder / "images.npz", images=images.astype(np.uint8), labels=labels)
     config = tiny.config(**{"epochs": 3, "evaluate_every": 1, "tensorboard": False, **train})
+    config = tiny.replace(config, "model", encoder="linear")  # most of a trial is tracing
+    config = tiny.replace(config, "augment", blur=(0.0,), solarize=(0.0,), jitter=(0.0,))
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16)
+    config = tiny.replace(config, "evaluate", l2_values=(0.1,), online_l2_values=(0.1,), draws=2)
     data = {"source": str(folder / "images.npz"), "validation_fraction": 0.4, "size": 8}
     return tiny.replace(config, "data", **data)
 
@@ -115,7 +118,7 @@ def test_a_stopped_run_is_saved_and_resumes_to_the_same_bits(tmp_path):
 @pytest.mark.slow
 def test_a_sweep_prunes_by_the_median_and_is_reproducible(tmp_path):
     config, space = configured(tmp_path), write(tmp_path / "space.py", MIXED)
-    first = sweep(config, tmp_path / "first", space, trials=14, sampler="random")
+    first = sweep(config, tmp_path / "first", space, trials=10, sampler="random")
     assert {t.state for t in first.trials} == {"complete", "pruned", "failed"}
     curves = {}
     for trial in sorted(first.trials, key=lambda t: t.number):
@@ -146,7 +149,7 @@ def test_a_sweep_prunes_by_the_median_and_is_reproducible(tmp_path):
     assert first.best.score == max(max(dict(c).values()) for c in curves.values() if len(c) == 3)
     assert recipes.read_json(tmp_path / "first" / first.best.run / "config.json").train.epochs == 3
 
-    second = sweep(config, tmp_path / "second", space, trials=14, sampler="random")
+    second = sweep(config, tmp_path / "second", space, trials=10, sampler="random")
     assert plain(second) == plain(first)
     assert write_report(tmp_path / "first", figures=False).is_file()
 
@@ -154,10 +157,19 @@ def test_a_sweep_prunes_by_the_median_and_is_reproducible(tmp_path):
 # ---------------------------------------------------------------------------------------- signals
 
 
-def start(folder, space, trials=3):
-    command = [sys.executable, "-m", "cssl_jax", "sweep", *kills.ARGUMENTS[1:]]
-    command += ["--train.epochs", "6", "--train.evaluate-every", "2", "--no-figures"]
-    command += ["--space", str(space), "--trials", str(trials), "--workdir", str(folder)]
+ARGUMENTS = [
+    *("sweep", "debug", "--model.encoder", tiny.LINEAR_FILE),
+    *("--runtime.devices", "1", "--train.log-every", "3", "--train.no-tensorboard"),
+    *("--train.checkpoint-steps", "15", "--train.checkpoint-every", "0"),
+    *("--train.epochs", "4", "--train.evaluate-every", "2"),  # 22 steps each
+    *("--evaluate.l2-values", "0.1", "--evaluate.online-l2-values", "0.1"),
+    *("--evaluate.draws", "2", "--trials", "2", "--no-figures"),
+]
+
+
+def start(folder, space):
+    command = [sys.executable, "-m", "cssl_jax", *ARGUMENTS]
+    command += ["--space", str(space), "--workdir", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -179,17 +191,16 @@ def test_a_killed_and_interrupted_sweep_ends_as_an_uninterrupted_one(tmp_path):
 
     process = start(killed, space)
     first = killed / "trials" / "0000"
-    kills.wait(process, lambda: kills.steps_logged(first) > 70)  # a checkpoint every 30 steps
+    kills.wait(process, lambda: kills.newest(first) > 0 and kills.steps_logged(first) > 20)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert kills.newest(first) > 0
     assert [t["state"] for t in trials_of(killed)] in ([], ["running"])
-    begun = (first / "checkpoints" / str(kills.newest(first))).stat().st_mtime
 
     process = start(killed, space)
     second = killed / "trials" / "0001"
-    kills.wait(process, lambda: kills.steps_logged(second) > 50)
+    kills.wait(process, lambda: kills.steps_logged(second) > 20)
     sent = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
@@ -197,11 +208,10 @@ def test_a_killed_and_interrupted_sweep_ends_as_an_uninterrupted_one(tmp_path):
     assert time.monotonic() - sent < 15
     assert "trial 1: SIGTERM at step" in errors
     assert "resumed at step" in errors  # trial 0 resumed from its checkpoint
-    assert time.time() > begun
     finish(killed, space)
     assert trials_of(killed) == trials_of(whole)
-    assert [t["number"] for t in sorted(trials_of(killed), key=lambda t: t["number"])] == [0, 1, 2]
-    for number in range(3):
+    assert [t["number"] for t in sorted(trials_of(killed), key=lambda t: t["number"])] == [0, 1]
+    for number in range(2):
         for name in ("metrics.jsonl", "results.json", "config.json"):
             ours = killed / "trials" / f"{number:04}" / name
             assert ours.read_bytes() == (whole / "trials" / ours.parent.name / name).read_bytes()
