@@ -30,7 +30,7 @@ def make_config(name, images):
     # 12 steps of 16 rows: the queue is not full when the run is stopped after 8 of them.
     return method_cases.config(
         name,
-        encoder="tiny",
+        augment__jitter=(0.0,),
         data__source=str(images),
         train__epochs=4,
         train__checkpoint_every=0,

@@ -26,6 +26,8 @@ def recipe(tmp_path_factory):
     np.savez(folder / "images.npz", images=source.images, labels=source.labels)
     config = tiny.config(epochs=8, checkpoint_every=0, checkpoint_steps=4, evaluate_every=4)
     config = tiny.replace(config, "train", record_views=True, tensorboard=False)
+    config = tiny.replace(config, "model", encoder="linear")  # most of a start is tracing
+    config = tiny.replace(config, "augment", jitter=(0.0,), blur=(0.0,), solarize=(0.0,))
     config = tiny.replace(config, "evaluate", knn_k=5, batch_size=16, probe_seeds=1, draws=2)
     config = tiny.replace(config, "evaluate", l2_values=(0.1,), online_l2_values=(0.1,))
     config = tiny.replace(config, "data", source=str(folder / "images.npz"))

@@ -15,6 +15,7 @@ from cssl_jax.evaluate import health, verdicts
 from cssl_jax.evaluate.protocols.knn import nearest
 from cssl_jax.evaluate.results import Results
 from cssl_jax.modalities.image import IMAGE
+from cssl_jax.models.registry import EncoderEntry
 from cssl_jax.optim.trust_metrics import make_trust_ratio_metrics
 from cssl_jax.report.run_reader import open_run
 from helpers import tiny
@@ -313,7 +314,7 @@ def test_a_constant_encoder_is_called_collapsed_to_a_point(arrays, tmp_path, cap
             return {**out, "features": 1.0 + 1e-3 * jnp.tanh(out["features"])}
 
     partial = tiny.ENCODERS["tiny"].build
-    entry = tiny.EncoderEntry(build=lambda **options: Constant(*partial.args, **options))
+    entry = EncoderEntry(build=lambda **options: Constant(*partial.args, **options))
     monkeypatch.setitem(tiny.ENCODERS, "tiny", entry)
     train(arrays, tmp_path / "run", temperature=0.2)
     assert capfd.readouterr().err.count("collapsed to a point: ") == 1

@@ -24,7 +24,8 @@ FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1
 
 def config(method, *, micro_batch=0, norm_group=0, **train):
     changed = tiny.replace(tiny.config(micro_batch=micro_batch, **train), "method", name=method)
-    return tiny.replace(changed, "model", norm_group=norm_group)
+    changed = tiny.replace(changed, "augment", jitter=(0.0,), blur=(0.0,), solarize=(0.0,))
+    return tiny.replace(changed, "model", encoder="linear", norm_group=norm_group)
 
 
 def trained(method, devices, *, backend="shard_map", steps=5, **options):
