@@ -14,6 +14,7 @@ METHODS = {
     "moco_v2": {"optimizer.learning_rate": 1e-3},
     "moco_v3": {"optimizer.learning_rate": 1e-3},
     "nnclr": {"optimizer.learning_rate": 1e-3, "method.queue": 4096},
+    "lejepa": {"optimizer.learning_rate": 1e-3},
     "swav": {"optimizer.learning_rate": 1e-3, "method.prototypes": 256},
 }
 

@@ -16,6 +16,7 @@ from cssl_jax.losses.ntxent import nt_xent
 from cssl_jax.losses.predictive import predictive_contrast
 from cssl_jax.losses.registry import LOSSES, LossEntry, loss_entry
 from cssl_jax.losses.sigmoid import nt_logistic, siglip
+from cssl_jax.losses.sigreg import sigreg
 from cssl_jax.losses.supcon import sup_con
 from cssl_jax.losses.swav import sinkhorn, swapped_prediction
 from cssl_jax.losses.vicreg import vicreg
@@ -37,6 +38,7 @@ __all__ = [
     "nt_xent",
     "predictive_contrast",
     "siglip",
+    "sigreg",
     "sinkhorn",
     "sup_con",
     "swapped_prediction",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cssl_jax.methods.byol import BYOL, BYOLConfig
     from cssl_jax.methods.cpc import CPC, CPCConfig
     from cssl_jax.methods.entry import MethodEntry, Modules
+    from cssl_jax.methods.lejepa import LeJEPA, LeJEPAConfig
     from cssl_jax.methods.moco_v2 import MoCoV2, MoCoV2Config
     from cssl_jax.methods.moco_v3 import MoCoV3, MoCoV3Config
     from cssl_jax.methods.nnclr import NNCLR, NNCLRConfig
@@ -38,6 +39,8 @@ __all__ = [
     "Classifier",
     "Context",
     "DeepCORAL",
+    "LeJEPA",
+    "LeJEPAConfig",
     "Method",
     "MethodEntry",
     "MoCoV2",

@@ -13,6 +13,7 @@ METHODS: dict[str, str | MethodEntry] = {
     "moco_v3": "cssl_jax.methods.moco_v3:ENTRY",
     "nnclr": "cssl_jax.methods.nnclr:ENTRY",
     "swav": "cssl_jax.methods.swav:ENTRY",
+    "lejepa": "cssl_jax.methods.lejepa:ENTRY",
     "classifier": "cssl_jax.methods.supervised.classifier:ENTRY",
     "coral": "cssl_jax.methods.supervised.coral:ENTRY",
     "dann": "cssl_jax.methods.supervised.dann:ENTRY",

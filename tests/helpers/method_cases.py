@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 from collections.abc import Callable
 from unittest import mock
 
@@ -11,10 +12,14 @@ import numpy as np
 from cssl_jax import recipes
 from cssl_jax.losses import infonce, swav
 from cssl_jax.losses.core import batch_statistics
+from cssl_jax.methods import lejepa
 from cssl_jax.methods.base import Context
 from cssl_jax.models import normalization
 from helpers import losses_numpy, methods_numpy, tiny
 
+# The package has functions of the same names as these modules.
+sigreg = importlib.import_module("cssl_jax.losses.sigreg")
+DIRECTIONS = 5  # of LeJEPA
 WIDTH, QUEUE = 6, 20  # 20 is no multiple of the batch of 16: the queue wraps within a batch
 MICRO_BATCH = 8
 
@@ -65,6 +70,18 @@ def unsynchronised():
     return mock.patch.object(Context, "global_rows", global_rows)
 
 
+def local_moments():
+    """Characteristic functions are those of this device's rows."""
+    return mock.patch.object(sigreg, "_averaged", lambda moments, axis_name: moments)
+
+
+def directions():
+    """Directions of LeJEPA in step 0."""
+    with jax.enable_x64(True):
+        key = Context(jax.numpy.int32(0), 10, None).key(lejepa.DIRECTIONS)
+        return np.asarray(sigreg.random_directions(key, WIDTH, DIRECTIONS, np.float64))
+
+
 PREDICTOR = {"method.predictor_hidden": 5}
 ROWS = {"method.queue": QUEUE}
 CASES = {
@@ -78,6 +95,12 @@ CASES = {
     "vicreg": Case(
         loss=lambda out, targets, rows: methods_numpy.vicreg(out[:, 0], out[:, 1], 25, 25, 1),
         faults={"local statistics": local_statistics},
+        predicts=False,
+    ),
+    "lejepa": Case(
+        loss=lambda out, targets, rows: methods_numpy.lejepa(out, 0.02, directions()),
+        faults={"local moments": local_moments},
+        values={"method.directions": DIRECTIONS},
         predicts=False,
     ),
     "simsiam": Case(

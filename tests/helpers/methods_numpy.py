@@ -40,6 +40,28 @@ def vicreg(z1, z2, invariance, variance, covariance):
     return total
 
 
+def sigreg(z, directions):
+    """SIGReg by loops over directions and over the 17 frequencies of the authors' rule."""
+    total = 0.0
+    for direction in directions.T:
+        x = z @ direction
+        for knot in range(17):
+            t = 3 * knot / 16
+            gaussian = np.exp(-(t**2) / 2)
+            real, imaginary = np.sum(np.cos(t * x)) / len(x), np.sum(np.sin(t * x)) / len(x)
+            weight = 3 / 16 * (1 if knot in (0, 16) else 2) * gaussian
+            total += weight * ((real - gaussian) ** 2 + imaginary**2)
+    return len(z) * total / directions.shape[1]
+
+
+def lejepa(views, weight, directions):
+    """Mean squared distance of two views from their mean, and SIGReg of each view."""
+    first, second = views[:, 0], views[:, 1]
+    agreement = np.sum((first - second) ** 2) / first.size / 4
+    regular = (sigreg(first, directions) + sigreg(second, directions)) / 2
+    return (1 - weight) * agreement + weight * regular
+
+
 def both_directions(predictions, targets, of_pair):
     """Sum over the directions and mean over the examples of ``of_pair(prediction, target)``."""
     total = 0.0

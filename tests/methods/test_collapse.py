@@ -19,6 +19,7 @@ SMALL = {
     "simsiam": {"optimizer__learning_rate": 0.2, "model__projector_norm": False},
     "byol": {"optimizer__learning_rate": 0.2, "method__momentum": 0.5},
     "vicreg": {"optimizer__learning_rate": 0.005},
+    "lejepa": {"optimizer__learning_rate": 0.05},
 }
 
 
@@ -42,7 +43,8 @@ def found(name, **values):
 
 
 @pytest.mark.parametrize(
-    "name", ["vicreg", *(pytest.param(x, marks=pytest.mark.slow) for x in ("simsiam", "byol"))]
+    "name",
+    ["vicreg", "lejepa", *(pytest.param(x, marks=pytest.mark.slow) for x in ("simsiam", "byol"))],
 )
 def test_a_healthy_run_has_no_collapse(name):
     assert "projections collapsed" not in found(name)
@@ -51,6 +53,12 @@ def test_a_healthy_run_has_no_collapse(name):
 def test_vicreg_without_the_variance_term_collapses():
     assert "projections collapsed" in found(
         "vicreg", optimizer__learning_rate=0.05, method__variance=0.0
+    )
+
+
+def test_lejepa_without_sigreg_collapses():
+    assert "projections collapsed" in found(
+        "lejepa", optimizer__learning_rate=2.0, method__weight=0.0
     )
 
 
