@@ -42,7 +42,7 @@ def sigreg(z: jax.Array, directions: jax.Array, *, axis_name: str | None = None)
         >>> import jax.numpy as jnp
         >>> collapsed = sigreg(jnp.zeros((100, 3)), jnp.eye(3))
         >>> print(f"{collapsed / 100:.3f} per row, {chance_level(100) / 100:.3f}")
-        0.409 per row, 0.409 per row
+        0.402 per row, 0.402
     """
     rows = count_rows(z, axis_name)
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
