@@ -17,7 +17,8 @@ def config(encoder, path):
     changed = recipes.with_modality(tiny.config(epochs=2, checkpoint_steps=2), "waves")
     changed = tiny.replace(changed, "model", encoder=encoder, width=1 / 32)
     changed = tiny.replace(changed, "data", source=path)
-    return tiny.replace(changed, "evaluate", knn_k=5, knn_ks=(1, 5), batch_size=16)
+    few = {"l2_values": (0.1,), "online_l2_values": (0.1,), "probe_seeds": 1, "draws": 2}
+    return tiny.replace(changed, "evaluate", knn_k=5, knn_ks=(1, 5), batch_size=16, **few)
 
 
 @pytest.mark.parametrize(
