@@ -1,6 +1,5 @@
 """Writes a run folder with the weights of a sentence-transformers folder."""
 
-import hashlib
 import pathlib
 from typing import Any
 
@@ -25,6 +24,7 @@ from cssl_jax.interop.sentence_transformers import (
     SentenceTransformer,
     read_sentence_transformer,
 )
+from cssl_jax.interop.weight_files import file_sha256
 from cssl_jax.methods.simcse import SimCSEConfig
 from cssl_jax.modalities.text import TextSpec
 from cssl_jax.models.registry import build_encoder, encoders_for
@@ -63,14 +63,9 @@ def import_sentence_transformer(
     shapes = train_state.state_shapes(method, optax.identity(), spec)
     _check_shapes(shapes.params["encoder"], model.params)
     weights = {"params": {"encoder": model.params}, "model_state": {}}
-    write_imported(run, config, spec, weights, _origin(folder))
+    file = pathlib.Path(folder).expanduser().absolute() / WEIGHTS_FILE
+    write_imported(run, config, spec, weights, {"file": str(file), "sha256": file_sha256(file)})
     return run
-
-
-def _origin(folder: str | pathlib.Path) -> dict[str, str]:
-    path = pathlib.Path(folder).expanduser().absolute() / WEIGHTS_FILE
-    with path.open("rb") as file:
-        return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _config(model: SentenceTransformer) -> Config:
