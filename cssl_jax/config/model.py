@@ -17,6 +17,10 @@ class ModelConfig:
         width: Multiplier of every channel count of the encoder.
         stem: First layers of a ResNet: "imagenet" (7x7 stride 2 and max-pool) or "cifar" (3x3
             stride 1); of resnet1d with kernels of 7 and 3 steps.
+        variant: Layers of a ResNet of images: "torchvision"; "simclr", as in SimCLR's TensorFlow
+            code (max-pool padded as TensorFlow pads, a convolution in the shortcut of each stage's
+            first block); or "simclr_sk" of resnet14, 50, 101, 152 and 200, as in SimCLRv2
+            (selective kernels, stem and shortcuts of ResNet-D).
         norm_group: Number of images that share BatchNorm statistics; 0 is the global batch, or the
             micro-batch (train.micro_batch).
         norm_views: Whether the views of an example share BatchNorm statistics: "joint" (all views
@@ -37,6 +41,7 @@ class ModelConfig:
     encoder: str = "resnet50"
     width: float = 1.0
     stem: Literal["imagenet", "cifar"] = "imagenet"
+    variant: Literal["torchvision", "simclr", "simclr_sk"] = "torchvision"
     norm_group: int = 0
     norm_views: Literal["joint", "apart"] = "joint"
     zero_init_residual: bool = True

@@ -48,6 +48,7 @@ def make_method(config: Config, mesh: Mesh) -> Method:
         config.model.encoder,
         width=config.model.width,
         stem=config.model.stem,
+        variant=config.model.variant,
         remat=config.model.remat,
         zero_init_residual=config.model.zero_init_residual,
         **modality_entry(config.data.modality).encoder_options(config.data),

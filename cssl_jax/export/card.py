@@ -48,6 +48,7 @@ def model_card(
 def _encoder_text(encoder: Encoder) -> str:
     model = encoder.config.model
     stem = f", stem {model.stem}" if isinstance(encoder.spec, ImageSpec) else ""
+    stem += f", variant {model.variant}" if model.variant != "torchvision" else ""
     return f"{model.encoder}, width {model.width:g}{stem}"
 
 

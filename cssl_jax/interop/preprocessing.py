@@ -67,6 +67,22 @@ def assumed(stem: str, channels: int) -> Preprocessing:
     return Preprocessing(size=32, mean=mean, std=std, origin="assumed: CIFAR-10's")
 
 
+def of_simclr(stem: str, channels: int) -> Preprocessing:
+    """The preparation of SimCLR's code: pixels on [0, 1], without mean and deviation.
+
+    Source: ``preprocess_for_eval`` in ``data_util.py``; images of the CIFAR stem are not cropped.
+    """
+    is_large = stem == "imagenet"
+    return Preprocessing(
+        size=224 if is_large else 32,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        interpolation="bicubic",
+        crop_fraction=0.875 if is_large else 1.0,
+        origin="SimCLR's: pixels on [0, 1]",
+    )
+
+
 def from_metadata(metadata: Mapping[str, str]) -> Preprocessing | None:
     """The preparation that ``cssl-jax export`` stored in a safetensors file; None without one."""
     if KEY not in metadata:

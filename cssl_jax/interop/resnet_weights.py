@@ -23,6 +23,7 @@ _NAMES: dict[tuple[tuple[int, ...], bool], str] = {
     ((3, 8, 36, 3), True): "resnet152",
     ((3, 24, 36, 3), True): "resnet200",
 }
+BLOCKS = {name: blocks for blocks, name in _NAMES.items()}
 _STEMS = {7: "imagenet", 3: "cifar"}
 _ENCODER_KEY = re.compile(r"(conv1|bn1|layer\d+)\.")
 _COUNTER = ".num_batches_tracked"  # of torch's BatchNorm; no weight
@@ -38,12 +39,14 @@ class Architecture:
         width: Multiplier of every channel count.
         stem: "imagenet" or "cifar".
         channels: Number of image channels.
+        variant: "torchvision", "simclr" or "simclr_sk".
     """
 
     encoder: str
     width: float
     stem: str
     channels: int
+    variant: str = "torchvision"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,23 @@ class Use:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Head:
+    """A projection head from a file, whose hidden layers are as wide as the features.
+
+    Attributes:
+        layers: Number of layers.
+        out: Width of the projections.
+        variables: {"params", "batch_stats"}, float32.
+        names: Names of its arrays in the file.
+    """
+
+    layers: int
+    out: int
+    variables: dict[str, Any]
+    names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ResNetWeights:
     """A ResNet's weights from a file.
 
@@ -70,12 +90,14 @@ class ResNetWeights:
         variables: {"params", "batch_stats"} of the encoder, float32.
         branch: Place of the encoder in the file.
         uses: What became of the arrays of the file.
+        head: Projection head of SimCLR, where the file has one that is ours.
     """
 
     architecture: Architecture
     variables: dict[str, Any]
     branch: Branch
     uses: tuple[Use, ...]
+    head: Head | None = None
 
 
 def find_resnet(tree: Mapping[str, Any], wanted: str = "") -> ResNetWeights:
@@ -146,9 +168,8 @@ def blocks_of(encoder: str) -> tuple[tuple[int, ...], bool]:
     Raises:
         UserError: It is no ResNet of images.
     """
-    for blocks, name in _NAMES.items():
-        if name == encoder:
-            return blocks
+    if encoder in BLOCKS:
+        return BLOCKS[encoder]
     raise UserError(f"encoder {encoder!r} is no ResNet of images; use {', '.join(_NAMES.values())}")
 
 

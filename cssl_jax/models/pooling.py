@@ -9,9 +9,36 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+Sides = tuple[tuple[int, int], tuple[int, int]]
+
+
+def same_padding(shape: tuple[int, ...], window: int, stride: int) -> Sides:
+    """Rows and columns that TensorFlow's "SAME" adds: ((above, below), (left, right)).
+
+    The output has ceil(side / stride) positions. An odd number of additional rows has one more
+    below than above, so that on even sides a window of 3 with stride 2 adds one row below and none
+    above.
+
+    Args:
+        shape: Shape of feature maps [n, H, W, C].
+        window: Height and width of a window, in positions.
+        stride: Distance between windows, in positions.
+
+    Example:
+        >>> same_padding((1, 56, 57, 64), 3, 2)
+        ((0, 1), (1, 1))
+    """
+    above, below = (
+        (total // 2, total - total // 2)
+        for total in (
+            max((-(-side // stride) - 1) * stride + window - side, 0) for side in shape[1:3]
+        )
+    )
+    return above, below
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
+def max_pool(x: jax.Array, window: int, stride: int, padding: int | Sides) -> jax.Array:
     """Largest entry of every window, with the values of ``flax.linen.max_pool``.
 
     The gradient of Flax's function is XLA's select-and-scatter. On GPUs it uses atomic additions in
@@ -24,20 +51,25 @@ def max_pool(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
         x: Feature maps, float [n, H, W, C].
         window: Height and width of a window, in positions.
         stride: Distance between windows, in positions.
-        padding: Rows and columns of minus infinity on each side.
+        padding: Rows and columns of minus infinity on each side, or their numbers ((above, below),
+            (left, right)), see ``same_padding``.
 
     Returns:
-        Maxima, [n, H', W', C], in the dtype of ``x``. H' is (H + 2 padding - window) // stride + 1,
-        and W' is computed from W in the same way.
+        Maxima, [n, H', W', C], in the dtype of ``x``. H' is (H + above + below - window) // stride
+        + 1, and W' is computed from W in the same way.
     """
     chex.assert_rank(x, 4)
-    sides = ((padding, padding), (padding, padding))
+    sides = _sides(padding)
     maxima: jax.Array = nn.max_pool(x, (window, window), strides=(stride, stride), padding=sides)
     return maxima
 
 
+def _sides(padding: int | Sides) -> Sides:
+    return ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+
+
 def _forward(
-    x: jax.Array, window: int, stride: int, padding: int
+    x: jax.Array, window: int, stride: int, padding: int | Sides
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     largest = max_pool(x, window, stride, padding)
     return largest, (x, largest)
@@ -46,13 +78,14 @@ def _forward(
 def _backward(
     window: int,
     stride: int,
-    padding: int,
+    padding: int | Sides,
     residuals: tuple[jax.Array, jax.Array],
     gradient: jax.Array,
 ) -> tuple[jax.Array]:
     x, largest = residuals
     n, rows, columns, channels = largest.shape
-    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    (above, below), (left, right) = _sides(padding)
+    sides = ((0, 0), (above, below), (left, right), (0, 0))
     padded = jnp.pad(x, sides, constant_values=-jnp.inf)
     # Offsets within a window in reverse order: the first maximum is written last and overwrites
     # the others. An entry of several windows sums their gradients in the order of the windows.
@@ -75,7 +108,7 @@ def _backward(
     padded_gradient = jnp.stack(interleaved, axis=2).reshape(
         n, tall * stride, wide * stride, channels
     )
-    return (padded_gradient[:, padding : padding + x.shape[1], padding : padding + x.shape[2]],)
+    return (padded_gradient[:, above : above + x.shape[1], left : left + x.shape[2]],)
 
 
 max_pool.defvjp(_forward, _backward)

@@ -37,19 +37,21 @@ class EncoderEntry:
       contributes to the output, for the untrained baseline.
 
     Attributes:
-        build: Keyword arguments width, stem, remat, axis_name, norm_groups, zero_init_residual and
-            dtype (see ``models.resnet.ResNet``) -> module. Those without a meaning for the encoder
-            are ignored. Further ones come from ``Modality.encoder_options``, such as the
-            vocabulary of text.
+        build: Keyword arguments width, stem, variant, remat, axis_name, norm_groups,
+            zero_init_residual and dtype (see ``models.resnet.ResNet``) -> module. Those without a
+            meaning for the encoder are ignored. Further ones come from
+            ``Modality.encoder_options``, such as the vocabulary of text.
         reduced: Name of an encoder with the same kinds of layers that is as small as possible, for
             ``cssl-jax selfcheck``; "" is the encoder itself.
         modalities: Names of the package's modalities whose examples it takes; (): not stated, and
             not checked before the encoder sees its first input.
+        variants: Values of ``model.variant`` that the encoder has, the first one by default.
     """
 
     build: Callable[..., nn.Module]
     reduced: str = ""
     modalities: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ("torchvision",)
 
 
 ENCODERS: dict[str, str | EncoderEntry] = {

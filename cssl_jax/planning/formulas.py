@@ -29,12 +29,17 @@ RESNETS = {
 
 
 class Convolution(NamedTuple):
-    """One convolution: kernel side, input and output channels, side of the output in pixels."""
+    """One convolution: kernel side, input and output channels, side of the output in pixels.
+
+    ``norm`` is True if a BatchNorm of its outputs follows, and ``stage`` is 0 in the stem.
+    """
 
     kernel: int
     inputs: int
     outputs: int
     side: int
+    stage: int = 0
+    norm: bool = True
 
     @property
     def parameters(self) -> int:
@@ -57,10 +62,10 @@ def check_known(encoder: str) -> None:
 
 
 def convolutions(model: ModelConfig, size: int, channels: int) -> Iterator[Convolution]:
-    """The convolutions of a ResNet in order; a BatchNorm of its outputs follows each.
+    """The convolutions of a ResNet in order.
 
     Args:
-        model: Encoder, its stem and width.
+        model: Encoder, its stem, width and variant.
         size: Side of an input image in pixels.
         channels: Channels of an input image.
 
@@ -70,9 +75,19 @@ def convolutions(model: ModelConfig, size: int, channels: int) -> Iterator[Convo
     check_known(model.encoder)
     stages, bottleneck = RESNETS[model.encoder]
     base = round(64 * model.width)
-    side = -(-size // 2) if model.stem == "imagenet" else size
-    yield Convolution(7 if model.stem == "imagenet" else 3, channels, base, side)
-    side = -(-side // 2) if model.stem == "imagenet" else side  # max-pool
+    selective = model.variant == "simclr_sk"
+    halved = -(-size // 2)
+    if model.stem == "cifar":
+        side = size
+        yield Convolution(3, channels, base, side)
+    else:
+        side = -(-halved // 2)  # max-pool
+        if selective:
+            yield Convolution(3, channels, base // 2, halved)
+            yield Convolution(3, base // 2, base // 2, halved)
+            yield Convolution(3, base // 2, base, halved)
+        else:
+            yield Convolution(7, channels, base, halved)
     width = base
     for stage, blocks in enumerate(stages):
         inner = base * 2**stage
@@ -81,15 +96,25 @@ def convolutions(model: ModelConfig, size: int, channels: int) -> Iterator[Convo
             before = side
             side = -(-side // 2) if stage and not block else side
             if bottleneck:
-                yield Convolution(1, width, inner, before)
-                yield Convolution(3, inner, inner, side)
-                yield Convolution(1, inner, outer, side)
+                yield Convolution(1, width, inner, before, stage + 1)
+                yield from _middle(inner, side, stage + 1, selective)
+                yield Convolution(1, inner, outer, side, stage + 1)
             else:
-                yield Convolution(3, width, inner, side)
-                yield Convolution(3, inner, outer, side)
-            if width != outer or before != side:
-                yield Convolution(1, width, outer, side)  # the shortcut
+                yield Convolution(3, width, inner, side, stage + 1)
+                yield Convolution(3, inner, outer, side, stage + 1)
+            always = model.variant != "torchvision" and not block
+            if width != outer or before != side or always:
+                yield Convolution(1, width, outer, side, stage + 1)  # the shortcut
             width = outer
+
+
+def _middle(inner: int, side: int, stage: int, selective: bool) -> Iterator[Convolution]:
+    """The 3x3 convolution of a bottleneck, or the three convolutions of a selective kernel."""
+    yield Convolution(3, inner, 2 * inner if selective else inner, side, stage)
+    if selective:  # arXiv 2006.10029: a 16th of the width, and no fewer than 32 channels
+        squeezed = max(inner // 16, 32)
+        yield Convolution(1, inner, squeezed, 1, stage)
+        yield Convolution(1, squeezed, 2 * inner, 1, stage, norm=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,30 +239,32 @@ def cost(  # noqa: PLR0913  each argument is a fact of its own
     Raises:
         UserError: The encoder is not in ``RESNETS``.
     """
-    stem, *blocks = convolutions(model, size, channels)
-    head = head_sizes(heads or [simclr_head(model)], blocks[-1].outputs)
+    layers = list(convolutions(model, size, channels))
+    blocks = [layer for layer in layers if layer.stage]
+    head = head_sizes(heads or [simclr_head(model)], layers[-1].outputs)
     rows, images = views * batch, views * batch // devices
     dense = sum(head.dense)
     inside = sum(layer.flops for layer in blocks)
-    forward = stem.flops + inside + 2 * dense
+    whole = sum(layer.flops for layer in layers)
+    forward = whole + 2 * dense
     # The backward pass costs one forward pass for the weights and one for the inputs, except that
     # the first layer needs no gradient of its inputs.
-    encoder = 3 * forward - stem.flops
+    encoder = 3 * forward - layers[0].flops
     encoder += forward if micro_batches > 1 else 0  # recomputed: GradCache stores none
     encoder += inside if model.remat else 0  # every block is recomputed in the backward pass
     # Three products of [2n, d] with [2N, d]: the similarities and the gradients of both sides. In
     # tiles: the similarities twice, and by symmetry the gradient of one side only.
     loss = 3 * 2 * images * rows * model.projector_dim if contrasts else 0
     gathered = rows * FLOAT if contrasts else 0  # bytes of one number per row
-    layers = [stem, *blocks]
-    encoder_norms = [layer.outputs for layer in layers]
+    encoder_norms = [layer.outputs for layer in layers if layer.norm]
+    inner_norms = [layer.outputs for layer in blocks if layer.norm]
     norms = [*encoder_norms, *head.norms]
     groups = group_count(model, batch // micro_batches)
     per_norm, recomputed, waits = norm_reductions(model, groups, devices, micro_batches)
     vectors = 2 * sum(encoder_norms) + head.vectors
     parameters = sum(layer.parameters for layer in layers) + dense + vectors
     # Without a gradient only the encoder and the projection head run.
-    target = stem.flops + inside + 2 * head.dense[0]
+    target = whole + 2 * head.dense[0]
     return Cost(
         parameters=parameters,
         encoder_flops=images * encoder + targets * batch // devices * target,
@@ -245,11 +272,10 @@ def cost(  # noqa: PLR0913  each argument is a fact of its own
         # In tiles each anchor's log-sum-exp is gathered too, and the gradient needs no collective.
         all_gather=gathered * (model.projector_dim + (1 if tiled else 0)),
         all_reduce=FLOAT * (parameters + METRICS),
-        norm_all_reduce=2
-        * FLOAT
-        * (per_norm * sum(norms) + recomputed * sum(layer.outputs for layer in blocks)),
+        norm_all_reduce=2 * FLOAT * (per_norm * sum(norms) + recomputed * sum(inner_norms)),
         reduce_scatter=0 if tiled else gathered * model.projector_dim,
-        waits=waits * len(norms) + (micro_batches if model.remat and waits else 0) * len(blocks),
+        waits=waits * len(norms)
+        + (micro_batches if model.remat and waits else 0) * len(inner_norms),
         norm_devices=devices if model.norm_views == "apart" else max(devices // groups, 1),
     )
 

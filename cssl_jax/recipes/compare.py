@@ -29,6 +29,7 @@ _SAME_RESULT = (
 _NEWER = (
     *("data.modality", "method.loss", "model.norm_views", "model.zero_init_residual"),
     *("optimizer.weight_decay_end", "optimizer.clip_tensor_norm", "optimizer.layer_decay"),
+    "model.variant",
 )
 # Where the data lie and how they are found: the fingerprint of the images and labels decides.
 _FOUND_BY_FINGERPRINT = (

@@ -116,6 +116,12 @@ def _check_encoder(config: Config) -> None:
     name, modality = config.model.encoder, config.data.modality
     if is_file_name(name) or name not in ENCODERS:  # loaded, or refused, where it is built
         return
+    variant, variants = config.model.variant, encoder_entry(name).variants
+    if variant not in variants:
+        raise UserError(
+            f"model.variant is {variant!r}, which {name} does not have; give --model.variant "
+            f"{' or '.join(variants)}"
+        )
     takes, fitting = encoder_entry(name).modalities, encoders_for(modality)
     if takes and fitting and modality not in takes:
         first, *others = fitting

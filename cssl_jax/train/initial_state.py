@@ -19,7 +19,7 @@ from cssl_jax.runtime import spmd
 from cssl_jax.step.state import TrainState
 
 # Config fields that decide the shapes of the encoder's and of the projection head's parameters.
-_ENCODER: tuple[str, ...] = ("encoder", "width", "stem")
+_ENCODER: tuple[str, ...] = ("encoder", "width", "stem", "variant")
 _HEAD = ("projector_layers", "projector_hidden", "projector_norm")
 
 Origin = dict[str, Any]

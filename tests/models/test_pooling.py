@@ -6,14 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cssl_jax.models.pooling import max_pool
+from cssl_jax.models.pooling import max_pool, same_padding
 
 STEM = (3, 2, 1)  # window, stride and padding in the stem of ResNet
 
 
 def flax_pool(x, window, stride, padding):
-    sides = ((padding, padding),) * 2
+    sides = padding if padding == "SAME" else ((padding, padding),) * 2
     return nn.max_pool(x, (window, window), strides=(stride, stride), padding=sides)
+
+
+def own_pool(x, window, stride, padding):
+    if padding == "SAME":
+        padding = same_padding(x.shape, window, stride)
+    return max_pool(x, window, stride, padding)
 
 
 def with_gradient(pool, x, options, seed=0):
@@ -35,6 +41,7 @@ def with_gradient(pool, x, options, seed=0):
     [
         *(((8, 8), STEM), ((7, 9), STEM), ((1, 2), STEM)),
         *(((9, 8), (2, 2, 0)), ((6, 7), (3, 1, 1)), ((8, 7), (2, 3, 0))),
+        *(((8, 7), (3, 2, "SAME")), ((5, 6), (2, 1, "SAME"))),
     ],
 )
 def test_values_and_gradients_have_the_bits_of_xla(size, options, dtype):
@@ -45,7 +52,7 @@ def test_values_and_gradients_have_the_bits_of_xla(size, options, dtype):
     x = np.stack([*ties, rng.standard_normal((*size, 3))])
     with jax.enable_x64(True):
         x = jnp.asarray(x, dtype)
-        own, xla = (with_gradient(pool, x, options) for pool in (max_pool, flax_pool))
+        own, xla = (with_gradient(pool, x, options) for pool in (own_pool, flax_pool))
     for output, expected in zip(own, xla, strict=True):
         assert output.dtype == expected.dtype == x.dtype
         np.testing.assert_array_equal(*(np.asarray(a).view(np.uint8) for a in (output, expected)))

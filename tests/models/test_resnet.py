@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from cssl_jax.errors import UserError
 from cssl_jax.interop.torchvision import from_torchvision, to_torchvision
-from cssl_jax.models.registry import build_encoder
+from cssl_jax.models.registry import build_encoder, encoder_entry
 from cssl_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from cssl_jax.runtime.spmd import AXIS, make_mesh
 from tests.helpers.marks import slow
@@ -159,6 +159,20 @@ def test_wide_resnet50_has_the_size_reported_by_simclr(width, millions):
     assert round(parameter_count(build_encoder("resnet50", width=width)) / 1e6) == millions
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "millions"),
+    [
+        *(("resnet50", 1, 35), slow("resnet50", 2, 140), slow("resnet101", 1, 65)),
+        *(slow("resnet101", 2, 257), slow("resnet152", 1, 89), slow("resnet152", 2, 354)),
+        slow("resnet152", 3, 795),
+    ],
+)
+def test_resnets_with_selective_kernels_have_the_sizes_reported_by_simclr_v2(name, width, millions):
+    """Sizes of table 1 of arXiv 2006.10029, which count the running statistics."""
+    shapes = shapes_of(build_encoder(name, width=width, variant="simclr_sk"))
+    assert round(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e6) == millions
+
+
 @pytest.mark.parametrize("width", [slow(1), slow(2), 0.125])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_feature_width_scales_with_the_width(name, width):
@@ -269,6 +283,12 @@ def test_an_unknown_encoder_is_rejected_with_the_nearest_name():
 def test_an_unknown_stem_is_rejected():
     with pytest.raises(UserError, match=r"stem 'cifar10' is unknown; use 'imagenet' or 'cifar'"):
         shapes_of(build_encoder("resnet18", stem="cifar10"))
+
+
+def test_a_variant_that_the_blocks_do_not_have_is_rejected():
+    with pytest.raises(UserError, match=r"'simclr_sk' is unknown here; use torchvision or simclr"):
+        shapes_of(build_encoder("resnet18", variant="simclr_sk"))
+    assert [encoder_entry(f"resnet{n}").variants[-1] for n in (18, 50)] == ["simclr", "simclr_sk"]
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -67,6 +67,24 @@ def test_a_recipe_has_as_many_parameters_as_counted(name):
     assert cost.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"encoder": "resnet50", "variant": "simclr_sk"},
+        {"encoder": "resnet14", "variant": "simclr_sk", "stem": "cifar", "width": 0.25},
+        {"encoder": "resnet18", "variant": "simclr"},
+    ],
+)
+def test_a_variant_has_as_many_parameters_as_counted(options):
+    config = recipes.load("debug").replace({f"model.{name}": v for name, v in options.items()})
+    method = builders.make_method(config, spmd.make_mesh(jax.devices()[:1]))
+    batch = {"views": {"main": jax.ShapeDtypeStruct((2, 2, 32, 32, 3), "float32")}}
+    params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
+    sizes = {"size": 32, "channels": 3, "batch": 2, "devices": 1, "tiled": False}
+    cost = formulas.cost(config.model, heads=formulas.heads_of(method, config.model), **sizes)
+    assert cost.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
 def test_an_encoder_that_is_not_counted_is_named():
     with pytest.raises(UserError, match="'tiny' is not known; use one of resnet10"):
         list(convolutions(ModelConfig(encoder="tiny"), 8, 1))
@@ -84,6 +102,9 @@ STEPS = {
     "views apart, GradCache and remat": {
         "train": {"micro_batch": 16},
         "model": {"norm_views": "apart", "remat": True},
+    },
+    "selective kernels and remat": {
+        "model": {"encoder": "resnet14", "variant": "simclr_sk", "stem": "imagenet", "remat": True}
     },
     "a head without norm": {"model": {"projector_norm": False, "projector_layers": 3}},
     "one device": {},

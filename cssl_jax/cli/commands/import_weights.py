@@ -18,8 +18,8 @@ class Import:
 
     Attributes:
         weights: File of weights (.safetensors, .pth, .pt, .ckpt, .npz), or a folder of timm,
-            Hugging Face or sentence-transformers with model.safetensors. Nothing in the file is
-            executed.
+            Hugging Face or sentence-transformers with model.safetensors, or a TensorFlow
+            checkpoint of SimCLR (its .index, prefix or folder). Nothing in the file is executed.
         workdir: Run folder to write; it must be empty or missing.
         encoder: Encoder that the weights must be of, such as resnet50; "" takes any ResNet.
         prefix: Beginning of the encoder's keys, such as module.encoder_k.; "" takes the encoder

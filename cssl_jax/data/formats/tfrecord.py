@@ -18,6 +18,7 @@ from cssl_jax.data.formats.shards import Shard, ShardReader
 from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.errors import UserError
 from cssl_jax.files import cached_json
+from cssl_jax.interop.crc32c import masked_crc32c
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = 4  # bytes of the checksum after the data
@@ -98,28 +99,6 @@ def _walk(path: pathlib.Path, file: int) -> Iterator[int]:
                 "or prepare the set again"
             )
         yield length
-
-
-def masked_crc32c(content: bytes) -> int:
-    """CRC-32C (Castagnoli), rotated and offset as TFRecord files store it."""
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _crc_table() -> tuple[int, ...]:
-    """CRC of every byte, for the reflected Castagnoli polynomial 0x82F63B78."""
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return tuple(table)
-
-
-_TABLE = _crc_table()
 
 
 def _cached_lengths(shard: Shard) -> list[int]:

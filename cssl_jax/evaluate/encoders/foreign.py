@@ -10,9 +10,11 @@ from cssl_jax.config import Config
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.encoders.features import Model
-from cssl_jax.interop import preprocessing, sentence_transformers, weight_files
-from cssl_jax.interop.preprocessing import Preprocessing
-from cssl_jax.interop.resnet_weights import Use, find_resnet
+from cssl_jax.interop import preprocessing, sentence_transformers, simclr_weights, weight_files
+from cssl_jax.interop.preprocessing import Preprocessing, of_simclr
+from cssl_jax.interop.resnet_weights import Architecture, ResNetWeights, Use, find_resnet
+from cssl_jax.interop.tf_checkpoint import Checkpoint
+from cssl_jax.interop.weight_files import WeightFile
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,8 @@ class ForeignWeights:
     Attributes:
         config: Config that the weights imply; its data and training options are defaults.
         spec: Size and normalisation of the encoder's input.
-        model: {"params", "model_state"} of the encoder alone.
+        model: {"params", "model_state"} of the encoder, and of SimCLR's projector if the file has
+            it.
         meta: JSON: "imported" names the file, its SHA-256, the branch and the preprocessing.
         uses: What became of the arrays of the file.
         preprocessing: Preparation of the images.
@@ -40,10 +43,11 @@ class ForeignWeights:
         model, spec = self.config.model, self.spec
         rows = [(use.status, f"{use.count:,}", use.what) for use in self.uses]
         width = max(len(count) for _, count, _ in rows)
+        variant = "" if model.variant == "torchvision" else f"variant {model.variant}, "
         return "\n".join(
             [
                 f"encoder  {model.encoder}, width {model.width:g}, stem {model.stem}, "
-                f"{spec.channels} channels",
+                f"{variant}{spec.channels} channels",
                 *(f"{status:<8} {count:>{width}}  {what}" for status, count, what in rows),
                 f"input    {spec.preparation}; {self.preprocessing.origin}",
             ]
@@ -61,7 +65,8 @@ def open_weights(
     """Reads an encoder from a file of weights; the architecture is that which its shapes imply.
 
     Args:
-        place: File (safetensors, PyTorch, .npz), or a timm or Hugging Face folder.
+        place: File (safetensors, PyTorch, .npz, a TensorFlow checkpoint's .index), or a folder of
+            timm, Hugging Face or TensorFlow.
         prefix: Beginning of the encoder's keys, such as "module.encoder_k."; "" chooses the one
             that the method's own evaluation takes.
         prepared: Preparation of the images; None: that which the file states, or the usual one.
@@ -77,17 +82,11 @@ def open_weights(
         )
     file = weight_files.read_weights(path)
     try:
-        found = find_resnet(file.tree, prefix)
+        found = _find(file, prefix)
     except UserError as error:
         raise UserError(f"{file.path}: {error}") from error
+    prepared = _prepared(file, found.architecture, prepared)
     architecture = found.architecture
-    prepared = prepared or file.preprocessing
-    prepared = prepared or preprocessing.assumed(architecture.stem, architecture.channels)
-    if len(prepared.mean) != architecture.channels:
-        raise UserError(
-            f"{file.path}: the preprocessing has {len(prepared.mean)} means and the encoder takes "
-            f"{architecture.channels} channels"
-        )
     spec = ImageSpec(
         size=prepared.size,
         channels=architecture.channels,
@@ -96,27 +95,11 @@ def open_weights(
         interpolation=prepared.interpolation,
         crop_fraction=prepared.crop_fraction,
     )
-    config = recipes.canonical(
-        Config().replace(
-            {
-                "model.encoder": architecture.encoder,
-                "model.width": architecture.width,
-                "model.stem": architecture.stem,
-                "data.channels": architecture.channels,
-                "data.size": spec.size,
-                "data.mean": spec.mean,
-                "data.std": spec.std,
-                "data.source": "",
-            }
-        )
-    )
+    config = _config(found, spec)
     return ForeignWeights(
         config=config,
         spec=spec,
-        model={
-            "params": {"encoder": found.variables["params"]},
-            "model_state": {"encoder": found.variables["batch_stats"]},
-        },
+        model=_model(found),
         meta={
             "config": recipes.to_dict(config),
             "input": dataclasses.asdict(spec),
@@ -130,3 +113,54 @@ def open_weights(
         uses=found.uses,
         preprocessing=prepared,
     )
+
+
+def _find(file: WeightFile, prefix: str) -> ResNetWeights:
+    """The encoder in a file of weights."""
+    if isinstance(file.tree, Checkpoint) and simclr_weights.is_simclr(file.tree):
+        return simclr_weights.find_simclr(file.tree, prefix)
+    return find_resnet(file.tree, prefix)
+
+
+def _prepared(
+    file: WeightFile, architecture: Architecture, given: Preprocessing | None
+) -> Preprocessing:
+    """Preparation that is given, else that which the file states, else the usual one."""
+    usual = preprocessing.assumed if architecture.variant == "torchvision" else of_simclr
+    prepared = given or file.preprocessing or usual(architecture.stem, architecture.channels)
+    if len(prepared.mean) != architecture.channels:
+        raise UserError(
+            f"{file.path}: the preprocessing has {len(prepared.mean)} means and the encoder takes "
+            f"{architecture.channels} channels"
+        )
+    return prepared
+
+
+def _config(found: ResNetWeights, spec: ImageSpec) -> Config:
+    """Default config with the encoder, the head and the input of a file of weights."""
+    architecture, head = found.architecture, found.head
+    values = {
+        "model.encoder": architecture.encoder,
+        "model.width": architecture.width,
+        "model.stem": architecture.stem,
+        "model.variant": architecture.variant,
+        "data.channels": architecture.channels,
+        "data.size": spec.size,
+        "data.mean": spec.mean,
+        "data.std": spec.std,
+        "data.source": "",
+    }
+    if head is not None:
+        values |= {"model.projector_layers": head.layers, "model.projector_dim": head.out}
+    return recipes.canonical(Config().replace(values))
+
+
+def _model(found: ResNetWeights) -> Model:
+    """{"params", "model_state"} of the encoder and, where the file has it, the projector."""
+    modules = {"encoder": found.variables}
+    if found.head is not None:
+        modules["projector"] = found.head.variables
+    return {
+        ours: {name: variables[theirs] for name, variables in modules.items()}
+        for ours, theirs in (("params", "params"), ("model_state", "batch_stats"))
+    }

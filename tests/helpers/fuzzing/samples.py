@@ -172,3 +172,29 @@ def safetensors_files():
         path = pathlib.Path(folder) / "a.safetensors"
         safetensors.write(path, {"a": pixels(0), "b": np.zeros((2, 3), np.float32)}, {"c": "d"})
         return [path.read_bytes()]
+
+
+@functools.cache
+def tf_checkpoints():
+    """(index, its block of entries, values) of checkpoints that TensorFlow writes."""
+    import tensorflow as tf
+
+    rng, found = np.random.default_rng(0), []
+    for count in (2, 30):
+        content = {f"base_model/conv2d_{i}/kernel": rng.random((2, i + 1)) for i in range(count)}
+        content["global_step"] = np.int64(3)
+        with tempfile.TemporaryDirectory() as folder:
+            tf.raw_ops.SaveV2(
+                prefix=f"{folder}/a",
+                tensor_names=list(content),
+                shape_and_slices=[""] * len(content),
+                tensors=[tf.constant(value) for value in content.values()],
+            )
+            index = (pathlib.Path(folder) / "a.index").read_bytes()
+            values = (pathlib.Path(folder) / "a.data-00000-of-00001").read_bytes()
+        # The footer begins with the place of the second block, a number of 7 bits per byte. The
+        # first one ends before its type and checksum, which take 5 bytes.
+        low, high = index[-48:-46]
+        second = low if low < 128 else low & 127 | high << 7
+        found.append((index, index[: second - 5], values))
+    return tuple(found)

@@ -27,6 +27,7 @@ FUZZERS = {
     "tfds": readers.fuzz_tfds, "masks": readers.fuzz_masks, "labels": readers.fuzz_labels,
     "resume": texts.fuzz_resume, "audio": audio_files.fuzz_audio,
     "safetensors": weights.fuzz_safetensors, "pytorch": weights.fuzz_pytorch,
+    "checkpoint": weights.fuzz_tf_checkpoint,
 }  # fmt: skip
 # Images are the largest part of what can go wrong.
 SHARES = [*FUZZERS, "folder", "folder", "folder", "tar", "parquet", "npz"]
@@ -35,6 +36,7 @@ SHARES = [*FUZZERS, "folder", "folder", "folder", "tar", "parquet", "npz"]
 def prepare(with_tfds):
     """Makes all samples beforehand: their memory is none of a reader's."""
     made = (audio_files.recordings, samples.torch_files, samples.safetensors_files)
+    made += (samples.tf_checkpoints,)
     sets = (samples.tars, samples.parquets, samples.npzs)
     for make in (*sets, *made, samples.configs, texts.option_names):
         make()

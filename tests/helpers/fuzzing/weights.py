@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from helpers.fuzzing.contract import one_message
-from helpers.fuzzing.samples import safetensors_files, torch_files
+from helpers.fuzzing.samples import safetensors_files, tf_checkpoints, torch_files
 
 
 def fuzz_safetensors(draw, broken, folder):
@@ -35,6 +35,48 @@ def fuzz_pytorch(draw, broken, folder):
     else:
         (folder / "a.pth").write_bytes(broken(draw, content, draw(st.sampled_from(torch_files()))))
     check_arrays(one_message(pytorch.read, folder / "a.pth"), 2 * len(content))
+
+
+def fuzz_tf_checkpoint(draw, broken, folder):
+    """A TensorFlow checkpoint; half of the indices have right checksums around a broken block."""
+    from cssl_jax.interop import tf_checkpoint
+
+    index, block, values = draw(st.sampled_from(tf_checkpoints()))
+    if draw(st.booleans()):
+        index = make_table(broken(draw, block, block), packed=draw(st.booleans()))
+    else:
+        index = broken(draw, index, index)
+    values = broken(draw, values, index) if draw(st.booleans()) else values
+    (folder / "a.index").write_bytes(index)
+    (folder / "a.data-00000-of-00001").write_bytes(values)
+    check_arrays(one_message(lambda: dict(tf_checkpoint.read(folder / "a.index"))), len(values))
+
+
+def make_table(block, *, packed):
+    """Index with one block of entries, whose checksums are right; packed by Snappy's literals."""
+    from cssl_jax.interop.crc32c import masked_crc32c
+
+    def varint(number):
+        return (
+            bytes([number]) if number < 128 else bytes([number & 127 | 128]) + varint(number >> 7)
+        )
+
+    def stored(content, kind):
+        checksum = masked_crc32c(content + bytes([kind]))
+        return content + bytes([kind]) + checksum.to_bytes(4, "little")
+
+    if packed:
+        pieces = [block[i : i + 60] for i in range(0, len(block), 60)]
+        literals = b"".join(bytes([(len(piece) - 1) << 2]) + piece for piece in pieces)
+        first = stored(varint(len(block)) + literals, 1)
+    else:
+        first = stored(block, 0)
+    handle = varint(0) + varint(len(first) - 5)
+    restarts = bytes(4) + (1).to_bytes(4, "little")
+    second = stored(varint(0) + varint(1) + varint(len(handle)) + b"~" + handle + restarts, 0)
+    footer = varint(0) * 2 + varint(len(first)) + varint(len(second) - 5)
+    magic = 0xDB4775248B80FB57
+    return first + second + footer.ljust(40, b"\0") + magic.to_bytes(8, "little")
 
 
 def check_arrays(content, most):
