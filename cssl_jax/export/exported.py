@@ -14,11 +14,19 @@ from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.errors import RunError, UserError
 from cssl_jax.evaluate.encoders.features import encoder_variables
 from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
-from cssl_jax.export import card, sentence_transformer, stablehlo
+from cssl_jax.export import (
+    card,
+    onnx_graph,
+    own_names,
+    saved_model,
+    sentence_transformer,
+    stablehlo,
+    transformers_folder,
+)
 from cssl_jax.files import require_empty, write_json, write_text
 from cssl_jax.interop import resnet_export, safetensors
 from cssl_jax.interop.preprocessing import KEY
-from cssl_jax.interop.resnet_weights import Architecture
+from cssl_jax.interop.resnet_weights import Architecture, blocks_of
 from cssl_jax.modalities.text import TextSpec
 
 WEIGHTS = "model.safetensors"
@@ -72,7 +80,7 @@ def export_run(
     write = FORMATS[format](encoder)  # refuses before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     features, usage, notes = write(folder)
-    expected = encoder(_examples(encoder))
+    expected = _features(encoder)
     difference = float(np.abs(features - expected).max() / np.abs(expected).max())
     if not difference <= _TOLERANCE:
         raise RunError(
@@ -91,11 +99,13 @@ def _torchvision(encoder: Encoder) -> Writer:
     """Writer of a state dict with torchvision's names, which any ResNet of images has."""
     architecture = _architecture(encoder)
     obstacles = tuple(resnet_export.obstacles(architecture))
+    lines = resnet_export.torch_lines(architecture, _image_spec(encoder).size)
+    resnet_export.check(architecture)
 
     def write(folder: pathlib.Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
         _write_weights(folder, encoder, architecture)
         notes = tuple(f"torchvision and timm: {text}" for text in obstacles)
-        return _read_back(folder, encoder), resnet_export.torch_lines(architecture), notes
+        return _read_back(folder, encoder), lines, notes
 
     return write
 
@@ -104,10 +114,13 @@ def _timm(encoder: Encoder) -> Writer:
     """Writer of a folder that ``timm.create_model("local-dir:FOLDER")`` opens."""
     architecture = _architecture(encoder)
     if obstacles := resnet_export.obstacles(architecture):
-        raise UserError(
-            f"timm cannot build this encoder: {'; '.join(obstacles)}. --format torchvision writes "
-            "the same weights with the Python lines that build the module"
-        )
+        remedy = "--format safetensors writes any encoder"
+        if architecture.variant == "torchvision":
+            remedy = (
+                "--format torchvision writes the same weights with the Python lines that build the "
+                "module"
+            )
+        raise UserError(f"timm cannot build this encoder: {'; '.join(obstacles)}. {remedy}")
 
     def write(folder: pathlib.Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
         _write_weights(folder, encoder, architecture)
@@ -143,6 +156,58 @@ def _timm(encoder: Encoder) -> Writer:
     return write
 
 
+def _huggingface(encoder: Encoder) -> Writer:
+    """Writer of a folder that ``transformers.AutoModel.from_pretrained`` opens."""
+    architecture = _architecture(encoder)
+
+    def write(folder: pathlib.Path) -> None:
+        _write_weights(folder, encoder, architecture, resnet_export.huggingface_name)
+
+    def read(folder: pathlib.Path) -> np.ndarray:
+        return _read_back(folder, encoder)
+
+    return transformers_folder.writer(architecture, _image_spec(encoder), write, read)
+
+
+def _safetensors(encoder: Encoder) -> Writer:
+    """Writer of one file with this package's own names, for encoders of any kind."""
+    return own_names.writer(encoder, _features)
+
+
+def _onnx(encoder: Encoder) -> Writer:
+    """Writer of an ONNX model from images to features."""
+    architecture, spec = _architecture(encoder), _image_spec(encoder)
+    blocks_of(architecture.encoder)  # refuses other encoders than ResNets
+    onnx_graph.require_onnx()
+    file = "encoder.onnx"
+
+    def write(folder: pathlib.Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
+        variables: dict[str, Any] = jax.device_get(encoder_variables(encoder.model))
+        onnx_graph.write(folder / file, variables, architecture, spec)
+        features, program = onnx_graph.run(folder / file, _images(encoder))
+        usage = (
+            "import onnxruntime\n\n"
+            f'session = onnxruntime.InferenceSession("{file}")\n'
+            f'features = session.run(None, {{"{onnx_graph.INPUT}": images}})[0]'
+            "  # uint8 [N, H, W, C] of the side below, any N"
+        )
+        return features, usage, (f"checked with {program}",)
+
+    return write
+
+
+def _savedmodel(encoder: Encoder) -> Writer:
+    """Writer of a SavedModel from images to features."""
+    _image_spec(encoder)
+    saved_model.require_tensorflow()
+
+    def write(folder: pathlib.Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
+        saved_model.write(folder, encoder)
+        return saved_model.run(folder, _images(encoder)), saved_model.USAGE, ()
+
+    return write
+
+
 def _stablehlo(encoder: Encoder) -> Writer:
     """Writer of a compiled function from images to features."""
 
@@ -163,7 +228,11 @@ def _sentence_transformers(encoder: Encoder) -> Writer:
 FORMATS: dict[str, Callable[[Encoder], Writer]] = {
     "torchvision": _torchvision,
     "timm": _timm,
+    "huggingface": _huggingface,
+    "safetensors": _safetensors,
     "stablehlo": _stablehlo,
+    "onnx": _onnx,
+    "savedmodel": _savedmodel,
     "sentence-transformers": _sentence_transformers,
 }
 
@@ -182,6 +251,7 @@ def _architecture(encoder: Encoder) -> Architecture:
         encoder=model.encoder,
         width=model.width,
         stem=model.stem,
+        variant=model.variant,
         channels=_image_spec(encoder).channels,
     )
 
@@ -195,6 +265,23 @@ def _examples(encoder: Encoder) -> Any:
     return _images(encoder)
 
 
+def _features(encoder: Encoder) -> np.ndarray:
+    """Features of the check's images or texts; of other examples those of random views."""
+    spec = encoder.spec
+    if isinstance(spec, ImageSpec | TextSpec):
+        return encoder(_examples(encoder))
+    rng = np.random.default_rng(0)
+
+    def random(leaf: Any) -> Any:
+        array = np.asarray(leaf)[:, 0]
+        floats = np.issubdtype(array.dtype, np.floating)
+        return rng.normal(size=array.shape).astype(array.dtype) if floats else array
+
+    views = jax.tree.map(random, encoder.modality.zeros(spec, spec.size, _CHECKED, 1))
+    encode = jax.jit(lambda variables, x: encoder.method.encoder.apply(variables, x)["features"])
+    return np.asarray(encode(jax.device_get(encoder_variables(encoder.model)), views))
+
+
 def _images(encoder: Encoder) -> np.ndarray:
     """Random images of the side that the encoder crops from, uint8 [8, H, H, C]."""
     spec = _image_spec(encoder)
@@ -202,16 +289,23 @@ def _images(encoder: Encoder) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def _write_weights(folder: pathlib.Path, encoder: Encoder, architecture: Architecture) -> None:
+def _write_weights(
+    folder: pathlib.Path,
+    encoder: Encoder,
+    architecture: Architecture,
+    rename: Callable[[str], str] = str,
+) -> None:
+    """Writes the weights with torchvision's names, or with those that ``rename`` gives."""
     variables: dict[str, Any] = jax.device_get(encoder_variables(encoder.model))
-    resnet_export.check(architecture)
     stored = {
         "input": dataclasses.asdict(_image_spec(encoder)),
         "model": dataclasses.asdict(architecture),
         "step": encoder.step,
     }
     metadata = {"format": "pt", KEY: json.dumps(stored)}
-    safetensors.write(folder / WEIGHTS, resnet_export.torch_state_dict(variables), metadata)
+    arrays = resnet_export.torch_state_dict(variables)
+    named = {rename(key): array for key, array in arrays.items()}
+    safetensors.write(folder / WEIGHTS, named, metadata)
 
 
 def _read_back(folder: pathlib.Path, encoder: Encoder) -> np.ndarray:

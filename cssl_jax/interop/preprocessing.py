@@ -83,6 +83,23 @@ def of_simclr(stem: str, channels: int) -> Preprocessing:
     )
 
 
+def stored_in(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON object that ``cssl-jax export`` stored in a safetensors file; {} without one.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    try:
+        content = json.loads(metadata.get(KEY, "{}"))
+        parts = [content.get(name, {}) for name in ("data", "input", "model")]
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"the metadata {KEY!r} of the file is damaged: {error!r}") from error
+    if not all(isinstance(part, dict) for part in parts):
+        raise UserError(f"the metadata {KEY!r} of the file is damaged: a part is no object")
+    found: dict[str, Any] = content
+    return found
+
+
 def from_metadata(metadata: Mapping[str, str]) -> Preprocessing | None:
     """The preparation that ``cssl-jax export`` stored in a safetensors file; None without one."""
     if KEY not in metadata:

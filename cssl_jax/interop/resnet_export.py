@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from cssl_jax.errors import UserError
 from cssl_jax.interop.resnet_weights import Architecture, blocks_of
 from cssl_jax.interop.torchvision import to_torchvision
 
@@ -30,11 +31,48 @@ def obstacles(architecture: Architecture) -> list[str]:
         found.append(f"they have no ResNet whose stem has the width {architecture.width:g}")
     if architecture.stem != "imagenet":
         found.append(f"they have no {architecture.stem} stem (3x3, without max-pool)")
+    if architecture.variant != "torchvision":
+        found.append(f"they have no ResNet of the variant {architecture.variant}")
     return found
 
 
-def torch_lines(architecture: Architecture) -> str:
-    """Python lines that build the module with torchvision, where no name does."""
+def transformers_obstacles(architecture: Architecture) -> list[str]:
+    """Reasons why transformers' ResNetModel cannot be this encoder; empty if it can."""
+    found = []
+    if architecture.stem != "imagenet":
+        found.append(f"it has no {architecture.stem} stem (3x3, without max-pool)")
+    if architecture.variant != "torchvision":
+        found.append(f"it has no variant {architecture.variant}")
+    return found
+
+
+def huggingface_name(key: str) -> str:
+    """Torchvision's key with the name of transformers' ResNetModel.
+
+    Example:
+        >>> huggingface_name("layer1.1.bn3.bias")
+        'encoder.stages.0.layers.1.layer.2.normalization.bias'
+    """
+    *modules, leaf = key.split(".")
+    last = modules[-1]
+    if "downsample" in modules:
+        part = "shortcut." + ("convolution" if last == "0" else "normalization")
+    else:
+        kind = "convolution" if last.startswith("conv") else "normalization"
+        part = f"layer.{int(last[-1]) - 1}.{kind}"
+        if len(modules) == 1:
+            return f"embedder.embedder.{kind}.{leaf}"
+    stage, block = int(modules[0].removeprefix("layer")) - 1, modules[1]
+    return f"encoder.stages.{stage}.layers.{block}.{part}.{leaf}"
+
+
+def torch_lines(architecture: Architecture, size: int) -> str:
+    """Python lines that build the module with torchvision, where no name does.
+
+    Args:
+        architecture: Options of the encoder.
+        size: Side of its input in pixels.
+    """
     stages, bottleneck = blocks_of(architecture.encoder)
     base = round(64 * architecture.width)
     kind = "Bottleneck" if bottleneck else "BasicBlock"
@@ -52,6 +90,9 @@ def torch_lines(architecture: Architecture) -> str:
     ]
     if architecture.stem != "imagenet":
         lines.append("model.maxpool = torch.nn.Identity()")
+    elif architecture.variant == "simclr" and -(-size // 2) % 2 == 0:
+        # TensorFlow pads maps of an even side below and right only.
+        lines.append("model.maxpool = torch.nn.MaxPool2d(3, 2, ceil_mode=True)")
     lines += [
         f"model.layer{i + 1} = model._make_layer({kind}, {base * 2**i}, {count}, "
         f"stride={1 if i == 0 else 2})"
@@ -66,9 +107,15 @@ def torch_lines(architecture: Architecture) -> str:
 
 
 def check(architecture: Architecture) -> None:
-    """Refuses an encoder that is no ResNet of images.
+    """Refuses an encoder whose weights torchvision's names cannot express.
 
     Raises:
-        UserError: It is none.
+        UserError: It is no ResNet of images, or one of another variant.
     """
-    blocks_of(architecture.encoder)
+    _, bottleneck = blocks_of(architecture.encoder)
+    allowed = ("torchvision", "simclr") if bottleneck else ("torchvision",)
+    if architecture.variant not in allowed:
+        raise UserError(
+            f"torchvision has no names for the variant {architecture.variant} of "
+            f"{architecture.encoder}; --format safetensors and --format stablehlo write any encoder"
+        )

@@ -30,12 +30,14 @@ class WeightFile:
             files of values, one after another.
         tree: Nested dict of arrays, numbers and texts.
         preprocessing: Preparation of the images that the file or its folder states; None: none.
+        stored: JSON that ``cssl-jax export`` stored in a safetensors file; empty without it.
     """
 
     path: pathlib.Path
     sha256: str
     tree: Mapping[str, Any]
     preprocessing: Preprocessing | None
+    stored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def weights_in(place: pathlib.Path) -> pathlib.Path | None:
@@ -100,14 +102,16 @@ def read_weights(place: pathlib.Path) -> WeightFile:
             f"{', '.join(sorted(_READERS))}"
         )
     tree = read(path)
-    stated = None
-    if path.suffix == ".safetensors":
-        stated = preprocessing.from_metadata(safetensors.read_metadata(path))
+    metadata = safetensors.read_metadata(path) if path.suffix == ".safetensors" else {}
+    stored = preprocessing.stored_in(metadata)
+    is_image = stored.get("input", {}).get("kind", "image") == "image"
+    stated = preprocessing.from_metadata(metadata) if is_image else None
     return WeightFile(
         path=path,
         sha256=_sha256(tf_checkpoint.files(path) if path.suffix == ".index" else [path]),
         tree=tree,
         preprocessing=stated or preprocessing.from_folder(path.parent),
+        stored=stored,
     )
 
 

@@ -11,7 +11,7 @@ import cssl_jax
 from helpers import tiny
 
 PACKAGE = pathlib.Path(cssl_jax.__file__).parent
-WITH_TENSORFLOW = ["tf.py", "tf_kernels.py"]
+WITH_TENSORFLOW = ["saved_model.py", "tf.py", "tf_kernels.py"]
 
 
 def python(code):

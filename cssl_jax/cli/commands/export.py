@@ -15,14 +15,25 @@ class Export:
         run: Run folder of the encoder.
         output: Folder to write; it must be empty or missing.
         format: Kind of files: torchvision (safetensors with torchvision's names), timm (a folder
-            that timm opens), stablehlo (a compiled function for CPU, CUDA and TPU), or
-            sentence-transformers (a folder that it opens; encoders of text).
+            that timm opens), huggingface (a folder that transformers opens), safetensors (this
+            package's own names, any encoder), stablehlo (a compiled function for CPU, CUDA and
+            TPU), onnx, savedmodel (TensorFlow), or sentence-transformers (a folder that it opens;
+            encoders of text).
         checkpoint: Checkpoint of the run to export: the last one, or the best one.
     """
 
     run: Run
     output: Folder
-    format: Literal["torchvision", "timm", "stablehlo", "sentence-transformers"] = "torchvision"
+    format: Literal[
+        "torchvision",
+        "timm",
+        "huggingface",
+        "safetensors",
+        "stablehlo",
+        "onnx",
+        "savedmodel",
+        "sentence-transformers",
+    ] = "torchvision"
     checkpoint: Literal["last", "best"] = "last"
 
 

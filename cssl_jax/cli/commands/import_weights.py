@@ -72,6 +72,11 @@ def run(argv: Sequence[str]) -> int:
     prepared = None
     if given:
         found = open_weights(options.weights, prefix=options.prefix)
+        if found.preprocessing is None:
+            raise UserError(
+                f"{options.weights} holds an encoder of {found.spec.kind}; omit "
+                f"{' '.join('--' + name.replace('_', '-') for name in given)}"
+            )
         prepared = found.preprocessing.changed(**given)
     imported = import_weights(
         options.weights,

@@ -7,8 +7,9 @@ from typing import Any
 
 from cssl_jax import recipes
 from cssl_jax.config import Config
-from cssl_jax.data.input_spec import ImageSpec
+from cssl_jax.data.input_spec import ImageSpec, InputSpec
 from cssl_jax.errors import UserError
+from cssl_jax.evaluate.encoders import own_file
 from cssl_jax.evaluate.encoders.features import Model
 from cssl_jax.interop import preprocessing, sentence_transformers, simclr_weights, weight_files
 from cssl_jax.interop.preprocessing import Preprocessing, of_simclr
@@ -28,28 +29,32 @@ class ForeignWeights:
             it.
         meta: JSON: "imported" names the file, its SHA-256, the branch and the preprocessing.
         uses: What became of the arrays of the file.
-        preprocessing: Preparation of the images.
+        preprocessing: Preparation of the images; None for encoders of other examples.
     """
 
     config: Config
-    spec: ImageSpec
+    spec: InputSpec
     model: Model
     meta: dict[str, Any]
     uses: tuple[Use, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
 
     def describe(self) -> str:
         """Lines on the architecture, the arrays of the file, and the preprocessing."""
-        model, spec = self.config.model, self.spec
+        model = self.config.model
         rows = [(use.status, f"{use.count:,}", use.what) for use in self.uses]
         width = max(len(count) for _, count, _ in rows)
         variant = "" if model.variant == "torchvision" else f"variant {model.variant}, "
+        spec, prepared = self.spec, self.preprocessing
+        stem = ""
+        if isinstance(spec, ImageSpec):
+            stem = f", stem {model.stem}, {variant}{spec.channels} channels"
         return "\n".join(
             [
-                f"encoder  {model.encoder}, width {model.width:g}, stem {model.stem}, "
-                f"{variant}{spec.channels} channels",
+                f"encoder  {model.encoder}, width {model.width:g}{stem}",
                 *(f"{status:<8} {count:>{width}}  {what}" for status, count, what in rows),
-                f"input    {spec.preparation}; {self.preprocessing.origin}",
+                f"input    {spec.preparation or spec.kind}; "
+                f"{prepared.origin if prepared else 'stored in the file'}",
             ]
         )
 
@@ -81,6 +86,8 @@ def open_weights(
             "of it, which takes its place here"
         )
     file = weight_files.read_weights(path)
+    if own_file.is_own(file):
+        return _of_own_file(file, prefix, prepared)
     try:
         found = _find(file, prefix)
     except UserError as error:
@@ -115,11 +122,47 @@ def open_weights(
     )
 
 
+def _of_own_file(file: WeightFile, prefix: str, prepared: Preprocessing | None) -> ForeignWeights:
+    """The encoder of a file with this package's own names, which states its config and input."""
+    if prefix:
+        raise UserError(f"{file.path} has one encoder, without a prefix; omit {prefix!r}")
+    config, spec, model = own_file.open_own(file)
+    if prepared is not None:
+        if not isinstance(spec, ImageSpec):
+            raise UserError(f"{file.path} holds an encoder of {spec.kind}, not of images")
+        shown = {name: getattr(prepared, name) for name in ("size", "mean", "std", "interpolation")}
+        spec = dataclasses.replace(spec, **shown, crop_fraction=prepared.crop_fraction)
+    origin = "stored in the file" if prepared is None else prepared.origin
+    imported = {
+        "file": str(file.path),
+        "sha256": file.sha256,
+        "branch": "own names",
+        "preprocessing": origin,
+    }
+    return ForeignWeights(
+        config=config,
+        spec=spec,
+        model=model,
+        meta={
+            "config": recipes.to_dict(config),
+            "input": dataclasses.asdict(spec),
+            "imported": imported,
+        },
+        uses=(Use("taken", len(file.tree), "all arrays: a file of cssl_jax"),),
+        preprocessing=prepared or file.preprocessing,
+    )
+
+
 def _find(file: WeightFile, prefix: str) -> ResNetWeights:
     """The encoder in a file of weights."""
     if isinstance(file.tree, Checkpoint) and simclr_weights.is_simclr(file.tree):
         return simclr_weights.find_simclr(file.tree, prefix)
-    return find_resnet(file.tree, prefix)
+    found = find_resnet(file.tree, prefix)
+    # Shapes do not show how the max-pool is padded; exported weights say it.
+    if file.stored.get("model", {}).get("variant") == "simclr":
+        architecture = dataclasses.replace(found.architecture, variant="simclr")
+        found = dataclasses.replace(found, architecture=architecture)
+    return found
 
 
 def _prepared(

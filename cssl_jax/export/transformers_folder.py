@@ -1,0 +1,94 @@
+"""Writer of a folder that ``transformers.AutoModel.from_pretrained`` opens."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cssl_jax.data.input_spec import ImageSpec
+from cssl_jax.errors import UserError
+from cssl_jax.files import write_json
+from cssl_jax.interop import resnet_export
+from cssl_jax.interop.resnet_weights import Architecture, blocks_of
+
+_UNCROPPED = 384  # side in pixels from which transformers' ConvNextImageProcessor does not crop
+_RESAMPLING = {"bilinear": 2, "bicubic": 3}  # PIL.Image.Resampling
+
+
+def writer(
+    architecture: Architecture,
+    spec: ImageSpec,
+    write_weights: Callable[[pathlib.Path], None],
+    read_back: Callable[[pathlib.Path], np.ndarray],
+) -> Callable[[pathlib.Path], tuple[np.ndarray, str, tuple[str, ...]]]:
+    """Function that writes the folder and computes the features of what was written.
+
+    Args:
+        architecture: Encoder of the run.
+        spec: Its input.
+        write_weights: Function that writes the weights to a folder.
+        read_back: Function that computes the features of the check from that folder.
+
+    Raises:
+        UserError: transformers has no such encoder.
+    """
+    if obstacles := resnet_export.transformers_obstacles(architecture):
+        raise UserError(
+            f"transformers cannot build this encoder: {'; '.join(obstacles)}. --format safetensors "
+            "and --format stablehlo write any encoder"
+        )
+
+    def write(folder: pathlib.Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
+        write_weights(folder)
+        write_json(folder / "config.json", _config(architecture))
+        write_json(folder / "preprocessor_config.json", _preprocessor(spec))
+        usage = (
+            "from transformers import AutoImageProcessor, AutoModel\n\n"
+            f'processor = AutoImageProcessor.from_pretrained("{folder.name}")\n'
+            f'model = AutoModel.from_pretrained("{folder.name}").eval()\n'
+            'outputs = model(**processor(image, return_tensors="pt"))\n'
+            "features = outputs.pooler_output.flatten(1)"
+        )
+        notes: tuple[str, ...] = ()
+        if spec.size >= _UNCROPPED and spec.crop_fraction < 1:
+            notes = (
+                f"transformers' processor does not crop images for {spec.size} px; this encoder "
+                f"takes the centre {spec.crop_fraction:g}",
+            )
+        return read_back(folder), usage, notes
+
+    return write
+
+
+def _config(architecture: Architecture) -> dict[str, Any]:
+    stages, bottleneck = blocks_of(architecture.encoder)
+    base = round(64 * architecture.width)
+    expansion = 4 if bottleneck else 1
+    return {
+        "architectures": ["ResNetModel"],
+        "model_type": "resnet",
+        "num_channels": architecture.channels,
+        "embedding_size": base,
+        "hidden_sizes": [base * 2**stage * expansion for stage in range(len(stages))],
+        "depths": list(stages),
+        "layer_type": "bottleneck" if bottleneck else "basic",
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": False,
+        "dtype": "float32",
+    }
+
+
+def _preprocessor(spec: ImageSpec) -> dict[str, Any]:
+    return {
+        "image_processor_type": "ConvNextImageProcessor",
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "size": {"shortest_edge": spec.size},
+        "crop_pct": spec.crop_fraction,
+        "resample": _RESAMPLING[spec.interpolation],
+        "image_mean": spec.mean,
+        "image_std": spec.std,
+    }
