@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from cssl_jax.errors import UserError, cut
-from cssl_jax.interop import preprocessing, pytorch, safetensors, tf_checkpoint
+from cssl_jax.interop import preprocessing, pytorch, safetensors
 from cssl_jax.interop.preprocessing import Preprocessing
+from cssl_jax.interop.tf_files import tf_checkpoint
 
 # Files of a folder that hold its weights, first choice first.
 _IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")

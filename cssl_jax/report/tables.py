@@ -10,6 +10,7 @@ from cssl_jax.report.figures.svg import number
 from cssl_jax.report.results_table import results_tables
 from cssl_jax.report.run_reader import RunFolder
 from cssl_jax.report.table import NONE, Table
+from cssl_jax.train.run_dir import IMPORTED
 
 
 def encoder_tables(runs: Sequence[RunFolder]) -> list[Table]:
@@ -175,7 +176,13 @@ def speed(run: RunFolder) -> str:
 
 
 def repeat_command(run: RunFolder) -> str:
-    """Command that repeats the run with its config."""
+    """Command that repeats the run with its config, or the import of its weights."""
+    try:
+        origin = json.loads((run.path / IMPORTED).read_text())
+        words = [origin["file"], "--workdir", "NEW_RUN", *origin.get("options", [])]
+        return f"cssl-jax import {' '.join(map(quoted, words))}"
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no imported run, or one whose record is damaged
     return f"cssl-jax pretrain {quoted(str(run.path / 'config.json'))} --workdir NEW_RUN"
 
 

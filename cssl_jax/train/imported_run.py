@@ -66,8 +66,24 @@ def import_weights(
         )
     config = with_absolute_paths(found.config.replace({"data.source": source}))
     found = dataclasses.replace(found, config=config)
-    write_imported(run, config, found.spec, found.model, found.meta["imported"], found.uses)
+    options = _options(prefix, source and config.data.source, prepared)
+    origin = {**found.meta["imported"], "options": options}
+    write_imported(run, config, found.spec, found.model, origin, found.uses)
     return found
+
+
+def _options(prefix: str, source: str, prepared: Preprocessing | None) -> list[str]:
+    """Options of ``cssl-jax import`` that repeat an import."""
+    values: dict[str, Any] = {"prefix": prefix, "source": source}
+    if prepared is not None:
+        names = ("size", "mean", "std", "interpolation", "crop_fraction")
+        values |= {name.replace("_", "-"): getattr(prepared, name) for name in names}
+    options = []
+    for name, value in values.items():
+        if value != "":
+            parts = value if isinstance(value, tuple) else (value,)
+            options += [f"--{name}", *map(str, parts)]
+    return options
 
 
 def write_imported(

@@ -9,8 +9,8 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate.encoders.features import encoder_variables
 from cssl_jax.evaluate.encoders.foreign import open_weights
 from cssl_jax.experiment import builders
-from cssl_jax.interop import simclr_weights, tf_checkpoint
 from cssl_jax.interop.resnet_weights import Architecture
+from cssl_jax.interop.tf_files import simclr_weights, tf_checkpoint
 from cssl_jax.runtime import spmd
 from tests.helpers.marks import slow
 

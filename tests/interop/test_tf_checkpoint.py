@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from cssl_jax.errors import UserError
-from cssl_jax.interop import tf_checkpoint
-from cssl_jax.interop.crc32c import masked_crc32c
-from cssl_jax.interop.snappy import decompress
+from cssl_jax.interop.tf_files import tf_checkpoint
+from cssl_jax.interop.tf_files.crc32c import masked_crc32c
+from cssl_jax.interop.tf_files.snappy import decompress
 
 tf = pytest.importorskip("tensorflow")
 

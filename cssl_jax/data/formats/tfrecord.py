@@ -18,7 +18,7 @@ from cssl_jax.data.formats.shards import Shard, ShardReader
 from cssl_jax.data.pipeline.thread_map import map_ahead
 from cssl_jax.errors import UserError
 from cssl_jax.files import cached_json
-from cssl_jax.interop.crc32c import masked_crc32c
+from cssl_jax.interop.tf_files.crc32c import masked_crc32c
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = 4  # bytes of the checksum after the data

@@ -11,10 +11,11 @@ from cssl_jax.data.input_spec import ImageSpec, InputSpec
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.encoders import own_file
 from cssl_jax.evaluate.encoders.features import Model
-from cssl_jax.interop import preprocessing, sentence_transformers, simclr_weights, weight_files
+from cssl_jax.interop import preprocessing, sentence_transformers, weight_files
 from cssl_jax.interop.preprocessing import Preprocessing, of_simclr
 from cssl_jax.interop.resnet_weights import Architecture, ResNetWeights, Use, find_resnet
-from cssl_jax.interop.tf_checkpoint import Checkpoint
+from cssl_jax.interop.tf_files import simclr_weights
+from cssl_jax.interop.tf_files.tf_checkpoint import Checkpoint
 from cssl_jax.interop.weight_files import WeightFile
 
 

@@ -39,7 +39,7 @@ def fuzz_pytorch(draw, broken, folder):
 
 def fuzz_tf_checkpoint(draw, broken, folder):
     """A TensorFlow checkpoint; half of the indices have right checksums around a broken block."""
-    from cssl_jax.interop import tf_checkpoint
+    from cssl_jax.interop.tf_files import tf_checkpoint
 
     index, block, values = draw(st.sampled_from(tf_checkpoints()))
     if draw(st.booleans()):
@@ -54,7 +54,7 @@ def fuzz_tf_checkpoint(draw, broken, folder):
 
 def make_table(block, *, packed):
     """Index with one block of entries, whose checksums are right; packed by Snappy's literals."""
-    from cssl_jax.interop.crc32c import masked_crc32c
+    from cssl_jax.interop.tf_files.crc32c import masked_crc32c
 
     def varint(number):
         return (

@@ -24,7 +24,7 @@ from cssl_jax.interop.resnet_weights import (
     Use,
     blocks_of,
 )
-from cssl_jax.interop.tf_checkpoint import Checkpoint
+from cssl_jax.interop.tf_files.tf_checkpoint import Checkpoint
 
 _SCOPE = "base_model/"
 _FIRST = _SCOPE + "conv2d/kernel"

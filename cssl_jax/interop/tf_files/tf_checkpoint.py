@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 
 from cssl_jax.errors import UserError, cut
-from cssl_jax.interop.crc32c import masked_crc32c
-from cssl_jax.interop.snappy import decompress
+from cssl_jax.interop.tf_files.crc32c import masked_crc32c
+from cssl_jax.interop.tf_files.snappy import decompress
 
 # tensorflow/core/framework/types.proto. Arrays of other types, such as texts, are omitted.
 _DTYPES: dict[int, np.dtype[Any]] = {
