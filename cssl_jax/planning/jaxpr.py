@@ -141,7 +141,7 @@ def _convolution_flops(equation: Any) -> int:
     layout = params["dimension_numbers"]
     inputs, kernel = (variable.aval.shape for variable in equation.invars)
     outputs = equation.outvars[0].aval.shape
-    flops = 2 * outputs[layout.out_spec[0]] * outputs[layout.out_spec[1]]
+    flops: int = 2 * outputs[layout.out_spec[0]] * outputs[layout.out_spec[1]]
     flops *= kernel[layout.rhs_spec[1]]  # input channels of one group
     for axis, (before, _) in enumerate(params["padding"]):
         output, window, length = (
