@@ -49,7 +49,8 @@ def find(train: Source, test: Source, modality: Modality = IMAGE) -> Leakage:
         UserError: The sources have different numbers of channels.
     """
     if not modality.images:
-        copies = _exact_copies(_digests(train), _digests(test))
+        copies = _exact_copies(_digests(train, modality), _digests(modality.members(test)[0]))
+        copies = {j: (i % len(train), kind) for j, (i, kind) in copies.items()}
         return _report(train, test, copies, near=False)
     train, test = cast(Images, train), cast(Images, test)
     if train.channels != test.channels:
@@ -174,13 +175,19 @@ def is_among(source: Source, others: Source, modality: Modality) -> np.ndarray:
         as_files = isinstance(source, ImageSource) and isinstance(others, ImageSource)
         digests, other_digests = (_hashes(cast(Images, s), as_files)[0] for s in (source, others))
     else:
-        digests, other_digests = _digests(source), _digests(others)
+        digests = _digests(modality.members(source)[0])
+        other_digests = _digests(others, modality)
     known_digests = set(other_digests)
     return np.array([digest in known_digests for digest in digests], bool)
 
 
-def _digests(source: Source) -> list[bytes]:
-    """Digests of the bytes and shapes of all examples of arrays in memory."""
+def _digests(source: Source, modality: Modality | None = None) -> list[bytes]:
+    """Digests of the bytes and shapes of all examples of arrays in memory.
+
+    With a modality, of all their members, those of one after those of another.
+    """
+    if modality is not None:
+        return [digest for member in modality.members(source) for digest in _digests(member)]
     digests = []
     for block in source.blocks(1024, 0):
         leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(block)]

@@ -83,6 +83,9 @@ class Modality:
             functions below take them. Texts become tokens. Done on the host.
         from_arrays: (source, specification) -> source of examples as files have them, which
             baselines take; the inverse of ``to_arrays``.
+        members: Source -> sources of the single examples that its rows consist of, those that are
+            evaluated first. A row with a text, a positive and a negative has three. The search for
+            copies looks into all.
         encoder_options: Section ``data`` -> further options of ``EncoderEntry.build``.
         layout: Source -> description of what two sources must have in common, so that baselines
             and encoders that are fitted on one apply to the other.
@@ -135,6 +138,7 @@ class Modality:
     inherited: Callable[[Any, Any], InputSpec] | None = None
     to_arrays: Callable[[Any, Any], Any] = unchanged
     from_arrays: Callable[[Any, Any], Any] = unchanged
+    members: Callable[[Any], list[Any]] = lambda source: [source]
     encoder_options: Callable[[Any], dict[str, Any]] = lambda data: {}
     kept: Callable[[Examples, Parameters, SizedGroup], Parameters] = all_parameters
     check: Callable[[Any, Any], None] = accept
