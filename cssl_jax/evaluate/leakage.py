@@ -51,7 +51,7 @@ def find(train: Source, test: Source, modality: Modality = IMAGE) -> Leakage:
     if not modality.images:
         copies = _exact_copies(_digests(train, modality), _digests(modality.members(test)[0]))
         copies = {j: (i % len(train), kind) for j, (i, kind) in copies.items()}
-        return _report(train, test, copies, near=False)
+        return _report(train, test, copies, modality)
     train, test = cast(Images, train), cast(Images, test)
     if train.channels != test.channels:
         raise UserError(
@@ -67,7 +67,7 @@ def find(train: Source, test: Source, modality: Modality = IMAGE) -> Leakage:
     for i, j in near_pairs(train_hashes, test_hashes):
         if j not in copies and _correlation(train_thumbnail(i), test_thumbnail(j)) >= CORRELATION:
             copies[j] = (i, "near")
-    return _report(train, test, copies)
+    return _report(train, test, copies, modality)
 
 
 def _exact_copies(train: list[bytes], test: list[bytes]) -> dict[int, tuple[int, str]]:
@@ -78,19 +78,19 @@ def _exact_copies(train: list[bytes], test: list[bytes]) -> dict[int, tuple[int,
 
 
 def _report(
-    train: Source, test: Source, copies: dict[int, tuple[int, str]], near: bool = True
+    train: Source, test: Source, copies: dict[int, tuple[int, str]], modality: Modality
 ) -> Leakage:
     """Result of ``find`` from row of a test example -> (row of its copy, kind of the copy)."""
     kinds = [kind for _, kind in copies.values()]
     pairs = [
-        {"test": _name(test, j), "train": _name(train, i), "kind": kind}
+        {"test": _name(test, j, modality), "train": _name(train, i, modality), "kind": kind}
         for j, (i, kind) in sorted(copies.items())
     ]
     # ``from_json`` keeps a null number of near copies, so that results.json has its key.
     return Leakage.from_json(
         {
             "exact": kinds.count("exact"),
-            "near": kinds.count("near") if near else None,
+            "near": kinds.count("near") if modality.images else None,
             "test": len(test),
             "share": len(copies) / len(test),
             "other_labels": sum(_labels_differ(test, j, train, i) for j, (i, _) in copies.items()),
@@ -245,8 +245,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / norms) if norms else 0.0
 
 
-def _name(source: Source, index: int) -> str:
-    return f"image {index}" if source.names is None else str(source.names[index])
+def _name(source: Source, index: int, modality: Modality) -> str:
+    return f"{modality.one} {index}" if source.names is None else str(source.names[index])
 
 
 def _labels_differ(test: Source, j: int, train: Source, i: int) -> bool:

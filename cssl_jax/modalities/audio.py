@@ -296,6 +296,7 @@ def supervised(spec: AudioSpec) -> dict[str, Any]:
 
 AUDIO = Modality(
     noun="recordings",
+    one="recording",
     unit="samples",
     data=AudioData,
     augment=AudioPolicy,

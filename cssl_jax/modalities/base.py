@@ -69,6 +69,7 @@ class Modality:
 
     Attributes:
         noun: Plural noun for the examples in messages, such as "images".
+        one: Singular noun for an example, such as "image".
         unit: Unit of the size of a view, such as "px".
         data: Class of the config section ``data``.
         augment: Class of the config section ``augment``.
@@ -102,6 +103,8 @@ class Modality:
         baselines: Baselines by their keys in results.json; the first one is compared in verdicts.
         show: Source -> (largest side in pixels, images uint8 [h, w, C], one per example), for
             reports.
+        captions: Source -> one line of text per example, which reports show beside its image; None:
+            its name or number.
         kept: (examples, parameters, group) -> parameters that ``ViewGroup.keep`` selects from.
         check: (section ``data``, section ``augment``) -> None. Raises UserError for values that
             cannot work.
@@ -120,6 +123,7 @@ class Modality:
     """
 
     noun: str
+    one: str = "example"
     data: type[DataConfig]
     augment: type[Policy]
     spec: type[InputSpec]
@@ -135,6 +139,7 @@ class Modality:
     zeros: Callable[[Any, int, int, int], Views]
     baselines: Mapping[str, Baseline]
     show: Callable[[Any], tuple[int, Iterator[np.ndarray]]]
+    captions: Callable[[Any], list[str]] | None = None
     inherited: Callable[[Any, Any], InputSpec] | None = None
     to_arrays: Callable[[Any, Any], Any] = unchanged
     from_arrays: Callable[[Any, Any], Any] = unchanged

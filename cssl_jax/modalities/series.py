@@ -226,6 +226,7 @@ def check(data: SeriesData, policy: SeriesPolicy) -> None:
 
 SERIES = Modality(
     noun="series",
+    one="series",
     unit="steps",
     data=SeriesData,
     augment=SeriesPolicy,

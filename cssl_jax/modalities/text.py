@@ -28,6 +28,7 @@ from cssl_jax.modalities.base import Baseline, Inputs, Modality, Parameters, Vie
 TERMS = 4096  # maximum number of terms of the baselines, whose vectors are dense
 REDUCED_LENGTH = 16  # maximum number of tokens of a view in a check
 REDUCED_VOCABULARY = 512  # maximum number of tokens of the encoder in a check
+CAPTION = 160  # maximum number of characters of a text in a report
 _TILE = (96, 6, 16)  # side of a tile in pixels, lines, characters per line
 
 
@@ -183,6 +184,14 @@ def show(source: Any) -> tuple[int, Iterator[np.ndarray]]:
     return _TILE[0], (_drawn(text) for text in source.examples["text"])
 
 
+def captions(source: Any) -> list[str]:
+    """The start of every text."""
+    return [
+        text if len(text) <= CAPTION else text[: CAPTION - 1] + "…"
+        for text in source.examples["text"].tolist()
+    ]
+
+
 def _drawn(text: str) -> np.ndarray:
     """The start of a text, in lines, uint8 [side, side, 3]."""
     side, lines, width = _TILE
@@ -233,6 +242,7 @@ def check(data: TextData, policy: TextPolicy) -> None:
 
 TEXT = Modality(
     noun="texts",
+    one="text",
     unit="tokens",
     data=TextData,
     augment=TextPolicy,
@@ -254,6 +264,7 @@ TEXT = Modality(
     zeros=zeros,
     baselines={name: _baseline(name) for name in KINDS},
     show=show,
+    captions=captions,
     check=check,
     supervised=lambda spec: {"data.length": spec.size, "data.vocabulary": spec.vocabulary},
     reduced=lambda data: {

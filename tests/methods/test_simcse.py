@@ -147,7 +147,7 @@ def test_a_test_text_among_the_negatives_is_leakage(table):
     train = open_text(table)
     test = ArraySource("test", text_examples(["the man walks", "something else"]))
     found = find_leakage(train, test, "training texts", text.TEXT)
-    assert (found.exact, found.pairs[0]["train"]) == (1, "image 1")
+    assert (found.exact, found.pairs[0]["train"]) == (1, "text 1")
 
 
 def pair_run(devices):
