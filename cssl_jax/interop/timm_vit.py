@@ -54,22 +54,18 @@ def from_timm(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {"params": params, "batch_stats": {}}
 
 
-def to_timm(
-    params: Mapping[str, Any], channels: int, positions: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def to_timm(params: Mapping[str, Any], channels: int) -> dict[str, np.ndarray]:
     """A state dict of timm's ``VisionTransformer``, without a classifier; contiguous arrays.
 
     Args:
-        params: Parameters of our ViT.
+        params: Parameters of our ViT. Where its positions are fixed, "positions" must be added, see
+            ``ViT.constants``: timm's model stores every table.
         channels: Number of image channels.
-        positions: Table of fixed positions [T, D], with the class token where there is one; None:
-            the parameters have a learned one.
 
     Raises:
         UserError: A leaf is no parameter of a ViT.
     """
     norm = "norm" if "class_token" in params else "fc_norm"
-    content = dict(params) if positions is None else {**params, "positions": positions}
     found: dict[str, np.ndarray] = {}
 
     def visit(node: Any, path: tuple[str, ...]) -> None:
@@ -80,7 +76,7 @@ def to_timm(
         key = _key(path, norm)
         found[key] = np.ascontiguousarray(_array_out(key, np.asarray(node), channels))
 
-    visit(content, ())
+    visit(params, ())
     return found
 
 

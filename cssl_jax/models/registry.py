@@ -36,6 +36,8 @@ class EncoderEntry:
       ``norm_momentum`` of its BatchNorm layers, which ``clone`` replaces where statistics are
       estimated again;
     - where it has parameters that are never trained, ``is_frozen(path)``, True for these;
+    - where other libraries store arrays among the parameters that are none here,
+      ``constants(size)``, these arrays by name for images of this side;
     - ``with_live_branches()``: the same module, initialised so that every residual branch
       contributes to the output, for the untrained baseline.
 

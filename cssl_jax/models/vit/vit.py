@@ -86,6 +86,21 @@ class ViT(EncoderModule):
         """True for parameters that are never trained, by their path below the encoder."""
         return self.freeze_patch_projection and path[0].key == "patch"
 
+    def constants(self, size: int) -> dict[str, np.ndarray]:
+        """Arrays that are no parameters here, and that other libraries store among them.
+
+        Args:
+            size: Side of the images in pixels.
+
+        Returns:
+            {"positions": [T, D]} of a fixed table, with that of the class token; else {}.
+        """
+        if self.positions == "learned":
+            return {}
+        side = size // self.patch
+        table = position_table(self.positions, side, side, self._sizes()[1])
+        return {"positions": np.pad(table, ((self._prefix, 0), (0, 0)))}
+
     def with_live_branches(self) -> "ViT":
         """The same encoder with LayerScale initialised to 1, where there is one."""
         return self.clone(layer_scale=1.0) if self.layer_scale else self
