@@ -115,7 +115,7 @@ class ClassifierEvaluator:
         """
         metrics = metrics or self.evaluate(self.features(last.model))
         text = f"last checkpoint: step {last.step}, not selected on any data, reported on all "
-        text += f"{len(self._labels):,} validation images"
+        text += f"{len(self._labels):,} validation examples"
         best_scores = None
         if best is not None and len(self._reporting):
             best_scores = BestScores(

@@ -55,7 +55,7 @@ class Health:
             * std: root of the summed variance of unit-norm features; 0 is a point, 1 a sphere about
               the origin
             * dead: fraction of dimensions that hardly vary
-            * neighbour_purity: fraction of the 5 nearest neighbours with the label of their image;
+            * neighbour_purity: fraction of the 5 nearest neighbours with the example's label;
               only with labels
             * purity_chance: the same fraction for images drawn at random; only with labels
         """

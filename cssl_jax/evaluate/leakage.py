@@ -49,8 +49,9 @@ def find(train: Source, test: Source, modality: Modality = IMAGE) -> Leakage:
         UserError: The sources have different numbers of channels.
     """
     if not modality.images:
-        copies = _exact_copies(_digests(train), _digests(test))
-        return _report(train, test, copies, near=False)
+        copies = _exact_copies(_digests(train, modality), _digests(modality.members(test)[0]))
+        copies = {j: (i % len(train), kind) for j, (i, kind) in copies.items()}
+        return _report(train, test, copies, modality)
     train, test = cast(Images, train), cast(Images, test)
     if train.channels != test.channels:
         raise UserError(
@@ -66,7 +67,7 @@ def find(train: Source, test: Source, modality: Modality = IMAGE) -> Leakage:
     for i, j in near_pairs(train_hashes, test_hashes):
         if j not in copies and _correlation(train_thumbnail(i), test_thumbnail(j)) >= CORRELATION:
             copies[j] = (i, "near")
-    return _report(train, test, copies)
+    return _report(train, test, copies, modality)
 
 
 def _exact_copies(train: list[bytes], test: list[bytes]) -> dict[int, tuple[int, str]]:
@@ -77,19 +78,19 @@ def _exact_copies(train: list[bytes], test: list[bytes]) -> dict[int, tuple[int,
 
 
 def _report(
-    train: Source, test: Source, copies: dict[int, tuple[int, str]], near: bool = True
+    train: Source, test: Source, copies: dict[int, tuple[int, str]], modality: Modality
 ) -> Leakage:
     """Result of ``find`` from row of a test example -> (row of its copy, kind of the copy)."""
     kinds = [kind for _, kind in copies.values()]
     pairs = [
-        {"test": _name(test, j), "train": _name(train, i), "kind": kind}
+        {"test": _name(test, j, modality), "train": _name(train, i, modality), "kind": kind}
         for j, (i, kind) in sorted(copies.items())
     ]
     # ``from_json`` keeps a null number of near copies, so that results.json has its key.
     return Leakage.from_json(
         {
             "exact": kinds.count("exact"),
-            "near": kinds.count("near") if near else None,
+            "near": kinds.count("near") if modality.images else None,
             "test": len(test),
             "share": len(copies) / len(test),
             "other_labels": sum(_labels_differ(test, j, train, i) for j, (i, _) in copies.items()),
@@ -174,13 +175,19 @@ def is_among(source: Source, others: Source, modality: Modality) -> np.ndarray:
         as_files = isinstance(source, ImageSource) and isinstance(others, ImageSource)
         digests, other_digests = (_hashes(cast(Images, s), as_files)[0] for s in (source, others))
     else:
-        digests, other_digests = _digests(source), _digests(others)
+        digests = _digests(modality.members(source)[0])
+        other_digests = _digests(others, modality)
     known_digests = set(other_digests)
     return np.array([digest in known_digests for digest in digests], bool)
 
 
-def _digests(source: Source) -> list[bytes]:
-    """Digests of the bytes and shapes of all examples of arrays in memory."""
+def _digests(source: Source, modality: Modality | None = None) -> list[bytes]:
+    """Digests of the bytes and shapes of all examples of arrays in memory.
+
+    With a modality, of all their members, those of one after those of another.
+    """
+    if modality is not None:
+        return [digest for member in modality.members(source) for digest in _digests(member)]
     digests = []
     for block in source.blocks(1024, 0):
         leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(block)]
@@ -238,8 +245,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / norms) if norms else 0.0
 
 
-def _name(source: Source, index: int) -> str:
-    return f"image {index}" if source.names is None else str(source.names[index])
+def _name(source: Source, index: int, modality: Modality) -> str:
+    return f"{modality.one} {index}" if source.names is None else str(source.names[index])
 
 
 def _labels_differ(test: Source, j: int, train: Source, i: int) -> bool:

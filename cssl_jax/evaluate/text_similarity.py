@@ -3,11 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from cssl_jax.config import Config
 from cssl_jax.data.sources.base import ArraySource, Source
-from cssl_jax.data.sources.text import text_examples
+from cssl_jax.data.sources.text import all_texts, text_examples
 from cssl_jax.data.sources.text_pairs import Pairs
 from cssl_jax.data.text.tfidf import KINDS
 from cssl_jax.errors import UserError
@@ -76,5 +74,5 @@ def evaluate_pairs(
 
 
 def _fitted(corpus: Any) -> dict[str, Callable[[Sequence[str]], Any]]:
-    texts = np.asarray(corpus.examples["text"]).tolist()
+    texts = all_texts(corpus)
     return {name: fit(texts) for name, (_, fit) in KINDS.items()}

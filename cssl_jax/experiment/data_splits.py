@@ -57,6 +57,12 @@ def load_data(config: Config) -> tuple[Source, Source]:
                     f"the {name} {modality_of(config).noun} have no labels; method "
                     f"{config.method.name} needs them"
                 )
+    for member in entry.members(config):
+        if member not in getattr(train, "examples", {}):
+            raise UserError(
+                f"method {config.method.name} needs examples with {member!r}, and {train.name} has "
+                f"none; give a table with such a column as data.source"
+            )
     if entry.evaluation == "classifier":
         for name, split in loaded.items():
             _check_labels(

@@ -123,10 +123,11 @@ def with_target(
         UserError: The target's examples do not fit the encoder, or are fewer than a batch.
     """
     check_target(config, target, spec)
+    noun = modality_of(config).noun
     if len(target) < pipeline.sampler.batch_size:
         raise UserError(
             f"global batch {pipeline.sampler.batch_size} does not fit the {len(target)} target "
-            f"images; use a batch of at most {len(target)}"
+            f"{noun}; use a batch of at most {len(target)}"
         )
     second, where = make_pipeline(
         config,
@@ -138,7 +139,7 @@ def with_target(
         memory=memory,
         devices=1,
     )
-    return PairPipeline.of(pipeline, second), f"target images {where}"
+    return PairPipeline.of(pipeline, second), f"target {noun} {where}"
 
 
 def pipeline_alone(config: Config, mesh: Mesh, rows: np.ndarray) -> tuple[Pipeline, str]:

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 
 from cssl_jax.data.input_spec import ImageSpec
-from cssl_jax.errors import UserError
 from cssl_jax.files import write_json
-from cssl_jax.interop import resnet_export
 from cssl_jax.interop.resnet_weights import Architecture, blocks_of
 
 _UNCROPPED = 384  # side in pixels from which transformers' ConvNextImageProcessor does not crop
@@ -29,15 +27,7 @@ def writer(
         spec: Its input.
         write_weights: Function that writes the weights to a folder.
         read_back: Function that computes the features of the check from that folder.
-
-    Raises:
-        UserError: transformers has no such encoder.
     """
-    if obstacles := resnet_export.transformers_obstacles(architecture):
-        raise UserError(
-            f"transformers cannot build this encoder: {'; '.join(obstacles)}. --format safetensors "
-            "and --format stablehlo write any encoder"
-        )
 
     def write(folder: pathlib.Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
         write_weights(folder)

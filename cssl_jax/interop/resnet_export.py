@@ -1,10 +1,11 @@
 """Names, layouts and configs of other libraries for a ResNet of this package."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from cssl_jax.errors import UserError
 from cssl_jax.interop.resnet_weights import Architecture, blocks_of
 from cssl_jax.interop.torchvision import to_torchvision
 
@@ -12,14 +13,107 @@ from cssl_jax.interop.torchvision import to_torchvision
 _PEERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-def torch_state_dict(variables: dict[str, Any]) -> dict[str, np.ndarray]:
-    """State dict with torchvision's names, with the counters that a strict load asks for."""
-    arrays = to_torchvision(variables)
-    means = [key for key in arrays if key.endswith(".running_mean")]
-    counters = {
-        key.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64) for key in means
-    }
-    return {**arrays, **counters}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResNetExport:
+    """A ResNet in the terms of other libraries; see ``peer_export.PeerExport``.
+
+    Attributes:
+        model: Values of the config section ``model`` of the run.
+        channels: Number of image channels.
+        size: Side of the encoder's input in pixels.
+        variables: {"params", "batch_stats"} of the encoder.
+
+    Raises:
+        UserError: The encoder is no ResNet of images.
+    """
+
+    model: Mapping[str, Any]
+    channels: int
+    size: int
+    variables: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuses other encoders."""
+        blocks_of(self.model["encoder"])
+
+    @property
+    def architecture(self) -> Architecture:
+        """Options of the ResNet."""
+        options = {name: self.model[name] for name in ("encoder", "width", "stem", "variant")}
+        return Architecture(**options, channels=self.channels)
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """Options of the model for the metadata of the file."""
+        return dataclasses.asdict(self.architecture)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Reasons why no name of torchvision and timm stands for the encoder."""
+        return tuple(f"torchvision and timm: {text}" for text in obstacles(self.architecture))
+
+    def refusal(self, format: str) -> str:
+        """Why a library has no such ResNet, and the way out; "" if it has."""
+        if format == "torchvision":
+            return self._without_names
+        is_timm = format == "timm"
+        found = obstacles(self.architecture) if is_timm else self._transformers_obstacles
+        if not found:
+            return ""
+        remedy = "--format safetensors and --format stablehlo write any encoder"
+        if not self._without_names:
+            remedy = (
+                "--format torchvision writes the same weights with the Python lines that build the "
+                "module"
+            )
+        name = "timm" if is_timm else "transformers"
+        return f"{name} cannot build this encoder: {'; '.join(found)}. {remedy}"
+
+    @property
+    def _without_names(self) -> str:
+        """Why torchvision's names cannot express the encoder; "" if they can."""
+        _, bottleneck = blocks_of(self.model["encoder"])
+        variant = self.architecture.variant
+        if variant in (("torchvision", "simclr") if bottleneck else ("torchvision",)):
+            return ""
+        return (
+            f"torchvision has no names for the variant {variant} of {self.architecture.encoder}; "
+            "--format safetensors and --format stablehlo write any encoder"
+        )
+
+    @property
+    def _transformers_obstacles(self) -> list[str]:
+        """Reasons why transformers' ResNetModel cannot be this encoder; empty if it can."""
+        found = []
+        if self.architecture.stem != "imagenet":
+            found.append(f"it has no {self.architecture.stem} stem (3x3, without max-pool)")
+        if self.architecture.variant != "torchvision":
+            found.append(f"it has no variant {self.architecture.variant}")
+        return found
+
+    def state_dict(self, format: str) -> dict[str, np.ndarray]:
+        """State dict with the names of a format, with the counters that a strict load asks for."""
+        arrays = to_torchvision(self.variables)
+        means = [key for key in arrays if key.endswith(".running_mean")]
+        counters = {
+            key.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)
+            for key in means
+        }
+        rename = huggingface_name if format == "huggingface" else str
+        return {rename(key): array for key, array in {**arrays, **counters}.items()}
+
+    def torchvision_lines(self) -> str:
+        """Python lines that build the module with torchvision, where no name does."""
+        return _torch_lines(self.architecture, self.size)
+
+    def timm_config(self) -> dict[str, Any]:
+        """What timm's config.json states of the model."""
+        return {
+            "architecture": self.architecture.encoder,
+            "global_pool": "avg",
+            "model_args": {"in_chans": self.channels},
+            "pretrained_cfg": {"pool_size": None, "first_conv": "conv1", "classifier": "fc"},
+        }
 
 
 def obstacles(architecture: Architecture) -> list[str]:
@@ -33,16 +127,6 @@ def obstacles(architecture: Architecture) -> list[str]:
         found.append(f"they have no {architecture.stem} stem (3x3, without max-pool)")
     if architecture.variant != "torchvision":
         found.append(f"they have no ResNet of the variant {architecture.variant}")
-    return found
-
-
-def transformers_obstacles(architecture: Architecture) -> list[str]:
-    """Reasons why transformers' ResNetModel cannot be this encoder; empty if it can."""
-    found = []
-    if architecture.stem != "imagenet":
-        found.append(f"it has no {architecture.stem} stem (3x3, without max-pool)")
-    if architecture.variant != "torchvision":
-        found.append(f"it has no variant {architecture.variant}")
     return found
 
 
@@ -66,13 +150,8 @@ def huggingface_name(key: str) -> str:
     return f"encoder.stages.{stage}.layers.{block}.{part}.{leaf}"
 
 
-def torch_lines(architecture: Architecture, size: int) -> str:
-    """Python lines that build the module with torchvision, where no name does.
-
-    Args:
-        architecture: Options of the encoder.
-        size: Side of its input in pixels.
-    """
+def _torch_lines(architecture: Architecture, size: int) -> str:
+    """Python lines that build the module with torchvision, for inputs of a side in pixels."""
     stages, bottleneck = blocks_of(architecture.encoder)
     base = round(64 * architecture.width)
     kind = "Bottleneck" if bottleneck else "BasicBlock"
@@ -104,18 +183,3 @@ def torch_lines(architecture: Architecture, size: int) -> str:
         "model.eval()",
     ]
     return "\n".join(lines)
-
-
-def check(architecture: Architecture) -> None:
-    """Refuses an encoder whose weights torchvision's names cannot express.
-
-    Raises:
-        UserError: It is no ResNet of images, or one of another variant.
-    """
-    _, bottleneck = blocks_of(architecture.encoder)
-    allowed = ("torchvision", "simclr") if bottleneck else ("torchvision",)
-    if architecture.variant not in allowed:
-        raise UserError(
-            f"torchvision has no names for the variant {architecture.variant} of "
-            f"{architecture.encoder}; --format safetensors and --format stablehlo write any encoder"
-        )

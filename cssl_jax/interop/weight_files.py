@@ -12,6 +12,7 @@ import numpy as np
 
 from cssl_jax.errors import UserError, cut
 from cssl_jax.interop import preprocessing, pytorch, safetensors
+from cssl_jax.interop.encoders import stated_heads
 from cssl_jax.interop.preprocessing import Preprocessing
 from cssl_jax.interop.tf_files import tf_checkpoint
 
@@ -31,6 +32,7 @@ class WeightFile:
             files of values, one after another.
         tree: Nested dict of arrays, numbers and texts.
         preprocessing: Preparation of the images that the file or its folder states; None: none.
+        heads: Number of attention heads that the file or its folder states; 0: none.
         stored: JSON that ``cssl-jax export`` stored in a safetensors file; empty without it.
     """
 
@@ -38,6 +40,7 @@ class WeightFile:
     sha256: str
     tree: Mapping[str, Any]
     preprocessing: Preprocessing | None
+    heads: int = 0
     stored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -112,6 +115,7 @@ def read_weights(place: pathlib.Path) -> WeightFile:
         sha256=_sha256(tf_checkpoint.files(path) if path.suffix == ".index" else [path]),
         tree=tree,
         preprocessing=stated or preprocessing.from_folder(path.parent),
+        heads=stated_heads(path, metadata),
         stored=stored,
     )
 

@@ -31,6 +31,7 @@ def info_nce(  # noqa: PLR0913  the arguments are the parameters of the formula
     axis_name: str | None = None,
     tile_size: TileSize = None,
     queue: jax.Array | None = None,
+    hard_negatives: jax.Array | None = None,
     in_batch: bool = True,
     num_negatives: int | None = None,
     example_keys: jax.Array | None = None,
@@ -38,7 +39,8 @@ def info_nce(  # noqa: PLR0913  the arguments are the parameters of the formula
     """InfoNCE (arXiv 1807.03748, eq. 4), one direction: each query selects its key among all keys.
 
     MoCo (arXiv 1911.05722, eq. 1) is the case of a ``queue``, ``in_batch=False`` and keys whose
-    gradient the caller stops.
+    gradient the caller stops. Supervised SimCSE (arXiv 2104.08821, eq. 5) is that of
+    ``hard_negatives``.
 
     Args:
         queries: Query rows of this device, float [n, d]; any norm.
@@ -49,6 +51,8 @@ def info_nce(  # noqa: PLR0913  the arguments are the parameters of the formula
         tile_size: Side of a tile of the similarity matrix; see ``choose_tile``.
         queue: Additional negatives, float [Q, d], identical on every device; receives no gradient.
             None: no queue.
+        hard_negatives: Additional negatives of this device, float [n, d], one per query. Each query
+            has those of the whole global batch. They receive a gradient. None: there are none.
         in_batch: True if the other keys of the global batch are negatives.
         num_negatives: Number of negatives per query, drawn without replacement from the batch and
             the queue; holds [n, num_negatives] similarities. None: all negatives.
@@ -75,6 +79,7 @@ def info_nce(  # noqa: PLR0913  the arguments are the parameters of the formula
         axis_name=axis_name,
         tile_size=tile_size,
         queue=queue,
+        hard_negatives=hard_negatives,
         in_batch=in_batch,
         num_negatives=num_negatives,
         example_keys=example_keys,
@@ -128,6 +133,7 @@ def query_contrast(  # noqa: PLR0913  the arguments are those of info_nce
     axis_name: str | None = None,
     tile_size: TileSize = None,
     queue: jax.Array | None = None,
+    hard_negatives: jax.Array | None = None,
     in_batch: bool = True,
     num_negatives: int | None = None,
     example_keys: jax.Array | None = None,
@@ -139,12 +145,19 @@ def query_contrast(  # noqa: PLR0913  the arguments are those of info_nce
         raise UserError("in_batch=False leaves no negatives; give a queue")
     if queue is not None:
         chex.assert_shape(queue, (None, keys.shape[1]), custom_message="give queue as [Q, d]")
+    if hard_negatives is not None:
+        check_pairs(queries, hard_negatives, "queries and hard_negatives")
+        if num_negatives is not None:
+            raise UserError("num_negatives draws from batch and queue; give no hard_negatives")
     queries, keys = normalize_rows(queries), normalize_rows(keys)
     scale = 1 / jnp.asarray(temperature, queries.dtype)
     positive = jnp.sum(queries * keys, axis=-1) * scale
     own = first_row(len(queries), axis_name) + jnp.arange(len(queries), dtype=jnp.int32)
     all_keys = gather(keys, axis_name) if in_batch else keys[:0]
     queue_keys = keys[:0] if queue is None else lax.stop_gradient(normalize_rows(queue))
+    hard = keys[:0]
+    if hard_negatives is not None:
+        hard = gather(normalize_rows(hard_negatives), axis_name)
     sums: _RowSums = (positive, lax.stop_gradient(positive), jnp.full_like(positive, -jnp.inf))
     if num_negatives is not None:
         similarities = _sampled_similarities(
@@ -152,8 +165,8 @@ def query_contrast(  # noqa: PLR0913  the arguments are those of info_nce
         )
         sums = _merge(sums, _row_sums(similarities * scale))
     else:
-        # No column of the queue is a positive: -1 matches no column.
-        for candidates, skip in ((all_keys, own), (queue_keys, jnp.full_like(own, -1))):
+        none = jnp.full_like(own, -1)  # matches no column: none of these candidates is a positive
+        for candidates, skip in ((all_keys, own), (hard, none), (queue_keys, none)):
             if len(candidates):
                 tile = choose_tile(tile_size, len(queries), len(candidates))
                 sums = _merge(sums, _sum_negatives(queries, candidates, skip, scale, tile))

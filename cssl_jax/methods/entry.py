@@ -113,6 +113,7 @@ class MethodEntry:
         evaluation: How its models are evaluated: by protocols on frozen "features", or by the
             accuracy of its own "classifier".
         labelled: config -> True if it trains on labels.
+        members: config -> names of the arrays that it needs in the examples, such as "negative".
         paired: True if each example is a pair of one image from data.source and one from
             adapt.target.
         contrastive: True if the loss falls below its chance level as soon as views of an example
@@ -130,6 +131,7 @@ class MethodEntry:
     check: Callable[[Config], None] = _accept
     evaluation: Literal["features", "classifier"] = "features"
     labelled: Callable[[Config], bool] = _never
+    members: Callable[[Config], tuple[str, ...]] = lambda config: ()
     paired: bool = False
     contrastive: bool = False
     temperature: Callable[[Config], float | None] = _no_temperature

@@ -1,4 +1,4 @@
-"""SimCSE (arXiv 2104.08821): the same text twice, with two dropout masks."""
+"""SimCSE (arXiv 2104.08821): a text twice with two dropout masks, or pairs of texts."""
 
 import dataclasses
 import functools
@@ -10,6 +10,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cssl_jax.augment.text.policy import HardNegativePolicy, TextPolicy
+from cssl_jax.augment.view_group import ViewGroup
 from cssl_jax.config import Config, MethodConfig
 from cssl_jax.config.ranges import BELOW_ONE, POSITIVE, Range
 from cssl_jax.errors import UserError
@@ -28,12 +30,15 @@ from cssl_jax.methods.entry import (
 )
 from cssl_jax.models.heads import MLP, Layer
 
+NEGATIVE = "negative"  # name of the column and of the view group of hard negatives
 HEADS: dict[str, tuple[Layer, ...]] = {"tanh": (Layer(0, activation="tanh"),), "none": ()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimCSEConfig(MethodConfig):
     """SimCSE: a text is encoded twice with two dropout masks, and contrasted with the others.
+
+    Of data with the column positive the second view is that text: supervised SimCSE.
 
     Attributes:
         temperature: Temperature tau that divides the similarities in the loss.
@@ -42,6 +47,8 @@ class SimCSEConfig(MethodConfig):
             both, the paper's control, which learns next to nothing.
         head: Head above the features in training: "tanh" is the paper's dense layer with tanh;
             "none" contrasts the features themselves. It is dropped afterwards.
+        hard_negatives: True to contrast every text with the column negative of the data as well,
+            those of the whole batch.
         tile_size: Rows per tile of the similarity matrix, which then is never held as a whole; by
             default, "auto", tiles are used if the matrix is large; None disables them. See
             docs/losses.md.
@@ -58,25 +65,46 @@ class SimCSEConfig(MethodConfig):
     dropout: float = 0.1
     masks: Literal["two", "same"] = "two"
     head: Literal["tanh", "none"] = "tanh"
+    hard_negatives: bool = False
     tile_size: int | Literal["auto"] | None = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
 class SimCSE(TwoViews):
-    """The objective of unsupervised SimCSE, InfoNCE in one direction.
+    """The objective of SimCSE, InfoNCE in one direction (eq. 1; with hard negatives eq. 5).
 
-    The first view of a text selects the second one among those of the global batch; the gradient
-    flows through both. The loss is the mean over the N texts, ln N by chance.
+    The first view of a text selects the second one among those of the global batch, and among its
+    hard negatives if there are some; the gradient flows through all. The loss is the mean over the
+    N texts, ln N or ln 2N by chance.
 
     Attributes:
         temperature: tau of InfoNCE.
-        same_masks: True to draw one dropout mask for both views.
+        same_masks: True to draw one dropout mask for all views.
         tile_size: Side of a tile of the similarity matrix; see ``choose_tile``.
+        negatives: Policy of the hard negative of a text; None: there are none.
     """
 
     temperature: float = 0.05
     same_masks: bool = False
     tile_size: TileSize = None
+    negatives: TextPolicy | None = None
+
+    @property
+    def views(self) -> dict[str, ViewGroup]:
+        """Two views per text, and one of its hard negative in a group of its own."""
+        if self.negatives is None:
+            return super().views
+        return {**super().views, NEGATIVE: ViewGroup(1, policy=self.negatives)}
+
+    def encode(
+        self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
+    ) -> tuple[PyTree, PyTree]:
+        """Projections [n, k, d] of 2 views, and of the hard negative as the third one."""
+        if self.negatives is not None:
+            groups = (batch["views"][name] for name in self.views)
+            merged = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *groups)
+            batch = {**batch, "views": {"main": merged}}
+        return super().encode(params, model_state, method_state, batch, ctx)
 
     def row_keys(self, batch: Batch, views: int) -> jax.Array | None:
         """Keys of the dropout masks, uint32 [n views, 2]; see ``mask_keys``."""
@@ -89,13 +117,14 @@ class SimCSE(TwoViews):
         self, params: PyTree, method_state: PyTree, outputs: PyTree, examples: Batch, ctx: Context
     ) -> tuple[jax.Array, dict[str, jax.Array], PyTree]:
         """Loss of this device's texts against the global batch."""
-        chex.assert_shape(outputs, (None, 2, None))
+        chex.assert_shape(outputs, (None, 2 if self.negatives is None else 3, None))
         contrast = query_contrast(
             outputs[:, 0],
             outputs[:, 1],
             temperature=self.temperature,
             axis_name=ctx.axis_name,
             tile_size=self.tile_size,
+            hard_negatives=None if self.negatives is None else outputs[:, 2],
         )
         loss = mean_loss([contrast])
         return loss, {"loss": loss, **contrast_metrics([contrast])}, {}
@@ -115,16 +144,26 @@ def _build(config: Config, modules: Modules) -> SimCSE:
         options.temperature,
         options.masks == "same",
         options.tile_size,
+        _negatives(config) if options.hard_negatives else None,
     )
 
 
-def _loss_cost(head: str, sizes: StepSizes) -> LossCost:
-    """Cost of the head and of the comparison of n first views with N second ones."""
+def _negatives(config: Config) -> TextPolicy:
+    if not isinstance(config.augment, TextPolicy):
+        raise UserError(
+            "method.hard_negatives needs texts, and data.modality is "
+            f"{config.data.modality!r}; start from recipe text"
+        )
+    return HardNegativePolicy.of(config.augment)
+
+
+def _loss_cost(head: str, views: int, sizes: StepSizes) -> LossCost:
+    """Cost of the head and of the comparison of n first views with the N (views - 1) others."""
     local, width = sizes.batch // sizes.devices, sizes.features
-    dense = width * width if head == "tanh" else 0
+    dense, others = width * width if head == "tanh" else 0, views - 1
     return LossCost(
-        flops=3 * 2 * (local * sizes.batch * width + 2 * local * dense),
-        gathered=4 * sizes.batch * width,
+        flops=3 * 2 * (local * sizes.batch * others * width + views * local * dense),
+        gathered=4 * sizes.batch * others * width,
         gathered_masks=0,
         all_reduce=0,
         metrics=3,
@@ -134,13 +173,26 @@ def _loss_cost(head: str, sizes: StepSizes) -> LossCost:
 
 def _cost(config: Config) -> StepCost:
     options = options_of(config, SimCSEConfig)
-    loss = functools.partial(_loss_cost, options.head)
-    return StepCost(tile_size=options.tile_size, loss=loss)
+    views = 3 if options.hard_negatives else 2
+    loss = functools.partial(_loss_cost, options.head, views)
+    return StepCost(views=views, tile_size=options.tile_size, loss=loss)
+
+
+def _chance_level(config: Config) -> float:
+    """Loss by chance: ln of the number of candidates."""
+    hard = options_of(config, SimCSEConfig).hard_negatives
+    return math.log(config.train.batch_size * (2 if hard else 1))
+
+
+def _members(config: Config) -> tuple[str, ...]:
+    hard = options_of(config, SimCSEConfig).hard_negatives
+    return ("positive", NEGATIVE) if hard else ()
 
 
 ENTRY = MethodEntry(
     build=_build,
-    chance_level=lambda config: math.log(config.train.batch_size),
+    chance_level=_chance_level,
+    members=_members,
     config=SimCSEConfig,
     contrastive=True,
     cost=_cost,

@@ -184,6 +184,14 @@ def _sums(block: Examples, spec: AudioSpec) -> tuple[jax.Array, jax.Array, jax.A
     return values.sum(), jnp.square(values).sum(), inputs["length"].sum() * values.shape[2]
 
 
+def inherited(spec: AudioSpec, other: AudioSpec) -> AudioSpec:
+    """The specification with the statistics of another run, whose weights are taken."""
+    same = dataclasses.replace(other, size=spec.size)
+    if dataclasses.replace(spec, mean=other.mean, std=other.std) != same:
+        return spec  # another front end, whose statistics are others
+    return same
+
+
 def layout(source: AudioSource) -> str:
     """Number of samples per second."""
     return f"recordings at {source.rate} Hz"
@@ -296,6 +304,7 @@ def supervised(spec: AudioSpec) -> dict[str, Any]:
 
 AUDIO = Modality(
     noun="recordings",
+    one="recording",
     unit="samples",
     data=AudioData,
     augment=AudioPolicy,
@@ -303,6 +312,7 @@ AUDIO = Modality(
     open=open_source,
     examples=checked_audio,
     input_spec=input_spec,
+    inherited=inherited,
     layout=layout,
     misfit=misfit,
     sample_views=sample_views,

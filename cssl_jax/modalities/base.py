@@ -69,6 +69,7 @@ class Modality:
 
     Attributes:
         noun: Plural noun for the examples in messages, such as "images".
+        one: Singular noun for an example, such as "image".
         unit: Unit of the size of a view, such as "px".
         data: Class of the config section ``data``.
         augment: Class of the config section ``augment``.
@@ -83,6 +84,9 @@ class Modality:
             functions below take them. Texts become tokens. Done on the host.
         from_arrays: (source, specification) -> source of examples as files have them, which
             baselines take; the inverse of ``to_arrays``.
+        members: Source -> sources of the single examples that its rows consist of, those that are
+            evaluated first. A row with a text, a positive and a negative has three. The search for
+            copies looks into all.
         encoder_options: Section ``data`` -> further options of ``EncoderEntry.build``.
         layout: Source -> description of what two sources must have in common, so that baselines
             and encoders that are fitted on one apply to the other.
@@ -99,6 +103,8 @@ class Modality:
         baselines: Baselines by their keys in results.json; the first one is compared in verdicts.
         show: Source -> (largest side in pixels, images uint8 [h, w, C], one per example), for
             reports.
+        captions: Source -> one line of text per example, which reports show beside its image; None:
+            its name or number.
         kept: (examples, parameters, group) -> parameters that ``ViewGroup.keep`` selects from.
         check: (section ``data``, section ``augment``) -> None. Raises UserError for values that
             cannot work.
@@ -117,6 +123,7 @@ class Modality:
     """
 
     noun: str
+    one: str = "example"
     data: type[DataConfig]
     augment: type[Policy]
     spec: type[InputSpec]
@@ -132,9 +139,11 @@ class Modality:
     zeros: Callable[[Any, int, int, int], Views]
     baselines: Mapping[str, Baseline]
     show: Callable[[Any], tuple[int, Iterator[np.ndarray]]]
+    captions: Callable[[Any], list[str]] | None = None
     inherited: Callable[[Any, Any], InputSpec] | None = None
     to_arrays: Callable[[Any, Any], Any] = unchanged
     from_arrays: Callable[[Any, Any], Any] = unchanged
+    members: Callable[[Any], list[Any]] = lambda source: [source]
     encoder_options: Callable[[Any], dict[str, Any]] = lambda data: {}
     kept: Callable[[Examples, Parameters, SizedGroup], Parameters] = all_parameters
     check: Callable[[Any, Any], None] = accept

@@ -185,6 +185,7 @@ def supervised(spec: ImageSpec) -> dict[str, Any]:
 
 IMAGE = Modality(
     noun="images",
+    one="image",
     data=ImageData,
     augment=ImagePolicy,
     spec=ImageSpec,

@@ -86,6 +86,13 @@ def input_spec(data: SeriesData, train: ArraySource) -> SeriesSpec:
     )
 
 
+def inherited(spec: SeriesSpec, other: SeriesSpec) -> SeriesSpec:
+    """The specification with the statistics of another run, whose weights are taken."""
+    if (spec.normalize, len(spec.mean)) != (other.normalize, len(other.mean)):
+        return spec
+    return dataclasses.replace(spec, mean=other.mean, std=other.std)
+
+
 def layout(source: ArraySource) -> str:
     """Number of channels."""
     return f"series of {source.examples['values'].shape[-1]} channel(s)"
@@ -226,6 +233,7 @@ def check(data: SeriesData, policy: SeriesPolicy) -> None:
 
 SERIES = Modality(
     noun="series",
+    one="series",
     unit="steps",
     data=SeriesData,
     augment=SeriesPolicy,
@@ -233,6 +241,7 @@ SERIES = Modality(
     open=open_source,
     examples=checked_series,
     input_spec=input_spec,
+    inherited=inherited,
     layout=layout,
     misfit=misfit,
     sample_views=sample_views,

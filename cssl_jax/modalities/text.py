@@ -12,13 +12,14 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
+from cssl_jax.augment.text.batched import MEMBERS
 from cssl_jax.augment.text.batched import apply_views as token_views
 from cssl_jax.augment.text.policy import TextPolicy, sample_views
 from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.config.text import TextData
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import ArraySource, Examples, Source
-from cssl_jax.data.sources.text import check_labels, open_text, text_examples
+from cssl_jax.data.sources.text import all_texts, check_labels, open_text, text_examples
 from cssl_jax.data.text import tokenizer
 from cssl_jax.data.text.tfidf import KINDS
 from cssl_jax.errors import UserError, short
@@ -27,6 +28,7 @@ from cssl_jax.modalities.base import Baseline, Inputs, Modality, Parameters, Vie
 TERMS = 4096  # maximum number of terms of the baselines, whose vectors are dense
 REDUCED_LENGTH = 16  # maximum number of tokens of a view in a check
 REDUCED_VOCABULARY = 512  # maximum number of tokens of the encoder in a check
+CAPTION = 160  # maximum number of characters of a text in a report
 _TILE = (96, 6, 16)  # side of a tile in pixels, lines, characters per line
 
 
@@ -77,7 +79,7 @@ def input_spec(data: TextData, train: ArraySource) -> TextSpec:
         made = tokenizer.read_tokenizer(data.tokenizer)
     else:
         made = tokenizer.train_tokenizer(
-            train.examples["text"].tolist(), vocabulary=data.vocabulary, lowercase=data.lowercase
+            all_texts(train), vocabulary=data.vocabulary, lowercase=data.lowercase
         )
     return _fitting(
         TextSpec(kind=data.modality, size=data.length, tokenizer=made, vocabulary=data.vocabulary)
@@ -100,11 +102,17 @@ def _fitting(spec: TextSpec) -> TextSpec:
 
 
 def to_arrays(source: Any, spec: TextSpec) -> Any:
-    """The source with tokens in place of texts: tokens int32 [N, size] and length int32 [N]."""
+    """The source with tokens in place of texts: tokens int32 [N, size] and length int32 [N].
+
+    Those of a positive and a negative have the names in ``MEMBERS``.
+    """
     if "text" not in source.examples:
         return source
-    texts = source.examples["text"].tolist()
-    examples = tokenizer.tokenize(spec.tokenizer, texts, spec.size)
+    examples: Examples = {}
+    for member, texts in source.examples.items():
+        made = tokenizer.tokenize(spec.tokenizer, texts.tolist(), spec.size)
+        tokens, length = MEMBERS[member]
+        examples |= {tokens: made["tokens"], length: made["length"]}
     return dataclasses.replace(source, examples=examples)
 
 
@@ -112,9 +120,22 @@ def from_arrays(source: Any, spec: TextSpec) -> Any:
     """The source with texts in place of tokens; special tokens are omitted."""
     if "text" in source.examples:
         return source
-    tokens, length = source.examples["tokens"], source.examples["length"]
-    texts = tokenizer.detokenize(spec.tokenizer, np.asarray(tokens), np.asarray(length))
-    return dataclasses.replace(source, examples=text_examples(texts))
+    examples: Examples = {}
+    for member, names in MEMBERS.items():
+        if names[0] in source.examples:
+            tokens, length = (np.asarray(source.examples[name]) for name in names)
+            texts = tokenizer.detokenize(spec.tokenizer, tokens, length)
+            examples[member] = text_examples(texts)["text"]
+    return dataclasses.replace(source, examples=examples)
+
+
+def members(source: ArraySource) -> list[ArraySource]:
+    """Sources of the texts, the positives and the negatives, without labels but for the texts."""
+    found = [dataclasses.replace(source, examples=text_examples(source.examples["text"].tolist()))]
+    for name, texts in source.examples.items():
+        if name != "text":
+            found.append(ArraySource(f"{source.name}, {name}", text_examples(texts.tolist())))
+    return found
 
 
 def misfit(source: ArraySource, spec: TextSpec) -> str:
@@ -133,8 +154,8 @@ def apply_views(examples: Examples, drawn: Parameters, group: SizedGroup, spec: 
 
 
 def prepare(examples: Examples, spec: TextSpec) -> Inputs:
-    """The tokens unchanged."""
-    return examples
+    """The tokens of the texts themselves, without those of positives and negatives."""
+    return {name: examples[name] for name in MEMBERS["text"]}
 
 
 def zeros(spec: TextSpec, size: int, n: int, k: int) -> Views:
@@ -163,6 +184,14 @@ def show(source: Any) -> tuple[int, Iterator[np.ndarray]]:
     return _TILE[0], (_drawn(text) for text in source.examples["text"])
 
 
+def captions(source: Any) -> list[str]:
+    """The start of every text."""
+    return [
+        text if len(text) <= CAPTION else text[: CAPTION - 1] + "…"
+        for text in source.examples["text"].tolist()
+    ]
+
+
 def _drawn(text: str) -> np.ndarray:
     """The start of a text, in lines, uint8 [side, side, 3]."""
     side, lines, width = _TILE
@@ -186,6 +215,9 @@ def write(source: Any, data: TextData, count: int, path: pathlib.Path) -> str:
         ]
     else:
         rows = [{data.text_column: text} for text in source.examples["text"]]
+        for member in (name for name in source.examples if name != "text"):
+            for row, value in zip(rows, source.examples[member], strict=True):
+                row[member] = value
         for name, values in (("label", source.labels), ("group", source.groups)):
             for row, value in zip(rows, [] if values is None else values.tolist(), strict=False):
                 row[name] = _class_name(source, value) if name == "label" else value
@@ -210,6 +242,7 @@ def check(data: TextData, policy: TextPolicy) -> None:
 
 TEXT = Modality(
     noun="texts",
+    one="text",
     unit="tokens",
     data=TextData,
     augment=TextPolicy,
@@ -220,6 +253,7 @@ TEXT = Modality(
     inherited=inherited,
     to_arrays=to_arrays,
     from_arrays=from_arrays,
+    members=members,
     encoder_options=lambda data: {"vocabulary": data.vocabulary},
     layout=lambda source: "texts",
     misfit=misfit,
@@ -230,6 +264,7 @@ TEXT = Modality(
     zeros=zeros,
     baselines={name: _baseline(name) for name in KINDS},
     show=show,
+    captions=captions,
     check=check,
     supervised=lambda spec: {"data.length": spec.size, "data.vocabulary": spec.vocabulary},
     reduced=lambda data: {

@@ -244,7 +244,7 @@ def _entry(stage_sizes: Sequence[int], block: type[BasicBlock] | type[Bottleneck
         build=functools.partial(ResNet, stage_sizes, block),
         reduced="resnet14" if block is Bottleneck else "resnet10",
         modalities=("image",),
-        variants=_VARIANTS if block is Bottleneck else _VARIANTS[:2],
+        options=("variant",),
     )
 
 

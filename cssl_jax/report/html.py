@@ -218,7 +218,8 @@ def _neighbour_sheet(content: RunContent) -> str:
             )
         rows.append(f'<div class="row" tabindex="0">{"".join(cells)}</div>')
     note = (
-        "The first image of each row is the query, the others are its nearest by cosine similarity."
+        f"The first {gallery.modality.one} of each row is the query, the others are its nearest by "
+        "cosine similarity."
     )
     if labels is not None:
         note += " A solid frame marks the same class, a dashed frame another class."

@@ -83,6 +83,8 @@ def map_data(content: RunContent, gallery: Gallery) -> dict[str, Any]:
         "side": content.side,
         "columns": content.columns,
         "names": gallery.names,
+        "noun": gallery.modality.noun,
+        "one": gallery.modality.one,
         "classes": gallery.classes,
         "labels": None if labels is None else labels.tolist(),
         "neighbours": [] if neighbours is None else neighbours.ravel().tolist(),

@@ -254,9 +254,31 @@ def fetch_rows(tree: PyTree, index: jax.Array) -> PyTree:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Copies host values to every device; donating the result leaves the original intact."""
+    """Copies host values to every device; donating the result leaves the original intact.
+
+    With several processes, all pass the same bits; ``jax.device_put`` raises if they differ.
+    """
     sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), tree)
+    arrays = jax.tree.map(np.array, tree)
+    if sharding.is_fully_addressable:
+        return jax.device_put(arrays, sharding)
+    # device_put compares the processes' values, and NaN, a missing value, differs from itself.
+    placed = jax.tree.map(lambda x: jax.device_put(_bits(x), sharding), arrays)
+    dtypes = jax.tree.map(lambda x: x.dtype, arrays)
+
+    def to_values(bits: PyTree) -> PyTree:
+        return jax.tree.map(
+            lambda x, dtype: x if x.dtype == dtype else jax.lax.bitcast_convert_type(x, dtype),
+            bits,
+            dtypes,
+        )
+
+    return jax.jit(to_values, out_shardings=sharding, donate_argnums=0)(placed)
+
+
+def _bits(x: np.ndarray) -> np.ndarray:
+    """The bits of floating-point numbers as unsigned integers; other arrays unchanged."""
+    return x.view(f"u{x.dtype.itemsize}") if jnp.issubdtype(x.dtype, jnp.inexact) else x
 
 
 def put_batch(batch: PyTree, mesh: Mesh, backend: str = "shard_map") -> PyTree:

@@ -91,23 +91,33 @@ def untrained_of(experiment: Experiment) -> Callable[[Source], Model]:
 
 
 def _note(experiment: Experiment, source: Encoder) -> str:
-    """Note if the weights were trained on images that were normalised otherwise; else ""."""
-    fields = ("mean", "std")
+    """Note if the weights were trained on examples that were normalised otherwise; else ""."""
+    # Options of the section data; a modality without them takes the statistics of that run.
+    fields = [name for name in ("mean", "std") if hasattr(experiment.config.data, name)]
+    fields = fields or ["normalize"]
     theirs, own = (
-        [np.round(getattr(spec, name, ()), 3).tolist() for name in fields]
+        [_rounded(getattr(spec, name, ())) for name in fields]
         for spec in (source.spec, experiment.spec)
     )
     if theirs == own:
         return ""
     options = " ".join(
-        f"--data.{name} {' '.join(f'{x:.4g}' for x in getattr(source.spec, name))}"
+        f"--data.{name} {_as_words(getattr(source.spec, name))}"
         for name in fields
         if hasattr(source.spec, name)
     )
     return (
-        f"the weights of {source.run.name} were trained on images normalised otherwise than here: "
-        f"for the same input give {options}"
+        f"the weights of {source.run.name} were trained on {source.modality.noun} normalised "
+        f"otherwise than here: for the same input give {options}"
     )
+
+
+def _rounded(value: Any) -> Any:
+    return value if isinstance(value, str) else np.round(value, 3).tolist()
+
+
+def _as_words(value: Any) -> str:
+    return value if isinstance(value, str) else " ".join(f"{x:.4g}" for x in value)
 
 
 def _check(experiment: Experiment, source: Encoder) -> None:

@@ -76,7 +76,7 @@ def _adaptation_table(results: AdaptationResults) -> Table:
         [results.labels.get(name, name), *(_mean(scores.get(domain)) for domain in _DOMAINS)]
         for name, scores in results.rows.items()
     ]
-    return Table(["top-1 on held-out images", *columns], rows)
+    return Table(["top-1 on held-out examples", *columns], rows)
 
 
 def _mean(accuracy: SeedScores | None) -> str:
@@ -90,5 +90,5 @@ def _use_of_labels(results: AdaptationResults) -> str:
     if "target" in results.rows:
         return "Labels of the target are used for training in the target-supervised row only."
     if any(scores.target for scores in results.rows.values()):
-        return "No training image of the target has a label: there is no target-supervised row."
-    return "No held-out image of the target has a label: accuracy on the target is unknown."
+        return "No training example of the target has a label: there is no target-supervised row."
+    return "No held-out example of the target has a label: accuracy on the target is unknown."

@@ -82,7 +82,7 @@ def test_two_processes_adapt_as_one_does(run, tmp_path):
     assert cli.main([*words, "--workdir", str(tmp_path / "one")]) == 0
     first, second = by_two([*words, "--workdir", str(tmp_path / "two")])
     assert "Deep CORAL" in first
-    assert "No training image of the target has a label" in first
+    assert "No training example of the target has a label" in first
     assert "Deep CORAL" not in second
     one, two = (
         json.loads((tmp_path / name / "adaptation.json").read_text()) for name in ("one", "two")

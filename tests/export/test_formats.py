@@ -142,7 +142,7 @@ def test_a_file_of_own_names_is_the_same_encoder(wide, tmp_path):
     assert again.config.model == before.config.model
     opened = open_weights(file)
     assert opened.uses[0].count == len(jax.tree.leaves(before.model))
-    assert "encoder  resnet14, width 0.0625, stem imagenet" in opened.describe()
+    assert "encoder  resnet14, width 0.0625, modality image" in opened.describe()
 
 
 @pytest.mark.slow
@@ -204,7 +204,7 @@ def test_the_padding_of_simclr_survives_torchvision_names(tmp_path):
     [
         ("cifar", "torchvision", "huggingface", "transformers cannot build .* no cifar stem"),
         ("imagenet", "simclr", "huggingface", "it has no variant simclr"),
-        ("imagenet", "simclr", "timm", "no ResNet of the variant simclr.*--format safetensors"),
+        ("imagenet", "simclr", "timm", "no ResNet of the variant simclr.*--format torchvision"),
     ],
 )
 def test_what_a_library_cannot_express_is_refused_first(stem, variant, format, message, tmp_path):

@@ -1,11 +1,12 @@
 """Kills a run at random instants, again and again, and compares it with one that was left alone.
 
     python tests/helpers/kills.py --kills 50
+    python tests/helpers/kills.py --kills 10 --epochs 20 --modality text
 
-One run on the embedded digits is killed by SIGKILL, and now and then by SIGTERM: while it starts,
-between steps, while it saves. It is started again each time as a person starts it. At the end all
-that it computed must equal the other run's, bit for bit: every array of the last checkpoint,
-metrics.jsonl, results.json and the record of views.
+One run on the embedded digits, or on small series, recordings or texts, is killed by SIGKILL, and
+now and then by SIGTERM: while it starts, between steps, while it saves. It is started again each
+time as a person starts it. At the end all that it computed must equal the other run's, bit for
+bit: every array of the last checkpoint, metrics.jsonl, results.json and the record of views.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,19 +29,45 @@ from cssl_jax.checkpoint.checkpoints import FOLDER
 TIMEOUT = 300
 ENCODER = f"{pathlib.Path(__file__).with_name('tiny_encoder.py')}:TINY"
 ARGUMENTS = [
-    *("pretrain", "debug", "--model.encoder", ENCODER, "--model.width", "0.0625"),
-    *("--train.batch-size", "64", "--train.log-every", "3", "--runtime.devices", "1"),
+    *("--train.log-every", "3", "--runtime.devices", "1"),
     *("--train.checkpoint-steps", "30", "--train.checkpoint-every", "0"),
-    *("--train.record-views", "--train.no-tensorboard"),
+    *("--train.no-tensorboard",),
     # Few probes: what is killed is the run, and evaluating takes a third of a short one.
     *("--evaluate.probe-seeds", "1", "--evaluate.l2-values", "0.01"),
     *("--evaluate.online-l2-values", "0.01"),
 ]
 
 
-def start(folder, epochs, words=()):
+class Subject(NamedTuple):
+    """A run that can be killed: the words of its recipe, and its steps per epoch."""
+
+    words: tuple[str, ...]
+    steps: int
+
+
+DIGITS = Subject(
+    (
+        *("debug", "--model.encoder", ENCODER, "--model.width", "0.0625"),
+        *("--train.batch-size", "64", "--train.record-views"),
+    ),
+    1437 // 64,
+)
+
+
+def modality_subject(name, folder):
+    """A run on series, recordings or texts, which are written to the folder."""
+    from helpers import modality_runs
+
+    size, batch = 240, 16
+    recipe = modality_runs.write_recipe(name, folder, size)
+    fraction = modality_runs.config(name, "").data.validation_fraction
+    return Subject((str(recipe),), (size - round(fraction * size)) // batch)
+
+
+def start(folder, epochs, words=(), subject=DIGITS):
     rest = ["--train.epochs", str(epochs), "--train.evaluate-every", str(max(epochs // 2, 1))]
-    command = [sys.executable, "-m", "cssl_jax", *ARGUMENTS, *rest, *words]
+    options = [*subject.words, *ARGUMENTS, *rest, *words]
+    command = [sys.executable, "-m", "cssl_jax", "pretrain", *options]
     command += ["--workdir", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -83,11 +111,11 @@ def wait(process, condition):
 class Killer:
     """One kill after another, at instants that a seed decides."""
 
-    def __init__(self, folder, epochs, kills, seed, words=()):
-        self.words = words
+    def __init__(self, folder, epochs, kills, seed, words=(), subject=DIGITS):
+        self.words, self.subject = words, subject
         self.folder, self.epochs = folder, epochs
         self.draw = random.Random(seed)
-        self.total = epochs * (1437 // 64)
+        self.total = epochs * subject.steps
         self.left = kills
         self.done = {"while starting": 0, "between steps": 0, "while saving": 0, "by SIGTERM": 0}
         self.lost = []
@@ -95,7 +123,7 @@ class Killer:
     def kill(self):
         """Starts the run and kills it; False where it came to its end before."""
         before, begun = newest(self.folder), time.time()
-        process = start(self.folder, self.epochs, self.words)
+        process = start(self.folder, self.epochs, self.words, self.subject)
         moment = self.draw.choices(["start", "step", "save"], [1, 3, 3])[0]
         number = self.draw.choices([signal.SIGKILL, signal.SIGTERM], [3, 1])[0]
         if moment == "start":
@@ -126,8 +154,8 @@ class Killer:
         return True
 
 
-def finish(folder, epochs, words=()):
-    process = start(folder, epochs, words)
+def finish(folder, epochs, words=(), subject=DIGITS):
+    process = start(folder, epochs, words, subject)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
 
@@ -170,19 +198,19 @@ def _leaves(tree):
     return jax.tree.leaves(jax.device_get(tree))
 
 
-def torture(root, *, kills, epochs, seed=0, words=(), say=lambda text: None):
+def torture(root, *, kills, epochs, seed=0, words=(), say=lambda text: None, subject=DIGITS):
     """Returns how often the run was killed when, and how many steps were lost.
 
-    ``words`` are more options of the run.
+    ``words`` are more options of the run of ``subject``.
     """
     whole, killed = root / "whole", root / "killed"
     begun = time.monotonic()
-    finish(whole, epochs, words)
+    finish(whole, epochs, words, subject)
     seconds = time.monotonic() - begun
-    killer = Killer(killed, epochs, kills, seed, words)
+    killer = Killer(killed, epochs, kills, seed, words, subject)
     while killer.left and killer.kill():
         say(f"{killer.left} kills left, at step {newest(killed)} of {killer.total}: {killer.done}")
-    finish(killed, epochs, words)
+    finish(killed, epochs, words, subject)
     assert_same(killed, whole)
     return {
         "kills": kills - killer.left,
@@ -199,14 +227,20 @@ def main():
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--modality", default="image", choices=["image", "series", "audio", "text"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
+        subject = DIGITS
+        if options.modality != "image":
+            sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+            subject = modality_subject(options.modality, pathlib.Path(root))
         report = torture(
             pathlib.Path(root),
             kills=options.kills,
             epochs=options.epochs,
             seed=options.seed,
             say=lambda text: print(text, flush=True),
+            subject=subject,
         )
     print(json.dumps(report, indent=2))
     print("equal to the bit: every array, metrics.jsonl, results.json, the record of views")

@@ -112,6 +112,19 @@ def info_nce(queries, keys, temperature, queue=None, in_batch=True, drawn=None):
     return sum(losses) / len(losses)
 
 
+def supervised_simcse(anchors, positives, negatives, temperature):
+    """Gao et al. (2021), eq. 5: the sum runs over the positives and negatives of all anchors."""
+    h, plus, minus = unit(anchors), unit(positives), unit(negatives)
+    losses = []
+    for i in range(len(h)):
+        total = 0.0
+        for j in range(len(h)):
+            total += np.exp(np.sum(h[i] * plus[j]) / temperature)
+            total += np.exp(np.sum(h[i] * minus[j]) / temperature)
+        losses.append(-np.log(np.exp(np.sum(h[i] * plus[i]) / temperature) / total))
+    return sum(losses) / len(losses)
+
+
 def clip(first, second, temperature):
     return (info_nce(first, second, temperature) + info_nce(second, first, temperature)) / 2
 

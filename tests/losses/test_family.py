@@ -37,6 +37,11 @@ def drawn():
     return [sampler.permute(np.arange(DRAWN), seed, N - 1 + len(QUEUE)) for seed in seeds]
 
 
+def hard(a, b, xp):
+    """A hard negative of every row."""
+    return xp.roll(a, 1, axis=1) - 0.5 * b
+
+
 def stacked(z1, z2):
     return np.stack([z1, z2], axis=1)
 
@@ -86,6 +91,12 @@ LOSSES = {
             a, b, temperature=0.2, queue=QUEUE, in_batch=False, **how
         ),
         lambda a, b: losses_numpy.info_nce(a, b, 0.2, QUEUE, in_batch=False),
+    ),
+    "info_nce and hard negatives": (  # which depend on both inputs, and so have a gradient
+        lambda a, b, rows, **how: losses.info_nce(
+            a, b, temperature=0.2, hard_negatives=hard(a, b, jnp), **how
+        ),
+        lambda a, b: losses_numpy.supervised_simcse(a, b, hard(a, b, np), 0.2),
     ),
     "drawn negatives": (
         lambda a, b, rows, **how: losses.info_nce(

@@ -17,27 +17,9 @@ from cssl_jax.modalities import series
 from cssl_jax.modalities.series import SERIES, SeriesSpec
 from cssl_jax.selfcheck.short_run import compare
 from helpers import tiny
+from helpers.sines import arrays, source
 
-STEPS, CHANNELS = 24, 2
 FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1
-
-
-def arrays(size=60, seed=0):
-    """Noisy sines of different lengths, whose frequency is their class; some values are missing."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(size) % 3
-    phase = rng.uniform(0, 2 * np.pi, (size, 1, CHANNELS))
-    values = np.sin(phase + 0.5 * np.arange(STEPS)[None, :, None] * (1 + labels[:, None, None]))
-    values += 0.1 * rng.normal(size=values.shape)
-    values[rng.random(values.shape) < 0.02] = np.nan
-    lengths = rng.integers(STEPS // 2, STEPS + 1, size)
-    return {"values": values.astype(np.float32), "lengths": lengths, "labels": labels}
-
-
-def source(size=60):
-    made = arrays(size)
-    examples = series.series_examples(made["values"], "sines", made["lengths"])
-    return ArraySource("sines", examples, made["labels"])
 
 
 def config(encoder="gru", data=None, **train):

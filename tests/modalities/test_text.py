@@ -20,22 +20,10 @@ from cssl_jax.modalities import text
 from cssl_jax.modalities.text import TEXT, TextSpec
 from cssl_jax.selfcheck.short_run import compare
 from helpers import tiny
+from helpers.sentences import sentences, source
 from helpers.stops import CrashError, crash_after
 
 FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1
-SUBJECTS = ("dog", "man", "woman")
-VERBS = ("eats", "rides", "sees", "holds")
-OBJECTS = ("an apple", "a horse", "the ball", "a very old guitar", "it")
-
-
-def sentences(count=60):
-    every = [f"The {s} {v} {o}." for v in VERBS for o in OBJECTS for s in SUBJECTS]
-    return every[:count], np.arange(count) % 3
-
-
-def source(count=60):
-    texts, labels = sentences(count)
-    return ArraySource("sentences", text_examples(texts), labels, classes=SUBJECTS)
 
 
 def config(data=None, method=None, **train):

@@ -166,7 +166,7 @@ abstract = abstract_mesh(mesh.size)
 traced = jaxpr.device_program(abstract_step(config, abstract, given), abstract)
 print(json.dumps(dict(
     devices=mesh.size, kind=mesh.devices.flat[0].device_kind, memory=compiled.memory(made),
-    flops=compiled.flops(made), bytes=compiled.bytes_accessed(made),
+    **compiled.cost(made),
     counts=compiled.collective_counts(text), origins=kernels.by_origin(text),
     loops=kernels.loops(text),
     host=[word for word in ("infeed(", "outfeed(", "send(", "recv(") if word in text],

@@ -35,7 +35,8 @@ try:
 except UserError as error:
     print("refused:", error)
 config, source, mesh = tiny.config(), tiny.image_source(), spmd.make_mesh()
-found, sampler = {}, Sampler(len(source), 16, 0)
+missing = spmd.replicate({"x": np.float32([1, np.nan, -0.0]), "n": np.int32(3)}, mesh)
+found, sampler = jax.tree.map(np.asarray, missing), Sampler(len(source), 16, 0)
 for name in pipelines:
     for micro_batch in (0, 8):
         rows = spmd.process_rows(16, mesh, micro_batch)
@@ -95,6 +96,9 @@ def test_two_processes_supply_the_batches_and_the_gradient_of_one(tmp_path):
     pipelines += ["tf"] if importlib.util.find_spec("tensorflow") else []
     results = results_of(2, tmp_path, pipelines)
     assert_same_batches(results, pipelines)
+    for result in results:  # a missing value is replicated as any other
+        np.testing.assert_array_equal(result["x"], np.float32([1, np.nan, -0.0]))
+        assert result["n"] == 3
 
     run = tiny.Run(tiny.config(), 4, pipeline="stream")
     gradient = run.gradient()

@@ -1,6 +1,7 @@
 """Weights of other libraries as run folders, as first weights, and as encoders."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from cssl_jax.cli import main as cli
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
+from cssl_jax.evaluate.encoders.foreign import open_weights
 from cssl_jax.interop import safetensors
 from cssl_jax.interop.resnet_weights import Architecture, shapes
 from cssl_jax.modalities import image
+from cssl_jax.report.run_reader import open_run
+from cssl_jax.report.tables import repeat_command
 from helpers import tiny
 
 SMALL = Architecture(encoder="resnet10", width=1 / 16, stem="cifar", channels=1)
@@ -75,6 +79,19 @@ def test_the_run_folder_says_what_it_holds(weights, imported):
     }
     with Checkpoints(imported, read_only=True) as checkpoints:
         assert checkpoints.steps == [0]
+
+
+def test_the_report_names_the_command_that_imports_again(imported, weights, images, tmp_path):
+    command = f"cssl-jax import {weights} --workdir NEW_RUN --source {images}"
+    assert repeat_command(open_run(imported)) == command
+    # The command is accepted, options included.
+    prepared = open_weights(weights).preprocessing.changed(size=16, mean=(0.3,), std=(0.1,))
+    cssl_jax.import_weights(weights, tmp_path / "first", prepared=prepared)
+    words = shlex.split(repeat_command(open_run(tmp_path / "first")))
+    words[words.index("NEW_RUN")] = str(tmp_path / "second")
+    assert cli.main(words[1:]) == 0
+    specs = {cssl_jax.load_encoder(tmp_path / name).spec for name in ("first", "second")}
+    assert {(spec.size, spec.mean, spec.std) for spec in specs} == {(16, (0.3,), (0.1,))}
 
 
 def test_the_imported_run_is_embedded_and_evaluated(imported, images, tmp_path, capsys):

@@ -85,7 +85,7 @@ def test_an_unlabelled_target_is_used_for_adaptation_only(run, tmp_path, capsys)
     for line, row in zip(table[1:6], results["rows"].values(), strict=True):
         assert line.split()[-4:] == ["no", "labels", f"{100 * row['source']['mean']:.1f}", "%"]
     assert "target-supervised" not in printed
-    assert "No held-out image of the target has a label" in printed
+    assert "No held-out example of the target has a label" in printed
     assert "none of the 13 test images is among the target training images" in printed
     arguments[arguments.index(unlabelled)] = write(
         unlabelled, other_digits.take(np.arange(64, 128)), None

@@ -7,27 +7,39 @@ from cssl_jax.augment.base import Parameters
 from cssl_jax.augment.text.policy import TextPolicy
 
 Tokens = dict[str, jax.Array]  # {"tokens": int32 [..., T], "length": int32 [...]}
+# Names of the arrays of the texts of an example. The first text is the example itself; others come
+# from the columns positive and negative.
+MEMBERS = {
+    "text": ("tokens", "length"),
+    "positive": ("positive_tokens", "positive_length"),
+    "negative": ("negative_tokens", "negative_length"),
+}
 
 
 def apply_views(examples: Tokens, drawn: Parameters, *, policy: TextPolicy, size: int) -> Tokens:
     """Computes every view of every text.
 
     Args:
-        examples: tokens int32 [n, T] and length int32 [n], at least 1.
+        examples: tokens int32 [n, T] and length int32 [n], at least 1; and the same of a positive
+            and a negative, see ``MEMBERS``.
         drawn: Parameters, leaves [n, k, ...]; see ``policy.sample_views``.
-        policy: Policy of the parameters; operations that it does not use are not compiled.
+        policy: Policy of the parameters; operations that it does not use are not compiled. View j
+            is of text j of ``policy.members``, of those that the examples have, in turn.
         size: Number of tokens of the views, at most which a text keeps.
 
     Returns:
         tokens int32 [n, k, size], 0 from the length on, and length int32 [n, k]. The first and the
         last token of a text stay, and of at least three tokens one between them does.
     """
+    present = [MEMBERS[name] for name in policy.members if MEMBERS[name][0] in examples]
+    count = drawn["crop_length"].shape[1]
+    turns = [present[j % len(present)] for j in range(count)]
+    tokens, length = (jnp.stack([examples[names[i]] for names in turns], axis=1) for i in (0, 1))
 
-    def one(example: Tokens, parameters: Parameters) -> Tokens:
-        return _view(example["tokens"], example["length"], parameters, policy, size)
+    def one(tokens: jax.Array, length: jax.Array, parameters: Parameters) -> Tokens:
+        return _view(tokens, length, parameters, policy, size)
 
-    of_example = jax.vmap(one, in_axes=(None, 0))
-    views: Tokens = jax.vmap(of_example)(examples, drawn)
+    views: Tokens = jax.vmap(jax.vmap(one))(tokens, length, drawn)
     return views
 
 

@@ -1,6 +1,7 @@
 """The augmentation policy of text, and the draws of its parameters."""
 
 import dataclasses
+from typing import ClassVar
 
 import chex
 import jax
@@ -27,6 +28,10 @@ class TextPolicy(Policy):
         delete: Probability that a token is deleted, drawn for every token.
     """
 
+    #: Texts of an example that the views are of, in turn: view j is of text j modulo their number.
+    #: An example without a positive is a single text.
+    members: ClassVar[tuple[str, ...]] = ("text", "positive")
+
     crop: tuple[float, ...] = (0.0,)
     crop_length: tuple[float, float] = (0.5, 1.0)
     delete: tuple[float, ...] = (0.0,)
@@ -43,6 +48,19 @@ class TextPolicy(Policy):
     def per_view(self) -> tuple[str, ...]:
         """Names of the probabilities."""
         return PROBABILITIES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HardNegativePolicy(TextPolicy):
+    """Policy of the view of an example's hard negative; methods build it, not users."""
+
+    members: ClassVar[tuple[str, ...]] = ("negative",)
+
+    @classmethod
+    def of(cls, policy: TextPolicy) -> "HardNegativePolicy":
+        """The policy with the probabilities of the last view."""
+        values = dataclasses.asdict(policy)
+        return cls(**{**values, **{name: (values[name][-1],) for name in PROBABILITIES}})
 
 
 def sample(

@@ -14,6 +14,7 @@ from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import MissingDataError, UserError, short
 
 LABEL, GROUP = "label", "group"
+ANCHOR, POSITIVE, NEGATIVE = "anchor", "positive", "negative"
 LABEL_RULES = ("auto", "none")
 HELP = (
     "give a .txt file with one text per line, a .jsonl file with one object per line, or a .csv, "
@@ -44,7 +45,9 @@ def open_text(
         labels: "auto" for the column label, "none" to ignore it.
 
     Returns:
-        Source whose examples are {"text": object [N]}, str each.
+        Source whose examples are {"text": object [N]}, str each. A table with the column positive,
+        and optionally negative, adds those texts under these names; the text itself may then be in
+        the column anchor.
 
     Raises:
         MissingDataError: The file does not exist.
@@ -58,17 +61,23 @@ def open_text(
     check_labels(labels)
     table = read_table(path)
     name = "text" if path.suffix == ".txt" else column
+    if name not in table.names and {ANCHOR, POSITIVE} <= set(table.names):
+        name = ANCHOR
     if name not in table.names:
         listed = ", ".join(map(short, table.names[:8]))
         raise UserError(
             f"{path} has the columns {listed}, and none is {column!r}; give that of the text by "
             "--data.text-column"
         )
-    texts = [_text(value, path, i) for i, value in enumerate(_column(table, name), start=1)]
-    kept = [i for i, text in enumerate(texts) if text]
+    columns = {"text": name, **{x: x for x in _others(table)}}
+    texts = {
+        member: [_text(value, path, i) for i, value in enumerate(_column(table, x), start=1)]
+        for member, x in columns.items()
+    }
+    kept = [i for i, row in enumerate(zip(*texts.values(), strict=True)) if all(row)]
     if not kept:
         raise UserError(f"{path} has no text; {HELP}")
-    empty = len(texts) - len(kept)
+    empty = len(texts["text"]) - len(kept)
     groups = _groups(table, kept, path) if GROUP in table.names else None
     numbers: np.ndarray | None = None
     classes: tuple[str, ...] = ()
@@ -77,12 +86,34 @@ def open_text(
         numbers, classes = number_labels(_typed(values), str(path))
     return ArraySource(
         path.name,
-        text_examples([texts[i] for i in kept]),
+        {x: text_examples([found[i] for i in kept])["text"] for x, found in texts.items()},
         numbers,
         classes=classes,
         groups=groups,
-        notes=(f"{path.name}: {empty:,} empty texts are omitted",) if empty else (),
+        notes=_notes(path, list(texts), empty),
     )
+
+
+def _others(table: Table) -> list[str]:
+    """Columns with further texts of an example: positive, and negative beside it."""
+    if POSITIVE not in table.names:
+        return []
+    return [POSITIVE, *([NEGATIVE] if NEGATIVE in table.names else [])]
+
+
+def _notes(path: pathlib.Path, members: list[str], empty: int) -> tuple[str, ...]:
+    found = []
+    if len(members) > 1:
+        found.append(f"{path.name}: each example has a text, {' and '.join(members[1:])}")
+    if empty:
+        what = "empty texts" if len(members) == 1 else "rows with an empty text"
+        found.append(f"{path.name}: {empty:,} {what} are omitted")
+    return tuple(found)
+
+
+def all_texts(source: ArraySource) -> list[str]:
+    """The texts of all examples, positives and negatives included, each column after another."""
+    return [text for texts in source.examples.values() for text in texts.tolist()]
 
 
 def text_examples(texts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -113,8 +144,8 @@ def is_text_file(source: str) -> bool:
         # A list of images or recordings may have a column of their descriptions.
         return (
             path.suffix in (".csv", ".parquet")
-            and "text" in (names := _header(path))
-            and not {"path", "image"} & set(names)
+            and ("text" in (names := set(_header(path))) or {ANCHOR, POSITIVE} <= names)
+            and not {"path", "image"} & names
         )
     except (OSError, ValueError, csv.Error, UserError):
         return False

@@ -11,12 +11,13 @@ from cssl_jax.data.input_spec import ImageSpec, InputSpec
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.encoders import own_file
 from cssl_jax.evaluate.encoders.features import Model
-from cssl_jax.interop import preprocessing, sentence_transformers, weight_files
-from cssl_jax.interop.preprocessing import Preprocessing, of_simclr
-from cssl_jax.interop.resnet_weights import Architecture, ResNetWeights, Use, find_resnet
-from cssl_jax.interop.tf_files import simclr_weights
-from cssl_jax.interop.tf_files.tf_checkpoint import Checkpoint
+from cssl_jax.interop import sentence_transformers, weight_files
+from cssl_jax.interop.encoders import FoundEncoder, find_encoder
+from cssl_jax.interop.file_uses import Use
+from cssl_jax.interop.preprocessing import Preprocessing
 from cssl_jax.interop.weight_files import WeightFile
+
+_STORED = "stored in the file"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class ForeignWeights:
         meta: JSON: "imported" names the file, its SHA-256, the branch and the preprocessing.
         uses: What became of the arrays of the file.
         preprocessing: Preparation of the images; None for encoders of other examples.
+        description: The encoder and its options in one line.
     """
 
     config: Config
@@ -39,23 +41,18 @@ class ForeignWeights:
     meta: dict[str, Any]
     uses: tuple[Use, ...]
     preprocessing: Preprocessing | None
+    description: str
 
     def describe(self) -> str:
         """Lines on the architecture, the arrays of the file, and the preprocessing."""
-        model = self.config.model
+        origin = _STORED if self.preprocessing is None else self.preprocessing.origin
         rows = [(use.status, f"{use.count:,}", use.what) for use in self.uses]
         width = max(len(count) for _, count, _ in rows)
-        variant = "" if model.variant == "torchvision" else f"variant {model.variant}, "
-        spec, prepared = self.spec, self.preprocessing
-        stem = ""
-        if isinstance(spec, ImageSpec):
-            stem = f", stem {model.stem}, {variant}{spec.channels} channels"
         return "\n".join(
             [
-                f"encoder  {model.encoder}, width {model.width:g}{stem}",
+                f"encoder  {self.description}",
                 *(f"{status:<8} {count:>{width}}  {what}" for status, count, what in rows),
-                f"input    {spec.preparation or spec.kind}; "
-                f"{prepared.origin if prepared else 'stored in the file'}",
+                f"input    {self.spec.preparation or self.spec.kind}; {origin}",
             ]
         )
 
@@ -66,7 +63,11 @@ def is_foreign(place: str | os.PathLike[str]) -> bool:
 
 
 def open_weights(
-    place: str | os.PathLike[str], *, prefix: str = "", prepared: Preprocessing | None = None
+    place: str | os.PathLike[str],
+    *,
+    prefix: str = "",
+    prepared: Preprocessing | None = None,
+    heads: int = 0,
 ) -> ForeignWeights:
     """Reads an encoder from a file of weights; the architecture is that which its shapes imply.
 
@@ -76,9 +77,11 @@ def open_weights(
         prefix: Beginning of the encoder's keys, such as "module.encoder_k."; "" chooses the one
             that the method's own evaluation takes.
         prepared: Preparation of the images; None: that which the file states, or the usual one.
+        heads: Number of attention heads of a Vision Transformer; 0: that which the file states.
 
     Raises:
-        UserError: The file cannot be read, or holds no encoder of this package.
+        UserError: The file cannot be read, or holds no encoder of this package, or one whose number
+            of attention heads is not known.
     """
     path = pathlib.Path(place).expanduser().absolute()
     if sentence_transformers.is_bert(path):
@@ -90,36 +93,26 @@ def open_weights(
     if own_file.is_own(file):
         return _of_own_file(file, prefix, prepared)
     try:
-        found = _find(file, prefix)
+        variant = str(file.stored.get("model", {}).get("variant", "torchvision"))
+        found = find_encoder(file.tree, prefix, heads or file.heads, variant)
     except UserError as error:
         raise UserError(f"{file.path}: {error}") from error
-    prepared = _prepared(file, found.architecture, prepared)
-    architecture = found.architecture
-    spec = ImageSpec(
-        size=prepared.size,
-        channels=architecture.channels,
-        mean=prepared.mean,
-        std=prepared.std,
-        interpolation=prepared.interpolation,
-        crop_fraction=prepared.crop_fraction,
-    )
+    prepared = prepared or file.preprocessing or found.assumed
+    if len(prepared.mean) != found.channels:
+        raise UserError(
+            f"{file.path}: the preprocessing has {len(prepared.mean)} means and the encoder takes "
+            f"{found.channels} channels"
+        )
+    spec = _spec(prepared, found.channels)
     config = _config(found, spec)
     return ForeignWeights(
         config=config,
         spec=spec,
         model=_model(found),
-        meta={
-            "config": recipes.to_dict(config),
-            "input": dataclasses.asdict(spec),
-            "imported": {
-                "file": str(file.path),
-                "sha256": file.sha256,
-                "branch": str(found.branch),
-                "preprocessing": prepared.origin,
-            },
-        },
+        meta=_meta(file, config, spec, str(found.branch), prepared.origin),
         uses=found.uses,
         preprocessing=prepared,
+        description=found.description,
     )
 
 
@@ -131,80 +124,69 @@ def _of_own_file(file: WeightFile, prefix: str, prepared: Preprocessing | None) 
     if prepared is not None:
         if not isinstance(spec, ImageSpec):
             raise UserError(f"{file.path} holds an encoder of {spec.kind}, not of images")
-        shown = {name: getattr(prepared, name) for name in ("size", "mean", "std", "interpolation")}
-        spec = dataclasses.replace(spec, **shown, crop_fraction=prepared.crop_fraction)
-    origin = "stored in the file" if prepared is None else prepared.origin
-    imported = {
-        "file": str(file.path),
-        "sha256": file.sha256,
-        "branch": "own names",
-        "preprocessing": origin,
-    }
+        spec = _spec(prepared, spec.channels)
+    origin = _STORED if prepared is None else prepared.origin
     return ForeignWeights(
         config=config,
         spec=spec,
         model=model,
-        meta={
-            "config": recipes.to_dict(config),
-            "input": dataclasses.asdict(spec),
-            "imported": imported,
-        },
+        meta=_meta(file, config, spec, "own names", origin),
         uses=(Use("taken", len(file.tree), "all arrays: a file of cssl_jax"),),
         preprocessing=prepared or file.preprocessing,
+        description=f"{config.model.encoder}, width {config.model.width:g}, modality {spec.kind}",
     )
 
 
-def _find(file: WeightFile, prefix: str) -> ResNetWeights:
-    """The encoder in a file of weights."""
-    if isinstance(file.tree, Checkpoint) and simclr_weights.is_simclr(file.tree):
-        return simclr_weights.find_simclr(file.tree, prefix)
-    found = find_resnet(file.tree, prefix)
-    # Shapes do not show how the max-pool is padded; exported weights say it.
-    if file.stored.get("model", {}).get("variant") == "simclr":
-        architecture = dataclasses.replace(found.architecture, variant="simclr")
-        found = dataclasses.replace(found, architecture=architecture)
-    return found
+def _spec(prepared: Preprocessing, channels: int) -> ImageSpec:
+    return ImageSpec(
+        size=prepared.size,
+        channels=channels,
+        mean=prepared.mean,
+        std=prepared.std,
+        interpolation=prepared.interpolation,
+        crop_fraction=prepared.crop_fraction,
+    )
 
 
-def _prepared(
-    file: WeightFile, architecture: Architecture, given: Preprocessing | None
-) -> Preprocessing:
-    """Preparation that is given, else that which the file states, else the usual one."""
-    usual = preprocessing.assumed if architecture.variant == "torchvision" else of_simclr
-    prepared = given or file.preprocessing or usual(architecture.stem, architecture.channels)
-    if len(prepared.mean) != architecture.channels:
-        raise UserError(
-            f"{file.path}: the preprocessing has {len(prepared.mean)} means and the encoder takes "
-            f"{architecture.channels} channels"
-        )
-    return prepared
-
-
-def _config(found: ResNetWeights, spec: ImageSpec) -> Config:
+def _config(found: FoundEncoder, spec: ImageSpec) -> Config:
     """Default config with the encoder, the head and the input of a file of weights."""
-    architecture, head = found.architecture, found.head
-    values = {
-        "model.encoder": architecture.encoder,
-        "model.width": architecture.width,
-        "model.stem": architecture.stem,
-        "model.variant": architecture.variant,
-        "data.channels": architecture.channels,
-        "data.size": spec.size,
-        "data.mean": spec.mean,
-        "data.std": spec.std,
-        "data.source": "",
-    }
-    if head is not None:
-        values |= {"model.projector_layers": head.layers, "model.projector_dim": head.out}
-    return recipes.canonical(Config().replace(values))
+    return recipes.canonical(
+        Config().replace(
+            {
+                **{f"model.{name}": value for name, value in found.model.items()},
+                "data.channels": found.channels,
+                "data.size": spec.size,
+                "data.mean": spec.mean,
+                "data.std": spec.std,
+                "data.source": "",
+            }
+        )
+    )
 
 
-def _model(found: ResNetWeights) -> Model:
+def _model(found: FoundEncoder) -> Model:
     """{"params", "model_state"} of the encoder and, where the file has it, the projector."""
     modules = {"encoder": found.variables}
-    if found.head is not None:
-        modules["projector"] = found.head.variables
+    if found.projector is not None:
+        modules["projector"] = found.projector
     return {
-        ours: {name: variables[theirs] for name, variables in modules.items()}
+        ours: {name: variables.get(theirs, {}) for name, variables in modules.items()}
         for ours, theirs in (("params", "params"), ("model_state", "batch_stats"))
+    }
+
+
+def _meta(
+    file: WeightFile, config: Config, spec: InputSpec, branch: str, origin: str
+) -> dict[str, Any]:
+    """Metadata of the checkpoint of an imported run."""
+    imported = {
+        "file": str(file.path),
+        "sha256": file.sha256,
+        "branch": branch,
+        "preprocessing": origin,
+    }
+    return {
+        "config": recipes.to_dict(config),
+        "input": dataclasses.asdict(spec),
+        "imported": imported,
     }

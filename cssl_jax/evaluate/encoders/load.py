@@ -27,7 +27,6 @@ from cssl_jax.files import existing_run
 from cssl_jax.methods.base import Method
 from cssl_jax.modalities.base import Modality
 from cssl_jax.runtime import distributed, multihost, process, spmd
-from cssl_jax.zoo.zoo_index import PREFIX, zoo_file
 
 
 class Encoder:
@@ -62,8 +61,6 @@ class Encoder:
     ) -> None:
         """Opens a run or a file of weights; arguments and errors as in ``load_encoder``."""
         distributed.start()
-        if str(run).startswith(PREFIX):
-            run = zoo_file(str(run))
         if checkpoint not in ("last", "best"):
             raise UserError(f"checkpoint {checkpoint!r} is unknown; use 'last' or 'best'")
         if foreign.is_foreign(run):

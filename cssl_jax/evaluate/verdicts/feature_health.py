@@ -37,9 +37,9 @@ def check_features(scores: Metrics, known: Facts) -> list[Verdict]:
                 "too hard",
                 "warning",
                 "views too hard",
-                f"the mean squared distance of two views of an image is {value['alignment']:.3f}, "
-                f"that of different images {distance:.3f}: views have too little in common; weaken "
-                "augment.* (larger crop_area) or train longer",
+                "the mean squared distance of two views of an example is "
+                f"{value['alignment']:.3f}, that of different examples {distance:.3f}: views have "
+                "too little in common; weaken augment.* (larger crop_area) or train longer",
             )
         )
     if "neighbour_purity" in value:
@@ -51,7 +51,7 @@ def check_features(scores: Metrics, known: Facts) -> list[Verdict]:
                     "purity",
                     "warning",
                     "neighbours do not share labels",
-                    f"{100 * purity:.1f} % of nearest neighbours have the label of their image, "
+                    f"{100 * purity:.1f} % of nearest neighbours have the label of their example, "
                     f"{100 * chance:.1f} % by chance: the features do not distinguish the classes "
                     "of the labels",
                 )

@@ -88,8 +88,8 @@ def _at_chance(loss: float, chance: float, known: Facts) -> Verdict:
         )
     else:
         advice = (
-            "the encoder does not distinguish the other view of an image from other images; check "
-            "the views (cssl-jax views) and the collapse metrics, and change "
+            "the encoder does not distinguish the other view of an example from other examples; "
+            "check the views (cssl-jax views) and the collapse metrics, and change "
             "optimizer.learning_rate"
         )
     detail = f"loss {loss:.3f}, chance level {chance:.3f}: {advice}"
@@ -102,7 +102,7 @@ def _worse_than_chance(loss: float, chance: float) -> Verdict:
         "bad",
         "worse than chance",
         f"loss {loss:.3f} above chance level {chance:.3f} in the second half of the run: other "
-        "images are closer than the other view of an image; train longer, weaken augment.*, or "
+        "examples are closer than the other view of an example; train longer, weaken augment.*, or "
         "raise method.temperature",
     )
 

@@ -16,12 +16,12 @@ import numpy as np
 
 from cssl_jax.errors import UserError
 from cssl_jax.interop.branches import Branch
+from cssl_jax.interop.file_uses import Use
 from cssl_jax.interop.resnet_weights import (
     BLOCKS,
     Architecture,
     Head,
     ResNetWeights,
-    Use,
     blocks_of,
 )
 from cssl_jax.interop.tf_files.tf_checkpoint import Checkpoint

@@ -143,7 +143,7 @@
       const { title, x, y } = this.map.places[kind];
       this.axes.replaceChildren(make("span", "", `→ ${x}`), make("span", "", `↑ ${y}`));
       this.canvas.setAttribute("aria-label",
-        `${title} map of ${this.map.names.length} images; arrow keys move from image to image`);
+        `${title} map of ${this.map.names.length} ${this.map.noun}; arrow keys move from ${this.map.one} to ${this.map.one}`);
       this.draw();
     }
     scale(factor) {

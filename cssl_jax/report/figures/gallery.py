@@ -50,7 +50,7 @@ class Gallery:
         source: Images of the gallery, n of them.
         total: Number of images in the whole validation split.
         features: Features of the images, float32 [n, D].
-        names: Printable name per image.
+        names: Printable name per image; of a text its beginning.
         classes: Printable name per class; empty without labels.
         environment: Machine and package versions of the run, as stored in the checkpoint.
         seed: Seed of the maps and of the choice of queries.
@@ -122,7 +122,7 @@ def open_gallery(run: RunFolder, *, images: int = IMAGES) -> tuple[Gallery, Enco
         source=subset,
         total=len(validation),
         features=encoder.embed(subset),
-        names=_names(subset),
+        names=_names(subset, encoder.modality),
         classes=class_names(subset),
         environment=_environment(encoder),
         seed=encoder.config.train.seed,
@@ -172,9 +172,11 @@ def _folders(source: Source) -> list[str]:
     return names if distinct else []
 
 
-def _names(source: Source) -> list[str]:
+def _names(source: Source, modality: Modality) -> list[str]:
+    if modality.captions is not None:
+        return [printable(caption) for caption in modality.captions(source)]
     if source.names is None:
-        return [f"image {number}" for number in range(len(source))]
+        return [f"{modality.one} {number}" for number in range(len(source))]
     return [printable(pathlib.PurePath(name).name) for name in source.names.tolist()]
 
 

@@ -106,7 +106,7 @@ def _adapt(
         rows={row: rows[row] for row in (*SETTINGS, *modality.baselines) if row in rows},
         leakage={
             name: leakage.find_leakage(
-                images, domains.target_test, f"{name} training images", modality
+                images, domains.target_test, f"{name} training {modality.noun}", modality
             )
             for name, images in (("source", domains.source), ("target", domains.target))
         },

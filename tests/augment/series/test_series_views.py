@@ -90,6 +90,21 @@ def test_a_policy_without_operations_keeps_the_series_to_the_bit():
             assert not found["values"][i, view, length:].any()
 
 
+def test_a_long_series_is_stretched_evenly_in_float32():
+    steps = 200_000
+    stretched = dataclasses.replace(OFF, crop=(1.0,), crop_length=(0.6, 0.6))
+
+    @jax.jit
+    def views(values):
+        parameters = policy.sample_views(KEYS[:1], stretched, 1, 0)
+        examples = {"values": values, "length": np.array([steps], np.int32)}
+        return batched.apply_views(examples, parameters, policy=stretched, size=steps)["values"]
+
+    found = np.asarray(views(np.arange(steps, dtype=np.float32)[None, :, None])).ravel()
+    # Values and positions at the end are 1/64 of a step apart.
+    np.testing.assert_allclose(np.diff(found.astype(np.float64)), 0.6, atol=4 / 64)
+
+
 def test_noise_has_the_strength_of_the_policy_in_every_channel():
     long = np.concatenate([VALUES] * 60, axis=1) * [1.0, 100.0]
     length = np.full(N, long.shape[1], np.int32)

@@ -12,7 +12,7 @@ import tempfile
 import hypothesis
 from hypothesis import strategies as st
 
-from helpers.fuzzing import audio_files, readers, samples, texts, weights
+from helpers.fuzzing import audio_files, readers, samples, tables, texts, weights
 from helpers.fuzzing.contract import RefusedError
 from helpers.fuzzing.mutations import broken
 from helpers.fuzzing.tfds_samples import prepared_sets
@@ -26,6 +26,7 @@ FUZZERS = {
     "config": texts.fuzz_config, "options": texts.fuzz_options, "run": texts.fuzz_run,
     "tfds": readers.fuzz_tfds, "masks": readers.fuzz_masks, "labels": readers.fuzz_labels,
     "resume": texts.fuzz_resume, "audio": audio_files.fuzz_audio,
+    "series": tables.fuzz_series, "text": tables.fuzz_text,
     "safetensors": weights.fuzz_safetensors, "pytorch": weights.fuzz_pytorch,
     "checkpoint": weights.fuzz_tf_checkpoint,
 }  # fmt: skip
@@ -38,7 +39,7 @@ def prepare(with_tfds):
     made = (audio_files.recordings, samples.torch_files, samples.safetensors_files)
     made += (samples.tf_checkpoints,)
     sets = (samples.tars, samples.parquets, samples.npzs)
-    for make in (*sets, *made, samples.configs, texts.option_names):
+    for make in (*sets, *made, tables.tables, samples.configs, texts.option_names):
         make()
     texts.resumed()
     if with_tfds:
