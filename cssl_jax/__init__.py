@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     from cssl_jax.sweeps.sweep_report import write_report as write_sweep_report
     from cssl_jax.train.imported_run import import_weights
     from cssl_jax.train.pretrain import pretrain
+    from cssl_jax.train.zoo_verification import verify_zoo
     from cssl_jax.transfer.adapt.run import adapt
     from cssl_jax.transfer.finetune import finetune, finetune_config
     from cssl_jax.transfer.transfer_report import write_transfer_report
+    from cssl_jax.zoo.zoo_index import open_zoo
 
 __all__ = [
     "Config",
@@ -69,6 +71,7 @@ __all__ = [
     "load_encoder",
     "load_recipe",
     "load_views",
+    "open_zoo",
     "plan",
     "plan_scaling",
     "plan_target",
@@ -81,6 +84,7 @@ __all__ = [
     "split_texts",
     "sweep",
     "trusting_code",
+    "verify_zoo",
     "write_report",
     "write_sweep_report",
     "write_transfer_report",

@@ -35,8 +35,8 @@ class ModelConfig:
             stride 1); of resnet1d with kernels of 7 and 3 steps.
         variant: Layers of a ResNet of images: "torchvision"; "simclr", as in SimCLR's TensorFlow
             code (max-pool padded as TensorFlow pads, a convolution in the shortcut of each stage's
-            first block); or "simclr_sk" of resnet14, 50, 101, 152 and 200, as in SimCLRv2
-            (selective kernels, stem and shortcuts of ResNet-D).
+            first block); or "simclr_sk" of resnet14, 50, 101, 152 and 200, as in SimCLRv2: besides,
+            selective kernels, and the stem and the shortcuts of ResNet-D.
         norm_group: Number of images that share BatchNorm statistics; 0 is the global batch, or the
             micro-batch (train.micro_batch).
         norm_views: Whether the views of an example share BatchNorm statistics: "joint" (all views

@@ -19,7 +19,7 @@ def with_absolute_paths(config: Config) -> Config:
         names.append("data.labels")
     if config.adapt.target_labels not in LABEL_RULES:
         names.append("adapt.target_labels")
-    if config.train.init:
+    if config.train.init and not config.train.init.startswith("zoo:"):
         names.append("train.init")
     absolute = {name: absolute_spec(operator.attrgetter(name)(config)) for name in names}
     code = {name: absolute_name(value) for name, value in code_names(config).items()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -91,7 +92,8 @@ def test_a_folder_with_files_is_refused(small, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_on_one_half_starts_from_the_exported_encoder_of_the_other_half(tmp_path):
+@pytest.mark.parametrize("format", ["torchvision", "safetensors"])
+def test_a_run_on_one_half_starts_from_the_exported_encoder_of_the_other_half(format, tmp_path):
     source = tiny.image_source(120)
     for name, rows in (("first", slice(0, 60)), ("second", slice(60, 120))):
         np.savez(tmp_path / name, images=source.images[rows], labels=source.labels[rows])
@@ -99,7 +101,7 @@ def test_a_run_on_one_half_starts_from_the_exported_encoder_of_the_other_half(tm
     model = {"model.encoder": "resnet10", "model.width": 1 / 16, "model.stem": "cifar"}
     base = base.replace({**model, "runtime.devices": 1, "data.source": str(tmp_path / "first.npz")})
     cssl_jax.pretrain(base, tmp_path / "half")
-    cssl_jax.export_run(tmp_path / "half", tmp_path / "out")
+    cssl_jax.export_run(tmp_path / "half", tmp_path / "out", format=format)
     second = {"data.source": str(tmp_path / "second.npz")}
     tops = {}
     for name, init in (("random", ""), ("exported", str(tmp_path / "out" / "model.safetensors"))):
@@ -114,4 +116,16 @@ def test_a_run_on_one_half_starts_from_the_exported_encoder_of_the_other_half(tm
         cssl_jax.load_encoder(tmp_path / "out" / "model.safetensors"),
     ]
     assert len({variables_hash(encoder.model) for encoder in hashes}) == 1
-    assert all(0 <= top <= 1 for top in tops.values())
+    # Both probes are in one table of the report.
+    report = cssl_jax.write_report(
+        [tmp_path / name for name in tops], tmp_path / "report.html", images=0, figures=False
+    )
+    tables = report.with_suffix(".md").read_text().split("\n\n")
+    wanted = [rf"(?m)^\| {name}: trained.*\b{100 * top:.1f}" for name, top in tops.items()]
+    assert any(all(re.search(row, table) for row in wanted) for table in tables)
+    # The first step of the second run had the exported weights: random ones have another loss.
+    first = {
+        name: json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+        for name in tops
+    }
+    assert first["exported"] != first["random"]

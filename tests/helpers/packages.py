@@ -21,7 +21,7 @@ ORDER = (
         "losses",
         "models",
     ),
-    *("modalities", "data", "config", "augment", "interop", "runtime"),
+    *("modalities", "data", "config", "augment", "zoo", "interop", "runtime"),
     *("registries", "outputs", "progress", "files", "lazy", "errors", "version"),
 )
 

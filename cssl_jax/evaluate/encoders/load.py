@@ -27,6 +27,7 @@ from cssl_jax.files import existing_run
 from cssl_jax.methods.base import Method
 from cssl_jax.modalities.base import Modality
 from cssl_jax.runtime import distributed, multihost, process, spmd
+from cssl_jax.zoo.zoo_index import PREFIX, zoo_file
 
 
 class Encoder:
@@ -61,6 +62,8 @@ class Encoder:
     ) -> None:
         """Opens a run or a file of weights; arguments and errors as in ``load_encoder``."""
         distributed.start()
+        if str(run).startswith(PREFIX):
+            run = zoo_file(str(run))
         if checkpoint not in ("last", "best"):
             raise UserError(f"checkpoint {checkpoint!r} is unknown; use 'last' or 'best'")
         if foreign.is_foreign(run):
@@ -234,8 +237,8 @@ def load_encoder(
     """Opens a run's encoder as a callable from examples, such as uint8 images, to features.
 
     Args:
-        run: Folder of the run, which may still be training; or weights of another library, see
-            ``foreign.open_weights``.
+        run: Folder of the run, which may still be training; weights of another library, see
+            ``foreign.open_weights``; or "zoo:NAME", an encoder that comes with the package.
         batch_size: Number of images embedded at once; 0: ``evaluate.batch_size`` of the run's
             config.
         checkpoint: "last", or "best" by online kNN (without labels: by view retrieval) on the half
