@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -198,7 +199,7 @@ def _drawn(text: str) -> np.ndarray:
     image = PIL.Image.new("RGB", (side, side), "white")
     # Pillow's own font has the letters of Latin-1 only.
     shown = text.encode("latin-1", "replace").decode("latin-1")
-    rows = [shown[i * width : (i + 1) * width] for i in range(lines)]
+    rows = textwrap.wrap(shown, width)[:lines]
     PIL.ImageDraw.Draw(image).multiline_text((2, 2), "\n".join(rows), fill="black")
     return np.asarray(image)
 
