@@ -12,12 +12,12 @@ from cssl_jax.config import Config, OptimizerConfig
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.methods.base import Method
 from cssl_jax.methods.entry import Modules
-from cssl_jax.methods.parameter_group import ParameterGroup
+from cssl_jax.methods.parameter_group import FROZEN, ParameterGroup
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.models.heads import projection_head
 from cssl_jax.models.normalization import NormGroups
-from cssl_jax.models.registry import build_encoder
+from cssl_jax.models.registry import build_encoder, encoder_entry
 from cssl_jax.optim import optimizers, schedules
 from cssl_jax.optim.groups import Groups
 from cssl_jax.optim.registry import OptimizerOptions
@@ -44,12 +44,14 @@ def make_method(config: Config, mesh: Mesh) -> Method:
         ),
         "dtype": dtype,
     }
+    options = encoder_entry(config.model.encoder).options
     encoder = build_encoder(
         config.model.encoder,
         width=config.model.width,
         stem=config.model.stem,
         remat=config.model.remat,
         zero_init_residual=config.model.zero_init_residual,
+        **{name: getattr(config.model, name) for name in options},
         **modality_entry(config.data.modality).encoder_options(config.data),
         **shared,
     )
@@ -101,9 +103,14 @@ def _optimizer_options(options: OptimizerConfig, total_steps: int) -> OptimizerO
 
 
 def _group_of(method: Method, layer_decay: float, path: tuple[Any, ...]) -> ParameterGroup:
-    """The method's group of a parameter, with the layer-wise decay of the encoder's stages."""
+    """The method's group of a parameter, with what the encoder freezes and its layer-wise decay."""
     group = method.parameter_group(path)
-    if layer_decay == 1.0 or path[0].key != "encoder":
+    if path[0].key != "encoder":
+        return group
+    is_frozen = getattr(method.encoder, "is_frozen", None)
+    if is_frozen is not None and is_frozen(path[1:]):
+        return FROZEN
+    if layer_decay == 1.0:
         return group
     below = method.encoder.num_stages - method.encoder.depth_of(path[1:])
     return dataclasses.replace(group, learning_rate=group.learning_rate * layer_decay**below)

@@ -6,6 +6,7 @@ from typing import Any
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.evaluate.encoders.encoder_hash import variables_hash
 from cssl_jax.evaluate.encoders.load import Encoder
+from cssl_jax.models.registry import encoder_entry
 from cssl_jax.version import __version__
 
 # Metrics that the card shows of the run and of its baselines, where they exist.
@@ -47,8 +48,11 @@ def model_card(
 
 def _encoder_text(encoder: Encoder) -> str:
     model = encoder.config.model
-    stem = f", stem {model.stem}" if isinstance(encoder.spec, ImageSpec) else ""
-    return f"{model.encoder}, width {model.width:g}{stem}"
+    options = encoder_entry(model.encoder).options
+    if not options and isinstance(encoder.spec, ImageSpec):
+        options = ("stem",)
+    named = (f"{name} {getattr(model, name)}" for name in options)
+    return ", ".join([model.encoder, f"width {model.width:g}", *named])
 
 
 def _quality(encoder: Encoder) -> list[str]:

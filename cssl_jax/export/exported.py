@@ -16,9 +16,9 @@ from cssl_jax.evaluate.encoders.features import encoder_variables
 from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
 from cssl_jax.export import card, sentence_transformer, stablehlo
 from cssl_jax.files import require_empty, write_json, write_text
-from cssl_jax.interop import resnet_export, safetensors
+from cssl_jax.interop import safetensors
+from cssl_jax.interop.peer_export import PeerExport, peer_export
 from cssl_jax.interop.preprocessing import KEY
-from cssl_jax.interop.resnet_weights import Architecture
 from cssl_jax.modalities.text import TextSpec
 
 WEIGHTS = "model.safetensors"
@@ -88,52 +88,35 @@ Writer = Callable[[pathlib.Path], tuple[np.ndarray, str, tuple[str, ...]]]
 
 
 def _torchvision(encoder: Encoder) -> Writer:
-    """Writer of a state dict with torchvision's names, which any ResNet of images has."""
-    architecture = _architecture(encoder)
-    obstacles = tuple(resnet_export.obstacles(architecture))
+    """Writer of a state dict with torchvision's names and of the lines that build its module."""
+    peer = _peer_of(encoder, "torchvision")
 
     def write(folder: pathlib.Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
-        _write_weights(folder, encoder, architecture)
-        notes = tuple(f"torchvision and timm: {text}" for text in obstacles)
-        return _read_back(folder, encoder), resnet_export.torch_lines(architecture), notes
+        _write_weights(folder, encoder, peer, "torchvision")
+        return _read_back(folder, encoder), peer.torchvision_lines(), peer.notes
 
     return write
 
 
 def _timm(encoder: Encoder) -> Writer:
     """Writer of a folder that ``timm.create_model("local-dir:FOLDER")`` opens."""
-    architecture = _architecture(encoder)
-    if obstacles := resnet_export.obstacles(architecture):
-        raise UserError(
-            f"timm cannot build this encoder: {'; '.join(obstacles)}. --format torchvision writes "
-            "the same weights with the Python lines that build the module"
-        )
+    peer = _peer_of(encoder, "timm")
 
     def write(folder: pathlib.Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
-        _write_weights(folder, encoder, architecture)
-        spec = _image_spec(encoder)
+        _write_weights(folder, encoder, peer, "timm")
+        spec, config = _image_spec(encoder), peer.timm_config()
         features = _read_back(folder, encoder)
-        write_json(
-            folder / "config.json",
-            {
-                "architecture": architecture.encoder,
-                "num_classes": 0,
-                "num_features": features.shape[1],
-                "global_pool": "avg",
-                "model_args": {"in_chans": architecture.channels},
-                "pretrained_cfg": {
-                    "input_size": [architecture.channels, spec.size, spec.size],
-                    "mean": spec.mean,
-                    "std": spec.std,
-                    "interpolation": spec.interpolation,
-                    "crop_pct": spec.crop_fraction,
-                    "num_classes": 0,
-                    "pool_size": None,
-                    "first_conv": "conv1",
-                    "classifier": "fc",
-                },
-            },
-        )
+        pretrained = {
+            "input_size": [spec.channels, spec.size, spec.size],
+            "mean": spec.mean,
+            "std": spec.std,
+            "interpolation": spec.interpolation,
+            "crop_pct": spec.crop_fraction,
+            "num_classes": 0,
+            **config.pop("pretrained_cfg"),
+        }
+        sizes = {"num_classes": 0, "num_features": features.shape[1]}
+        write_json(folder / "config.json", {**config, **sizes, "pretrained_cfg": pretrained})
         usage = (
             "import timm\n\n"
             f'model = timm.create_model("local-dir:{folder.name}", pretrained=True).eval()'
@@ -176,14 +159,20 @@ def _image_spec(encoder: Encoder) -> ImageSpec:
     return encoder.spec
 
 
-def _architecture(encoder: Encoder) -> Architecture:
-    model = encoder.config.model
-    return Architecture(
-        encoder=model.encoder,
-        width=model.width,
-        stem=model.stem,
-        channels=_image_spec(encoder).channels,
+def _peer_of(encoder: Encoder, format: str) -> PeerExport:
+    """The encoder in the terms of other libraries; refuses one that a format cannot express."""
+    spec, module = _image_spec(encoder), encoder.method.encoder
+    variables: dict[str, Any] = jax.device_get(encoder_variables(encoder.model))
+    constants = module.constants(spec.size) if hasattr(module, "constants") else {}
+    peer = peer_export(
+        dataclasses.asdict(encoder.config.model),
+        channels=spec.channels,
+        size=spec.size,
+        variables={**variables, "params": {**variables["params"], **constants}},
     )
+    if refusal := peer.refusal(format):
+        raise UserError(refusal)
+    return peer
 
 
 def _examples(encoder: Encoder) -> Any:
@@ -202,16 +191,14 @@ def _images(encoder: Encoder) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def _write_weights(folder: pathlib.Path, encoder: Encoder, architecture: Architecture) -> None:
-    variables: dict[str, Any] = jax.device_get(encoder_variables(encoder.model))
-    resnet_export.check(architecture)
+def _write_weights(folder: pathlib.Path, encoder: Encoder, peer: PeerExport, format: str) -> None:
     stored = {
         "input": dataclasses.asdict(_image_spec(encoder)),
-        "model": dataclasses.asdict(architecture),
+        "model": peer.stored,
         "step": encoder.step,
     }
     metadata = {"format": "pt", KEY: json.dumps(stored)}
-    safetensors.write(folder / WEIGHTS, resnet_export.torch_state_dict(variables), metadata)
+    safetensors.write(folder / WEIGHTS, peer.state_dict(format), metadata)
 
 
 def _read_back(folder: pathlib.Path, encoder: Encoder) -> np.ndarray:

@@ -11,15 +11,20 @@ from cssl_jax.errors import UserError, cut
 
 StateDict = dict[str, np.ndarray]
 
-# Both names must exist below the same prefix. The second forms are those of a Sequential over a
-# ResNet's children, as lightly's examples store them, and of Hugging Face's ResNet.
+# Kinds of encoders by two names that must exist below the same prefix. The second and third forms
+# of a ResNet are those of a Sequential over its children, as lightly's examples store them, and of
+# Hugging Face's ResNet. The second form of a ViT is torchvision's.
+RESNET, VIT = "ResNet", "ViT"
 _FIRST_KEYS = (
-    ("conv1.weight", "layer1.0.conv1.weight"),
-    ("0.weight", "4.0.conv1.weight"),
+    (RESNET, "conv1.weight", "layer1.0.conv1.weight"),
+    (RESNET, "0.weight", "4.0.conv1.weight"),
     (
+        RESNET,
         "embedder.embedder.convolution.weight",
         "encoder.stages.0.layers.0.layer.0.convolution.weight",
     ),
+    (VIT, "patch_embed.proj.weight", "blocks.0.norm1.weight"),
+    (VIT, "conv_proj.weight", "encoder.layers.encoder_layer_0.ln_1.weight"),
 )
 # State dicts of a checkpoint, first choice first: averaged weights before trained ones, as timm
 # does, and the teacher before the student, as DINO's own evaluation does.
@@ -37,10 +42,12 @@ class Branch:
     Attributes:
         nest: Path of its state dict in the file, such as "state_dict"; "" is the file itself.
         prefix: Beginning of its keys, such as "module.encoder_q.".
+        kind: ``RESNET`` or ``VIT``.
     """
 
     nest: str
     prefix: str
+    kind: str = RESNET
 
     def __str__(self) -> str:
         return f"{self.nest}/{self.prefix}" if self.nest else self.prefix or "(no prefix)"
@@ -63,9 +70,11 @@ def state_dicts(tree: Mapping[str, Any]) -> dict[str, StateDict]:
 
 
 def branches(dicts: Mapping[str, StateDict]) -> list[Branch]:
-    """All ResNets in the state dicts of a file, the one that its own evaluation takes first."""
+    """All encoders in the state dicts of a file, the one that its own evaluation takes first."""
     found = [
-        Branch(nest, prefix) for nest, content in dicts.items() for prefix in _prefixes(content)
+        Branch(nest, prefix, kind)
+        for nest, content in dicts.items()
+        for kind, prefix in _prefixes(content)
     ]
     return sorted(found, key=_preference)
 
@@ -81,15 +90,16 @@ def choose(dicts: Mapping[str, StateDict], wanted: str = "") -> tuple[Branch, li
         (chosen branch, all others).
 
     Raises:
-        UserError: There is no ResNet, or none with this prefix.
+        UserError: There is no encoder, or none with this prefix.
     """
     found = branches(dicts)
     if not found:
         keys = [key for content in dicts.values() for key in content]
         shown = ", ".join(map(cut, keys[:4])) or "no arrays"
         raise UserError(
-            f"no ResNet found among the {len(keys)} arrays ({shown}, ...): conv1.weight and "
-            "layer1.0.conv1.weight do not both exist below any prefix"
+            f"no ResNet or ViT found among the {len(keys)} arrays ({shown}, ...): neither "
+            "conv1.weight and layer1.0.conv1.weight nor patch_embed.proj.weight and "
+            "blocks.0.norm1.weight exist below one prefix"
         )
     fitting = [branch for branch in found if wanted in ("", branch.prefix, str(branch))]
     if not fitting:
@@ -100,20 +110,20 @@ def choose(dicts: Mapping[str, StateDict], wanted: str = "") -> tuple[Branch, li
 def torchvision_names(content: StateDict, prefix: str) -> StateDict:
     """The arrays below a prefix, with torchvision's names; the kind of names is recognised."""
     below = {key[len(prefix) :]: value for key, value in content.items() if key.startswith(prefix)}
-    if _FIRST_KEYS[0][1] in below:
+    if _FIRST_KEYS[0][2] in below:
         return below
-    rename = _from_sequential if _FIRST_KEYS[1][1] in below else _from_huggingface
+    rename = _from_sequential if _FIRST_KEYS[1][2] in below else _from_huggingface
     return {rename(key): value for key, value in below.items()}
 
 
-def _prefixes(content: StateDict) -> Iterator[str]:
+def _prefixes(content: StateDict) -> Iterator[tuple[str, str]]:
     for key in content:
-        for first, second in _FIRST_KEYS:
+        for kind, first, second in _FIRST_KEYS:
             prefix = key.removesuffix(first)
             is_start = key.endswith(first) and (not prefix or prefix.endswith("."))
             # "layer1.0.conv1.weight" ends with "conv1.weight" as well.
             if is_start and prefix + second in content:
-                yield prefix
+                yield kind, prefix
 
 
 def _preference(branch: Branch) -> tuple[bool, int, int, str]:

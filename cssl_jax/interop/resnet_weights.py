@@ -10,6 +10,7 @@ import numpy as np
 
 from cssl_jax.errors import UserError, cut
 from cssl_jax.interop.branches import Branch, StateDict, choose, state_dicts, torchvision_names
+from cssl_jax.interop.file_uses import COUNTER, Use, uses_of
 from cssl_jax.interop.torchvision import from_torchvision
 
 # (blocks per stage, whether they are bottlenecks) -> name in models.registry.
@@ -25,7 +26,6 @@ _NAMES: dict[tuple[tuple[int, ...], bool], str] = {
 }
 _STEMS = {7: "imagenet", 3: "cifar"}
 _ENCODER_KEY = re.compile(r"(conv1|bn1|layer\d+)\.")
-_COUNTER = ".num_batches_tracked"  # of torch's BatchNorm; no weight
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -44,21 +44,6 @@ class Architecture:
     width: float
     stem: str
     channels: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Use:
-    """One line on what became of arrays of a file.
-
-    Attributes:
-        status: "taken", "left" or "missing".
-        count: Number of arrays.
-        what: Names of the arrays, and the reason.
-    """
-
-    status: str
-    count: int
-    what: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +80,7 @@ def find_resnet(tree: Mapping[str, Any], wanted: str = "") -> ResNetWeights:
     weights = {
         key: array
         for key, array in named.items()
-        if _ENCODER_KEY.match(key) and not key.endswith(_COUNTER)
+        if _ENCODER_KEY.match(key) and not key.endswith(COUNTER)
     }
     architecture = _recognise(weights)
     _check_shapes(weights, architecture)
@@ -107,7 +92,7 @@ def find_resnet(tree: Mapping[str, Any], wanted: str = "") -> ResNetWeights:
         architecture=architecture,
         variables=from_torchvision(floats),
         branch=branch,
-        uses=_uses(dicts, branch, others, len(weights)),
+        uses=uses_of(dicts, branch, others, len(weights), _is_own),
     )
 
 
@@ -200,35 +185,7 @@ def _check_shapes(weights: StateDict, architecture: Architecture) -> None:
         )
 
 
-def _uses(
-    dicts: Mapping[str, StateDict], branch: Branch, others: list[Branch], taken: int
-) -> tuple[Use, ...]:
-    """Lines on the arrays that were taken, then on all others, grouped by the start of the key."""
-    groups: collections.Counter[str] = collections.Counter()
-    counters = 0
-    for nest, content in dicts.items():
-        for key in content:
-            own = nest == branch.nest and key.startswith(branch.prefix)
-            rest = key[len(branch.prefix) :]
-            renamed = next(iter(torchvision_names({key: content[key]}, branch.prefix)), "")
-            if own and key.endswith(_COUNTER):
-                counters += 1
-            elif not (own and (_ENCODER_KEY.match(rest) or _ENCODER_KEY.match(renamed))):
-                groups[_group(nest, key, others, branch)] += 1
-    lines = [Use("taken", taken, f"encoder, from {branch}")]
-    lines += [Use("left", count, group) for group, count in sorted(groups.items())]
-    if counters:
-        lines.append(Use("left", counters, "num_batches_tracked: counters, no weights"))
-    return (*lines, Use("missing", 0, "nothing: every array of the encoder is there"))
-
-
-def _group(nest: str, key: str, others: list[Branch], branch: Branch) -> str:
-    """Name of a group of arrays that are left in the file, and why."""
-    for other in others:
-        if nest == other.nest and key.startswith(other.prefix) and other.prefix != branch.prefix:
-            return f"{other}: another encoder; choose it by its prefix {other.prefix!r}"
-        if nest == other.nest != branch.nest:
-            return f"{nest}: another state dict; choose it as {str(other)!r}"
-    own = key.startswith(branch.prefix)
-    start = branch.prefix if own else ""
-    return f"{start}{key[len(start) :].partition('.')[0]}: no part of the encoder"
+def _is_own(key: str, array: np.ndarray, prefix: str) -> bool:
+    """True if an array of the file belongs to the encoder with this prefix, by either name."""
+    names = (key[len(prefix) :], *torchvision_names({key: array}, prefix))
+    return any(_ENCODER_KEY.match(name) for name in names)

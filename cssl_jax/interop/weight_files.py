@@ -11,6 +11,7 @@ import numpy as np
 
 from cssl_jax.errors import UserError, cut
 from cssl_jax.interop import preprocessing, pytorch, safetensors
+from cssl_jax.interop.encoders import stated_heads
 from cssl_jax.interop.preprocessing import Preprocessing
 
 # Files of a folder that hold its weights, first choice first.
@@ -27,12 +28,14 @@ class WeightFile:
         sha256: SHA-256 of the file, in hex.
         tree: Nested dict of arrays, numbers and texts.
         preprocessing: Preparation of the images that the file or its folder states; None: none.
+        heads: Number of attention heads that the file or its folder states; 0: none.
     """
 
     path: pathlib.Path
     sha256: str
     tree: Mapping[str, Any]
     preprocessing: Preprocessing | None
+    heads: int = 0
 
 
 def weights_in(place: pathlib.Path) -> pathlib.Path | None:
@@ -67,14 +70,15 @@ def read_weights(place: pathlib.Path) -> WeightFile:
             f"{', '.join(sorted(_READERS))}"
         )
     tree = read(path)
-    stated = None
-    if path.suffix == ".safetensors":
-        stated = preprocessing.from_metadata(safetensors.read_metadata(path))
+    is_safetensors = path.suffix == ".safetensors"
+    metadata = safetensors.read_metadata(path) if is_safetensors else {}
+    stated = preprocessing.from_metadata(metadata)
     return WeightFile(
         path=path,
         sha256=file_sha256(path),
         tree=tree,
         preprocessing=stated or preprocessing.from_folder(path.parent),
+        heads=stated_heads(path, metadata),
     )
 
 

@@ -23,6 +23,8 @@ class EncoderEntry:
       depends on nothing else that is random. None where nothing is drawn;
     - ``keep``: bool mask over the patches or steps of each row, [n, T], False where one is omitted
       or padded; None: all of them are encoded. An encoder without patches or steps refuses a mask.
+      An encoder of patches also takes the numbers of those that are kept, int32 [n, V]: only they
+      are encoded, and "tokens" has V rows in their order.
 
     It returns a dict with "features", float [n, D], float32 or wider, and where they exist
     "tokens", features of each patch or step [n, T, D], and "stages", the list of feature maps after
@@ -33,23 +35,29 @@ class EncoderEntry:
     - fields ``axis_name``, ``norm_groups`` (``models.normalization.NormGroups`` or a number) and
       ``norm_momentum`` of its BatchNorm layers, which ``clone`` replaces where statistics are
       estimated again;
+    - where it has parameters that are never trained, ``is_frozen(path)``, True for these;
+    - where other libraries store arrays among the parameters that are none here,
+      ``constants(size)``, these arrays by name for images of this side;
     - ``with_live_branches()``: the same module, initialised so that every residual branch
       contributes to the output, for the untrained baseline.
 
     Attributes:
         build: Keyword arguments width, stem, remat, axis_name, norm_groups, zero_init_residual and
             dtype (see ``models.resnet.ResNet``) -> module. Those without a meaning for the encoder
-            are ignored. Further ones come from ``Modality.encoder_options``, such as the
-            vocabulary of text.
+            are ignored. Further ones are ``options``, and those of ``Modality.encoder_options``,
+            such as the vocabulary of text.
         reduced: Name of an encoder with the same kinds of layers that is as small as possible, for
             ``cssl-jax selfcheck``; "" is the encoder itself.
         modalities: Names of the package's modalities whose examples it takes; (): not stated, and
             not checked before the encoder sees its first input.
+        options: Names of further fields of config section ``model`` that ``build`` takes, such as
+            the side of a patch. Other encoders refuse values of these fields.
     """
 
     build: Callable[..., nn.Module]
     reduced: str = ""
     modalities: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 ENCODERS: dict[str, str | EncoderEntry] = {
@@ -61,6 +69,11 @@ ENCODERS: dict[str, str | EncoderEntry] = {
     "resnet101": "cssl_jax.models.resnet:RESNET101",
     "resnet152": "cssl_jax.models.resnet:RESNET152",
     "resnet200": "cssl_jax.models.resnet:RESNET200",
+    "vit_micro": "cssl_jax.models.vit.vit:VIT_MICRO",
+    "vit_tiny": "cssl_jax.models.vit.vit:VIT_TINY",
+    "vit_small": "cssl_jax.models.vit.vit:VIT_SMALL",
+    "vit_base": "cssl_jax.models.vit.vit:VIT_BASE",
+    "vit_large": "cssl_jax.models.vit.vit:VIT_LARGE",
     "resnet1d": "cssl_jax.models.sequence.resnets:RESNET1D",
     "spectrogram_resnet10": "cssl_jax.models.sequence.resnets:SPECTROGRAM_RESNET10",
     "spectrogram_resnet18": "cssl_jax.models.sequence.resnets:SPECTROGRAM_RESNET18",

@@ -14,7 +14,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.methods.parameter_group import ParameterGroup
 from cssl_jax.optim.exclusions import mask_of
 from cssl_jax.optim.groups import Groups, partitioned
-from cssl_jax.optim.norms import square_sum
+from cssl_jax.optim.norms import leaf_norms, scale_leaves
 from cssl_jax.optim.registry import (
     OPTIMIZERS,
     Chain,
@@ -159,11 +159,12 @@ def clip_by_tensor_norm(limit: float) -> optax.GradientTransformation:
     DINO clips in this way (``clip_gradients`` of its code), with a limit of 3.
     """
 
-    def clip(u: jax.Array) -> jax.Array:
-        norm = jnp.sqrt(square_sum(u))
-        return u * jnp.where(norm > limit, limit / jnp.where(norm > 0, norm, 1), 1)
+    def clip(updates: PyTree, params: PyTree | None) -> PyTree:
+        norms = leaf_norms(updates)
+        scales = jnp.where(norms > limit, limit / jnp.where(norms > 0, norms, 1), 1)
+        return scale_leaves(updates, scales)
 
-    return optax.stateless(lambda updates, _: jax.tree.map(clip, updates))
+    return optax.stateless(clip)
 
 
 def _with(feature: str) -> str:

@@ -59,7 +59,7 @@ class OptimizerEntry:
 
     Attributes:
         build: (learning-rate schedule, options) -> transformations in the order of application.
-        trust_ratios: True if it scales the update of each tensor by ``trust_ratio.trust_ratio``:
+        trust_ratios: True if it scales the update of each tensor by ``trust_ratio.trust_ratios``:
             then ``trust_clip`` is accepted and the ratios are logged.
         nesterov: True if it has Nesterov momentum.
     """

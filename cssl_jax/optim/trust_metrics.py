@@ -11,7 +11,7 @@ from cssl_jax.config import OptimizerConfig
 from cssl_jax.optim.exclusions import is_norm_or_bias
 from cssl_jax.optim.registry import optimizer_entry
 from cssl_jax.optim.schedules import cosine_between
-from cssl_jax.optim.trust_ratio import trust_ratio
+from cssl_jax.optim.trust_ratio import trust_ratios
 
 PyTree = Any
 TrustMetrics = Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]]
@@ -41,22 +41,22 @@ def make_trust_ratio_metrics(options: OptimizerConfig, total_steps: int) -> Trus
         if options.clip_norm is not None:
             clip = optax.clip_by_global_norm(options.clip_norm)
             grads, _ = clip.update(grads, clip.init(params))
-        ratios = []
+        adapted, updates = [], []
         leaves = jax.tree_util.tree_leaves_with_path(params)
         for (path, w), g in zip(leaves, jax.tree.leaves(grads), strict=True):
             if options.exclude_norm_and_bias and is_norm_or_bias(path, w):
                 continue
             wide = jnp.promote_types(w.dtype, jnp.float32)
             w, g = w.astype(wide), g.astype(wide)
-            u = g + (decay(step) if callable(decay) else decay) * w
-            ratios.append(trust_ratio(w, u, options.trust_coefficient, options.trust_eps))
-        if not ratios:
+            adapted.append(w)
+            updates.append(g + (decay(step) if callable(decay) else decay) * w)
+        if not adapted:
             return {}
-        stacked = jnp.stack(ratios)
+        ratios = trust_ratios(adapted, updates, options.trust_coefficient, options.trust_eps)
         return {
-            "trust_ratio_min": jnp.min(stacked),
-            "trust_ratio_median": jnp.median(stacked),
-            "trust_ratio_max": jnp.max(stacked),
+            "trust_ratio_min": jnp.min(ratios),
+            "trust_ratio_median": jnp.median(ratios),
+            "trust_ratio_max": jnp.max(ratios),
         }
 
     return metrics

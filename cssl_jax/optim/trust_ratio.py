@@ -6,17 +6,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cssl_jax.optim.norms import square_sum
+from cssl_jax.optim.norms import leaf_norms, scale_leaves
 from cssl_jax.optim.step_counter import by_step
 
 PyTree = Any
 
 
-def trust_ratio(
-    w: jax.Array, u: jax.Array, trust_coefficient: float, eps: float = 0.0
+def trust_ratios(
+    params: PyTree, updates: PyTree, trust_coefficient: float, eps: float = 0.0
 ) -> jax.Array:
-    """Return the LARS trust ratio η ‖w‖ / (‖u‖ + ε) of tensor w with update u; 1 if a norm is 0."""
-    weight_norm, update_norm = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
+    """Return the LARS trust ratio of every tensor, float [leaves].
+
+    It is η ‖w‖ / (‖u‖ + ε) for a tensor w with update u, and 1 if a norm is 0.
+    """
+    weight_norm, update_norm = leaf_norms(params), leaf_norms(updates)
     adapted = (weight_norm > 0) & (update_norm > 0)
     return jnp.where(adapted, trust_coefficient * weight_norm / (update_norm + eps), 1)
 
@@ -24,10 +27,10 @@ def trust_ratio(
 def adapted_by_trust_ratio(
     trust_coefficient: float, eps: float = 0.0
 ) -> optax.GradientTransformation:
-    """Return a transformation that scales each tensor's update by its ``trust_ratio``."""
+    """Return a transformation that scales each tensor's update by its trust ratio."""
     return optax.stateless(
-        lambda updates, params: jax.tree.map(
-            lambda u, w: u * trust_ratio(w, u, trust_coefficient, eps), updates, params
+        lambda updates, params: scale_leaves(
+            updates, trust_ratios(params, updates, trust_coefficient, eps)
         )
     )
 
@@ -44,15 +47,9 @@ def clipped_trust_ratio(
 
     def adapt(updates: PyTree, params: PyTree, step: jax.Array) -> PyTree:
         rate = schedule(step)
-
-        def scale(u: jax.Array, w: jax.Array) -> jax.Array:
-            weight_norm, update_norm = jnp.sqrt(square_sum(w)), jnp.sqrt(square_sum(u))
-            adapted = (weight_norm > 0) & (update_norm > 0) & (rate > 0)
-            ratio = (
-                trust_coefficient * weight_norm / jnp.where(adapted, (update_norm + eps) * rate, 1)
-            )
-            return u * jnp.where(adapted, jnp.minimum(ratio, 1), 1)
-
-        return jax.tree.map(scale, updates, params)
+        weight_norm, update_norm = leaf_norms(params), leaf_norms(updates)
+        adapted = (weight_norm > 0) & (update_norm > 0) & (rate > 0)
+        ratio = trust_coefficient * weight_norm / jnp.where(adapted, (update_norm + eps) * rate, 1)
+        return scale_leaves(updates, jnp.where(adapted, jnp.minimum(ratio, 1), 1))
 
     return by_step(adapt)

@@ -41,7 +41,7 @@ def main(
     program = function.lower(step.state, step.constants, step.host_batch).compile()  # type: ignore[attr-defined]
     report(
         memory=compiled.memory(program),
-        flops=compiled.flops(program),
+        flops=compiled.cost(program)["flops"],
         collectives=compiled.collective_bytes(program.as_text(), devices),
         seconds=time.monotonic() - start,
     )

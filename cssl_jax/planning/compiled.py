@@ -25,19 +25,16 @@ def memory(compiled: Any) -> dict[str, int]:
     }
 
 
-def flops(compiled: Any) -> float:
-    """Floating-point operations of one device, as XLA counts them: each loop body counts once."""
-    return _cost(compiled, "flops")
+def cost(compiled: Any) -> dict[str, float]:
+    """Operations ("flops") and bytes of one device, as XLA counts them; each loop body counts once.
 
-
-def bytes_accessed(compiled: Any) -> float:
-    """Bytes read and written on one device, as XLA counts them: each loop body counts once."""
-    return _cost(compiled, "bytes accessed")
-
-
-def _cost(compiled: Any, name: str) -> float:
-    analysis = compiled.cost_analysis()  # a list with one entry on some backends
-    return float((analysis[0] if isinstance(analysis, list) else analysis).get(name, 0.0))
+    {} where XLA counts nothing, as for a GPU that is not there.
+    """
+    analysis = compiled.cost_analysis() or {}
+    if isinstance(analysis, list):  # on some backends, with one entry
+        (analysis,) = analysis
+    names = {"flops": "flops", "bytes": "bytes accessed"}
+    return {name: float(analysis.get(key, 0.0)) for name, key in names.items()} if analysis else {}
 
 
 def collective_bytes(text: str, devices: int) -> Counter[str]:

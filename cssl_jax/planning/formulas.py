@@ -51,8 +51,8 @@ def check_known(encoder: str) -> None:
     """Raises UserError if an encoder is not in ``RESNETS``."""
     if encoder not in RESNETS:
         raise UserError(
-            f"the cost of encoder {encoder!r} is not known; use one of {', '.join(RESNETS)}, or an "
-            "encoder of series"
+            f"the cost of encoder {encoder!r} is not known; use one of {', '.join(RESNETS)}, "
+            "vit_tiny, vit_small, vit_base or vit_large, or an encoder of series"
         )
 
 

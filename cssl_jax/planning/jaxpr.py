@@ -1,10 +1,12 @@
-"""Live bytes and collective bytes of a step, from its jaxpr: before XLA compiles it."""
+"""Live bytes, collective bytes and products of a step, from its jaxpr: before XLA compiles it."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import Literal
 from jax.sharding import Mesh, PartitionSpec
 
@@ -111,6 +113,51 @@ def collective_bytes(jaxpr: Jaxpr) -> Counter[str]:
             times = equation.params["length"] if name == "scan" else 1
             sizes.update({kind: times * size for kind, size in inner_sizes.items()})
     return sizes
+
+
+def product_flops(jaxpr: Jaxpr) -> int:
+    """Operations of the matrix products and convolutions, two per multiplication and addition.
+
+    Products in loops count as often as the loops run, in a loop of unknown length once. Windows of
+    a convolution count where they meet an input, not its padding or the holes of a dilation, as in
+    XLA's own count.
+    """
+    total = 0
+    for equation in _needed(jaxpr):
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            contracted = params["dimension_numbers"][0][0]
+            sides = (equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * math.prod(sides) * equation.outvars[0].aval.size
+        elif name == "conv_general_dilated":
+            total += _convolution_flops(equation)
+        inner = sum(map(product_flops, _inner(equation)))
+        total += (params["length"] if name == "scan" else 1) * inner
+    return total
+
+
+def _convolution_flops(equation: Any) -> int:
+    params = equation.params
+    layout = params["dimension_numbers"]
+    inputs, kernel = (variable.aval.shape for variable in equation.invars)
+    outputs = equation.outvars[0].aval.shape
+    flops: int = 2 * outputs[layout.out_spec[0]] * outputs[layout.out_spec[1]]
+    flops *= kernel[layout.rhs_spec[1]]  # input channels of one group
+    for axis, (before, _) in enumerate(params["padding"]):
+        output, window, length = (
+            shape[spec[axis + 2]]
+            for shape, spec in zip(
+                (outputs, kernel, inputs),
+                (layout.out_spec, layout.rhs_spec, layout.lhs_spec),
+                strict=True,
+            )
+        )
+        starts = params["window_strides"][axis] * np.arange(output) - before
+        places = starts[:, None] + params["rhs_dilation"][axis] * np.arange(window)
+        step = params["lhs_dilation"][axis]
+        met = (places >= 0) & (places <= step * (length - 1)) & (places % step == 0)
+        flops *= int(np.count_nonzero(met))
+    return flops
 
 
 def _needed(jaxpr: Jaxpr) -> list[Any]:

@@ -13,8 +13,14 @@ from cssl_jax.planning import formulas
 from cssl_jax.planning import jaxpr as program
 from cssl_jax.planning.config_warnings import warnings
 from cssl_jax.planning.plan import GIB, Plan, Shapes
-from cssl_jax.planning.sequence_formulas import BERTS, SEQUENCE_ENCODERS, sequence_cost
+from cssl_jax.planning.sequence_formulas import (
+    BERTS,
+    SEQUENCE_ENCODERS,
+    layers_cost,
+    sequence_layers,
+)
 from cssl_jax.planning.shapes import DataShapes, abstract_mesh, abstract_step, data_shapes
+from cssl_jax.planning.vit_formulas import VITS, vit_layers
 from cssl_jax.runtime import spmd, subprocesses
 
 CHILD = "cssl_jax.planning.compile_worker"
@@ -121,8 +127,7 @@ def shapes_of(config: Config, devices: int, given: DataShapes) -> Shapes:
         given: Shapes and pipeline of the run's data.
 
     Raises:
-        UserError: The batch does not divide over the devices, or the encoder is not in
-            ``formulas.RESNETS``.
+        UserError: The batch does not divide over the devices, or the formulas lack the encoder.
     """
     mesh = abstract_mesh(devices)
     jaxpr = program.device_program(abstract_step(config, mesh, given), mesh)
@@ -144,7 +149,7 @@ def held_bytes(config: Config, devices: int, given: DataShapes) -> int:
 def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
     """Cost of a recipe's step on one device, by closed formulas."""
     sequences = config.model.encoder in SEQUENCE_ENCODERS
-    if not sequences:
+    if not sequences and config.model.encoder not in VITS:
         formulas.check_known(config.model.encoder)
     batch, micro_batch = config.train.batch_size, config.train.micro_batch
     spec: Any = given.spec
@@ -167,7 +172,12 @@ def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
         else:
             view = data_splits.modality_of(config).zeros(spec, spec.size, 1, 1)["values"]
             steps, channels = view.shape[2:]
-        return sequence_cost(config.model, steps=steps, channels=channels, loss=step.loss, **sizes)
+        layers, features = sequence_layers(config.model, steps, channels)
+        return layers_cost(config.model, layers, features, steps=steps, loss=step.loss, **sizes)
+    if config.model.encoder in VITS:
+        layers, features = vit_layers(config.model, spec.size, spec.channels)
+        patches = (spec.size // config.model.patch) ** 2
+        return layers_cost(config.model, layers, features, steps=patches, **sizes)
     return formulas.cost(config.model, size=spec.size, channels=spec.channels, **sizes)
 
 

@@ -226,11 +226,12 @@ def sequence_layers(model: ModelConfig, steps: int, channels: int) -> tuple[list
     return list(build(scaled, channels, steps, model.stem)), features(scaled)
 
 
-def sequence_cost(  # noqa: PLR0913  each argument is a fact of its own
+def layers_cost(  # noqa: PLR0913  each argument is a fact of its own
     model: ModelConfig,
+    layers: Sequence[Layer],
+    features: int,
     *,
     steps: int,
-    channels: int,
     batch: int,
     devices: int,
     tiled: bool,
@@ -241,14 +242,15 @@ def sequence_cost(  # noqa: PLR0913  each argument is a fact of its own
     loss: Callable[[StepSizes], LossCost] | None = None,
     heads: Sequence[Sequence[head_modules.Layer]] = (),
 ) -> Cost:
-    """Cost of one step with an encoder of sequences; arguments as in ``formulas.cost``.
+    """Cost of one step with an encoder of these layers; arguments as in ``formulas.cost``.
 
     All steps of a view count, as the program computes them whatever the lengths are.
 
     Args:
         model: Encoder and projection head.
-        steps: Number of steps of a view.
-        channels: Channels of a view.
+        layers: Layers of the encoder.
+        features: Width of its features.
+        steps: Number of steps of a view, or of patches, which a loss of steps depends on.
         batch: Global batch size N in examples.
         devices: Number of devices that the batch is split over.
         tiled: Whether the loss is computed in tiles.
@@ -258,11 +260,7 @@ def sequence_cost(  # noqa: PLR0913  each argument is a fact of its own
         contrasts: Whether each projection is compared with those of the global batch.
         loss: Cost of a loss of steps in place of a projection head; None: there is a head.
         heads: Layers of the heads, as in ``formulas.cost``.
-
-    Raises:
-        KeyError: The encoder is not in ``SEQUENCE_ENCODERS``.
     """
-    layers, features = sequence_layers(model, steps, channels)
     head = head_sizes([] if loss else heads or [simclr_head(model)], features)
     rows, local = views * batch, views * batch // devices
     dense = sum(head.dense)

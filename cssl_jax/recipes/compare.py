@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from cssl_jax.config import Config
+from cssl_jax.config.model import ENCODER_OPTIONS
 from cssl_jax.recipes.io import canonical
 from cssl_jax.recipes.sections import with_method, with_modality
 
@@ -29,6 +30,7 @@ _SAME_RESULT = (
 _NEWER = (
     *("data.modality", "method.loss", "model.norm_views", "model.zero_init_residual"),
     *("optimizer.weight_decay_end", "optimizer.clip_tensor_norm", "optimizer.layer_decay"),
+    *(f"model.{name}" for name in ENCODER_OPTIONS),
 )
 # Where the data lie and how they are found: the fingerprint of the images and labels decides.
 _FOUND_BY_FINGERPRINT = (

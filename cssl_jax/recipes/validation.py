@@ -5,6 +5,7 @@ import operator
 from typing import Any
 
 from cssl_jax.config.config import Config
+from cssl_jax.config.model import ENCODER_OPTIONS, ModelConfig
 from cssl_jax.config.ranges import (
     BELOW_ONE,
     NOT_NEGATIVE,
@@ -27,7 +28,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Range], ...] = (
     (
         (
             *("train.batch_size", "train.epochs", "train.log_every", "train.keep"),
-            *("train.nonfinite_limit", "model.width", "model.projector_dim"),
+            *("train.nonfinite_limit", "model.width", "model.patch", "model.projector_dim"),
             *("optimizer.trust_coefficient", "optimizer.clip_norm", "optimizer.clip_tensor_norm"),
             *("evaluate.knn_k", "evaluate.knn_temperature", "evaluate.batch_size"),
             *("evaluate.probe_seeds", "evaluate.knn_ks", "evaluate.shots", "evaluate.recall_at"),
@@ -37,7 +38,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Range], ...] = (
     ),
     (
         (
-            *("model.norm_group", "model.projector_hidden"),
+            *("model.norm_group", "model.projector_hidden", "model.heads", "model.layer_scale"),
             *("adapt.coral_weight", "adapt.dann_weight", "adapt.dann_hidden"),
             *("optimizer.learning_rate", "optimizer.warmup_epochs", "optimizer.weight_decay"),
             *("optimizer.trust_eps", "optimizer.weight_decay_end"),
@@ -52,6 +53,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Range], ...] = (
         (
             *("optimizer.momentum", "optimizer.b1", "optimizer.b2"),
             *("classifier.dropout", "classifier.label_smoothing"),
+            *("model.dropout", "model.drop_path"),
         ),
         BELOW_ONE,
     ),
@@ -124,6 +126,15 @@ def _check_encoder(config: Config) -> None:
             f"data.modality is {modality!r}; give --model.encoder {first} (or "
             f"{', '.join(others)}), or --data.modality {takes[0]}"
         )
+    options, default = encoder_entry(name).options, ModelConfig()
+    for field in ENCODER_OPTIONS:
+        value = getattr(config.model, field)
+        if field not in options and value != getattr(default, field):
+            having = [other for other in fitting if field in encoder_entry(other).options]
+            raise UserError(
+                f"model.{field} is {value}, and encoder {name!r} has no such option; omit it"
+                + (f", or give --model.encoder {' or '.join(having)}" if having else "")
+            )
 
 
 def _check_training(config: Config) -> None:

@@ -1,6 +1,7 @@
 """Reduces a recipe so that any machine can run a few of its steps; lists the changes."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -30,10 +31,12 @@ def reduced(config: Config, devices: int) -> tuple[Config, list[str]]:
     batch = min(config.train.batch_size, max(16, 2 * devices))
     batch = max(batch // devices, 1) * devices
     model, train = config.model, config.train
+    data = modality_entry(config.data.modality).reduced(config.data)
+    entry = encoder_entry(model.encoder)
     smaller: dict[str, dict[str, Any]] = {
-        "data": modality_entry(config.data.modality).reduced(config.data),
+        "data": data,
         "model": {
-            "encoder": encoder_entry(model.encoder).reduced or model.encoder,
+            "encoder": entry.reduced or model.encoder,
             "width": min(model.width, CHANNELS / 64),
             # Two groups: enough to cover statistics over a fraction of the batch.
             "norm_group": batch // 2 if 0 < model.norm_group < train.batch_size else 0,
@@ -45,6 +48,8 @@ def reduced(config: Config, devices: int) -> tuple[Config, list[str]]:
             "micro_batch": devices if 0 < train.micro_batch < train.batch_size else 0,
         },
     }
+    if "patch" in entry.options and "size" in data:  # whole patches of the smaller views
+        smaller["model"]["patch"] = math.gcd(model.patch, data["size"])
     changes = []
     for section, values in smaller.items():
         old = getattr(config, section)

@@ -19,8 +19,8 @@ from cssl_jax.evaluate.encoders.foreign import ForeignWeights, open_weights
 from cssl_jax.evaluate.results import Results
 from cssl_jax.experiment import builders, train_state
 from cssl_jax.files import require_empty, write_json, write_text
+from cssl_jax.interop.file_uses import Use
 from cssl_jax.interop.preprocessing import Preprocessing
-from cssl_jax.interop.resnet_weights import Use
 from cssl_jax.recipes.paths import with_absolute_paths
 from cssl_jax.runtime import process, spmd
 from cssl_jax.train import run_dir
@@ -34,6 +34,7 @@ def import_weights(
     prefix: str = "",
     prepared: Preprocessing | None = None,
     source: str = "",
+    heads: int = 0,
 ) -> ForeignWeights:
     """Writes a run folder whose checkpoint of step 0 has the encoder of a file of weights.
 
@@ -47,6 +48,7 @@ def import_weights(
         prefix: Beginning of the encoder's keys; "" chooses, see ``open_weights``.
         prepared: Preparation of the images; None: that which the file states, or the usual one.
         source: Value of ``data.source`` in the run's config, for later commands; "" names none.
+        heads: Number of attention heads of a Vision Transformer; 0: that which the file states.
 
     Returns:
         What was found in the file.
@@ -57,7 +59,7 @@ def import_weights(
     """
     run = pathlib.Path(workdir).expanduser().absolute()
     require_empty(run, "--workdir")
-    found = open_weights(place, prefix=prefix, prepared=prepared)
+    found = open_weights(place, prefix=prefix, prepared=prepared, heads=heads)
     name = found.config.model.encoder
     if encoder not in ("", name):
         raise UserError(

@@ -6,10 +6,11 @@ import numpy as np
 
 
 def seeded_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """Float64 weights for torchvision's key names and shapes; other keys must be omitted.
+    """Float64 weights for torchvision's or timm's key names and shapes; omit all other keys.
 
-    Convolutions are He-scaled normals. Scales and running variances are about 1, biases and
-    running means about 0, none of them exactly, so that swapping two of them is seen.
+    Convolutions are He-scaled normals, dense layers normals that preserve the variance. Scales and
+    running variances are about 1, biases, tokens, positions and running means about 0, none of them
+    exactly, so that swapping two of them is seen.
     """
     # RandomState's stream is frozen for good (NEP 19), that of default_rng is not.
     rng = np.random.RandomState(seed)
@@ -18,6 +19,8 @@ def seeded_weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str
         noise = rng.standard_normal(shapes[key])
         if len(shapes[key]) == 4:
             weights[key] = noise * np.sqrt(2 / np.prod(shapes[key][1:]))
+        elif len(shapes[key]) == 2:
+            weights[key] = noise * np.sqrt(1 / shapes[key][1])
         elif key.endswith("running_var"):
             weights[key] = np.exp(0.1 * noise)
         elif key.endswith("weight"):

@@ -176,8 +176,8 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "no ResNet found among the 0 arrays"),
-        ({"cls_token": np.zeros(3)}, r"no ResNet found among the 1 arrays \(cls_token"),
+        ({}, "no ResNet or ViT found among the 0 arrays"),
+        ({"cls_token": np.zeros(3)}, r"no ResNet or ViT found among the 1 arrays \(cls_token"),
         (
             {key: value for key, value in arrays().items() if not key.startswith("layer4")},
             r"3 stages of \(1, 1, 1\) basic blocks, which is no encoder",

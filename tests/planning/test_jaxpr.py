@@ -97,6 +97,43 @@ def test_collectives_in_a_loop_of_unknown_length_are_refused():
         program.collective_bytes(jax.make_jaxpr(mapped)(vector()).jaxpr)
 
 
+def xla_count(function, *arguments):
+    return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize("padding", ["VALID", "SAME", ((2, 0), (1, 3))])
+@pytest.mark.parametrize("of", ["result", "input gradient", "kernel gradient"])
+def test_products_of_a_convolution_and_of_its_gradients_are_those_that_xla_counts(
+    strides, padding, of
+):
+    x, kernel = jax.ShapeDtypeStruct((2, 9, 7, 3), "f4"), jax.ShapeDtypeStruct((3, 2, 3, 5), "f4")
+
+    def result(x, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
+
+    out = jax.eval_shape(result, x, kernel)
+    functions = {
+        "result": result,
+        "input gradient": lambda x, k, y: jax.vjp(lambda x: result(x, k), x)[1](y),
+        "kernel gradient": lambda x, k, y: jax.vjp(lambda k: result(x, k), k)[1](y),
+    }
+    arguments = (x, kernel) if of == "result" else (x, kernel, out)
+    traced = jax.make_jaxpr(functions[of])(*arguments).jaxpr
+    assert program.product_flops(traced) == xla_count(functions[of], *arguments)
+
+
+def test_products_in_loops_count_as_often_as_they_run_and_unused_ones_not_at_all():
+    def function(a, b):
+        unused = a @ a
+        del unused
+        return jax.lax.scan(lambda carry, _: (carry @ b, None), a, None, length=4)[0]
+
+    a, b = jax.ShapeDtypeStruct((6, 6), "f4"), jax.ShapeDtypeStruct((6, 6), "f4")
+    assert program.product_flops(jax.make_jaxpr(function)(a, b).jaxpr) == 4 * 2 * 6**3
+
+
 TEXT = """HloModule jit_step, entry_computation_layout={()->f32[]}
 
 %sum (a: f32[], b: f32[]) -> f32[] {

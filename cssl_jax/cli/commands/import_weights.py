@@ -21,9 +21,12 @@ class Import:
             Hugging Face or sentence-transformers with model.safetensors. Nothing in the file is
             executed.
         workdir: Run folder to write; it must be empty or missing.
-        encoder: Encoder that the weights must be of, such as resnet50; "" takes any ResNet.
+        encoder: Encoder that the weights must be of, such as resnet50; "" takes any ResNet or
+            Vision Transformer.
         prefix: Beginning of the encoder's keys, such as module.encoder_k.; "" takes the encoder
             that the method's own evaluation takes.
+        heads: Number of attention heads of a Vision Transformer; 0: that which the file states. The
+            shapes of the weights do not tell it: vit_small of timm and DINO has 6, of MoCo v3 12.
         source: Images for later commands, as data.source of a run; "" names none.
         size: Side of the encoder's input in pixels; 0 takes that of the file, or the usual one.
         mean: Mean per channel on [0, 1]; empty takes that of the file, or the usual one.
@@ -37,6 +40,7 @@ class Import:
     workdir: Folder
     encoder: str = ""
     prefix: str = ""
+    heads: int = 0
     source: str = ""
     size: int = 0
     mean: tuple[float, ...] = ()
@@ -57,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
         if options != Import(weights=options.weights, workdir=options.workdir):
             raise UserError(
                 f"{options.weights} holds an encoder of text; give --workdir alone, since the "
-                "other options describe ResNets and their images"
+                "other options describe encoders of images"
             )
         import_sentence_transformer(options.weights, options.workdir)
         print(
@@ -71,13 +75,14 @@ def run(argv: Sequence[str]) -> int:
     }
     prepared = None
     if given:
-        found = open_weights(options.weights, prefix=options.prefix)
+        found = open_weights(options.weights, prefix=options.prefix, heads=options.heads)
         prepared = found.preprocessing.changed(**given)
     imported = import_weights(
         options.weights,
         options.workdir,
         encoder=options.encoder,
         prefix=options.prefix,
+        heads=options.heads,
         prepared=prepared,
         source=options.source,
     )

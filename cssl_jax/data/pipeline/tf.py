@@ -6,10 +6,9 @@ CPU), so TensorFlow draws no random numbers.
 
 import atexit
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from cssl_jax.data.pipeline import tf_kernels, threads
@@ -47,35 +46,12 @@ def batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
 def _opencv_batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
     """Yields batches whose views OpenCV makes.
 
-    tf.data orders and prefetches steps; a pool of Python threads makes their views. As elements of
-    the dataset the views would be copied three times, and TensorFlow's threads spend a sixth more
-    CPU time on the same work, since they give up their Python state after every call.
+    tf.data orders the steps; a pool of Python threads makes their views. As elements of the dataset
+    the views would be copied three times, and TensorFlow's threads spend a sixth more CPU time on
+    the same work, since they give up their Python state after every call.
     """
-    errors: list[BaseException] = []
-    started: dict[int, Callable[[], HostBatch]] = {}
-    with threads.task_pool(job.workers) as pool:
-        start_step = threads.step_starter(job, pool)
-
-        def enter(step: np.ndarray) -> np.ndarray:
-            try:
-                started[int(step)] = start_step(int(step))
-            except BaseException as error:  # TensorFlow would keep only the name of the error
-                errors.append(error)
-                raise
-            return step
-
-        def entered(step: tf.Tensor) -> tf.Tensor:
-            return tf.ensure_shape(tf.numpy_function(enter, [step], tf.int64, stateful=True), ())
-
-        as_written = tf.autograph.experimental.do_not_convert(entered)
-        dataset = tf.data.Dataset.range(start, stop).map(as_written)
-        with _iterator(dataset, workers=1) as steps:
-            for _ in range(start, stop):
-                try:
-                    step = int(next(steps[0]))
-                except tf.errors.OpError:
-                    raise errors[0] from None
-                yield started.pop(step)()
+    with _iterator(tf.data.Dataset.range(start, stop), workers=1) as steps:
+        yield from threads.batches_of(job, steps[0])
 
 
 def _tensorflow_batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:

@@ -2,7 +2,7 @@
 
 import collections
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,11 +35,20 @@ def batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
         UserError: JAX runs without its CPU backend.
         RunError: An image has changed since it was scanned.
     """
-    with task_pool(job.workers) as pool:
-        start_step = step_starter(job, pool)
+    yield from batches_of(job, range(start, stop))
+
+
+def batches_of(job: ViewJob, steps: Iterable[int]) -> Iterator[HostBatch]:
+    """Yields the batches of the given steps, in their order; see ``batches``.
+
+    The thread that takes the batches also samples their parameters: a thread of another library
+    that did so would compete with the workers for the interpreter (a tenth more CPU time).
+    """
+    with _task_pool(job.workers) as pool:
+        start_step = _step_starter(job, pool)
         pending: collections.deque[Callable[[], HostBatch]] = collections.deque()
-        for step in range(start, stop):
-            pending.append(start_step(step))
+        for step in steps:
+            pending.append(start_step(int(step)))
             if len(pending) > PREFETCH:
                 yield pending.popleft()()
         while pending:
@@ -47,7 +56,7 @@ def batches(job: ViewJob, start: int, stop: int) -> Iterator[HostBatch]:
 
 
 @contextlib.contextmanager
-def task_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+def _task_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     """Pool of threads that drops the tasks that have not begun when the context ends."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="cssl-views")
     try:
@@ -56,7 +65,7 @@ def task_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def step_starter(
+def _step_starter(
     job: ViewJob, pool: ThreadPoolExecutor
 ) -> Callable[[int], Callable[[], HostBatch]]:
     """Builds the function that submits the tasks of one step to a pool.

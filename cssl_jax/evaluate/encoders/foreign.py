@@ -10,9 +10,10 @@ from cssl_jax.config import Config
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.encoders.features import Model
-from cssl_jax.interop import preprocessing, sentence_transformers, weight_files
+from cssl_jax.interop import sentence_transformers, weight_files
+from cssl_jax.interop.encoders import find_encoder
+from cssl_jax.interop.file_uses import Use
 from cssl_jax.interop.preprocessing import Preprocessing
-from cssl_jax.interop.resnet_weights import Use, find_resnet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class ForeignWeights:
         meta: JSON: "imported" names the file, its SHA-256, the branch and the preprocessing.
         uses: What became of the arrays of the file.
         preprocessing: Preparation of the images.
+        description: The encoder and its options in one line.
     """
 
     config: Config
@@ -34,18 +36,17 @@ class ForeignWeights:
     meta: dict[str, Any]
     uses: tuple[Use, ...]
     preprocessing: Preprocessing
+    description: str
 
     def describe(self) -> str:
         """Lines on the architecture, the arrays of the file, and the preprocessing."""
-        model, spec = self.config.model, self.spec
         rows = [(use.status, f"{use.count:,}", use.what) for use in self.uses]
         width = max(len(count) for _, count, _ in rows)
         return "\n".join(
             [
-                f"encoder  {model.encoder}, width {model.width:g}, stem {model.stem}, "
-                f"{spec.channels} channels",
+                f"encoder  {self.description}",
                 *(f"{status:<8} {count:>{width}}  {what}" for status, count, what in rows),
-                f"input    {spec.preparation}; {self.preprocessing.origin}",
+                f"input    {self.spec.preparation}; {self.preprocessing.origin}",
             ]
         )
 
@@ -56,7 +57,11 @@ def is_foreign(place: str | os.PathLike[str]) -> bool:
 
 
 def open_weights(
-    place: str | os.PathLike[str], *, prefix: str = "", prepared: Preprocessing | None = None
+    place: str | os.PathLike[str],
+    *,
+    prefix: str = "",
+    prepared: Preprocessing | None = None,
+    heads: int = 0,
 ) -> ForeignWeights:
     """Reads an encoder from a file of weights; the architecture is that which its shapes imply.
 
@@ -65,9 +70,11 @@ def open_weights(
         prefix: Beginning of the encoder's keys, such as "module.encoder_k."; "" chooses the one
             that the method's own evaluation takes.
         prepared: Preparation of the images; None: that which the file states, or the usual one.
+        heads: Number of attention heads of a Vision Transformer; 0: that which the file states.
 
     Raises:
-        UserError: The file cannot be read, or holds no encoder of this package.
+        UserError: The file cannot be read, or holds no encoder of this package, or one whose number
+            of attention heads is not known.
     """
     path = pathlib.Path(place).expanduser().absolute()
     if sentence_transformers.is_bert(path):
@@ -77,20 +84,18 @@ def open_weights(
         )
     file = weight_files.read_weights(path)
     try:
-        found = find_resnet(file.tree, prefix)
+        found = find_encoder(file.tree, prefix, heads or file.heads)
     except UserError as error:
         raise UserError(f"{file.path}: {error}") from error
-    architecture = found.architecture
-    prepared = prepared or file.preprocessing
-    prepared = prepared or preprocessing.assumed(architecture.stem, architecture.channels)
-    if len(prepared.mean) != architecture.channels:
+    prepared = prepared or file.preprocessing or found.assumed
+    if len(prepared.mean) != found.channels:
         raise UserError(
             f"{file.path}: the preprocessing has {len(prepared.mean)} means and the encoder takes "
-            f"{architecture.channels} channels"
+            f"{found.channels} channels"
         )
     spec = ImageSpec(
         size=prepared.size,
-        channels=architecture.channels,
+        channels=found.channels,
         mean=prepared.mean,
         std=prepared.std,
         interpolation=prepared.interpolation,
@@ -99,10 +104,8 @@ def open_weights(
     config = recipes.canonical(
         Config().replace(
             {
-                "model.encoder": architecture.encoder,
-                "model.width": architecture.width,
-                "model.stem": architecture.stem,
-                "data.channels": architecture.channels,
+                **{f"model.{name}": value for name, value in found.model.items()},
+                "data.channels": found.channels,
                 "data.size": spec.size,
                 "data.mean": spec.mean,
                 "data.std": spec.std,
@@ -129,4 +132,5 @@ def open_weights(
         },
         uses=found.uses,
         preprocessing=prepared,
+        description=found.description,
     )

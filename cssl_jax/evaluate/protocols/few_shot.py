@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate.accuracy import checked_labels, top1_top5
@@ -79,7 +79,8 @@ def few_shot(
         rows = np.concatenate([order[:, :k] for order in shuffled], axis=1)  # [draws, classes x k]
         accuracies = _accuracies(x, labels, rows, x_test, test_labels, num_classes)
         deviation = accuracies.std(axis=0, ddof=1)
-        width = scipy.stats.t.ppf(0.975, draws - 1) / np.sqrt(draws)
+        # Student's t, from scipy.special: scipy.stats would take a third of the command's start.
+        width = scipy.special.stdtrit(draws - 1, 0.975) / np.sqrt(draws)
         metrics[str(k)] = Shot(
             top1=float(accuracies[:, 0].mean()),
             ci95=float(width * deviation[0]),

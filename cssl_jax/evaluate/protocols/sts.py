@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 
 def cosines(first: Any, second: Any) -> np.ndarray:
@@ -42,6 +41,8 @@ def sts(similarity: np.ndarray, score: np.ndarray) -> dict[str, Any]:
         {"spearman", "pearson": correlations within [-1, 1], 0 if all similarities are the same,
         "pairs": N}.
     """
+    import scipy.stats  # half a second, which every command would take
+
     if np.ptp(similarity) == 0:
         return {"spearman": 0.0, "pearson": 0.0, "pairs": len(score)}
     return {

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cssl_jax.models.dropout import Dropout, DropPath
+from cssl_jax.models.attention import TransformerBlock
+from cssl_jax.models.dropout import Dropout
 from cssl_jax.models.sequence.base import SequenceEncoder, sequence_entry
 from cssl_jax.models.sequence.masks import masked_mean, split_input, with_omitted, zero_outside
 
@@ -27,77 +28,6 @@ def sinusoids(steps: int, channels: int) -> np.ndarray:
     rates = 10_000.0 ** (-np.arange(0, channels, 2) / channels)
     angles = np.arange(steps)[:, None] * rates
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-
-
-def attention(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-    """Scaled dot-product attention to the steps that count.
-
-    ``jax.nn.dot_product_attention`` computes every softmax in float32, in float64 too.
-
-    Args:
-        query: float [n, T, heads, c]; ``key`` and ``value`` have the same shape.
-        key: See ``query``.
-        value: See ``query``.
-        mask: bool [n, T], True at the steps that are attended to.
-
-    Returns:
-        [n, T, heads, c] in the dtype of ``value``; the softmax is float32 or wider.
-    """
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum("nqhc,nkhc->nhqk", query, key, preferred_element_type=wide)
-    # Half the lowest number, not minus infinity: a row without any step stays finite, and so does
-    # its gradient.
-    lowest = jnp.asarray(jnp.finfo(wide).min / 2, wide)
-    scores = jnp.where(mask[:, None, None, :], scores / np.sqrt(query.shape[-1]), lowest)
-    weights = nn.softmax(scores).astype(value.dtype)
-    return jnp.einsum("nhqk,nkhc->nqhc", weights, value)
-
-
-class TransformerBlock(nn.Module):
-    """Self-attention and MLP, each after a LayerNorm and on a residual branch (arXiv 2002.04745).
-
-    Attributes:
-        heads: Number of heads of 32 channels each.
-        dropout: Rate of dropout on the outputs of both branches.
-        drop_path: Rate at which a branch of an example is dropped.
-        first: Number of the block's first ``Dropout`` or ``DropPath``; the block has four.
-        dtype: Compute dtype; None: promoted from the inputs and the parameters.
-    """
-
-    heads: int
-    dropout: float
-    drop_path: float
-    first: int
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, mask: jax.Array, train: bool, keys: jax.Array | None = None
-    ) -> jax.Array:
-        """Maps x [n, T, d] to the same shape; no output depends on steps outside the mask [n, T].
-
-        Outputs at steps outside the mask are finite and arbitrary.
-        """
-
-        def norm(name: str) -> nn.LayerNorm:
-            # The fast variance E[x^2] - E[x]^2 cancels where the mean is large.
-            return nn.LayerNorm(use_fast_variance=False, dtype=self.dtype, name=name)
-
-        def branch(y: jax.Array, number: int) -> jax.Array:
-            y = Dropout(self.dropout, layer=self.first + number)(y, keys, train=train)
-            return DropPath(self.drop_path, layer=self.first + number + 1)(y, keys, train=train)
-
-        n, steps, channels = x.shape
-        y = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(norm("norm1")(x))
-        query, key, value = (
-            part.reshape(n, steps, self.heads, HEAD) for part in jnp.split(y, 3, axis=-1)
-        )
-        y = attention(query, key, value, mask).reshape(n, steps, channels)
-        y = nn.Dense(channels, dtype=self.dtype, name="out")(y)
-        x = x + branch(y, 0)
-        y = nn.Dense(4 * channels, dtype=self.dtype, name="mlp1")(norm("norm2")(x))
-        y = nn.Dense(channels, dtype=self.dtype, name="mlp2")(nn.gelu(y, approximate=False))
-        return x + branch(y, 2)
 
 
 class Transformer(SequenceEncoder):

@@ -1,6 +1,5 @@
 """BERT (arXiv 1810.04805): a post-norm Transformer encoder of tokens."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from cssl_jax.augment.series.batched import step_mask
 from cssl_jax.errors import UserError
+from cssl_jax.models.base import class_entry
 from cssl_jax.models.dropout import Dropout
 from cssl_jax.models.registry import EncoderEntry
 from cssl_jax.models.sequence.base import SequenceEncoder
@@ -182,13 +182,15 @@ def _split_tokens(x: Any) -> tuple[jax.Array, jax.Array]:
 
 def bert_entry(layers: int, hidden: int, heads: int) -> EncoderEntry:
     """Registry entry of a BERT of one size, whose MLPs are four times as wide as its tokens."""
-    names = {field.name for field in dataclasses.fields(Bert)}
-
-    def build(**options: Any) -> Bert:
-        given = {name: value for name, value in options.items() if name in names}
-        return Bert(layers=layers, hidden=hidden, heads=heads, inner=4 * hidden, **given)
-
-    return EncoderEntry(build=build, reduced="bert_tiny", modalities=("text",))
+    return class_entry(
+        Bert,
+        ("text",),
+        reduced="bert_tiny",
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        inner=4 * hidden,
+    )
 
 
 # The sizes of arXiv 1908.08962; MiniLM is that of arXiv 2002.10957 with 6 layers.

@@ -9,7 +9,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cssl_jax import recipes
-from cssl_jax.planning import compiled
+from cssl_jax.planning import compiled, jaxpr
 from cssl_jax.planning.shapes import Step, abstract_step, data_shapes
 from cssl_jax.planning.targets import kernels
 from cssl_jax.planning.targets.gpu_targets import TARGET_CONFIGS
@@ -44,17 +44,25 @@ def main(
     start = time.monotonic()
     program = compile_step(step, mesh)
     text = program.as_text()
+    origins = kernels.by_origin(text)
     report(
         devices=mesh.size,
         memory=compiled.memory(program),
-        flops=compiled.flops(program),
-        bytes=compiled.bytes_accessed(program),
+        **(compiled.cost(program) or _counted(step, mesh, origins)),
         collectives=_collectives(text, mesh.size),
         collective_counts=compiled.collective_counts(text),
-        origins=kernels.by_origin(text),
+        origins=origins,
         loops=kernels.loops(text),
         seconds=time.monotonic() - start,
     )
+
+
+def _counted(step: Step, mesh: Mesh, origins: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Operations of the traced program's products, and bytes of the compiled one's operations."""
+    return {
+        "flops": float(jaxpr.product_flops(jaxpr.device_program(step, mesh))),
+        "bytes": sum(part["bytes"] for part in origins.values()),
+    }
 
 
 def _collectives(text: str, count: int) -> dict[str, int]:

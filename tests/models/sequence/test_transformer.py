@@ -85,7 +85,7 @@ def test_the_rate_of_drop_path_grows_linearly_over_the_blocks(monkeypatch, rate)
         seen.append(module.rate)
         return x
 
-    monkeypatch.setattr("cssl_jax.models.sequence.transformer.DropPath.__call__", record)
+    monkeypatch.setattr("cssl_jax.models.attention.DropPath.__call__", record)
     encoder = Transformer(width=0.25, layers=3, drop_path=rate)
     jax.eval_shape(lambda: encoder.init(jax.random.key(0), sequences.inputs()))
     assert seen == pytest.approx([0, 0, rate / 2, rate / 2, rate, rate])
