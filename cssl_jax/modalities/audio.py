@@ -17,7 +17,7 @@ from cssl_jax.augment.audio.waveform import to_float, wave_views
 from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.config.audio import AudioData
 from cssl_jax.data.input_spec import InputSpec
-from cssl_jax.data.sources.audio import AudioSource, open_audio, padded
+from cssl_jax.data.sources.audio import AudioSource, is_audio_source, open_audio, padded
 from cssl_jax.data.sources.audio_decode import resample, to_int16
 from cssl_jax.data.sources.base import Examples, seeded_subset
 from cssl_jax.errors import UserError
@@ -326,4 +326,7 @@ AUDIO = Modality(
     supervised=supervised,
     reduced=audio_files.reduced,
     write=audio_files.write,
+    holds=is_audio_source,
+    examine=audio_files.examine,
+    divide=audio_files.divide,
 )
