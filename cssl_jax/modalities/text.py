@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
@@ -169,6 +170,16 @@ def zeros(spec: TextSpec, size: int, n: int, k: int) -> Views:
     return {"tokens": np.zeros((n, k, size), np.int32), "length": np.full((n, k), size, np.int32)}
 
 
+def assumed(data: TextData, count: int) -> tuple[TextSpec, Examples]:
+    """Specification and shapes of texts that are not read, with a positive and a negative each."""
+    spec = TextSpec(kind=data.modality, size=data.length, tokenizer="", vocabulary=data.vocabulary)
+    shapes: Examples = {}
+    for tokens, length in MEMBERS.values():
+        shapes[tokens] = jax.ShapeDtypeStruct((count, data.length), np.int32)
+        shapes[length] = jax.ShapeDtypeStruct((count,), np.int32)
+    return spec, shapes
+
+
 def _baseline(name: str) -> Baseline:
     label, fit = KINDS[name]
     return Baseline(label=label, fit=functools.partial(_dense, fit))
@@ -244,6 +255,7 @@ TEXT = Modality(
     show=show,
     captions=captions,
     check=check,
+    assumed=assumed,
     supervised=lambda spec: {"data.length": spec.size, "data.vocabulary": spec.vocabulary},
     reduced=lambda data: {
         "length": min(data.length, REDUCED_LENGTH),
