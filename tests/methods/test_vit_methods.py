@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import cssl_jax
+from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import StoppedRunError
+from cssl_jax.experiment import builders
 from cssl_jax.methods.core import two_view_methods
+from cssl_jax.runtime import spmd
 from cssl_jax.train.hooks import Hook
 from cssl_jax.train.pretrain import pretrain
 from helpers import method_cases, tiny
@@ -113,6 +116,53 @@ def test_a_frozen_patch_projection_stays_and_so_does_its_copy():
     for name in ("block1", "class_token", "norm"):
         moved = largest_difference(state.params["encoder"][name], first.params["encoder"][name])
         assert moved > 1e-6, name
+
+
+def updates_of(gradient, **values):
+    """Largest update of each module of the encoder, from gradients of one value, at step 0."""
+    run = tiny.replace(config(), "optimizer", learning_rate=1.0, scaling="none", **values)
+    run = tiny.replace(run, "optimizer", warmup_epochs=0.0, momentum=0.0)
+    run = tiny.replace(run, "model", positions="learned")
+    method = builders.make_method(run, spmd.make_mesh(jax.devices()[:1]))
+    images = jax.ShapeDtypeStruct((2, 2, SIDE, SIDE, 1), np.float32)
+    shapes, _ = jax.eval_shape(method.init, jax.random.key(0), {"views": {"main": images}})
+    optimizer, _, _ = builders.make_optimizer(run, Sampler(48, 16, 0), method)
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    gradients = jax.tree.map(lambda leaf: np.full(leaf.shape, gradient, np.float32), shapes)
+
+    def update(gradients, params):
+        return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+    found = jax.device_get(jax.jit(update)(gradients, params))["encoder"]
+    return {
+        f"{name}/{path[-1].key}" if path else name: float(np.abs(leaf).max())
+        for name, module in found.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(module)
+    }
+
+
+def test_layers_have_the_learning_rates_of_their_depth_and_frozen_ones_none():
+    found = updates_of(1.0, name="sgd", layer_decay=0.5, weight_decay=0.0)
+    expected = {
+        "patch": 0.0,
+        "class_token": 0.25,
+        "positions": 0.25,
+        "block1": 0.5,
+        "block2": 1.0,
+        "norm": 1.0,
+    }
+    assert found == {path: expected[path.partition("/")[0]] for path in found}
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+def test_weight_decay_excludes_norms_biases_and_tokens_on_request(exclude):
+    found = updates_of(
+        0.0, name="adamw", weight_decay=0.1, exclude_norm_and_bias=exclude, layer_decay=1.0
+    )
+    for path, change in found.items():
+        module, _, leaf = path.partition("/")
+        decayed = module != "patch" and (leaf == "kernel" or not exclude)
+        assert change == pytest.approx(0.1 * decayed), path
 
 
 class StopAtEpochTwo(Hook):
