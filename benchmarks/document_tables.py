@@ -141,7 +141,9 @@ def targets() -> str:
     for recipe, found in report.items():
         for target, row in found.items():
             if "failed" in row:
-                rows[f"{recipe}, {target}"] = ["failed: " + row["failed"].split(";")[0], *[""] * 7]
+                sizes = re.search(r"\((.*) GiB\)", row["failed"])
+                words = f"does not fit: {sizes[1]} GiB" if sizes else f"failed: {row['failed']}"
+                rows[f"{recipe}, {target}"] = [str(row["batch_size"]), words, *[""] * 6]
                 continue
             operations = sum(part["kernels"] for part in row["compiled"]["origins"].values())
             milliseconds = {name: 1e3 * seconds for name, seconds in row["bounds"].items()}

@@ -50,6 +50,7 @@ def measure(name: str, target: str, timeout: float) -> dict:
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": versions(),
+        "batch_size": config.train.batch_size,
     }
     try:
         plan = plan_target(recipes.override(config, overrides), target, timeout=timeout)
@@ -61,7 +62,6 @@ def measure(name: str, target: str, timeout: float) -> dict:
 def summary(plan: TargetPlan) -> dict:
     """The plan's values, ready for JSON: bytes, operations, seconds."""
     return {
-        "batch_size": plan.config.train.batch_size,
         "chips": plan.target.chips,
         "held": plan.held,
         "memory": plan.memory,

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from cssl_jax.evaluate.encoders.load import load_encoder
     from cssl_jax.evaluate.results import Results
     from cssl_jax.evaluate.run import evaluate_run
-    from cssl_jax.experiment.audio_sets import check_audio, split_audio
-    from cssl_jax.experiment.image_sets import check_data, split_data
+    from cssl_jax.experiment.example_sets import check_data, split_data
     from cssl_jax.experiment.input_profile import bench_input
-    from cssl_jax.experiment.series_sets import check_series, split_series
-    from cssl_jax.experiment.text_sets import check_texts, split_texts
     from cssl_jax.export.exported import export_run
+    from cssl_jax.modalities.audio_files import check_audio, split_audio
+    from cssl_jax.modalities.series_files import check_series, split_series
+    from cssl_jax.modalities.text_files import check_texts, split_texts
     from cssl_jax.planning.planner import plan
     from cssl_jax.planning.scaling import plan_scaling
     from cssl_jax.planning.targets.target_plan import plan_target

@@ -14,7 +14,7 @@ from cssl_jax.interop.preprocessing import Preprocessing, of_simclr
 from cssl_jax.interop.resnet_weights import ResNetWeights, find_resnet
 from cssl_jax.interop.tf_files.simclr_weights import find_simclr, is_simclr
 from cssl_jax.interop.tf_files.tf_checkpoint import Checkpoint
-from cssl_jax.interop.vit_weights import HEAD, SIZES, find_vit
+from cssl_jax.interop.vit.vit_weights import HEAD, SIZES, find_vit
 
 _MAX_HEADS = 4096
 

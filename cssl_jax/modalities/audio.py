@@ -17,7 +17,7 @@ from cssl_jax.augment.audio.waveform import to_float, wave_views
 from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.config.audio import AudioData
 from cssl_jax.data.input_spec import InputSpec
-from cssl_jax.data.sources.audio import AudioSource, open_audio, padded
+from cssl_jax.data.sources.audio import AudioSource, is_audio_source, open_audio, padded
 from cssl_jax.data.sources.audio_decode import resample, to_int16
 from cssl_jax.data.sources.base import Examples, seeded_subset
 from cssl_jax.errors import UserError
@@ -27,6 +27,7 @@ from cssl_jax.modalities.base import SHOWN_SIDE, Inputs, Modality, Parameters, V
 from cssl_jax.modalities.log_mel import Frames, default_high, empty_bands, log_mel
 
 STATISTICS_CLIPS = 2000  # maximum number of examples that mean and standard deviation come from
+ASSUMED_SECONDS = 1.0  # length that `plan` assumes of recordings that it does not read
 _ROWS = 128  # examples per block whose statistics are computed at once
 
 
@@ -184,6 +185,16 @@ def _sums(block: Examples, spec: AudioSpec) -> tuple[jax.Array, jax.Array, jax.A
     return values.sum(), jnp.square(values).sum(), inputs["length"].sum() * values.shape[2]
 
 
+def assumed(data: AudioData, count: int) -> tuple[AudioSpec, Examples]:
+    """Specification and shapes of recordings that are not read, as long as a view or a second."""
+    samples = max(1, round((data.seconds or ASSUMED_SECONDS) * data.rate))
+    shapes = {
+        "wave": jax.ShapeDtypeStruct((count, samples), np.int16),
+        "length": jax.ShapeDtypeStruct((count,), np.int32),
+    }
+    return without_statistics(data, samples), shapes
+
+
 def inherited(spec: AudioSpec, other: AudioSpec) -> AudioSpec:
     """The specification with the statistics of another run, whose weights are taken."""
     same = dataclasses.replace(other, size=spec.size)
@@ -323,7 +334,11 @@ AUDIO = Modality(
     baselines=BASELINES,
     show=show,
     check=check,
+    assumed=assumed,
     supervised=supervised,
     reduced=audio_files.reduced,
     write=audio_files.write,
+    holds=is_audio_source,
+    examine=audio_files.examine,
+    divide=audio_files.divide,
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -29,6 +30,11 @@ def all_parameters(examples: Examples, drawn: Parameters, group: SizedGroup) -> 
 
 def accept(data: Any, policy: Any) -> None:
     """Refuses nothing."""
+
+
+def no_examination(source: str, *options: Any) -> Any:
+    """Refuses to examine or split a source."""
+    raise UserError(f"{source}: its modality has no functions to examine and split a set")
 
 
 def unchanged(source: Any, spec: Any) -> Any:
@@ -113,6 +119,12 @@ class Modality:
         reduced: Section ``data`` -> values of its fields for a check on small views.
         write: (source or None, section ``data``, number of examples, path without suffix) -> value
             of ``data.source``. Writes the examples of the source, or noise, to a file or folder.
+        holds: Text of ``data.source`` -> True if it names examples of this modality, by the names
+            of files and columns. Images are what no other modality holds.
+        examine: (text of ``data.source``, options for reading images) -> what ``cssl-jax data
+            check`` reports: ``data.cleaning.set_check.SetCheck`` or a class with its methods.
+        divide: (text of ``data.source``, folder, options, fractions, seed) -> path and number of
+            examples of every file that ``cssl-jax data split`` writes.
         encoded: Section ``data`` -> True if its source holds files that a host decodes, which
             ``cssl-jax plan`` does not open.
         assumed: (section ``data``, number of examples) -> (specification, shapes of all examples,
@@ -150,6 +162,9 @@ class Modality:
     supervised: Callable[[Any], dict[str, Any]] = lambda spec: {}
     reduced: Callable[[Any], dict[str, Any]] = lambda data: {}
     write: Callable[[Any, Any, int, Any], str] | None = None
+    holds: Callable[[str], bool] = lambda source: False
+    examine: Callable[[str, Any], Any] = no_examination
+    divide: Callable[..., list[tuple[pathlib.Path, int]]] = no_examination
     encoded: Callable[[Any], bool] = lambda data: False
     unit: str = "px"
     assumed: Callable[[Any, int], tuple[InputSpec, Examples | None]] | None = None

@@ -1,6 +1,8 @@
-"""Sets of images that are written for a check, or assumed without being read."""
+"""Sets of images: examined, split, written for a check, or assumed without being read."""
 
+import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,6 +10,9 @@ import numpy as np
 from PIL import Image
 
 from cssl_jax.config.data import ImageData
+from cssl_jax.config.images import ImageOptions
+from cssl_jax.data.cleaning import check, scan, splits
+from cssl_jax.data.formats.base import Records
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sources.base import ArraySource, Images
 from cssl_jax.data.sources.open import is_array_source
@@ -99,3 +104,53 @@ def assumed(data: ImageData, count: int) -> tuple[ImageSpec, Any]:
     if not is_array_source(data.source):
         return spec, None
     return spec, {"image": jax.ShapeDtypeStruct((count, size, size, channels), np.uint8)}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataCheck:
+    """Result of ``check_data`` on images; its text is the report of ``cssl-jax data check``.
+
+    Attributes:
+        records: Images of the set that have a known format, in the order of their names.
+        index: Facts per image: size, format, digest, reason for its exclusion.
+        groups: Groups of near-duplicates among the kept images, as image numbers.
+        problem: Reason why a run on these images would stop; "" if it would start.
+    """
+
+    records: Records
+    index: scan.ScanIndex
+    groups: check.Groups
+    problem: str
+
+    def __str__(self) -> str:
+        text = check.report(self.records, self.index, self.groups)
+        return f"{text}\n\na run would stop: {self.problem}" if self.problem else text
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all values of the report as JSON types; docs/data.md describes the keys."""
+        return check.summarize(self.records, self.index, self.groups)
+
+    def rejected_csv(self) -> str:
+        """Returns the images that a run would exclude, with the reasons, as CSV text."""
+        return scan.rejected_csv(scan.rejected(self.records.names, self.index))
+
+
+def examine(source: str, options: ImageOptions) -> DataCheck:
+    """Examines a set of images: damaged files, duplicates, sizes, classes.
+
+    Raises:
+        UserError: The source does not exist or contains no images.
+    """
+    records, index, groups = check.scan_source(source, options)
+    try:
+        scan.check_rejected_fraction(index, records.name, options.max_rejected)
+    except UserError as error:
+        return DataCheck(records, index, groups, str(error))
+    return DataCheck(records, index, groups, "")
+
+
+def divide(
+    source: str, output: pathlib.Path, options: ImageOptions, fractions: Sequence[float], seed: int
+) -> list[tuple[pathlib.Path, int]]:
+    """Splits a set of images into lists."""
+    return splits.split_source(source, output, options, fractions=fractions, seed=seed)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,12 +15,17 @@ from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.config.series import SeriesData
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import ArraySource, Examples, Source
-from cssl_jax.data.sources.series import check_labels, open_series, series_examples
+from cssl_jax.data.sources.series import (
+    check_labels,
+    is_series_file,
+    open_series,
+    series_examples,
+)
 from cssl_jax.errors import UserError
+from cssl_jax.modalities import series_files
 from cssl_jax.modalities.base import SHOWN_SIDE, Baseline, Inputs, Modality, Parameters, Views
 
 RAW_STEPS = 64  # number of steps that the raw-values baseline stretches a series to
-REDUCED_LENGTH = 32  # maximum number of steps of a view in a check
 _COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115))  # of the first three channels in a report
 
 
@@ -200,28 +204,6 @@ def _drawn(values: np.ndarray) -> np.ndarray:
     return image
 
 
-def write(source: ArraySource | None, data: SeriesData, count: int, path: pathlib.Path) -> str:
-    """Writes the series of a source, or noise, to an .npz file; returns its path."""
-    path = path.with_suffix(".npz")
-    if source is None:
-        rng = np.random.default_rng(0)
-        steps = data.length or REDUCED_LENGTH
-        arrays: dict[str, Any] = {
-            "values": rng.normal(size=(count, steps, 1)).cumsum(axis=1).astype(np.float32),
-            "lengths": rng.integers(steps // 2, steps + 1, count),
-        }
-    else:
-        arrays = {"values": source.examples["values"], "lengths": source.examples["length"]}
-        if source.labels is not None:
-            arrays["labels"] = source.labels
-            if source.classes:
-                arrays["classes"] = np.array(source.classes)
-        if source.groups is not None:
-            arrays["groups"] = source.groups
-    np.savez(path, **arrays)
-    return str(path)
-
-
 def check(data: SeriesData, policy: SeriesPolicy) -> None:
     """Refuses rules for labels that series do not have.
 
@@ -256,6 +238,9 @@ SERIES = Modality(
     show=show,
     check=check,
     supervised=lambda spec: {"data.length": spec.size, "data.normalize": spec.normalize},
-    reduced=lambda data: {"length": min(data.length or REDUCED_LENGTH, REDUCED_LENGTH)},
-    write=write,
+    reduced=lambda data: {"length": series_files.reduced_length(data)},
+    write=series_files.write,
+    holds=is_series_file,
+    examine=series_files.examine,
+    divide=series_files.divide,
 )

@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import json
 import os
-import pathlib
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
@@ -19,10 +19,17 @@ from cssl_jax.augment.view_group import SizedGroup
 from cssl_jax.config.text import TextData
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import ArraySource, Examples, Source
-from cssl_jax.data.sources.text import all_texts, check_labels, open_text, text_examples
+from cssl_jax.data.sources.text import (
+    all_texts,
+    check_labels,
+    is_text_file,
+    open_text,
+    text_examples,
+)
 from cssl_jax.data.text import tokenizer
 from cssl_jax.data.text.tfidf import KINDS
 from cssl_jax.errors import UserError, short
+from cssl_jax.modalities import text_files
 from cssl_jax.modalities.base import Baseline, Inputs, Modality, Parameters, Views
 
 TERMS = 4096  # maximum number of terms of the baselines, whose vectors are dense
@@ -163,6 +170,16 @@ def zeros(spec: TextSpec, size: int, n: int, k: int) -> Views:
     return {"tokens": np.zeros((n, k, size), np.int32), "length": np.full((n, k), size, np.int32)}
 
 
+def assumed(data: TextData, count: int) -> tuple[TextSpec, Examples]:
+    """Specification and shapes of texts that are not read, with a positive and a negative each."""
+    spec = TextSpec(kind=data.modality, size=data.length, tokenizer="", vocabulary=data.vocabulary)
+    shapes: Examples = {}
+    for tokens, length in MEMBERS.values():
+        shapes[tokens] = jax.ShapeDtypeStruct((count, data.length), np.int32)
+        shapes[length] = jax.ShapeDtypeStruct((count,), np.int32)
+    return spec, shapes
+
+
 def _baseline(name: str) -> Baseline:
     label, fit = KINDS[name]
     return Baseline(label=label, fit=functools.partial(_dense, fit))
@@ -198,37 +215,9 @@ def _drawn(text: str) -> np.ndarray:
     image = PIL.Image.new("RGB", (side, side), "white")
     # Pillow's own font has the letters of Latin-1 only.
     shown = text.encode("latin-1", "replace").decode("latin-1")
-    rows = [shown[i * width : (i + 1) * width] for i in range(lines)]
+    rows = textwrap.wrap(shown, width)[:lines]
     PIL.ImageDraw.Draw(image).multiline_text((2, 2), "\n".join(rows), fill="black")
     return np.asarray(image)
-
-
-def write(source: Any, data: TextData, count: int, path: pathlib.Path) -> str:
-    """Writes the texts of a source, or random words, to a .jsonl file; returns its path."""
-    path = path.with_suffix(".jsonl")
-    if source is None:
-        rng = np.random.default_rng(0)
-        words = ["".join(rng.choice(list("abcdefgh"), 4)) for _ in range(64)]
-        rows: list[dict[str, Any]] = [
-            {data.text_column: " ".join(rng.choice(words, rng.integers(3, 9)))}
-            for _ in range(count)
-        ]
-    else:
-        rows = [{data.text_column: text} for text in source.examples["text"]]
-        for member in (name for name in source.examples if name != "text"):
-            for row, value in zip(rows, source.examples[member], strict=True):
-                row[member] = value
-        for name, values in (("label", source.labels), ("group", source.groups)):
-            for row, value in zip(rows, [] if values is None else values.tolist(), strict=False):
-                row[name] = _class_name(source, value) if name == "label" else value
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def _class_name(source: Any, label: int) -> Any:
-    if label < 0:
-        return None
-    return source.classes[label] if source.classes else label
 
 
 def check(data: TextData, policy: TextPolicy) -> None:
@@ -266,10 +255,14 @@ TEXT = Modality(
     show=show,
     captions=captions,
     check=check,
+    assumed=assumed,
     supervised=lambda spec: {"data.length": spec.size, "data.vocabulary": spec.vocabulary},
     reduced=lambda data: {
         "length": min(data.length, REDUCED_LENGTH),
         "vocabulary": max(261, min(data.vocabulary, REDUCED_VOCABULARY)),
     },
-    write=write,
+    write=text_files.write,
+    holds=is_text_file,
+    examine=text_files.examine,
+    divide=text_files.divide,
 )

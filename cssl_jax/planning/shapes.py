@@ -95,7 +95,8 @@ def data_shapes(config: Config, memory: int | None, devices: int) -> DataShapes:
         if modality.assumed is None:
             raise
         spec, examples = modality.assumed(config.data, IMAGENET)
-        note = f"{name} does not exist: assumed to be {spec.size} px {modality.noun} in host memory"
+        size = f"{modality.noun} of {spec.size:,} {modality.unit}"
+        note = f"{name} does not exist: assumed to be {size} in host memory"
         return DataShapes(spec, "stream", examples, note)
     spec = data_splits.input_spec(config, train)
     train = modality.to_arrays(train, spec)

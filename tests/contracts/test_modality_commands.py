@@ -92,6 +92,14 @@ def test_plan_gives_memory_and_the_largest_batch(made, capsys):
     assert "GiB" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["speech"], ["text", "--method.hard-negatives"]])
+def test_plan_assumes_the_shapes_of_data_that_are_absent(words, capsys):
+    assert cli.main(["plan", *words, "--memory-gb", "16"]) == 0
+    shown = capsys.readouterr().out
+    assert "does not exist: assumed to be " in shown
+    assert "GiB" in shown
+
+
 def test_embed_writes_what_the_loaded_encoder_computes(made, tmp_path):
     words = ["--data.source", made.other, "--output", str(tmp_path / "f.npz")]
     assert cli.main(["embed", made.run, *words]) == 0

@@ -183,7 +183,7 @@ def test_missing_data_needs_only_the_size_of_a_view(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"give the side of a view, e.g. --data.size 32"):
         data_shapes(config, None, 8)
     known = data_shapes(tiny.replace(config, "data", size=32), None, 8)
-    assert known.note.startswith("cifar10_train.npz does not exist: assumed to be 32 px images")
+    assert known.note.startswith("cifar10_train.npz does not exist: assumed to be images of 32 px")
     assert (known.pipeline, known.spec.size, known.spec.channels) == ("stream", 32, 3)
 
 

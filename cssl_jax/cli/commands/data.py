@@ -1,7 +1,6 @@
 """Commands `data check` and `data split`: examine and split images, series, recordings, texts."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Annotated, Any, Protocol
 
@@ -68,28 +67,14 @@ class DataSet(Protocol):
 
 def check_data(argv: Sequence[str]) -> int:
     """`cssl-jax data check SOURCE [--rejected FILE] [--json FILE]`."""
-    from cssl_jax.data.sources.audio import is_audio_source
-    from cssl_jax.data.sources.series import is_series_file
-    from cssl_jax.data.sources.text import is_text_file
-    from cssl_jax.experiment.audio_sets import check_audio
-    from cssl_jax.experiment.image_sets import check_data
-    from cssl_jax.experiment.series_sets import check_series
-    from cssl_jax.experiment.text_sets import check_texts
+    from cssl_jax.experiment.example_sets import check_data
 
     options = parse(DataCheck, "data check", argv)
     for option in ("rejected", "json"):
         if path := getattr(options, option):
             check_output(path, option=f"--{option}")
     with stdout_kept_for(options.rejected, options.json):
-        found: DataSet
-        if is_series_file(options.source):
-            found = check_series(options.source)
-        elif is_text_file(options.source):
-            found = check_texts(options.source)
-        elif is_audio_source(options.source):
-            found = check_audio(options.source, options.options.labels)
-        else:
-            found = check_data(options.source, options.options)
+        found: DataSet = check_data(options.source, options.options)
         print(found)
     if options.rejected:
         write_output(options.rejected, found.rejected_csv())
@@ -100,25 +85,18 @@ def check_data(argv: Sequence[str]) -> int:
 
 def split_data(argv: Sequence[str]) -> int:
     """`cssl-jax data split SOURCE --output FOLDER`."""
-    from cssl_jax.data.sources.audio import is_audio_source
-    from cssl_jax.data.sources.series import is_series_file
-    from cssl_jax.data.sources.text import is_text_file
-    from cssl_jax.experiment.audio_sets import split_audio
-    from cssl_jax.experiment.image_sets import split_data
-    from cssl_jax.experiment.series_sets import split_series
-    from cssl_jax.experiment.text_sets import split_texts
+    from cssl_jax.experiment.example_sets import split_data
+    from cssl_jax.modalities.registry import modality_of_source
 
     options = parse(DataSplit, "data split", argv)
-    source, more = options.source, options.options
-    if is_text_file(source):
-        split, noun = split_texts, "texts"
-    elif is_series_file(source):
-        split, noun = split_series, "series"
-    elif is_audio_source(source):
-        split, noun = functools.partial(split_audio, labels=more.labels), "recordings"
-    else:
-        split, noun = functools.partial(split_data, options=more), "images"
-    parts = split(source, options.output, fractions=options.fractions, seed=options.seed)
+    parts = split_data(
+        options.source,
+        options.output,
+        options.options,
+        fractions=options.fractions,
+        seed=options.seed,
+    )
+    noun = modality_of_source(options.source).noun
     for path, count in parts:
         print(f"{path}: {count} {noun}")
     return 0

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.util
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 from cssl_jax import recipes
 from cssl_jax.config import Config
-from cssl_jax.errors import UserError
+from cssl_jax.errors import RunError, UserError
 from cssl_jax.planning.planner import KINDS, MICRO_BATCH, step_fits, with_step
 from cssl_jax.planning.targets.chips import Target, parse_target
 from cssl_jax.runtime import subprocesses
@@ -153,8 +154,25 @@ def compile_for(config: Config, target: Target, timeout: float) -> dict[str, Any
     variables = subprocesses.environment(simulated=True)
     variables |= _TPU_VARIABLES if target.platform == "tpu" else _CUDA_VARIABLES
     with _progress(f"compiling batch {config.train.batch_size} for {target.name}"):
-        (results,) = subprocesses.run(CHILD, [arguments], variables=variables, timeout=timeout)
+        try:
+            (results,) = subprocesses.run(CHILD, [arguments], variables=variables, timeout=timeout)
+        except RunError as error:
+            raise _refused(config, target, str(error)) or error from None
     return results
+
+
+def _refused(config: Config, target: Target, message: str) -> RunError | None:
+    """The error of a step that the compiler finds too large for the device; None for others."""
+    _, found, reason = message.partition("RESOURCE_EXHAUSTED: ")
+    if not found:
+        return None
+    numbers = re.search(r"\(([\d.]+)G\) exceeds available \w+ \(([\d.]+)G\)", reason)
+    needs = f"{numbers[1]} of {numbers[2]} GiB" if numbers else reason.splitlines()[0]
+    return RunError(
+        f"{target.name}: batch {config.train.batch_size} does not fit in the memory of a device "
+        f"({needs}); name more chips, or give --model.remat, --train.micro-batch (GradCache) or a "
+        "smaller --train.batch-size"
+    )
 
 
 def _largest(config: Config, target: Target, kind: str, devices: int, timeout: float) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cssl_jax.evaluate.results import UNTRAINED
 from cssl_jax.report.run_reader import Line, RunFolder
 
 
@@ -64,12 +65,12 @@ _CLOSE_UP = (
 _LOOKS = {"max": "series upper", "min": "series lower"}
 # Charts of logged steps: (title, unit, factor, note, metric name -> suffix of its label).
 _STEPS = (
-    ("Loss", "nats", 1.0, "Chance level ln(2N - 1) is dashed.", {"loss": ""}),
+    ("Loss", "nats", 1.0, "Chance level dashed.", {"loss": ""}),
     (
         "Contrastive accuracy",
         "%",
         100.0,
-        "Fraction of views whose nearest view in the batch is the other view of the same image.",
+        "Fraction of views whose nearest view in the batch is the other view of the same example.",
         {"contrastive_accuracy": ""},
     ),
     ("Learning rate", "", 1.0, "", {"learning_rate": ""}),
@@ -98,7 +99,7 @@ _ONLINE = (
         "Alignment",
         "squared distance",
         1.0,
-        "Mean over pairs of views of the same image; 0 is best.",
+        "Mean over pairs of views of the same example; 0 is best.",
         "features.alignment",
     ),
     (
@@ -190,15 +191,15 @@ def _baselines(
 ) -> list[Series]:
     """Levels of the baselines; empty until the run has its results."""
     series, lines = [], [line for line in run.online if name in line]
-    titles = {"random_init": "untrained"}
+    titles = run.results.labels if run.results else {}
     for key, scores in (run.results.baselines if run.results else {}).items():
-        title = titles.get(key, key)
+        title = "untrained" if key == UNTRAINED else titles.get(key, key)
         value: Any = scores
         for subkey in name.split("."):  # the name of an online metric is a path in the results
             value = value.get(subkey) if isinstance(value, Mapping) else None
         if isinstance(value, int | float) and lines:
             label = f"{run.name} {title}" if len(runs) > 1 else title
             span = [0.0, lines[-1]["epoch"]]
-            look = "baseline" if key == "random_init" else "baseline dots"
+            look = "baseline" if key == UNTRAINED else "baseline dots"
             series.append(Series(label, number, span, [factor * value] * 2, True, look))
     return series

@@ -1,16 +1,57 @@
-"""Examination and splitting of a set of series."""
+"""Files of series: their examination, their split, and those that the package writes."""
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from cssl_jax.config import SeriesData
 from cssl_jax.data.cleaning import series_check, splits
+from cssl_jax.data.cleaning.set_check import SetCheck
 from cssl_jax.data.sources.base import ArraySource, groups_of
 from cssl_jax.data.sources.series import open_series
-from cssl_jax.experiment.set_check import SetCheck
-from cssl_jax.modalities import series
+
+REDUCED_LENGTH = 32  # maximum number of steps of a view in a check
+
+
+def reduced_length(data: SeriesData) -> int:
+    """Maximum number of steps of a view in a check."""
+    return min(data.length or REDUCED_LENGTH, REDUCED_LENGTH)
+
+
+def write(source: ArraySource | None, data: SeriesData, count: int, path: pathlib.Path) -> str:
+    """Writes the series of a source, or noise, to an .npz file; returns its path."""
+    path = path.with_suffix(".npz")
+    if source is None:
+        rng = np.random.default_rng(0)
+        steps = data.length or REDUCED_LENGTH
+        arrays: dict[str, Any] = {
+            "values": rng.normal(size=(count, steps, 1)).cumsum(axis=1).astype(np.float32),
+            "lengths": rng.integers(steps // 2, steps + 1, count),
+        }
+    else:
+        arrays = {"values": source.examples["values"], "lengths": source.examples["length"]}
+        if source.labels is not None:
+            arrays["labels"] = source.labels
+            if source.classes:
+                arrays["classes"] = np.array(source.classes)
+        if source.groups is not None:
+            arrays["groups"] = source.groups
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def examine(source: str, options: Any) -> SetCheck:
+    """Examines a set of series; there are no options."""
+    return check_series(source)
+
+
+def divide(
+    source: str, output: pathlib.Path, options: Any, fractions: Sequence[float], seed: int
+) -> list[tuple[pathlib.Path, int]]:
+    """Splits a set of series; there are no options."""
+    return split_series(source, output, fractions=fractions, seed=seed)
 
 
 def check_series(source: str) -> SetCheck:
@@ -61,10 +102,10 @@ def split_series(
     labels = opened.labels if groups_of(opened) is None else None
     parts = splits.split(names, labels, _units(opened), fractions=fractions, seed=seed)
 
-    def write(part: np.ndarray, path: pathlib.Path) -> None:
-        series.write(opened.take(part), SeriesData(), 0, path)
+    def write_part(part: np.ndarray, path: pathlib.Path) -> None:
+        write(opened.take(part), SeriesData(), 0, path)
 
-    return splits.write_parts(pathlib.Path(output), parts, "npz", write)
+    return splits.write_parts(pathlib.Path(output), parts, "npz", write_part)
 
 
 def _units(source: ArraySource) -> list[tuple[int, ...]]:
