@@ -16,7 +16,7 @@ def masked_crc32c(content: bytes | np.ndarray) -> int:
 
     Example:
         >>> hex(masked_crc32c(b"123456789"))  # the CRC-32C of this text is 0xe3069283
-        '0xc78ab65'
+        '0xc78ab0e5'
     """
     data = np.frombuffer(content, np.uint8)
     crc = (_of_lanes(data) if data.size > _SHORT else _of_bytes(data, 0xFFFFFFFF)) ^ 0xFFFFFFFF
