@@ -9,6 +9,7 @@ import cssl_jax
 from cssl_jax import recipes
 from cssl_jax.cli import main as cli
 from cssl_jax.errors import UserError
+from cssl_jax.export import stablehlo
 from cssl_jax.interop import safetensors
 from cssl_jax.interop.vit.torchvision_vit import torchvision_names
 from cssl_jax.interop.vit.vit_weights import ViTArchitecture, shapes
@@ -120,3 +121,13 @@ def test_fixed_positions_are_written_as_a_table(tmp_path):
     # Patch 3 is at row 1 and column 1, whose first frequency is 1.
     expected = [np.sin(1), np.cos(1), np.sin(1), np.cos(1)]
     np.testing.assert_allclose(table[0, 4, ::6], expected, rtol=1e-6)
+
+
+def test_a_function_takes_any_number_of_images(run, tmp_path):
+    exported = cssl_jax.export_run(run, tmp_path / "out", format="stablehlo")
+    assert exported.difference < 1e-5
+    encoder = cssl_jax.load_encoder(run)
+    side = encoder.spec.resized
+    images = np.random.default_rng(1).integers(0, 256, (3, side, side, 3), np.uint8)
+    features = stablehlo.run(tmp_path / "out" / stablehlo.FILE, images)
+    np.testing.assert_allclose(features, encoder(images), rtol=1e-5, atol=1e-5)

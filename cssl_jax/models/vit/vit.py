@@ -139,7 +139,7 @@ class ViT(EncoderModule):
         heads, channels = self._sizes()
         selects = keep is not None and keep.dtype != jnp.bool_  # numbers of patches, no mask
         if keep is not None:
-            chex.assert_shape(keep, (len(x), None if selects else rows * columns))
+            chex.assert_shape(keep, (x.shape[0], None if selects else rows * columns))
         y = self._embed(x, channels, keep if selects else None)
         first = self._prefix  # number of the first patch among the tokens
         mask = None if selects else keep
@@ -149,7 +149,7 @@ class ViT(EncoderModule):
         for block in self._blocks(heads):
             y = block(y, seen, train, keys)
             stage = y[:, first:] if mask is None else zero_outside(y[:, first:], mask)
-            stages.append(stage if selects else stage.reshape(len(y), rows, columns, channels))
+            stages.append(stage if selects else stage.reshape(y.shape[0], rows, columns, channels))
         norm = nn.LayerNorm(use_fast_variance=False, dtype=self.dtype, name="norm")
         normalised = norm(y)
         tokens = normalised[:, first:]
@@ -179,7 +179,7 @@ class ViT(EncoderModule):
         if not self._prefix:
             return y
         token = self.param("class_token", nn.initializers.normal(1e-6), (channels,)) + of_token
-        tokens = jnp.broadcast_to(jnp.asarray(token, y.dtype), (len(y), 1, channels))
+        tokens = jnp.broadcast_to(jnp.asarray(token, y.dtype), (y.shape[0], 1, channels))
         return jnp.concatenate([tokens, y], axis=1)
 
     def _blocks(self, heads: int) -> list[TransformerBlock]:
