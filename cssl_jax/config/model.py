@@ -22,8 +22,8 @@ class ModelConfig:
         pool: Features of a Vision Transformer: "token" (its class token) or "mean" (of the patches,
             without a class token).
         positions: Positions of a Vision Transformer's patches: "learned", or a fixed table of sines
-            and cosines, of which three are in use and incompatible: "sincos_moco_v3", "sincos_mae"
-            (also I-JEPA) and "sincos_big_vision".
+            and cosines. Three incompatible tables are in use: "sincos_moco_v3", "sincos_mae" (of
+            I-JEPA too) and "sincos_big_vision".
         dropout: Rate of dropout in a Vision Transformer.
         drop_path: Rate at which a branch of the last block of a Vision Transformer is dropped per
             example; the rate grows linearly from 0 in the first block.

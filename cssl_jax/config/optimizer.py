@@ -19,8 +19,8 @@ class OptimizerConfig:
         weight_decay: Factor of the weight decay.
         weight_decay_end: Factor of the weight decay at the end of the run, approached along half a
             cosine; None keeps weight_decay.
-        exclude_norm_and_bias: Exclude BatchNorm parameters and biases from weight decay and from
-            LARS adaptation.
+        exclude_norm_and_bias: Exclude parameters of norms, biases, class tokens and learned
+            positions from weight decay and from LARS adaptation.
         momentum: Momentum of LARS and SGD.
         nesterov: Nesterov momentum in LARS and SGD.
         b1: Decay rate of Adam's first moment.

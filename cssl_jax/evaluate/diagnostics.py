@@ -36,7 +36,13 @@ def alignment(z1: Array, z2: Array) -> jax.Array:
         (0.0, 4.0)
     """
     _check_views(z1, z2)
-    a, b = normalize_rows(jnp.asarray(z1)), normalize_rows(jnp.asarray(z2))
+    found: jax.Array = _alignment(jnp.asarray(z1), jnp.asarray(z2))
+    return found
+
+
+@jax.jit  # as everything here: each operation outside would be compiled by itself
+def _alignment(z1: jax.Array, z2: jax.Array) -> jax.Array:
+    a, b = normalize_rows(z1), normalize_rows(z2)
     return jnp.mean(jnp.sum(jnp.square(a - b), axis=-1))
 
 
@@ -63,10 +69,19 @@ def uniformity(z: Array, *, block_size: int = 1024) -> jax.Array:
     """
     if z.ndim != 2 or len(z) < 2:
         raise UserError(f"uniformity of features {z.shape}; give [N, D] with at least two rows")
-    unit = normalize_rows(jnp.asarray(z))
+    unit = _unit_rows(jnp.asarray(z))
     n = len(unit)
     sums = [_pair_sums(unit, unit[i : i + block_size], i) for i in range(0, n, block_size)]
-    return jax.nn.logsumexp(jnp.stack(sums)) - jnp.log(n * (n - 1.0))
+    found: jax.Array = _log_mean(sums, n * (n - 1.0))
+    return found
+
+
+_unit_rows = jax.jit(normalize_rows)
+
+
+@jax.jit
+def _log_mean(log_sums: list[jax.Array], count: float) -> jax.Array:
+    return jax.nn.logsumexp(jnp.stack(log_sums)) - jnp.log(count)
 
 
 @jax.jit
@@ -100,7 +115,12 @@ def rankme(features: Array, *, epsilon: float = 1e-7) -> jax.Array:
         3.0
     """
     chex.assert_rank(features, 2)
-    x = jnp.asarray(features)
+    found: jax.Array = _rankme(jnp.asarray(features), epsilon)
+    return found
+
+
+@jax.jit
+def _rankme(x: jax.Array, epsilon: float) -> jax.Array:
     values = jnp.linalg.svd(x.astype(jnp.promote_types(x.dtype, jnp.float32)), compute_uv=False)
     # The maximum makes features that are all zero have rank 1, not NaN.
     fractions = values / jnp.maximum(jnp.sum(values), jnp.finfo(values.dtype).tiny) + epsilon
@@ -113,7 +133,13 @@ def per_dimension_std(features: Array) -> jax.Array:
     The values are near 1 / sqrt(D) for features spread over the sphere and 0 for collapsed ones.
     """
     chex.assert_rank(features, 2)
-    return jnp.std(normalize_rows(jnp.asarray(features)), axis=0)
+    found: jax.Array = _unit_std(jnp.asarray(features))
+    return found
+
+
+@jax.jit
+def _unit_std(x: jax.Array) -> jax.Array:
+    return jnp.std(normalize_rows(x), axis=0)
 
 
 def view_retrieval(z1: np.ndarray, z2: np.ndarray, *, block_size: int = 1024) -> float:
@@ -140,7 +166,7 @@ def view_retrieval(z1: np.ndarray, z2: np.ndarray, *, block_size: int = 1024) ->
         (1.0, 0.0)
     """
     _check_views(z1, z2)
-    a, b = normalize_rows(jnp.asarray(z1)), normalize_rows(jnp.asarray(z2))
+    a, b = _unit_rows(jnp.asarray(z1)), _unit_rows(jnp.asarray(z2))
     hits = 0
     for anchors, candidates in ((a, b), (b, a)):
         for i in range(0, len(a), block_size):

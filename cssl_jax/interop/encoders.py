@@ -12,7 +12,7 @@ from cssl_jax.interop.branches import VIT, Branch, choose, state_dicts
 from cssl_jax.interop.file_uses import Use
 from cssl_jax.interop.preprocessing import Preprocessing
 from cssl_jax.interop.resnet_weights import find_resnet
-from cssl_jax.interop.vit_weights import HEAD, SIZES, find_vit
+from cssl_jax.interop.vit.vit_weights import HEAD, SIZES, find_vit
 
 _MAX_HEADS = 4096
 

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from cssl_jax.interop.resnet_export import ResNetExport
-from cssl_jax.interop.vit_export import ViTExport
-from cssl_jax.interop.vit_weights import SIZES
+from cssl_jax.interop.vit.vit_export import ViTExport
+from cssl_jax.interop.vit.vit_weights import SIZES
 
 
 class PeerExport(Protocol):

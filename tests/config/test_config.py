@@ -199,6 +199,16 @@ def test_switches_of_the_model_reach_its_modules():
     assert not method.encoder.zero_init_residual
 
 
+def test_options_of_some_encoders_are_refused_for_the_others():
+    config = tiny.replace(tiny.config(), "model", encoder="resnet18", patch=4)
+    with pytest.raises(UserError, match=r"model.patch is 4, .*'resnet18' .*; omit it, or .* vit_"):
+        validate(config)
+    vit = tiny.replace(config, "model", encoder="vit_tiny")
+    assert validate(vit) is vit
+    plain = tiny.replace(tiny.config(), "model", encoder="vit_tiny")
+    assert recipes.config_hash(vit) != recipes.config_hash(plain)
+
+
 def test_configs_are_frozen_and_json_is_plain():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().train.seed = 3

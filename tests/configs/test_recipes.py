@@ -295,6 +295,41 @@ FACTS = {
         "evaluate.knn_k": 200,
         "evaluate.knn_temperature": 0.1,
     },
+    "imagenet_vit_small_moco_v3": {  # the README's command for ViT-S, main_moco.py, vits.py
+        **LARGE,
+        "method.temperature": 0.2,
+        "method.momentum": 0.99,
+        "method.momentum_end": 1.0,
+        "method.predictor_hidden": 4096,
+        "augment.crop_area": (0.08, 1.0),
+        "augment.interpolation": "bilinear",
+        "augment.jitter": (0.8,),
+        "augment.brightness": 0.4,
+        "augment.contrast": 0.4,
+        "augment.saturation": 0.2,
+        "augment.hue": 0.1,
+        "augment.grayscale": (0.2,),
+        "augment.blur": (1.0, 0.1),
+        "augment.solarize": (0.0, 0.2),
+        "data.mean": (0.485, 0.456, 0.406),
+        "model.encoder": "vit_small",
+        "model.patch": 16,
+        "model.heads": 12,
+        "model.positions": "sincos_moco_v3",
+        "model.freeze_patch_projection": True,
+        "model.norm_views": "apart",
+        "model.projector_layers": 3,
+        "model.projector_hidden": 4096,
+        "model.projector_dim": 256,
+        "optimizer.name": "adamw",
+        "optimizer.b1": 0.9,
+        "optimizer.b2": 0.999,
+        "optimizer.weight_decay": 0.1,
+        "optimizer.exclude_norm_and_bias": False,
+        "optimizer.warmup_epochs": 40.0,
+        "train.batch_size": 4096,
+        "train.epochs": 300,
+    },
     "folder": {  # of the paper's appendix B.1, and the authors' advice in their issue 166
         "optimizer.name": "lars",
         "optimizer.scaling": "sqrt",
@@ -311,6 +346,7 @@ FACTS = {
 DERIVED = {
     "imagenet_resnet50": (IMAGENET, 4.8, 312, 3120),
     "imagenet_resnet50_small": (IMAGENET, 0.075 * 16, 5004, 50040),
+    "imagenet_vit_small_moco_v3": (IMAGENET, 1.5e-4 * 16, 312, 40 * 312),
     "simclr_tf2_readme": (IMAGENET, 0.075 * math.sqrt(4096), 312, 3120),
     "cifar10_resnet50": (CIFAR, 1.0 * 1024 / 256, 48, 480),
     "cifar10_resnet18": (CIFAR, 0.06 * 512 / 256, 97, 0),
@@ -337,6 +373,7 @@ PUBLISHED = {
     "solo_cifar10_moco_v3": ("93.10", "online"),
     "solo_cifar10_nnclr": ("91.88", "online"),
     "solo_cifar10_sup_con": ("93.82", "online"),
+    "imagenet_vit_small_moco_v3": ("73.2", "76.7", "linear classifier"),
     "lightly_cifar10": ("84.8", "87.9", "maximum over epochs", "A6000, 87 minutes", "4.9 GB"),
 }
 
@@ -407,7 +444,7 @@ def test_the_model_has_the_heads_widths(name):
     optimizer, _, _ = builders.make_optimizer(config, sampler, method)
     state = train_state.state_shapes(method, optimizer, spec)
     head = state.params["projector"]
-    features = {"resnet18": 512, "resnet50": 2048}[config.model.encoder]
+    features = {"resnet18": 512, "resnet50": 2048, "vit_small": 384}[config.model.encoder]
     hidden = FACTS[name].get("model.projector_hidden", features)
     layers = FACTS[name].get("model.projector_layers", 2)
     out = FACTS[name].get("model.projector_dim", 128)

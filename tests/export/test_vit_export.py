@@ -10,8 +10,8 @@ from cssl_jax import recipes
 from cssl_jax.cli import main as cli
 from cssl_jax.errors import UserError
 from cssl_jax.interop import safetensors
-from cssl_jax.interop.torchvision_vit import torchvision_names
-from cssl_jax.interop.vit_weights import ViTArchitecture, shapes
+from cssl_jax.interop.vit.torchvision_vit import torchvision_names
+from cssl_jax.interop.vit.vit_weights import ViTArchitecture, shapes
 from helpers import tiny
 
 SMALL = ViTArchitecture(

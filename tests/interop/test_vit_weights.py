@@ -7,9 +7,9 @@ import pytest
 
 from cssl_jax.errors import UserError
 from cssl_jax.interop.encoders import find_encoder, stated_heads
-from cssl_jax.interop.timm_vit import from_timm, to_timm
-from cssl_jax.interop.torchvision_vit import timm_names, torchvision_names
-from cssl_jax.interop.vit_weights import ViTArchitecture, find_vit, shapes
+from cssl_jax.interop.vit.timm_vit import from_timm, to_timm
+from cssl_jax.interop.vit.torchvision_vit import timm_names, torchvision_names
+from cssl_jax.interop.vit.vit_weights import ViTArchitecture, find_vit, shapes
 
 SMALL = ViTArchitecture(
     encoder="vit_micro",

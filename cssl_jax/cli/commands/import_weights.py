@@ -26,7 +26,8 @@ class Import:
         prefix: Beginning of the encoder's keys, such as module.encoder_k.; "" takes the encoder
             that the method's own evaluation takes.
         heads: Number of attention heads of a Vision Transformer; 0: that which the file states. The
-            shapes of the weights do not tell it: vit_small of timm and DINO has 6, of MoCo v3 12.
+            shapes of the weights do not determine it: vit_small of timm and DINO has 6, that of
+            MoCo v3 has 12.
         source: Images for later commands, as data.source of a run; "" names none.
         size: Side of the encoder's input in pixels; 0 takes that of the file, or the usual one.
         mean: Mean per channel on [0, 1]; empty takes that of the file, or the usual one.

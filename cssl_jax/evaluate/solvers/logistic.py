@@ -136,7 +136,7 @@ def fit_all(
     size = num_classes * (np.shape(features)[1] + 1)
     # The number of steps depends on the penalty, so that neighbours are solved together.
     max_problems = max(1, _MEMORY_LIMIT // (2 * lbfgs.MEMORY * 4 * size))
-    rows = _make_rows(jnp.asarray(features), labels, row_weights, num_classes * len(l2_values))
+    rows = _make_rows(np.asarray(features), labels, row_weights, num_classes * len(l2_values))
     limits = _Limits(tolerance=tolerance, precision=precision, max_trials=max_iterations)
     solutions = [
         _solve(rows, np.asarray(l2_values[start : start + max_problems]), num_classes, limits)
@@ -147,26 +147,26 @@ def fit_all(
 
 
 def _make_rows(
-    x: jax.Array, labels: np.ndarray, row_weights: np.ndarray | None, columns: int
+    x: np.ndarray, labels: np.ndarray, row_weights: np.ndarray | None, columns: int
 ) -> Rows:
     """Blocks of the training rows, sized for score matrices of ``columns`` columns."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = np.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
     weight = np.ones(len(x)) if row_weights is None else np.asarray(row_weights, np.float64)
     # On a CPU the scores of a small block stay in the cache; accelerators need large products.
     block = 1024 if jax.default_backend() == "cpu" else 16384
     block = max(128, min(block, 2**26 // columns, 1 << (len(x) - 1).bit_length()))
     padding = -len(x) % block
 
-    def blocks(values: jax.Array | np.ndarray) -> jax.Array:
-        padded = jnp.pad(values, [(0, padding)] + [(0, 0)] * (values.ndim - 1))
-        return padded.reshape(-1, block, *values.shape[1:])
+    def blocks(values: np.ndarray) -> jax.Array:
+        padded = np.pad(values, [(0, padding)] + [(0, 0)] * (values.ndim - 1))
+        return jnp.asarray(padded.reshape(-1, block, *values.shape[1:]))
 
     step = -(-len(x) // _SAMPLE)  # every step-th row, since the rows may be sorted by class
     return Rows(
         blocks(x),
         blocks(labels),
-        blocks(jnp.asarray(weight / weight.sum(), x.dtype)),
-        *_principal_axes(x[::step]),
+        blocks((weight / weight.sum()).astype(x.dtype)),
+        *_principal_axes(jnp.asarray(x[::step])),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cssl_jax.errors import UserError
-from cssl_jax.interop.timm_vit import from_timm, to_timm
+from cssl_jax.interop.vit.timm_vit import from_timm, to_timm
 from cssl_jax.models.registry import build_encoder, encoders_for
 from cssl_jax.models.vit import ViT
 from tests.helpers.marks import fast

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from cssl_jax.interop.timm_vit import to_timm
-from cssl_jax.interop.torchvision_vit import torchvision_names
-from cssl_jax.interop.vit_weights import HEAD, SIZES
+from cssl_jax.interop.vit.timm_vit import to_timm
+from cssl_jax.interop.vit.torchvision_vit import torchvision_names
+from cssl_jax.interop.vit.vit_weights import HEAD, SIZES
 
 # timm's entry points by the channels of a token; their options replace all other sizes.
 _TIMM = {

@@ -11,8 +11,8 @@ import numpy as np
 from cssl_jax.errors import UserError, cut
 from cssl_jax.interop.branches import Branch, StateDict, choose, state_dicts
 from cssl_jax.interop.file_uses import Use, uses_of
-from cssl_jax.interop.timm_vit import from_timm
-from cssl_jax.interop.torchvision_vit import timm_names
+from cssl_jax.interop.vit.timm_vit import from_timm
+from cssl_jax.interop.vit.torchvision_vit import timm_names
 
 # Encoder: (number of blocks, channels at width 1).
 SIZES = {
@@ -97,9 +97,9 @@ def find_vit(tree: Mapping[str, Any], wanted: str = "", heads: int = 0) -> ViTWe
     Args:
         tree: Nested dict of arrays.
         wanted: Prefix of the encoder's keys; "" chooses, see ``branches.choose``.
-        heads: Number of attention heads; 0: unknown. Shapes do not tell it: those of timm's ViT-S
-            with 6 heads and of MoCo v3's with 12 are the same, and a wrong number gives wrong
-            features without an error.
+        heads: Number of attention heads; 0: unknown. Shapes do not determine it: timm's ViT-S with
+            6 heads and MoCo v3's with 12 have the same, and a wrong number gives wrong features
+            without an error.
 
     Raises:
         UserError: There is no ViT, one of another kind, or the number of heads is unknown or does
@@ -217,8 +217,8 @@ def _checked_heads(heads: int, name: str, width: int) -> int:
         others = " and MoCo v3's 12" if name == "vit_small" else ""
         raise UserError(
             f"the file does not state the number of attention heads of its {name}, and the shapes "
-            f"of its weights do not tell it: timm's has {usual}{others}. `cssl-jax import FILE "
-            f"--workdir RUN --heads {usual}` makes a run with it"
+            f"of its weights do not determine it: timm's has {usual}{others}. `cssl-jax import "
+            f"FILE --workdir RUN --heads {usual}` makes a run with it"
         )
     if hidden % heads or width % math.lcm(heads, 4):
         raise UserError(
