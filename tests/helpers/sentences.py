@@ -35,4 +35,4 @@ def source(count=60, groups=False):
 
 def write(path, count=60, groups=False):
     """Path of a .jsonl file of texts."""
-    return text.write(source(count, groups), TextData(), 0, path)
+    return text.TEXT.write(source(count, groups), TextData(), 0, path)

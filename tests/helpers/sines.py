@@ -30,4 +30,4 @@ def source(size=60, seed=0, groups=False):
 
 def write(path, size=60, seed=0, groups=False):
     """Path of an .npz file of series."""
-    return series.write(source(size, seed, groups), SeriesData(), 0, path)
+    return series.SERIES.write(source(size, seed, groups), SeriesData(), 0, path)

@@ -87,7 +87,7 @@ def test_every_text_is_drawn():
 @pytest.mark.parametrize("with_source", [True, False])
 def test_a_source_that_is_written_is_read(with_source, tmp_path):
     given = source(8) if with_source else None
-    path = text.write(given, TextData(), 8, tmp_path / "corpus")
+    path = TEXT.write(given, TextData(), 8, tmp_path / "corpus")
     found = open_text(path)
     assert len(found) == 8
     if with_source:
@@ -121,7 +121,7 @@ def test_micro_batches_give_the_plain_step():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
-    path = text.write(source(), TextData(), 0, folder / "corpus")
+    path = TEXT.write(source(), TextData(), 0, folder / "corpus")
     trained = config(data={"source": path}, checkpoint_steps=2)
     return folder / "run", trained, cssl_jax.pretrain(trained, folder / "run")
 
@@ -192,7 +192,7 @@ def test_a_run_is_exported_to_a_folder_of_sentence_transformers(run, tmp_path, c
 
 @pytest.mark.slow
 def test_weights_are_taken_together_with_their_tokenizer(run, tmp_path):
-    path = text.write(source(30).take(np.arange(30)[::-1]), TextData(), 0, tmp_path / "other")
+    path = TEXT.write(source(30).take(np.arange(30)[::-1]), TextData(), 0, tmp_path / "other")
     changed = run[1].replace({"data.source": path, "train.init": str(run[0]), "train.epochs": 1})
     cssl_jax.pretrain(changed, tmp_path / "run")
     found, expected = (cssl_jax.load_encoder(folder).spec for folder in (tmp_path / "run", run[0]))

@@ -191,7 +191,7 @@ def test_the_table_shows_mean_and_deviation_in_percent():
         "top-1",
         "on",
         "held-out",
-        "images",
+        "examples",
         "target",
         "(200)",
         "source",
