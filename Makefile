@@ -47,9 +47,9 @@ test-full: test $(VENV)/libtpu
 	CSSL_TEST_LIBTPU=$(abspath $(VENV)/libtpu) $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 # What a second Python version is tried with: all that calls JAX, Flax, Orbax and TensorFlow, without the files that
-# repeat whole runs. PYTEST_STOP=-x ends it at the first failure.
+# repeat whole runs.
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_STOP) \
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" \
 		tests/data tests/losses tests/methods tests/step tests/optim tests/checkpoint tests/train tests/selfcheck \
 		tests/transfer tests/config/test_config.py --ignore tests/data/profile \
 		--ignore tests/train/test_folder_run.py --ignore tests/train/test_interruption.py \

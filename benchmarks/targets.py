@@ -11,6 +11,7 @@ import argparse
 import datetime
 import json
 import pathlib
+from typing import Any
 
 from measuring.report import machine, versions
 
@@ -28,29 +29,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     parser.add_argument("--targets", nargs="+", default=list(TARGETS))
+    parser.add_argument("--batch", type=int, default=0, help="0: that of the recipe")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds per compilation")
     options = parser.parse_args()
     for name in options.recipes:
         for target in options.targets:
             report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-            report.setdefault(name, {})[target] = measure(name, target, options.timeout)
+            label = f"{name} at batch {options.batch}" if options.batch else name
+            row = measure(name, target, options.batch, options.timeout)
+            report.setdefault(label, {})[target] = row
             RESULTS.write_text(json.dumps(report, indent=1) + "\n")
-            print(name, target, json.dumps(report[name][target])[:300], flush=True)
+            print(label, target, json.dumps(row)[:300], flush=True)
 
 
-def measure(name: str, target: str, timeout: float) -> dict:
+def measure(name: str, target: str, batch: int, timeout: float) -> dict:
     """One row: what the plan says, or why there is none."""
-    overrides = {"model.dtype": "bfloat16"}
+    overrides: dict[str, Any] = {"model.dtype": "bfloat16"}
+    if batch:
+        overrides["train.batch_size"] = batch
     config = recipes.load(name)
     if not config.data.size:
         overrides["data.size"] = 32  # of CIFAR-10, whose file is not needed
     row = {
         "command": f"cssl-jax plan {name} --target {target} "
-        + " ".join(f"--{field} {value}" for field, value in overrides.items()),
+        + " ".join(f"--{field.replace('_', '-')} {value}" for field, value in overrides.items()),
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": versions(),
-        "batch_size": config.train.batch_size,
+        "batch_size": batch or config.train.batch_size,
     }
     try:
         plan = plan_target(recipes.override(config, overrides), target, timeout=timeout)

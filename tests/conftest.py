@@ -39,7 +39,7 @@ gc.set_threshold(100_000, 50, 100)
 os.environ["CSSL_JAX_CACHE"] = tempfile.mkdtemp(prefix="cssl-jax-tests-")
 atexit.register(shutil.rmtree, os.environ["CSSL_JAX_CACHE"], ignore_errors=True)
 
-from helpers import cost, leftovers, order  # noqa: E402 - imports JAX
+from helpers import cost, deadline, leftovers, order  # noqa: E402 - imports JAX
 
 MEMORY = 6 * 2**30  # bytes of a test process above which it drops its compiled programs
 
@@ -72,5 +72,7 @@ def pytest_unconfigure():
 def pytest_configure(config):
     config.pluginmanager.register(cost.CostReport(config), "cost-report")
     config.pluginmanager.register(order.LongestFirst(config, shared), "longest-first")
+    if until := os.environ.get("CSSL_TEST_UNTIL"):
+        config.pluginmanager.register(deadline.Deadline(float(until)), "deadline")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(leftovers.Leftovers(config.rootpath), "leftovers")

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import pathlib
 import threading
 
 import numpy as np
@@ -15,6 +16,7 @@ from cssl_jax.interop import safetensors
 from cssl_jax.train.zoo_verification import verify_zoo
 from cssl_jax.zoo.zoo_index import EMBEDDED, open_zoo
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONTENT = b"weights of a test"
 
 
@@ -65,7 +67,7 @@ def served(tmp_path):
 def test_the_embedded_encoder_is_the_file_of_the_index(capsys, tmp_path):
     entry = open_zoo().entry("digits")
     content = EMBEDDED.with_name(entry.file).read_bytes()
-    assert len(content) == entry.bytes < 400_000
+    assert len(content) == entry.bytes < 3_000_000
     assert hashlib.sha256(content).hexdigest() == entry.sha256
     assert cli.main(["zoo", "list"]) == 0
     assert f"{entry.bytes:,} bytes" in capsys.readouterr().out
@@ -79,10 +81,18 @@ def test_the_embedded_encoder_is_loaded_by_its_name():
     assert encoder.config.model.encoder == "resnet14"
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
     features = encoder(images)
-    assert features.shape == (3, 192)
+    assert features.shape == (3, 512)
     assert np.isfinite(features).all()
     with pytest.raises(UserError, match=r"has no encoder 'none'; there are: digits"):
         cssl_jax.load_encoder("zoo:none")
+
+
+def test_the_page_states_the_values_of_the_index():
+    entry = open_zoo().entry("digits")
+    page = " ".join((ROOT / "docs" / "weights.md").read_text().split())
+    assert f"{entry.bytes:,} bytes" in page
+    linear, knn = (100 * entry.metrics[f"{name}.top1"] for name in ("linear", "knn"))
+    assert f"linear probe {linear:.1f} %, kNN {knn:.1f} %" in page
 
 
 @pytest.mark.slow
