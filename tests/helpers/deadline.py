@@ -24,7 +24,5 @@ class Deadline:
         skipped = terminalreporter.stats.get("skipped", [])
         late = sum(REASON in str(report.longrepr) for report in skipped)
         if late:
-            terminalreporter.write_line(
-                f"OUT OF TIME: {late} tests were not run; see CONTRIBUTING.md to make tests cheaper",
-                red=True,
-            )
+            text = f"OUT OF TIME: {late} tests were not run; see CONTRIBUTING.md"
+            terminalreporter.write_line(text, red=True)

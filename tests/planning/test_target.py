@@ -97,14 +97,6 @@ def test_bounds_are_amounts_over_stated_rates():
     assert plan.views_per_second == pytest.approx(2 * Config().train.batch_size / 0.020)
 
 
-def test_a_device_that_is_half_a_chip_has_half_of_its_rates():
-    whole = planned("tpu:v4:2x2x2")
-    half = planned("tpu:v4:2x2x1")
-    assert (whole.devices_per_chip, half.devices_per_chip) == (1, 2)
-    assert half.bounds["compute"] == pytest.approx(2 * whole.bounds["compute"])
-    assert half.memory == whole.memory / 2
-
-
 def test_the_report_names_verdict_bound_and_origins():
     text = report(planned())
     assert "4.00 GB of 16 GB (25 %), fits" in text
@@ -197,15 +189,12 @@ print(json.dumps(dict(
 """
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    "CSSL_TEST_LIBTPU" not in os.environ, reason="CSSL_TEST_LIBTPU names no folder with libtpu"
-)
-def test_a_step_compiles_for_eight_chips_of_a_v5e():
+def run_with_libtpu(script):
+    """The last line that a script prints in a process that has the compiler of TPUs."""
     variables = {**os.environ, **target_plan._TPU_VARIABLES, "JAX_PLATFORMS": "cpu"}
     variables["PYTHONPATH"] = os.environ["CSSL_TEST_LIBTPU"]
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(tests=str(TESTS))],
+        [sys.executable, "-c", script],
         env=variables,
         capture_output=True,
         text=True,
@@ -213,7 +202,32 @@ def test_a_step_compiles_for_eight_chips_of_a_v5e():
         cwd=TESTS.parent,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return done.stdout.splitlines()[-1]
+
+
+COUNT = """
+import json
+from cssl_jax.planning.targets.target_worker import devices
+from cssl_jax.runtime import spmd
+targets = [("v4", "2x2x2"), ("v5e", "2x2"), ("v5p", "2x2x1"), ("v6e", "2x4")]
+print(json.dumps([spmd.make_mesh(devices("tpu", *target)).size for target in targets]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "CSSL_TEST_LIBTPU" not in os.environ, reason="CSSL_TEST_LIBTPU names no folder with libtpu"
+)
+def test_each_chip_of_a_pod_is_one_device():
+    assert json.loads(run_with_libtpu(COUNT)) == [8, 4, 4, 8]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "CSSL_TEST_LIBTPU" not in os.environ, reason="CSSL_TEST_LIBTPU names no folder with libtpu"
+)
+def test_a_step_compiles_for_eight_chips_of_a_v5e():
+    found = json.loads(run_with_libtpu(SCRIPT.format(tests=str(TESTS))))
     assert (found["devices"], found["kind"]) == (8, "TPU v5 lite")
     # Temporaries of so small a step may all be in on-chip memory, which is not counted.
     assert found["memory"]["arguments"] > 500_000

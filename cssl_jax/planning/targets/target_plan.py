@@ -28,6 +28,7 @@ _TPU_VARIABLES = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # plans may be made side by side: none of them has a chip
 }
 _CUDA_VARIABLES = {
     "JAX_PLATFORMS": "cuda,cpu",
@@ -57,11 +58,6 @@ class TargetPlan:
     views_per_core: float = 0.0
 
     @property
-    def devices_per_chip(self) -> int:
-        """JAX devices per chip: 2 on TPU v4, where the compiler describes each core separately."""
-        return max(1, int(self.compiled["devices"]) // self.target.chips)
-
-    @property
     def held(self) -> int:
         """Bytes on one device: arguments, results not aliased with arguments, and temporaries."""
         return sum(self.compiled["memory"].values())
@@ -69,16 +65,16 @@ class TargetPlan:
     @property
     def memory(self) -> float:
         """Memory of one device in bytes."""
-        return self.target.chip.memory / self.devices_per_chip
+        return self.target.chip.memory
 
     @property
     def bounds(self) -> dict[str, float]:
         """Resource -> minimum seconds that a step takes at the resource's stated rate."""
-        chip, parts = self.target.chip, self.devices_per_chip  # a device has 1/parts of the rates
+        chip = self.target.chip
         return {
-            "compute": self.compiled["flops"] * parts / chip.flops,
-            "memory bandwidth": self.compiled["bytes"] * parts / chip.bandwidth,
-            "interconnect": self.sent * parts / chip.interconnect,
+            "compute": self.compiled["flops"] / chip.flops,
+            "memory bandwidth": self.compiled["bytes"] / chip.bandwidth,
+            "interconnect": self.sent / chip.interconnect,
         }
 
     @property
@@ -185,8 +181,7 @@ def _largest(config: Config, target: Target, kind: str, devices: int, timeout: f
         points.append((examples, sum(compiled["memory"].values())))
     (few, low), (many, high) = points
     slope = max((high - low) / (many - few), 1.0)
-    memory = target.chip.memory * target.chips / devices
-    per_device = few + int((memory - low) / slope)
+    per_device = few + int((target.chip.memory - low) / slope)
     unit = micro if kind == "GradCache" else 1  # GradCache needs whole micro-batches
     return max(0, per_device // unit * unit) * devices
 

@@ -21,13 +21,12 @@ def _recipe(plan: TargetPlan) -> Iterator[str]:
     )
     width = "" if model.width == 1 else f" of width {model.width:g}"
     chips = f"{plan.target.chips} chip{'s' * (plan.target.chips > 1)}"
-    devices = "" if plan.devices_per_chip == 1 else f", {plan.devices_per_chip} devices per chip"
     yield (
         f"recipe    {model.encoder}{width}, {model.dtype}, {f'{size} px, ' if size else ''}"
         f"batch {batch}"
     )
     yield (
-        f"target    {plan.target.name}: {chips}{devices}; compiled in "
+        f"target    {plan.target.name}: {chips}; compiled in "
         f"{plan.compiled['seconds']:.0f} s, not run"
     )
 

@@ -82,7 +82,9 @@ def devices(platform: str, model: str, topology: str) -> list[jax.Device]:
         topology: Number of chips along each axis, such as "4x8".
     """
     if platform == "tpu":
-        description = topologies.get_topology_desc(f"{model}:{topology}", platform="tpu")
+        # A chip is one device, as where programs run; without it each of v4's two cores would be.
+        options = {"chip_config_name": "megacore"} if model == "v4" else {}
+        description = topologies.get_topology_desc(f"{model}:{topology}", "tpu", **options)
     else:
         description = topologies.get_topology_desc(
             platform="cuda", target_config=TARGET_CONFIGS[model], topology=f"1x{topology}x1"
