@@ -59,7 +59,7 @@ def verify_zoo(name: str, index: str = "") -> ZooCheck:
         raise UserError(f"{name} names code in a file of its author's, which is not run")
     with tempfile.TemporaryDirectory() as folder:
         weights, run = pathlib.Path(folder, "model.safetensors"), pathlib.Path(folder, "run")
-        found.save(name, weights)
+        weights.write_bytes(found.read(name))
         opened = open_weights(weights)
         origin = {**opened.meta["imported"], "file": entry.file}
         write_imported(run, with_absolute_paths(config), opened.spec, opened.model, origin)

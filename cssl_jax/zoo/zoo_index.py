@@ -11,7 +11,6 @@ import urllib.request
 from typing import Any
 
 from cssl_jax.errors import UserError, cut, short
-from cssl_jax.files import write_bytes
 
 EMBEDDED = pathlib.Path(__file__).parent / "files" / "index.json"
 PREFIX = "zoo:"  # begins the name of an encoder of the embedded index where a file is expected
@@ -93,14 +92,6 @@ class ZooIndex:
                 "stated; do not use it"
             )
         return content
-
-    def save(self, name: str, path: pathlib.Path) -> None:
-        """Writes the file of an entry, checked, to ``path``.
-
-        Raises:
-            UserError: It cannot be read, or is another file than the index states.
-        """
-        write_bytes(path, self.read(name))
 
 
 def open_zoo(place: str = "") -> ZooIndex:

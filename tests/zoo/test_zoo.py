@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import pathlib
+import re
 import threading
 
 import numpy as np
@@ -134,12 +135,13 @@ def test_an_index_and_its_files_are_read_from_a_server(served, tmp_path):
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"!", CONTENT[:-1] + b"!"])
-def test_another_file_than_stated_is_not_written(content, tmp_path):
-    index = write(tmp_path)
+def test_another_file_than_stated_is_not_written(content, tmp_path, capsys):
+    index, output = write(tmp_path), tmp_path / "out.safetensors"
     (tmp_path / "a.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match=r"is not the file of the index|is larger than"):
-        open_zoo(str(index)).save("tiny", tmp_path / "out.safetensors")
-    assert not (tmp_path / "out.safetensors").exists()
+    words = ["zoo", "get", "tiny", "--index", str(index), "--output", str(output)]
+    assert cli.main(words) != 0
+    assert re.search(r"is not the file of the index|is larger than", capsys.readouterr().err)
+    assert not output.exists()
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def list_zoo(argv: Sequence[str]) -> int:
 
 def get_zoo(argv: Sequence[str]) -> int:
     """`cssl-jax zoo get NAME [--output FILE]`."""
-    from cssl_jax.outputs import check_output
+    from cssl_jax.outputs import check_output, stdout_kept_for, write_output
     from cssl_jax.zoo.zoo_index import open_zoo
 
     options = parse(ZooGet, "zoo get", argv)
@@ -76,8 +76,9 @@ def get_zoo(argv: Sequence[str]) -> int:
     entry = index.entry(options.name)
     path = pathlib.Path(options.output or f"{entry.name}.safetensors").expanduser()
     check_output(path, ".safetensors")
-    index.save(entry.name, path)
-    print(f"{path}: {entry.bytes:,} bytes, SHA-256 {entry.sha256} as stated")
+    write_output(path, index.read(entry.name))
+    with stdout_kept_for(path):
+        print(f"{path}: {entry.bytes:,} bytes, SHA-256 {entry.sha256} as stated")
     return 0
 
 
