@@ -92,7 +92,7 @@ def test_the_embedded_encoder_is_loaded_by_its_name():
 
 
 def verify(*words):
-    """`zoo verify` as a user starts it: the test's compiler options make it several times slower."""
+    """`zoo verify` as a user starts it: the tests' compiler options make it much slower."""
     command = [sys.executable, "-m", "cssl_jax", "zoo", "verify", *words]
     environment = compilation.users_environment()
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
