@@ -70,3 +70,18 @@ def test_the_readmes_values_of_the_losses_are_those_measured():
     assert f"{cost('tiled')} at 8,192 pairs; lightly's loss takes {cost('lightly')}" in text
     assert f"2 CPU cores of an AMD EPYC, {report['date']}" in text
     assert report["machine"] == "AMD EPYC, 2 cores, x86_64"
+
+
+def test_the_page_on_scaling_states_the_kernels_and_the_pace_that_were_compiled():
+    text = " ".join((ROOT / "docs" / "scaling.md").read_text().split())
+    found = json.loads((ROOT / "benchmarks" / "results" / "targets.json").read_text())
+    gpu = found["imagenet_resnet50 at batch 64"]["cuda:h100"]["compiled"]["origins"]
+    parts = {name: part["kernels"] for name, part in gpu.items()}
+    assert f"of the {sum(parts.values()):,}, the forward pass" in text
+    passes = [parts[f"encoder, {way}"] for way in ("forward", "backward")]
+    assert f"takes {passes[0]} and the backward pass {passes[1]} (" in text
+    assert f"cuDNN's layout {parts['unnamed']}," in text
+    pod = found["imagenet_resnet50"]["tpu:v5e:4x8"]
+    minutes = 1_281_167 * 2 * 100 / pod["views_per_second"] / 60
+    assert f"at least {minutes:.0f} minutes at that bound" in text
+    assert "16.31 of 15.75 GiB" in found["imagenet_resnet50"]["tpu:v5e:2x4"]["failed"]
