@@ -128,8 +128,7 @@ def split_audio(
     classes = None if records.labels is None else records.labels[kept]
     units: list[tuple[int, ...]] = []
     if records.groups is not None:
-        groups = np.array(records.groups)[kept]
-        units = [tuple(np.flatnonzero(groups == name).tolist()) for name in np.unique(groups)]
+        units = splits.group_members(np.array(records.groups)[kept])
         classes = None  # a group mostly has several classes: the number of recordings decides
     parts = splits.split(names, classes, units, fractions=fractions, seed=seed)
     folder = pathlib.Path(output).expanduser().absolute()

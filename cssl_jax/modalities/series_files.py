@@ -9,7 +9,7 @@ import numpy as np
 from cssl_jax.config import SeriesData
 from cssl_jax.data.cleaning import series_check, splits
 from cssl_jax.data.cleaning.set_check import SetCheck
-from cssl_jax.data.sources.base import ArraySource, groups_of
+from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.data.sources.series import open_series
 
 REDUCED_LENGTH = 32  # maximum number of steps of a view in a check
@@ -94,23 +94,9 @@ def split_series(
             cannot be written.
     """
     opened = open_series(source)
-    numbers = range(len(opened))
-    names = [f"{number:09}" for number in numbers]
-    if opened.names is not None:
-        names = opened.names.tolist()
-    # A group mostly has series of several classes: their number decides, not the classes.
-    labels = opened.labels if groups_of(opened) is None else None
-    parts = splits.split(names, labels, _units(opened), fractions=fractions, seed=seed)
+    parts = splits.split_arrays(opened, series_check.duplicates, fractions=fractions, seed=seed)
 
     def write_part(part: np.ndarray, path: pathlib.Path) -> None:
         write(opened.take(part), SeriesData(), 0, path)
 
     return splits.write_parts(pathlib.Path(output), parts, "npz", write_part)
-
-
-def _units(source: ArraySource) -> list[tuple[int, ...]]:
-    """Sets of series that stay together: groups, and identical series without groups."""
-    groups = groups_of(source)
-    if groups is None:
-        return [tuple(numbers) for numbers in series_check.duplicates(source)]
-    return [tuple(np.flatnonzero(groups == name).tolist()) for name in np.unique(groups)]

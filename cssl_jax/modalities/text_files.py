@@ -93,14 +93,7 @@ def split_texts(
             cannot be written.
     """
     opened = open_text(source)
-    groups = opened.groups
-    if groups is None:
-        units, labels = [tuple(one) for one in text_check.duplicates(opened)], opened.labels
-    else:  # a group mostly has texts of several classes: their number decides, not the classes
-        units = [tuple(np.flatnonzero(groups == name).tolist()) for name in np.unique(groups)]
-        labels = None
-    names = [f"{number:09}" for number in range(len(opened))]
-    parts = splits.split(names, labels, units, fractions=fractions, seed=seed)
+    parts = splits.split_arrays(opened, text_check.duplicates, fractions=fractions, seed=seed)
 
     def write_part(part: np.ndarray, path: pathlib.Path) -> None:
         write(opened.take(part), TextData(), 0, path)

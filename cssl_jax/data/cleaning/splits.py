@@ -15,6 +15,7 @@ from cssl_jax.data.cleaning.check import scan_source
 from cssl_jax.data.cleaning.near_duplicates import near_duplicates
 from cssl_jax.data.cleaning.scan import check_rejected_fraction
 from cssl_jax.data.formats.image_folder import FileRecords
+from cssl_jax.data.sources.base import ArraySource
 from cssl_jax.errors import UserError
 from cssl_jax.files import csv_text, to_bytes, write_text
 
@@ -72,6 +73,40 @@ def split(
         counts[part] += len(unit)
         parts[part] += unit
     return [np.array(sorted(part), np.int64) for part in parts]
+
+
+def split_arrays(
+    source: ArraySource,
+    duplicates: Callable[[ArraySource], Sequence[Sequence[int]]],
+    *,
+    fractions: Sequence[float],
+    seed: int,
+) -> list[np.ndarray]:
+    """Divides examples in memory, see ``split``; a group of the source stays in one part.
+
+    Args:
+        source: Examples; those without names are hashed by their number.
+        duplicates: Function that finds the numbers of identical examples, which stay together; it
+            is called for a source without groups.
+        fractions: Fraction of the examples in each part; they sum to 1.
+        seed: Seed of the order.
+
+    Raises:
+        UserError: A fraction is negative, or the fractions do not sum to 1.
+    """
+    names = [f"{number:09}" for number in range(len(source))]
+    if source.names is not None:
+        names = source.names.tolist()
+    if source.groups is None:
+        units = [tuple(numbers) for numbers in duplicates(source)]
+        return split(names, source.labels, units, fractions=fractions, seed=seed)
+    # A group mostly has examples of several classes: their number decides, not the classes.
+    return split(names, None, group_members(source.groups), fractions=fractions, seed=seed)
+
+
+def group_members(groups: np.ndarray) -> list[tuple[int, ...]]:
+    """Numbers of the examples of each group, from the name of every example's group, [n]."""
+    return [tuple(np.flatnonzero(groups == name).tolist()) for name in np.unique(groups)]
 
 
 def write_parts(
