@@ -153,3 +153,15 @@ def _from_huggingface(key: str) -> str:
             number = 0 if part == "convolution" else 1
             return f"layer{int(stage) + 1}.{block}.downsample.{number}.{leaf}"
     return key
+
+
+def finite_float32(key: str, array: Any) -> np.ndarray:
+    """An array of a file as float32.
+
+    Raises:
+        UserError: It has values that are not finite. The message names ``key``.
+    """
+    found = np.asarray(array, np.float32)
+    if not np.isfinite(found).all():
+        raise UserError(f"{key} has values that are not finite; the weights are unusable")
+    return found

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from cssl_jax.errors import UserError, cut
-from cssl_jax.interop.branches import Branch, StateDict, choose, state_dicts, torchvision_names
+from cssl_jax.interop.branches import (
+    Branch,
+    StateDict,
+    choose,
+    finite_float32,
+    state_dicts,
+    torchvision_names,
+)
 from cssl_jax.interop.file_uses import COUNTER, Use, uses_of
 from cssl_jax.interop.torchvision import from_torchvision
 
@@ -106,10 +113,7 @@ def find_resnet(tree: Mapping[str, Any], wanted: str = "") -> ResNetWeights:
     }
     architecture = _recognise(weights)
     _check_shapes(weights, architecture)
-    floats = {key: np.asarray(array, np.float32) for key, array in weights.items()}
-    for key, array in floats.items():
-        if not np.isfinite(array).all():
-            raise UserError(f"{key} has values that are not finite; the weights are unusable")
+    floats = {key: finite_float32(key, array) for key, array in weights.items()}
     return ResNetWeights(
         architecture=architecture,
         variables=from_torchvision(floats),

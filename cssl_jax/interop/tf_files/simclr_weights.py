@@ -12,10 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from cssl_jax.errors import UserError
-from cssl_jax.interop.branches import Branch
+from cssl_jax.interop.branches import Branch, finite_float32
 from cssl_jax.interop.file_uses import Use
 from cssl_jax.interop.resnet_weights import (
     BLOCKS,
@@ -203,15 +201,8 @@ def _take(
             if found != shape:
                 raise UserError(f"{name} has shape {found} and that of a {title} is {shape}")
             node = variables[part].setdefault(layer.block, {}) if layer.block else variables[part]
-            node.setdefault(module, {})[ours] = _floats(content, name)
+            node.setdefault(module, {})[ours] = finite_float32(name, content[name])
             yield name
-
-
-def _floats(content: Checkpoint, name: str) -> np.ndarray:
-    array = np.asarray(content[name], np.float32)
-    if not np.isfinite(array).all():
-        raise UserError(f"{name} has values that are not finite; the weights are unusable")
-    return array
 
 
 def _head(content: Checkpoint, scope: str, encoder: dict[str, Any]) -> Head | None:
@@ -231,7 +222,7 @@ def _head(content: Checkpoint, scope: str, encoder: dict[str, Any]) -> Head | No
     used = []
     width = features
     for number, name in enumerate(names, start=1):
-        kernel = _floats(content, f"{name}dense/kernel")
+        kernel = finite_float32(f"{name}dense/kernel", content[f"{name}dense/kernel"])
         last = number == len(names)
         if kernel.ndim != 2 or kernel.shape[0] != width or not (last or kernel.shape[1] == width):
             return None
@@ -244,7 +235,7 @@ def _head(content: Checkpoint, scope: str, encoder: dict[str, Any]) -> Head | No
             if (full in content) != (leaf != "beta" or not last):
                 return None
             if full in content:
-                array = _floats(content, full)
+                array = finite_float32(full, content[full])
                 if array.shape != (width,):
                     return None
                 (params if part == "params" else stats)[f"bn{number}"][ours] = array

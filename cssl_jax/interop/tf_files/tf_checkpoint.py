@@ -92,7 +92,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of all arrays by name; none is read."""
+        """Shapes of all arrays by name, without reading the arrays."""
         return {name: entry.shape for name, entry in self._entries.items()}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cssl_jax.errors import UserError, cut
-from cssl_jax.interop.branches import Branch, StateDict, choose, state_dicts
+from cssl_jax.interop.branches import Branch, StateDict, choose, finite_float32, state_dicts
 from cssl_jax.interop.file_uses import Use, uses_of
 from cssl_jax.interop.vit.timm_vit import from_timm
 from cssl_jax.interop.vit.torchvision_vit import timm_names
@@ -114,10 +114,7 @@ def find_vit(tree: Mapping[str, Any], wanted: str = "", heads: int = 0) -> ViTWe
     architecture = _recognise(weights, heads)
     weights = _with_position_of_token(weights, architecture)
     _check_shapes(weights, architecture)
-    floats = {key: np.asarray(array, np.float32) for key, array in weights.items()}
-    for key, array in floats.items():
-        if not np.isfinite(array).all():
-            raise UserError(f"{key} has values that are not finite; the weights are unusable")
+    floats = {key: finite_float32(key, array) for key, array in weights.items()}
     return ViTWeights(
         architecture=architecture,
         variables=from_timm(floats),
