@@ -43,7 +43,7 @@ def write(
         path: File to write.
         variables: {"params", "batch_stats"} of the encoder, as arrays.
         architecture: Options of the encoder.
-        spec: Its input.
+        spec: Input of the encoder.
 
     Raises:
         UserError: ``onnx`` is not installed, or the weights are too large for one file.

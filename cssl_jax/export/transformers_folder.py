@@ -24,7 +24,7 @@ def writer(
 
     Args:
         architecture: Encoder of the run.
-        spec: Its input.
+        spec: Input of the encoder.
         write_weights: Function that writes the weights to a folder.
         read_back: Function that computes the features of the check from that folder.
     """
