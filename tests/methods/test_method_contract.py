@@ -12,7 +12,7 @@ from cssl_jax.experiment import builders
 from cssl_jax.methods.base import Context
 from cssl_jax.runtime import spmd
 from helpers import losses_numpy, method_cases, tiny
-from helpers.comparison import largest_difference
+from helpers.comparison import largest_difference, run_differences
 from helpers.method_cases import CASES, MICRO_BATCH
 from tests.helpers.marks import fast, slow
 
@@ -144,12 +144,7 @@ def plain(name, steps=5):
 
 def differences(name, results):
     """Largest relative difference of losses and of each part of the state from ``plain``."""
-    (losses, state), (expected_losses, wanted) = results, plain(name)
-    found = {"loss": largest_difference(losses, expected_losses)}
-    for part in ("params", "model_state", "method_state"):
-        if jax.tree.leaves(getattr(wanted, part)):
-            found[part] = largest_difference(getattr(state, part), getattr(wanted, part))
-    return found
+    return run_differences(results, plain(name))
 
 
 @pytest.mark.parametrize(
@@ -193,16 +188,11 @@ def test_statistics_of_one_devices_rows_are_caught(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_twenty_steps_agree_on_eight_devices(name):
+    config = method_cases.config(name, encoder="tiny", train__epochs=20)
     with jax.enable_x64(True):
-        run = tiny.Run(method_cases.config(name, encoder="tiny", train__epochs=20), 8)
-        losses, state = run.train(20, np.float64)
-        run = tiny.Run(method_cases.config(name, encoder="tiny", train__epochs=20), 1)
-        expected_losses, wanted = run.train(20, np.float64)
-    assert largest_difference(losses, expected_losses) < FLOAT64_BOUND
-    for part in ("params", "model_state", "method_state"):
-        if jax.tree.leaves(getattr(wanted, part)):
-            found = largest_difference(getattr(state, part), getattr(wanted, part))
-            assert found < FLOAT64_BOUND, part
+        results, wanted = (tiny.Run(config, devices).train(20, np.float64) for devices in (8, 1))
+    for part, found in run_differences(results, wanted).items():
+        assert found < FLOAT64_BOUND, part
 
 
 # ------------------------------------------------------------------------------- momentum copies

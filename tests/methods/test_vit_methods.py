@@ -16,7 +16,7 @@ from cssl_jax.runtime import spmd
 from cssl_jax.train.hooks import Hook
 from cssl_jax.train.pretrain import pretrain
 from helpers import method_cases, tiny
-from helpers.comparison import largest_difference
+from helpers.comparison import largest_difference, run_differences
 from helpers.method_cases import MICRO_BATCH
 from tests.helpers.marks import slow
 
@@ -66,12 +66,7 @@ def trained(name, devices, *, micro_batch=0, backend="shard_map", dropout=0.1):
 
 
 def differences(name, results):
-    (losses, state), (expected_losses, wanted) = results, trained(name, 1)
-    found = {"loss": largest_difference(losses, expected_losses)}
-    for part in ("params", "model_state", "method_state"):
-        if jax.tree.leaves(getattr(wanted, part)):
-            found[part] = largest_difference(getattr(state, part), getattr(wanted, part))
-    return found
+    return run_differences(results, trained(name, 1))
 
 
 @pytest.mark.parametrize(
