@@ -14,7 +14,7 @@ from cssl_jax.models.registry import encoder_entry
 from cssl_jax.models.resnet import Bottleneck
 from cssl_jax.planning import formulas, planner
 from cssl_jax.planning.formulas import convolutions
-from cssl_jax.planning.shapes import data_shapes
+from cssl_jax.planning.shapes import DataShapes, data_shapes
 from cssl_jax.runtime import spmd
 from helpers import tiny
 from tests.helpers.marks import fast
@@ -50,20 +50,18 @@ def test_every_encoder_is_counted_with_the_blocks_it_has(name):
 
 
 # Encoders of series are counted in test_sequence_formulas.py.
-RESNETS = [name for name in recipes.recipe_names() if recipes.load(name).data.modality == "image"]
+IMAGES = [name for name in recipes.recipe_names() if recipes.load(name).data.modality == "image"]
 
 
-@pytest.mark.parametrize("name", fast(RESNETS, {"digits", "imagenet_resnet50"}))
+@pytest.mark.parametrize("name", fast(IMAGES, {"digits", "imagenet_resnet50"}))
 def test_a_recipe_has_as_many_parameters_as_counted(name):
     config = recipes.load(name)
     spec = ImageSpec(config.data.size or 32, 3, (0.5,) * 3, (0.25,) * 3)
     method = builders.make_method(config, spmd.make_mesh(jax.devices()[:1]))
     batch = {"views": {"main": jax.ShapeDtypeStruct((2, 2, spec.size, spec.size, 3), "float32")}}
     params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
-    heads = formulas.heads_of(method, config.model)
-    cost = formulas.cost(
-        config.model, size=spec.size, channels=3, batch=2, devices=1, tiled=False, heads=heads
-    )
+    given = DataShapes(spec, "tfdata", None, "")
+    cost = planner.cost_of(config, 1, given)
     assert cost.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
