@@ -137,7 +137,6 @@ def _timm(encoder: Encoder) -> Writer:
 
 def _huggingface(encoder: Encoder) -> Writer:
     """Writer of a folder that ``transformers.AutoModel.from_pretrained`` opens."""
-    architecture = _architecture(encoder)
     peer = _peer_of(encoder, "huggingface")
 
     def write(folder: pathlib.Path) -> None:
@@ -146,7 +145,7 @@ def _huggingface(encoder: Encoder) -> Writer:
     def read(folder: pathlib.Path) -> np.ndarray:
         return _read_back(folder, encoder)
 
-    return transformers_folder.writer(architecture, _image_spec(encoder), write, read)
+    return transformers_folder.writer(peer, _image_spec(encoder), write, read)
 
 
 def _safetensors(encoder: Encoder) -> Writer:

@@ -8,14 +8,14 @@ import numpy as np
 
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.files import write_json
-from cssl_jax.interop.resnet_weights import Architecture, blocks_of
+from cssl_jax.interop.peer_export import PeerExport
 
 _UNCROPPED = 384  # side in pixels from which transformers' ConvNextImageProcessor does not crop
 _RESAMPLING = {"bilinear": 2, "bicubic": 3}  # PIL.Image.Resampling
 
 
 def writer(
-    architecture: Architecture,
+    peer: PeerExport,
     spec: ImageSpec,
     write_weights: Callable[[pathlib.Path], None],
     read_back: Callable[[pathlib.Path], np.ndarray],
@@ -23,7 +23,7 @@ def writer(
     """Function that writes the folder and computes the features of what was written.
 
     Args:
-        architecture: Encoder of the run.
+        peer: Encoder of the run.
         spec: Input of the encoder.
         write_weights: Function that writes the weights to a folder.
         read_back: Function that computes the features of the check from that folder.
@@ -31,14 +31,15 @@ def writer(
 
     def write(folder: pathlib.Path) -> tuple[np.ndarray, str, tuple[str, ...]]:
         write_weights(folder)
-        write_json(folder / "config.json", _config(architecture))
+        write_json(folder / "config.json", peer.transformers_config())
         write_json(folder / "preprocessor_config.json", _preprocessor(spec))
+        arguments, features = peer.transformers_call
         usage = (
             "from transformers import AutoImageProcessor, AutoModel\n\n"
             f'processor = AutoImageProcessor.from_pretrained("{folder.name}")\n'
-            f'model = AutoModel.from_pretrained("{folder.name}").eval()\n'
+            f'model = AutoModel.from_pretrained("{folder.name}"{arguments}).eval()\n'
             'outputs = model(**processor(image, return_tensors="pt"))\n'
-            "features = outputs.pooler_output.flatten(1)"
+            f"features = outputs.{features}"
         )
         notes: tuple[str, ...] = ()
         if spec.size >= _UNCROPPED and spec.crop_fraction < 1:
@@ -49,25 +50,6 @@ def writer(
         return read_back(folder), usage, notes
 
     return write
-
-
-def _config(architecture: Architecture) -> dict[str, Any]:
-    stages, bottleneck = blocks_of(architecture.encoder)
-    base = round(64 * architecture.width)
-    expansion = 4 if bottleneck else 1
-    return {
-        "architectures": ["ResNetModel"],
-        "model_type": "resnet",
-        "num_channels": architecture.channels,
-        "embedding_size": base,
-        "hidden_sizes": [base * 2**stage * expansion for stage in range(len(stages))],
-        "depths": list(stages),
-        "layer_type": "bottleneck" if bottleneck else "basic",
-        "hidden_act": "relu",
-        "downsample_in_first_stage": False,
-        "downsample_in_bottleneck": False,
-        "dtype": "float32",
-    }
 
 
 def _preprocessor(spec: ImageSpec) -> dict[str, Any]:

@@ -13,7 +13,7 @@ StateDict = dict[str, np.ndarray]
 
 # Kinds of encoders by two names that must exist below the same prefix. The second and third forms
 # of a ResNet are those of a Sequential over its children, as lightly's examples store them, and of
-# Hugging Face's ResNet. The second form of a ViT is torchvision's.
+# Hugging Face's ResNet. The second form of a ViT is torchvision's, the third Hugging Face's.
 RESNET, VIT = "ResNet", "ViT"
 _FIRST_KEYS = (
     (RESNET, "conv1.weight", "layer1.0.conv1.weight"),
@@ -25,6 +25,11 @@ _FIRST_KEYS = (
     ),
     (VIT, "patch_embed.proj.weight", "blocks.0.norm1.weight"),
     (VIT, "conv_proj.weight", "encoder.layers.encoder_layer_0.ln_1.weight"),
+    (
+        VIT,
+        "embeddings.patch_embeddings.projection.weight",
+        "encoder.layer.0.attention.attention.query.weight",
+    ),
 )
 # State dicts of a checkpoint, first choice first: averaged weights before trained ones, as timm
 # does, and the teacher before the student, as DINO's own evaluation does.

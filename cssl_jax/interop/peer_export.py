@@ -1,4 +1,4 @@
-"""A run's encoder in the terms of torchvision and timm, whatever kind of network it is."""
+"""The encoder of a run in the terms of other libraries, whatever kind of network it is."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ class PeerExport(Protocol):
         """Remarks on a file with torchvision's names."""
 
     def refusal(self, format: str) -> str:
-        """Why "torchvision" or "timm" has no such module, and the way out; "" if it has."""
+        """Why a format of other libraries has no such module, and the way out; "" if it has."""
 
     def state_dict(self, format: str) -> dict[str, np.ndarray]:
         """State dict with the names of a format."""
@@ -32,6 +32,13 @@ class PeerExport(Protocol):
 
     def timm_config(self) -> dict[str, Any]:
         """What timm's config.json states of the model."""
+
+    def transformers_config(self) -> dict[str, Any]:
+        """What transformers' config.json states of the model."""
+
+    @property
+    def transformers_call(self) -> tuple[str, str]:
+        """(further arguments of ``from_pretrained``, features as a part of ``outputs``)."""
 
 
 def peer_export(

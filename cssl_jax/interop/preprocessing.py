@@ -154,13 +154,21 @@ def _from_timm(content: dict[str, Any], origin: str) -> Preprocessing | None:
 def _from_huggingface(content: dict[str, Any], origin: str) -> Preprocessing | None:
     if "image_mean" not in content:
         return None
-    size = content["size"]
-    if isinstance(size, dict):
-        size = size.get("shortest_edge") or size["height"]
+    size, crop = _side(content["size"]), 1.0
     kernel = _PILLOW.get(content.get("resample", 2), "bilinear")
-    # ConvNextImageProcessor, which ResNets use, crops from size / crop_pct below 384 px.
-    fraction = content.get("crop_pct") or (0.875 if size < 384 else 1.0)
-    return _checked(size, content["image_mean"], content["image_std"], kernel, fraction, origin)
+    named = str(content.get("image_processor_type", content.get("feature_extractor_type", "")))
+    if "ConvNext" in named or "crop_pct" in content:
+        # ResNets use it; below 384 px it crops from size / crop_pct.
+        crop = content.get("crop_pct") or (0.875 if size < 384 else 1.0)
+    elif content.get("do_center_crop"):
+        size, resized = _side(content["crop_size"]), size
+        crop = size / resized
+    return _checked(size, content["image_mean"], content["image_std"], kernel, crop, origin)
+
+
+def _side(size: Any) -> Any:
+    """Side in pixels from any form of a size; ViTs' processors state height and width."""
+    return size.get("shortest_edge") or size["height"] if isinstance(size, dict) else size
 
 
 def _checked(

@@ -115,6 +115,30 @@ class ResNetExport:
             "pretrained_cfg": {"pool_size": None, "first_conv": "conv1", "classifier": "fc"},
         }
 
+    def transformers_config(self) -> dict[str, Any]:
+        """What transformers' config.json states of the model."""
+        stages, bottleneck = blocks_of(self.model["encoder"])
+        base = round(64 * self.architecture.width)
+        expansion = 4 if bottleneck else 1
+        return {
+            "architectures": ["ResNetModel"],
+            "model_type": "resnet",
+            "num_channels": self.channels,
+            "embedding_size": base,
+            "hidden_sizes": [base * 2**stage * expansion for stage in range(len(stages))],
+            "depths": list(stages),
+            "layer_type": "bottleneck" if bottleneck else "basic",
+            "hidden_act": "relu",
+            "downsample_in_first_stage": False,
+            "downsample_in_bottleneck": False,
+            "dtype": "float32",
+        }
+
+    @property
+    def transformers_call(self) -> tuple[str, str]:
+        """Features are the pooled maps."""
+        return "", "pooler_output.flatten(1)"
+
 
 def obstacles(architecture: Architecture) -> list[str]:
     """Reasons why neither torchvision nor timm builds this encoder by name; empty if they do."""

@@ -1,4 +1,4 @@
-"""Exported Vision Transformers have the names of timm and torchvision, and are read back."""
+"""Exported Vision Transformers have the names of other libraries, and are read back."""
 
 import json
 
@@ -11,6 +11,7 @@ from cssl_jax.cli import main as cli
 from cssl_jax.errors import UserError
 from cssl_jax.export import stablehlo
 from cssl_jax.interop import safetensors
+from cssl_jax.interop.vit.huggingface_vit import huggingface_names
 from cssl_jax.interop.vit.torchvision_vit import torchvision_names
 from cssl_jax.interop.vit.vit_weights import ViTArchitecture, shapes
 from helpers import tiny
@@ -88,12 +89,64 @@ def test_a_file_that_states_no_heads_is_refused_with_the_option_that_states_them
         cssl_jax.load_encoder(tmp_path / "a.safetensors")
 
 
+def test_a_folder_for_transformers_has_its_names_and_states_the_sizes(run, tmp_path):
+    exported = cssl_jax.export_run(run, tmp_path / "out", format="huggingface")
+    assert exported.difference == 0
+    content = safetensors.read(tmp_path / "out" / "model.safetensors")
+    assert content.keys() == huggingface_names(arrays()).keys()
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("vit", ["ViTModel"])
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    assert [config[name] for name in sizes] == [24, 2, 6, 96]
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert 'from_pretrained("out", add_pooling_layer=False)' in text
+    assert "features = outputs.last_hidden_state[:, 0]" in text
+    again = cssl_jax.load_encoder(tmp_path / "out")
+    assert again.config.model == cssl_jax.load_encoder(run).config.model
+
+
+def test_transformers_computes_the_features(run, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    import torch
+
+    cssl_jax.export_run(run, tmp_path / "out", format="huggingface")
+    encoder = cssl_jax.load_encoder(run)
+    spec = encoder.spec
+    images = np.random.default_rng(1).integers(0, 256, (3, spec.resized, spec.resized, 3), np.uint8)
+    start = (spec.resized - spec.size) // 2
+    inner = images[:, start : start + spec.size, start : start + spec.size]
+    x = (inner / np.float32(255) - np.array(spec.mean)) / np.array(spec.std)
+    model = transformers.AutoModel.from_pretrained(tmp_path / "out", add_pooling_layer=False)
+    with torch.no_grad():
+        found = model.eval()(torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32)))
+    features = encoder(images)
+    difference = np.abs(found.last_hidden_state[:, 0].numpy() - features).max()
+    assert difference < 1e-5 * np.abs(features).max()
+
+
+@pytest.mark.slow
+def test_layer_scale_is_written_for_transformers_as_dinov2(tmp_path):
+    safetensors.write(tmp_path / "a.safetensors", arrays(layer_scale=True))
+    cssl_jax.import_weights(tmp_path / "a.safetensors", tmp_path / "run", heads=6)
+    exported = cssl_jax.export_run(tmp_path / "run", tmp_path / "out", format="huggingface")
+    assert exported.difference == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == "dinov2"
+    content = safetensors.read(tmp_path / "out" / "model.safetensors")
+    np.testing.assert_array_equal(
+        content["encoder.layer.1.layer_scale2.lambda1"],
+        arrays(layer_scale=True)["blocks.1.ls2.gamma"],
+    )
+
+
 @pytest.mark.slow
 def test_a_mean_of_patches_is_refused_by_torchvision_and_written_for_timm(tmp_path):
     safetensors.write(tmp_path / "a.safetensors", arrays(pool="mean", layer_scale=True))
     cssl_jax.import_weights(tmp_path / "a.safetensors", tmp_path / "run", heads=6)
     with pytest.raises(UserError, match=r"no ViT with the mean .* LayerScale\. Use --format timm"):
         cssl_jax.export_run(tmp_path / "run", tmp_path / "out")
+    with pytest.raises(UserError, match=r"transformers cannot .* no ViT with the mean"):
+        cssl_jax.export_run(tmp_path / "run", tmp_path / "out", format="huggingface")
     cssl_jax.export_run(tmp_path / "run", tmp_path / "out", format="timm")
     content = safetensors.read(tmp_path / "out" / "model.safetensors")
     assert "fc_norm.weight" in content

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cssl_jax.interop.vit import huggingface_vit
+from cssl_jax.interop.vit.huggingface_vit import renamed
+
 _START = "encoder.layers.encoder_layer_"
 # timm's name -> torchvision's, outside and inside of blocks.
 _OUTSIDE = {
@@ -28,7 +31,9 @@ _BLOCK = re.compile(re.escape(_START) + r"(\d+)\.(.+)")
 
 
 def timm_names(content: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays below a prefix, with timm's names; those of torchvision are recognised.
+    """The arrays below a prefix, with timm's names; other names of ViTs are recognised.
+
+    They are those of torchvision and of Hugging Face, see ``huggingface_vit.joined``.
 
     Example:
         >>> list(timm_names({"m.encoder.ln.bias": np.zeros(2), "other": np.zeros(1)}, "m."))
@@ -54,18 +59,12 @@ def torchvision_names(content: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 def _to_timm(key: str) -> str:
     if match := _BLOCK.fullmatch(key):
         inner = {theirs: ours for ours, theirs in _INSIDE.items()} | _FORMER
-        return f"blocks.{match[1]}.{_renamed(match[2], inner)}"
-    return _renamed(key, {theirs: ours for ours, theirs in _OUTSIDE.items()})
+        return f"blocks.{match[1]}.{renamed(match[2], inner)}"
+    outside = {theirs: ours for ours, theirs in _OUTSIDE.items()}
+    return huggingface_vit.to_timm(renamed(key, outside))
 
 
 def _to_torchvision(key: str) -> str:
     if match := re.fullmatch(r"blocks\.(\d+)\.(.+)", key):
-        return f"{_START}{match[1]}.{_renamed(match[2], _INSIDE)}"
-    return _renamed(key, _OUTSIDE)
-
-
-def _renamed(key: str, starts: Mapping[str, str]) -> str:
-    for start, other in starts.items():
-        if key.startswith(start):
-            return other + key.removeprefix(start)
-    return key
+        return f"{_START}{match[1]}.{renamed(match[2], _INSIDE)}"
+    return renamed(key, _OUTSIDE)

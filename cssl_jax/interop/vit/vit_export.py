@@ -1,4 +1,4 @@
-"""Names, layouts and configs of timm and torchvision for a ViT of this package."""
+"""Names, layouts and configs of timm, torchvision and transformers for a ViT of this package."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cssl_jax.interop.vit.huggingface_vit import huggingface_config, huggingface_names
 from cssl_jax.interop.vit.timm_vit import to_timm
 from cssl_jax.interop.vit.torchvision_vit import torchvision_names
 from cssl_jax.interop.vit.vit_weights import HEAD, SIZES
@@ -50,21 +51,23 @@ class ViTExport:
     def refusal(self, format: str) -> str:
         """Why a library has no such module, and the way out; "" if it has."""
         found = []
-        if format == "torchvision" and self.model["pool"] != "token":
+        library = {"huggingface": "transformers"}.get(format, format)
+        if format != "timm" and self.model["pool"] != "token":
             found.append("it has no ViT with the mean of the patches")
         if format == "torchvision" and self.model["layer_scale"]:
             found.append("it has no ViT with LayerScale")
         return (
-            f"torchvision cannot build this encoder: {'; '.join(found)}. Use --format timm"
+            f"{library} cannot build this encoder: {'; '.join(found)}. Use --format timm"
             if found
             else ""
         )
 
     def state_dict(self, format: str) -> dict[str, np.ndarray]:
-        """State dict with the names of "timm" or "torchvision"."""
+        """State dict with the names of a format."""
         arrays = to_timm(self.variables["params"], self.channels)
         floats = {key: np.asarray(array, np.float32) for key, array in arrays.items()}
-        return torchvision_names(floats) if format == "torchvision" else floats
+        names = {"torchvision": torchvision_names, "huggingface": huggingface_names}
+        return names[format](floats) if format in names else floats
 
     def torchvision_lines(self) -> str:
         """Python lines that build the module with torchvision and load model.safetensors."""
@@ -105,6 +108,24 @@ class ViTExport:
             "model_args": arguments,
             "pretrained_cfg": {"first_conv": "patch_embed.proj", "classifier": "head"},
         }
+
+    def transformers_config(self) -> dict[str, Any]:
+        """What transformers' config.json states of the model."""
+        return huggingface_config(
+            hidden=self._hidden,
+            layers=self._layers,
+            heads=self._heads,
+            size=self.size,
+            patch=self.model["patch"],
+            channels=self.channels,
+            scale=self.model["layer_scale"],
+        )
+
+    @property
+    def transformers_call(self) -> tuple[str, str]:
+        """Features are the class token; the pooler of a ViT is a layer of its own, without it."""
+        is_vit = not self.model["layer_scale"]
+        return ", add_pooling_layer=False" if is_vit else "", "last_hidden_state[:, 0]"
 
     @property
     def _layers(self) -> int:

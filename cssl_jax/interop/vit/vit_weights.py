@@ -11,6 +11,7 @@ import numpy as np
 from cssl_jax.errors import UserError, cut
 from cssl_jax.interop.branches import Branch, StateDict, choose, finite_float32, state_dicts
 from cssl_jax.interop.file_uses import Use, uses_of
+from cssl_jax.interop.vit.huggingface_vit import joined
 from cssl_jax.interop.vit.timm_vit import from_timm
 from cssl_jax.interop.vit.torchvision_vit import timm_names
 
@@ -92,7 +93,7 @@ class ViTWeights:
 
 
 def find_vit(tree: Mapping[str, Any], wanted: str = "", heads: int = 0) -> ViTWeights:
-    """Finds a ViT with the names of timm, DINO, MAE and MoCo v3, or of torchvision.
+    """Finds a ViT with the names of timm, DINO, MAE and MoCo v3, of torchvision or Hugging Face.
 
     Args:
         tree: Nested dict of arrays.
@@ -109,6 +110,8 @@ def find_vit(tree: Mapping[str, Any], wanted: str = "", heads: int = 0) -> ViTWe
     branch, others = choose(dicts, wanted)
     named = timm_names(dicts[branch.nest], branch.prefix)
     weights = {key: array for key, array in named.items() if _ENCODER_KEY.match(key)}
+    taken = len(weights)
+    weights = joined(weights)
     if "cls_token" not in weights:  # its last LayerNorm follows the mean
         weights = {k.replace("fc_norm.", "norm."): array for k, array in weights.items()}
     architecture = _recognise(weights, heads)
@@ -119,7 +122,7 @@ def find_vit(tree: Mapping[str, Any], wanted: str = "", heads: int = 0) -> ViTWe
         architecture=architecture,
         variables=from_timm(floats),
         branch=branch,
-        uses=uses_of(dicts, branch, others, len(weights), _is_own),
+        uses=uses_of(dicts, branch, others, taken, _is_own),
     )
 
 
