@@ -16,13 +16,19 @@ METHODS = {
     "nnclr": {"optimizer.learning_rate": 1e-3, "method.queue": 4096},
     "lejepa": {"optimizer.learning_rate": 1e-3},
     "swav": {"optimizer.learning_rate": 1e-3, "method.prototypes": 256},
+    "dino": {
+        "optimizer.learning_rate": 1e-3,
+        "method.prototypes": 1024,
+        "method.target_warmup_epochs": 10.0,
+    },
 }
 
 
 def passes(config) -> int:
     """Passes of one example through the encoder per step: a gradient costs three."""
     step = method_entry(config.method.name).cost(config)
-    return 3 * step.views + step.targets
+    local = step.local.count * (step.local.size / config.data.size) ** 2 if step.local else 0
+    return 3 * (step.views + round(local)) + step.targets
 
 
 def config_of(name: str, options, seed: int = 0):

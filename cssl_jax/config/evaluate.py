@@ -24,6 +24,10 @@ class EvaluateConfig:
             probe is fitted on.
         segment_stages: Encoder stages, counted from 1, whose maps the segment probe uses; empty:
             all.
+        blocks: Number of last blocks of a Vision Transformer whose class tokens are the features,
+            side by side; DINO evaluates ViT-S with 4.
+        patch_mean: True to add the mean of a Vision Transformer's patches to the features, as DINO
+            does with ViT-B.
     """
 
     knn_k: int = 200
@@ -39,3 +43,5 @@ class EvaluateConfig:
     recall_at: tuple[int, ...] = (1, 5, 10)
     segment_pixels: int = 20_000
     segment_stages: tuple[int, ...] = ()
+    blocks: int = 1
+    patch_mean: bool = False

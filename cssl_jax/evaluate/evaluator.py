@@ -16,6 +16,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.encoders.encoder_hash import require_unchanged, variables_hash
 from cssl_jax.evaluate.encoders.features import Model, encoder_variables, make_embed
+from cssl_jax.evaluate.encoders.last_blocks import with_last_blocks
 from cssl_jax.evaluate.encoders.untrained import describe_untrained
 from cssl_jax.evaluate.protocols import linear
 from cssl_jax.evaluate.protocols import run as protocols
@@ -80,7 +81,7 @@ class Evaluator:
                 the config.
 
         Raises:
-            UserError: ``evaluate.train_limit`` is 1.
+            UserError: ``evaluate.train_limit`` is 1, or ``evaluate.blocks`` does not fit.
         """
         self._config = config
         self._views = views or SizedGroup(count=2, size=spec.size, policy=config.augment)
@@ -97,7 +98,7 @@ class Evaluator:
         self._validation = labelled_examples(validation)
         self._selection, self._reporting = split_ranking_reporting(validation, config.train.seed)
         self._embed = make_embed(
-            encoder,
+            with_last_blocks(encoder, config.evaluate),
             mesh,
             spec,
             batch_size=config.evaluate.batch_size,

@@ -17,6 +17,7 @@ from cssl_jax.data.sources.text_pairs import Pairs, open_pairs
 from cssl_jax.errors import UserError
 from cssl_jax.evaluate import leakage
 from cssl_jax.evaluate.by_group import evaluate_groups
+from cssl_jax.evaluate.encoders.last_blocks import describe_blocks
 from cssl_jax.evaluate.encoders.load import Encoder, load_encoder
 from cssl_jax.evaluate.evaluator import Checkpoint, Evaluator
 from cssl_jax.evaluate.protocols import run as protocols
@@ -135,7 +136,9 @@ def _evaluate_run(
         results = _with_pretraining_leakage(results, encoder, validation)
     results = dataclasses.replace(
         _with_data(results, config, len(train), len(validation)),
-        notes=list(dict.fromkeys((*train.notes, *validation.notes))),
+        notes=list(
+            dict.fromkeys((*train.notes, *validation.notes, *describe_blocks(config.evaluate)))
+        ),
     )
     multihost.run_on_primary(lambda: _save(encoder.run / "results.json", results, transfer))
     return results

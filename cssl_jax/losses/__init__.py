@@ -8,6 +8,7 @@ from cssl_jax.losses.barlow_twins import barlow_twins
 from cssl_jax.losses.coral import coral
 from cssl_jax.losses.cosine import negative_cosine, unit_std
 from cssl_jax.losses.dcl import dcl
+from cssl_jax.losses.dino import self_distillation
 from cssl_jax.losses.hard_negatives import hard_nt_xent
 from cssl_jax.losses.hierarchical import hierarchical_contrast
 from cssl_jax.losses.infonce import clip, info_nce
@@ -37,6 +38,7 @@ __all__ = [
     "nt_logistic",
     "nt_xent",
     "predictive_contrast",
+    "self_distillation",
     "siglip",
     "sigreg",
     "sinkhorn",

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from cssl_jax.methods.base import Context, Method, StepOutputs, copied
     from cssl_jax.methods.byol import BYOL, BYOLConfig
     from cssl_jax.methods.cpc import CPC, CPCConfig
+    from cssl_jax.methods.dino import DINO, DINOConfig
     from cssl_jax.methods.entry import MethodEntry, Modules
     from cssl_jax.methods.lejepa import LeJEPA, LeJEPAConfig
+    from cssl_jax.methods.mae import MAE, MAEConfig
     from cssl_jax.methods.moco_v2 import MoCoV2, MoCoV2Config
     from cssl_jax.methods.moco_v3 import MoCoV3, MoCoV3Config
     from cssl_jax.methods.nnclr import NNCLR, NNCLRConfig
@@ -29,6 +31,8 @@ __all__ = [
     "BYOL",
     "CPC",
     "DANN",
+    "DINO",
+    "MAE",
     "METHODS",
     "NNCLR",
     "Adaptation",
@@ -38,9 +42,11 @@ __all__ = [
     "CPCConfig",
     "Classifier",
     "Context",
+    "DINOConfig",
     "DeepCORAL",
     "LeJEPA",
     "LeJEPAConfig",
+    "MAEConfig",
     "Method",
     "MethodEntry",
     "MoCoV2",

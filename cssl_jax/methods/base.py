@@ -251,12 +251,13 @@ def flat_views(views: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), views)
 
 
-def mask_keys(batch: Batch, views: int) -> jax.Array | None:
+def mask_keys(batch: Batch, views: int, first: int = 0) -> jax.Array | None:
     """Keys uint32 [n views, 2] of an encoder's random masks, for rows as of ``flat_views``.
 
-    None for a batch without keys, as for initialisation.
+    ``first`` is the number of the first view, see ``view_keys``. None for a batch without keys, as
+    for initialisation.
     """
-    return view_keys(batch["key"], views) if "key" in batch else None
+    return view_keys(batch["key"], views, first) if "key" in batch else None
 
 
 def split_variables(modules: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, PyTree]]:

@@ -63,6 +63,19 @@ class LossCost(NamedTuple):
     parameters: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class LocalViews:
+    """Views of another size than the encoder's input.
+
+    Attributes:
+        count: Number of them per example, encoded and differentiated.
+        size: Side of such a view in pixels.
+    """
+
+    count: int
+    size: int
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepCost:
     """What the closed formulas of ``cssl-jax plan`` must know of a method's step.
@@ -74,6 +87,11 @@ class StepCost:
         tile_size: Tiles of that comparison, see ``choose_tile``.
         loss: Cost of a loss of the steps of series, in place of a projection head and its
             comparison; None: the method has the head of ``model.projector_*``.
+        local: Further views of another size; None: there are none.
+        prototypes: Number of vectors that every projection is compared with, parameters of the
+            method.
+        averaged: Number of floats that are averaged over the devices, besides gradient and metrics.
+        visible: Fraction of the patches of a Vision Transformer that are computed.
     """
 
     views: int = 2
@@ -81,6 +99,10 @@ class StepCost:
     contrasts: bool = True
     tile_size: TileSize = None
     loss: Callable[[StepSizes], LossCost] | None = None
+    local: LocalViews | None = None
+    prototypes: int = 0
+    averaged: int = 0
+    visible: float = 1.0
 
 
 def _accept(config: Config) -> None:

@@ -106,11 +106,11 @@ class SimCSE(TwoViews):
             batch = {**batch, "views": {"main": merged}}
         return super().encode(params, model_state, method_state, batch, ctx)
 
-    def row_keys(self, batch: Batch, views: int) -> jax.Array | None:
+    def row_keys(self, batch: Batch, views: int, first: int = 0) -> jax.Array | None:
         """Keys of the dropout masks, uint32 [n views, 2]; see ``mask_keys``."""
         if not self.same_masks:
-            return mask_keys(batch, views)
-        keys = mask_keys(batch, 1)
+            return mask_keys(batch, views, first)
+        keys = mask_keys(batch, 1, first)
         return None if keys is None else jnp.repeat(keys, views, axis=0)
 
     def objective(

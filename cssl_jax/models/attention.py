@@ -91,6 +91,10 @@ class TransformerBlock(nn.Module):
             part.reshape(n, steps, self.heads, channels // self.heads)
             for part in jnp.split(y, 3, axis=-1)
         )
+        if not self.is_initializing():
+            # Kept only if a caller makes the collection mutable, as for pictures of the attention.
+            self.sow("attention", "query", query)
+            self.sow("attention", "key", key)
         y = attention(query, key, value, mask).reshape(n, steps, channels)
         y = dense(channels, "out")(y)
         x = x + branch(y, 0)

@@ -157,6 +157,7 @@ def projection_head(
     norm: bool = True,
     last: Norm = "bn_no_bias",
     last_bias: bool = False,
+    activation: Activation = "relu",
     **options: Any,
 ) -> MLP:
     """Describes g(h) of SimCLR (arXiv 2002.05709, sec. 4.2) with 2 layers; SimCLRv2 uses 3.
@@ -164,7 +165,7 @@ def projection_head(
     The heads of other methods differ in what follows the last layer.
 
     Args:
-        layers: Number of dense layers, 1 (linear) to 3, with ReLU between them.
+        layers: Number of dense layers, 1 (linear) to 3.
         hidden: Width of the hidden layers; 0: the width of the features, as in the paper.
         out: Width d of the projections.
         num_applied_layers: Number of leading layers to apply, hidden ones with their ReLU; None:
@@ -173,13 +174,14 @@ def projection_head(
         last: Norm after the last layer, if ``norm``; the paper's code has no bias there.
         last_bias: True for a bias of the last dense layer, if ``norm``; without norm every layer
             has one.
+        activation: Function between the layers.
         options: Other attributes of ``MLP``.
 
     Example:
         >>> [layer.width for layer in projection_head(layers=3, hidden=512).layers]
         [512, 512, 128]
     """
-    inner = Layer(hidden, bias=not norm, norm="bn" if norm else "none", activation="relu")
+    inner = Layer(hidden, bias=not norm, norm="bn" if norm else "none", activation=activation)
     outermost = Layer(out, bias=not norm or last_bias, norm=last if norm else "none")
     return MLP((*[inner] * (layers - 1), outermost)[:num_applied_layers], **options)
 

@@ -14,7 +14,7 @@ import numpy as np
 from cssl_jax.optim.registry import OptimizerOptions
 
 PyTree = Any
-_EXCLUDED = ("bias", "scale", "class_token", "positions")
+_EXCLUDED = ("bias", "scale", "class_token", "mask_token", "positions")
 
 
 def is_norm_or_bias(path: jax.tree_util.KeyPath[Any], leaf: Any) -> bool:
@@ -22,7 +22,7 @@ def is_norm_or_bias(path: jax.tree_util.KeyPath[Any], leaf: Any) -> bool:
 
     Biases and the scales of normalisation layers are excluded, as in SimCLR's TensorFlow code. They
     are recognised by the last key of the path, "bias" or "scale". Every parameter with at most one
-    axis is excluded as well. So are class tokens and learned positions, which are added to
+    axis is excluded as well. So are class and mask tokens and learned positions, which are added to
     activations as biases are; timm and big_vision exclude them too.
     """
     return _leaf_name(path) in _EXCLUDED or np.ndim(leaf) <= 1

@@ -205,26 +205,11 @@ class Cost:
         return (once + 2 * (self.all_reduce + self.norm_all_reduce)) * (devices - 1) / devices
 
 
-def cost(  # noqa: PLR0913  each argument is a fact of its own
-    model: ModelConfig,
-    *,
-    size: int,
-    channels: int,
-    batch: int,
-    devices: int,
-    tiled: bool,
-    micro_batches: int = 1,
-    views: int = 2,
-    targets: int = 0,
-    contrasts: bool = True,
-    heads: Sequence[Sequence[Layer]] = (),
-) -> Cost:
-    """Cost of one step of a method, of SimCLR by default, by closed formulas.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """What the cost of a step depends on besides its encoder.
 
-    Args:
-        model: Encoder and projection head.
-        size: Side of a view in pixels.
-        channels: Channels of a view.
+    Attributes:
         batch: Global batch size N in examples.
         devices: Number of devices that the batch is split over.
         tiled: Whether the loss is computed in tiles, see ``losses.core.similarity.choose_tile``.
@@ -235,27 +220,75 @@ def cost(  # noqa: PLR0913  each argument is a fact of its own
         contrasts: Whether each projection is compared with those of the global batch.
         heads: Layers of the projection head and of the predictor, see ``heads_of``; by default
             ``simclr_head``.
+        local_views: Number of further views per example, of another size.
+        prototypes: Number of parameter vectors that every projection is compared with.
+        averaged: Number of floats that are averaged over the devices, besides gradient and metrics.
+    """
+
+    batch: int
+    devices: int
+    tiled: bool = False
+    micro_batches: int = 1
+    views: int = 2
+    targets: int = 0
+    contrasts: bool = True
+    heads: Sequence[Sequence[Layer]] = ()
+    local_views: int = 0
+    prototypes: int = 0
+    averaged: int = 0
+
+    @property
+    def encodings(self) -> int:
+        """Number of passes through the encoder per micro-batch: views of each size go together."""
+        return 2 if self.local_views else 1
+
+    def prototype_flops(self, width: int) -> int:
+        """Operations per example with the prototypes: products and their gradients."""
+        students = 3 * (self.views + self.local_views)
+        return 2 * self.prototypes * width * (students + self.targets)
+
+
+def cost(
+    model: ModelConfig, shape: StepShape, *, size: int, channels: int, local_size: int = 0
+) -> Cost:
+    """Cost of one step of a method with a ResNet, by closed formulas.
+
+    Args:
+        model: Encoder and projection head.
+        shape: Sizes of the step.
+        size: Side of a view in pixels.
+        channels: Channels of a view.
+        local_size: Side of a local view in pixels.
 
     Raises:
         UserError: The encoder is not in ``RESNETS``.
     """
     layers = list(convolutions(model, size, channels))
     blocks = [layer for layer in layers if layer.stage]
-    head = head_sizes(heads or [simclr_head(model)], layers[-1].outputs)
-    rows, images = views * batch, views * batch // devices
+    head = head_sizes(shape.heads or [simclr_head(model)], layers[-1].outputs)
+    batch, devices, micro_batches = shape.batch, shape.devices, shape.micro_batches
+    rows, images = shape.views * batch, shape.views * batch // devices
     dense = sum(head.dense)
-    inside = sum(layer.flops for layer in blocks)
-    whole = sum(layer.flops for layer in layers)
-    forward = whole + 2 * dense
-    # The backward pass costs one forward pass for the weights and one for the inputs, except that
-    # the first layer needs no gradient of its inputs.
-    encoder = 3 * forward - layers[0].flops
-    encoder += forward if micro_batches > 1 else 0  # recomputed: GradCache stores none
-    encoder += inside if model.remat else 0  # every block is recomputed in the backward pass
+
+    def step_flops(layers: list[Convolution]) -> int:
+        """Operations of a view, forward and backward."""
+        forward = sum(layer.flops for layer in layers) + 2 * dense
+        # The backward pass costs one forward pass for the weights and one for the inputs, except
+        # that the first layer needs no gradient of its inputs.
+        flops = 3 * forward - layers[0].flops
+        flops += forward if micro_batches > 1 else 0  # recomputed: GradCache stores none
+        # With remat every block is recomputed in the backward pass.
+        return flops + (sum(layer.flops for layer in layers if layer.stage) if model.remat else 0)
+
+    encoder = images * step_flops(layers)
+    if shape.local_views:
+        local = step_flops(list(convolutions(model, local_size, channels)))
+        encoder += shape.local_views * batch // devices * local
     # Three products of [2n, d] with [2N, d]: the similarities and the gradients of both sides. In
     # tiles: the similarities twice, and by symmetry the gradient of one side only.
-    loss = 3 * 2 * images * rows * model.projector_dim if contrasts else 0
-    gathered = rows * FLOAT if contrasts else 0  # bytes of one number per row
+    loss = 3 * 2 * images * rows * model.projector_dim if shape.contrasts else 0
+    loss += batch // devices * shape.prototype_flops(model.projector_dim)
+    gathered = rows * FLOAT if shape.contrasts else 0  # bytes of one number per row
     encoder_norms = [layer.outputs for layer in layers if layer.norm]
     inner_norms = [layer.outputs for layer in blocks if layer.norm]
     norms = [*encoder_norms, *head.norms]
@@ -263,19 +296,22 @@ def cost(  # noqa: PLR0913  each argument is a fact of its own
     per_norm, recomputed, waits = norm_reductions(model, groups, devices, micro_batches)
     vectors = 2 * sum(encoder_norms) + head.vectors
     parameters = sum(layer.parameters for layer in layers) + dense + vectors
+    parameters += shape.prototypes * model.projector_dim
     # Without a gradient only the encoder and the projection head run.
-    target = whole + 2 * head.dense[0]
+    target = sum(layer.flops for layer in layers) + 2 * head.dense[0]
+    norm_bytes = 2 * FLOAT * (per_norm * sum(norms) + recomputed * sum(inner_norms))
+    waiting = waits * len(norms)
+    waiting += (micro_batches if model.remat and waits else 0) * len(inner_norms)
     return Cost(
         parameters=parameters,
-        encoder_flops=images * encoder + targets * batch // devices * target,
+        encoder_flops=encoder + shape.targets * batch // devices * target,
         loss_flops=loss,
         # In tiles each anchor's log-sum-exp is gathered too, and the gradient needs no collective.
-        all_gather=gathered * (model.projector_dim + (1 if tiled else 0)),
-        all_reduce=FLOAT * (parameters + METRICS),
-        norm_all_reduce=2 * FLOAT * (per_norm * sum(norms) + recomputed * sum(inner_norms)),
-        reduce_scatter=0 if tiled else gathered * model.projector_dim,
-        waits=waits * len(norms)
-        + (micro_batches if model.remat and waits else 0) * len(inner_norms),
+        all_gather=gathered * (model.projector_dim + (1 if shape.tiled else 0)),
+        all_reduce=FLOAT * (parameters + METRICS + shape.averaged),
+        norm_all_reduce=shape.encodings * norm_bytes,
+        reduce_scatter=0 if shape.tiled else gathered * model.projector_dim,
+        waits=shape.encodings * waiting,
         norm_devices=devices if model.norm_views == "apart" else max(devices // groups, 1),
     )
 

@@ -156,16 +156,20 @@ def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
     step = method_entry(config.method.name).cost(config)
     rows = step.views * batch
     tile = choose_tile(step.tile_size, rows // devices, rows) if step.contrasts else None
-    sizes: dict[str, Any] = {
-        "views": step.views,
-        "targets": step.targets,
-        "contrasts": step.contrasts,
-        "batch": batch,
-        "devices": devices,
-        "tiled": tile is not None,
-        "micro_batches": batch // micro_batch if micro_batch else 1,
-        "heads": formulas.heads_of(builders.make_method(config, abstract_mesh(1)), config.model),
-    }
+    method = builders.make_method(config, abstract_mesh(1))
+    shape = formulas.StepShape(
+        batch=batch,
+        devices=devices,
+        tiled=tile is not None,
+        micro_batches=batch // micro_batch if micro_batch else 1,
+        views=step.views,
+        targets=step.targets,
+        contrasts=step.contrasts,
+        heads=formulas.heads_of(method, config.model),
+        local_views=step.local.count if step.local else 0,
+        prototypes=step.prototypes,
+        averaged=step.averaged,
+    )
     if sequences:
         if config.model.encoder in BERTS:
             steps, channels = spec.size, spec.vocabulary
@@ -173,12 +177,18 @@ def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
             view = data_splits.modality_of(config).zeros(spec, spec.size, 1, 1)["values"]
             steps, channels = view.shape[2:]
         layers, features = sequence_layers(config.model, steps, channels)
-        return layers_cost(config.model, layers, features, steps=steps, loss=step.loss, **sizes)
+        return layers_cost(config.model, layers, features, shape, steps=steps, loss=step.loss)
+    local_size = step.local.size if step.local else 0
     if config.model.encoder in VITS:
-        layers, features = vit_layers(config.model, spec.size, spec.channels)
+        layers, features = vit_layers(config.model, spec.size, spec.channels, step.visible)
+        local, _ = vit_layers(config.model, local_size, spec.channels)
         patches = (spec.size // config.model.patch) ** 2
-        return layers_cost(config.model, layers, features, steps=patches, **sizes)
-    return formulas.cost(config.model, size=spec.size, channels=spec.channels, **sizes)
+        return layers_cost(
+            config.model, layers, features, shape, steps=patches, loss=step.loss, local=local
+        )
+    return formulas.cost(
+        config.model, shape, size=spec.size, channels=spec.channels, local_size=local_size
+    )
 
 
 # ----------------------------------------------------------------------------------- largest batch

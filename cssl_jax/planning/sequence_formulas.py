@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from cssl_jax.config import ModelConfig
 from cssl_jax.methods.entry import LossCost, StepSizes
-from cssl_jax.models import heads as head_modules
 from cssl_jax.planning.formulas import (
     FLOAT,
     METRICS,
     Cost,
+    StepShape,
     group_count,
     head_sizes,
     norm_reductions,
@@ -226,23 +226,17 @@ def sequence_layers(model: ModelConfig, steps: int, channels: int) -> tuple[list
     return list(build(scaled, channels, steps, model.stem)), features(scaled)
 
 
-def layers_cost(  # noqa: PLR0913  each argument is a fact of its own
+def layers_cost(
     model: ModelConfig,
     layers: Sequence[Layer],
     features: int,
+    shape: StepShape,
     *,
     steps: int,
-    batch: int,
-    devices: int,
-    tiled: bool,
-    micro_batches: int = 1,
-    views: int = 2,
-    targets: int = 0,
-    contrasts: bool = True,
     loss: Callable[[StepSizes], LossCost] | None = None,
-    heads: Sequence[Sequence[head_modules.Layer]] = (),
+    local: Sequence[Layer] = (),
 ) -> Cost:
-    """Cost of one step with an encoder of these layers; arguments as in ``formulas.cost``.
+    """Cost of one step with an encoder of these layers; see ``formulas.cost``.
 
     All steps of a view count, as the program computes them whatever the lengths are.
 
@@ -250,39 +244,42 @@ def layers_cost(  # noqa: PLR0913  each argument is a fact of its own
         model: Encoder and projection head.
         layers: Layers of the encoder.
         features: Width of its features.
+        shape: Sizes of the step.
         steps: Number of steps of a view, or of patches, which a loss of steps depends on.
-        batch: Global batch size N in examples.
-        devices: Number of devices that the batch is split over.
-        tiled: Whether the loss is computed in tiles.
-        micro_batches: Number of micro-batches that the batch is encoded in.
-        views: Number of views per example that are encoded and differentiated.
-        targets: Number of views per example that are encoded without a gradient.
-        contrasts: Whether each projection is compared with those of the global batch.
         loss: Cost of a loss of steps in place of a projection head; None: there is a head.
-        heads: Layers of the heads, as in ``formulas.cost``.
+        local: Layers of the encoder for a local view.
     """
-    head = head_sizes([] if loss else heads or [simclr_head(model)], features)
-    rows, local = views * batch, views * batch // devices
+    head = head_sizes([] if loss else shape.heads or [simclr_head(model)], features)
+    batch, devices, micro_batches = shape.batch, shape.devices, shape.micro_batches
+    rows, own = shape.views * batch, shape.views * batch // devices
     dense = sum(head.dense)
-    inside = sum(layer.flops for layer in layers if layer.block)
-    forward = sum(layer.flops for layer in layers) + 2 * dense
+
+    def step_flops(layers: Sequence[Layer]) -> int:
+        """Operations of a view, forward and backward."""
+        forward = sum(layer.flops for layer in layers) + 2 * dense
+        flops = 3 * forward - sum(layer.first for layer in layers)
+        flops += forward if micro_batches > 1 else 0  # recomputed: GradCache stores none
+        return flops + (sum(layer.flops for layer in layers if layer.block) if model.remat else 0)
+
+    encoder = own * step_flops(layers)
+    if shape.local_views:
+        encoder += shape.local_views * batch // devices * step_flops(local)
     # Without a gradient only the encoder and the projection head run.
-    target = forward - 2 * sum(head.dense[1:])
-    encoder = 3 * forward - sum(layer.first for layer in layers)
-    encoder += forward if micro_batches > 1 else 0  # recomputed: GradCache stores none
-    encoder += inside if model.remat else 0
+    target = sum(layer.flops for layer in layers) + 2 * sum(head.dense[:1])
     parameters = sum(layer.parameters for layer in layers) + dense + head.vectors
+    parameters += shape.prototypes * model.projector_dim
     groups = group_count(model, batch // micro_batches)
     per_norm, _, waits = norm_reductions(model, groups, devices, micro_batches)
     masked = [layer for layer in layers if layer.norm]
     is_global = bool(masked) or model.norm_views == "apart"
     norm_bytes = 2 * FLOAT * per_norm * sum(head.norms)
     norm_bytes += FLOAT * _masked_reductions(model, masked, groups, micro_batches)
+    waiting = waits * len(head.norms)
+    waiting += (3 if micro_batches > 1 else 2) * micro_batches * len(masked)
     shared: dict[str, int] = {
-        "encoder_flops": local * encoder + targets * batch // devices * target,
-        "norm_all_reduce": norm_bytes,
-        "waits": waits * len(head.norms)
-        + (3 if micro_batches > 1 else 2) * micro_batches * len(masked),
+        "encoder_flops": encoder + shape.targets * batch // devices * target,
+        "norm_all_reduce": shape.encodings * norm_bytes,
+        "waits": shape.encodings * waiting,
         "norm_devices": devices if is_global else max(devices // groups, 1),
     }
     if loss:
@@ -296,13 +293,14 @@ def layers_cost(  # noqa: PLR0913  each argument is a fact of its own
             reduce_scatter=found.gathered,
             **shared,
         )
-    gathered = rows * FLOAT if contrasts else 0
+    gathered = rows * FLOAT if shape.contrasts else 0
+    contrast = 3 * 2 * own * rows * model.projector_dim if shape.contrasts else 0
     return Cost(
         parameters=parameters,
-        loss_flops=3 * 2 * local * rows * model.projector_dim if contrasts else 0,
-        all_gather=gathered * (model.projector_dim + (1 if tiled else 0)),
-        all_reduce=FLOAT * (parameters + METRICS),
-        reduce_scatter=0 if tiled else gathered * model.projector_dim,
+        loss_flops=contrast + batch // devices * shape.prototype_flops(model.projector_dim),
+        all_gather=gathered * (model.projector_dim + (1 if shape.tiled else 0)),
+        all_reduce=FLOAT * (parameters + METRICS + shape.averaged),
+        reduce_scatter=0 if shape.tiled else gathered * model.projector_dim,
         **shared,
     )
 

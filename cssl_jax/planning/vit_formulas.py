@@ -19,13 +19,16 @@ VITS = {
 }
 
 
-def vit_layers(model: ModelConfig, size: int, channels: int) -> tuple[list[Layer], int]:
+def vit_layers(
+    model: ModelConfig, size: int, channels: int, visible: float = 1.0
+) -> tuple[list[Layer], int]:
     """(patch projection and blocks of a ViT, width of its features).
 
     Args:
         model: Encoder and its options.
         size: Side of a view in pixels, a multiple of ``model.patch``.
         channels: Channels of a view.
+        visible: Fraction of the patches that the blocks compute.
 
     Raises:
         KeyError: The encoder is not in ``VITS``.
@@ -35,10 +38,12 @@ def vit_layers(model: ModelConfig, size: int, channels: int) -> tuple[list[Layer
     width = max(1, round(hidden * model.width / unit)) * unit
     has_token = model.pool == "token"
     patches = (size // model.patch) ** 2
-    tokens = patches + has_token
+    tokens = math.floor(patches * visible + 1e-9) + has_token
     kernel = model.patch**2 * channels * width
     # Bias, class token, last norm, and positions where they are learned.
-    vectors = width * (1 + has_token + 2 + (tokens if model.positions == "learned" else 0))
+    vectors = width * (
+        1 + has_token + 2 + (patches + has_token if model.positions == "learned" else 0)
+    )
     projection = 2 * kernel * patches
     layers = [Layer(kernel + vectors, projection, first=projection, block=False)]
     # qkv, output, two layers of the MLP; biases, two norms, LayerScale.

@@ -1,12 +1,14 @@
 """A report as one HTML page with embedded styles, script, data and images; it loads no resource."""
 
 import datetime
+import functools
 import importlib.resources
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
 from cssl_jax import recipes
 from cssl_jax.modalities.base import EXACT_SIDE
@@ -14,6 +16,7 @@ from cssl_jax.report import tables as report_tables
 from cssl_jax.report.escape import text
 from cssl_jax.report.figures import svg
 from cssl_jax.report.figures.curves import Chart, charts
+from cssl_jax.report.figures.sheets import SHEETS
 from cssl_jax.report.figures.thumbnails import Sprite, data_uri
 from cssl_jax.report.html_data import (
     RunContent,
@@ -52,6 +55,10 @@ def page(contents: Sequence[RunContent]) -> str:
         ("neighbours", "Nearest neighbours", _side_by_side(contents, _neighbour_sheet)),
         ("confusion", "Confusion matrix", _side_by_side(contents, _confusion)),
         ("views", "Views", _side_by_side(contents, _views)),
+        *(
+            (kind, sheet.title, _side_by_side(contents, functools.partial(_own_sheet, kind)))
+            for kind, sheet in SHEETS.items()
+        ),
         ("config", "Config", _config(runs)),
         ("environment", "Environment and command", _environment(contents)),
     ]
@@ -249,7 +256,16 @@ def _views(content: RunContent) -> str:
     if content.views is None:
         return ""
     label = "Images of the first batch, their views, and a description of the augmentations"
-    uri = data_uri(content.views, exact=False)
+    return _sheet(content.views, label)
+
+
+def _own_sheet(kind: str, content: RunContent) -> str:
+    image = content.sheets.get(kind)
+    return "" if image is None else _sheet(image, SHEETS[kind].label)
+
+
+def _sheet(image: PIL.Image.Image, label: str) -> str:
+    uri = data_uri(image, exact=False)
     return f'<img class="sheet" src="{uri}" alt="{label}"><p class="note">{label}.</p>'
 
 

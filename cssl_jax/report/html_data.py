@@ -30,6 +30,7 @@ class RunContent:
         neighbours: Indices of the k nearest images per image, int [n, k].
         confusion: Confusion matrix of the linear probe.
         views: Sheet of the first batch's images and views.
+        sheets: Further sheets of images by kind, see ``sheets.SHEETS``.
         notes: Reasons for missing content, one sentence each.
         sprite: Index of the page's sprite that has the thumbnails; -1 before ``assign_sprites``.
         columns: Thumbnails per row of the sprite.
@@ -43,6 +44,7 @@ class RunContent:
     neighbours: np.ndarray | None = None
     confusion: Confusion | None = None
     views: PIL.Image.Image | None = None
+    sheets: dict[str, PIL.Image.Image] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     sprite: int = -1
     columns: int = 1

@@ -13,6 +13,7 @@ from cssl_jax.outputs import check_output, is_stream, write_output, write_png
 from cssl_jax.report.figures import gallery as galleries
 from cssl_jax.report.figures import plots, projections
 from cssl_jax.report.figures.gallery import Gallery
+from cssl_jax.report.figures.sheets import SHEETS
 from cssl_jax.report.html import page
 from cssl_jax.report.html_data import RunContent
 from cssl_jax.report.markdown import markdown
@@ -110,6 +111,10 @@ def collect_content(run: RunFolder, *, images: int, say: Say = lambda text: None
     if opened is None:
         return content
     gallery, encoder = opened
+    for kind, sheet in SHEETS.items():
+        if sheet.applies(encoder):
+            image = attempt(kind, functools.partial(sheet.draw, encoder, gallery))
+            content.sheets |= {} if image is None else {kind: image}
     if not np.isfinite(gallery.features).all() or len(gallery) < projections.MIN_ROWS:
         content.notes.append(
             f"maps, neighbours: they need {projections.MIN_ROWS} or more validation images, all "

@@ -22,6 +22,7 @@ sigreg = importlib.import_module("cssl_jax.losses.sigreg")
 DIRECTIONS = 5  # of LeJEPA
 WIDTH, QUEUE = 6, 20  # 20 is no multiple of the batch of 16: the queue wraps within a batch
 MICRO_BATCH = 8
+STEP = 5  # of the comparison with loops: queues are filled, and warm-ups are over
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class Case:
         queues: Names of the queues in the method_state.
         weights: Names of the parameters of the objective, unit rows.
         copies: True if the method_state has a momentum copy.
+        state: rows of the weights -> further parts of the method_state that the objective reads.
+        evaluates_copy: True if the momentum copy is evaluated.
     """
 
     loss: Callable
@@ -47,6 +50,8 @@ class Case:
     queues: tuple = ()
     weights: tuple = ()
     copies: bool = False
+    state: Callable = lambda weights: {}
+    evaluates_copy: bool = False
 
 
 def without_gather(module=infonce):
@@ -76,9 +81,9 @@ def local_moments():
 
 
 def directions():
-    """Directions of LeJEPA in step 0."""
+    """Directions of LeJEPA in step ``STEP``."""
     with jax.enable_x64(True):
-        key = Context(jax.numpy.int32(0), 10, None).key(lejepa.DIRECTIONS)
+        key = Context(jax.numpy.int32(STEP), 10, None).key(lejepa.DIRECTIONS)
         return np.asarray(sigreg.random_directions(key, WIDTH, DIRECTIONS, np.float64))
 
 
@@ -136,23 +141,48 @@ CASES = {
         queues=("support",),
     ),
     "swav": Case(
-        loss=lambda out, targets, rows: methods_numpy.swav(out, rows[0], 0.1, 0.05, 3),
+        loss=lambda out, targets, rows: methods_numpy.swav(out, rows[2], 0.1, 0.05, 3, rows[:2]),
         faults={"no gather": lambda: without_gather(swav)},
-        values={"method.prototypes": QUEUE},
+        values={"method.prototypes": QUEUE, "method.queue_epochs": 0.0, **ROWS},
         predicts=False,
+        queues=("queue1", "queue2"),
         weights=("prototypes",),
     ),
+    "dino": Case(
+        loss=lambda out, targets, rows: methods_numpy.dino(
+            out, targets, rows[0], rows[0][::-1], rows[0][:, 0], 0.1, 0.07
+        ),
+        values={"method.prototypes": QUEUE, "method.target_warmup_epochs": 2.0},
+        predicts=False,
+        weights=("prototypes",),
+        copies=True,
+        state=lambda weights: {
+            "params": {"prototypes": {"kernel": weights[0][::-1]}},
+            "centre": weights[0][:, 0],
+        },
+        evaluates_copy=True,
+    ),
+}
+
+
+# A masked autoencoder has no views to compare, so that test_mae.py tests it.
+MASKED = {
+    "model.encoder": "vit_micro",
+    "model.patch": 2,
+    "model.width": 1 / 8,
+    "method.decoder_layers": 1,
+    "method.decoder_hidden": 8,
+    "method.decoder_heads": 2,
 }
 
 
 def config(name, *, encoder="linear", **values):
     """A small run of a method; ``values`` by "section.field" with "__" for the dot."""
-    small = {"model.projector_hidden": 8, "model.projector_dim": WIDTH, "model.encoder": encoder}
+    head = {"model.projector_hidden": 8, "model.projector_dim": WIDTH, "model.encoder": encoder}
+    small = MASKED if name == "mae" else {**head, **CASES[name].values}
     more = {key.replace("__", "."): value for key, value in values.items()}
     plain = {"augment.blur": (0.0,), "augment.solarize": (0.0,)}
-    return recipes.override(
-        tiny.config(), {"method.name": name, **small, **CASES[name].values, **plain, **more}
-    )
+    return recipes.override(tiny.config(), {"method.name": name, **small, **plain, **more})
 
 
 def draw(name, rows, seed=0):
@@ -177,7 +207,8 @@ def variables(name, rows):
     case = CASES[name]
     queues, weights = rows[: len(case.queues)], rows[len(case.queues) :]
     params = {key: {"kernel": value} for key, value in zip(case.weights, weights, strict=True)}
-    return params, {key: {"rows": value} for key, value in zip(case.queues, queues, strict=True)}
+    state = {key: {"rows": value} for key, value in zip(case.queues, queues, strict=True)}
+    return params, {**state, **case.state(weights)}
 
 
 def local_norms():

@@ -106,21 +106,45 @@ def nnclr(projections, predictions, support, temperature):
     return total
 
 
-def swav(projections, prototypes, temperature, epsilon, iterations):
-    """Eq. 2; assignments by scalings of exp(scores / epsilon) that sum over the whole batch."""
-    rows = len(projections)
-    scores = [unit(projections[:, view]) @ prototypes.T for view in (0, 1)]
+def swav(projections, prototypes, temperature, epsilon, iterations, queues=None):
+    """Eq. 2 over all pairs of an assigned view, the first two, and another one that predicts.
+
+    Assignments are scalings of exp(scores / epsilon) that sum over the whole batch and the queue.
+    """
+    rows, views = projections.shape[:2]
+    scores = [unit(projections[:, view]) @ prototypes.T for view in range(views)]
     assignments = []
-    for score in scores:
-        weights = np.exp(score.real / epsilon)
+    for view in (0, 1):
+        queued = np.zeros((0, len(prototypes))) if queues is None else queues[view] @ prototypes.T
+        weights = np.exp(np.concatenate([scores[view].real, queued]) / epsilon)
         for _ in range(iterations):
             weights = weights / np.array([sum(column) for column in weights.T])
             weights = np.stack([row / sum(row) for row in weights])
-        assignments.append(weights)
-    total = 0.0
+        assignments.append(weights[:rows])
+    return _cross_entropy_of_pairs(assignments, scores, temperature)
+
+
+def dino(projections, targets, prototypes, copies, centre, temperature, target_temperature):
+    """Eq. 1 to 3: softmax of the teacher's centred scores, predicted from all other views."""
+    scores = [unit(projections[:, view]) @ prototypes.T for view in range(projections.shape[1])]
+    distributions = []
     for view in (0, 1):
-        for n in range(rows):
-            logits = scores[view][n] / temperature
-            logs = logits - np.log(sum(np.exp(logits)))
-            total -= sum(assignments[1 - view][n] * logs) / (2 * rows)
-    return total
+        weights = np.exp((unit(targets[:, view]) @ copies.T - centre) / target_temperature)
+        distributions.append(np.stack([row / sum(row) for row in weights]))
+    return _cross_entropy_of_pairs(distributions, scores, temperature)
+
+
+def _cross_entropy_of_pairs(distributions, scores, temperature):
+    """Mean cross entropy over the pairs of a distribution's view and another view's scores."""
+    rows = len(scores[0])
+    total, pairs = 0.0, 0
+    for i, distribution in enumerate(distributions):
+        for v, score in enumerate(scores):
+            if v == i:
+                continue
+            pairs += 1
+            for n in range(rows):
+                logits = score[n] / temperature
+                logs = logits - np.log(sum(np.exp(logits)))
+                total -= sum(distribution[n] * logs) / rows
+    return total / pairs

@@ -8,6 +8,7 @@ import pytest
 
 from cssl_jax import losses
 from cssl_jax.errors import UserError
+from helpers import methods_numpy
 
 ROWS, K = 8, 8
 SCORES = np.random.default_rng(0).uniform(-1, 1, size=(ROWS, K))
@@ -59,6 +60,30 @@ def test_large_scores_stay_finite_in_float32():
 def test_a_uniform_prediction_costs_the_logarithm_of_the_number_of_prototypes():
     loss = jax.jit(losses.swapped_prediction)(np.ones((ROWS, 2, K), np.float32))
     assert float(loss) == pytest.approx(np.log(K), rel=1e-6)
+
+
+def test_a_queue_takes_part_as_further_rows_of_the_batch():
+    rng = np.random.default_rng(1)
+    queue = rng.uniform(-1, 1, size=(5, K))
+    whole = assigned(np.concatenate([SCORES, queue]))[:ROWS]
+    with jax.enable_x64(True):
+        for counts, expected in ((True, whole), (False, assigned(SCORES))):
+            found = jax.jit(losses.sinkhorn)(SCORES, queue=queue, queue_counts=counts)
+            np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert np.abs(whole - assigned(SCORES)).max() > 1e-3
+
+
+def test_all_other_views_predict_the_assignments_of_the_first_two():
+    rng = np.random.default_rng(2)
+    rows, views, width = 6, 4, 5
+    projections, prototypes = (
+        x / np.linalg.norm(x, axis=-1, keepdims=True)
+        for x in (rng.normal(size=(rows, views, width)), rng.normal(size=(K, width)))
+    )
+    with jax.enable_x64(True):
+        found = jax.jit(losses.swapped_prediction)(projections @ prototypes.T)
+    expected = methods_numpy.swav(projections, prototypes, 0.1, 0.05, 3)
+    assert float(found) == pytest.approx(expected, rel=1e-12)
 
 
 def test_an_epsilon_of_zero_is_refused():

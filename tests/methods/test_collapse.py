@@ -20,6 +20,14 @@ SMALL = {
     "byol": {"optimizer__learning_rate": 0.2, "method__momentum": 0.5},
     "vicreg": {"optimizer__learning_rate": 0.005},
     "lejepa": {"optimizer__learning_rate": 0.05},
+    "dino": {
+        "optimizer__learning_rate": 0.1,
+        "model__projector_norm": True,  # a narrow head without it starts near 0
+        "method__momentum": 0.9,
+        "method__target_warmup_epochs": 0.0,
+        "method__target_temperature_end": 0.04,
+        "method__frozen_epochs": 0.0,
+    },
 }
 
 
@@ -44,10 +52,15 @@ def found(name, **values):
 
 @pytest.mark.parametrize(
     "name",
-    ["vicreg", "lejepa", *(pytest.param(x, marks=pytest.mark.slow) for x in ("simsiam", "byol"))],
+    [
+        "vicreg",
+        "lejepa",
+        "dino",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("simsiam", "byol")),
+    ],
 )
 def test_a_healthy_run_has_no_collapse(name):
-    assert "projections collapsed" not in found(name)
+    assert not {"projections collapsed", "targets collapsed"} & found(name)
 
 
 def test_vicreg_without_the_variance_term_collapses():
@@ -60,6 +73,18 @@ def test_lejepa_without_sigreg_collapses():
     assert "projections collapsed" in found(
         "lejepa", optimizer__learning_rate=2.0, method__weight=0.0
     )
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"method__target_temperature_end": 10.0},  # uniform targets
+        {"method__centre_momentum": 1.0, "method__target_temperature_end": 0.001},  # no centre
+    ],
+    ids=["uniform targets", "no centre"],
+)
+def test_dino_with_flat_targets_or_without_its_centre_collapses(fault):
+    assert "targets collapsed" in found("dino", **fault)
 
 
 @pytest.mark.slow

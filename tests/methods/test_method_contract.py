@@ -26,7 +26,7 @@ FAULTS = [(name, fault) for name, case in CASES.items() for fault in case.faults
 
 def local_results(method, constants, outputs, targets, devices):
     """(loss, gradients of outputs, state and targets) of the global batch; per-device code."""
-    ctx = Context(jnp.int32(0), 10, "data")
+    ctx = Context(jnp.int32(method_cases.STEP), 10, "data")
     params, state = constants
 
     def loss_of(outputs, state, targets):
@@ -205,7 +205,8 @@ def test_a_copy_starts_as_the_weights_and_follows_their_first_update(name):
     first = jax.device_get(run.first_state)
     for module, copy in first.method_state["params"].items():
         jax.tree.map(np.testing.assert_array_equal, copy, first.params[module])
-    assert set(first.method_state["params"]) == {"encoder", "projector"}
+    copied = {"encoder", "projector", *CASES[name].weights}
+    assert set(first.method_state["params"]) == copied
     for module, copy in state.method_state["params"].items():
         assert largest_difference(copy, state.params[module]) > 1e-4  # it lags behind
         assert largest_difference(copy, first.params[module]) > 1e-6  # and moves
@@ -214,12 +215,13 @@ def test_a_copy_starts_as_the_weights_and_follows_their_first_update(name):
     assert "predictor" not in statistics
 
 
-@pytest.mark.parametrize("name", fast(CASES, ["moco_v2"]))
-def test_the_trained_weights_are_evaluated(name):
+@pytest.mark.parametrize("name", fast(CASES, ["moco_v2", "dino"]))
+def test_the_trained_weights_are_evaluated_or_the_teacher(name):
     _, state = plain(name)
     method = tiny.Run(method_cases.config(name), 1).method
-    model = state.evaluated(method)
-    assert model == {"params": state.params, "model_state": state.model_state}
+    weights = {"params": state.params, "model_state": state.model_state}
+    copy = {part: state.method_state.get(part) for part in weights}
+    assert state.evaluated(method) == (copy if CASES[name].evaluates_copy else weights)
 
 
 @pytest.mark.parametrize("name", fast([x for x in CASES if CASES[x].queues], ["moco_v2"]))

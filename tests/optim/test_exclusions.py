@@ -34,6 +34,7 @@ def test_exclusion_depends_on_the_last_key_or_the_number_of_axes():
     assert exclusions.is_norm_or_bias((key("logit_temperature"),), scalar)
     assert exclusions.is_norm_or_bias((key("encoder"), key("positions")), matrix)
     assert exclusions.is_norm_or_bias((key("encoder"), key("class_token")), matrix)
+    assert exclusions.is_norm_or_bias((key("decoder"), key("mask_token")), matrix)
     assert not exclusions.is_norm_or_bias((key("scale"), key("kernel")), matrix)
     assert not exclusions.is_norm_or_bias((), matrix)
 

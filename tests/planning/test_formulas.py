@@ -78,8 +78,9 @@ def test_a_variant_has_as_many_parameters_as_counted(options):
     method = builders.make_method(config, spmd.make_mesh(jax.devices()[:1]))
     batch = {"views": {"main": jax.ShapeDtypeStruct((2, 2, 32, 32, 3), "float32")}}
     params, _ = jax.eval_shape(method.init, jax.random.key(0), batch)
-    sizes = {"size": 32, "channels": 3, "batch": 2, "devices": 1, "tiled": False}
-    cost = formulas.cost(config.model, heads=formulas.heads_of(method, config.model), **sizes)
+    heads = formulas.heads_of(method, config.model)
+    shape = formulas.StepShape(batch=2, devices=1, heads=heads)
+    cost = formulas.cost(config.model, shape, size=32, channels=3)
     assert cost.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

@@ -11,6 +11,8 @@ TOO_EASY = 0.99  # contrastive accuracy in the first half from which on views ar
 # Spread of projections below which they are one point: a mean squared distance of 0.025, as for
 # the uniformity of features.
 PROJECTION_POINT = 0.11
+# What a target says about its image, in nats, below which all images have the same target.
+TARGETS_ALIKE = 0.05
 # Trust ratio above which LARS follows weight decay, as a fraction of the one without a gradient.
 DECAY_FRACTION = 0.5
 LARGEST_STEP = 0.05  # maximum healthy update per step, as a fraction of a tensor's norm
@@ -43,7 +45,8 @@ def check_steps(lines: Iterable[Metrics], known: Facts) -> list[Verdict]:
                 "or enlarge train.batch_size",
             )
         )
-    return verdicts + _check_projections(lines) + _check_trust_ratios(lines[-1], known)
+    verdicts += _check_projections(lines) + _check_targets(lines)
+    return verdicts + _check_trust_ratios(lines[-1], known)
 
 
 def _check_projections(lines: Sequence[Metrics]) -> list[Verdict]:
@@ -59,6 +62,24 @@ def _check_projections(lines: Sequence[Metrics]) -> list[Verdict]:
             f"their standard deviation is {spread:.3f} (0: a point, 1: healthy), so that a low "
             "loss says nothing; lower optimizer.learning_rate, and check the predictor, the "
             "momentum, or the weights of the loss in method.*",
+        )
+    ]
+
+
+def _check_targets(lines: Sequence[Metrics]) -> list[Verdict]:
+    """Verdict on what a teacher's targets say about their images, as in DINO."""
+    information = mean(lines, "target_information", default=math.inf)
+    if information >= TARGETS_ALIKE:
+        return []
+    entropy = mean(lines, "target_entropy")
+    return [
+        Verdict(
+            "targets collapsed",
+            "bad",
+            "all images have the same target",
+            f"a target holds {information:.3f} nats about its image (entropy {entropy:.3f}), so "
+            "that a low loss says nothing; lower method.target_temperature if the entropy is high, "
+            "lower method.centre_momentum if it is near 0, and lower optimizer.learning_rate",
         )
     ]
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -65,3 +66,11 @@ def follow(
         "params": jax.tree.map(average, copy["params"], trained),
         "model_state": model_state,
     }
+
+
+def without_masks(encoder: nn.Module) -> nn.Module:
+    """The encoder without dropout and drop-path, as the teacher of DINO is built."""
+    rates: dict[str, Any] = {
+        name: 0.0 for name in ("dropout", "drop_path") if getattr(encoder, name, 0.0)
+    }
+    return encoder.clone(**rates) if rates else encoder

@@ -57,13 +57,23 @@ class TwoViews(Method):
         return self.project_views(params, model_state, batch, ctx)
 
     def project_views(
-        self, params: PyTree, model_state: PyTree, batch: Batch, ctx: Context
+        self,
+        params: PyTree,
+        model_state: PyTree,
+        batch: Batch,
+        ctx: Context,
+        group: str = "main",
+        first: int = 0,
     ) -> tuple[jax.Array, PyTree]:
-        """(projections [n, k, d] of k views, next running statistics of both modules)."""
-        views = batch["views"]["main"]
+        """(projections [n, k, d] of k views, next running statistics of both modules).
+
+        ``first`` is the number of the group's first view among all views.
+        """
+        views = batch["views"][group]
         n, k = jax.tree.leaves(views)[0].shape[:2]
+        keys = self.row_keys(batch, k, first)
         encoded, encoder_state = self._run(
-            "encoder", params, model_state, flat_views(views), ctx, keys=self.row_keys(batch, k)
+            "encoder", params, model_state, flat_views(views), ctx, keys=keys
         )
         projections, projector_state = self._run(
             "projector", params, model_state, encoded["features"], ctx
@@ -71,9 +81,9 @@ class TwoViews(Method):
         state = {"encoder": encoder_state, "projector": projector_state}
         return projections.reshape(n, k, -1), state
 
-    def row_keys(self, batch: Batch, views: int) -> jax.Array | None:
+    def row_keys(self, batch: Batch, views: int, first: int = 0) -> jax.Array | None:
         """Keys of the encoder's random masks, uint32 [n views, 2]; see ``mask_keys``."""
-        return mask_keys(batch, views)
+        return mask_keys(batch, views, first)
 
     def _run(
         self,

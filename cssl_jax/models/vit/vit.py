@@ -126,7 +126,8 @@ class ViT(EncoderModule):
 
         Returns:
             Dictionary of "features", float [n, D], "tokens", the patches after the last LayerNorm,
-            float [n, T, D], both float32 or wider, and "stages", the list of the patches after each
+            float [n, T, D], both float32 or wider, "block_features", the list of what the features
+            would be if a block were the last one, and "stages", the list of the patches after each
             block, [n, H / p, W / p, D]. Patches that a mask omits are 0. With V patches, tokens and
             stages are [n, V, D] in the order of ``keep``.
 
@@ -145,9 +146,10 @@ class ViT(EncoderModule):
         mask = None if selects else keep
         seen = None if mask is None else jnp.pad(mask, ((0, 0), (first, 0)), constant_values=True)
         y = Dropout(self.dropout, layer=0)(y, keys, train=train)
-        stages = []
+        stages, after_blocks = [], []
         for block in self._blocks(heads):
             y = block(y, seen, train, keys)
+            after_blocks.append(y[:, 0] if first else _mean(y, mask))
             stage = y[:, first:] if mask is None else zero_outside(y[:, first:], mask)
             stages.append(stage if selects else stage.reshape(y.shape[0], rows, columns, channels))
         norm = nn.LayerNorm(use_fast_variance=False, dtype=self.dtype, name="norm")
@@ -155,8 +157,13 @@ class ViT(EncoderModule):
         tokens = normalised[:, first:]
         tokens = tokens if mask is None else zero_outside(tokens, mask)
         # One LayerNorm for both: with the mean, timm has it after the mean only, as fc_norm.
-        features = normalised[:, 0] if first else norm(_mean(y, mask))
-        return {"features": _wide(features), "tokens": _wide(tokens), "stages": stages}
+        features = normalised[:, 0] if first else norm(after_blocks[-1])
+        return {
+            "features": _wide(features),
+            "tokens": _wide(tokens),
+            "block_features": [_wide(norm(pooled)) for pooled in after_blocks],
+            "stages": stages,
+        }
 
     @property
     def _prefix(self) -> int:
@@ -256,6 +263,19 @@ def patches_of(x: jax.Array, side: int) -> jax.Array:
     n, height, width, channels = x.shape
     x = x.reshape(n, height // side, side, width // side, side, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, -1, side * side * channels)
+
+
+def images_of(patches: jax.Array, rows: int, columns: int, channels: int) -> jax.Array:
+    """Inverse of ``patches_of``: images [n, H, W, C] of patches [n, rows columns, side side C].
+
+    Example:
+        >>> x = jnp.arange(24).reshape(1, 4, 6, 1)
+        >>> bool(jnp.all(images_of(patches_of(x, 2), 2, 3, 1) == x))
+        True
+    """
+    side = math.isqrt(patches.shape[-1] // channels)
+    x = patches.reshape(-1, rows, columns, side, side, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(len(patches), rows * side, columns * side, channels)
 
 
 def _mean(y: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -19,6 +19,7 @@ from cssl_jax.report.figures import gallery as galleries
 from cssl_jax.report.figures import projections
 from cssl_jax.report.figures.curves import Chart, charts
 from cssl_jax.report.figures.gallery import Confusion, Gallery
+from cssl_jax.report.figures.sheets import SHEETS
 from cssl_jax.report.figures.thumbnails import make_sprite
 from cssl_jax.report.html_data import RunContent
 from cssl_jax.report.run_reader import RunFolder, open_run
@@ -86,6 +87,8 @@ def run_figures(content: RunContent) -> Iterator[tuple[str, str, Image]]:
         yield "Confusion matrix", "confusion", image
     if content.views is not None:
         yield "Views", "views", content.views
+    for kind, sheet in content.sheets.items():
+        yield SHEETS[kind].title, kind, sheet
 
 
 def curves(runs: Sequence[RunFolder]) -> Image:
