@@ -152,7 +152,11 @@ CASES = {
         loss=lambda out, targets, rows: methods_numpy.dino(
             out, targets, rows[0], rows[0][::-1], rows[0][:, 0], 0.1, 0.07
         ),
-        values={"method.prototypes": QUEUE, "method.target_warmup_epochs": 2.0},
+        values={
+            "method.prototypes": QUEUE,
+            "method.target_warmup_epochs": 2.0,
+            "method.frozen_epochs": 0.0,
+        },
         predicts=False,
         weights=("prototypes",),
         copies=True,

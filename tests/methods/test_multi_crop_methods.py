@@ -132,7 +132,8 @@ def test_the_plan_counts_local_views():
 @functools.cache
 def two_steps():
     """States before the first step of DINO, after it and after the second."""
-    changed = method_cases.config("dino", method__momentum=0.9, method__momentum_end=0.9)
+    rates = {"method__momentum": 0.9, "method__momentum_end": 0.9, "method__frozen_epochs": 1.0}
+    changed = method_cases.config("dino", **rates)
     with jax.enable_x64(True):
         run = tiny.Run(changed, 1)
         states = [jax.device_get(run.first_state), *(run.train(n, np.float64)[1] for n in (1, 2))]
@@ -172,7 +173,9 @@ def test_the_prototypes_stand_still_in_the_first_epoch():
             state.params["prototypes"]["kernel"], states[0].params["prototypes"]["kernel"]
         )
     with jax.enable_x64(True):
-        _, later = tiny.Run(method_cases.config("dino", train__epochs=4), 1).train(5, np.float64)
+        _, later = tiny.Run(
+            method_cases.config("dino", train__epochs=4, method__frozen_epochs=1.0), 1
+        ).train(5, np.float64)
     moved = later.params["prototypes"]["kernel"] - states[0].params["prototypes"]["kernel"]
     assert np.abs(moved).max() > 1e-9
 
