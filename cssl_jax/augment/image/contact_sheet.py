@@ -27,12 +27,12 @@ class View:
     Attributes:
         pixels: Pixels of the view, uint8 [h, w, C].
         outline: float [4, 2], corners (x, y) of the region that the view shows, in pixels of the
-            original.
+            original; None for an image of the whole, which has no frame either.
         description: Description of the operations, one operation per line.
     """
 
     pixels: np.ndarray
-    outline: np.ndarray
+    outline: np.ndarray | None
     description: Sequence[str]
 
 
@@ -56,7 +56,9 @@ class Example:
         return [self.description, *(view.description for view in self.views)]
 
 
-def draw_sheet(examples: Sequence[Example], title: str, subtitle: str) -> PIL.Image.Image:
+def draw_sheet(
+    examples: Sequence[Example], title: str, subtitle: str, heads: Sequence[str] = ()
+) -> PIL.Image.Image:
     """Draws each original with the outlines of its views, and the views themselves.
 
     Small images are enlarged by an integer factor without smoothing, and larger ones are resampled.
@@ -67,6 +69,7 @@ def draw_sheet(examples: Sequence[Example], title: str, subtitle: str) -> PIL.Im
         examples: Rows of the sheet, at least one.
         title: Headline of the sheet.
         subtitle: Second line of the heading.
+        heads: Titles of the columns; by default the original and the numbers of the views.
 
     Returns:
         The sheet, an RGB image.
@@ -91,14 +94,16 @@ def draw_sheet(examples: Sequence[Example], title: str, subtitle: str) -> PIL.Im
     pen = PIL.ImageDraw.Draw(page)
     pen.text((left, MARGIN - 8), title, INK, _font(22))
     pen.text((left, MARGIN + 24), subtitle, PALE, _font(14))
-    for number, x in enumerate(lefts[:-1]):
-        name, color = (f"view {number}", _color(number - 1)) if number else ("original", INK)
-        pen.text((x, MARGIN + HEAD - 28), name, color, _font(16))
+    heads = heads or ["original", *(f"view {number}" for number in range(1, len(widths)))]
+    framed = [True, *(view.outline is not None for view in examples[0].views)]
+    for number, (x, head) in enumerate(zip(lefts, heads, strict=False)):
+        color = _color(number - 1) if number and framed[number] else INK
+        pen.text((x, MARGIN + HEAD - 28), head, color, _font(16))
     for number, row in enumerate(rows):
         (_, north, _, south), top = overhangs[number], tops[number]
         if number:
             pen.line([(left, top - GAP // 2), (page.width - MARGIN, top - GAP // 2)], RULE)
-        _paste(page, row, outlines[number], lefts, top + north)
+        _paste(page, row, outlines[number], lefts, top + north, framed)
         # A wide original is lower than its views, so its text begins higher.
         image_heights = [row[0].height, *[tallest[number]] * (len(row) - 1)]
         for x, height, lines in zip(lefts, image_heights, texts[number], strict=False):
@@ -113,11 +118,12 @@ def _paste(
     outlines: Sequence[np.ndarray],
     lefts: Sequence[int],
     top: int,
+    framed: Sequence[bool],
 ) -> None:
     """Puts the images of one row on the page, with frames and outlines."""
     pen = PIL.ImageDraw.Draw(page)
     for number, (image, left) in enumerate(zip(row, lefts, strict=False)):
-        if number:  # column 0 is the original, which has no frame
+        if number and framed[number]:  # column 0 is the original, which has no frame
             corner = (left + image.width + FRAME - 1, top + image.height + FRAME - 1)
             pen.rectangle([(left - FRAME, top - FRAME), corner], fill=_color(number - 1))
         page.paste(image, (left, top))
@@ -162,12 +168,13 @@ def _outlines(example: Example, original: PIL.Image.Image) -> list[np.ndarray]:
     height, width = example.pixels.shape[:2]
     scale = np.array([original.width / width, original.height / height])
     limit = np.array(original.size) + SIDE / 3
-    return [(view.outline * scale).clip(-SIDE / 3, limit) for view in example.views]
+    outlines = (view.outline for view in example.views if view.outline is not None)
+    return [(outline * scale).clip(-SIDE / 3, limit) for outline in outlines]
 
 
 def _overhang(outlines: Sequence[np.ndarray], original: PIL.Image.Image) -> tuple[int, ...]:
     """Space in pixels for outlines or frames left of, above, right of and below the original."""
-    corners = np.concatenate(outlines)
+    corners = np.concatenate([*outlines, np.array([[0, 0], original.size])])
     excess = [*-corners.min(axis=0), *(corners.max(axis=0) - original.size)]
     return tuple(int(np.ceil(max(FRAME, STROKE + value))) for value in excess)
 

@@ -5,10 +5,13 @@ from typing import NamedTuple
 
 import PIL.Image
 
+from cssl_jax.data.sources.base import Source
 from cssl_jax.evaluate.encoders.load import Encoder
 from cssl_jax.report.figures.gallery import Gallery
 from cssl_jax.report.figures.reconstructions import has_reconstructions, reconstruction_sheet
 from cssl_jax.report.figures.token_maps import has_token_maps, token_sheet
+
+ROWS = 6  # images of a sheet
 
 
 class Sheet(NamedTuple):
@@ -27,18 +30,23 @@ class Sheet(NamedTuple):
     draw: Callable[[Encoder, Gallery], PIL.Image.Image]
 
 
+def _shown(gallery: Gallery) -> Source:
+    """Images of as many classes as possible, see ``Gallery.queries``."""
+    return gallery.source.take(gallery.queries()[:ROWS])
+
+
 SHEETS = {
     "reconstructions": Sheet(
         "Reconstructions",
         "Validation images, their visible patches, and the prediction of all others",
         has_reconstructions,
-        lambda encoder, gallery: reconstruction_sheet(encoder, gallery.source, gallery.seed),
+        lambda encoder, gallery: reconstruction_sheet(encoder, _shown(gallery), gallery.seed),
     ),
     "patches": Sheet(
         "Patches",
         "Validation images, the principal axes of their patches as colours, and the attention of "
         "the class token",
         has_token_maps,
-        lambda encoder, gallery: token_sheet(encoder, gallery.source),
+        lambda encoder, gallery: token_sheet(encoder, _shown(gallery)),
     ),
 }

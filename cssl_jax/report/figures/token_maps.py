@@ -12,7 +12,7 @@ from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.data.sources.base import Source
 from cssl_jax.evaluate.encoders.features import encoder_variables
 from cssl_jax.evaluate.encoders.load import Encoder
-from cssl_jax.report.figures.reconstructions import first_images, pixels_of
+from cssl_jax.report.figures.reconstructions import pixels_of, prepared_images
 
 HEADS = 4  # maximum number of heads whose attention is shown
 _TAILS = (2, 98)  # percentiles of a principal axis that become black and full colour
@@ -24,7 +24,7 @@ def has_token_maps(encoder: Encoder) -> bool:
 
 
 def token_sheet(encoder: Encoder, source: Source) -> PIL.Image.Image:
-    """Draws the first images of a source with maps of their patches.
+    """Draws images with maps of their patches.
 
     The first map shows the three principal axes of the patches of all images as red, green and
     blue, as DINOv2 does (arXiv 2304.07193, fig. 1). The others show how much the class token of the
@@ -32,14 +32,14 @@ def token_sheet(encoder: Encoder, source: Source) -> PIL.Image.Image:
 
     Args:
         encoder: Encoder of a run for which ``has_token_maps`` is True.
-        source: Images of at least one row.
+        source: Images of the sheet, one per row.
 
     Returns:
         RGB image of the sheet, a row per image.
     """
     spec, vit = encoder.spec, encoder.method.encoder
     assert isinstance(spec, ImageSpec)
-    images = first_images(encoder, source)
+    images = prepared_images(encoder, source)
     variables = jax.device_get(encoder_variables(encoder.model))
 
     @jax.jit
@@ -50,16 +50,20 @@ def token_sheet(encoder: Encoder, source: Source) -> PIL.Image.Image:
     side = spec.size // vit.patch
     colours = principal_colours(np.asarray(outputs["tokens"], np.float64))
     maps = [colours.reshape(len(colours), side, side, 3)]
-    titles = ["principal axes of the patches"]
+    titles = ["image", "principal axes"]
     if vit.pool == "token":
         attention = class_attention(kept["attention"][f"block{vit.layers}"])[:, :HEADS]
         for head in range(attention.shape[1]):
             maps.append(attention[:, head].reshape(-1, side, side, 1).repeat(3, axis=3))
-            titles.append(f"attention of head {head + 1}")
+            titles.append(f"attention, head {head + 1}")
     originals = pixels_of(images, spec)
-    examples = [_row(originals[i], [x[i] for x in maps], titles) for i in range(len(originals))]
+    examples = [
+        Example(pixels, [], [View(_enlarged(x[i], spec.size), None, []) for x in maps])
+        for i, pixels in enumerate(originals)
+    ]
     title = f"Patches by the checkpoint of step {encoder.step:,}"
-    return draw_sheet(examples, title, f"{side} x {side} patches of {vit.patch} px per image")
+    subtitle = f"{side} x {side} patches of {vit.patch} px per image"
+    return draw_sheet(examples, title, subtitle, titles)
 
 
 def principal_colours(tokens: np.ndarray) -> np.ndarray:
@@ -97,16 +101,6 @@ def class_attention(kept: Any) -> np.ndarray:
     weights = np.asarray(jax.nn.softmax(scores, axis=-1), np.float64)[:, :, 1:]
     found: np.ndarray = weights / weights.max(axis=-1, keepdims=True)
     return found
-
-
-def _row(original: np.ndarray, maps: list[np.ndarray], titles: list[str]) -> Example:
-    height, width = original.shape[:2]
-    outline = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
-    views = [
-        View(_enlarged(found, height), outline, [title])
-        for found, title in zip(maps, titles, strict=True)
-    ]
-    return Example(original, [f"{width} x {height} pixels"], views)
 
 
 def _enlarged(found: np.ndarray, size: int) -> np.ndarray:
