@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import re
 import runpy
 import types
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cssl_jax import recipes
 from cssl_jax.data.input_spec import ImageSpec
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders
@@ -22,6 +24,7 @@ from cssl_jax.models.vit.decoder import PatchDecoder
 from cssl_jax.models.vit.vit import ViT, patches_of
 from cssl_jax.planning import planner
 from cssl_jax.planning.shapes import DataShapes
+from cssl_jax.planning.vit_formulas import vit_layers
 from cssl_jax.runtime import spmd
 from helpers import method_cases, tiny
 from helpers.comparison import run_differences
@@ -224,6 +227,19 @@ def test_training_does_not_depend_on_devices_or_micro_batches(devices, micro_bat
     results = trained(devices, micro_batch=micro_batch, backend=backend)
     found = run_differences(results, one_device())
     assert max(found.values()) < FLOAT64_BOUND, found
+
+
+@pytest.mark.parametrize("encoder", ["vit_small", "vit_base", "vit_large"])
+def test_a_step_costs_what_the_page_of_methods_says(encoder):
+    page = (GOLDENS.parents[1] / "docs" / "methods.md").read_text()
+    row = re.search(rf"\| `{encoder}` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", page)
+    changed = recipes.load("imagenet_vit_base_mae").replace({"model.encoder": encoder})
+    given = DataShapes(ImageSpec(224, 3, (0.5,) * 3, (0.25,) * 3), "tfdata", None, "")
+    cost = planner.cost_of(changed, 1, given)
+    layers, _ = vit_layers(changed.model, 224, 3)
+    whole = 3 * changed.train.batch_size * sum(layer.flops for layer in layers)
+    shares = [flops / whole for flops in (cost.encoder_flops, cost.loss_flops, cost.flops)]
+    assert [f"{share:.2f}" for share in shares] == list(row.groups())
 
 
 def test_the_plan_counts_the_parameters_and_products_of_the_step():
