@@ -23,7 +23,6 @@ from cssl_jax.methods.core.multi_crop import (
 )
 from cssl_jax.methods.entry import MethodEntry, Modules, StepCost, options_of
 from cssl_jax.methods.parameter_group import ParameterGroup
-from cssl_jax.optim.schedules import linear_then_constant
 
 _PROTOTYPES = 0x64696E6F  # the prototypes' key is folded with it: the other keys stay as they are
 _STD = 0.02  # of the initial prototypes, as of all weights of the authors' head
@@ -135,16 +134,11 @@ class DINO(MultiCrop):
         return loss, {"loss": loss, **metrics}, {"scores": mean}
 
     def target_temperature(self, ctx: Context) -> jax.Array:
-        """Temperature of the teacher in this step, float scalar."""
-        options = self.options
-        steps = round(options.target_warmup_epochs * ctx.steps_per_epoch)
-        dtype = jnp.result_type(float)
-        if not steps:
-            return jnp.asarray(options.target_temperature_end, dtype)
-        schedule = linear_then_constant(
-            options.target_temperature, options.target_temperature_end, steps
-        )
-        return jnp.asarray(schedule(jnp.asarray(ctx.step, dtype)), dtype)
+        """Temperature of the teacher in this step, float scalar: a line, then constant."""
+        start, end = self.options.target_temperature, self.options.target_temperature_end
+        steps = round(self.options.target_warmup_epochs * ctx.steps_per_epoch)
+        step = jnp.asarray(ctx.step, jnp.result_type(float))
+        return start + (end - start) * jnp.minimum(step / steps, 1) if steps else end + 0 * step
 
     def after_update(
         self, params: PyTree, method_state: PyTree, step: StepOutputs, ctx: Context

@@ -120,18 +120,6 @@ def cosine_between(start: float, end: float, total_steps: int) -> optax.Schedule
     return schedule
 
 
-def linear_then_constant(start: float, end: float, steps: int) -> optax.Schedule:
-    """Returns a schedule from ``start`` at step 0 to ``end`` at ``steps`` and later, linearly.
-
-    DINO warms the temperature of its teacher up in this way (arXiv 2104.14294, app. A).
-
-    >>> [round(float(linear_then_constant(0.04, 0.07, 30)(step)), 3) for step in (0, 15, 30, 99)]
-    [0.04, 0.055, 0.07, 0.07]
-    """
-    schedule: optax.Schedule = optax.linear_schedule(start, end, steps)
-    return schedule
-
-
 def _choose(kind: str, table: Mapping[str, T], name: str) -> T:
     if name not in table:
         raise UserError(f"unknown {kind} {name!r}; choose one of: {', '.join(sorted(table))}")

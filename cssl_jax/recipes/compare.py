@@ -30,6 +30,7 @@ _SAME_RESULT = (
 _NEWER = (
     *("data.modality", "method.loss", "model.norm_views", "model.zero_init_residual"),
     *("optimizer.weight_decay_end", "optimizer.clip_tensor_norm", "optimizer.layer_decay"),
+    *("evaluate.blocks", "evaluate.patch_mean"),
     *(f"model.{name}" for name in ENCODER_OPTIONS),
 )
 # Where the data lie and how they are found: the fingerprint of the images and labels decides.

@@ -79,12 +79,12 @@ def test_micro_batches_give_the_plain_step(devices):
 
 
 def test_dropout_keys_of_a_device_are_caught(one_device, monkeypatch):
-    def of_device(batch, views):
+    def of_device(batch, views, first=0):
         if "key" not in batch:
             return None
         rows = jnp.arange(len(batch["key"])) + 1000 * jax.lax.axis_index("data")
         keys = jax.vmap(lambda row: jax.random.key_data(jax.random.key(row)))(rows)
-        return view_keys(keys, views)
+        return view_keys(keys, views, first)
 
     monkeypatch.setattr(two_view_methods, "mask_keys", of_device)
     found = [outcome(devices, steps=2) for devices in (1, 4)]
