@@ -91,7 +91,7 @@ def test_training_does_not_depend_on_devices_or_micro_batches(name, devices, mic
 def test_masks_of_positions_on_a_device_are_caught(monkeypatch):
     """Keys that count the rows of a device would depend on the number of devices."""
 
-    def local_keys(batch, views):
+    def local_keys(batch, views, first=0):
         numbers = jax.numpy.arange(len(batch["index"]) * views, dtype=jax.numpy.uint32)
         return jax.numpy.stack([numbers, numbers], axis=1)
 
