@@ -67,13 +67,13 @@ class MAE(Method):
     computes the visible ones only. The loss is a mean over examples.
 
     Attributes:
-        encoder: Vision Transformer.
+        encoder: Vision Transformer, with "patch" and "pool" as of ``models.vit.ViT``.
         decoder: Decoder of patches.
         masked: Fraction of the patches that are hidden.
         normalize_pixels: Whether a patch is predicted without its mean and deviation.
     """
 
-    encoder: nn.Module
+    encoder: Any
     decoder: nn.Module
     masked: float = 0.75
     normalize_pixels: bool = True
@@ -196,8 +196,7 @@ class MAE(Method):
 
     @property
     def _patch(self) -> int:
-        side: Any = getattr(self.encoder, "patch")  # noqa: B009  any ViT, also one of the user
-        return int(side)
+        return int(self.encoder.patch)
 
     def _grid(self, images: jax.Array) -> tuple[int, int]:
         return images.shape[1] // self._patch, images.shape[2] // self._patch
@@ -208,7 +207,7 @@ class MAE(Method):
     def _class_token(self, encoded: dict[str, Any]) -> jax.Array | None:
         """The class token after the last norm; None where features are the mean of the patches."""
         token: jax.Array = encoded["features"]
-        return token if getattr(self.encoder, "pool", "") == "token" else None
+        return token if self.encoder.pool == "token" else None
 
 
 def visible_patches(patches: int, masked: float) -> int:

@@ -92,7 +92,7 @@ class TransformerBlock(nn.Module):
             for part in jnp.split(y, 3, axis=-1)
         )
         if not self.is_initializing():
-            # Kept only if a caller makes the collection mutable, as for pictures of the attention.
+            # Kept only if a caller makes the collection mutable, as a sheet of the attention does.
             self.sow("attention", "query", query)
             self.sow("attention", "key", key)
         y = attention(query, key, value, mask).reshape(n, steps, channels)

@@ -1,5 +1,7 @@
 """Sheet of images, their visible patches, and what a masked autoencoder makes of the others."""
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,13 +29,13 @@ def reconstruction_sheet(encoder: Encoder, source: Source, seed: int) -> PIL.Ima
     Returns:
         RGB image of the sheet, a row per image.
     """
-    spec, method = encoder.spec, encoder.method
+    spec, method = encoder.spec, cast(Any, encoder.method)
     assert isinstance(spec, ImageSpec)
     images = prepared_images(encoder, source)
     keys = jax.random.key_data(jax.random.split(jax.random.key(seed), len(images)))
     batch = {"views": {"main": images[:, None]}, "key": keys}
     model = jax.device_get(encoder.model)
-    reconstruct = jax.jit(method.reconstruct)  # type: ignore[attr-defined]
+    reconstruct = jax.jit(method.reconstruct)
     seen, rebuilt, errors = reconstruct(model["params"], model["model_state"], batch)
     columns = [pixels_of(x, spec) for x in (images, seen, rebuilt)]
     examples = [
