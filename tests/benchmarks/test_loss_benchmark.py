@@ -10,6 +10,9 @@ import pytest
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[2] / "benchmarks"
 
 
+pytestmark = pytest.mark.slow  # every test reads one run of the benchmark
+
+
 @pytest.fixture(autouse=True)
 def _benchmarks_on_the_path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))

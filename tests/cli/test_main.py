@@ -18,6 +18,7 @@ from cssl_jax.cli import main as cli
 from cssl_jax.cli.brief_help import ESSENTIAL, fit, shorten
 from cssl_jax.config.images import ImageOptions
 from helpers import tiny
+from tests.helpers.marks import slow
 
 QUICK = ["--model.encoder", "tiny", "--train.batch-size", "256", "--evaluate.batch-size", "512"]
 
@@ -63,9 +64,9 @@ def test_progress_shows_loss_chance_level_images_per_second_and_time_left(pretra
 @pytest.mark.parametrize(
     "protocol",
     [
-        [],
+        slow([]),
         ["--protocol", "knn"],
-        pytest.param(["--protocol", "linear"], marks=pytest.mark.slow),
+        slow(["--protocol", "linear"]),
     ],
 )
 def test_evaluate_shows_the_same_metrics(run, capsys, protocol):
@@ -318,6 +319,7 @@ def test_a_folder_of_runs_is_answered_with_one_of_them(tmp_path, capsys, place):
     assert capsys.readouterr().err.endswith(message)
 
 
+@pytest.mark.slow
 def test_data_check_writes_names_that_are_in_no_encoding(tmp_path):
     name = b"caf\xe9.jpg"  # Latin-1, as old archives have it
     with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:

@@ -19,6 +19,7 @@ from cssl_jax import files, outputs
 from cssl_jax.cli import main as cli
 from cssl_jax.data.formats.image_folder import open_list
 from cssl_jax.errors import UserError
+from tests.helpers.marks import slow
 
 FULL = pathlib.Path("/dev/full")
 
@@ -45,6 +46,7 @@ def test_standard_output_takes_the_file_and_nothing_else(images, name, capfd, mo
     assert not (images.parent / "-").exists()
 
 
+@pytest.mark.slow
 def test_standard_output_that_is_a_file_keeps_what_was_in_it(images, tmp_path):
     target = tmp_path / "all.txt"
     target.write_text("first\n")
@@ -61,6 +63,7 @@ def test_one_standard_output_is_not_given_to_two_files(images, capsys):
     assert "two outputs are standard output" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_command_of_the_shell_reads_the_file(images, tmp_path):
     command = f"{sys.executable} -m cssl_jax data check {images} --json >(cat > copy.json)"
     command = ["bash", "-c", f"{command}; sleep 0.3"]
@@ -249,7 +252,7 @@ def test_what_the_package_writes_as_csv_goes_through_one_function():
         assert not re.search(r"csv\.(writer|DictWriter)\(", path.read_text()), path
 
 
-@pytest.mark.parametrize("words", ["--help", "pretrain --help", "recipes"])
+@pytest.mark.parametrize("words", [slow("--help"), slow("pretrain --help"), "recipes"])
 def test_a_reader_that_closes_the_pipe_causes_no_message(words):
     command = f"{sys.executable} -m cssl_jax {words} | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)

@@ -15,6 +15,7 @@ from cssl_jax.cli.option_types import Option, options_of
 from cssl_jax.cli.parsing import parse
 from cssl_jax.cli.usage_errors import message
 from cssl_jax.errors import UserError
+from tests.helpers.marks import slow
 
 RUN = ["pretrain", "debug", "--workdir", "x"]
 
@@ -78,7 +79,7 @@ def test_the_first_error_is_one_line_and_the_second_says_where_the_help_is(
 @pytest.mark.parametrize(
     ("argv", "error"),
     [
-        (["doctor", "--devics"], "cssl-jax doctor: unknown option --devics\n"
+        slow(["doctor", "--devics"], "cssl-jax doctor: unknown option --devics\n"
          "`cssl-jax doctor --help` lists the options\n"),
         (["data", "splt"], "cssl-jax data: no command 'data splt'; did you mean 'data split'? "
          "`cssl-jax --help` lists all commands\n"),

@@ -23,6 +23,7 @@ from cssl_jax.data.sampler import Sampler
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import builders, train_state
 from cssl_jax.runtime import spmd
+from tests.helpers.marks import fast
 
 IMAGENET, CIFAR = 1_281_167, 50_000  # training images
 PAPER = {
@@ -560,7 +561,13 @@ def test_square_root_scaling_is_one_option_away_and_equal_at_4096():
     np.testing.assert_allclose(rates, 4.8, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(set(FACTS) - {"imagenet_vit_base_mae"}))  # it has no head
+@pytest.mark.parametrize(
+    "name",
+    fast(
+        sorted(set(FACTS) - {"imagenet_vit_base_mae"}),  # it has no head
+        ["cifar10_resnet18", "imagenet_resnet50"],
+    ),
+)
 def test_the_model_has_the_heads_widths(name):
     config = recipes.load(name)
     method = method_of(config)

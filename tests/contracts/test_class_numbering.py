@@ -56,6 +56,7 @@ def nearest_colour(encoder):
     return np.mean([name.startswith(f"{f}/") for f, name in zip(found, held.names, strict=True)])
 
 
+@pytest.mark.slow
 def test_pretraining_reports_and_chooses_by_the_right_classes(run):
     folder, results = run
     assert results["pixels"]["knn"]["top1"] == 1.0
@@ -70,6 +71,7 @@ def test_pretraining_reports_and_chooses_by_the_right_classes(run):
     assert class_names(data_splits.load_data(found.config)[1]) == list(TRAIN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["", "mixed "])
 def test_evaluating_on_other_images_matches_their_classes(run, sources, kind, capsys, tmp_path):
     output = tmp_path / "figures.json"
@@ -128,6 +130,7 @@ def test_a_sweep_is_refused_before_its_first_trial(sources, tmp_path):
         objective.metric(config(sources["train"], sources["more"]), space)
 
 
+@pytest.mark.slow
 def test_embedding_writes_the_names_of_its_labels(run, sources, tmp_path):
     output = tmp_path / "features.npz"
     words = ["embed", str(run[0]), "--data.source", sources["held"], "--output", str(output)]

@@ -184,6 +184,7 @@ def test_a_run_resumes_with_the_same_code_only(folder, run, words, field, inside
     assert f"the file of {field} has changed since the run began" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["my_momentum", "my_augmentation"])
 def test_a_method_computes_the_same_on_one_and_on_two_devices(folder, name):
     names = {"method.name": f"{folder}/{name}.py:METHOD"}

@@ -33,6 +33,7 @@ ROOT = pathlib.Path(cssl_jax.__file__).parent
 COUNT = os.environ.get("CSSL_FUZZ", "300")
 
 
+@pytest.mark.slow
 def test_broken_files_of_every_format_end_in_images_rejects_or_one_message():
     """A process of its own: a crash of a decoder, a hang, or too much memory ends that one."""
     command = [sys.executable, fuzz.__file__, "--count", COUNT]

@@ -53,6 +53,7 @@ def test_every_other_module_works_without_tensorflow():
     assert loaded == "{}"  # and no import has started a device
 
 
+@pytest.mark.slow
 def test_a_run_without_tensorflow(tmp_path):
     recipe, run = tiny.write_recipe(tmp_path), tmp_path / "run"
     out = python(

@@ -8,8 +8,6 @@ import time
 
 import pytest
 
-from tests.helpers.marks import slow
-
 # The line "up" tells that Python itself has started, which no program can answer for.
 START = (
     "import sys; print('up', flush=True); from cssl_jax.__main__ import main; "
@@ -35,9 +33,8 @@ def interrupted(words, delay, times=1, cwd=None):
     return process.returncode, errors
 
 
-@pytest.mark.parametrize(
-    "delay", [0.05, slow(0.15), slow(0.3), 0.6, slow(1.0), slow(1.6), 2.4, slow(3.5)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.05, 0.15, 0.3, 0.6, 1.0, 1.6, 2.4, 3.5])
 def test_an_interrupt_is_one_line_and_status_130_at_any_instant(delay, tmp_path):
     words = ["views", "digits", "--output", "views.png"]
     code, errors = interrupted(words, delay, cwd=tmp_path)

@@ -33,7 +33,7 @@ def one_device():
 @pytest.mark.parametrize(
     ("devices", "backend"),
     [
-        *[slow(1, "shard_map"), (2, "shard_map"), slow(4, "shard_map"), (8, "shard_map")],
+        *[slow(1, "shard_map"), (2, "shard_map"), slow(4, "shard_map"), slow(8, "shard_map")],
         *[slow(1, "pmap"), slow(2, "pmap"), slow(4, "pmap"), (8, "pmap")],
     ],
 )
@@ -43,23 +43,26 @@ def test_float32_loss_and_raw_gradient_do_not_depend_on_devices(one_device, devi
     assert loss == pytest.approx(one_device[1], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_both_backends_give_the_same_bits():
     shard_map, pmap = gradient_on(4, "shard_map"), gradient_on(4, "pmap")
     jax.tree.map(np.testing.assert_array_equal, shard_map, pmap)
 
 
+@pytest.mark.slow
 def test_groups_of_batch_statistics_do_not_depend_on_devices():
     grads = [gradient_on(devices, norm_group=4)[0] for devices in (1, 8)]
     assert largest_difference(grads[1], grads[0]) <= FLOAT32_BOUND
 
 
+@pytest.mark.slow
 def test_statistics_of_each_view_do_not_depend_on_devices(one_device):
     grads = [gradient_on(devices, norm_views="apart")[0] for devices in (1, 8)]
     assert largest_difference(grads[1], grads[0]) <= FLOAT32_BOUND
     assert largest_difference(grads[0], one_device[0]) > 0.01  # joint statistics are others
 
 
-@pytest.mark.parametrize("backend", ["shard_map", "pmap"])
+@pytest.mark.parametrize("backend", ["shard_map", slow("pmap")])
 def test_a_gradient_scaled_by_the_number_of_devices_is_caught(one_device, backend):
     def sum_instead_of_mean(grads):
         return jax.tree.map(lambda g: g * jax.lax.axis_size("data"), grads)

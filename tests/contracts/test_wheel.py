@@ -35,6 +35,7 @@ def installed(tmp_path_factory):
     return wheel, target
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_recipes_digits_and_types_and_no_tests(installed):
     names = zipfile.ZipFile(installed[0]).namelist()
     assets = ("report/assets/report.css", "report/assets/report.js")

@@ -8,7 +8,6 @@ from scipy import stats
 
 from cssl_jax.data.sampler import Sampler, epoch_key, example_key, mix, permute
 from cssl_jax.errors import UserError
-from tests.helpers.marks import slow
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 4097])
@@ -26,7 +25,8 @@ def test_permuted_positions_stay_in_range_for_the_largest_size():
     assert len(set(images.tolist())) == 4
 
 
-@pytest.mark.parametrize("vary", ["seed", slow("epoch")])
+@pytest.mark.slow
+@pytest.mark.parametrize("vary", ["seed", "epoch"])
 def test_all_orders_of_four_are_equally_likely(vary):
     keys = [epoch_key(i, 0) if vary == "seed" else epoch_key(0, i) for i in range(4800)]
     counts = Counter(tuple(permute(np.arange(4), key, 4).tolist()) for key in keys)

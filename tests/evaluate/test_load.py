@@ -111,6 +111,7 @@ def test_knn_as_documented():
     assert found["top1"] > 0.9
 
 
+@pytest.mark.slow
 def test_every_name_of_the_package_in_the_documents_is_reached_without_an_import():
     names = set()
     for path in (DOCS / "README.md", *(DOCS / "docs").glob("*.md")):

@@ -295,6 +295,7 @@ def train(arrays, folder, *, epochs=3, **method):
     return cssl_jax.pretrain(tiny.replace(config, "method", **method), folder)
 
 
+@pytest.mark.slow
 def test_a_run_at_temperature_100_is_called_at_chance_once_and_in_its_results(
     arrays, tmp_path, capfd
 ):
@@ -307,6 +308,7 @@ def test_a_run_at_temperature_100_is_called_at_chance_once_and_in_its_results(
     assert not [text for text in lines if "images_per_second" in json.loads(text)]
 
 
+@pytest.mark.slow
 def test_a_constant_encoder_is_called_collapsed_to_a_point(arrays, tmp_path, capfd, monkeypatch):
     class Constant(tiny.ENCODERS["tiny"].build.func):
         def __call__(self, x, train=False, keys=None, keep=None):
@@ -321,6 +323,7 @@ def test_a_constant_encoder_is_called_collapsed_to_a_point(arrays, tmp_path, cap
     assert "collapsed to a point" in titles(open_run(tmp_path / "run").verdicts)
 
 
+@pytest.mark.slow
 def test_lars_runs_log_their_trust_ratios(arrays, tmp_path):
     config = tiny.config(epochs=1, evaluate_every=0)
     config = tiny.replace(config, "data", source=arrays)

@@ -26,6 +26,7 @@ def value_of(name, z1, z2, labels=None):
     return entry.loss(z1, z2, temperature=TAU, axis_name=None, tile_size=None, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_projections_that_hardly_differ_have_the_loss_of_the_chance_level(name):
     # Not identical: semi-hard negatives must be a little farther than the positive.

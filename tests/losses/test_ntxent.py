@@ -73,7 +73,7 @@ def assert_matches_loops(loss, gradients, z1, z2, temperature=0.1, rtol=3e-6, of
 
 
 @pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [slow(1), 8])
 def test_float32_agrees_with_the_loop(devices, tile):
     z1, z2 = draw(16, 32, seed=3)
     step = on_devices(lambda a, b: nt_xent(a, b, axis_name="data", tile_size=tile), devices)
@@ -81,6 +81,7 @@ def test_float32_agrees_with_the_loop(devices, tile):
     assert_matches_loops(*step(z1.astype(np.float32), z2.astype(np.float32)), z1, z2)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 20),

@@ -13,6 +13,7 @@ from cssl_jax.losses.hierarchical import hierarchical_terms
 from cssl_jax.losses.predictive import predictive_terms
 from cssl_jax.runtime import spmd
 from helpers import losses_numpy
+from tests.helpers.marks import slow
 
 N, T, D, K = 8, 6, 2, 2
 LENGTHS = np.array([6, 4, 1, 5, 0, 6, 2, 3], np.int32)  # two are too short for most levels
@@ -140,7 +141,7 @@ def with_padding(x, value):
 
 @pytest.mark.parametrize(
     "devices",
-    [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 8],
+    [slow(1), slow(2), slow(4), 8],
 )
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_gradient_are_those_of_the_float64_loops(name, devices):

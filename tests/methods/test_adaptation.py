@@ -18,7 +18,6 @@ from cssl_jax.methods.supervised.coral import DeepCORAL
 from cssl_jax.methods.supervised.dann import DANN, DomainClassifier, reversal, reverse_gradient
 from cssl_jax.runtime import spmd
 from helpers import tiny
-from tests.helpers.marks import slow
 
 CLASSES = 3
 BOUND = 1e-5  # of the tree's largest gradient; docs/architecture.md, rule 1
@@ -67,7 +66,8 @@ def one_device():
     return {name: Pairs(config(name)).gradients() for name in ("coral", "dann")}
 
 
-@pytest.mark.parametrize("name", ["coral", slow("dann")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coral", "dann"])
 def test_raw_gradients_do_not_depend_on_devices(one_device, name):
     grads, metrics = Pairs(config(name), 8).gradients()
     reference, metrics = one_device[name]
@@ -79,6 +79,7 @@ def test_raw_gradients_do_not_depend_on_devices(one_device, name):
         assert difference(grads["domain"], reference["domain"]) <= BOUND
 
 
+@pytest.mark.slow
 def test_covariances_of_what_a_device_holds_are_caught(one_device, monkeypatch):
     whole = coral_module.coral
     monkeypatch.setattr(coral_module, "coral", lambda s, t, axis_name: whole(s, t))
@@ -156,6 +157,7 @@ def test_target_labels_are_not_trained_on_and_target_images_are(one_device):
     assert difference(changed["encoder"], plain["encoder"]) > 0.01
 
 
+@pytest.mark.slow
 def test_targets_are_drawn_in_epochs_of_their_own_from_keys_of_their_own():
     run = Pairs(config("coral"))
     make = jax.jit(run.pipeline.make_batch)

@@ -48,6 +48,7 @@ def outcome(devices, source=None, **values):
         return tiny.Run(config, devices, source=source).run(5, np.float64)
 
 
+@pytest.mark.slow
 def test_float64_training_does_not_depend_on_the_number_of_devices(monkeypatch):
     one, four = outcome(1), outcome(4)
     assert max(compare(four, one)._replace(scale=0.0)) < 1e-9  # docs/architecture.md, rule 1

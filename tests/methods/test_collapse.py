@@ -12,6 +12,7 @@ from cssl_jax.losses import cosine
 from cssl_jax.methods import byol, simsiam
 from cssl_jax.methods.registry import METHODS
 from helpers import method_cases, tiny
+from tests.helpers.marks import slow
 
 STEPS = 60
 # Without BatchNorm in the head, nothing but the method's own means keeps projections apart.
@@ -53,28 +54,29 @@ def found(name, **values):
 @pytest.mark.parametrize(
     "name",
     [
-        "vicreg",
         "lejepa",
-        "dino",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("simsiam", "byol")),
+        *(slow(name) for name in ("vicreg", "dino", "simsiam", "byol")),
     ],
 )
 def test_a_healthy_run_has_no_collapse(name):
     assert not {"projections collapsed", "targets collapsed"} & found(name)
 
 
+@pytest.mark.slow
 def test_vicreg_without_the_variance_term_collapses():
     assert "projections collapsed" in found(
         "vicreg", optimizer__learning_rate=0.05, method__variance=0.0
     )
 
 
+@pytest.mark.slow
 def test_lejepa_without_sigreg_collapses():
     assert "projections collapsed" in found(
         "lejepa", optimizer__learning_rate=2.0, method__weight=0.0
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

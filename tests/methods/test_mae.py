@@ -29,7 +29,6 @@ from cssl_jax.runtime import spmd
 from helpers import method_cases, tiny
 from helpers.comparison import run_differences
 from helpers.products import products
-from tests.helpers.marks import slow
 
 FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1
 GOLDENS = pathlib.Path(__file__).resolve().parents[1] / "goldens"
@@ -43,6 +42,11 @@ def config(**values):
 
 def method_of(changed):
     return builders.make_method(changed, spmd.make_mesh(jax.devices()[:1]))
+
+
+def initialised(method, batch):
+    """(params, model_state) of a method for a batch, drawn by one compiled program."""
+    return jax.jit(method.init)(jax.random.key(0), {"views": batch["views"]})
 
 
 # ------------------------------------------------------------------ agreement with transformers
@@ -91,6 +95,13 @@ def transformers_params(weights):
     return {"encoder": from_timm(joined(encoder))["params"], "decoder": decoder}
 
 
+def predictions_and_loss(method, params, batch):
+    state = {"encoder": {}, "decoder": {}}
+    predicted, _ = method.encode(params, state, {}, batch, CTX)
+    targets, _ = method.targets(params, state, {}, batch, CTX)
+    return predicted, method.objective(params, {}, predicted, {"targets": targets}, CTX)[0]
+
+
 def test_predictions_and_loss_are_those_of_transformers(monkeypatch):
     shapes = {k: tuple(v) for k, v in json.loads(str(goldens()["shapes"])).items()}
     seed = int(goldens()["seed"])
@@ -101,12 +112,9 @@ def test_predictions_and_loss_are_those_of_transformers(monkeypatch):
     method = mae.MAE(encoder, PatchDecoder(2, 16, 2))
     order = np.argsort(goldens()["noise"], axis=1).astype(np.int32)
     monkeypatch.setattr(mae.MAE, "order", lambda self, batch: jnp.asarray(order))
-    state = {"encoder": {}, "decoder": {}}
     with jax.enable_x64(True):
         batch = {"views": {"main": jnp.asarray(seeded.seeded_images((2, 8, 8, 3), seed))[:, None]}}
-        predicted, _ = method.encode(params, state, {}, batch, CTX)
-        targets, _ = method.targets(params, state, {}, batch, CTX)
-        loss, _, _ = method.objective(params, {}, predicted, {"targets": targets}, CTX)
+        predicted, loss = jax.jit(functools.partial(predictions_and_loss, method, params))(batch)
     hidden = order[:, 4:]
     assert np.take_along_axis(goldens()["mask"], hidden, axis=1).all()
     theirs = np.take_along_axis(goldens()["predictions"], hidden[:, :, None], axis=1)
@@ -178,14 +186,14 @@ def test_exact_predictions_cost_nothing_and_zeros_cost_the_chance_level():
 
 def test_no_gradient_reaches_the_pixels_of_hidden_patches_by_the_encoder():
     method, batch = method_of(config()), batch_of(rows=2)
-    params, state = method.init(jax.random.key(0), {"views": batch["views"]})
+    params, state = initialised(method, batch)
     order = np.asarray(method.order(batch))
 
     def first_prediction(images):
         given = {**batch, "views": {"main": images}}
         return jnp.sum(method.encode(params, state, {}, given, CTX)[0])
 
-    gradient = jax.grad(first_prediction)(batch["views"]["main"])[:, 0]
+    gradient = jax.jit(jax.grad(first_prediction))(batch["views"]["main"])[:, 0]
     by_patch = np.abs(np.asarray(patches_of(gradient, 2))).max(axis=2)
     for n in range(2):
         assert (by_patch[n, order[n, :4]] > 0).all()
@@ -202,8 +210,8 @@ def test_encoders_without_patches_and_decoders_that_do_not_divide_are_refused():
 @pytest.mark.parametrize("pool", ["token", "mean"])
 def test_grey_images_and_both_poolings_are_encoded(pool):
     method, batch = method_of(config(model__pool=pool)), batch_of(channels=1)
-    params, state = method.init(jax.random.key(0), {"views": batch["views"]})
-    predicted, _ = method.encode(params, state, {}, batch, CTX)
+    params, state = initialised(method, batch)
+    predicted = jax.jit(lambda batch: method.encode(params, state, {}, batch, CTX)[0])(batch)
     assert predicted.shape == (6, 12, 4)
 
 
@@ -219,9 +227,10 @@ def trained(devices, *, micro_batch=0, backend="shard_map", steps=3):
 one_device = functools.cache(functools.partial(trained, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "micro_batch", "backend"),
-    [(4, 8, "shard_map"), slow(8, 0, "shard_map"), slow(2, 0, "pmap"), slow(1, 8, "shard_map")],
+    [(4, 8, "shard_map"), (8, 0, "shard_map"), (2, 0, "pmap"), (1, 8, "shard_map")],
 )
 def test_training_does_not_depend_on_devices_or_micro_batches(devices, micro_batch, backend):
     results = trained(devices, micro_batch=micro_batch, backend=backend)

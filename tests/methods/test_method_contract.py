@@ -167,7 +167,8 @@ def test_training_does_not_depend_on_devices_or_micro_batches(name, devices, mic
     assert max(found.values()) < FLOAT64_BOUND, found
 
 
-@pytest.mark.parametrize("name", ["moco_v2", slow("nnclr")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["moco_v2", "nnclr"])
 def test_a_queue_of_one_devices_rows_is_caught(name):
     with method_cases.unsynchronised(), pytest.raises(RuntimeError, match="replicas differ"):
         trained(name, 4, micro_batch=MICRO_BATCH)

@@ -15,7 +15,6 @@ from cssl_jax.runtime import spmd
 from cssl_jax.step.state import join_state, split_state, trained_model
 from helpers import momentum_queue, tiny
 from helpers.comparison import largest_difference
-from tests.helpers.marks import slow
 
 METHODS |= {"queue": momentum_queue.QUEUE, "in_batch": momentum_queue.IN_BATCH}
 N, MICRO_BATCH, QUEUE = 16, 8, 20
@@ -40,13 +39,17 @@ def plain(method):
     return trained(method, 1, norm_group=MICRO_BATCH)
 
 
-@pytest.mark.parametrize("method", ["queue", slow("in_batch")])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["queue", "in_batch"])
 @pytest.mark.parametrize(
     ("devices", "micro_batch", "backend"),
     [
         (4, MICRO_BATCH, "shard_map"),
-        *[slow(1, MICRO_BATCH, "shard_map"), slow(2, MICRO_BATCH, "pmap")],
-        *[slow(2, 0, "shard_map"), slow(4, 0, "pmap"), slow(8, MICRO_BATCH, "shard_map")],
+        (1, MICRO_BATCH, "shard_map"),
+        (2, MICRO_BATCH, "pmap"),
+        (2, 0, "shard_map"),
+        (4, 0, "pmap"),
+        (8, MICRO_BATCH, "shard_map"),
     ],
 )
 def test_state_does_not_depend_on_devices_or_micro_batches(method, devices, micro_batch, backend):
@@ -61,6 +64,7 @@ def test_state_does_not_depend_on_devices_or_micro_batches(method, devices, micr
         assert difference < FLOAT64_BOUND, name
 
 
+@pytest.mark.slow
 def test_rows_in_the_order_of_devices_are_caught(monkeypatch):
     def in_device_order(x, axis_name, micro_batches):
         return jax.lax.all_gather(x, axis_name, tiled=True)
@@ -71,6 +75,7 @@ def test_rows_in_the_order_of_devices_are_caught(monkeypatch):
     assert largest_difference(state.method_state["queue"], expected) > 0.01
 
 
+@pytest.mark.slow
 def test_a_target_state_of_one_micro_batch_is_caught(monkeypatch):
     after_update = momentum_queue.MomentumQueue.after_update
 

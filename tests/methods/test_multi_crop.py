@@ -10,7 +10,7 @@ from cssl_jax.methods.registry import METHODS
 from cssl_jax.planning import shapes
 from helpers import multi_crop, tiny
 from helpers.comparison import largest_difference
-from tests.helpers.marks import fast, slow
+from tests.helpers.marks import fast
 
 METHODS |= {"multi_crop": multi_crop.MULTI_CROP}
 MICRO_BATCH = 8
@@ -35,13 +35,8 @@ def one_device():
     return trained(1)
 
 
-@pytest.mark.parametrize(
-    ("devices", "micro_batch"),
-    [
-        *[slow(4, 0), slow(1, MICRO_BATCH)],
-        (4, MICRO_BATCH),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "micro_batch"), [(4, 0), (1, MICRO_BATCH), (4, MICRO_BATCH)])
 def test_float64_training_does_not_depend_on_devices_or_micro_batches(
     one_device, devices, micro_batch
 ):
@@ -51,6 +46,7 @@ def test_float64_training_does_not_depend_on_devices_or_micro_batches(
     assert largest_difference(state.model_state, one_device[1].model_state) < FLOAT64_BOUND
 
 
+@pytest.mark.slow
 def test_local_views_and_their_boxes_enter_the_loss(one_device, monkeypatch):
     objective = multi_crop.MultiCrop.objective
 
@@ -76,7 +72,8 @@ def test_a_plan_knows_the_shapes_of_every_group(pipeline):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), planned.host_batch) == as_shapes
 
 
-@pytest.mark.parametrize("placement", [slow({}), {"augment_on": "split", "engine": "threads"}])
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", [{}, {"augment_on": "split", "engine": "threads"}])
 def test_the_sheet_and_the_measurement_of_views_cover_every_group(tmp_path, placement):
     source = tiny.image_source(60, channels=3)
     np.savez(tmp_path / "images.npz", images=source.images, labels=source.labels)

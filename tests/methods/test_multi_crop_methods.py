@@ -20,7 +20,6 @@ from cssl_jax.runtime import spmd
 from helpers import method_cases, tiny
 from helpers.comparison import run_differences
 from helpers.products import products
-from tests.helpers.marks import slow
 
 FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1
 LOCAL = {
@@ -69,14 +68,9 @@ def trained(name, devices, *, micro_batch=0, backend="shard_map", steps=3):
 one_device = functools.cache(functools.partial(trained, devices=1))
 
 
-@pytest.mark.parametrize(
-    ("name", "devices", "micro_batch"),
-    [
-        ("dino", 4, method_cases.MICRO_BATCH),
-        *[slow("swav", 4, method_cases.MICRO_BATCH)],
-        *[slow(name, 8, 0) for name in METHODS],
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("devices", "micro_batch"), [(4, method_cases.MICRO_BATCH), (8, 0)])
 def test_training_does_not_depend_on_devices_or_micro_batches(name, devices, micro_batch):
     found = run_differences(trained(name, devices, micro_batch=micro_batch), one_device(name))
     assert max(found.values()) < FLOAT64_BOUND, found
@@ -200,6 +194,7 @@ class _WithoutMean:
         return (lambda x, axis_name: x) if name == "pmean" else getattr(jax.lax, name)
 
 
+@pytest.mark.slow
 def test_the_teacher_draws_no_masks():
     changed = method_cases.config("dino").replace(
         {"model.encoder": "vit_micro", "model.patch": 4, "model.width": 1 / 8}

@@ -99,6 +99,7 @@ def alone(method):
     return outcome(method, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", fast(ENCODERS, ["ts2vec"]))
 def test_float64_training_does_not_depend_on_the_number_of_devices(method):
     one, eight = alone(method), outcome(method, 8)
@@ -130,6 +131,7 @@ def run(request, tmp_path_factory):
     return folder / "run", trained, cssl_jax.pretrain(trained, folder / "run")
 
 
+@pytest.mark.slow
 def test_a_run_logs_the_chance_level_of_each_step_and_embeds(run):
     folder, _, results = run
     lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -141,6 +143,7 @@ def test_a_run_logs_the_chance_level_of_each_step_and_embeds(run):
     assert np.isfinite(features).all()
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_the_same_bits(run, tmp_path):
     folder, trained, _ = run
     with pytest.raises(CrashError):
@@ -150,6 +153,7 @@ def test_a_run_resumes_with_the_same_bits(run, tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_evaluated_weights_are_the_mean_of_all_weights():
     made = tiny.Run(config("ts2vec"), 1, source=source())
     step, state = made.train_step(), made.state()

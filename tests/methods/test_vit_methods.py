@@ -18,7 +18,6 @@ from cssl_jax.train.pretrain import pretrain
 from helpers import method_cases, tiny
 from helpers.comparison import largest_difference, run_differences
 from helpers.method_cases import MICRO_BATCH
-from tests.helpers.marks import slow
 
 FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1
 SIDE = 32
@@ -69,17 +68,18 @@ def differences(name, results):
     return run_differences(results, trained(name, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "devices", "micro_batch", "backend"),
     [
         ("moco_v3", 2, MICRO_BATCH, "shard_map"),
-        slow("moco_v3", 2, 0, "shard_map"),
-        slow("moco_v3", 4, MICRO_BATCH, "shard_map"),
-        slow("moco_v3", 2, MICRO_BATCH, "pmap"),
-        slow("moco_v3", 8, 0, "shard_map"),
-        slow("byol", 4, MICRO_BATCH, "shard_map"),
-        slow("barlow_twins", 8, 0, "shard_map"),
-        slow("swav", 4, 0, "shard_map"),
+        ("moco_v3", 2, 0, "shard_map"),
+        ("moco_v3", 4, MICRO_BATCH, "shard_map"),
+        ("moco_v3", 2, MICRO_BATCH, "pmap"),
+        ("moco_v3", 8, 0, "shard_map"),
+        ("byol", 4, MICRO_BATCH, "shard_map"),
+        ("barlow_twins", 8, 0, "shard_map"),
+        ("swav", 4, 0, "shard_map"),
     ],
 )
 def test_training_does_not_depend_on_devices_or_micro_batches(name, devices, micro_batch, backend):
@@ -101,6 +101,7 @@ def test_masks_of_positions_on_a_device_are_caught(monkeypatch):
     assert largest_difference(results[0][0], results[1][0]) > 1e3 * FLOAT64_BOUND
 
 
+@pytest.mark.slow
 def test_a_frozen_patch_projection_stays_and_so_does_its_copy():
     _, state = trained("moco_v3", 1)
     with jax.enable_x64(True):

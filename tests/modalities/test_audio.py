@@ -227,19 +227,15 @@ WAVE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "options", "devices"),
     [
         ("gru", {}, 4),
-        *[
-            pytest.param(name, options, devices, marks=pytest.mark.slow)
-            for name, options, devices in (
-                ("spectrogram_resnet10", {}, 2),
-                ("spectrogram_resnet10", {}, 8),
-                ("wave_gru", WAVE, 4),
-                ("gru", {"pipeline": "stream"}, 2),
-            )
-        ],
+        ("spectrogram_resnet10", {}, 2),
+        ("spectrogram_resnet10", {}, 8),
+        ("wave_gru", WAVE, 4),
+        ("gru", {"pipeline": "stream"}, 2),
     ],
 )
 def test_float64_training_does_not_depend_on_the_number_of_devices(encoder, options, devices):

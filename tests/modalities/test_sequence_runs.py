@@ -21,14 +21,8 @@ def config(encoder, path):
     return tiny.replace(changed, "evaluate", knn_k=5, knn_ks=(1, 5), batch_size=16, **few)
 
 
-@pytest.mark.parametrize(
-    "encoder",
-    [
-        # The fast one has no BatchNorm, and so no statistics in its state.
-        name if name == "gru" else pytest.param(name, marks=pytest.mark.slow)
-        for name in encoders_for("series")
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", encoders_for("series"))
 def test_a_run_resumes_with_the_same_bits_and_embeds(encoder, tmp_path):
     trained = config(encoder, waves.write(waves.source(60), None, 60, tmp_path / "waves"))
     results = cssl_jax.pretrain(trained, tmp_path / "whole")

@@ -175,16 +175,8 @@ def outcome(encoder, devices, norm_group=0, **train):
         return made.run(5, np.float64)
 
 
-@pytest.mark.parametrize(
-    "encoder",
-    [
-        "gru",
-        *[
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("resnet1d", "dilated", "bilstm", "transformer")
-        ],
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["gru", "resnet1d", "dilated", "bilstm", "transformer"])
 def test_float64_training_does_not_depend_on_the_number_of_devices(encoder):
     one, four = outcome(encoder, 1), outcome(encoder, 4)
     assert max(compare(four, one)._replace(scale=0.0)) < FLOAT64_BOUND

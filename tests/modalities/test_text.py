@@ -103,6 +103,7 @@ def outcome(devices, source_size=60, method=None, **train):
         return made.run(5, np.float64)
 
 
+@pytest.mark.slow
 def test_float64_training_does_not_depend_on_the_number_of_devices():
     one, four = outcome(1), outcome(4)
     assert max(compare(four, one)._replace(scale=0.0)) < FLOAT64_BOUND
@@ -134,6 +135,7 @@ def test_a_run_has_results_beside_the_baselines_of_text(run):
     assert not chance or chance[0] == pytest.approx(math.log(trained.train.batch_size))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_bits(run, tmp_path):
     folder, trained, _ = run
     with pytest.raises(CrashError):

@@ -21,7 +21,6 @@ from cssl_jax.selfcheck.short_run import compare
 from cssl_jax.transfer.transfer_tables import format_results
 from helpers import tiny, waves
 from helpers.stops import CrashError, crash_after
-from tests.helpers.marks import slow
 
 MODALITIES["waves"] = waves.WAVES
 ENCODERS["waves"] = waves.ENCODER
@@ -55,11 +54,15 @@ def differences(found, reference):
 # ------------------------------------------------------------------------------------- invariance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "pipeline"),
     [
-        *[slow(2, "resident"), (4, "resident"), slow(8, "resident")],
-        *[slow(4, "resident-split"), slow(2, "stream")],
+        (2, "resident"),
+        (4, "resident"),
+        (8, "resident"),
+        (4, "resident-split"),
+        (2, "stream"),
     ],
 )
 def test_20_float64_steps_do_not_depend_on_devices_or_pipeline(one_device, devices, pipeline):
@@ -78,6 +81,7 @@ def test_micro_batches_give_the_plain_step(devices):
     assert max(differences(found, plain)) < FLOAT64_BOUND
 
 
+@pytest.mark.slow
 def test_dropout_keys_of_a_device_are_caught(one_device, monkeypatch):
     def of_device(batch, views, first=0):
         if "key" not in batch:
@@ -131,6 +135,7 @@ def run(tmp_path_factory):
     return folder, trained, cssl_jax.pretrain(trained, folder)
 
 
+@pytest.mark.slow
 def test_a_run_reports_the_baselines_of_its_modality(run):
     folder, _, results = run
     saved = json.loads((folder / "results.json").read_text())

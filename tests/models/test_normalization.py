@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 from cssl_jax.errors import UserError
 from cssl_jax.models.normalization import BatchNorm, NormGroups
 from cssl_jax.runtime.spmd import AXIS, make_mesh
+from tests.helpers.marks import slow
 
 SHAPE = (16, 2, 3, 5)
 EPSILON, MOMENTUM = 1e-5, 0.9
@@ -121,7 +122,7 @@ def assert_statistics_are_replicated(results):
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 8])
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("devices", [slow(1), slow(2), slow(4), 8])
 def test_statistics_of_a_group_do_not_depend_on_the_number_of_devices(float64, devices, groups):
     x, weights, variables = draw()
     actual = on_devices(devices, groups, x, weights, variables)
@@ -173,7 +174,7 @@ CELLS = {
 }
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize("devices", [slow(1), slow(2), slow(4), 8])
 @pytest.mark.parametrize("name", CELLS)
 def test_views_strides_and_masks_are_those_of_the_formula_on_any_devices(float64, name, devices):
     groups, cells, views, mask = CELLS[name]

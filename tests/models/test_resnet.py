@@ -17,7 +17,7 @@ from cssl_jax.interop.torchvision import from_torchvision, to_torchvision
 from cssl_jax.models.registry import build_encoder
 from cssl_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from cssl_jax.runtime.spmd import AXIS, make_mesh
-from tests.helpers.marks import slow
+from tests.helpers.marks import fast, slow
 
 GOLDENS = pathlib.Path(__file__).resolve().parents[1] / "goldens"
 # Imported by path: torchvision.npz was created with the same functions.
@@ -115,6 +115,7 @@ def test_features_and_stages_match_torchvision(goldens, encoded, case, mode):
     assert relative_error(output["features"], goldens[f"{case}/{mode}/features"]) < STORED
 
 
+@pytest.mark.slow
 def test_float32_features_are_close_to_torchvision(goldens):
     encoder, seed, images = golden_case(goldens, "resnet50")
     with jax.default_matmul_precision("float32"):
@@ -140,11 +141,12 @@ def test_running_statistics_match_torchvision(goldens, encoded, case):
         assert relative_error(after[var], expected) < STORED
 
 
-@pytest.mark.parametrize("name", list(TORCHVISION_PARAMETERS))
+@pytest.mark.parametrize("name", fast(TORCHVISION_PARAMETERS, ["resnet18", "resnet50"]))
 def test_parameter_counts_match_torchvision(name):
     assert parameter_count(build_encoder(name)) == TORCHVISION_PARAMETERS[name]
 
 
+@pytest.mark.slow
 def test_resnet200_is_resnet152_with_16_more_blocks_in_its_second_stage():
     convolutions = 512 * 128 + 9 * 128 * 128 + 128 * 512
     block = convolutions + 2 * (128 + 128 + 512)
@@ -210,7 +212,7 @@ def test_bfloat16_compute_gives_float32_features_close_to_those_of_float32(train
     assert 1e-5 < error < 0.03
 
 
-@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+@pytest.mark.parametrize("block", [BasicBlock, slow(Bottleneck)])
 def test_remat_preserves_outputs_and_gradients_and_drops_activations(block):
     images, results, residual_bytes = images_of((4, 16, 16, 3)), [], []
     for remat in (False, True):

@@ -189,6 +189,7 @@ def config(**optimizer):
     return tiny.replace(changed, "optimizer", **optimizer)
 
 
+@pytest.mark.slow
 def test_prototypes_start_to_move_after_their_epoch():
     run = tiny.Run(config(), 2)
     step, state = run.train_step(), run.state()
@@ -212,6 +213,7 @@ def test_stages_learn_at_rates_that_decay_towards_the_stem():
     assert builders._group_of(method, 0.5, path) == ParameterGroup(constant=True)
 
 
+@pytest.mark.slow
 def test_weight_decay_moves_along_the_config_s_cosine():
     run = tiny.Run(config(name="lars", weight_decay=0.1, weight_decay_end=0.5), 1)
     state, _ = run.train_step()(run.state(), run.constants, next(run.host_batches(0, 1)))

@@ -42,6 +42,7 @@ def small():
     return tiny.replace(config, "train", batch_size=64)
 
 
+@pytest.mark.slow
 def test_the_message_has_the_sizes_and_three_options_with_the_memory_by_plan(tmp_path):
     config = tiny.replace(small(), "train", epochs=1)
     with pytest.raises(RunError, match="RESOURCE_EXHAUSTED: Out of memory") as raised:
@@ -62,6 +63,7 @@ def test_the_message_has_the_sizes_and_three_options_with_the_memory_by_plan(tmp
         run_dir.check(tmp_path / "run", other)  # the folder accepts the config
 
 
+@pytest.mark.slow
 def test_a_run_that_was_saved_keeps_its_batch_and_the_message_says_so():
     config = recipes.canonical(small())
     message = exhaustion.training_message(config, MemoryError(), saved=True)

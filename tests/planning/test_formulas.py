@@ -110,7 +110,7 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", fast(STEPS, {"plain", "GradCache and remat"}))
+@pytest.mark.parametrize("name", fast(STEPS, {"GradCache and remat"}))
 def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(name):
     config = recipes.load("debug")
     for section, values in STEPS[name].items():

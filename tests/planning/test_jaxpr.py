@@ -181,6 +181,7 @@ def debug():
     return jaxpr, function.lower(step.state, step.constants, step.host_batch).compile()
 
 
+@pytest.mark.slow
 def test_the_compiled_step_sends_the_bytes_of_the_traced_step(debug):
     traced = program.collective_bytes(debug[0])
     from_text = compiled.collective_bytes(debug[1].as_text(), 8)

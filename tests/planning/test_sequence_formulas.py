@@ -64,16 +64,17 @@ def planned(encoder, method="simclr", steps=12, **values):
     return config, shapes.DataShapes(spec, "resident", examples, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "values"),
     [
-        slow("resnet1d", {}),
-        slow("resnet1d", {"model.norm_group": 4, "model.remat": True}),
+        ("resnet1d", {}),
+        ("resnet1d", {"model.norm_group": 4, "model.remat": True}),
         ("resnet1d", {"model.norm_views": "apart", "train.micro_batch": 8}),
-        slow("dilated", {"train.micro_batch": 8, "model.remat": True}),
-        slow("gru", {}),
+        ("dilated", {"train.micro_batch": 8, "model.remat": True}),
+        ("gru", {}),
         ("dilated", {"method": "ts2vec"}),
-        slow("conv_gru", {"method": "cpc", "train.micro_batch": 8}),
+        ("conv_gru", {"method": "cpc", "train.micro_batch": 8}),
     ],
 )
 def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(encoder, values):
@@ -87,6 +88,7 @@ def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(encoder,
     }
 
 
+@pytest.mark.slow
 def test_plan_prints_the_cost_of_a_recipe_of_series(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "x.npz", values=rng.normal(size=(64, 12, 2)))
@@ -98,7 +100,7 @@ def test_plan_prints_the_cost_of_a_recipe_of_series(tmp_path):
 
 
 @pytest.mark.parametrize("name", encoders_for("text"))
-@pytest.mark.parametrize("width", [1.0, 0.3])
+@pytest.mark.parametrize("width", [slow(1.0), 0.3])
 def test_an_encoder_of_text_has_the_counted_parameters_and_products(name, width):
     encoder = build_encoder(name, width=width, vocabulary=300)
     x = {"tokens": jnp.zeros((2, STEPS), jnp.int32), "length": jnp.full(2, STEPS)}

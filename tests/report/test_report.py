@@ -27,6 +27,7 @@ from cssl_jax.report.figures.thumbnails import make_sprite
 from cssl_jax.report.run_reader import open_run
 from cssl_jax.report.write import write_report
 from helpers import tiny
+from tests.helpers.marks import fast
 
 # A file name cannot contain a slash, so "</script>" is tested with json_for_script alone.
 CLASSES = ("<img src=x onerror=alert(1)>", "\"quoted\" & 'so'", "$x_1$ {{7*7}}")
@@ -246,6 +247,7 @@ def test_the_report_names_missing_data_of_a_run(run, tmp_path):
     assert re.search(r"Not shown: views: .*gone.* does not exist", page.text)
 
 
+@pytest.mark.slow
 def test_without_labels_there_is_no_legend_and_no_confusion_matrix(bare, tmp_path):
     page = read(write_report([bare], tmp_path / "report.html"))
     (map_data,) = page.data["maps"]
@@ -256,6 +258,7 @@ def test_without_labels_there_is_no_legend_and_no_confusion_matrix(bare, tmp_pat
     assert not list((tmp_path / "report_figures").glob("confusion*"))
 
 
+@pytest.mark.slow
 def test_runs_of_the_same_images_share_one_sprite(run, bare, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
@@ -328,7 +331,7 @@ def test_thumbnails_keep_small_images_and_reduce_large_ones(height, width):
             assert inside.mean() == pytest.approx(image.mean(), abs=2)
 
 
-@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize("kind", fast(plots.KINDS, ["curves", "neighbours"]))
 def test_plot_draws_each_kind(run, kind, tmp_path, capsys):
     if kind == "umap" and not projections.available("umap"):
         assert cli.main(["plot", str(run), "--kind", kind, "--output", f"{tmp_path}/x.png"]) == 2

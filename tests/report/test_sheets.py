@@ -52,6 +52,7 @@ def test_a_vit_keeps_queries_and_keys_only_where_they_are_asked_for():
     np.testing.assert_array_equal(outputs["features"], vit.apply(variables, images)["features"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [True, False])
 def test_a_reconstruction_has_the_visible_patches_and_predictions_of_the_others(normalize):
     vit = ViT(layers=1, hidden=12, heads=3, patch=2)

@@ -41,7 +41,7 @@ def drawn_examples(monkeypatch, config, **options):
 PLACEMENTS = [
     {},
     slow({"resident": False}),
-    {"augment_on": "split", "engine": "threads"},
+    slow({"augment_on": "split", "engine": "threads"}),
     slow({"augment_on": "host", "engine": "threads"}),
     slow({"augment_on": "host", "engine": "tf"}),
 ]
@@ -68,6 +68,7 @@ def test_views_are_identical_to_those_of_the_train_step(arrays, monkeypatch, pla
             np.testing.assert_allclose(view.pixels, views[row, number], atol=0.51)
 
 
+@pytest.mark.slow
 def test_photos_of_any_size_are_shown_with_their_names_and_sizes(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for number in range(20):
@@ -138,9 +139,10 @@ def test_recorded_views_equal_those_drawn_from_the_config(arrays, plain, tmp_pat
     assert_same(step_5, {name: value[5:6] for name, value in expected.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "crash",
-    [slow(2), 4, slow(6)],
+    [2, 4, 6],
 )
 def test_a_killed_run_records_every_step_exactly_once(arrays, tmp_path, monkeypatch, crash):
     monkeypatch.setattr(view_log, "SHARD", 2)

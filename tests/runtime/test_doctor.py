@@ -9,6 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from cssl_jax.runtime import doctor
+from tests.helpers.marks import slow
 
 
 def command(*argv, without=None, path=""):
@@ -29,7 +30,7 @@ def command(*argv, without=None, path=""):
     )
 
 
-@pytest.mark.parametrize("name", ["jax", "tyro", "flax"])
+@pytest.mark.parametrize("name", [slow("jax"), slow("tyro"), "flax"])
 def test_it_reports_a_missing_package_and_the_command_that_fixes_it(name):
     result = command("doctor", without=name)
     assert result.returncode == 1
@@ -39,6 +40,7 @@ def test_it_reports_a_missing_package_and_the_command_that_fixes_it(name):
     assert "ready to train" not in result.stdout
 
 
+@pytest.mark.slow
 def test_other_commands_point_to_the_doctor_where_a_package_is_missing():
     result = command("recipes", without="tyro")
     assert result.returncode == 1
@@ -46,6 +48,7 @@ def test_other_commands_point_to_the_doctor_where_a_package_is_missing():
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_an_installed_version_out_of_bounds_is_a_problem(tmp_path):
     # Metadata of an old release, on the path before that of the installed release.
     folder = tmp_path / "optax-0.1.0.dist-info"
@@ -81,6 +84,7 @@ def test_an_old_python_is_a_problem():
     assert problem.startswith("Python 3.10 is too old, 3.11 or newer is needed: python3.11 -m venv")
 
 
+@pytest.mark.slow
 def test_the_way_out_without_tensorboard_is_an_option_that_exists():
     assert "--train.no-tensorboard" in command("doctor", without="tensorboard").stdout
     assert "--train.no-tensorboard" in command("pretrain", "debug", "--help").stdout

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.helpers.marks import slow
+
 COMMANDS = [
     ["doctor"],
     ["pretrain", "debug", "--workdir", "run"],
@@ -22,7 +24,12 @@ def absent(platform):
 
 
 @pytest.mark.parametrize(
-    ("platform", "argv"), [("cuda", argv) for argv in COMMANDS] + [("tpu", COMMANDS[1])]
+    ("platform", "argv"),
+    [
+        ("cuda", COMMANDS[0]),
+        *[slow("cuda", argv) for argv in COMMANDS[1:]],
+        slow("tpu", COMMANDS[1]),
+    ],
 )
 def test_a_platform_that_is_not_installed_is_one_message(platform, argv, tmp_path):
     if not absent(platform):

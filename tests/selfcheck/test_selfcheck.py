@@ -26,6 +26,7 @@ from cssl_jax.selfcheck.run import Row, SelfCheck, check_outcome, plan_trials, s
 from cssl_jax.selfcheck.short_run import compare
 from cssl_jax.step import train_step
 from helpers import tiny
+from tests.helpers.marks import slow
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ROW = Row("float32", 4, 1, "shard_map", None, "")
@@ -101,10 +102,10 @@ def own_negatives_only(monkeypatch):
     ("mutant", "expected"),
     [
         (sum_of_gradients, "gradient beyond the bound; the gradient is 4 times the reference's"),
-        (draw_by_device, "loss, gradient, statistics beyond the bound"),
-        (statistics_of_a_device, "loss, gradient, statistics beyond the bound"),
-        (shuffled_gather, "loss, gradient beyond the bound"),
-        (gather_without_gradient, "gradient beyond the bound"),
+        slow(draw_by_device, "loss, gradient, statistics beyond the bound"),
+        slow(statistics_of_a_device, "loss, gradient, statistics beyond the bound"),
+        slow(shuffled_gather, "loss, gradient beyond the bound"),
+        slow(gather_without_gradient, "gradient beyond the bound"),
         (own_negatives_only, "loss, gradient beyond the bound"),
     ],
     ids=lambda x: getattr(x, "__name__", ""),
@@ -287,17 +288,20 @@ def child(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_children_answer_the_parent_alone_and_choose_their_devices(child):
     (line,) = child()
     assert line["rank"] == 0
     assert line["flags"].split() == ["--xla_a=1", "--xla_b=2"]
 
 
+@pytest.mark.slow
 def test_one_child_that_fails_ends_all_with_its_message(child):
     with pytest.raises(RunError, match="a process of some_child failed: no such thing"):
         child(end="fails")
 
 
+@pytest.mark.slow
 def test_children_that_hang_are_ended(child):
     with pytest.raises(RunError, match="took longer than 3 s"):
         child(3, end="hangs")
@@ -322,6 +326,7 @@ def alive(pid):
     return state != "Z"
 
 
+@pytest.mark.slow
 def test_children_end_with_a_parent_that_is_killed(child):
     with subprocess.Popen(
         [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True

@@ -268,6 +268,7 @@ def plain_image_step():
         return image_gradient(run, np.float64)
 
 
+@pytest.mark.slow
 def test_both_passes_and_the_plain_step_draw_the_same_views(plain_image_step):
     with jax.enable_x64(True):
         run = image_run(8, pipeline="stream")
@@ -296,9 +297,9 @@ def maximum_images_held(run):
 @pytest.mark.parametrize(
     ("pipeline", "micro_batch", "examples"),
     [
-        ("resident", 0, N),
+        slow("resident", 0, N),
         ("resident", MICRO_BATCH, MICRO_BATCH),
-        ("stream", MICRO_BATCH, MICRO_BATCH),
+        slow("stream", MICRO_BATCH, MICRO_BATCH),
     ],
 )
 def test_only_views_and_activations_of_one_micro_batch_are_held(pipeline, micro_batch, examples):
@@ -334,6 +335,7 @@ def test_a_process_provides_the_rows_of_its_own_devices():
 # ------------------------------------------------------------------------------------ recomputation
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient(plain_image_step):
     with jax.enable_x64(True):
         run = image_run(micro_batch=0, model={"norm_group": MICRO_BATCH, "remat": True})
@@ -356,6 +358,7 @@ def residual_bytes(encoder):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals)
 
 
+@pytest.mark.slow
 def test_remat_does_not_store_activations():
     plain, remat = (
         build_encoder("resnet18", width=0.125, stem="cifar", remat=on) for on in (False, True)

@@ -80,6 +80,7 @@ def whole(tmp_path_factory):
     return sweep
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_at_any_instant_draws_the_same_trials(whole, tmp_path):
     # Kill after the trial's start, after one drawn value, after all values, after an evaluation.
     moments = itertools.cycle(range(4))

@@ -71,6 +71,7 @@ def test_domain_adaptation_compares_both_sources():
     assert steps[0] is steps[1] is not steps[2]
 
 
+@pytest.mark.slow
 def test_the_training_examples_are_not_kept():
     source = tiny.image_source(50)
     images = weakref.ref(source.images)

@@ -100,6 +100,7 @@ def test_embed_writes_the_name_of_every_image_beside_its_features(run, folder, t
         np.testing.assert_allclose(content["features"][row], alone, rtol=0.1, atol=0.05)
 
 
+@pytest.mark.slow
 def test_images_without_a_label_train_and_are_not_evaluated(folder, tmp_path):
     table = tmp_path / "labels.csv"
     names = [f"{kind}/{n:02}.{'jpg' if n % 3 else 'png'}" for n in range(48)
@@ -111,6 +112,7 @@ def test_images_without_a_label_train_and_are_not_evaluated(folder, tmp_path):
     assert {"knn", "linear"} <= results.keys()
 
 
+@pytest.mark.slow
 def test_images_without_any_labels_have_label_free_metrics(folder, tmp_path):
     results = cssl_jax.pretrain(make_config(folder, labels="none"), tmp_path / "run")
     assert {"view_retrieval", "alignment", "uniformity", "rankme"} <= results.keys()
@@ -152,6 +154,7 @@ def test_data_check_reports_and_writes_the_rejected_list(folder, tmp_path, capsy
     assert '"kept": 48' in summary.read_text()
 
 
+@pytest.mark.slow
 def test_data_split_writes_lists_that_a_run_takes(folder, tmp_path, capsys):
     lists = tmp_path / "lists"
     command = ["data", "split", str(folder), "--output", str(lists)]

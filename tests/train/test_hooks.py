@@ -71,6 +71,7 @@ STEP_4_TO_6 = [
 ]
 
 
+@pytest.mark.slow
 def test_hooks_are_called_in_order_and_a_crashed_run_resumes_to_the_same_bits(config, tmp_path):
     calls = []
     cssl_jax.pretrain(config, tmp_path / "whole", hooks=[Journal(calls)])
@@ -126,6 +127,7 @@ def test_a_hook_that_refuses_to_start_ends_those_that_have_started(config, tmp_p
     assert calls == [("a.start", 0), ("a.end", 0, UserError)]
 
 
+@pytest.mark.slow
 def test_a_rollback_is_announced_with_the_restored_state(config, tmp_path):
     class Poison(Hook):
         """Makes the parameters infinite once; the loss of the next step is then not finite."""

@@ -109,6 +109,7 @@ def test_the_imported_run_is_embedded_and_evaluated(imported, images, tmp_path, 
     assert saved["knn"]["top1"] == results.knn.top1
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_file_as_from_the_folder(weights, imported, tmp_path):
     recipe = recipes.load(tiny.write_recipe(tmp_path, epochs=1))
     model = {"model.encoder": "resnet10", "model.width": 1 / 16, "model.stem": "cifar"}

@@ -93,7 +93,8 @@ def test_a_signal_between_steps_saves_and_exits_with_75(
     assert_same(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("step", [slow(3), TOTAL])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [3, TOTAL])
 def test_a_signal_interrupts_an_evaluation_which_is_repeated_on_resume(
     config, whole, tmp_path, monkeypatch, step
 ):
@@ -139,8 +140,9 @@ def test_a_kill_while_the_evaluation_is_repeated_duplicates_no_line(
     assert_same(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("late", [True, slow(False)])  # while it waits, or just before it does
-@pytest.mark.parametrize("last", [5, slow(6)])  # 6 was saved, as it was evaluated
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [True, False])  # while it waits, or just before it does
+@pytest.mark.parametrize("last", [5, 6])  # 6 was saved, as it was evaluated
 def test_a_signal_does_not_wait_for_an_input_that_hangs(
     config, whole, tmp_path, monkeypatch, last, late
 ):
@@ -200,6 +202,7 @@ def test_a_save_that_fails_is_not_reported_as_saved(config, tmp_path, monkeypatc
     assert not isinstance(error.value, InterruptedRunError)
 
 
+@pytest.mark.slow
 def test_the_clock_saves_between_the_regular_checkpoints(config, whole, tmp_path, monkeypatch):
     often = tiny.replace(config, "train", checkpoint_minutes=1e-9, evaluate_every=1)
     saved = []
@@ -239,6 +242,7 @@ with Claim(pathlib.Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_claim_ends_with_its_process_by_kill_9_too(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"mine\n"

@@ -157,6 +157,7 @@ def test_a_signal_saves_and_the_next_start_resumes(config, run, tmp_path):
     assert_same_run(tmp_path / "run", run[0])
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_for_input_says_so_and_what_to_change(
     arrays, tmp_path, monkeypatch, capfd
 ):
@@ -180,14 +181,15 @@ def test_a_run_that_waits_for_input_says_so_and_what_to_change(
     assert "--data.resident True" in found[0][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "placement",
     [
-        slow({"resident": False}),
-        slow({"augment_on": "host", "engine": "tf"}),
+        {"resident": False},
+        {"augment_on": "host", "engine": "tf"},
         {"augment_on": "split", "engine": "threads"},
-        slow({"augment_on": "split", "engine": "tf"}),
-        slow({"augment_on": "host", "engine": "threads"}),
+        {"augment_on": "split", "engine": "tf"},
+        {"augment_on": "host", "engine": "threads"},
     ],
 )
 def test_resume_is_exact_wherever_the_input_is_computed(arrays, tmp_path, placement):
@@ -231,7 +233,8 @@ def test_a_finished_run_is_not_trained_again(config, run):
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("options", [{"devices": 4}, slow({"devices": 2, "backend": "pmap"})])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"devices": 4}, {"devices": 2, "backend": "pmap"}])
 def test_a_run_resumes_on_other_devices(config, run, tmp_path, options):
     with pytest.raises(CrashError):
         cssl_jax.pretrain(config, tmp_path / "run", hooks=[crash_after(4)])
@@ -261,6 +264,7 @@ def test_what_determines_no_result_may_change(config, run):
     assert cssl_jax.pretrain(calmer, run[0]) == run[1]
 
 
+@pytest.mark.slow
 def test_a_folder_in_which_nothing_was_saved_takes_a_corrected_config(config, tmp_path):
     wrong = tiny.replace(config, "augment", blur_kernel=30.0)  # found out by the first step only
     with pytest.raises(UserError, match=r"augment\.blur"):
@@ -303,6 +307,7 @@ def still(config, run):
     return tiny.replace(frozen, "train", init=str(run[0]), epochs=1)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another_and_says_so(still, run, tmp_path, capfd):
     results = cssl_jax.pretrain(still, tmp_path / "next")
     encoder = cssl_jax.load_encoder(tmp_path / "next")
@@ -334,6 +339,7 @@ def test_where_a_run_began_is_known_to_one_that_resumes(still, run, tmp_path):
     assert results["init"]["encoder_hash"] == run[1]["encoder_hash"]["last"]
 
 
+@pytest.mark.slow
 def test_a_projector_of_another_shape_is_left_behind(still, run, tmp_path):
     narrow = tiny.replace(still, "model", projector_dim=8)
     results = cssl_jax.pretrain(narrow, tmp_path / "next")
@@ -371,6 +377,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(config, tmp_pa
     assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
+@pytest.mark.slow
 def test_without_labels_the_metrics_need_none(config, arrays, tmp_path):
     path = tmp_path / "bare.npz"
     np.savez(path, images=tiny.image_source(60).images)
@@ -420,6 +427,7 @@ def crashed(config, place):
         cssl_jax.pretrain(config, place, hooks=[crash_after(5)])
 
 
+@pytest.mark.slow
 def test_a_run_resumes_where_its_data_lie_now(config, run, arrays, tmp_path):
     crashed(config, tmp_path / "run")
     moved = shutil.copy(arrays, tmp_path / "elsewhere.npz")
@@ -442,6 +450,7 @@ def test_a_run_whose_data_are_others_is_refused_and_keeps_its_config(config, arr
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_how_the_same_numbers_are_computed_and_logged_may_change_on_resume(config, run, tmp_path):
     crashed(config, tmp_path / "run")
     other = tiny.replace(config, "train", log_every=2, keep=1)

@@ -13,6 +13,7 @@ def test_steps_that_are_none_are_refused(tmp_path, steps):
         Profile(tmp_path, steps)
 
 
+@pytest.mark.slow
 def test_the_steps_asked_for_are_traced(tmp_path, capfd):
     source = tiny.image_source()
     np.savez(tmp_path / "images.npz", images=source.images, labels=source.labels)

@@ -21,6 +21,7 @@ from cssl_jax.optim.schedules import scaled_learning_rate
 from cssl_jax.runtime import spmd
 from cssl_jax.transfer.finetune import adjust_to_labels
 from helpers import tiny
+from tests.helpers.marks import slow
 
 CLASSES = 3
 
@@ -45,6 +46,7 @@ def gradients(devices, **classifier):
     )
 
 
+@pytest.mark.slow
 def test_raw_gradients_do_not_depend_on_devices():
     one, four = (gradients(devices, dropout=0.5) for devices in (1, 4))
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(one))
@@ -80,9 +82,9 @@ def changed_layers(before, after):
 @pytest.mark.parametrize(
     ("stages", "trained"),
     [
-        (0, {"classifier/kernel", "classifier/bias"}),
+        slow(0, {"classifier/kernel", "classifier/bias"}),
         (1, {"classifier/kernel", "classifier/bias", "encoder/layer2_0"}),
-        (2, {"classifier/kernel", "classifier/bias", "encoder/layer1_0", "encoder/layer2_0"}),
+        slow(2, {"classifier/kernel", "classifier/bias", "encoder/layer1_0", "encoder/layer2_0"}),
     ],
 )
 def test_only_the_selected_stages_are_trained(stages, trained):

@@ -69,7 +69,7 @@ def test_without_a_crop_the_centre_square_is_resized(shape):
     assert_agree(*pair(noise(2, *shape, 3), only()), FLOAT32, FLOAT32)
 
 
-@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("channels", [1, slow(4)])
 def test_images_that_are_not_rgb_pass_everything_but_the_colour_operations(channels):
     images = noise(12, 13, SIZE, channels)
     assert_agree(*pair(images, POLICIES["everything"]), FLOAT32, FLOAT32)
@@ -233,6 +233,7 @@ def test_a_box_covers_the_same_fraction_of_an_image_of_any_size():
     assert np.abs(large / 10 - small).max() <= 1.5
 
 
+@pytest.mark.slow
 def test_the_views_of_apply_views_are_those_of_apply():
     policy = POLICIES["everything"]
     images = noise(3, 12, 20, 3)

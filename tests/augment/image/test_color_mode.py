@@ -93,6 +93,7 @@ def test_contrast_keeps_the_mean_of_each_channel(images):
         assert same == keeps
 
 
+@pytest.mark.slow
 def test_per_image_results_match_the_batched_ones(images, drawn, computed):
     finish = jax.jit(lambda x, p: per_image.finish(x, p, policy=POLICY))
     for number in range(COUNT):

@@ -40,7 +40,7 @@ def test_resident_and_streamed_batches_are_equal():
 
 
 @pytest.mark.parametrize("channels", [slow(1), 3])
-@pytest.mark.parametrize("name", ["tf", slow("tf-split"), slow("threads"), "threads-split"])
+@pytest.mark.parametrize("name", [slow("tf"), slow("tf-split"), slow("threads"), "threads-split"])
 def test_batches_computed_on_the_host_match_within_two_grey_levels(name, channels):
     if name.startswith("tf"):
         pytest.importorskip("tensorflow")
@@ -74,7 +74,7 @@ def test_a_batch_has_the_documented_shapes_and_dtypes():
     assert not np.array_equal(batch["views"]["main"][:, 0], batch["views"]["main"][:, 1])
 
 
-@pytest.mark.parametrize("backend", ["shard_map", "pmap"])
+@pytest.mark.parametrize("backend", ["shard_map", slow("pmap")])
 def test_images_split_over_the_devices_give_the_same_batches(backend):
     source = tiny.image_source(45, channels=3)  # not a multiple of 8: the last device holds fewer
     for resident in batches("resident", (0, 1), source):

@@ -107,7 +107,7 @@ def test_groups_of_the_host_match_those_of_the_device(resident, name, kernels):
 
 @pytest.mark.parametrize(
     ("name", "kernels"),
-    [("resident", "jax"), slow("threads", "opencv"), slow("threads", "jax"), ("tf", "opencv")],
+    [slow("resident", "jax"), slow("threads", "opencv"), ("threads", "jax"), slow("tf", "opencv")],
 )
 def test_the_bits_repeat_and_do_not_depend_on_the_first_step(name, kernels):
     pipeline = make_pipeline(name, kernels)
@@ -261,6 +261,7 @@ def test_a_jpeg_is_reduced_as_far_as_every_group_allows(folder):
 # ---------------------------------------------------------------------------------- pairs, refusals
 
 
+@pytest.mark.slow
 def test_pairs_have_the_groups_and_the_parameters_of_both_sources():
     first = make_pipeline("resident")
     target = {"target": ViewGroup(1, keep=("crop_y",))}

@@ -18,7 +18,7 @@ from cssl_jax.errors import UserError
 from cssl_jax.experiment import input_pipeline
 from cssl_jax.runtime import spmd
 from helpers import tiny
-from tests.helpers.marks import fast, slow
+from tests.helpers.marks import fast
 
 PLACEMENTS = {
     "resident": {},
@@ -60,7 +60,7 @@ MEASURED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("placement", fast(PLACEMENTS, ["resident", "threads-split"]))
+@pytest.mark.parametrize("placement", fast(PLACEMENTS, ["resident"]))
 def test_every_placement_of_arrays_is_divided_into_stages(placement):
     report = cssl_jax.bench_input(config(**PLACEMENTS[placement]), seconds=0.01)
     assert report.reason.startswith(f"{placement}: ")
@@ -68,7 +68,8 @@ def test_every_placement_of_arrays_is_divided_into_stages(placement):
     assert report.measured.whole > 0
 
 
-@pytest.mark.parametrize("placement", [slow("tf"), "threads-split"])
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["tf", "threads-split"])
 def test_photos_have_stages_for_reading_and_decoding(photos, placement):
     options = {"source": str(photos), "size": 8, **PLACEMENTS[placement]}
     report = cssl_jax.bench_input(config(**options), seconds=0.01)
@@ -76,6 +77,7 @@ def test_photos_have_stages_for_reading_and_decoding(photos, placement):
     assert names(report)[2:] == MEASURED[placement.replace("threads", "tf")]
 
 
+@pytest.mark.slow
 def test_batches_are_measured_on_all_devices():
     spread = tiny.replace(config(), "runtime", devices=4)
     report = cssl_jax.bench_input(spread, seconds=0.01)
@@ -83,6 +85,7 @@ def test_batches_are_measured_on_all_devices():
     assert len(report.measured.pipeline.rows) == 8
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_slowed_down_becomes_the_limit(photos, monkeypatch):
     """Reading takes 20 ms per image, in one thread per core."""
     options = {"source": str(photos), "size": 8, **PLACEMENTS["threads-split"]}

@@ -237,7 +237,7 @@ def test_tensorflow_and_threads_agree_on_reduced_jpegs(photos):
 
 
 @pytest.mark.parametrize("attempt", [1, slow(2)])
-@pytest.mark.parametrize("name", ["tf", "threads"])
+@pytest.mark.parametrize("name", [slow("tf"), "threads"])
 def test_a_process_ends_with_unused_batches(photos, name, attempt):
     if name == "tf":
         pytest.importorskip("tensorflow")

@@ -55,7 +55,7 @@ def test_steps_are_written_to_files_of_fixed_size_and_read_back(tmp_path, job):
 
 
 @pytest.mark.parametrize("start", [slow(0), slow(3), 4, slow(5), slow(8), 9])
-@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize("killed", [True, slow(False)])
 def test_a_resumed_run_logs_every_step_exactly_once(tmp_path, job, start, killed):
     run(tmp_path, job, 0, 10, killed=killed)
     resumed = ViewLogWriter(tmp_path, job, start)

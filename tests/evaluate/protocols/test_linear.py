@@ -111,6 +111,7 @@ def test_half_precision_is_promoted():
     np.testing.assert_array_equal(kernel, exact[0])
 
 
+@pytest.mark.slow
 def test_the_probe_on_digits_is_scikit_learns_with_the_penalty_it_names():
     train, labels, test, test_labels = digits()
     metrics = linear_probe(train, labels, test, test_labels, num_classes=10)

@@ -24,7 +24,6 @@ from cssl_jax.runtime import spmd
 from cssl_jax.train import compiled_step
 from helpers import tiny
 from helpers.stops import CrashError, crash_after
-from tests.helpers.marks import slow
 
 POISONED, EPOCHS, STEPS_PER_EPOCH, BATCH = 5, 3, 3, 16
 
@@ -202,7 +201,8 @@ def test_rollback_continues_with_the_next_batch_from_the_last_checkpoint(
     assert results["skipped_steps"] == len(bad_steps())
 
 
-@pytest.mark.parametrize("mode", ["skip", slow("rollback")])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["skip", "rollback"])
 def test_a_non_finite_last_step_is_evaluated_and_saved(make, tmp_path, mode):
     # Find a seed whose second epoch ends with the poisoned batch.
     for seed in range(50):
@@ -231,7 +231,8 @@ def test_a_killed_run_repeats_its_skipped_steps_exactly(make, tmp_path, mode):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-@pytest.mark.parametrize("mode", ["skip", slow("rollback")])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["skip", "rollback"])
 def test_a_run_of_non_finite_steps_ends_at_the_limit(make, tmp_path, mode):
     config = make(on_nonfinite=mode, nonfinite_limit=4)
     config = tiny.replace(config, "data", std=(1e-25,))  # every image overflows
