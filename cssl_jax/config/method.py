@@ -20,8 +20,9 @@ class MethodConfig:
             "nnclr", "swav", "dino", "lejepa" or "mae" (Vision Transformers), see docs/methods.md;
             "ts2vec" or "cpc" (series, docs/series.md); "cola" (recordings, docs/audio.md); "simcse"
             (text, docs/text.md); "classifier" (fine-tuning, see classifier.*); "coral" or "dann" (a
-            classifier adapted to another domain, see adapt.*); or file.py:NAME of your own. Another
-            method than the recipe's has that method's default options and projection head.
+            classifier adapted to another domain, see adapt.*); "distillation" (a classifier that
+            imitates another one); or file.py:NAME of your own. Another method than the recipe's has
+            that method's default options and projection head.
     """
 
     # Allowed values of the options that are numbers, by field.

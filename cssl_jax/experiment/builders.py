@@ -26,8 +26,10 @@ from cssl_jax.runtime import spmd
 from cssl_jax.step.grad_cache import StepOptions
 
 
-def make_method(config: Config, mesh: Mesh) -> Method:
+def make_method(config: Config, mesh: Mesh, teacher: Method | None = None) -> Method:
     """Builds the method with its modules; ``mesh`` only decides where BatchNorm groups are.
+
+    ``teacher`` is that of ``experiment.teacher``, which only training needs.
 
     Raises:
         UserError: There is no such method or encoder, or the batch does not divide over devices
@@ -64,7 +66,7 @@ def make_method(config: Config, mesh: Mesh) -> Method:
         **shared,
     )
     entry = method_entry(config.method.name)
-    return entry.build(config, Modules(encoder=encoder, head=head))
+    return entry.build(config, Modules(encoder=encoder, head=head, teacher=teacher))
 
 
 def make_optimizer(

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from cssl_jax.config import Config
 from cssl_jax.data.sampler import Sampler
 from cssl_jax.experiment import builders
+from cssl_jax.experiment.teacher import teacher_of
 from cssl_jax.methods.base import Method
 from cssl_jax.step.grad_cache import StepOptions, make_gradient
 from cssl_jax.step.train_step import make_train_step
@@ -76,11 +77,11 @@ def computation_of(config: Config, mesh: Mesh, sampler: Sampler) -> Computation:
     """Builds what a train step computes.
 
     Raises:
-        UserError: There is no such method, encoder or optimizer, or the batch does not divide over
-            devices, groups and micro-batches.
+        UserError: There is no such method, encoder, optimizer or teacher, or the batch does not
+            divide over devices, groups and micro-batches.
     """
     step_options = builders.step_options(config, sampler, mesh)
-    method = builders.make_method(config, mesh)
+    method = builders.make_method(config, mesh, teacher_of(config))
     optimizer, schedule, total_steps = builders.make_optimizer(config, sampler, method)
     return Computation(
         config=config,

@@ -1,13 +1,12 @@
 """Loads the data of an experiment: training and validation split, and their modality."""
 
-from cssl_jax.checkpoint.checkpoints import Checkpoints
+from cssl_jax.checkpoint.run_meta import run_meta
 from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources import base as sources
 from cssl_jax.data.sources.base import Source
 from cssl_jax.data.sources.classes import align_class_numbers, names_of
 from cssl_jax.errors import UserError
-from cssl_jax.files import existing_run
 from cssl_jax.methods.registry import method_entry
 from cssl_jax.modalities.base import Modality
 from cssl_jax.modalities.registry import modality_entry
@@ -34,8 +33,7 @@ def input_spec(config: Config, train: Source) -> InputSpec:
     spec = modality.input_spec(config.data, train)
     if modality.inherited is None or not config.train.init:
         return spec
-    with Checkpoints(existing_run(config.train.init), read_only=True) as checkpoints:
-        other = checkpoints.read_meta()["input"]
+    other = run_meta(config.train.init)["input"]
     if other.get("kind") != spec.kind:
         return spec  # refused where the weights are read
     return modality.inherited(spec, modality.spec.from_dict(other))

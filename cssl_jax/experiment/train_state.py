@@ -13,6 +13,8 @@ from cssl_jax.methods.base import Method
 from cssl_jax.modalities.registry import modality_entry
 from cssl_jax.step.state import TrainState
 
+TEACHER = "teacher"  # part of the method_state, see ``Method.teacher``
+
 
 def init_state(
     method: Method, optimizer: optax.GradientTransformation, spec: InputSpec, seed: int
@@ -26,8 +28,15 @@ def init_state(
 
 def with_model(method: Method, state: TrainState, model: dict[str, Any]) -> TrainState:
     """A first state with other weights, whose method_state starts from these weights too."""
-    start = jax.jit(method.start)
-    return state.replace(**model, method_state=start(model["params"], model["model_state"]))
+    method_state = jax.jit(method.start)(model["params"], model["model_state"])
+    if method.teacher is not None:
+        method_state = {**method_state, TEACHER: state.method_state[TEACHER]}
+    return state.replace(**model, method_state=method_state)
+
+
+def with_teacher(state: TrainState, variables: dict[str, Any]) -> TrainState:
+    """A first state whose teacher has these variables {"params", "model_state"}."""
+    return state.replace(method_state={**state.method_state, TEACHER: variables})
 
 
 def state_shapes(
@@ -54,7 +63,12 @@ def _drawing(method: Method, spec: InputSpec) -> Callable[[jax.Array], Any]:
 
     def draw(key: jax.Array) -> Any:
         params, model_state = method.init(key, {"views": views})
-        return params, model_state, method.start(params, model_state)
+        method_state = method.start(params, model_state)
+        if method.teacher is not None:
+            weights = method.teacher.init(jax.random.fold_in(key, 1), {"views": views})
+            teacher = dict(zip(("params", "model_state"), weights, strict=True))
+            method_state = {**method_state, TEACHER: teacher}
+        return params, model_state, method_state
 
     return draw
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cssl_jax.methods.supervised.classifier import Classifier
     from cssl_jax.methods.supervised.coral import DeepCORAL
     from cssl_jax.methods.supervised.dann import DANN
+    from cssl_jax.methods.supervised.distillation import Distillation, DistillationConfig
     from cssl_jax.methods.swav import SwAV, SwAVConfig
     from cssl_jax.methods.ts2vec import TS2Vec, TS2VecConfig
     from cssl_jax.methods.vicreg import VICReg, VICRegConfig
@@ -44,6 +45,8 @@ __all__ = [
     "Context",
     "DINOConfig",
     "DeepCORAL",
+    "Distillation",
+    "DistillationConfig",
     "LeJEPA",
     "LeJEPAConfig",
     "MAEConfig",

@@ -113,6 +113,10 @@ class Method(abc.ABC):
     #: averaged over the micro-batches.
     separable: bool = False
 
+    #: Trained method that this one is trained with. Its variables {"params", "model_state"} are
+    #: ``method_state["teacher"]`` in every step; ``start`` does not make them. None: there is none.
+    teacher: "Method | None" = None
+
     @property
     @abc.abstractmethod
     def views(self) -> Mapping[str, ViewGroup]:

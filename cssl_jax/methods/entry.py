@@ -21,10 +21,13 @@ class Modules:
         encoder: Encoder module of ``model.encoder``; it provides ``num_stages`` and ``depth_of``.
         head: Builds the projection head of ``model.projector_*``; keyword arguments replace its
             fields.
+        teacher: Method of the run that the entry's ``teacher`` names; None where nothing is
+            trained.
     """
 
     encoder: nn.Module
     head: Callable[..., nn.Module]
+    teacher: Method | None = None
 
 
 class StepSizes(NamedTuple):
@@ -142,6 +145,8 @@ class MethodEntry:
             are distinguished from others; verdicts say so where it does not.
         temperature: config -> temperature of NT-Xent, from which the lowest possible loss follows;
             None for another loss.
+        teacher: config -> folder of the run whose method and weights it is trained with; "" for
+            none.
         cost: config -> what a step computes, for the closed formulas of ``cssl-jax plan``.
         sections: Further config sections with options of this method.
     """
@@ -157,6 +162,7 @@ class MethodEntry:
     paired: bool = False
     contrastive: bool = False
     temperature: Callable[[Config], float | None] = _no_temperature
+    teacher: Callable[[Config], str] = lambda config: ""
     cost: Callable[[Config], StepCost] = _two_views
     sections: tuple[str, ...] = ()
 

@@ -19,6 +19,7 @@ METHODS: dict[str, str | MethodEntry] = {
     "classifier": "cssl_jax.methods.supervised.classifier:ENTRY",
     "coral": "cssl_jax.methods.supervised.coral:ENTRY",
     "dann": "cssl_jax.methods.supervised.dann:ENTRY",
+    "distillation": "cssl_jax.methods.supervised.distillation:ENTRY",
     "ts2vec": "cssl_jax.methods.ts2vec:ENTRY",
     "cola": "cssl_jax.methods.cola:ENTRY",
     "cpc": "cssl_jax.methods.cpc:ENTRY",

@@ -2,6 +2,7 @@
 
 import jax
 
+from cssl_jax.experiment.train_state import TEACHER
 from cssl_jax.optim import exclusions
 from cssl_jax.optim.registry import optimizer_entry
 from cssl_jax.runtime import multihost
@@ -35,6 +36,7 @@ def announce(run: Run, evaluation: OnlineEvaluation, cache: str | None) -> None:
         f"input     {experiment.input_reason}"
         + "".join(f"\nnote      {note}" for note in notes)
         + _origin(run)
+        + _teacher(run)
     )
     if not run.step:
         options = run.config.optimizer
@@ -45,6 +47,11 @@ def announce(run: Run, evaluation: OnlineEvaluation, cache: str | None) -> None:
                 adapts=optimizer_entry(options.name).trust_ratios,
             )
         )
+
+
+def _teacher(run: Run) -> str:
+    teacher = run.experiment.meta.get(TEACHER)
+    return f"\nteacher   {teacher['run']}, step {teacher['step']}" if teacher else ""
 
 
 def _origin(run: Run) -> str:

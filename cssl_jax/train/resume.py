@@ -8,9 +8,11 @@ from cssl_jax.checkpoint.checkpoints import Checkpoints
 from cssl_jax.errors import UserError
 from cssl_jax.experiment import data_splits, train_state
 from cssl_jax.experiment.experiment import KERNELS, Experiment
+from cssl_jax.experiment.train_state import TEACHER
 from cssl_jax.train.hooks import Run
 from cssl_jax.train.initial_state import first_state
 from cssl_jax.train.logging.console import say
+from cssl_jax.train.teacher_weights import with_teacher
 from cssl_jax.train.trainer import UNSCORED
 
 ORIGIN = "init"  # key in a checkpoint's meta and in results.json: run of the initial weights
@@ -28,12 +30,13 @@ def start(folder: pathlib.Path, experiment: Experiment, checkpoints: Checkpoints
     if not checkpoints.latest:
         state, origin = first_state(experiment)
         experiment.meta.update({ORIGIN: origin} if origin else {})
+        if experiment.method.teacher is not None:
+            state, experiment.meta[TEACHER] = with_teacher(experiment, state)
         return Run(folder, experiment, state)
     shapes = train_state.state_shapes(experiment.method, experiment.optimizer, experiment.spec)
     state, meta = checkpoints.resume(shapes, experiment.mesh)
     _check_unchanged(experiment, meta)
-    if ORIGIN in meta:
-        experiment.meta[ORIGIN] = meta[ORIGIN]
+    experiment.meta.update({name: meta[name] for name in (ORIGIN, TEACHER) if name in meta})
     experiment = with_kernels_of(experiment, checkpoints)
     return Run(folder, experiment, state, int(state.step), meta.get(UNSCORED, False))
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from cssl_jax import recipes
-from cssl_jax.checkpoint.checkpoints import Checkpoints
+from cssl_jax.checkpoint.run_meta import run_meta
 from cssl_jax.config import FINETUNE_STEPS, Config
 from cssl_jax.data.sources.base import Source
 from cssl_jax.errors import UserError
@@ -49,9 +49,7 @@ def finetune_config(run: str | pathlib.Path) -> Config:
     Raises:
         UserError: The folder is no run, or has no checkpoint.
     """
-    folder = existing_run(run)
-    with Checkpoints(folder, read_only=True) as checkpoints:
-        meta = checkpoints.read_meta()
+    folder, meta = existing_run(run), run_meta(run)
     base = recipes.from_dict(meta["config"])
     modality = data_splits.modality_of(base)
     spec = modality.spec.from_dict(meta["input"])

@@ -1,10 +1,8 @@
 """Opens the trained encoder of a run folder or of a file of weights."""
 
-import contextlib
-import logging
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 
 import jax
@@ -14,6 +12,7 @@ from jax.sharding import Mesh
 
 from cssl_jax import recipes
 from cssl_jax.checkpoint.checkpoints import Checkpoints
+from cssl_jax.checkpoint.run_meta import quiet
 from cssl_jax.config import Config
 from cssl_jax.data.input_spec import InputSpec
 from cssl_jax.data.sources.base import ArraySource, Examples, Source
@@ -92,7 +91,7 @@ class Encoder:
     def _open_run(self, run: pathlib.Path, checkpoint: str) -> None:
         """Sets the attributes from a run folder."""
         self.run = run
-        with _quiet(), Checkpoints(self.run, read_only=True) as checkpoints:
+        with quiet(), Checkpoints(self.run, read_only=True) as checkpoints:
             meta = checkpoints.read_meta()
             self.meta = meta
             self.config = recipes.from_dict(meta["config"])
@@ -217,18 +216,6 @@ class Encoder:
         """Shapes and dtypes of the model's variables, for restoring them."""
         state = train_state.state_shapes(self.method, optax.identity(), self.spec)
         return state.evaluated(self.method)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppresses Orbax's warnings about the reading of a checkpoint, which users cannot act on."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def load_encoder(
