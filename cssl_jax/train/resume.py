@@ -10,9 +10,8 @@ from cssl_jax.experiment import data_splits, train_state
 from cssl_jax.experiment.experiment import KERNELS, Experiment
 from cssl_jax.experiment.train_state import TEACHER
 from cssl_jax.train.hooks import Run
-from cssl_jax.train.initial_state import first_state
+from cssl_jax.train.initial_state import first_state, with_teacher
 from cssl_jax.train.logging.console import say
-from cssl_jax.train.teacher_weights import with_teacher
 from cssl_jax.train.trainer import UNSCORED
 
 ORIGIN = "init"  # key in a checkpoint's meta and in results.json: run of the initial weights
