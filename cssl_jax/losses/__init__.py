@@ -12,6 +12,7 @@ from cssl_jax.losses.dino import self_distillation
 from cssl_jax.losses.hard_negatives import hard_nt_xent
 from cssl_jax.losses.hierarchical import hierarchical_contrast
 from cssl_jax.losses.infonce import clip, info_nce
+from cssl_jax.losses.koleo import koleo
 from cssl_jax.losses.margin import contrastive, triplet
 from cssl_jax.losses.ntxent import nt_xent
 from cssl_jax.losses.predictive import predictive_contrast
@@ -33,6 +34,7 @@ __all__ = [
     "hard_nt_xent",
     "hierarchical_contrast",
     "info_nce",
+    "koleo",
     "loss_entry",
     "negative_cosine",
     "nt_logistic",

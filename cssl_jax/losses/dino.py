@@ -6,12 +6,15 @@ from jax import lax
 
 from cssl_jax.losses.core.similarity import check_positive
 from cssl_jax.losses.core.view_pairs import mean_cross_entropy
+from cssl_jax.losses.swav import sinkhorn
+
+SINKHORN_ITERATIONS = 3
 
 
 def self_distillation(
     scores: jax.Array,
     targets: jax.Array,
-    centre: jax.Array,
+    centre: jax.Array | None,
     *,
     temperature: float = 0.1,
     target_temperature: float | jax.Array = 0.04,
@@ -25,11 +28,13 @@ def self_distillation(
     Args:
         scores: Scores of the student's views for K prototypes, float [n, V, K].
         targets: Scores of the teacher's views, float [n, T, K], T at most V; without gradient.
-        centre: Running mean of the teacher's scores, which is subtracted from them, float [K].
+        centre: Running mean of the teacher's scores, which is subtracted from them, float [K]; None
+            divides the prototypes evenly among the teacher's views of the global batch instead, by
+            ``sinkhorn`` with three iterations, as DINOv2 does (arXiv 2304.07193, sec. 4).
         temperature: Positive divisor of the student's scores.
         target_temperature: Positive divisor of the teacher's scores, a number or a float scalar.
-        axis_name: Mapped axis that the batch is split over; None on a single device. Only the
-            metrics depend on it.
+        axis_name: Mapped axis that the batch is split over; None on a single device. With a centre
+            only the metrics depend on it.
 
     Returns:
         (local loss, metrics), scalars, float32 or wider. "target_entropy" is the mean entropy of
@@ -47,13 +52,23 @@ def self_distillation(
     """
     check_positive(temperature=temperature)
     dtype = jnp.promote_types(scores.dtype, jnp.float32)
-    centred = lax.stop_gradient(targets.astype(dtype) - centre) / target_temperature
-    logs = jax.nn.log_softmax(centred, axis=-1)
-    target = jnp.exp(logs)
+    targets = lax.stop_gradient(targets.astype(dtype))
+    if centre is None:
+        rows = targets.reshape(-1, targets.shape[-1])
+        even = sinkhorn(
+            rows,
+            epsilon=target_temperature,
+            iterations=SINKHORN_ITERATIONS,
+            axis_name=axis_name,
+        )
+        target = even.reshape(targets.shape)
+    else:
+        centred = targets - lax.stop_gradient(centre)
+        target = jax.nn.softmax(centred / target_temperature, axis=-1)
     predictions = jax.nn.log_softmax(scores.astype(dtype) / temperature, axis=-1)
     loss = mean_cross_entropy(target, predictions)
     mean = jnp.mean(target, axis=(0, 1))
     mean = mean if axis_name is None else lax.pmean(mean, axis_name)
-    entropy = -jnp.mean(jnp.sum(target * logs, axis=-1))
-    of_mean = -jnp.sum(mean * jnp.log(jnp.maximum(mean, jnp.finfo(dtype).tiny)))
+    entropy = jnp.mean(jnp.sum(jax.scipy.special.entr(target), axis=-1))
+    of_mean = jnp.sum(jax.scipy.special.entr(mean))
     return loss, {"target_entropy": entropy, "target_information": of_mean - entropy}

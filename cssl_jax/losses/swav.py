@@ -13,7 +13,7 @@ ASSIGNED = 2  # views whose assignments are predicted: the first two, at full si
 def sinkhorn(
     scores: jax.Array,
     *,
-    epsilon: float = 0.05,
+    epsilon: float | jax.Array = 0.05,
     iterations: int = 3,
     axis_name: str | None = None,
     queue: jax.Array | None = None,

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from jax import lax
 from cssl_jax.config import Config
 from cssl_jax.config.ranges import FRACTION, NOT_NEGATIVE, POSITIVE, Range
 from cssl_jax.losses.core.similarity import normalize_rows, product
-from cssl_jax.losses.dino import self_distillation
+from cssl_jax.losses.dino import SINKHORN_ITERATIONS, self_distillation
+from cssl_jax.losses.koleo import koleo
 from cssl_jax.methods.base import Batch, Context, PyTree, StepOutputs, copied
 from cssl_jax.methods.core.momentum import Momentum, follow, start_copy, without_masks
 from cssl_jax.methods.core.multi_crop import (
@@ -39,7 +40,12 @@ class DINOConfig(MultiCropConfig):
         target_temperature_end: Temperature of the teacher's scores after the warm-up; higher values
             are unstable.
         target_warmup_epochs: Number of epochs, fractions allowed, in which it rises along a line.
+        centring: What keeps one prototype from taking all images: the running "mean" of the
+            teacher's scores is subtracted, or "sinkhorn" divides the prototypes evenly among the
+            batch, as DINOv2 does.
         centre_momentum: Fraction of the centre that survives a step.
+        koleo_weight: Weight of the KoLeo regulariser on the features of each global view, which
+            spreads them apart; DINOv2 takes 0.1.
         momentum: Momentum of the copy at the start of the run.
         momentum_end: Momentum of the copy at the end of the run, reached along half a cosine.
         frozen_epochs: Number of epochs, fractions allowed, in which the prototypes stay as drawn.
@@ -53,6 +59,7 @@ class DINOConfig(MultiCropConfig):
         "target_temperature_end": POSITIVE,
         "target_warmup_epochs": NOT_NEGATIVE,
         "centre_momentum": FRACTION,
+        "koleo_weight": NOT_NEGATIVE,
         "momentum": FRACTION,
         "momentum_end": FRACTION,
         "frozen_epochs": NOT_NEGATIVE,
@@ -64,7 +71,9 @@ class DINOConfig(MultiCropConfig):
     target_temperature: float = 0.04
     target_temperature_end: float = 0.07
     target_warmup_epochs: float = 30.0
+    centring: Literal["mean", "sinkhorn"] = "mean"
     centre_momentum: float = 0.9
+    koleo_weight: float = 0.0
     momentum: float = 0.996
     momentum_end: float = 1.0
     frozen_epochs: float = 1.0
@@ -77,7 +86,9 @@ class DINO(MultiCrop):
     The prototypes are the parameter "prototypes", whose rows are divided by their norm where they
     are used: weight normalisation with the scale 1. The method_state has the copy of all modules
     and "centre", the running mean of the teacher's scores, which the loss of a step reads before
-    the step's scores enter it. The loss is a mean over examples.
+    the step's scores enter it. The loss is a mean over examples, but for the two parts of DINOv2
+    (arXiv 2304.07193, sec. 4), which compare the examples of the global batch: ``sinkhorn`` in
+    place of the centre, and ``koleo`` on the encoder's features.
 
     Attributes:
         prototypes: Number of prototypes K.
@@ -90,7 +101,11 @@ class DINO(MultiCrop):
     width: int
     options: DINOConfig
     momentum: Momentum
-    separable = True
+
+    @property
+    def separable(self) -> bool:  # type: ignore[override]
+        """True if no part of the loss compares examples."""
+        return self.options.centring == "mean" and not self.options.koleo_weight
 
     def init(self, key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
         """Initialises both modules, and prototypes in random directions."""
@@ -107,6 +122,18 @@ class DINO(MultiCrop):
         kernel = params["prototypes"]["kernel"]
         return {**copy, "centre": jnp.zeros(self.prototypes, kernel.dtype)}
 
+    def encode(
+        self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
+    ) -> tuple[PyTree, PyTree]:
+        """Projections [n, 2 + L, d]; with KoLeo, the features [n, 2, D] of global views too."""
+        if not self.options.koleo_weight:
+            return super().encode(params, model_state, method_state, batch, ctx)
+        features, projections, state = self.features_and_projections(
+            params, model_state, batch, ctx
+        )
+        projections, state = self.with_local(projections, params, state, batch, ctx)
+        return {"projections": projections, "features": features}, state
+
     def targets(
         self, params: PyTree, model_state: PyTree, method_state: PyTree, batch: Batch, ctx: Context
     ) -> tuple[PyTree, PyTree]:
@@ -121,16 +148,23 @@ class DINO(MultiCrop):
         teacher = lax.stop_gradient(
             _scores(examples["targets"], method_state["params"]["prototypes"]["kernel"])
         )
+        even, spread = self.options.centring == "sinkhorn", self.options.koleo_weight > 0
+        projections = outputs["projections"] if spread else outputs
         loss, metrics = self_distillation(
-            _scores(outputs, params["prototypes"]["kernel"]),
+            _scores(projections, params["prototypes"]["kernel"]),
             teacher,
-            lax.stop_gradient(method_state["centre"]),
+            None if even else lax.stop_gradient(method_state["centre"]),
             temperature=self.options.temperature,
             target_temperature=self.target_temperature(ctx),
             axis_name=ctx.axis_name,
         )
         mean = jnp.mean(teacher, axis=(0, 1))
         mean = mean if ctx.axis_name is None else lax.pmean(mean, ctx.axis_name)
+        if spread:
+            by_view = jnp.moveaxis(outputs["features"], 1, 0)
+            first, second = (koleo(rows, axis_name=ctx.axis_name) for rows in by_view)
+            metrics["koleo"] = first + second
+            loss += self.options.koleo_weight * (first + second)
         return loss, {"loss": loss, **metrics}, {"scores": mean}
 
     def target_temperature(self, ctx: Context) -> jax.Array:
@@ -201,5 +235,8 @@ ENTRY = MethodEntry(
         local=local_cost(config),
         prototypes=options_of(config, DINOConfig).prototypes,
         averaged=2 * options_of(config, DINOConfig).prototypes,
+        metrics=4 if options_of(config, DINOConfig).koleo_weight else 3,
+        spread=2 if options_of(config, DINOConfig).koleo_weight else 0,
+        scaled=SINKHORN_ITERATIONS if options_of(config, DINOConfig).centring == "sinkhorn" else 0,
     ),
 )

@@ -94,6 +94,11 @@ class StepCost:
         prototypes: Number of vectors that every projection is compared with, parameters of the
             method.
         averaged: Number of floats that are averaged over the devices, besides gradient and metrics.
+        metrics: Number of scalars that are averaged along with the gradient, the loss among them.
+        spread: Number of views whose features are compared with those of the global batch, to find
+            the nearest.
+        scaled: Number of rows of prototypes that each device receives from every other without a
+            gradient, as ``sinkhorn`` does in every iteration.
         visible: Fraction of the patches of a Vision Transformer that are computed.
     """
 
@@ -105,6 +110,9 @@ class StepCost:
     local: LocalViews | None = None
     prototypes: int = 0
     averaged: int = 0
+    metrics: int = 3
+    spread: int = 0
+    scaled: int = 0
     visible: float = 1.0
 
 

@@ -190,5 +190,7 @@ ENTRY = MethodEntry(
         contrasts=False,
         local=local_cost(config),
         prototypes=options_of(config, SwAVConfig).prototypes,
+        metrics=1,
+        scaled=ASSIGNED * options_of(config, SwAVConfig).iterations,
     ),
 )

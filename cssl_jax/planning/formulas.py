@@ -13,7 +13,6 @@ from cssl_jax.errors import UserError
 from cssl_jax.models.heads import MLP, Layer, projection_head
 
 FLOAT = 4  # bytes
-METRICS = 3  # scalars that are averaged along with the gradient: loss, accuracy, entropy
 # Encoder: (blocks per stage, whether blocks are 1x1-3x3-1x1 bottlenecks), from arXiv 1512.03385,
 # table 1; ResNet-10, -14 and -200, which it lacks, follow the same scheme.
 RESNETS = {
@@ -223,6 +222,9 @@ class StepShape:
         local_views: Number of further views per example, of another size.
         prototypes: Number of parameter vectors that every projection is compared with.
         averaged: Number of floats that are averaged over the devices, besides gradient and metrics.
+        metrics: Number of scalars that are averaged along with the gradient.
+        spread: Number of views whose features are compared with those of the global batch.
+        scaled: Number of rows of prototypes that every device sends to the others.
     """
 
     batch: int
@@ -236,6 +238,9 @@ class StepShape:
     local_views: int = 0
     prototypes: int = 0
     averaged: int = 0
+    metrics: int = 3
+    spread: int = 0
+    scaled: int = 0
 
     @property
     def encodings(self) -> int:
@@ -246,6 +251,19 @@ class StepShape:
         """Operations per example with the prototypes: products and their gradients."""
         students = 3 * (self.views + self.local_views)
         return 2 * self.prototypes * width * (students + self.targets)
+
+    def neighbour_flops(self, features: int) -> int:
+        """Operations per example to find the nearest features in the global batch."""
+        return 2 * self.spread * self.batch * features
+
+    def spread_bytes(self, features: int) -> int:
+        """Bytes of the gathered features, and of their gradient."""
+        return FLOAT * self.spread * self.batch * features
+
+    @property
+    def scaled_bytes(self) -> int:
+        """Bytes of the gathered rows of prototypes."""
+        return FLOAT * self.scaled * self.devices * self.prototypes
 
 
 def cost(
@@ -287,7 +305,9 @@ def cost(
     # Three products of [2n, d] with [2N, d]: the similarities and the gradients of both sides. In
     # tiles: the similarities twice, and by symmetry the gradient of one side only.
     loss = 3 * 2 * images * rows * model.projector_dim if shape.contrasts else 0
-    loss += batch // devices * shape.prototype_flops(model.projector_dim)
+    features = layers[-1].outputs
+    per_example = shape.prototype_flops(model.projector_dim) + shape.neighbour_flops(features)
+    loss += batch // devices * per_example
     gathered = rows * FLOAT if shape.contrasts else 0  # bytes of one number per row
     encoder_norms = [layer.outputs for layer in layers if layer.norm]
     inner_norms = [layer.outputs for layer in blocks if layer.norm]
@@ -307,10 +327,13 @@ def cost(
         encoder_flops=encoder + shape.targets * batch // devices * target,
         loss_flops=loss,
         # In tiles each anchor's log-sum-exp is gathered too, and the gradient needs no collective.
-        all_gather=gathered * (model.projector_dim + (1 if shape.tiled else 0)),
-        all_reduce=FLOAT * (parameters + METRICS + shape.averaged),
+        all_gather=gathered * (model.projector_dim + (1 if shape.tiled else 0))
+        + shape.spread_bytes(features)
+        + shape.scaled_bytes,
+        all_reduce=FLOAT * (parameters + shape.metrics + shape.averaged),
         norm_all_reduce=shape.encodings * norm_bytes,
-        reduce_scatter=0 if shape.tiled else gathered * model.projector_dim,
+        reduce_scatter=(0 if shape.tiled else gathered * model.projector_dim)
+        + shape.spread_bytes(features),
         waits=shape.encodings * waiting,
         norm_devices=devices if model.norm_views == "apart" else max(devices // groups, 1),
     )

@@ -169,6 +169,9 @@ def cost_of(config: Config, devices: int, given: DataShapes) -> formulas.Cost:
         local_views=step.local.count if step.local else 0,
         prototypes=step.prototypes,
         averaged=step.averaged,
+        metrics=step.metrics,
+        spread=step.spread,
+        scaled=step.scaled,
     )
     if sequences:
         if config.model.encoder in BERTS:

@@ -11,7 +11,6 @@ from cssl_jax.config import ModelConfig
 from cssl_jax.methods.entry import LossCost, StepSizes
 from cssl_jax.planning.formulas import (
     FLOAT,
-    METRICS,
     Cost,
     StepShape,
     group_count,
@@ -295,12 +294,16 @@ def layers_cost(
         )
     gathered = rows * FLOAT if shape.contrasts else 0
     contrast = 3 * 2 * own * rows * model.projector_dim if shape.contrasts else 0
+    per_example = shape.prototype_flops(model.projector_dim) + shape.neighbour_flops(features)
     return Cost(
         parameters=parameters,
-        loss_flops=contrast + batch // devices * shape.prototype_flops(model.projector_dim),
-        all_gather=gathered * (model.projector_dim + (1 if shape.tiled else 0)),
-        all_reduce=FLOAT * (parameters + METRICS + shape.averaged),
-        reduce_scatter=0 if shape.tiled else gathered * model.projector_dim,
+        loss_flops=contrast + batch // devices * per_example,
+        all_gather=gathered * (model.projector_dim + (1 if shape.tiled else 0))
+        + shape.spread_bytes(features)
+        + shape.scaled_bytes,
+        all_reduce=FLOAT * (parameters + shape.metrics + shape.averaged),
+        reduce_scatter=(0 if shape.tiled else gathered * model.projector_dim)
+        + shape.spread_bytes(features),
         **shared,
     )
 

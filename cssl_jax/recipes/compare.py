@@ -30,7 +30,7 @@ _SAME_RESULT = (
 _NEWER = (
     *("data.modality", "method.loss", "model.norm_views", "model.zero_init_residual"),
     *("optimizer.weight_decay_end", "optimizer.clip_tensor_norm", "optimizer.layer_decay"),
-    *("evaluate.blocks", "evaluate.patch_mean"),
+    *("evaluate.blocks", "evaluate.patch_mean", "method.centring", "method.koleo_weight"),
     *(f"model.{name}" for name in ENCODER_OPTIONS),
 )
 # Where the data lie and how they are found: the fingerprint of the images and labels decides.
@@ -57,15 +57,17 @@ def config_hash(config: Config) -> str:
         section, _, field = name.partition(".")
         content[section].pop(field) if field else content.pop(section)
     default = dataclasses.asdict(Config())
+    default["method"] = dataclasses.asdict(type(config.method)(name=config.method.name))
     for name in _NEWER:
         section, _, field = name.partition(".")
-        if content[section].get(field) == default[section][field]:
-            del content[section][field]
+        own = content[section]
+        if field in own and own[field] == default[section][field]:
+            del own[field]
     places = {
         "data": ("source", "validation_source", "labels", "modality"),
         "adapt": ("target", "target_validation", "target_labels"),
         "train": ("init",),
-        "method": ("name", "loss"),
+        "method": ("name", "loss", "teacher"),
         "model": ("encoder",),
         "optimizer": ("name",),
     }

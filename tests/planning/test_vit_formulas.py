@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from cssl_jax import recipes
 from cssl_jax.config import ModelConfig
 from cssl_jax.config.model import ENCODER_OPTIONS
 from cssl_jax.models.registry import build_encoder, encoders_for
@@ -44,16 +45,27 @@ def test_every_encoder_of_images_is_counted():
     assert set(MODELS) == set(VITS)
 
 
+DINOV2 = {"method.name": "dino", "method.centring": "sinkhorn", "method.koleo_weight": 0.1}
+
+
 @pytest.mark.parametrize(
-    "values", [{}, *map(slow, ({"train.micro_batch": 8}, {"model.remat": True}))]
+    "values",
+    [
+        {},
+        *map(slow, ({"train.micro_batch": 8}, {"model.remat": True})),
+        {**DINOV2, "method.prototypes": 20},
+        slow({"method.name": "swav", "method.prototypes": 20}),
+    ],
 )
 def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(values):
-    config = tiny.config().replace({"model.encoder": "vit_micro", "model.patch": 4, **values})
-    config = tiny.replace(config, "model", width=1 / 8, projector_hidden=8, projector_dim=6)
+    small = {"model.encoder": "vit_micro", "model.patch": 4, "model.width": 1 / 8}
+    config = recipes.override(tiny.config(), {**small, **values})
+    config = tiny.replace(config, "model", projector_hidden=8, projector_dim=6)
     found = planner.shapes_of(config, 4, data_shapes(config, None, 4))
     cost = found.cost
-    assert dict(found.collectives) == {
+    by_hand = {
         "all-gather": cost.all_gather,
         "all-reduce": cost.all_reduce + cost.norm_all_reduce,
         "reduce-scatter": cost.reduce_scatter,
     }
+    assert dict(found.collectives) == {name: size for name, size in by_hand.items() if size}

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from cssl_jax.augment.image.policy import ImagePolicy
@@ -67,6 +68,12 @@ class MultiCrop(TwoViews):
         authors' code.
         """
         projections, state = self.project_views(params, model_state, batch, ctx)
+        return self.with_local(projections, params, state, batch, ctx)
+
+    def with_local(
+        self, projections: jax.Array, params: PyTree, state: PyTree, batch: Batch, ctx: Context
+    ) -> tuple[jax.Array, PyTree]:
+        """Adds the local views to projections of the global ones, [n, 2, d] -> [n, 2 + L, d]."""
         if self.local is None:
             return projections, state
         local, state = self.project_views(params, state, batch, ctx, group=LOCAL, first=2)

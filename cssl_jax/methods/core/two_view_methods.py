@@ -69,6 +69,21 @@ class TwoViews(Method):
 
         ``first`` is the number of the group's first view among all views.
         """
+        _, projections, state = self.features_and_projections(
+            params, model_state, batch, ctx, group, first
+        )
+        return projections, state
+
+    def features_and_projections(
+        self,
+        params: PyTree,
+        model_state: PyTree,
+        batch: Batch,
+        ctx: Context,
+        group: str = "main",
+        first: int = 0,
+    ) -> tuple[jax.Array, jax.Array, PyTree]:
+        """Features [n, k, D] of the encoder, and both results of ``project_views``."""
         views = batch["views"][group]
         n, k = jax.tree.leaves(views)[0].shape[:2]
         keys = self.row_keys(batch, k, first)
@@ -79,7 +94,8 @@ class TwoViews(Method):
             "projector", params, model_state, encoded["features"], ctx
         )
         state = {"encoder": encoder_state, "projector": projector_state}
-        return projections.reshape(n, k, -1), state
+        features = encoded["features"].reshape(n, k, -1)
+        return features, projections.reshape(n, k, -1), state
 
     def row_keys(self, batch: Batch, views: int, first: int = 0) -> jax.Array | None:
         """Keys of the encoder's random masks, uint32 [n views, 2]; see ``mask_keys``."""
