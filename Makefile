@@ -68,7 +68,7 @@ test-lowest:
 	$(MAKE) test-fast VENV=.venv-lowest
 
 # Broken files of every format for every reader, masks, lists and labels files, configs, and what a resume may
-# change; `make test` tries 300.
+# change; `make test-full` tries 300.
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python tests/fuzz.py --count 10000
 
