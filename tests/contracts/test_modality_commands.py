@@ -2,12 +2,17 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 import cssl_jax
+from cssl_jax import recipes
 from cssl_jax.cli import main as cli
 from cssl_jax.modalities.registry import modality_entry
+from cssl_jax.selfcheck.reduced_config import examples_of, reduced
+from cssl_jax.selfcheck.run import Row, check_outcome
+from cssl_jax.selfcheck.short_run import Trial
 from helpers import modality_runs
 
 pytestmark = pytest.mark.slow
@@ -94,7 +99,7 @@ def test_plan_gives_memory_and_the_largest_batch(made, capsys):
 
 @pytest.mark.parametrize("words", [["speech"], ["text", "--method.hard-negatives"]])
 def test_plan_assumes_the_shapes_of_data_that_are_absent(words, capsys):
-    assert cli.main(["plan", *words, "--memory-gb", "16"]) == 0
+    assert cli.main(["plan", *words, "--memory-gb", "16", "--no-compile"]) == 0
     shown = capsys.readouterr().out
     assert "does not exist: assumed to be " in shown
     assert "GiB" in shown
@@ -109,7 +114,23 @@ def test_embed_writes_what_the_loaded_encoder_computes(made, tmp_path):
         assert len(content["labels"]) == 30
 
 
-def test_the_recipes_own_step_passes_the_self_check(made, capsys):
+def test_the_recipes_own_step_on_two_devices_is_that_of_one(made, tmp_path):
+    config = recipes.load(modality_runs.RECIPES[made.name])
+    config = config.replace({"data.source": made.source, "train.batch_size": 16})
+    config, shown = examples_of(reduced(recipes.canonical(config), 2)[0], tmp_path / "data")
+    assert f"training examples of {made.source}" in shown
+    source = modality_entry(made.name).open(config.data.source, config.data)
+    one, two = (
+        Trial(config, source, jax.devices()[:devices], backend).run(1)
+        for devices, backend in ((1, "shard_map"), (2, "pmap"))
+    )
+    assert check_outcome(Row("float32", 2, 1, "pmap", None, ""), two, one).problem == ""
+
+
+# The whole command compiles ten steps, so that it runs on one recipe: the one with dropout. The
+# tests of each modality compare float64 on several devices, and two processes with one.
+@pytest.mark.parametrize("made", ["text"], indirect=True)
+def test_a_recipes_own_step_passes_the_self_check(made, capsys):
     words = ["--data.source", made.source, "--devices", "2", "--steps", "3"]
     words += ["--train.batch-size", "16"]
     assert cli.main(["selfcheck", modality_runs.RECIPES[made.name], *words]) == 0

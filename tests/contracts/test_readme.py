@@ -33,10 +33,13 @@ RUNNABLE = [
     (("README.md", "docs/getting-started.md"), "bash"),
     *((("README.md",), "python"), (("docs/losses.md",), "python"), (("docs/sweeps.md",), "python")),
 ]
-# What makes `pretrain folder` quick: tiny images and a tiny encoder.
+# What makes `pretrain folder` and the commands on its run quick: tiny images, the smallest encoder
+# and one penalty of the probe, of which the default 45 take most of an evaluation.
 SMALL = (
-    "--data.size 16 --model.encoder resnet14 --model.width 0.25 --model.stem cifar "
-    "--train.epochs 2 --train.batch-size 64 --optimizer.warmup-epochs 1"
+    "--data.size 16 --model.encoder resnet10 --model.width 0.25 --model.stem cifar "
+    "--train.epochs 2 --train.batch-size 64 --optimizer.warmup-epochs 1 "
+    "--evaluate.l2-values 0.1 --evaluate.online-l2-values 0.1 --evaluate.probe-seeds 1 "
+    "--evaluate.draws 10"
 )
 # Stands before the command on PATH and appends these options, so that blocks run unchanged.
 WRAPPER = """#!/bin/sh
