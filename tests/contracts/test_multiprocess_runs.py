@@ -40,12 +40,35 @@ def pretrain(recipe, run):
     return ["pretrain", str(recipe), "--workdir", str(run)]
 
 
+MARK = "-- evaluate"
+# Both commands in one pair of processes; the second changes the run, so that it is copied before.
+PRETRAIN_AND_EVALUATE = f"""
+import shutil, sys
+import jax
+from helpers import tiny
+from cssl_jax.cli.main import main
+*joining, recipe, run, kept, output = sys.argv[1:]
+assert main([*joining, "pretrain", recipe, "--workdir", run]) == 0
+if jax.process_index() == 0:
+    shutil.copytree(run, kept)
+print("{MARK}", flush=True)
+sys.exit(main([*joining, "evaluate", run, "--json", output]))
+"""
+
+
 @pytest.fixture(scope="module")
-def two(recipe, tmp_path_factory):
-    run = tmp_path_factory.mktemp("runs") / "two"
-    ends = multiprocess.run(multiprocess.CLI, pretrain(recipe, run), 2)
+def pair(recipe, tmp_path_factory):
+    """(run of two processes, their evaluation of it, what each printed during the two)."""
+    root = tmp_path_factory.mktemp("runs")
+    words = [str(path) for path in (recipe, root / "run", root / "two", root / "two.json")]
+    ends = multiprocess.run(PRETRAIN_AND_EVALUATE, words, 2)
     assert [end.status for end in ends] == [0, 0], ends
-    return run, ends
+    return root / "two", root / "two.json", [end.out.split(MARK) for end in ends]
+
+
+@pytest.fixture(scope="module")
+def two(pair):
+    return pair[0]
 
 
 def lines(run):
@@ -68,8 +91,8 @@ def digests(run):
     return newest, json.loads(meta.read_text())["digests"]
 
 
-def test_two_processes_write_what_one_with_as_many_devices_does(recipe, two, tmp_path):
-    whole, one = two[0], tmp_path / "one"
+def test_two_processes_write_what_one_with_as_many_devices_does(recipe, pair, tmp_path):
+    whole, one = pair[0], tmp_path / "one"
     assert cli.main([*pretrain(recipe, one), "--runtime.devices", "2"]) == 0
     mine, theirs = lines(whole), lines(one)
     assert [line["step"] for line in mine] == [line["step"] for line in theirs]
@@ -80,20 +103,17 @@ def test_two_processes_write_what_one_with_as_many_devices_does(recipe, two, tmp
             assert ours[name] == pytest.approx(value, rel=BOUND, abs=BOUND), (other["step"], name)
     assert names(whole) == names(one)
     assert names(whole / "views") == names(one / "views")
-    first, second = (end.out for end in two[1])
+    first, second = (out for out, _ in pair[2])
     assert "trained encoder" in first
     assert "trained encoder" not in second
 
 
-def test_two_processes_evaluate_as_one_does(two, tmp_path):
+def test_two_processes_evaluate_as_one_does(pair, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(two[0], run)
-    words = ["evaluate", str(run), "--json"]
-    assert cli.main([*words, str(tmp_path / "one.json")]) == 0
-    ends = multiprocess.run(multiprocess.CLI, [*words, str(tmp_path / "two.json")], 2)
-    assert [end.status for end in ends] == [0, 0], ends
-    assert sum("few labels" in end.out for end in ends) == 1
-    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    shutil.copytree(pair[0], run)
+    assert cli.main(["evaluate", str(run), "--json", str(tmp_path / "one.json")]) == 0
+    assert sum("few labels" in out for _, out in pair[2]) == 1
+    assert (tmp_path / "one.json").read_bytes() == pair[1].read_bytes()
 
 
 def steps_written(run):
@@ -138,7 +158,7 @@ def test_killed_interrupted_and_damaged_the_two_resume_to_the_same_bits(recipe, 
     assert [end.status for end in ends] == [0, 0], ends
     assert f"checkpoint of step {damaged} is damaged" in ends[0].err
     assert [path.name for path in (run / "damaged").iterdir()] == [str(damaged)]
-    assert_same_bits(run, two[0])
+    assert_same_bits(run, two)
 
 
 def test_processes_that_differ_are_refused_with_the_difference(recipe, tmp_path):

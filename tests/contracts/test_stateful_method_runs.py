@@ -36,6 +36,10 @@ def config(tmp_path_factory):
         {
             "data.source": str(path),
             "method.name": f"{FILE}:QUEUE",
+            "model.encoder": "linear",  # most of a start is tracing
+            "augment.jitter": (0.0,),
+            "augment.blur": (0.0,),
+            "augment.solarize": (0.0,),
             "train.tensorboard": False,
             "evaluate.knn_k": 5,
             "evaluate.batch_size": 16,

@@ -27,7 +27,9 @@ import cssl_jax
 from cssl_jax.checkpoint.checkpoints import FOLDER
 
 TIMEOUT = 300
-ENCODER = f"{pathlib.Path(__file__).with_name('tiny_encoder.py')}:TINY"
+ENCODER = f"{pathlib.Path(__file__).with_name('tiny_encoder.py')}:LINEAR"
+# Most of a start is tracing: the encoder is small, and views are cropped and flipped only.
+VIEWS = [f"--augment.{name}" for name in ("jitter", "grayscale", "blur", "solarize")]
 ARGUMENTS = [
     *("--train.log-every", "3", "--runtime.devices", "1"),
     *("--train.checkpoint-steps", "30", "--train.checkpoint-every", "0"),
@@ -47,7 +49,8 @@ class Subject(NamedTuple):
 
 DIGITS = Subject(
     (
-        *("debug", "--model.encoder", ENCODER, "--model.width", "0.0625"),
+        *("debug", "--model.encoder", ENCODER),
+        *(word for option in VIEWS for word in (option, "0")),
         *("--train.batch-size", "64", "--train.record-views"),
     ),
     1437 // 64,
@@ -109,25 +112,35 @@ def wait(process, condition):
 
 
 class Killer:
-    """One kill after another, at instants that a seed decides."""
+    """One kill after another, at instants that a seed decides.
 
-    def __init__(self, folder, epochs, kills, seed, words=(), subject=DIGITS):
-        self.words, self.subject = words, subject
+    ``moments`` are the first kills: whether during "start", "step" or "save", and the signal.
+    """
+
+    def __init__(self, folder, epochs, kills, seed, words=(), subject=DIGITS, moments=()):
+        self.words, self.subject, self.moments = words, subject, list(moments)
         self.folder, self.epochs = folder, epochs
         self.draw = random.Random(seed)
         self.total = epochs * subject.steps
         self.left = kills
-        self.done = {"while starting": 0, "between steps": 0, "while saving": 0, "by SIGTERM": 0}
+        self.done = {"while starting": 0, "between steps": 0, "while saving": 0}
+        self.done["by request at a step"] = 0
         self.lost = []
+
+    def next_kill(self):
+        """The moment of the next kill, and its signal."""
+        if self.moments:
+            return self.moments.pop(0)
+        moment = self.draw.choices(["start", "step", "save"], [1, 3, 3])[0]
+        number = self.draw.choices([signal.SIGKILL, signal.SIGTERM], [3, 1])[0]
+        return moment, signal.SIGKILL if moment == "start" else number
 
     def kill(self):
         """Starts the run and kills it; False where it came to its end before."""
         before, begun = newest(self.folder), time.time()
         process = start(self.folder, self.epochs, self.words, self.subject)
-        moment = self.draw.choices(["start", "step", "save"], [1, 3, 3])[0]
-        number = self.draw.choices([signal.SIGKILL, signal.SIGTERM], [3, 1])[0]
+        moment, number = self.next_kill()
         if moment == "start":
-            number = signal.SIGKILL
             time.sleep(self.draw.uniform(0.0, 4.0))
         else:
             share = 2 * (self.total - before) / max(self.left, 1)
@@ -137,14 +150,18 @@ class Killer:
                 wait(process, lambda: is_saving(self.folder, begun))
             time.sleep(self.draw.uniform(0.0, 0.03))
         reached, saving = steps_logged(self.folder, begun), is_saving(self.folder, begun)
+        sent = time.monotonic()
         process.send_signal(number)
         _, errors = process.communicate(timeout=TIMEOUT)
         if process.returncode == 0:
             return False
-        if number == signal.SIGTERM:
+        if number != signal.SIGKILL:
             assert process.returncode == 75, (process.returncode, errors)
-            assert "SIGTERM" in errors
-            self.done["by SIGTERM"] += 1
+            assert number.name in errors
+            assert time.monotonic() - sent < 15  # docs/robustness.md
+            if f"{number.name} at step" in errors:  # else it came outside the steps
+                assert newest(self.folder) >= reached
+                self.done["by request at a step"] += 1
         else:
             assert process.returncode == -signal.SIGKILL, (process.returncode, errors)
         where = "between steps" if reached > before else "while starting"
@@ -198,16 +215,18 @@ def _leaves(tree):
     return jax.tree.leaves(jax.device_get(tree))
 
 
-def torture(root, *, kills, epochs, seed=0, words=(), say=lambda text: None, subject=DIGITS):
+def torture(
+    root, *, kills, epochs, seed=0, words=(), say=lambda text: None, subject=DIGITS, moments=()
+):
     """Returns how often the run was killed when, and how many steps were lost.
 
-    ``words`` are more options of the run of ``subject``.
+    ``words`` are more options of the run of ``subject``; ``moments`` are those of ``Killer``.
     """
     whole, killed = root / "whole", root / "killed"
     begun = time.monotonic()
     finish(whole, epochs, words, subject)
     seconds = time.monotonic() - begun
-    killer = Killer(killed, epochs, kills, seed, words, subject)
+    killer = Killer(killed, epochs, kills, seed, words, subject, moments)
     while killer.left and killer.kill():
         say(f"{killer.left} kills left, at step {newest(killed)} of {killer.total}: {killer.done}")
     finish(killed, epochs, words, subject)

@@ -73,8 +73,6 @@ def differences(name, results):
     ("name", "devices", "micro_batch", "backend"),
     [
         ("moco_v3", 2, MICRO_BATCH, "shard_map"),
-        ("moco_v3", 2, 0, "shard_map"),
-        ("moco_v3", 4, MICRO_BATCH, "shard_map"),
         ("moco_v3", 2, MICRO_BATCH, "pmap"),
         ("moco_v3", 8, 0, "shard_map"),
         ("byol", 4, MICRO_BATCH, "shard_map"),

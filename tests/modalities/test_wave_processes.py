@@ -35,6 +35,8 @@ def config(file, source):
             "evaluate.knn_k": 5,
             "evaluate.knn_ks": (),
             "evaluate.batch_size": 16,
+            "evaluate.probe_seeds": 1,
+            "evaluate.draws": 2,
         }
     )
 
@@ -43,13 +45,23 @@ def lines(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def in_two_processes(changed, folder):
-    recipe, run = folder / "recipe.json", folder / "two"
-    recipe.write_text(recipes.to_json(changed))
-    words = ["pretrain", str(recipe), "--workdir", str(run), "--trust-code"]
-    ends = multiprocess.run(multiprocess.CLI, words, 2)
+@pytest.fixture(scope="module")
+def two(source, tmp_path_factory):
+    """Lines of the run on the modality and on its mutant, both by the same two processes."""
+    root, calls = tmp_path_factory.mktemp("two"), []
+    text, old = FILE.read_text(), 'impl="threefry2x32"), view)'
+    assert text.count(old) == 1
+    mutant = root / "mutant.py"
+    mutant.write_text(text.replace(old, old.replace("view)", "view + 9 * jax.process_index())")))
+    for name, file in (("modality", FILE), ("mutant", mutant)):
+        recipe = root / f"{name}.json"
+        recipe.write_text(recipes.to_json(config(file, source)))
+        calls.append(["pretrain", str(recipe), "--workdir", str(root / name), "--trust-code"])
+    (root / "calls.json").write_text(json.dumps(calls))
+    children = multiprocess.start(multiprocess.CLI_SEVERAL, [str(root / "calls.json")], 2)
+    ends = multiprocess.ends(children, timeout=500)
     assert [end.status for end in ends] == [0, 0], ends
-    return run
+    return {name: lines(root / name) for name in ("modality", "mutant")}
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +71,8 @@ def one(source, tmp_path_factory):
     return lines(run)
 
 
-def test_two_processes_compute_what_two_devices_of_one_do(one, source, tmp_path):
-    found = lines(in_two_processes(config(FILE, source), tmp_path))
+def test_two_processes_compute_what_two_devices_of_one_do(one, two):
+    found = two["modality"]
     assert [line["step"] for line in found] == [line["step"] for line in one]
     for ours, other in zip(found, one, strict=True):
         assert ours.keys() == other.keys()
@@ -68,10 +80,5 @@ def test_two_processes_compute_what_two_devices_of_one_do(one, source, tmp_path)
             assert ours[name] == pytest.approx(value, rel=BOUND, abs=BOUND), (other["step"], name)
 
 
-def test_views_that_depend_on_the_process_are_caught(one, source, tmp_path):
-    text, old = FILE.read_text(), 'impl="threefry2x32"), view)'
-    assert text.count(old) == 1
-    mutant = tmp_path / "mutant.py"
-    mutant.write_text(text.replace(old, old.replace("view)", "view + 9 * jax.process_index())")))
-    found = lines(in_two_processes(config(mutant, source), tmp_path))
-    assert found[0]["loss"] != pytest.approx(one[0]["loss"], rel=100 * BOUND)
+def test_views_that_depend_on_the_process_are_caught(one, two):
+    assert two["mutant"][0]["loss"] != pytest.approx(one[0]["loss"], rel=100 * BOUND)

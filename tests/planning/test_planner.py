@@ -257,10 +257,22 @@ def test_the_documents_tables_are_what_the_command_prints(capsys):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_documents_plan_is_what_the_command_prints(machine, capsys):
+def test_the_documents_plan_is_what_the_command_prints(machine, monkeypatch, capsys):
     arguments, text = re.search(
         r"\$ cssl-jax (plan .*)\n((?:.*\n)*?)```", DOCUMENT.read_text()
     ).groups()
+    rows = re.findall(r"^  (\w+) +[\d,]+ \(([\d,]+) per device\)", text, re.M)
+    assert [kind for kind, _ in rows] == list(planner.KINDS)
+    examples = [int(number.replace(",", "")) for _, number in rows]
+    counts = iter([*examples[:2], examples[2] // planner.MICRO_BATCH])
+
+    def checked_count(held, memory, start):
+        """The documented count, if it is the largest; the search, tested above, tries more."""
+        count = next(counts)
+        assert held(count) <= memory < held(count + 1)
+        return count
+
+    monkeypatch.setattr(planner, "largest_count", checked_count)
     assert cli.main(shlex.split(arguments)) == 0
 
     def untimed(report):
