@@ -117,6 +117,7 @@ def test_pipes_and_devices_are_written_directly(tmp_path):
     assert os.stat(os.devnull).st_rdev == before.st_rdev
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
 def test_a_device_that_is_full_is_one_message_with_its_name(images, capsys):
     assert cli.main(["data", "check", str(images), "--json", str(FULL)]) == 2

@@ -102,6 +102,7 @@ def test_lambda_follows_the_papers_schedule():
         assert float(reversal(np.int32(step), 100)) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_features_get_the_domain_loss_reversed_and_its_classifier_does_not():
     method = DANN(None, None, CLASSES, weight=0.5, domain=DomainClassifier(hidden=4))
     rng = np.random.default_rng(0)

@@ -124,6 +124,7 @@ def test_the_teachers_logits_are_its_predictions_of_the_same_view():
     np.testing.assert_allclose(targets, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_its_teacher_without_labels(student, teacher):
     lines = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "agreement" in line]

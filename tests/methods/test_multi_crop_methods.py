@@ -187,6 +187,7 @@ def test_the_temperature_of_the_teacher_rises_along_a_line():
     np.testing.assert_allclose(found, [0.04, 0.055, 0.07, 0.07], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_centre_of_one_devices_rows_is_caught(monkeypatch):
     monkeypatch.setattr(dino, "lax", _WithoutMean())
     with pytest.raises(RuntimeError, match="replicas differ"), jax.enable_x64(True):

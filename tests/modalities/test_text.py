@@ -127,6 +127,7 @@ def run(tmp_path_factory):
     return folder / "run", trained, cssl_jax.pretrain(trained, folder / "run")
 
 
+@pytest.mark.slow
 def test_a_run_has_results_beside_the_baselines_of_text(run):
     folder, trained, results = run
     assert list(results.baselines) == ["random_init", "tfidf_words", "tfidf_characters"]

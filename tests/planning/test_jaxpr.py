@@ -191,6 +191,7 @@ def test_the_compiled_step_sends_the_bytes_of_the_traced_step(debug):
         assert 0.98 * size <= from_text[kind] <= size
 
 
+@pytest.mark.slow
 def test_a_step_holds_about_what_xla_plans_for_it(debug):
     memory = compiled.memory(debug[1])
     assert program.argument_bytes(debug[0]) == pytest.approx(memory["arguments"], rel=0.01)

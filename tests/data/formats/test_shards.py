@@ -97,6 +97,7 @@ def test_a_prepared_folder_is_a_source(prepared):
         assert sorted(source.sizes[:, 0]) == list(range(20, 20 + COUNT))
 
 
+@pytest.mark.slow
 def test_reading_needs_no_tensorflow(prepared):
     _, folder = prepared
     code = f"""

@@ -18,7 +18,6 @@ import pytest
 from cssl_jax.data.formats import tfrecord
 from cssl_jax.data.formats.tfds import open_tfds, raise_file_limit
 from cssl_jax.errors import MissingDataError, UserError
-from tests.helpers.marks import slow
 
 tfds = pytest.importorskip("tensorflow_datasets")
 tf = pytest.importorskip("tensorflow")  # writes the sets, and is an oracle for the framing
@@ -412,7 +411,8 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 
 
-@pytest.mark.parametrize("hidden", [True, slow(False)])
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", [True, False])
 def test_reading_takes_no_tensorflow(prepared, tmp_path, hidden):
     code = WITHOUT.format(hidden=hidden, folders=[str(prepared[kind]) for kind in FORMATS])
     environment = {**os.environ, "CSSL_JAX_CACHE": str(tmp_path)}

@@ -236,8 +236,9 @@ def test_tensorflow_and_threads_agree_on_reduced_jpegs(photos):
         assert (difference > 0).mean() < 2e-3
 
 
-@pytest.mark.parametrize("attempt", [1, slow(2)])
-@pytest.mark.parametrize("name", [slow("tf"), "threads"])
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", [1, 2])
+@pytest.mark.parametrize("name", ["tf", "threads"])
 def test_a_process_ends_with_unused_batches(photos, name, attempt):
     if name == "tf":
         pytest.importorskip("tensorflow")

@@ -172,6 +172,7 @@ def expected_losses(config):
     return losses
 
 
+@pytest.mark.slow
 def test_rollback_continues_with_the_next_batch_from_the_last_checkpoint(
     make, tmp_path, monkeypatch, capfd
 ):
