@@ -19,7 +19,6 @@ from cssl_jax import files, outputs
 from cssl_jax.cli import main as cli
 from cssl_jax.data.formats.image_folder import open_list
 from cssl_jax.errors import UserError
-from tests.helpers.marks import slow
 
 FULL = pathlib.Path("/dev/full")
 
@@ -253,7 +252,8 @@ def test_what_the_package_writes_as_csv_goes_through_one_function():
         assert not re.search(r"csv\.(writer|DictWriter)\(", path.read_text()), path
 
 
-@pytest.mark.parametrize("words", [slow("--help"), slow("pretrain --help"), "recipes"])
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["--help", "pretrain --help", "recipes"])
 def test_a_reader_that_closes_the_pipe_causes_no_message(words):
     command = f"{sys.executable} -m cssl_jax {words} | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)

@@ -56,6 +56,7 @@ def test_the_config_is_read_and_keeps_its_hash(folder):
     assert recipes.config_hash(config) == saved["config_hash"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_the_checkpoint_gives_the_same_metrics(folder, tmp_path):
     run = shutil.copytree(folder / "run", tmp_path / "run")
     saved = Results.from_json(json.loads((run / "results.json").read_text()))

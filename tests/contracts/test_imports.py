@@ -75,6 +75,7 @@ def test_no_other_module_names_tensorflow_and_none_unpickles(module):
     assert users == (WITH_TENSORFLOW if module == "tensorflow" else [])
 
 
+@pytest.mark.slow
 def test_the_loss_is_at_hand_in_a_fresh_process():
     assert "nt_xent" in python("import cssl_jax; print(cssl_jax.losses.nt_xent)")
 

@@ -78,6 +78,7 @@ def test_input_of_the_right_size_is_only_normalised():
     np.testing.assert_allclose(x, (images / 255.0 - MEAN) / np.array(STD), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(16, 16), (23, 40), (40, 23), (31, 8), (5, 6)])
 def test_other_input_is_pillows_bilinear_resize_of_the_centre_square(shape):
     height, width = shape

@@ -13,6 +13,7 @@ from cssl_jax.experiment.experiment import Experiment
 from cssl_jax.runtime import spmd
 from cssl_jax.train.initial_state import first_state
 from helpers import tiny
+from tests.helpers.marks import slow
 
 SPEC = ImageSpec(size=8, channels=1, mean=(0.3,), std=(0.2,))
 IMAGES = tiny.image_source(50, seed=4)
@@ -86,7 +87,7 @@ def test_the_seed_decides(run, model):
     np.testing.assert_array_equal(kernels[1], state.params["encoder"]["conv1"]["kernel"])
 
 
-@pytest.mark.parametrize(("stages", "expected"), [(0, 1.0), ("all", 0.0)])
+@pytest.mark.parametrize(("stages", "expected"), [(0, 1.0), slow("all", 0.0)])
 def test_a_classifier_that_freezes_its_random_encoder_starts_from_the_baseline(stages, expected):
     config = recipes.with_method(tiny.config(), "classifier")
     config = tiny.replace(config, "classifier", num_classes=10, stages=stages)

@@ -94,6 +94,7 @@ def objective_of(config, devices):
         return jax.device_get(jax.jit(split)(projections, examples))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_objective_is_the_same_on_any_number_of_devices(name):
     config = Config(method=SimCLRConfig(loss=name, temperature=TAU))

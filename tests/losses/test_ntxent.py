@@ -263,6 +263,7 @@ def test_a_tiled_loss_holds_no_array_of_the_size_of_the_matrix():
     assert memory(tile) < matrix / 10
 
 
+@pytest.mark.slow
 def test_second_derivatives_need_the_whole_matrix():
     z1, z2 = draw(2, 2)
     with jax.enable_x64(True):

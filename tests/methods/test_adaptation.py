@@ -149,6 +149,7 @@ def test_the_coral_objective_is_both_losses_by_numpy(layer):
     assert float(loss) == pytest.approx(entropy + 2 * distance, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_target_labels_are_not_trained_on_and_target_images_are(one_device):
     plain, _ = one_device["dann"]
     labelled, _ = Pairs(config("dann"), target=inverted(labels=np.arange(40) % CLASSES)).gradients()

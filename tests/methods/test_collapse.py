@@ -12,7 +12,6 @@ from cssl_jax.losses import cosine
 from cssl_jax.methods import byol, simsiam
 from cssl_jax.methods.registry import METHODS
 from helpers import method_cases, tiny
-from tests.helpers.marks import slow
 
 STEPS = 60
 # Without BatchNorm in the head, nothing but the method's own means keeps projections apart.
@@ -51,11 +50,12 @@ def found(name, **values):
     return {verdict.kind for verdict in verdicts.check_steps(lines, facts)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
         "lejepa",
-        *(slow(name) for name in ("vicreg", "dino", "simsiam", "byol")),
+        *(name for name in ("vicreg", "dino", "simsiam", "byol")),
     ],
 )
 def test_a_healthy_run_has_no_collapse(name):

@@ -164,6 +164,7 @@ def test_float64_training_does_not_depend_on_the_number_of_devices(
     assert max(differences.values()) < FLOAT64_BOUND, differences
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "message"),
     [

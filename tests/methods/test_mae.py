@@ -29,6 +29,7 @@ from cssl_jax.runtime import spmd
 from helpers import method_cases, tiny
 from helpers.comparison import run_differences
 from helpers.products import products
+from tests.helpers.marks import slow
 
 FLOAT64_BOUND = 1e-9  # docs/architecture.md, rule 1
 GOLDENS = pathlib.Path(__file__).resolve().parents[1] / "goldens"
@@ -207,7 +208,7 @@ def test_encoders_without_patches_and_decoders_that_do_not_divide_are_refused():
         method_of(config(method__decoder_hidden=10))
 
 
-@pytest.mark.parametrize("pool", ["token", "mean"])
+@pytest.mark.parametrize("pool", ["token", slow("mean")])
 def test_grey_images_and_both_poolings_are_encoded(pool):
     method, batch = method_of(config(model__pool=pool)), batch_of(channels=1)
     params, state = initialised(method, batch)

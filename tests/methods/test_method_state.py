@@ -194,6 +194,7 @@ def test_a_checkpoint_holds_every_array_once_and_its_model_is_the_evaluated_one(
     assert set(others) == {"step", "opt_state", "skipped", "method_state"}
 
 
+@pytest.mark.slow
 def test_a_run_resumes_within_an_epoch_to_the_same_bits(history, tmp_path):
     method, states = history
     run = tiny.Run(config("queue"), 2)

@@ -7,6 +7,7 @@ import pytest
 
 from cssl_jax.methods.core.momentum import Momentum, follow, start_copy
 from cssl_jax.methods.core.queue import enqueue, start_queue
+from tests.helpers.marks import slow
 
 WIDTH = 3
 
@@ -34,7 +35,7 @@ def test_a_copy_of_fixed_weights_decays_geometrically(momentum):
     assert copies(momentum, 7) == pytest.approx(2 + momentum**7 * (5 - 2), rel=1e-6)
 
 
-@pytest.mark.parametrize(("size", "batch"), [(12, 4), (10, 4), (4, 4), (3, 4), (5, 16)])
+@pytest.mark.parametrize(("size", "batch"), [slow(12, 4), (10, 4), slow(4, 4), slow(3, 4), (5, 16)])
 def test_a_queue_holds_the_last_rows_in_the_order_of_arrival(size, batch):
     queue = start_queue(jax.random.key(0), size, WIDTH)
     rng = np.random.default_rng(0)

@@ -140,6 +140,7 @@ def two_steps():
     return run.method, states
 
 
+@pytest.mark.slow
 def test_the_teacher_is_the_average_of_its_students():
     _, states = two_steps()
     for before, after in itertools.pairwise(states):
@@ -228,6 +229,7 @@ def test_the_teacher_draws_no_masks():
     assert np.abs(student - other_student).max() > 0.1 * np.abs(student).max()
 
 
+@pytest.mark.slow
 def test_local_views_draw_masks_of_their_own():
     changed = config("dino").replace(
         {

@@ -57,7 +57,8 @@ def projections(**options):
     return jax.device_get(compute(given))
 
 
-@pytest.mark.parametrize("head", ["tanh", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["tanh", "none"])
 def test_views_of_a_text_differ_by_their_dropout_masks_alone(head):
     two = projections(masks="two", dropout=0.3, head=head)
     same = projections(masks="same", dropout=0.3, head=head)

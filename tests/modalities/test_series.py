@@ -109,6 +109,7 @@ def run(tmp_path_factory):
     return folder / "run", trained, cssl_jax.pretrain(trained, folder / "run")
 
 
+@pytest.mark.slow
 def test_a_run_has_results_beside_the_baselines_of_series(run):
     folder, _, results = run
     assert list(results.baselines) == ["random_init", "raw", "moments"]

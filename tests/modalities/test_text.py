@@ -146,6 +146,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(run, tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_loaded_encoder_takes_a_list_of_texts(run, tmp_path):
     encoder = cssl_jax.load_encoder(run[0])
     texts = ["The man sees it.", "Something else 😀", "", "horse " * 40]

@@ -149,6 +149,7 @@ def test_a_run_reports_the_baselines_of_its_modality(run):
     assert any("features.view_retrieval" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_loaded_encoder_embeds_examples(run):
     folder, trained, _ = run
     encoder = cssl_jax.load_encoder(folder)

@@ -120,6 +120,7 @@ def gradient(devices, variables, x, keys, parts=1):
     return jax.jit(mapped)(variables, x, keys)
 
 
+@pytest.mark.slow
 def test_masks_depend_neither_on_devices_nor_on_micro_batches():
     with jax.enable_x64(True):
         x = np.random.default_rng(0).normal(size=(EXAMPLES, VIEWS, 6))

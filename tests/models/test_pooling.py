@@ -35,6 +35,7 @@ def with_gradient(pool, x, options, seed=0):
     return run(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize(
     ("size", "options"),

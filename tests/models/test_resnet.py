@@ -212,7 +212,8 @@ def test_bfloat16_compute_gives_float32_features_close_to_those_of_float32(train
     assert 1e-5 < error < 0.03
 
 
-@pytest.mark.parametrize("block", [BasicBlock, slow(Bottleneck)])
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 def test_remat_preserves_outputs_and_gradients_and_drops_activations(block):
     images, results, residual_bytes = images_of((4, 16, 16, 3)), [], []
     for remat in (False, True):

@@ -18,7 +18,7 @@ from cssl_jax.planning.formulas import convolutions
 from cssl_jax.planning.shapes import DataShapes, data_shapes
 from cssl_jax.runtime import spmd
 from helpers import tiny
-from tests.helpers.marks import fast
+from tests.helpers.marks import fast, slow
 
 # From torchvision's documentation of its weights: (10^9 multiply-additions at 224 px, parameters,
 # features). Both counts include a classifier of 1000 classes, which the tests subtract.
@@ -69,9 +69,9 @@ def test_a_recipe_has_as_many_parameters_as_counted(name):
 @pytest.mark.parametrize(
     "options",
     [
-        {"encoder": "resnet50", "variant": "simclr_sk"},
+        slow({"encoder": "resnet50", "variant": "simclr_sk"}),
         {"encoder": "resnet14", "variant": "simclr_sk", "stem": "cifar", "width": 0.25},
-        {"encoder": "resnet18", "variant": "simclr"},
+        slow({"encoder": "resnet18", "variant": "simclr"}),
     ],
 )
 def test_a_variant_has_as_many_parameters_as_counted(options):
@@ -114,6 +114,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fast(STEPS, {"GradCache and remat"}))
 def test_bytes_between_devices_by_hand_are_those_of_the_step_as_written(name):
     config = dataclasses.replace(recipes.load("debug"), augment=NO_AUGMENTATION)

@@ -110,6 +110,7 @@ def test_gradcache_and_remat_fit_more(largest):
     assert largest["plain"] < largest["remat"] < largest["GradCache"]
 
 
+@pytest.mark.slow
 def test_less_memory_than_the_model_fits_no_batch(given):
     config, known = given
     assert planner.largest_batch(config, "plain", 8, known, 2**20, 4) == 0

@@ -43,6 +43,7 @@ def test_the_attention_is_that_of_the_class_token_to_each_patch():
             np.testing.assert_allclose(found[n, head], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_vit_keeps_queries_and_keys_only_where_they_are_asked_for():
     vit, images = ViT(layers=2, hidden=24, heads=3, patch=4), np.zeros((1, 8, 8, 3), np.float32)
     variables = vit.init(jax.random.key(0), images)

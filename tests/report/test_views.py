@@ -47,6 +47,7 @@ PLACEMENTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_views_are_identical_to_those_of_the_train_step(arrays, monkeypatch, placement):
     if placement.get("engine") == "tf":

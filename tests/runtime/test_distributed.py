@@ -142,6 +142,7 @@ distributed.start(sys.argv[1], 2, 0, timeout=60)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not pathlib.Path("/proc/net/tcp").exists(), reason="no Linux")
 def test_the_port_of_a_loopback_coordinator_is_closed_to_other_machines():
     with socket.socket() as free:

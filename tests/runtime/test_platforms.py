@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-from tests.helpers.marks import slow
-
 COMMANDS = [
     ["doctor"],
     ["pretrain", "debug", "--workdir", "run"],
@@ -23,12 +21,13 @@ def absent(platform):
     return not names & set(PLUGINS[platform])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("platform", "argv"),
     [
         ("cuda", COMMANDS[0]),
-        *[slow("cuda", argv) for argv in COMMANDS[1:]],
-        slow("tpu", COMMANDS[1]),
+        *[("cuda", argv) for argv in COMMANDS[1:]],
+        ("tpu", COMMANDS[1]),
     ],
 )
 def test_a_platform_that_is_not_installed_is_one_message(platform, argv, tmp_path):

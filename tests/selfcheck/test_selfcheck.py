@@ -115,6 +115,7 @@ def test_a_step_that_depends_on_the_devices_is_caught(reference, monkeypatch, mu
     assert verdict(tiny.Run(tiny.config(), 4).run(1), reference).startswith(expected)
 
 
+@pytest.mark.slow
 def test_gradients_that_differ_between_devices_are_caught(monkeypatch):
     times(monkeypatch, lambda axis: 1 + jax.lax.axis_index(axis))
     with pytest.raises(RuntimeError, match="replicas differ at"):

@@ -164,7 +164,7 @@ def plain_step():
     ("devices", "backend"),
     [
         *[slow(1, "shard_map"), slow(2, "shard_map"), slow(4, "shard_map"), (8, "shard_map")],
-        *[slow(1, "pmap"), (2, "pmap"), slow(4, "pmap"), slow(8, "pmap")],
+        *[slow(1, "pmap"), slow(2, "pmap"), slow(4, "pmap"), slow(8, "pmap")],
     ],
 )
 def test_micro_batches_give_the_plain_gradient_on_any_number_of_devices(

@@ -103,6 +103,7 @@ def test_a_sweep_killed_at_any_instant_draws_the_same_trials(whole, tmp_path):
     assert sweep_results.ranked(reopened.trials()) == whole.trials
 
 
+@pytest.mark.slow
 def test_a_trial_belongs_to_the_folder_that_started_it(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.sqlite3'}"
     here = open_study(tmp_path / "here", "here", url)

@@ -95,6 +95,7 @@ def test_hooks_are_called_in_order_and_a_crashed_run_resumes_to_the_same_bits(co
     assert calls == []  # a finished run trains no step
 
 
+@pytest.mark.slow
 def test_several_hooks_act_in_turn_and_end_in_the_reverse_order(config, tmp_path):
     calls = []
     hooks = [Journal(calls, "a."), Journal(calls, "b."), crash_after(1)]

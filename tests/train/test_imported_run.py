@@ -81,6 +81,7 @@ def test_the_run_folder_says_what_it_holds(weights, imported):
         assert checkpoints.steps == [0]
 
 
+@pytest.mark.slow
 def test_the_report_names_the_command_that_imports_again(imported, weights, images, tmp_path):
     command = f"cssl-jax import {weights} --workdir NEW_RUN --source {images}"
     assert repeat_command(open_run(imported)) == command
@@ -148,6 +149,7 @@ def test_a_file_is_no_run_folder(weights):
         cssl_jax.evaluate_run(weights, "knn")
 
 
+@pytest.mark.slow
 def test_the_preprocessing_of_the_command_line_replaces_that_of_the_file(weights, tmp_path):
     run = tmp_path / "run"
     options = ["--mean", "0.1", "--std", "0.3", "--size", "12", "--crop-fraction", "0.75"]

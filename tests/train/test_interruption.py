@@ -320,7 +320,8 @@ def test_a_full_disk_ends_the_run_and_space_lets_it_resume(config, whole, tmp_pa
 # --------------------------------------------------------------------------------------- replicas
 
 
-@pytest.mark.parametrize("every", [2, slow(4)])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [2, 4])
 def test_a_drifted_replica_ends_the_run_before_it_is_saved(config, tmp_path, every):
     config = tiny.replace(config, "train", check_replicas_every=every)
     config = tiny.replace(config, "runtime", devices=2)

@@ -55,6 +55,7 @@ def test_first_layer_statistics_over_several_batches_match_numpy(classifier):
     np.testing.assert_allclose(statistics["var"], maps.var(axis=(0, 1, 2)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_with_one_batch_every_layer_normalises_to_mean_0_and_variance_1(classifier):
     method, _ = classifier
     model = reestimate_model(classifier, batch_size=64)

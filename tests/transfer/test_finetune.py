@@ -21,7 +21,6 @@ from cssl_jax.optim.schedules import scaled_learning_rate
 from cssl_jax.runtime import spmd
 from cssl_jax.transfer.finetune import adjust_to_labels
 from helpers import tiny
-from tests.helpers.marks import slow
 
 CLASSES = 3
 
@@ -79,12 +78,13 @@ def changed_layers(before, after):
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stages", "trained"),
     [
-        slow(0, {"classifier/kernel", "classifier/bias"}),
+        (0, {"classifier/kernel", "classifier/bias"}),
         (1, {"classifier/kernel", "classifier/bias", "encoder/layer2_0"}),
-        slow(2, {"classifier/kernel", "classifier/bias", "encoder/layer1_0", "encoder/layer2_0"}),
+        (2, {"classifier/kernel", "classifier/bias", "encoder/layer1_0", "encoder/layer2_0"}),
     ],
 )
 def test_only_the_selected_stages_are_trained(stages, trained):

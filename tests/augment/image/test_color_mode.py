@@ -66,6 +66,7 @@ def test_views_are_those_of_tf_image_in_the_order_drawn(images, drawn, computed)
         np.testing.assert_allclose(computed[number], x.numpy(), atol=FLOAT32)
 
 
+@pytest.mark.slow
 def test_saturation_is_scaled_in_hsv_and_stops_at_one(images):
     policy = ImagePolicy(color_mode="tf", crop=(0.0,), horizontal_flip=(0.0,), blur=(0.0,))
     neutral = {"brightness": 1.0, "brightness_shift": 0.0, "contrast": 1.0, "hue": 0.0}

@@ -66,9 +66,10 @@ def test_views_match_the_oracle(name):
         assert np.abs(views[number, 0] - expected).max() < 1
 
 
-@pytest.mark.parametrize("shape", [(7, 10), slow((45, 31)), slow((16, 40))])
-@pytest.mark.parametrize("kernel", [slow("bilinear"), "bicubic"])
-@pytest.mark.parametrize("antialias", [True, slow(False)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(7, 10), (45, 31), (16, 40)])
+@pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("antialias", [True, False])
 def test_images_smaller_and_larger_than_a_view(shape, kernel, antialias):
     policy = dataclasses.replace(
         CASES["crop bicubic"], interpolation=kernel, antialias=antialias, crop_area=(0.3, 1.0)

@@ -143,6 +143,7 @@ def test_parameters_of_different_operations_and_views_are_uncorrelated():
     assert np.abs(correlation).max() < 4.5 / math.sqrt(N)
 
 
+@pytest.mark.slow
 def test_the_same_key_draws_the_same_alone_in_a_batch_and_without_compiling(drawn):
     alone = sample_views(jnp.asarray(KEYS[5:6]), POLICY, 2)
     for name, value in drawn.items():

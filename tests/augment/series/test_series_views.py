@@ -10,6 +10,7 @@ from cssl_jax.augment.series import batched, policy
 from cssl_jax.augment.series.policy import SeriesPolicy
 from cssl_jax.data.sampler import example_key
 from cssl_jax.errors import UserError
+from tests.helpers.marks import slow
 
 N, T, C, K = 5, 40, 2, 3
 RNG = np.random.default_rng(0)
@@ -67,10 +68,10 @@ def resampled(chosen, size=T):
     ("changes", "size"),
     [
         ({}, T),
-        ({"crop": (1.0,), "crop_length": (0.3, 0.8)}, T),
+        slow({"crop": (1.0,), "crop_length": (0.3, 0.8)}, T),
         ({"crop": (1.0,), "crop_length": (0.3, 0.8)}, 16),
-        ({"warp": (1.0,), "warp_strength": 0.7}, T),
-        ({"permutation": (1.0,), "segments": 3}, T),
+        slow({"warp": (1.0,), "warp_strength": 0.7}, T),
+        slow({"permutation": (1.0,), "segments": 3}, T),
         ({"crop": (0.5,), "warp": (0.5,), "permutation": (0.5,)}, 25),
     ],
     ids=["nothing", "crop", "crop to 16 steps", "warp", "permutation", "all in 25 steps"],

@@ -74,7 +74,8 @@ def test_a_batch_has_the_documented_shapes_and_dtypes():
     assert not np.array_equal(batch["views"]["main"][:, 0], batch["views"]["main"][:, 1])
 
 
-@pytest.mark.parametrize("backend", ["shard_map", slow("pmap")])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["shard_map", "pmap"])
 def test_images_split_over_the_devices_give_the_same_batches(backend):
     source = tiny.image_source(45, channels=3)  # not a multiple of 8: the last device holds fewer
     for resident in batches("resident", (0, 1), source):

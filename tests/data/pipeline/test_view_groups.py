@@ -105,9 +105,10 @@ def test_groups_of_the_host_match_those_of_the_device(resident, name, kernels):
     assert_same_batches(batches(pipeline), resident, LARGEST, MEAN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kernels"),
-    [slow("resident", "jax"), slow("threads", "opencv"), ("threads", "jax"), slow("tf", "opencv")],
+    [("resident", "jax"), ("threads", "opencv"), ("threads", "jax"), ("tf", "opencv")],
 )
 def test_the_bits_repeat_and_do_not_depend_on_the_first_step(name, kernels):
     pipeline = make_pipeline(name, kernels)
@@ -151,6 +152,7 @@ def test_two_groups_draw_what_one_group_of_all_views_draws():
         np.testing.assert_array_equal(both, values)
 
 
+@pytest.mark.slow
 def test_the_view_log_names_the_first_group_as_if_it_were_alone():
     both = make_pipeline("resident")
     alone = make_pipeline("resident", views={"main": multi_crop.VIEWS["main"]})

@@ -204,6 +204,7 @@ def test_the_command_prints_the_table_and_refuses_in_one_line(capsys):
     assert "name the recipe first: cssl-jax bench-input RECIPE" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_measured_pipeline_is_the_one_that_trains():
     report = cssl_jax.bench_input(config(**PLACEMENTS["threads"]), seconds=0.01)
     pipeline = report.measured.pipeline

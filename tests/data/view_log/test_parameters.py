@@ -9,6 +9,7 @@ from cssl_jax.augment.image.geometry import crop_box
 from cssl_jax.augment.image.policy import PROBABILITIES, ImagePolicy, sample
 from cssl_jax.data.view_log.parameters import view_parameters
 from helpers import tiny
+from tests.helpers.marks import slow
 
 
 def test_parameters_are_those_drawn_from_the_key_of_each_example():
@@ -36,7 +37,7 @@ def test_the_parameters_of_a_step_do_not_depend_on_the_requested_range():
         np.testing.assert_array_equal(value[0], among[name][4])
 
 
-@pytest.mark.parametrize("pipeline", ["resident", "threads"])
+@pytest.mark.parametrize("pipeline", ["resident", slow("threads")])
 def test_a_box_is_the_region_of_the_image_that_the_view_shows(pipeline):
     """The box, cropped and resized by Pillow, equals the view of the pipeline."""
     off = dict.fromkeys(PROBABILITIES, (0.0,))

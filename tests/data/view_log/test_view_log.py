@@ -54,7 +54,7 @@ def test_steps_are_written_to_files_of_fixed_size_and_read_back(tmp_path, job):
         assert logged[name].dtype == value.dtype
 
 
-@pytest.mark.parametrize("start", [slow(0), slow(3), 4, slow(5), slow(8), 9])
+@pytest.mark.parametrize("start", [slow(0), slow(3), slow(4), slow(5), slow(8), 9])
 @pytest.mark.parametrize("killed", [True, slow(False)])
 def test_a_resumed_run_logs_every_step_exactly_once(tmp_path, job, start, killed):
     run(tmp_path, job, 0, 10, killed=killed)

@@ -139,7 +139,8 @@ def test_the_penalty_is_the_best_on_a_held_out_fifth_of_the_training_rows():
     assert min(L2_VALUES) < metrics["l2"] < max(L2_VALUES)  # not an end of the range
 
 
-@pytest.mark.parametrize("count", [slow(1), 3, slow(45)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 3, 45])
 def test_penalties_fitted_together_each_reach_scikit_learns_objective(count):
     train, labels, _, _ = digits()
     x = standardise(train, train)
@@ -154,6 +155,7 @@ def test_penalties_fitted_together_each_reach_scikit_learns_objective(count):
         assert ours <= theirs * 1.001 + 1e-6
 
 
+@pytest.mark.slow
 def test_a_sweep_that_leaves_solved_problems_behind_gives_the_same(monkeypatch):
     x, labels = blobs()
     l2_values = tuple(np.logspace(-4, 3, 9))

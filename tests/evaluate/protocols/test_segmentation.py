@@ -92,6 +92,7 @@ def probe(maps, tmp_path, count=40, devices=1, **options):
     return SegmentProbe(maps, mesh, size=32)({}, train, test, **settings), test
 
 
+@pytest.mark.slow
 def test_maps_that_show_the_class_are_read_without_a_mistake(tmp_path):
     """The map is a linear code of the class; its first channel is large and carries no signal."""
     _, masks = scenes(40)
@@ -112,6 +113,7 @@ def test_maps_that_show_the_class_are_read_without_a_mistake(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_raw_pixels_separate_ink_from_canvas_on_any_number_of_devices(tmp_path):
     maps = pixel_maps(ImageSpec(size=32, channels=1, mean=(0.5,), std=(0.5,)))
     one, _ = probe(maps, tmp_path)

@@ -58,6 +58,7 @@ def test_the_own_size_keeps_every_bit():
     assert resample_positions(table, 5, 5) is table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", ["learned", *TABLES])
 def test_images_of_other_sizes_are_encoded(positions):
     encoder = ViT(layers=1, hidden=12, heads=3, patch=4, positions=positions)

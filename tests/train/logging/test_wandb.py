@@ -47,6 +47,7 @@ def records(folder):
     return history, config, identities
 
 
+@pytest.mark.slow
 def test_metrics_and_config_are_logged_and_a_resumed_run_has_the_same_id(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

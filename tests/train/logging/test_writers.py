@@ -99,6 +99,7 @@ def test_signals_are_caught_inside_the_context_only(capfd):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_process_age_is_the_time_since_its_start():
     code = "import time; time.sleep(0.5); from cssl_jax.runtime.process import process_age; "
     code += "print(process_age())"
