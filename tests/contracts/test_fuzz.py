@@ -28,6 +28,7 @@ from cssl_jax.data.sources.open import load_source, open_records
 from cssl_jax.data.sources.segmentation_masks import load_masks
 from cssl_jax.errors import UserError
 from helpers.fuzzing.samples import GOOD, encoded
+from tests.helpers.marks import fast, slow
 
 ROOT = pathlib.Path(cssl_jax.__file__).parent
 COUNT = os.environ.get("CSSL_FUZZ", "300")
@@ -95,7 +96,7 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("name", fast(BOMBS, ["rows.bmp"]))
 def test_a_image_that_would_unpack_to_more_than_the_limit_is_not_unpacked(place, tmp_path, name):
     content, reason = BOMBS[name]
     (place / name).write_bytes(content)
@@ -118,7 +119,7 @@ def test_a_image_that_would_unpack_to_more_than_the_limit_is_not_unpacked(place,
         assert rejected(place, tmp_path) == {name: reason}
 
 
-@pytest.mark.parametrize("save", ["zip", "header"])
+@pytest.mark.parametrize("save", [slow("zip"), "header"])
 def test_an_archive_of_arrays_that_unpacks_without_end_is_refused(tmp_path, save):
     path, header = tmp_path / "bomb.npz", io.BytesIO()
     shape = (2**20, 64, 64, 3) if save == "header" else (4, 8192, 8192, 3)

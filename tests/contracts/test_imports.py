@@ -36,6 +36,7 @@ def test_what_needs_no_command_loads_neither_jax_nor_tensorflow_nor_tyro(words):
     assert python(code).splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_every_other_module_works_without_tensorflow():
     names = [
         "cssl_jax." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)

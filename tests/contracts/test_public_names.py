@@ -65,6 +65,7 @@ def test_submodules_need_no_import(package):
         _ = package.no_such_name
 
 
+@pytest.mark.slow
 def test_importing_packages_starts_no_device_and_loads_no_optional_library():
     code = (
         f"import importlib, sys\nfor name in {PACKAGES!r}: importlib.import_module(name)\n"

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from cssl_jax.models.heads import MLP, Layer, projection_head
 from cssl_jax.models.normalization import NormGroups
 from cssl_jax.runtime.spmd import AXIS, make_mesh
+from tests.helpers.marks import fast
 
 
 @pytest.fixture
@@ -218,7 +219,7 @@ DEVIATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", fast(HEADS, ["MoCo v2", "TiCo"]))
 def test_a_published_head_has_its_parameters_and_initial_values(name):
     layers, options, inputs = HEADS[name]
     features = np.random.default_rng(0).normal(size=(8, inputs)).astype(np.float32)

@@ -103,7 +103,7 @@ def encoded(goldens):
     return encode
 
 
-@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("mode", [slow("eval"), "train"])
 @pytest.mark.parametrize("case", [slow("resnet18"), "resnet18_cifar", slow("resnet50")])
 def test_features_and_stages_match_torchvision(goldens, encoded, case, mode):
     output = encoded(case)[1][mode]

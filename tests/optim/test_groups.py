@@ -17,6 +17,7 @@ from cssl_jax.optim.registry import OptimizerOptions
 from cssl_jax.optim.schedules import cosine_between
 from cssl_jax.optim.step_counter import is_schedule
 from helpers import momentum_queue, tiny
+from tests.helpers.marks import fast
 
 NAMES = ("sgd", "lars", "adam", "adamw")
 PEAK, STEPS_PER_EPOCH = 0.1, 4
@@ -63,7 +64,7 @@ def plain(name, options=None, rates=schedule):
     return optimizers.make_optimizer(name, rates, options or OptimizerOptions(weight_decay=0.05))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", fast(NAMES, ["lars", "adamw"]))
 def test_a_group_is_trained_as_by_an_optimizer_of_its_own(name):
     optimizer, _ = make(
         name,

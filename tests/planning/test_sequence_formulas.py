@@ -15,7 +15,7 @@ from cssl_jax.planning import planner, shapes
 from cssl_jax.planning.sequence_formulas import SEQUENCE_ENCODERS, sequence_layers
 from helpers import tiny
 from helpers.products import products
-from tests.helpers.marks import slow
+from tests.helpers.marks import fast, slow
 
 STEPS, CHANNELS = 21, 3
 SLOW = ("gru", "lstm", "bilstm", "spectrogram_resnet18")
@@ -99,7 +99,7 @@ def test_plan_prints_the_cost_of_a_recipe_of_series(tmp_path):
     assert text.count("\n") == 4
 
 
-@pytest.mark.parametrize("name", encoders_for("text"))
+@pytest.mark.parametrize("name", fast(encoders_for("text"), ["bert_tiny"]))
 @pytest.mark.parametrize("width", [slow(1.0), 0.3])
 def test_an_encoder_of_text_has_the_counted_parameters_and_products(name, width):
     encoder = build_encoder(name, width=width, vocabulary=300)
