@@ -17,7 +17,7 @@ def test_a_run_killed_five_times_ends_with_the_same_bits(tmp_path):
     moments += [("step", SIGKILL)]
     report = kills.torture(tmp_path, kills=5, epochs=10, moments=moments)
     assert report["kills"] == 5
-    assert report["by request at a step"] >= 1  # the other may come during an evaluation
+    assert report["by request at a step"] == 2
     # A save every 30 steps, written while the next steps run; a line every 3 steps.
     assert report["most logged steps lost by a kill"] <= 2 * 30 + 3
 
