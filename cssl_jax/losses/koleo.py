@@ -38,7 +38,7 @@ def koleo(x: jax.Array, *, epsilon: float = 1e-8, axis_name: str | None = None) 
         -0.3466
     """
     check_positive(epsilon=epsilon)
-    z = normalize_rows(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    z = normalize_rows(x)  # float32 or wider
     rows = gather(z, axis_name)
     similarity = product(lax.stop_gradient(z), lax.stop_gradient(rows).T)
     own = first_row(len(z), axis_name) + jnp.arange(len(z))

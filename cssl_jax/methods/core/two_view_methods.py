@@ -69,10 +69,7 @@ class TwoViews(Method):
 
         ``first`` is the number of the group's first view among all views.
         """
-        _, projections, state = self.features_and_projections(
-            params, model_state, batch, ctx, group, first
-        )
-        return projections, state
+        return self.features_and_projections(params, model_state, batch, ctx, group, first)[1:]
 
     def features_and_projections(
         self,
